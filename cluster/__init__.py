@@ -1,0 +1,1 @@
+"""Where the work runs: Ray places it, DeepSpeed shards it, MLflow remembers it."""

@@ -1,0 +1,74 @@
+"""A Ray cluster to work on: one that runs already, or a private one on this machine for as long as it is needed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PRETRAIN = "pretrain"
+FINETUNE = "finetune"
+"""Custom resources that keep the two kinds of work apart: a node offers one, the other, or both."""
+
+
+@contextmanager
+def ray_cluster(
+    address: str | None, *, pretrain_workers: int = 0, finetune_slots: int = 0, cpus_per_worker: int = 1
+) -> Iterator[None]:
+    """Connect to the cluster at ``address``, or start a private one, and leave nothing behind at the end.
+
+    Args:
+        address: of a running cluster; ``None`` starts a private one with the resources below.
+        pretrain_workers: pretraining workers the private cluster has room for.
+        finetune_slots: fine-tuning jobs it has room for, beside the workers.
+        cpus_per_worker: logical CPUs of each of them.
+
+    Raises:
+        ConnectionError: when nothing answers at ``address``.
+    """
+    if address is None:
+        # A token of its own for each cluster, in the environment: Ray would write one to a file that
+        # everybody on the machine can read, and its ports are open to all of them.
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+    import ray
+
+    # Unix sockets have a limit of 107 bytes, so the session lives under a short path of its own.
+    session = Path(tempfile.mkdtemp(prefix="odf-", dir="/tmp"))
+    here = Path.cwd()
+    try:
+        # Ray puts the driver's folder on its workers' import path, before our packages: from a folder
+        # that holds a data.py, workers would import that file.
+        os.chdir(session)
+        try:
+            if address is None:
+                ray.init(
+                    num_cpus=(pretrain_workers + finetune_slots) * cpus_per_worker,
+                    resources={PRETRAIN: pretrain_workers, FINETUNE: finetune_slots},
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="error",
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=str(session),
+                    object_store_memory=256 * 2**20,
+                )
+            else:
+                ray.init(address=address, log_to_driver=False, logging_level="error")
+        finally:
+            os.chdir(here)
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(session, ignore_errors=True)
+
+
+def worker_environment(cpus_per_worker: int) -> dict[str, str]:
+    """Environment variables for a worker process, by name: Ray does not pass on the driver's."""
+    passed = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    environment = {name: os.environ[name] for name in passed if name in os.environ}
+    return {**environment, "OMP_NUM_THREADS": str(cpus_per_worker), "TOKENIZERS_PARALLELISM": "false"}

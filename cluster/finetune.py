@@ -1,0 +1,199 @@
+"""One fine-tuning job: base from the registry, adapter trained by the one loop, adapter into the registry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster import registry, tracking
+from cluster.settings import (
+    CheckpointSettings,
+    OptimSettings,
+    RunSettings,
+    Task,
+    TrainSettings,
+    ZeroSettings,
+)
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from data.tasks import Example
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What a job reached. ``before`` and ``after`` are the metric on the validation set, untuned and tuned."""
+
+    team: str
+    task: str
+    metric: str
+    before: float
+    after: float
+    adapter_model: str
+    adapter_version: str
+    base_version: str
+
+
+@dataclass(frozen=True)
+class TaskSets:
+    """A task's checked examples."""
+
+    train: list[Example]
+    validation: list[Example]
+    labels: list[str]
+    """Of a classification; empty otherwise."""
+
+
+def read_sets(task: Task) -> TaskSets:
+    """Both sets of a task, checked.
+
+    Raises:
+        ValueError, FileNotFoundError: for malformed data, or validation labels that training never shows.
+    """
+    from data.tasks import labels, read_examples
+
+    train, validation = (
+        read_examples(path, task.kind, task.data.prompt, task.data.completion)
+        for path in (task.data.train, task.data.validation)
+    )
+    if task.kind == "completion":
+        return TaskSets(train, validation, [])
+    unseen = sorted(set(labels(validation)) - set(labels(train)))
+    if unseen:
+        raise ValueError(f"{task.data.validation}: label {unseen[0]!r} does not occur in {task.data.train}")
+    return TaskSets(train, validation, labels(train))
+
+
+def check(task: Task, uri: str | None) -> tuple[Task, str]:
+    """A task that can be queued, with the version its base stands for now; and that version's number.
+
+    Raises:
+        ValueError, FileNotFoundError: for an unknown base or unusable data, before anything runs.
+    """
+    read_sets(task)
+    base = registry.resolve(task.base, uri)
+    if base.tags.get("odeformer.kind") != "checkpoint":
+        raise ValueError(f"base {task.base} is an adapter; a task needs a checkpoint to start from")
+    data = task.data.model_copy(
+        update={"train": task.data.train.absolute(), "validation": task.data.validation.absolute()}
+    )
+    return task.model_copy(update={"base": base.uri, "data": data}), base.version
+
+
+def finetune(task: Task, folder: Path, uri: str) -> FinetuneResult:
+    """Train and register one task's adapter, in this process alone.
+
+    Args:
+        task: as :func:`check` gave it.
+        folder: where the job writes; the same folder again resumes it.
+        uri: the MLflow store.
+    """
+    import torch
+    from tokenizers import Tokenizer
+
+    import odeformer
+    from cluster import worker
+    from data.tasks import TaskStream
+    from odeformer import checkpoint
+    from odeformer.lora import Adapter
+
+    base = registry.resolve(task.base, uri)
+    base_folder = registry.fetch(task.base, uri)
+    sets = read_sets(task)
+    tokenizer = Tokenizer.from_file(str(base_folder / "tokenizer.json"))
+    model = odeformer.load(base_folder)
+    assert model.config.context_length is not None
+    length = _longest(sets, tokenizer, model.config.context_length)
+    train = TrainSettings(
+        steps=task.train.steps,
+        global_batch=task.train.global_batch,
+        micro_batch=task.train.micro_batch or task.train.global_batch,
+        solver=model.solver,
+        gradient=task.train.gradient,
+        depths=task.train.depths,
+        validate_every=task.train.steps,
+    )
+
+    _join_alone()
+    torch.manual_seed(task.train.seed)
+    # Frozen weights need no gradient, so W(t) needs none either: autograd never forms it.
+    model.requires_grad_(False)
+    model.hypernetwork.adapter = adapter = Adapter(task.adapter, model.config)
+    run_id = tracking.start_run(
+        uri, f"finetune-{task.team}", f"{task.team}/{task.name}", task.model_dump(mode="json"), folder
+    )
+    tracker = tracking.Tracker(folder, uri, run_id)
+    scores: list[float] = []
+
+    def validate(engine: Any) -> dict[str, float]:
+        from cluster.scoring import score
+
+        scores.append(score(engine, sets, tokenizer, length, train.micro_batch))
+        return {f"validation_{metric_name(task)}": scores[-1]}
+
+    worker.train(
+        worker.Work(
+            model=model,
+            stream=TaskStream(
+                sets.train,
+                tokenizer,
+                rank=0,
+                world_size=1,
+                global_batch=train.global_batch,
+                sequence_length=length,
+                seed=task.train.seed,
+            ),
+            validate=validate,
+            report=tracker,
+            run=RunSettings(dir=folder, seed=task.train.seed),
+            train=train,
+            optim=OptimSettings(learning_rate=task.train.learning_rate, weight_decay=0.0),
+            zero=ZeroSettings(stage=0),
+            checkpoint=CheckpointSettings(every=max(100, task.train.steps), keep=1),
+        )
+    )
+    lineage = {"name": base.name, "version": base.version, "digest": base.tags[registry.DIGEST]}
+    checkpoint.save_adapter(adapter, lineage, folder / "adapter")
+    adapter_model = f"{base.name}-{task.team}-{task.name}"
+    version = registry.register(
+        folder / "adapter",
+        adapter_model,
+        run_id=run_id,
+        uri=uri,
+        tags={
+            "odeformer.kind": "adapter",
+            "odeformer.team": task.team,
+            "odeformer.task": task.name,
+            "odeformer.parameters": str(sum(p.numel() for p in adapter.parameters())),
+            registry.BASE_NAME: lineage["name"],
+            registry.BASE_VERSION: lineage["version"],
+            registry.BASE_DIGEST: lineage["digest"],
+        },
+        alias="champion",
+    )
+    tracker.close("FINISHED")
+    return FinetuneResult(
+        task.team, task.name, metric_name(task), scores[0], scores[-1], adapter_model, version.version, base.version
+    )
+
+
+def metric_name(task: Task) -> str:
+    """``loss`` (nats per token of the completion) or ``accuracy``."""
+    return "loss" if task.kind == "completion" else "accuracy"
+
+
+def _longest(sets: TaskSets, tokenizer: Tokenizer, limit: int) -> int:
+    """The sequence length the task needs, at most the base's context: padding costs as much as text."""
+    from data.tasks import encode
+
+    examples = sets.train + sets.validation
+    return max(len(encode(e.prompt, e.completion, tokenizer, limit)[0]) for e in examples) - 1
+
+
+def _join_alone() -> None:
+    """A process group of one, which needs no port."""
+    from torch import distributed as dist
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

@@ -1,0 +1,225 @@
+"""A pretraining run: a Ray Train worker group, each worker in the training loop, the result registered."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cluster import registry, tracking
+from cluster.connect import PRETRAIN, worker_environment
+from cluster.events import EventReader
+from cluster.settings import PretrainSettings
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+
+def check(settings: PretrainSettings) -> PretrainSettings:
+    """Settings with everything filled in that the data decides, after every check that needs no worker.
+
+    Raises:
+        ValueError, FileNotFoundError: for missing or unfit shards, or a ``run.dir`` of another run.
+    """
+    from data.manifest import load_manifest
+    from data.stream import ShardStream
+
+    manifest = load_manifest(settings.data.shards)
+    model = settings.model.model_copy(
+        update={
+            "vocabulary_size": settings.model.vocabulary_size or manifest.vocabulary_size,
+            "context_length": settings.model.context_length or settings.data.sequence_length,
+        }
+    )
+    assert model.vocabulary_size is not None
+    if model.vocabulary_size < manifest.vocabulary_size:
+        raise ValueError(
+            f"model.vocabulary_size {model.vocabulary_size} is smaller than the shards' tokenizer, "
+            f"which has {manifest.vocabulary_size} tokens"
+        )
+    for split in ("train", "validation"):
+        ShardStream(
+            settings.data.shards,
+            rank=0,
+            world_size=settings.cluster.workers,
+            global_batch=settings.train.global_batch,
+            sequence_length=settings.data.sequence_length,
+            seed=settings.data.seed,
+            split=split,
+        )
+    resolved = settings.model_copy(
+        update={
+            "model": model,
+            "data": settings.data.model_copy(update={"shards": settings.data.shards.absolute()}),
+            "run": settings.run.model_copy(update={"dir": settings.run.dir.absolute()}),
+            "tracking": settings.tracking.model_copy(update={"uri": tracking.tracking_uri(settings.tracking.uri)}),
+        }
+    )
+    _claim_folder(resolved, manifest.digest())
+    return resolved
+
+
+def _claim_folder(settings: PretrainSettings, data_digest: str) -> None:
+    """Write down whose ``run.dir`` this is; a run of other weights or other data may not resume from it."""
+    identity = {
+        "model": settings.model.model_dump(mode="json"),
+        "data": data_digest,
+        "global_batch": settings.train.global_batch,
+        "seeds": [settings.run.seed, settings.data.seed],
+    }
+    path = settings.run.dir / "run.json"
+    if path.is_file():
+        known = json.loads(path.read_text())
+        changed = [key for key in identity if known.get(key) != identity[key]]
+        if changed:
+            raise ValueError(
+                f"run.dir {settings.run.dir} holds another run, which differs in {', '.join(changed)}: "
+                "choose another run.dir, or remove it"
+            )
+    settings.run.dir.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(identity, indent=2))
+
+
+def pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version | None:
+    """Run a worker group to the end and register what it made. Ray must be connected.
+
+    Args:
+        settings: as :func:`check` gave them.
+        on_event: called from this thread with each event of the run as it happens.
+
+    Returns:
+        The registered version, when ``tracking.register_as`` is set.
+
+    Raises:
+        RuntimeError: when the workers failed, with the first one's error.
+    """
+    assert settings.tracking.uri is not None
+    run_id = tracking.start_run(
+        settings.tracking.uri,
+        settings.tracking.experiment,
+        settings.run.dir.name,
+        settings.model_dump(mode="json"),
+        settings.run.dir,
+    )
+    events = EventReader(settings.run.dir)
+    failure: list[BaseException] = []
+    # Ray's own fit() would take over Ctrl-C for good when called from the main thread.
+    fit = threading.Thread(target=_fit, args=(settings, run_id, failure), daemon=True)
+    fit.start()
+    while fit.is_alive():
+        for event in events.new():
+            on_event(event)
+        time.sleep(0.2)
+    for event in events.new():
+        on_event(event)
+    if failure:
+        raise RuntimeError(f"pretraining in {settings.run.dir} failed: {failure[0]}") from failure[0]
+    if settings.tracking.register_as is None:
+        return None
+    return registry.register(
+        settings.run.dir / "final",
+        settings.tracking.register_as,
+        run_id=run_id,
+        uri=settings.tracking.uri,
+        tags=_version_tags(settings),
+        alias="champion",
+    )
+
+
+def _version_tags(settings: PretrainSettings) -> dict[str, str]:
+    from odeformer.model import parameter_count
+
+    return {
+        "odeformer.kind": "checkpoint",
+        "odeformer.parameters": str(parameter_count(settings.model)),
+        "odeformer.ordinary_parameters": str(parameter_count(settings.model.ordinary())),
+        "odeformer.depths": ",".join(map(str, sorted(set(settings.train.depths or (settings.model.depth,))))),
+    }
+
+
+def _fit(settings: PretrainSettings, run_id: str, failure: list[BaseException]) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    cluster = settings.cluster
+    resources = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker, PRETRAIN: 1}
+    trainer = TorchTrainer(
+        pretrain_worker,
+        train_loop_config={"settings": settings.model_dump(mode="json"), "run_id": run_id},
+        torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=cluster.workers,
+            use_gpu=cluster.gpus_per_worker > 0,
+            resources_per_worker={name: amount for name, amount in resources.items() if amount},
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(settings.run.dir),
+            failure_config=FailureConfig(max_failures=0),
+            worker_runtime_env={"env_vars": worker_environment(cluster.cpus_per_worker)},
+        ),
+    )
+    try:
+        trainer.fit()
+    except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's thread
+        failure.append(error)
+
+
+def pretrain_worker(config: dict[str, Any]) -> None:
+    """What each worker of the group does; the process group exists."""
+    import torch
+    from torch import distributed as dist
+
+    from cluster import worker, zero
+    from cluster.validation import validation_losses
+    from data.stream import ShardStream
+    from odeformer import checkpoint
+    from odeformer.model import Odeformer
+
+    settings = PretrainSettings.model_validate(config["settings"])
+    rank, world = dist.get_rank(), dist.get_world_size()
+    stream, held_out = (
+        ShardStream(
+            settings.data.shards,
+            rank=rank,
+            world_size=world,
+            global_batch=settings.train.global_batch,
+            sequence_length=settings.data.sequence_length,
+            seed=settings.data.seed,
+            split=split,
+        )
+        for split in ("train", "validation")
+    )
+    rows = held_out.sequence_rows(torch.arange(min(settings.train.validation_sequences, held_out.sequences)))
+    depths = sorted({settings.model.depth, *settings.train.depths})
+    torch.manual_seed(settings.run.seed)
+    model = Odeformer(settings.model)
+    tracker = None
+    if rank == 0:
+        assert settings.tracking.uri is not None
+        tracker = tracking.Tracker(settings.run.dir, settings.tracking.uri, config["run_id"])
+    engine = worker.train(
+        worker.Work(
+            model=model,
+            stream=stream,
+            validate=lambda engine: validation_losses(engine, rows, depths, settings.train.micro_batch),
+            report=tracker or _ignore,
+            run=settings.run,
+            train=settings.train,
+            optim=settings.optim,
+            zero=settings.zero,
+            checkpoint=settings.checkpoint,
+        )
+    )
+    state = zero.whole_state(engine)
+    if tracker is not None:
+        tokenizer = Path(settings.data.shards) / "tokenizer.json"
+        checkpoint.save(state, settings.model, settings.train.solver, tokenizer, settings.run.dir / "final")
+        tracker.close("FINISHED")
+    dist.barrier()
+
+
+def _ignore(event: str, step: int, values: dict[str, float]) -> None:
+    pass

@@ -1,0 +1,118 @@
+"""The model registry: the only hand-over between pretraining, fine-tuning and use. MLflow's, with digests."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.tracking import connect, tracking_uri
+from odeformer.checkpoint import folder_digest
+
+DIGEST = "odeformer.digest"
+"""Tag: the identity of a version's files."""
+BASE_NAME, BASE_VERSION, BASE_DIGEST = "odeformer.base_name", "odeformer.base_version", "odeformer.base_digest"
+"""Tags of an adapter's version: the model it was made for."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+    location: str
+    """Where its files are: a URI."""
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.version}"
+
+
+def register(
+    folder: Path, name: str, *, run_id: str, uri: str, tags: dict[str, str], alias: str | None = None
+) -> Version:
+    """Make the files of ``folder`` the next version of model ``name``; the same files again make no second one.
+
+    Args:
+        folder: a checkpoint or adapter folder.
+        run_id: the MLflow run that made it; the files become its artifacts.
+        uri: the MLflow store.
+        tags: of the version, beside its digest.
+        alias: to point to the version, such as ``champion``.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = connect(uri)
+    digest = folder_digest(folder)
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    known = [v for v in client.search_model_versions(f"name='{name}'") if v.tags.get(DIGEST) == digest]
+    if known:
+        version = known[0].version
+    else:
+        client.log_artifacts(run_id, str(folder), "model")
+        source = f"{client.get_run(run_id).info.artifact_uri}/model"
+        version = client.create_model_version(name, source, run_id, tags={DIGEST: digest, **tags}).version
+    if alias:
+        client.set_registered_model_alias(name, alias, version)
+    return resolve(f"models:/{name}/{version}", uri)
+
+
+def resolve(model: str, uri: str | None = None) -> Version:
+    """The version that ``models:/<name>@<alias>`` or ``models:/<name>/<version>`` stands for.
+
+    Raises:
+        ValueError: for a malformed or unknown model, naming the models there are.
+    """
+    from mlflow.exceptions import MlflowException
+
+    match = re.fullmatch(r"models:/([A-Za-z0-9_-]+)(?:@([A-Za-z0-9_-]+)|/([0-9]+))", model)
+    if match is None:
+        raise ValueError(f"model {model!r}: expected models:/<name>@<alias> or models:/<name>/<version>")
+    name, alias, number = match.groups()
+    uri = tracking_uri(uri)
+    client = connect(uri)
+    try:
+        if alias:
+            # An alias is the only thing that says which version it is: a search returns none.
+            number = client.get_model_version_by_alias(name, alias).version
+        found = client.get_model_version(name, str(number))
+    except MlflowException as error:
+        known = ", ".join(f"models:/{m.name}" for m in client.search_registered_models()) or "none yet"
+        raise ValueError(f"model {model!r} is not in {uri} ({error.message}); there are: {known}") from None
+    return Version(name, str(found.version), tuple(found.aliases), dict(found.tags), str(found.source))
+
+
+def fetch(model: str, uri: str | None = None) -> Path:
+    """A local folder with the files of ``models:/<name>@<alias>`` or ``models:/<name>/<version>``, verified.
+
+    Raises:
+        ValueError: when the model is unknown, or its files are not those that were registered.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    uri = tracking_uri(uri)
+    version = resolve(model, uri)
+    folder = Path(download_artifacts(artifact_uri=version.location, tracking_uri=uri))
+    digest = folder_digest(folder)
+    if digest != version.tags.get(DIGEST):
+        raise ValueError(
+            f"{version.uri}: the files in {folder} have digest {digest}, "
+            f"registered was {version.tags.get(DIGEST)}; they were changed or damaged since"
+        )
+    return folder
+
+
+def versions(uri: str | None = None) -> list[Version]:
+    """All versions of all models, by name and age."""
+    client = connect(tracking_uri(uri))
+    names = [model.name for model in client.search_registered_models()]
+    found = [v for name in names for v in client.search_model_versions(f"name='{name}'")]
+    resolved = [resolve(f"models:/{v.name}/{v.version}", uri) for v in found]
+    return sorted(resolved, key=lambda v: (v.name, int(v.version)))

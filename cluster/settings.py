@@ -1,0 +1,155 @@
+"""What a pretraining run and a fine-tuning task are made of. Plain values only: they travel as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from odeformer.config import AdapterConfig, GradientName, ModelConfig, Section
+from odeformer.solvers import solver_named
+
+
+def _known_solver(name: str) -> str:
+    solver_named(name)
+    return name
+
+
+SolverName = Annotated[str, AfterValidator(_known_solver)]
+Depth = Annotated[int, Field(ge=1)]
+# The one allow-list for everything that becomes a path, a registry name or a Ray name.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+
+
+class DataSettings(Section):
+    shards: Path
+    """A folder made by ``odeformer data build``."""
+    sequence_length: int = Field(default=256, ge=2)
+    seed: int = 0
+    """Of the order of the samples."""
+
+
+class TrainSettings(Section):
+    steps: int = Field(ge=1)
+    """Optimizer steps."""
+    global_batch: int = Field(ge=1)
+    """Sequences per optimizer step, over all workers."""
+    micro_batch: int = Field(ge=1)
+    """Sequences per forward pass on one worker."""
+    solver: SolverName = "euler"
+    gradient: GradientName = "checkpoint"
+    depths: tuple[Depth, ...] = ()
+    """Each batch's N is drawn from these, a repeated one more often; the model depth when empty."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the matrix products; weights, states and coefficients are float32 in any case."""
+    validate_every: int = Field(default=100, ge=1)
+    validation_sequences: int = Field(default=64, ge=1)
+
+
+class OptimSettings(Section):
+    learning_rate: float = Field(default=1e-3, gt=0, lt=10)
+    warmup: float = Field(default=0.05, ge=0, le=1)
+    """The part of the steps over which the rate rises linearly."""
+    final: float = Field(default=0.1, ge=0, le=1)
+    """The part of the rate that the cosine ends at."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.1, ge=0)
+    """On matrices only."""
+    clip: float = Field(default=1.0, gt=0)
+    """The largest gradient norm."""
+
+
+class ZeroSettings(Section):
+    stage: Literal[0, 1, 2, 3] = 1
+    param_persistence_threshold: int = Field(default=100_000, ge=0)
+    """Stage 3 leaves parameters with fewer elements whole on every worker."""
+
+
+class ClusterSettings(Section):
+    workers: int = Field(default=1, ge=1)
+    cpus_per_worker: int = Field(default=1, ge=1)
+    gpus_per_worker: int = Field(default=0, ge=0, le=1)
+    address: str | None = None
+    """Of a running Ray cluster; a private one is started on this machine when not given."""
+
+
+class CheckpointSettings(Section):
+    every: int = Field(default=500, ge=1)
+    """Optimizer steps between committed checkpoints."""
+    keep: int = Field(default=2, ge=1)
+    """How many of the last ones stay."""
+
+
+class TrackingSettings(Section):
+    uri: str | None = None
+    """MLflow's; ``MLFLOW_TRACKING_URI``, else a SQLite file under ``runs/``, when not given."""
+    experiment: str = "odeformer"
+    register_as: Name | None = None
+    """Register the final weights under this name, as a new version with the alias ``champion``."""
+
+
+class RunSettings(Section):
+    dir: Path
+    """Where everything the run writes goes; the same folder again resumes it."""
+    seed: int = 0
+    """Of the initial weights and of each batch's depth."""
+
+
+class PretrainSettings(Section):
+    """Everything ``odeformer pretrain`` needs."""
+
+    model: ModelConfig
+    data: DataSettings
+    train: TrainSettings
+    optim: OptimSettings = OptimSettings()
+    zero: ZeroSettings = ZeroSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    run: RunSettings
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> PretrainSettings:
+        train, workers = self.train, self.cluster.workers
+        if train.global_batch % (train.micro_batch * workers):
+            raise ValueError(
+                f"train.global_batch {train.global_batch} is not a multiple of train.micro_batch × cluster.workers "
+                f"= {train.micro_batch} × {workers}"
+            )
+        return self
+
+
+class TaskData(Section):
+    train: Path
+    validation: Path
+    """JSONL with objects, or TSV/CSV with a header."""
+    prompt: str = "{prompt}"
+    completion: str = "{completion}"
+    """Templates filled with a row's fields."""
+
+
+class TaskTrain(Section):
+    steps: int = Field(default=100, ge=1)
+    global_batch: int = Field(default=8, ge=1)
+    micro_batch: int | None = Field(default=None, ge=1)
+    """The global batch when not given."""
+    learning_rate: float = Field(default=2e-3, gt=0, lt=10)
+    depths: tuple[Depth, ...] = ()
+    """The base's model depth when empty."""
+    gradient: GradientName = "checkpoint"
+    seed: int = 0
+
+
+class Task(Section):
+    """One team's fine-tuning job: ten lines of YAML."""
+
+    name: Name
+    team: Name
+    base: str = Field(pattern=r"^models:/[A-Za-z0-9_-]+(@[A-Za-z0-9_-]+|/[0-9]+)$")
+    """The model to adapt, ``models:/<name>@<alias>`` or ``models:/<name>/<version>``."""
+    kind: Literal["completion", "classification"]
+    """``completion``: loss on the completion, in nats per token; ``classification``: accuracy over its labels."""
+    data: TaskData
+    adapter: AdapterConfig = AdapterConfig()
+    train: TaskTrain = TaskTrain()

@@ -1,0 +1,104 @@
+"""MLflow tracking: which store, one run per training run, metrics from rank 0 only."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.events import EventLog
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# No pickle is ever loaded from the store, by us or by MLflow on our behalf.
+os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+
+
+def tracking_uri(given: str | None = None) -> str:
+    """The store to use: ``given``, else what MLflow was told, else a SQLite file in ``runs/`` of this folder."""
+    if given is not None:
+        return given
+    import mlflow
+
+    if mlflow.is_tracking_uri_set():
+        return str(mlflow.get_tracking_uri())
+    return f"sqlite:///{Path('runs').absolute() / 'mlflow.db'}"
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of the store, which is made when it is a SQLite file that does not exist."""
+    from mlflow import MlflowClient
+
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def start_run(uri: str, experiment: str, name: str, settings: Mapping[str, Any], folder: Path) -> str:
+    """The MLflow run of the training run in ``folder``: the one it has, else a new one; its id.
+
+    The resolved settings are logged as an artifact, and flat as parameters.
+    """
+    client = connect(uri)
+    remembered = folder / "mlflow.json"
+    if remembered.is_file():
+        known = json.loads(remembered.read_text())
+        if known["tracking_uri"] == uri:
+            return str(known["run_id"])
+    found = client.get_experiment_by_name(experiment)
+    experiment_id = found.experiment_id if found else client.create_experiment(experiment, _artifact_root(uri))
+    run_id = client.create_run(experiment_id, run_name=name).info.run_id
+    client.log_dict(run_id, dict(settings), "settings.json")
+    for key, value in _flat(settings):
+        client.log_param(run_id, key, value)
+    folder.mkdir(parents=True, exist_ok=True)
+    remembered.write_text(json.dumps({"tracking_uri": uri, "run_id": run_id}))
+    return run_id
+
+
+class Tracker:
+    """Rank 0's reports: each goes to the run's event log at once, and to MLflow without waiting for it."""
+
+    def __init__(self, folder: Path, uri: str, run_id: str) -> None:
+        self._log = EventLog(folder)
+        self._client = connect(uri)
+        self._run_id = run_id
+        self._pending: list[Any] = []
+
+    def __call__(self, event: str, step: int, values: dict[str, float]) -> None:
+        """Report what happened at an optimizer step; ``values`` become metrics of the same names."""
+        from mlflow.entities import Metric
+        from mlflow.utils.time import get_current_time_millis
+
+        self._log(event, step, values)
+        if values:
+            now = get_current_time_millis()
+            metrics = [Metric(name, float(value), now, step) for name, value in values.items()]
+            self._pending.append(self._client.log_batch(self._run_id, metrics, synchronous=False))
+
+    def close(self, status: str) -> None:
+        """Wait until MLflow has everything, and end the run as ``FINISHED`` or ``FAILED``."""
+        for operation in self._pending:
+            operation.wait()
+        self._client.set_terminated(self._run_id, status)
+
+
+def _artifact_root(uri: str) -> str | None:
+    # Without a server MLflow would put artifacts under the current folder of whoever runs.
+    if uri.startswith("sqlite:///"):
+        return (Path(uri.removeprefix("sqlite:///")).parent / "artifacts").as_uri()
+    return None
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for key, value in settings.items():
+        nested = isinstance(value, Mapping)
+        flat += _flat(value, f"{prefix}{key}.") if nested else [(f"{prefix}{key}", value)]
+    return flat

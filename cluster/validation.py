@@ -1,0 +1,35 @@
+"""Validation loss of a model at several depths, shared out over the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from cluster.worker import all_reduce_sum
+from odeformer.model import token_losses
+
+
+@torch.no_grad()
+def validation_losses(engine: Any, rows: Tensor, depths: Sequence[int], batch: int) -> dict[str, float]:
+    """Mean loss in nats per token over ``rows`` [n, time + 1] at each depth: ``{"validation_loss_<N>": …}``.
+
+    All ranks must call it: under ZeRO-3 a forward pass is collective, so each runs the same number of
+    them, on row 0 with no weight where its share has run out.
+    """
+    engine.eval()
+    rank, world = dist.get_rank(), dist.get_world_size()
+    losses = {}
+    for depth in depths:
+        total = torch.zeros((), device=engine.device, dtype=torch.float64)
+        for start in range(0, len(rows), batch * world):
+            index = start + rank * batch + torch.arange(batch)
+            counts = (index < len(rows)).to(engine.device)
+            chosen = rows[index.where(index < len(rows), 0)].to(engine.device)
+            per_token = token_losses(engine(chosen[:, :-1], depth=depth).logits, chosen[:, 1:])
+            total += (per_token.mean(dim=1) * counts).sum()
+        losses[f"validation_loss_{depth}"] = float(all_reduce_sum(total) / len(rows))
+    return losses

@@ -1,0 +1,115 @@
+"""The training loop. Pretraining and fine-tuning differ only in the :class:`Work` they give it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from cluster import commit, zero
+from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
+from data.stream import Batch
+from odeformer.depth import batch_depth
+from odeformer.model import Odeformer, token_losses
+
+
+class Stream(commit.Cursor, Protocol):
+    """This rank's part of every global batch, for ever."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+Report = Callable[[str, int, dict[str, float]], None]
+"""``report(event, step, values)``; only rank 0's goes anywhere."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to train, on what, and how. ``model`` is whole and initialised; its trainable parameters are trained."""
+
+    model: Odeformer
+    stream: Stream
+    validate: Callable[[Any], dict[str, float]]
+    """Called by all ranks with the engine; gives the metrics to report."""
+    report: Report
+    run: RunSettings
+    train: TrainSettings
+    optim: OptimSettings
+    zero: ZeroSettings
+    checkpoint: CheckpointSettings
+
+
+def train(work: Work) -> Any:
+    """Train until ``work.train.steps``, from the last committed step on; the engine that holds the result.
+
+    The process group must exist. Every rank calls this with the same settings and its own stream.
+    """
+    settings, folder = work.train, work.run.dir / "checkpoints"
+    work.model.solver, work.model.gradient = settings.solver, settings.gradient
+    depths = settings.depths or (work.model.config.depth,)
+    engine = zero.initialize(work.model, settings, work.optim, work.zero)
+    step = commit.restore(engine, work.stream, folder)
+    work.report("resumed" if step else "started", step, {})
+    work.report("validation", step, work.validate(engine))
+
+    batches = iter(work.stream)
+    while step < settings.steps:
+        started = time.monotonic()
+        rate = zero.learning_rate(work.optim, step, settings.steps)
+        for group in engine.optimizer.param_groups:
+            group["lr"] = rate
+        depth = batch_depth(work.run.seed, step, depths)
+        loss, tokens = optimizer_step(engine, next(batches), depth, settings.micro_batch)
+        step += 1
+        work.report(
+            "step",
+            step,
+            {
+                "loss": loss,
+                "depth": depth,
+                "learning_rate": rate,
+                "gradient_norm": float(engine.get_global_grad_norm() or 0.0),
+                "tokens_per_second": tokens / (time.monotonic() - started),
+            },
+        )
+        last = step == settings.steps
+        if last or step % settings.validate_every == 0:
+            work.report("validation", step, work.validate(engine))
+        if last or step % work.checkpoint.every == 0:
+            commit.save(engine, work.stream, step, folder, work.checkpoint.keep)
+            work.report("checkpoint", step, {})
+    return engine
+
+
+def optimizer_step(engine: Any, batch: Batch, depth: int, micro_batch: int) -> tuple[float, int]:
+    """One optimizer step on this rank's part of a global batch, in micro-batches.
+
+    Returns:
+        The mean loss over all counted tokens of all ranks, in nats, before the step; and their number.
+    """
+    engine.train()
+    tokens = batch.tokens.to(engine.device)
+    mask = torch.ones_like(tokens[:, 1:], dtype=torch.bool) if batch.loss_mask is None else batch.loss_mask.to(engine.device)
+    counted = all_reduce_sum(mask.sum())
+    # DeepSpeed averages over ranks and micro-batches; the loss is a mean over tokens, wherever they lie.
+    factor = dist.get_world_size() * engine.gradient_accumulation_steps() / counted
+    total = torch.zeros((), device=engine.device)
+    for rows, rows_mask in zip(tokens.split(micro_batch), mask.split(micro_batch), strict=True):
+        logits = engine(rows[:, :-1], depth=depth).logits
+        loss = (token_losses(logits, rows[:, 1:]) * rows_mask).sum()
+        engine.backward(loss * factor)
+        engine.step()
+        total += loss.detach()
+    return float(all_reduce_sum(total) / counted), int(counted)
+
+
+def all_reduce_sum(value: Tensor) -> Tensor:
+    """The sum of a tensor over all ranks."""
+    value = value.clone()
+    dist.all_reduce(value)
+    return value

@@ -1,0 +1,112 @@
+"""DeepSpeed: its import with the known traps dodged, its settings written by us, its engine."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import distributed as dist
+from torch import nn
+
+from cluster.settings import OptimSettings, TrainSettings, ZeroSettings
+
+
+def import_deepspeed() -> ModuleType:
+    """DeepSpeed, joined to the process group that is already there.
+
+    Three traps are dodged here. Without ``DS_ACCELERATOR`` it may pick a wrong device on a machine
+    without a GPU. Without all five rendezvous variables it looks for MPI. And on a CPU its start would
+    compile a shared-memory operator, for up to two minutes, and a process killed meanwhile leaves a lock
+    on which every later start hangs without a word: the operator is marked as not compatible instead.
+    """
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    rank = str(dist.get_rank())
+    os.environ.update(RANK=rank, WORLD_SIZE=str(dist.get_world_size()))
+    os.environ.setdefault("LOCAL_RANK", "0")
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "0")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    import deepspeed
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(verbose=False)
+    return deepspeed
+
+
+def deepspeed_config(train: TrainSettings, optim: OptimSettings, zero: ZeroSettings, workers: int) -> dict[str, Any]:
+    """The dictionary DeepSpeed is started with; accumulation follows from global and micro batch."""
+    return {
+        "train_batch_size": train.global_batch,
+        "train_micro_batch_size_per_gpu": train.micro_batch,
+        "gradient_accumulation_steps": train.global_batch // (train.micro_batch * workers),
+        "gradient_clipping": optim.clip,
+        # DeepSpeed's own Adam names would compile an operator at the first start; torch's AdamW does not.
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {
+            "stage": zero.stage,
+            "stage3_param_persistence_threshold": zero.param_persistence_threshold,
+        },
+        # Autocast, not DeepSpeed's bf16 mode: that would cast the coefficient functions and t as well.
+        # With no module listed as safe, gradients and parameters are communicated in float32.
+        "torch_autocast": {
+            "enabled": train.precision == "bf16",
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        },
+        "steps_per_print": 10**9,
+    }
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups: decay on matrices, none on vectors and coefficient functions."""
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            # Weight sets carry their K in front: a set of vectors has two dimensions and is still vectors.
+            is_vector = name.endswith(("_bias", "_norm_weight")) or parameter.ndim < 2
+            (free if is_vector or ".basis." in name else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def initialize(model: nn.Module, train: TrainSettings, optim: OptimSettings, zero: ZeroSettings) -> Any:
+    """The DeepSpeed engine around a model whose weights are initialised and whole on every worker.
+
+    The model is not built inside ``zero.Init``: under it plain initialisers see partitions, and leave
+    weights that are silently wrong.
+    """
+    deepspeed = import_deepspeed()
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else "cpu"
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model.to(device), optim.weight_decay), lr=optim.learning_rate, betas=optim.betas
+    )
+    config = deepspeed_config(train, optim, zero, dist.get_world_size())
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    return engine
+
+
+def learning_rate(optim: OptimSettings, step: int, steps: int) -> float:
+    """Linear warm-up, then half a cosine down to ``optim.final`` of the peak."""
+    warmup = max(1, round(optim.warmup * steps))
+    if step < warmup:
+        return optim.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return optim.learning_rate * (optim.final + (1 - optim.final) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def whole_state(engine: Any) -> dict[str, torch.Tensor]:
+    """The model's state with whole tensors on the CPU, on rank 0; empty elsewhere. All ranks must call it."""
+    deepspeed = import_deepspeed()
+    module, partitioned = engine.module, engine.zero_optimization_stage() == 3
+    state: dict[str, torch.Tensor] = {}
+    with deepspeed.zero.GatheredParameters(list(module.parameters()), enabled=partitioned):
+        if dist.get_rank() == 0:
+            state = {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+    return state

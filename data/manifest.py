@@ -1,0 +1,133 @@
+"""The manifest: what a folder of shards holds, with every size and digest."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+FILE_NAME = "manifest.json"
+FORMAT_VERSION: Final = 1
+
+SplitName = Literal["train", "validation"]
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+# One allow-list for names that come from a file we did not write: no folders, no leading dot or
+# dash, nothing that webdataset's opener could take for a command or an address.
+ShardName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.tar$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Shard(_Strict):
+    """One tar file: its size in bytes, its digest and how many sequences are in it."""
+
+    name: ShardName
+    bytes: PositiveInt
+    sha256: Digest
+    sequences: PositiveInt
+
+
+class Split(_Strict):
+    """One side of the corpus.
+
+    `bytes` counts the UTF-8 bytes of the documents' texts. `tokens` counts the whole token stream:
+    one end-of-text per document and the dropped tail included. `gzip_bytes` is the size of the
+    documents, joined, under gzip level 9 (validation only).
+    """
+
+    documents: PositiveInt
+    bytes: PositiveInt
+    tokens: PositiveInt
+    sequences: PositiveInt
+    gzip_bytes: PositiveInt | None
+    shards: tuple[Shard, ...]
+
+    @model_validator(mode="after")
+    def _shards_add_up(self) -> Self:
+        total = sum(shard.sequences for shard in self.shards)
+        if total != self.sequences:
+            raise ValueError(f"shards hold {total} sequences, the split {self.sequences}")
+        return self
+
+
+class Source(_Strict):
+    """One input, by its name without the folders above it.
+
+    For a file, `sha256` is the file's digest; for a folder, it is the digest of its sorted lines
+    "<file digest>  <path in the folder>\\n", which is what `sha256sum` prints.
+    """
+
+    path: str
+    bytes: NonNegativeInt
+    sha256: Digest
+
+
+class Manifest(_Strict):
+    """Everything that identifies a data set; two equal manifests give the same batches."""
+
+    format_version: Literal[1]
+    sequence_length: PositiveInt
+    vocabulary_size: PositiveInt
+    dtype: Literal["uint16", "uint32"]
+    tokenizer_sha256: Digest
+    seed: int
+    held_out: float
+    sources: tuple[Source, ...]
+    splits: dict[SplitName, Split]
+
+    @model_validator(mode="after")
+    def _splits_are_whole(self) -> Self:
+        if set(self.splits) != {"train", "validation"}:
+            raise ValueError(f"splits are {sorted(self.splits)}, expected train and validation")
+        names = [shard.name for split in self.splits.values() for shard in split.shards]
+        if len(set(names)) != len(names):
+            raise ValueError("two shards have the same name")
+        return self
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, in hexadecimal."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
+
+
+def load_manifest(path: Path) -> Manifest:
+    """Read the manifest of a folder of shards (or the manifest.json itself).
+
+    Raises FileNotFoundError if there is none; ValueError, in one line, if it is broken.
+    """
+    file = path / FILE_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist: give a folder made by the data build")
+    try:
+        fields = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        raise ValueError(f"{file} is not valid JSON: rebuild the data") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{file} holds {type(fields).__name__}, not an object: rebuild the data")
+    if fields.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{file} has format version {fields.get('format_version')!r}, this program reads "
+            f"{FORMAT_VERSION}: rebuild the data"
+        )
+    try:
+        return Manifest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the whole"
+        given = repr(first["input"])
+        shown = given if len(given) <= 80 else given[:77] + "..."
+        raise ValueError(
+            f"{file} is not a valid manifest: {place} is {shown} ({first['msg']}): rebuild the data"
+        ) from None

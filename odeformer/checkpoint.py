@@ -1,0 +1,172 @@
+"""A model or an adapter as a folder: safetensors and JSON, nothing that could be executed.
+
+A model's folder holds ``config.json`` (with a format version), ``model.safetensors`` and
+``tokenizer.json``; an adapter's ``adapter.json`` (with the digest of its base) and ``adapter.safetensors``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from odeformer.config import AdapterConfig, ModelConfig
+from odeformer.lora import Adapter
+from odeformer.model import Odeformer
+
+FORMAT_VERSION = 1
+
+_Config = TypeVar("_Config", bound=BaseModel)
+
+
+def save(
+    state: dict[str, torch.Tensor], config: ModelConfig, solver: str, tokenizer: Path, folder: Path
+) -> None:
+    """Write a model's folder, whole or not at all.
+
+    Args:
+        state: the model's ``state_dict``, whole tensors.
+        solver: the solver it was trained with.
+        tokenizer: the ``tokenizer.json`` to copy into the folder.
+    """
+
+    def write(target: Path) -> None:
+        _write_json(
+            target / "config.json",
+            {"format_version": FORMAT_VERSION, "model": config.model_dump(), "solver": solver},
+        )
+        _write_tensors(target / "model.safetensors", state)
+        shutil.copyfile(tokenizer, target / "tokenizer.json")
+
+    _replace_folder(folder, write)
+
+
+def load(folder: Path) -> Odeformer:
+    """The model of a folder, on the CPU, in evaluation mode.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file that is missing, damaged or of another format.
+    """
+    content = _read_json(folder / "config.json")
+    config = _validated(ModelConfig, content.get("model"), folder / "config.json")
+    with torch.device("meta"):
+        model = Odeformer(config)
+    _assign(model, _read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
+    model.solver = content["solver"]
+    return model.eval()
+
+
+def save_adapter(adapter: Adapter, base: dict[str, str], folder: Path) -> None:
+    """Write an adapter's folder, whole or not at all. ``base``: name, version and digest of its model."""
+
+    def write(target: Path) -> None:
+        _write_json(
+            target / "adapter.json",
+            {"format_version": FORMAT_VERSION, "adapter": adapter.config.model_dump(), "base": base},
+        )
+        _write_tensors(target / "adapter.safetensors", adapter.state_dict())
+
+    _replace_folder(folder, write)
+
+
+def load_adapter(model: Odeformer, folder: Path, base: Path) -> None:
+    """Attach the adapter of a folder to the model that was loaded from the folder ``base``.
+
+    Raises:
+        FileNotFoundError, ValueError: for a missing or damaged file, an adapter of other shapes, with NaN,
+            or made for another base. The model is then as it was.
+    """
+    content = _read_json(folder / "adapter.json")
+    made_for, found = content.get("base", {}).get("digest"), folder_digest(base)
+    if made_for != found:
+        raise ValueError(f"{folder}: this adapter was made for the base {made_for}, not for {base} ({found})")
+    config = _validated(AdapterConfig, content.get("adapter"), folder / "adapter.json")
+    adapter = Adapter(config, model.config)
+    state = _read_tensors(folder / "adapter.safetensors")
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise ValueError(f"{folder / 'adapter.safetensors'}: holds NaN or infinite values")
+    _assign(adapter, state, folder / "adapter.safetensors")
+    model.hypernetwork.adapter = adapter.eval()
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of a folder's files: the identity of what was trained."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write beside, make durable, then rename: a reader sees the whole folder or none."""
+    beside = folder.with_name(f".{folder.name}.incomplete")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        write(beside)
+        for path in beside.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        shutil.rmtree(folder, ignore_errors=True)
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _write_tensors(path: Path, state: dict[str, torch.Tensor]) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; a checkpoint folder is expected")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from None
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{path}: format_version {version} is not {FORMAT_VERSION}, the one this code reads")
+    return content
+
+
+def _validated(kind: type[_Config], content: Any, path: Path) -> _Config:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{path}: {where}: {first['msg']}") from None
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from None
+
+
+def _assign(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise ValueError(f"{path}: tensor {name!r} has shape {found.get(name)}, expected {expected.get(name)}")
+    module.load_state_dict(state, assign=True)

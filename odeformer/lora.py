@@ -1,0 +1,57 @@
+"""Depth-elastic adapters: ΔW(t) = (alpha / r) · B(t) A(t), low-rank and smooth in t.
+
+Being functions of t like the weights they change, they are trained at one depth, or several, and hold at
+every depth. LoRA itself: Hu et al. 2021, arXiv 2106.09685.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from odeformer.config import AdapterConfig, ModelConfig
+from odeformer.field import BlockWeights, block_tensors
+
+
+class Adapter(nn.Module):
+    """A(t) = Σ_j cos(πjt) A_j and B(t) = Σ_j cos(πjt) B_j for each adapted projection.
+
+    Parameters ``{name}_lora_a`` [size, r, in] and ``{name}_lora_b`` [size, out, r]; B starts at zero, so
+    a fresh adapter changes nothing.
+    """
+
+    def __init__(self, config: AdapterConfig, model: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        tensors = block_tensors(model)
+        for name in config.targets:
+            out_features, in_features = tensors[f"{name}_weight"].shape
+            a = torch.randn(config.size, config.rank, in_features) / math.sqrt(in_features * config.size)
+            b = torch.zeros(config.size, out_features, config.rank)
+            self.register_parameter(f"{name}_lora_a", nn.Parameter(a))
+            self.register_parameter(f"{name}_lora_b", nn.Parameter(b))
+
+    def forward(self, t: Tensor) -> BlockWeights:
+        """Pairs at times t [M]: ``{name}_lora_a`` [M, r, in], ``{name}_lora_b`` [M, out, r] with the scale in B."""
+        cosines = torch.cos(math.pi * t[:, None] * torch.arange(self.config.size, device=t.device))
+        pairs = {}
+        for name in self.config.targets:
+            a, b = getattr(self, f"{name}_lora_a"), getattr(self, f"{name}_lora_b")
+            pairs[f"{name}_lora_a"] = torch.einsum("mj,jri->mri", cosines, a)
+            scale = self.config.alpha / self.config.rank
+            pairs[f"{name}_lora_b"] = torch.einsum("mj,jor->mor", scale * cosines, b)
+        return pairs
+
+
+def merge(weights: BlockWeights) -> BlockWeights:
+    """The same linear maps with every low-rank pair added into its weight, for stacked or single blocks."""
+    merged = {name: tensor for name, tensor in weights.items() if "_lora_" not in name}
+    for name in weights:
+        if name.endswith("_lora_a"):
+            target = name.removesuffix("_lora_a")
+            merged[f"{target}_weight"] = (
+                weights[f"{target}_weight"] + weights[f"{target}_lora_b"] @ weights[name]
+            )
+    return merged

@@ -1,0 +1,109 @@
+"""The language model: embed, integrate along depth, normalise, unembed."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from odeformer.config import ModelConfig
+from odeformer.depth import uniform_grid
+from odeformer.field import BlockWeights, NeoXField, rotary_table
+from odeformer.gradients import integrate, node_weights
+from odeformer.hypernetwork import Hypernetwork
+from odeformer.solvers import solver_named
+
+
+class Output(NamedTuple):
+    """What a forward pass gives. ``logits`` [batch, time, vocabulary]: scores of each next token."""
+
+    logits: Tensor
+
+
+class Odeformer(nn.Module):
+    """A continuous-depth transformer. ``model(ids, depth=N)`` runs it at N cells, whatever it was trained at.
+
+    ``solver`` and ``gradient`` are attributes, set from the settings: how the solve moves, and how its
+    backward pass gets the states.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.vocabulary_size is None or config.context_length is None:
+            raise ValueError("vocabulary_size and context_length must be known before a model can be built")
+        self.config = config
+        self.solver = "euler"
+        self.gradient = "checkpoint"
+        self.embedding = nn.Embedding(config.vocabulary_size, config.width)
+        self.hypernetwork = Hypernetwork(config)
+        self.final_norm = nn.LayerNorm(config.width)
+        self.unembedding = (
+            None if config.tie_embeddings else nn.Linear(config.width, config.vocabulary_size, bias=False)
+        )
+        std = math.sqrt(2 / (5 * config.width))
+        nn.init.normal_(self.embedding.weight, std=std)
+        if self.unembedding is not None:
+            nn.init.normal_(self.unembedding.weight, std=std)
+
+    def depth_weights(self, depth: int | None = None) -> BlockWeights:
+        """W at the solver's nodes for a solve of ``depth`` cells: each tensor stacked, float32.
+
+        Pass it to :meth:`forward` to generate once and run many times.
+        """
+        grid = uniform_grid(self.config.depth if depth is None else depth)
+        return node_weights(self.hypernetwork, grid, solver_named(self.solver), like=self.embedding.weight)
+
+    def forward(self, input_ids: Tensor, depth: int | None = None, weights: BlockWeights | None = None) -> Output:
+        """Logits of the next token at every position.
+
+        Args:
+            input_ids: token ids [batch, time], int64, time at most ``config.context_length``.
+            depth: N, the number of solver cells; ``config.depth`` when not given.
+            weights: what :meth:`depth_weights` gave for this depth; generated when not given.
+
+        Raises:
+            ValueError: for a depth below 1, too long a sequence, or ids outside the vocabulary.
+        """
+        grid = uniform_grid(self.config.depth if depth is None else depth)
+        self._check_ids(input_ids)
+        x = self.embedding(input_ids)
+        x = integrate(
+            NeoXField(self.config, *rotary_table(self.config, input_ids.shape[1], x.device)),
+            self.hypernetwork if weights is None else lambda t, h: weights,
+            x,
+            grid,
+            solver=solver_named(self.solver),
+            gradient=self.gradient if torch.is_grad_enabled() else "direct",
+        )
+        x = self.final_norm(x)
+        head = self.embedding.weight if self.unembedding is None else self.unembedding.weight
+        return Output(F.linear(x, head))
+
+    def _check_ids(self, input_ids: Tensor) -> None:
+        assert self.config.context_length is not None and self.config.vocabulary_size is not None
+        if input_ids.shape[1] > self.config.context_length:
+            raise ValueError(
+                f"a sequence of {input_ids.shape[1]} tokens is longer than context_length {self.config.context_length}"
+            )
+        # On an accelerator the comparison would wait for the device at every step.
+        if input_ids.device.type == "cpu" and input_ids.numel():
+            low, high = int(input_ids.min()), int(input_ids.max())
+            if low < 0 or high >= self.config.vocabulary_size:
+                raise ValueError(
+                    f"token ids from {low} to {high} do not fit vocabulary_size {self.config.vocabulary_size}"
+                )
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each target in nats: logits [..., vocabulary], targets [...] → [...], float32."""
+    flat = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="none")
+    return flat.view(targets.shape)
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Total parameters of a model of this shape, counted without allocating it."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in Odeformer(config).parameters())
