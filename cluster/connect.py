@@ -38,6 +38,13 @@ def ray_cluster(
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     import ray
 
+    if address is None:
+        # Ray reads both variables once per process; a process may start several clusters.
+        from ray._raylet import AuthenticationTokenLoader, Config
+
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+
     # Unix sockets have a limit of 107 bytes, so the session lives under a short path of its own.
     session = Path(tempfile.mkdtemp(prefix="odf-", dir="/tmp"))
     here = Path.cwd()

@@ -66,8 +66,8 @@ def read_sets(task: Task) -> TaskSets:
     return TaskSets(train, validation, labels(train))
 
 
-def check(task: Task, uri: str | None) -> tuple[Task, str]:
-    """A task that can be queued, with the version its base stands for now; and that version's number.
+def check(task: Task, uri: str | None) -> Task:
+    """A task that can be queued: its base is the version that the name stands for now, its paths are whole.
 
     Raises:
         ValueError, FileNotFoundError: for an unknown base or unusable data, before anything runs.
@@ -79,7 +79,7 @@ def check(task: Task, uri: str | None) -> tuple[Task, str]:
     data = task.data.model_copy(
         update={"train": task.data.train.absolute(), "validation": task.data.validation.absolute()}
     )
-    return task.model_copy(update={"base": base.uri, "data": data}), base.version
+    return task.model_copy(update={"base": base.uri, "data": data})
 
 
 def finetune(task: Task, folder: Path, uri: str) -> FinetuneResult:
@@ -91,18 +91,17 @@ def finetune(task: Task, folder: Path, uri: str) -> FinetuneResult:
         uri: the MLflow store.
     """
     import torch
-    from tokenizers import Tokenizer
-
     import odeformer
     from cluster import worker
     from data.tasks import TaskStream
+    from data.tokenizer import load_tokenizer
     from odeformer import checkpoint
     from odeformer.lora import Adapter
 
     base = registry.resolve(task.base, uri)
     base_folder = registry.fetch(task.base, uri)
     sets = read_sets(task)
-    tokenizer = Tokenizer.from_file(str(base_folder / "tokenizer.json"))
+    tokenizer = load_tokenizer(base_folder)
     model = odeformer.load(base_folder)
     assert model.config.context_length is not None
     length = _longest(sets, tokenizer, model.config.context_length)
@@ -175,7 +174,14 @@ def finetune(task: Task, folder: Path, uri: str) -> FinetuneResult:
     )
     tracker.close("FINISHED")
     return FinetuneResult(
-        task.team, task.name, metric_name(task), scores[0], scores[-1], adapter_model, version.version, base.version
+        task.team,
+        task.name,
+        metric_name(task),
+        scores[0],
+        scores[-1],
+        adapter_model,
+        version.version,
+        base.version,
     )
 
 

@@ -7,8 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from cluster import finetune, tracking
 from cluster.connect import FINETUNE, worker_environment
 from cluster.settings import Task
@@ -35,6 +33,8 @@ class Pool:
             uri: the MLflow store.
             cpus_per_job: logical CPUs a job takes, beside one ``finetune`` resource.
         """
+        import ray
+
         options = {"name": ACTOR_NAME, "get_if_exists": True, "num_cpus": 0}
         environment = {"env_vars": worker_environment(cpus_per_job)}
         actor = (
@@ -50,11 +50,15 @@ class Pool:
         Raises:
             ValueError, FileNotFoundError: when the task cannot run, before anything is queued.
         """
-        checked, _ = finetune.check(task, ray.get(self._actor.uri.remote()))
+        import ray
+
+        checked = finetune.check(task, ray.get(self._actor.uri.remote()))
         return str(ray.get(self._actor.submit.remote(checked.model_dump(mode="json"))))
 
     def jobs(self) -> list[dict[str, Any]]:
         """All jobs, oldest first."""
+        import ray
+
         return list(ray.get(self._actor.jobs.remote()))
 
     def wait(self, *ids: str, poll_seconds: float = 0.3) -> list[dict[str, Any]]:
@@ -72,7 +76,7 @@ class PoolActor:
     def __init__(self, folder: str, uri: str, cpus_per_job: int) -> None:
         self._folder, self._uri, self._cpus = Path(folder), uri, cpus_per_job
         self._jobs: dict[str, dict[str, Any]] = {}
-        self._references: dict[str, ray.ObjectRef] = {}
+        self._references: dict[str, Any] = {}
 
     def uri(self) -> str:
         """The MLflow store of the pool's jobs."""
@@ -91,15 +95,19 @@ class PoolActor:
             "result": None,
             "error": None,
         }
-        self._references[job_id] = run_job.options(
-            num_cpus=self._cpus,
-            resources={FINETUNE: 1},
-            runtime_env={"env_vars": worker_environment(self._cpus)},
+        import ray
+
+        # A process that has trained is not used again: it holds a process group and the job's memory.
+        job = ray.remote(max_calls=1, max_retries=0, num_cpus=self._cpus, resources={FINETUNE: 1})(run_job)
+        self._references[job_id] = job.options(
+            runtime_env={"env_vars": worker_environment(self._cpus)}
         ).remote(task, str(folder), self._uri)
         return job_id
 
     def jobs(self) -> list[dict[str, Any]]:
         """All jobs as they stand now."""
+        import ray
+
         for job_id, reference in list(self._references.items()):
             job = self._jobs[job_id]
             if ray.wait([reference], timeout=0)[0]:
@@ -114,8 +122,6 @@ class PoolActor:
         return list(self._jobs.values())
 
 
-# A process that has trained is not used again: it holds a process group and the job's memory.
-@ray.remote(max_calls=1, max_retries=0)
 def run_job(task: dict[str, Any], folder: str, uri: str) -> dict[str, Any]:
     """One job, in a process of its own."""
     Path(folder).mkdir(parents=True)

@@ -54,7 +54,9 @@ def check(settings: PretrainSettings) -> PretrainSettings:
             "model": model,
             "data": settings.data.model_copy(update={"shards": settings.data.shards.absolute()}),
             "run": settings.run.model_copy(update={"dir": settings.run.dir.absolute()}),
-            "tracking": settings.tracking.model_copy(update={"uri": tracking.tracking_uri(settings.tracking.uri)}),
+            "tracking": settings.tracking.model_copy(
+                update={"uri": tracking.tracking_uri(settings.tracking.uri)}
+            ),
         }
     )
     _claim_folder(resolved, manifest.digest())

@@ -5,13 +5,23 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.tracking import connect, tracking_uri
 from odeformer.checkpoint import folder_digest
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from odeformer.model import Odeformer
+
 DIGEST = "odeformer.digest"
 """Tag: the identity of a version's files."""
-BASE_NAME, BASE_VERSION, BASE_DIGEST = "odeformer.base_name", "odeformer.base_version", "odeformer.base_digest"
+BASE_NAME, BASE_VERSION, BASE_DIGEST = (
+    "odeformer.base_name",
+    "odeformer.base_version",
+    "odeformer.base_digest",
+)
 """Tags of an adapter's version: the model it was made for."""
 
 
@@ -107,6 +117,30 @@ def fetch(model: str, uri: str | None = None) -> Path:
             f"registered was {version.tags.get(DIGEST)}; they were changed or damaged since"
         )
     return folder
+
+
+def load(model: str, uri: str | None = None) -> tuple[Odeformer, Tokenizer]:
+    """A model ready to run, and its tokenizer; an adapter comes attached to the base it was made for.
+
+    Args:
+        model: ``models:/<name>@<alias>``, ``models:/<name>/<version>``, or a checkpoint folder.
+
+    Raises:
+        ValueError, FileNotFoundError: when it is unknown, damaged, or an adapter's base is not the one it names.
+    """
+    import odeformer
+    from data.tokenizer import load_tokenizer
+
+    if not model.startswith("models:/"):
+        return odeformer.load(model), load_tokenizer(Path(model))
+    version = resolve(model, uri)
+    adapter = None
+    base = version.uri
+    if version.tags.get("odeformer.kind") == "adapter":
+        adapter = fetch(version.uri, uri)
+        base = f"models:/{version.tags[BASE_NAME]}/{version.tags[BASE_VERSION]}"
+    folder = fetch(base, uri)
+    return odeformer.load(folder, adapter), load_tokenizer(folder)
 
 
 def versions(uri: str | None = None) -> list[Version]:

@@ -41,7 +41,10 @@ def completion_losses(
     """Of each example, the summed loss of its completion in nats and its number of tokens: both float64 [n]."""
     engine.eval()
     encoded = [encode(e.prompt, e.completion, tokenizer, sequence_length) for e in examples]
-    totals, counts = torch.zeros(len(encoded), dtype=torch.float64), torch.zeros(len(encoded), dtype=torch.float64)
+    totals, counts = (
+        torch.zeros(len(encoded), dtype=torch.float64),
+        torch.zeros(len(encoded), dtype=torch.float64),
+    )
     # Similar lengths share a batch, so that little of it is padding.
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
     for start in range(0, len(order), batch):

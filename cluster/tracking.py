@@ -52,7 +52,9 @@ def start_run(uri: str, experiment: str, name: str, settings: Mapping[str, Any],
         if known["tracking_uri"] == uri:
             return str(known["run_id"])
     found = client.get_experiment_by_name(experiment)
-    experiment_id = found.experiment_id if found else client.create_experiment(experiment, _artifact_root(uri))
+    experiment_id = (
+        found.experiment_id if found else client.create_experiment(experiment, _artifact_root(uri))
+    )
     run_id = client.create_run(experiment_id, run_name=name).info.run_id
     client.log_dict(run_id, dict(settings), "settings.json")
     for key, value in _flat(settings):

@@ -94,7 +94,11 @@ def optimizer_step(engine: Any, batch: Batch, depth: int, micro_batch: int) -> t
     """
     engine.train()
     tokens = batch.tokens.to(engine.device)
-    mask = torch.ones_like(tokens[:, 1:], dtype=torch.bool) if batch.loss_mask is None else batch.loss_mask.to(engine.device)
+    mask = (
+        torch.ones_like(tokens[:, 1:], dtype=torch.bool)
+        if batch.loss_mask is None
+        else batch.loss_mask.to(engine.device)
+    )
     counted = all_reduce_sum(mask.sum())
     # DeepSpeed averages over ranks and micro-batches; the loss is a mean over tokens, wherever they lie.
     factor = dist.get_world_size() * engine.gradient_accumulation_steps() / counted

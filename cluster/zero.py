@@ -39,7 +39,9 @@ def import_deepspeed() -> ModuleType:
     return deepspeed
 
 
-def deepspeed_config(train: TrainSettings, optim: OptimSettings, zero: ZeroSettings, workers: int) -> dict[str, Any]:
+def deepspeed_config(
+    train: TrainSettings, optim: OptimSettings, zero: ZeroSettings, workers: int
+) -> dict[str, Any]:
     """The dictionary DeepSpeed is started with; accumulation follows from global and micro batch."""
     return {
         "train_batch_size": train.global_batch,

@@ -71,17 +71,11 @@ def build(
 
     vocabulary_size = trained.get_vocab_size()
     dtype: Literal["uint16", "uint32"] = "uint16" if vocabulary_size <= 2**16 else "uint32"
-    done = 0
-    streams = {}
-    for name, members in splits.items():
-        pieces = []
-        for batch in _batches(members):
-            pieces.append(_encode(batch, trained, np.dtype(dtype)))
-            done += len(batch)
-            progress("encoding", done / len(documents))
-        streams[name] = np.concatenate(pieces)
+    encoded = _counter("encoding", len(documents), progress)
+    streams = {name: _encode(members, trained, dtype, encoded) for name, members in splits.items()}
     sequences = {name: cut_sequences(t, sequence_length, name) for name, t in streams.items()}
 
+    written = _counter("writing", sum(len(rows) for rows in sequences.values()), progress)
     with _folder_that_appears_whole(out, overwrite) as folder:
         _write_file(folder / tokenizers.FILE_NAME, tokenizer_json)
         finished = Manifest(
@@ -95,7 +89,7 @@ def build(
             sources=tuple(sources),
             splits={
                 name: _write_split(
-                    folder, name, members, streams[name], sequences[name], shard_sequences, progress
+                    folder, name, members, streams[name], sequences[name], shard_sequences, written
                 )
                 for name, members in splits.items()
             },
@@ -174,16 +168,30 @@ def _split(documents: list[Document], held_out: float) -> dict[SplitName, list[D
     return splits
 
 
-def _batches(documents: list[Document]) -> Iterator[list[Document]]:
-    for start in range(0, len(documents), DOCUMENTS_PER_BATCH):
-        yield documents[start : start + DOCUMENTS_PER_BATCH]
+def _counter(stage: str, total: int, progress: Progress) -> Callable[[int], None]:
+    """Return a function that is told how many more are done, and reports the stage's fraction."""
+    done = 0
+
+    def more(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(stage, done / total)
+
+    return more
 
 
-def _encode(documents: list[Document], tokenizer: Tokenizer, dtype: np.dtype) -> np.ndarray:
+def _encode(
+    documents: list[Document], tokenizer: Tokenizer, dtype: str, encoded: Callable[[int], None]
+) -> np.ndarray:
     """Return the documents' tokens, each followed by end-of-text, as one array [n]."""
     end = tokenizers.end_of_text_id(tokenizer)
-    encoded = tokenizer.encode_batch_fast([d.text for d in documents], add_special_tokens=False)
-    return np.concatenate([np.array([*encoding.ids, end], dtype=dtype) for encoding in encoded])
+    pieces = []
+    for start in range(0, len(documents), DOCUMENTS_PER_BATCH):
+        texts = [document.text for document in documents[start : start + DOCUMENTS_PER_BATCH]]
+        for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+            pieces.append(np.array([*encoding.ids, end], dtype=dtype))
+        encoded(len(texts))
+    return np.concatenate(pieces)
 
 
 def _write_split(
@@ -193,7 +201,7 @@ def _write_split(
     tokens: np.ndarray,
     sequences: np.ndarray,
     shard_sequences: int,
-    progress: Progress,
+    written: Callable[[int], None],
 ) -> Split:
     texts = [document.text.encode("utf-8") for document in documents]
     zipped = len(gzip.compress(b"".join(texts), 9)) if name == "validation" else None
@@ -211,7 +219,7 @@ def _write_split(
         )
         _write_file(folder / shard.name, data)
         shards.append(shard)
-        progress("writing", min(1.0, (start + shard_sequences) / len(sequences)))
+        written(len(rows))
     return Split(
         documents=len(documents),
         bytes=sum(len(text) for text in texts),

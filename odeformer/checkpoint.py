@@ -168,5 +168,7 @@ def _assign(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path)
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if wrong:
         name = wrong[0]
-        raise ValueError(f"{path}: tensor {name!r} has shape {found.get(name)}, expected {expected.get(name)}")
+        raise ValueError(
+            f"{path}: tensor {name!r} has shape {found.get(name)}, expected {expected.get(name)}"
+        )
     module.load_state_dict(state, assign=True)

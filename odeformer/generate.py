@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from odeformer.model import Odeformer
+
+END_OF_TEXT = "<|endoftext|>"
 
 
 @torch.inference_mode()
@@ -61,3 +64,39 @@ def _draw(logits: Tensor, temperature: float, top_k: int, generator: torch.Gener
     best = torch.topk(logits.float(), min(top_k, logits.numel()))
     probabilities = torch.softmax(best.values / temperature, dim=0)
     return int(best.indices[torch.multinomial(probabilities, 1, generator=generator)])
+
+
+def generate_text(
+    model: Odeformer,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    depth: int | None = None,
+    max_new_tokens: int = 64,
+    temperature: float = 0.8,
+    top_k: int = 50,
+    seed: int = 0,
+) -> Iterator[str]:
+    """Yield the continuation of a prompt piece by piece, up to the end of the text.
+
+    Arguments are those of :func:`generate`. A character whose bytes are spread over several tokens is
+    yielded when it is whole.
+    """
+    drawn: list[int] = []
+    shown = ""
+    for token in generate(
+        model,
+        tokenizer.encode(prompt, add_special_tokens=False).ids,
+        depth=depth,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        seed=seed,
+        stop_id=tokenizer.token_to_id(END_OF_TEXT),
+    ):
+        drawn.append(token)
+        text = tokenizer.decode(drawn)
+        if not text.endswith("\ufffd"):
+            yield text[len(shown) :]
+            shown = text
+    yield tokenizer.decode(drawn)[len(shown) :]

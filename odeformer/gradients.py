@@ -63,7 +63,12 @@ def integrate(
     nodes = len(solver.nodes)
     x = x0
     for cell, (left, right) in enumerate(zip(grid, grid[1:], strict=False)):
-        arguments = (field, x, _step_scale(right - left, field.speed), blocks[cell * nodes : (cell + 1) * nodes])
+        arguments = (
+            field,
+            x,
+            _step_scale(right - left, field.speed),
+            blocks[cell * nodes : (cell + 1) * nodes],
+        )
         if gradient == "direct":
             x = solver.step(*arguments)
         else:

@@ -52,5 +52,3 @@ def depth_parameters(config: ModelConfig) -> int:
     """Number of stored parameters that make W(t), coefficient functions included."""
     with torch.device("meta"):
         return sum(p.numel() for p in Hypernetwork(config).parameters())
-
-

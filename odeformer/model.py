@@ -56,7 +56,9 @@ class Odeformer(nn.Module):
         grid = uniform_grid(self.config.depth if depth is None else depth)
         return node_weights(self.hypernetwork, grid, solver_named(self.solver), like=self.embedding.weight)
 
-    def forward(self, input_ids: Tensor, depth: int | None = None, weights: BlockWeights | None = None) -> Output:
+    def forward(
+        self, input_ids: Tensor, depth: int | None = None, weights: BlockWeights | None = None
+    ) -> Output:
         """Logits of the next token at every position.
 
         Args:

@@ -2,7 +2,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data.corpus import (
@@ -20,6 +20,8 @@ lines = st.text(st.sampled_from("aé🙂\r\n "), min_size=1, max_size=400)
 
 @settings(max_examples=60, deadline=None)
 @given(block=lines, repeats=st.integers(1, 3000))
+@example(block="a" + "é" * 50_000, repeats=1)  # every cut at an even byte hits a character
+@example(block="text\r\n\r\n", repeats=20_000)
 def test_pieces_joined_are_the_text_again(block: str, repeats: int) -> None:
     text = block * repeats
     pieces = cut(text)

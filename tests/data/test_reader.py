@@ -84,7 +84,7 @@ def test_another_tokenizer(folder: Path) -> None:
 @pytest.mark.parametrize("change", [{"dtype": "uint32"}, {"sequence_length": 31}, {"sequence_length": 64}])
 def test_shards_that_differ_from_their_manifest(folder: Path, change: dict[str, object]) -> None:
     manifest = load_manifest(folder).model_copy(update=change)
-    with pytest.raises(ValueError, match="holds uint16 .*, the manifest says"):
+    with pytest.raises(ValueError, match=r"holds uint16 .*, the manifest says"):
         ShardReader(folder, manifest, "train").rows(np.array([0]))
 
 

@@ -113,7 +113,7 @@ def test_given_tokenizer_is_kept(corpus: Path, built: dict[int, Path], tmp_path:
 
 def test_progress_tells_every_stage_and_never_goes_back(corpus: Path, tmp_path: Path) -> None:
     calls: list[tuple[str, float]] = []
-    build([corpus], tmp_path / "out", progress=lambda *call: calls.append(call), **SMALL)
+    build([corpus], tmp_path / "out", shard_sequences=7, progress=lambda *call: calls.append(call), **SMALL)
     stages = list(dict.fromkeys(stage for stage, _ in calls))
     assert stages == ["reading", "tokenizer", "encoding", "writing"]
     for stage in stages:
@@ -162,6 +162,40 @@ def test_nothing_half_made_after_an_error(
             build([corpus], target, overwrite=overwrite, **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert _files(out) == before
+
+
+def test_folder_written_by_somebody_else_meanwhile_is_kept(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def meanwhile(stage: str, fraction: float) -> None:
+        if (stage, fraction) == ("writing", 1.0):
+            out.mkdir()
+            (out / "manifest.json").write_text("theirs")
+
+    with pytest.raises(ValueError, match="exists"):
+        build([corpus], out, progress=meanwhile, **SMALL)
+    assert _files(out) == {"manifest.json": b"theirs"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_old_folder_comes_back_if_the_last_rename_fails(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    build([corpus], out, **SMALL)
+    before = _files(out)
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name == ".out.incomplete":
+            raise OSError("no luck")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no luck"):
+        build([corpus], out, overwrite=True, **SMALL)
+    assert _files(out) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_leftovers_of_a_killed_build_do_no_harm(corpus: Path, tmp_path: Path) -> None:

@@ -1,0 +1,219 @@
+"""The command line. Bodies import what they need: ``odeformer --help`` must not wait for torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+app = typer.Typer(
+    help="Pretrain one continuous-depth transformer; fine-tune and run it at the depth you can afford.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Text into WebDataset shards.", no_args_is_help=True)
+finetune_app = typer.Typer(help="Low-rank fine-tuning jobs of teams.", no_args_is_help=True)
+models_app = typer.Typer(help="The model registry.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(finetune_app, name="finetune")
+app.add_typer(models_app, name="models")
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting; may be repeated."),
+]
+TrackingUri = Annotated[
+    str | None, typer.Option(help="The MLflow store; runs/mlflow.db here when not given.")
+]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit code 2, without a traceback."""
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except click.ClickException as error:
+        code = _complain(error.format_message())
+    except (ValueError, OSError) as error:
+        if "ODEFORMER_TRACEBACK" in os.environ:
+            raise
+        code = _complain(str(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+@data_app.command("build")
+def data_build(
+    text: Annotated[list[Path], typer.Option(help="A text file or a folder of them; may be repeated.")],
+    out: Annotated[Path, typer.Option(help="The folder to make.")],
+    more: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="More text files.")] = None,
+    vocabulary_size: Annotated[int, typer.Option(help="Tokens of the byte-level BPE, at least 257.")] = 2048,
+    sequence_length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 256,
+    held_out: Annotated[float, typer.Option(help="The part of the documents kept for validation.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Of the order of the documents.")] = 0,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="A tokenizer.json to use instead of training one.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the folder if it exists.")] = False,
+) -> None:
+    """Build shards. Example: odeformer data build --text book.txt --out shards"""
+    from rich.console import Console
+
+    from data.shards import build
+    from launcher.progress import Progress
+
+    progress = Progress(Console())
+    with progress.stage(f"shards in {out}"):
+        manifest = build(
+            [*text, *(more or [])],
+            out,
+            vocabulary_size=vocabulary_size,
+            sequence_length=sequence_length,
+            held_out=held_out,
+            seed=seed,
+            tokenizer=tokenizer,
+            overwrite=overwrite,
+            progress=lambda stage, fraction: progress.update(fraction, stage),
+        )
+    for name, split in manifest.splits.items():
+        progress.console.print(
+            f"  {name}: {split.documents:,} documents, {split.bytes:,} bytes, {split.tokens:,} tokens, "
+            f"{split.sequences:,} sequences of {manifest.sequence_length}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+@app.command()
+def pretrain(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
+    overrides: Overrides = None,
+) -> None:
+    """Pretrain a model. Example: odeformer pretrain tiny --set data.shards=shards --set run.dir=runs/mine"""
+    from rich.console import Console
+
+    from launcher.settings import load_pretrain
+
+    settings = load_pretrain(config, overrides or [])
+    from cluster import pretrain as pretraining
+    from cluster.connect import ray_cluster
+    from launcher.progress import Progress
+    from launcher.watch import PretrainWatcher
+
+    settings = pretraining.check(settings)
+    progress, cluster = Progress(Console()), settings.cluster
+    with (
+        progress.stage(f"pretraining in {settings.run.dir}"),
+        ray_cluster(
+            cluster.address, pretrain_workers=cluster.workers, cpus_per_worker=cluster.cpus_per_worker
+        ),
+    ):
+        version = pretraining.pretrain(settings, PretrainWatcher(settings, progress))
+    progress.console.print(f"  weights: {settings.run.dir / 'final'}", highlight=False, soft_wrap=True)
+    if version is not None:
+        progress.console.print(f"  registered: {version.uri} (champion)", highlight=False, soft_wrap=True)
+
+
+@finetune_app.command("run")
+def finetune_run(
+    task_file: Annotated[Path, typer.Argument(metavar="TASK.yaml")],
+    overrides: Overrides = None,
+    tracking_uri: TrackingUri = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster; a private one when not given.")
+    ] = None,
+    directory: Annotated[Path, typer.Option("--dir", help="Where jobs write.")] = Path("runs/finetune"),
+) -> None:
+    """Run one task on the pool. Example: odeformer finetune run task.yaml"""
+    from rich.console import Console
+
+    from launcher.settings import load_task
+
+    task = load_task(task_file, overrides or [])
+    from cluster import finetune as finetuning
+    from cluster.connect import ray_cluster
+    from launcher.finetunes import run_tasks
+    from launcher.progress import Progress
+    from launcher.report.tables import finetune_table
+
+    finetuning.check(task, tracking_uri)
+    progress = Progress(Console())
+    with ray_cluster(address, finetune_slots=1):
+        results = run_tasks([task], directory, tracking_uri, progress)
+    progress.console.print(finetune_table(results))
+
+
+@models_app.command("list")
+def models_list(tracking_uri: TrackingUri = None) -> None:
+    """List all versions of all models. Example: odeformer models list"""
+    from rich.console import Console
+
+    from cluster import registry
+    from launcher.report.tables import models_table
+
+    Console().print(models_table(registry.versions(tracking_uri)))
+
+
+@app.command()
+def generate(
+    prompt: str,
+    model: Annotated[
+        str, typer.Option(help="models:/<name>@<alias>, models:/<name>/<version>, or a folder.")
+    ],
+    depth: Annotated[
+        int | None, typer.Option(help="N, the solver cells; the model depth when not given.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    temperature: Annotated[float, typer.Option(help="0 takes the most likely token.")] = 0.8,
+    top_k: Annotated[int, typer.Option(min=1)] = 50,
+    seed: int = 0,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Continue a text. Example: odeformer generate --model models:/tiny@champion --depth 4 "def main("""
+    from odeformer.depth import uniform_grid
+
+    if depth is not None:
+        uniform_grid(depth)  # refuses a depth of 0 before anything is loaded
+    if not prompt:
+        raise ValueError("the prompt is empty: at least one character is needed")
+    from cluster import registry
+    from odeformer.generate import generate_text
+
+    loaded, tokenizer = registry.load(model, tracking_uri)
+    print(prompt, end="", flush=True)
+    for piece in generate_text(
+        loaded,
+        tokenizer,
+        prompt,
+        depth=depth,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        seed=seed,
+    ):
+        print(piece, end="", flush=True)
+    print()
+
+
+@app.command()
+def quickstart(
+    directory: Annotated[Path, typer.Option("--dir", help="Where everything is written.")] = Path(
+        "runs/quickstart"
+    ),
+) -> None:
+    """The whole road in five minutes on two CPU cores. Example: odeformer quickstart"""
+    from launcher.quickstart import run
+
+    run(directory)

@@ -1,0 +1,103 @@
+"""The quick start: the same calls as the other commands make, on text that every machine has."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from launcher.progress import Progress
+
+HELD_OUT = 0.1
+TASKS = {
+    "docs": {
+        "name": "docstring",
+        "kind": "completion",
+        "train": {"steps": 60, "global_batch": 8, "learning_rate": 2e-3},
+    },
+    "triage": {
+        "name": "package",
+        "kind": "classification",
+        "train": {"steps": 60, "global_batch": 8, "learning_rate": 4e-3},
+    },
+}
+"""The two teams' tasks; the rest of each comes from where their data is written."""
+
+
+def run(directory: Path) -> None:
+    """Shards, pretraining, registry, two fine-tuning jobs, and one screen that sums them up."""
+    started = time.monotonic()
+    console = Console()
+    progress = Progress(console)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the memory measurement's profiler announces itself
+    for part in ("shards", "pretrain", "tasks", "finetune"):
+        shutil.rmtree(directory / part, ignore_errors=True)
+
+    with progress.stage("libraries"):
+        import mlflow  # noqa: F401
+        import torch  # noqa: F401
+
+        from cluster import pretrain as pretraining
+        from cluster import registry, tracking
+        from cluster.connect import ray_cluster
+        from cluster.settings import Task
+        from data.shards import build
+        from launcher import standard_library
+        from launcher.finetunes import run_tasks
+        from launcher.report import quickstart as report
+        from launcher.settings import load_pretrain
+        from launcher.watch import PretrainWatcher
+
+    with progress.stage("shards from Python's standard library"):
+        paths = standard_library.sources()
+        manifest = build(
+            paths,
+            directory / "shards",
+            vocabulary_size=2048,
+            sequence_length=256,
+            held_out=HELD_OUT,
+            progress=lambda stage, fraction: progress.update(fraction, stage),
+        )
+        standard_library.write_tasks(paths, HELD_OUT, directory / "tasks")
+
+    settings = pretraining.check(
+        load_pretrain("tiny", [f"data.shards={directory / 'shards'}", f"run.dir={directory / 'pretrain'}"])
+    )
+    uri = tracking.tracking_uri(settings.tracking.uri)
+    watcher = PretrainWatcher(settings, progress)
+    workers = settings.cluster.workers
+    with ray_cluster(None, pretrain_workers=workers, finetune_slots=len(TASKS)):
+        with progress.stage(f"pretraining with {workers} ZeRO workers"):
+            version = pretraining.pretrain(settings, watcher)
+        assert version is not None
+        tasks = [
+            Task.model_validate(
+                {
+                    **task,
+                    "team": team,
+                    "base": f"models:/{version.name}@champion",
+                    "data": {s: directory / "tasks" / f"{team}-{s}.jsonl" for s in ("train", "validation")},
+                }
+            )
+            for team, task in TASKS.items()
+        ]
+        results = run_tasks(tasks, directory / "finetune", uri, progress)
+
+    with progress.stage("cost of each depth, memory of each gradient method"):
+        model, _ = registry.load(f"models:/{version.name}@champion", uri)
+        measured = report.measure(model, sorted(watcher.validations[-1]), progress)
+    summary = report.summarise(
+        seconds=time.monotonic() - started,
+        validations=watcher.validations,
+        split=manifest.splits["validation"],
+        version=version,
+        uri=uri,
+        results=results,
+        measured=measured,
+        depth=settings.model.depth,
+    )
+    report.write(summary, directory / "summary.json")
+    report.show(summary, console)

@@ -1,0 +1,59 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from cluster.registry import BASE_NAME, BASE_VERSION, Version
+
+
+def models_table(versions: Sequence[Version]) -> Table:
+    """All versions; for a checkpoint the parameters of an ordinary model of its width and depth beside its own."""
+    table = Table("model", "version", "alias", "kind", "base", box=None, header_style="bold", pad_edge=False)
+    for title in ("parameters", "ordinary", "trained at N"):
+        table.add_column(title, justify="right")
+    for version in versions:
+        tags = version.tags
+        base = f"{tags[BASE_NAME]}/{tags[BASE_VERSION]}" if BASE_NAME in tags else ""
+        table.add_row(
+            version.name,
+            version.version,
+            ", ".join(version.aliases),
+            tags.get("odeformer.kind", ""),
+            base,
+            _count(tags.get("odeformer.parameters")),
+            _count(tags.get("odeformer.ordinary_parameters")),
+            tags.get("odeformer.depths", ""),
+        )
+    return table
+
+
+def finetune_table(results: Sequence[dict[str, Any]]) -> Table:
+    """What each job reached, before and after, and the adapter it registered."""
+    table = Table("team", "task", "metric", box=None, header_style="bold", pad_edge=False)
+    for title in ("before", "after"):
+        table.add_column(title, justify="right")
+    table.add_column("adapter")
+    table.add_column("base version")
+    for result in results:
+        table.add_row(
+            result["team"],
+            result["task"],
+            result["metric"],
+            _metric(result["metric"], result["before"]),
+            _metric(result["metric"], result["after"]),
+            f"models:/{result['adapter_model']}/{result['adapter_version']}",
+            result["base_version"],
+        )
+    return table
+
+
+def _count(text: str | None) -> str:
+    return f"{int(text):,}" if text else ""
+
+
+def _metric(name: str, value: float) -> str:
+    return f"{value:.1%}" if name == "accuracy" else f"{value:.3f}"

@@ -1,0 +1,136 @@
+"""YAML → checked settings. Every mistake is one line: which key, what was given, what was expected."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from cluster.settings import PretrainSettings, Task
+
+PRESETS = Path(__file__).parent / "presets"
+
+_Settings = TypeVar("_Settings", bound=BaseModel)
+
+
+def load_pretrain(config: str, overrides: Sequence[str] = ()) -> PretrainSettings:
+    """The settings of a pretraining run.
+
+    Args:
+        config: a YAML file, or the name of a preset.
+        overrides: ``section.key=value``, the value read as YAML.
+
+    Raises:
+        ValueError, FileNotFoundError: one line naming the file and the key.
+    """
+    path = Path(config)
+    if not path.is_file() and config in preset_names():
+        path = PRESETS / f"{config}.yaml"
+    content = _override(read_yaml(path), overrides)
+    model = content.get("model")
+    if isinstance(model, dict) and "preset" in model:
+        name = model.pop("preset")
+        content["model"] = _merged(read_yaml(_preset_path(name))["model"], model)
+    return _validated(PretrainSettings, content, path)
+
+
+def load_task(path: Path, overrides: Sequence[str] = ()) -> Task:
+    """A fine-tuning task; paths in it are relative to the file it stands in.
+
+    Raises:
+        ValueError, FileNotFoundError: one line naming the file and the key.
+    """
+    task = _validated(Task, _override(read_yaml(path), overrides), path)
+    paths = {part: path.absolute().parent / getattr(task.data, part) for part in ("train", "validation")}
+    return task.model_copy(update={"data": task.data.model_copy(update=paths)})
+
+
+def preset_names() -> list[str]:
+    """The presets there are."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping, read without running anything in it."""
+    if not path.is_file():
+        close = difflib.get_close_matches(str(path), preset_names(), n=1)
+        hint = f"; did you mean the preset {close[0]!r}?" if close else ""
+        raise FileNotFoundError(f"{path}: no such file{hint} (presets: {', '.join(preset_names())})")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ValueError(f"{path}{where}: not valid YAML: {problem}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected sections such as 'model:' and 'train:', found {content!r}")
+    return content
+
+
+def _preset_path(name: object) -> Path:
+    names = preset_names()
+    if name not in names:
+        close = difflib.get_close_matches(str(name), names, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"model.preset {name!r} is unknown; {hint}there are: {', '.join(names)}")
+    return PRESETS / f"{name}.yaml"
+
+
+def _override(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ValueError(f"--set {override!r}: expected section.key=value")
+        try:
+            value: Any = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"--set {override!r}: {text!r} is not a YAML value") from None
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        content = _merged(content, value)
+    return content
+
+
+def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _validated(kind: type[_Settings], content: dict[str, Any], path: Path) -> _Settings:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        # An unknown key is often the cause of a missing one: name it first.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        keys = [str(part) for part in first["loc"]]
+        where = ".".join(keys)
+        if first["type"] == "extra_forbidden":
+            known = _known_keys(kind, keys[:-1])
+            close = difflib.get_close_matches(keys[-1], known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
+            raise ValueError(f"{path}: unknown key {where}; {hint}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        given = "" if first["type"] in ("missing", "value_error") else f" (given: {first['input']!r})"
+        raise ValueError(f"{path}: {where + ': ' if where else ''}{message}{given}") from None
+
+
+def _known_keys(kind: type[BaseModel], keys: Sequence[str]) -> list[str]:
+    for key in keys:
+        if key not in kind.model_fields:
+            break
+        annotation = kind.model_fields[key].annotation
+        options = get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+        sections = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        if not sections:
+            break
+        kind = sections[0]
+    return ["preset", *kind.model_fields] if kind.__name__ == "ModelConfig" else list(kind.model_fields)

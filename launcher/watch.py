@@ -1,0 +1,50 @@
+"""A pretraining run as its user sees it: events of the run turned into progress and lines."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from cluster.settings import PretrainSettings
+from launcher.progress import Progress
+
+
+class PretrainWatcher:
+    """Shows each event of a run; remembers the validation losses for whoever sums it up."""
+
+    def __init__(self, settings: PretrainSettings, progress: Progress) -> None:
+        self._steps = settings.train.steps
+        self._depth = settings.model.depth
+        self._progress = progress
+        self._first: tuple[int, float] | None = None
+        self.validations: list[dict[int, float]] = []
+        """Loss in nats per token by depth, one dictionary for each validation."""
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Take an event of the run."""
+        if event["event"] == "step":
+            self._step(event)
+        elif event["event"] == "validation":
+            losses = {
+                int(k.rsplit("_", 1)[1]): v for k, v in event.items() if k.startswith("validation_loss_")
+            }
+            self.validations.append(losses)
+            shown = " · ".join(f"N={depth} {loss:.3f}" for depth, loss in losses.items())
+            self._progress.console.print(
+                f"  step {event['step']:>5}  validation loss  {shown}", highlight=False, soft_wrap=True
+            )
+        elif event["event"] == "resumed":
+            self._progress.console.print(f"  resumed from step {event['step']}", highlight=False)
+        elif event["event"] == "started":
+            self._progress.console.print("  started fresh", highlight=False)
+
+    def _step(self, event: dict[str, Any]) -> None:
+        step, now = event["step"], time.monotonic()
+        self._first = self._first or (step - 1, now)
+        done = max(1, step - self._first[0])
+        left = (now - self._first[1]) / done * (self._steps - step)
+        self._progress.update(
+            step / self._steps,
+            f"step {step}/{self._steps} · loss {event['loss']:.3f} · N={event['depth']} · "
+            f"{event['tokens_per_second']:,.0f} tokens/s · {left:.0f} s left",
+        )
