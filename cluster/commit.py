@@ -65,8 +65,8 @@ def restore(engine: Any, stream: Cursor, folder: Path) -> int:
     here = (dist.get_world_size(), engine.zero_optimization_stage())
     if (content["workers"], content["stage"]) != here:
         raise ValueError(
-            f"{folder / name} was written by {content['workers']} workers at ZeRO stage {content['stage']} and cannot "
-            f"be resumed by {here[0]} at stage {here[1]}: use the same, or another run.dir"
+            f"{folder / name} was written by {content['workers']} workers at ZeRO stage {content['stage']}, "
+            f"which {here[0]} at stage {here[1]} cannot resume: use the same, or another run.dir"
         )
     engine.load_checkpoint(str(folder / name), tag="state")
     stream.load_state_dict(content["stream"])

@@ -1,4 +1,4 @@
-"""A Ray cluster to work on: one that runs already, or a private one on this machine for as long as it is needed."""
+"""A Ray cluster to work on: one that runs already, or a private one for as long as it is needed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ray_cluster(
 
     if address is None:
         # Ray reads both variables once per process; a process may start several clusters.
-        from ray._raylet import AuthenticationTokenLoader, Config
+        from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
         Config.initialize("")
         AuthenticationTokenLoader.instance().reset_cache()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What a job reached. ``before`` and ``after`` are the metric on the validation set, untuned and tuned."""
+    """What a job reached: ``before`` and ``after`` are the validation metric, untuned and tuned."""
 
     team: str
     task: str
@@ -91,6 +91,7 @@ def finetune(task: Task, folder: Path, uri: str) -> FinetuneResult:
         uri: the MLflow store.
     """
     import torch
+
     import odeformer
     from cluster import worker
     from data.tasks import TaskStream

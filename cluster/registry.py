@@ -44,7 +44,7 @@ class Version:
 def register(
     folder: Path, name: str, *, run_id: str, uri: str, tags: dict[str, str], alias: str | None = None
 ) -> Version:
-    """Make the files of ``folder`` the next version of model ``name``; the same files again make no second one.
+    """Make the files of ``folder`` the next version of ``name``; the same files again make no second one.
 
     Args:
         folder: a checkpoint or adapter folder.
@@ -126,7 +126,7 @@ def load(model: str, uri: str | None = None) -> tuple[Odeformer, Tokenizer]:
         model: ``models:/<name>@<alias>``, ``models:/<name>/<version>``, or a checkpoint folder.
 
     Raises:
-        ValueError, FileNotFoundError: when it is unknown, damaged, or an adapter's base is not the one it names.
+        ValueError, FileNotFoundError: when it is unknown, damaged, or an adapter of another base.
     """
     import odeformer
     from data.tokenizer import load_tokenizer

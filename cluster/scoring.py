@@ -38,7 +38,7 @@ def score(engine: Any, sets: TaskSets, tokenizer: Tokenizer, sequence_length: in
 def completion_losses(
     engine: Any, examples: Sequence[Example], tokenizer: Tokenizer, sequence_length: int, batch: int
 ) -> tuple[Tensor, Tensor]:
-    """Of each example, the summed loss of its completion in nats and its number of tokens: both float64 [n]."""
+    """Each completion's summed loss in nats, and its number of tokens: both float64 [n]."""
     engine.eval()
     encoded = [encode(e.prompt, e.completion, tokenizer, sequence_length) for e in examples]
     totals, counts = (

@@ -114,8 +114,8 @@ class PretrainSettings(Section):
         train, workers = self.train, self.cluster.workers
         if train.global_batch % (train.micro_batch * workers):
             raise ValueError(
-                f"train.global_batch {train.global_batch} is not a multiple of train.micro_batch × cluster.workers "
-                f"= {train.micro_batch} × {workers}"
+                f"train.global_batch {train.global_batch} is not a multiple of train.micro_batch × "
+                f"cluster.workers = {train.micro_batch} × {workers}"
             )
         return self
 
@@ -149,7 +149,7 @@ class Task(Section):
     base: str = Field(pattern=r"^models:/[A-Za-z0-9_-]+(@[A-Za-z0-9_-]+|/[0-9]+)$")
     """The model to adapt, ``models:/<name>@<alias>`` or ``models:/<name>/<version>``."""
     kind: Literal["completion", "classification"]
-    """``completion``: loss on the completion, in nats per token; ``classification``: accuracy over its labels."""
+    """``completion``: loss in nats per token of it; ``classification``: accuracy over its labels."""
     data: TaskData
     adapter: AdapterConfig = AdapterConfig()
     train: TaskTrain = TaskTrain()

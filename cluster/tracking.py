@@ -19,7 +19,7 @@ os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 
 
 def tracking_uri(given: str | None = None) -> str:
-    """The store to use: ``given``, else what MLflow was told, else a SQLite file in ``runs/`` of this folder."""
+    """The store to use: ``given``, else what MLflow was told, else ``runs/mlflow.db`` here."""
     if given is not None:
         return given
     import mlflow

@@ -30,7 +30,7 @@ Report = Callable[[str, int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class Work:
-    """What to train, on what, and how. ``model`` is whole and initialised; its trainable parameters are trained."""
+    """What to train, on what, and how. ``model`` is whole and initialised; what requires grad is trained."""
 
     model: Odeformer
     stream: Stream

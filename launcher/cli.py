@@ -114,13 +114,12 @@ def pretrain(
 
     settings = pretraining.check(settings)
     progress, cluster = Progress(Console()), settings.cluster
-    with (
-        progress.stage(f"pretraining in {settings.run.dir}"),
-        ray_cluster(
+    with progress.stage(f"pretraining in {settings.run.dir}"):
+        watcher = PretrainWatcher(settings, progress)
+        with ray_cluster(
             cluster.address, pretrain_workers=cluster.workers, cpus_per_worker=cluster.cpus_per_worker
-        ),
-    ):
-        version = pretraining.pretrain(settings, PretrainWatcher(settings, progress))
+        ):
+            version = pretraining.pretrain(settings, watcher)
     progress.console.print(f"  weights: {settings.run.dir / 'final'}", highlight=False, soft_wrap=True)
     if version is not None:
         progress.console.print(f"  registered: {version.uri} (champion)", highlight=False, soft_wrap=True)

@@ -37,9 +37,6 @@ def run(directory: Path) -> None:
         shutil.rmtree(directory / part, ignore_errors=True)
 
     with progress.stage("libraries"):
-        import mlflow  # noqa: F401
-        import torch  # noqa: F401
-
         from cluster import pretrain as pretraining
         from cluster import registry, tracking
         from cluster.connect import ray_cluster
@@ -67,10 +64,10 @@ def run(directory: Path) -> None:
         load_pretrain("tiny", [f"data.shards={directory / 'shards'}", f"run.dir={directory / 'pretrain'}"])
     )
     uri = tracking.tracking_uri(settings.tracking.uri)
-    watcher = PretrainWatcher(settings, progress)
     workers = settings.cluster.workers
     with ray_cluster(None, pretrain_workers=workers, finetune_slots=len(TASKS)):
         with progress.stage(f"pretraining with {workers} ZeRO workers"):
+            watcher = PretrainWatcher(settings, progress)
             version = pretraining.pretrain(settings, watcher)
         assert version is not None
         tasks = [

@@ -1,4 +1,4 @@
-"""Real text that every machine has: the sources of Python's own standard library, and two tasks cut from it."""
+"""Real text that every machine has: Python's standard library's sources, and two tasks cut from them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sources() -> list[Path]:
 
 
 def write_tasks(paths: list[Path], held_out: float, folder: Path) -> None:
-    """Two teams' sets, cut from documents that pretraining never saw: ``{docs,triage}-{train,validation}.jsonl``.
+    """Two teams' sets from held-out documents: ``{docs,triage}-{train,validation}.jsonl``.
 
     Args:
         paths: the files the shards were built from.

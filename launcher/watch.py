@@ -19,6 +19,8 @@ class PretrainWatcher:
         self._first: tuple[int, float] | None = None
         self.validations: list[dict[int, float]] = []
         """Loss in nats per token by depth, one dictionary for each validation."""
+        workers = settings.cluster.workers
+        progress.update(0, f"starting Ray and {workers} worker{'s' if workers > 1 else ''}")
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Take an event of the run."""

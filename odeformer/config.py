@@ -6,7 +6,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-
 GradientName = Literal["checkpoint", "direct"]
 
 
@@ -20,7 +19,7 @@ class BasisConfig(Section):
     """The coefficient functions c_1(t) … c_K(t) that mix K weight sets into W(t)."""
 
     kind: Literal["smooth_mlp", "none"] = "smooth_mlp"
-    """``smooth_mlp``: learned, low-frequency; ``none``: K = D independent layers, the ordinary transformer."""
+    """``smooth_mlp``: learned, low-frequency; ``none``: K = D independent layers, as in an ordinary model."""
     size: int = Field(ge=1)
     """K, the number of stored weight sets per tensor."""
 

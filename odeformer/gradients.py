@@ -6,6 +6,7 @@ computes each cell again in the backward pass: the same gradient, bit for bit, f
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Protocol, get_args
 
 import torch
@@ -27,7 +28,7 @@ class WeightSource(Protocol):
 
 
 def node_weights(hypernetwork: WeightSource, grid: Grid, solver: Solver, like: Tensor) -> BlockWeights:
-    """W at every time the solve needs it, in one call: each tensor [cells · nodes, ...], on ``like``'s device."""
+    """W at every time the solve needs it, in one call: each tensor [cells · nodes, ...]."""
     times, widths = node_times(solver, grid)
     # t is never bf16, whose steps near 1 are wider than a cell of a deep solve.
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
@@ -62,7 +63,7 @@ def integrate(
     blocks = [dict(zip(weights, block, strict=True)) for block in tensors]
     nodes = len(solver.nodes)
     x = x0
-    for cell, (left, right) in enumerate(zip(grid, grid[1:], strict=False)):
+    for cell, (left, right) in enumerate(pairwise(grid)):
         arguments = (
             field,
             x,

@@ -34,7 +34,7 @@ class Adapter(nn.Module):
             self.register_parameter(f"{name}_lora_b", nn.Parameter(b))
 
     def forward(self, t: Tensor) -> BlockWeights:
-        """Pairs at times t [M]: ``{name}_lora_a`` [M, r, in], ``{name}_lora_b`` [M, out, r] with the scale in B."""
+        """At times t [M]: ``{name}_lora_a`` [M, r, in] and ``{name}_lora_b`` [M, out, r], already scaled."""
         cosines = torch.cos(math.pi * t[:, None] * torch.arange(self.config.size, device=t.device))
         pairs = {}
         for name in self.config.targets:

@@ -85,10 +85,12 @@ class Odeformer(nn.Module):
         return Output(F.linear(x, head))
 
     def _check_ids(self, input_ids: Tensor) -> None:
-        assert self.config.context_length is not None and self.config.vocabulary_size is not None
+        assert self.config.context_length is not None
+        assert self.config.vocabulary_size is not None
         if input_ids.shape[1] > self.config.context_length:
             raise ValueError(
-                f"a sequence of {input_ids.shape[1]} tokens is longer than context_length {self.config.context_length}"
+                f"a sequence of {input_ids.shape[1]} tokens is longer than "
+                f"context_length {self.config.context_length}"
             )
         # On an accelerator the comparison would wait for the device at every step.
         if input_ids.device.type == "cpu" and input_ids.numel():

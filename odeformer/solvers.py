@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 from odeformer.depth import Grid
@@ -101,7 +102,7 @@ def solver_named(name: str) -> Solver:
 
 def node_times(solver: Solver, grid: Grid) -> tuple[list[float], list[float]]:
     """The times at which a solve needs weights, cell by cell, and the width of the cell of each."""
-    cells = list(zip(grid, grid[1:], strict=False))
+    cells = list(pairwise(grid))
     times = [left + node * (right - left) for left, right in cells for node in solver.nodes]
     widths = [right - left for left, right in cells for _ in solver.nodes]
     return times, widths

@@ -29,7 +29,8 @@ def measure(model: Odeformer, depths: Sequence[int], progress: Progress) -> dict
         ``seconds``: of a forward pass over 8 sequences by depth, a median of interleaved runs;
         ``peak_bytes``: of a forward and backward pass over the same at the model depth, by gradient method.
     """
-    assert model.config.vocabulary_size is not None and model.config.context_length is not None
+    assert model.config.vocabulary_size is not None
+    assert model.config.context_length is not None
     tokens = torch.randint(0, model.config.vocabulary_size, (8, model.config.context_length + 1))
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     rounds = 5

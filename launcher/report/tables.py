@@ -11,7 +11,7 @@ from cluster.registry import BASE_NAME, BASE_VERSION, Version
 
 
 def models_table(versions: Sequence[Version]) -> Table:
-    """All versions; for a checkpoint the parameters of an ordinary model of its width and depth beside its own."""
+    """All versions; beside a checkpoint's parameters those of an ordinary model of its width and depth."""
     table = Table("model", "version", "alias", "kind", "base", box=None, header_style="bold", pad_edge=False)
     for title in ("parameters", "ordinary", "trained at N"):
         table.add_column(title, justify="right")
@@ -36,7 +36,7 @@ def finetune_table(results: Sequence[dict[str, Any]]) -> Table:
     table = Table("team", "task", "metric", box=None, header_style="bold", pad_edge=False)
     for title in ("before", "after"):
         table.add_column(title, justify="right")
-    table.add_column("adapter")
+    table.add_column("adapter", overflow="fold")
     table.add_column("base version")
     for result in results:
         table.add_row(
