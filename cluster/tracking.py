@@ -14,29 +14,43 @@ from cluster.events import EventLog
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+SQLITE = "sqlite:///"
+
 # No pickle is ever loaded from the store, by us or by MLflow on our behalf.
 os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 
 
 def tracking_uri(given: str | None = None) -> str:
     """The store to use: ``given``, else what MLflow was told, else ``runs/mlflow.db`` here."""
-    if given is not None:
-        return given
-    import mlflow
+    if given is None:
+        import mlflow
 
-    if mlflow.is_tracking_uri_set():
-        return str(mlflow.get_tracking_uri())
-    return f"sqlite:///{Path('runs').absolute() / 'mlflow.db'}"
+        given = str(mlflow.get_tracking_uri()) if mlflow.is_tracking_uri_set() else f"{SQLITE}runs/mlflow.db"
+    # Workers run in folders of their own: a relative path would be another file in each.
+    return f"{SQLITE}{_sqlite_file(given).absolute()}" if given.startswith(SQLITE) else given
 
 
-def connect(uri: str) -> MlflowClient:
-    """A client of the store, which is made when it is a SQLite file that does not exist."""
+def connect(uri: str, *, create: bool = False) -> MlflowClient:
+    """A client of the store.
+
+    Args:
+        uri: as :func:`tracking_uri` gave it.
+        create: make a SQLite file that does not exist, instead of refusing it.
+
+    Raises:
+        FileNotFoundError: when the store is a SQLite file that does not exist.
+    """
     from mlflow import MlflowClient
 
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if uri.startswith(SQLITE) and not _sqlite_file(uri).is_file():
+        if not create:
+            raise FileNotFoundError(
+                f"{_sqlite_file(uri)}: no such MLflow store; pretrain a model first, "
+                "or name the store with --tracking-uri or MLFLOW_TRACKING_URI"
+            )
+        _sqlite_file(uri).parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -45,7 +59,7 @@ def start_run(uri: str, experiment: str, name: str, settings: Mapping[str, Any],
 
     The resolved settings are logged as an artifact, and flat as parameters.
     """
-    client = connect(uri)
+    client = connect(uri, create=True)
     remembered = folder / "mlflow.json"
     if remembered.is_file():
         known = json.loads(remembered.read_text())
@@ -93,9 +107,11 @@ class Tracker:
 
 def _artifact_root(uri: str) -> str | None:
     # Without a server MLflow would put artifacts under the current folder of whoever runs.
-    if uri.startswith("sqlite:///"):
-        return (Path(uri.removeprefix("sqlite:///")).parent / "artifacts").as_uri()
-    return None
+    return (_sqlite_file(uri).parent / "artifacts").as_uri() if uri.startswith(SQLITE) else None
+
+
+def _sqlite_file(uri: str) -> Path:
+    return Path(uri.removeprefix(SQLITE))
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
+
+# Typer exports only one child of the class that all its usage errors share.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     help="Pretrain one continuous-depth transformer; fine-tune and run it at the depth you can afford.",
@@ -35,13 +37,13 @@ def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2, without a traceback."""
     try:
         code = app(standalone_mode=False)
-    except click.exceptions.Abort:
+    except typer.Abort:
         code = 130
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
-    except click.ClickException as error:
-        code = _complain(error.format_message())
+    except UsageError as error:
+        code = _complain(error.format_message())  # type: ignore[attr-defined]
     except (ValueError, OSError) as error:
         if "ODEFORMER_TRACEBACK" in os.environ:
             raise
@@ -50,7 +52,8 @@ def main() -> None:
 
 
 def _complain(message: str) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    if message:  # a group without a verb has shown its help instead
+        print("error: " + " ".join(message.split()), file=sys.stderr)
     return 2
 
 
@@ -69,12 +72,11 @@ def data_build(
     overwrite: Annotated[bool, typer.Option(help="Replace the folder if it exists.")] = False,
 ) -> None:
     """Build shards. Example: odeformer data build --text book.txt --out shards"""
-    from rich.console import Console
-
     from data.shards import build
+    from launcher.console import make_console
     from launcher.progress import Progress
 
-    progress = Progress(Console())
+    progress = Progress(make_console())
     with progress.stage(f"shards in {out}"):
         manifest = build(
             [*text, *(more or [])],
@@ -102,8 +104,7 @@ def pretrain(
     overrides: Overrides = None,
 ) -> None:
     """Pretrain a model. Example: odeformer pretrain tiny --set data.shards=shards --set run.dir=runs/mine"""
-    from rich.console import Console
-
+    from launcher.console import make_console
     from launcher.settings import load_pretrain
 
     settings = load_pretrain(config, overrides or [])
@@ -113,7 +114,7 @@ def pretrain(
     from launcher.watch import PretrainWatcher
 
     settings = pretraining.check(settings)
-    progress, cluster = Progress(Console()), settings.cluster
+    progress, cluster = Progress(make_console()), settings.cluster
     with progress.stage(f"pretraining in {settings.run.dir}"):
         watcher = PretrainWatcher(settings, progress)
         with ray_cluster(
@@ -136,8 +137,7 @@ def finetune_run(
     directory: Annotated[Path, typer.Option("--dir", help="Where jobs write.")] = Path("runs/finetune"),
 ) -> None:
     """Run one task on the pool. Example: odeformer finetune run task.yaml"""
-    from rich.console import Console
-
+    from launcher.console import make_console
     from launcher.settings import load_task
 
     task = load_task(task_file, overrides or [])
@@ -148,7 +148,7 @@ def finetune_run(
     from launcher.report.tables import finetune_table
 
     finetuning.check(task, tracking_uri)
-    progress = Progress(Console())
+    progress = Progress(make_console())
     with ray_cluster(address, finetune_slots=1):
         results = run_tasks([task], directory, tracking_uri, progress)
     progress.console.print(finetune_table(results))
@@ -157,12 +157,11 @@ def finetune_run(
 @models_app.command("list")
 def models_list(tracking_uri: TrackingUri = None) -> None:
     """List all versions of all models. Example: odeformer models list"""
-    from rich.console import Console
-
     from cluster import registry
+    from launcher.console import make_console
     from launcher.report.tables import models_table
 
-    Console().print(models_table(registry.versions(tracking_uri)))
+    make_console().print(models_table(registry.versions(tracking_uri)))
 
 
 @app.command()

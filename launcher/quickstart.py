@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
 from pathlib import Path
 
-from rich.console import Console
-
+from launcher.console import make_console
 from launcher.progress import Progress
 
 HELD_OUT = 0.1
@@ -30,7 +30,7 @@ TASKS = {
 def run(directory: Path) -> None:
     """Shards, pretraining, registry, two fine-tuning jobs, and one screen that sums them up."""
     started = time.monotonic()
-    console = Console()
+    console = make_console()
     progress = Progress(console)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the memory measurement's profiler announces itself
     for part in ("shards", "pretrain", "tasks", "finetune"):
@@ -61,7 +61,13 @@ def run(directory: Path) -> None:
         standard_library.write_tasks(paths, HELD_OUT, directory / "tasks")
 
     settings = pretraining.check(
-        load_pretrain("tiny", [f"data.shards={directory / 'shards'}", f"run.dir={directory / 'pretrain'}"])
+        load_pretrain(
+            "tiny",
+            [
+                f"data.shards={json.dumps(str(directory / 'shards'))}",
+                f"run.dir={json.dumps(str(directory / 'pretrain'))}",
+            ],
+        )
     )
     uri = tracking.tracking_uri(settings.tracking.uri)
     workers = settings.cluster.workers
