@@ -60,7 +60,6 @@ def ray_cluster(
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level="error",
-                    _node_ip_address="127.0.0.1",
                     _temp_dir=str(session),
                     object_store_memory=256 * 2**20,
                 )

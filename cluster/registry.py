@@ -66,8 +66,10 @@ def register(
     if known:
         version = known[0].version
     else:
-        client.log_artifacts(run_id, str(folder), "model")
-        source = f"{client.get_run(run_id).info.artifact_uri}/model"
+        # A run that is continued registers again: its versions must not share a place.
+        place = f"model-{digest[:12]}"
+        client.log_artifacts(run_id, str(folder), place)
+        source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
         version = client.create_model_version(name, source, run_id, tags={DIGEST: digest, **tags}).version
     if alias:
         client.set_registered_model_alias(name, alias, version)

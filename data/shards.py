@@ -54,6 +54,8 @@ def build(
     FileNotFoundError for a missing path.
     """
     _check_arguments(paths, sequence_length, shard_sequences, held_out)
+    if tokenizer is None:
+        tokenizers.check_vocabulary_size(vocabulary_size)
     out = out.resolve()
     _check_free(out, overwrite)
 

@@ -16,11 +16,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
     The vocabulary has at most `vocabulary_size` entries; a small corpus yields fewer. The same
     texts give the same tokenizer. Raises ValueError for a vocabulary that cannot hold every byte.
     """
-    if vocabulary_size < SMALLEST_VOCABULARY:
-        raise ValueError(
-            f"vocabulary_size is {vocabulary_size}, but it must be at least "
-            f"{SMALLEST_VOCABULARY} = 256 bytes + end-of-text: choose a larger one"
-        )
+    check_vocabulary_size(vocabulary_size)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -32,6 +28,15 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     return _for_plain_text(tokenizer)
+
+
+def check_vocabulary_size(vocabulary_size: int) -> None:
+    """Raise ValueError for a vocabulary that cannot hold every byte and end-of-text."""
+    if vocabulary_size < SMALLEST_VOCABULARY:
+        raise ValueError(
+            f"vocabulary_size is {vocabulary_size}, but it must be at least "
+            f"{SMALLEST_VOCABULARY} = 256 bytes + end-of-text: choose a larger one"
+        )
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

@@ -37,9 +37,7 @@ def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2, without a traceback."""
     try:
         code = app(standalone_mode=False)
-    except typer.Abort:
-        code = 130
-    except KeyboardInterrupt:
+    except (typer.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         code = 130
     except UsageError as error:
@@ -187,6 +185,7 @@ def generate(
     if not prompt:
         raise ValueError("the prompt is empty: at least one character is needed")
     from cluster import registry
+    from data.tokenizer import end_of_text_id
     from odeformer.generate import generate_text
 
     loaded, tokenizer = registry.load(model, tracking_uri)
@@ -200,6 +199,7 @@ def generate(
         temperature=temperature,
         top_k=top_k,
         seed=seed,
+        stop_id=end_of_text_id(tokenizer),
     ):
         print(piece, end="", flush=True)
     print()

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from odeformer.model import Odeformer
 
-END_OF_TEXT = "<|endoftext|>"
-
 
 @torch.inference_mode()
 def generate(
@@ -76,8 +74,9 @@ def generate_text(
     temperature: float = 0.8,
     top_k: int = 50,
     seed: int = 0,
+    stop_id: int | None = None,
 ) -> Iterator[str]:
-    """Yield the continuation of a prompt piece by piece, up to the end of the text.
+    """Yield the continuation of a prompt piece by piece.
 
     Arguments are those of :func:`generate`. A character whose bytes are spread over several tokens is
     yielded when it is whole.
@@ -92,7 +91,7 @@ def generate_text(
         temperature=temperature,
         top_k=top_k,
         seed=seed,
-        stop_id=tokenizer.token_to_id(END_OF_TEXT),
+        stop_id=stop_id,
     ):
         drawn.append(token)
         text = tokenizer.decode(drawn)

@@ -1,0 +1,47 @@
+"""Small runs carried out by real processes, and what they left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch.multiprocessing as mp
+from torch import distributed as dist
+
+from cluster.settings import PretrainSettings
+
+
+def run_workers(settings: PretrainSettings, *, join: bool = True) -> Any:
+    """The run's workers as plain processes with a gloo group, without Ray: what each Ray worker does."""
+    from cluster import tracking
+
+    assert settings.tracking.uri is not None
+    run_id = tracking.start_run(
+        settings.tracking.uri, "test", "test", settings.model_dump(mode="json"), settings.run.dir
+    )
+    store = settings.run.dir / f"store-{len(list(settings.run.dir.glob('store-*')))}"
+    config = {"settings": settings.model_dump(mode="json"), "run_id": run_id}
+    return mp.spawn(
+        _worker,
+        args=(settings.cluster.workers, str(store), config),
+        nprocs=settings.cluster.workers,
+        join=join,
+    )
+
+
+def _worker(rank: int, world: int, store: str, config: dict[str, Any]) -> None:
+    import torch
+
+    from cluster.pretrain import pretrain_worker
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    pretrain_worker(config)
+    dist.destroy_process_group()
+
+
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """The events of one kind in a run's log."""
+    lines = (folder / "events.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == kind]

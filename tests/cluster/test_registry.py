@@ -1,0 +1,134 @@
+"""The registry against a real MLflow store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import odeformer
+from cluster import registry, tracking
+from data.tokenizer import train_tokenizer
+from odeformer import checkpoint
+from odeformer.config import AdapterConfig, BasisConfig, ModelConfig
+from odeformer.lora import Adapter
+from odeformer.model import Odeformer
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkpoint folder."""
+    config = ModelConfig(
+        width=16,
+        heads=2,
+        depth=4,
+        rotary_fraction=0.5,
+        basis=BasisConfig(size=2),
+        vocabulary_size=300,
+        context_length=16,
+    )
+    train_tokenizer(["some text to train on"] * 10, 300).save(str(tmp_path / "tokenizer.json"))
+    checkpoint.save(
+        Odeformer(config).state_dict(), config, "euler", tmp_path / "tokenizer.json", tmp_path / "made"
+    )
+    return tmp_path / "made"
+
+
+def make_version(folder: Path, uri: str, tmp_path: Path, name: str = "base") -> registry.Version:
+    run_id = tracking.start_run(uri, "test", name, {"a": {"b": 1}}, tmp_path / name)
+    return registry.register(
+        folder, name, run_id=run_id, uri=uri, tags={"odeformer.kind": "checkpoint"}, alias="champion"
+    )
+
+
+def test_what_is_registered_is_what_is_fetched(folder: Path, uri: str, tmp_path: Path) -> None:
+    version = make_version(folder, uri, tmp_path)
+    assert version.uri == "models:/base/1"
+    fetched = registry.fetch("models:/base@champion", uri)
+    assert checkpoint.folder_digest(fetched) == checkpoint.folder_digest(folder)
+    ids = torch.randint(0, 300, (1, 8))
+    model, tokenizer = registry.load("models:/base@champion", uri)
+    assert torch.equal(model(ids, depth=3).logits, odeformer.load(folder)(ids, depth=3).logits)
+    assert tokenizer.decode(tokenizer.encode("some text").ids) == "some text"
+
+
+def test_the_same_files_make_one_version_and_others_the_next(folder: Path, uri: str, tmp_path: Path) -> None:
+    assert make_version(folder, uri, tmp_path).version == "1"
+    assert make_version(folder, uri, tmp_path).version == "1"
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content))
+    assert make_version(folder, uri, tmp_path).version == "2"
+    listed = registry.versions(uri)
+    assert [(v.version, v.aliases) for v in listed] == [("1", ()), ("2", ("champion",))]
+
+
+def test_changed_files_are_refused(folder: Path, uri: str, tmp_path: Path) -> None:
+    version = make_version(folder, uri, tmp_path)
+    stored = Path(version.location.removeprefix("file://")) / "model.safetensors"
+    data = bytearray(stored.read_bytes())
+    data[-1] ^= 1
+    stored.write_bytes(data)
+    with pytest.raises(ValueError, match="changed or damaged"):
+        registry.fetch("models:/base@champion", uri)
+
+
+def test_an_adapter_comes_with_its_own_base(folder: Path, uri: str, tmp_path: Path) -> None:
+    base = make_version(folder, uri, tmp_path)
+    model = odeformer.load(folder)
+    adapter = Adapter(AdapterConfig(rank=2), model.config)
+    torch.nn.init.normal_(adapter.qkv_lora_b)
+    lineage = {"name": base.name, "version": base.version, "digest": base.tags[registry.DIGEST]}
+    checkpoint.save_adapter(adapter, lineage, tmp_path / "adapter")
+    tags = {
+        "odeformer.kind": "adapter",
+        registry.BASE_NAME: base.name,
+        registry.BASE_VERSION: base.version,
+        registry.BASE_DIGEST: lineage["digest"],
+    }
+    run_id = tracking.start_run(uri, "test", "adapter", {}, tmp_path / "adapter-run")
+    registry.register(tmp_path / "adapter", "adapted", run_id=run_id, uri=uri, tags=tags)
+    # A new champion of the base must not change what the adapter is attached to.
+    (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
+    assert make_version(folder, uri, tmp_path).version == "2"
+    ids = torch.randint(0, 300, (1, 8))
+    model.hypernetwork.adapter = adapter
+    loaded, _ = registry.load("models:/adapted/1", uri)
+    assert torch.equal(loaded(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "base",
+        "models:/",
+        "models:/a/b",
+        "models:/../x@champion",
+        "models:/a@",
+        "models:/a%2fb/1",
+        "models:/a\\b/1",
+    ],
+)
+def test_malformed_names_are_refused(name: str, uri: str) -> None:
+    with pytest.raises(ValueError, match="expected models:/"):
+        registry.resolve(name, uri)
+
+
+def test_an_unknown_model_names_the_known_ones(folder: Path, uri: str, tmp_path: Path) -> None:
+    make_version(folder, uri, tmp_path)
+    for unknown in ("models:/other@champion", "models:/base@other", "models:/base/7"):
+        with pytest.raises(ValueError, match=r"there are: models:/base") as caught:
+            registry.resolve(unknown, uri)
+        assert "\n" not in str(caught.value)
+
+
+def test_asking_makes_no_store(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such MLflow store"):
+        registry.versions(f"sqlite:///{tmp_path}/new/mlflow.db")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,57 @@
+"""MLflow's store as rank 0 leaves it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster import tracking
+from cluster.events import EventReader
+
+
+def test_metrics_settings_and_status_arrive(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run_id = tracking.start_run(uri, "experiment", "name", {"train": {"steps": 3}}, tmp_path / "run")
+    tracker = tracking.Tracker(tmp_path / "run", uri, run_id)
+    for step in range(1, 4):
+        tracker("step", step, {"loss": 1.0 / step})
+    tracker.close("FINISHED")
+    client = tracking.connect(uri)
+    history = client.get_metric_history(run_id, "loss")
+    assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"train.steps": "3"}
+    # Artifacts lie beside the store, not in whatever folder the process ran.
+    assert run.info.artifact_uri.startswith((tmp_path / "artifacts").as_uri())
+    assert [f.path for f in client.list_artifacts(run_id)] == ["settings.json"]
+
+
+def test_a_resumed_run_keeps_its_mlflow_run(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    first = tracking.start_run(uri, "experiment", "name", {}, tmp_path / "run")
+    assert tracking.start_run(uri, "experiment", "name", {}, tmp_path / "run") == first
+    assert tracking.start_run(uri, "experiment", "name", {}, tmp_path / "other") != first
+
+
+def test_a_relative_store_is_the_same_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert tracking.tracking_uri("sqlite:///a/b.db") == f"sqlite:///{tmp_path}/a/b.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///c.db")
+    assert tracking.tracking_uri() == f"sqlite:///{tmp_path}/c.db"
+    assert tracking.tracking_uri("http://host:5000") == "http://host:5000"
+
+
+def test_a_reader_waits_for_the_end_of_a_line(tmp_path: Path) -> None:
+    reader = EventReader(tmp_path)
+    assert reader.new() == []
+    log = tmp_path / "events.jsonl"
+    log.write_text('{"step": 1}\n{"st')
+    assert reader.new() == [{"step": 1}]
+    with log.open("a") as file:
+        file.write('ep": 2}\n')
+    assert reader.new() == [{"step": 2}]
+    assert reader.new() == []

@@ -1,0 +1,129 @@
+"""ZeRO's stages against a plain loop; DeepSpeed's traps."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import events, run_workers
+
+import odeformer
+from cluster import zero
+from cluster.settings import OptimSettings, PretrainSettings
+from data.stream import ShardStream
+from odeformer.depth import batch_depth
+from odeformer.model import Odeformer, token_losses
+
+MakeSettings = Callable[..., PretrainSettings]
+
+
+def plain_losses(settings: PretrainSettings) -> tuple[list[float], Odeformer]:
+    """The same training in a single process with nothing but torch: one batch, one backward pass a step."""
+    torch.manual_seed(settings.run.seed)
+    model = Odeformer(settings.model)
+    optim, train = settings.optim, settings.train
+    optimizer = torch.optim.AdamW(
+        zero.parameter_groups(model, optim.weight_decay), lr=optim.learning_rate, betas=optim.betas
+    )
+    batches = iter(
+        ShardStream(
+            settings.data.shards,
+            rank=0,
+            world_size=1,
+            global_batch=train.global_batch,
+            sequence_length=settings.data.sequence_length,
+            seed=settings.data.seed,
+        )
+    )
+    losses = []
+    for step in range(train.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = zero.learning_rate(optim, step, train.steps)
+        tokens = next(batches).tokens
+        depth = batch_depth(settings.run.seed, step, train.depths)
+        loss = token_losses(model(tokens[:, :-1], depth=depth).logits, tokens[:, 1:]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, model
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_every_stage_trains_like_a_plain_loop(settings: MakeSettings, stage: int) -> None:
+    run = settings(train={"steps": 20, "validate_every": 20}, zero={"stage": stage})
+    expected, model = plain_losses(run)
+    run_workers(run)
+    losses = [event["loss"] for event in events(run.run.dir, "step")]
+    assert losses == pytest.approx(expected, abs=1e-4)
+    assert losses[-1] < losses[0] - 0.5, "it should learn something, or equal losses say little"
+    # What is left in final/ is that model, whole, also when every parameter was partitioned.
+    final = odeformer.load(run.run.dir / "final").state_dict()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(final[name], tensor, atol=2e-3, rtol=0)
+
+
+def test_bf16_is_autocast_with_float32_weights(settings: MakeSettings) -> None:
+    run = settings(train={"steps": 10, "precision": "bf16"}, zero={"stage": 2})
+    exact, _ = plain_losses(run)
+    run_workers(run)
+    losses = [event["loss"] for event in events(run.run.dir, "step")]
+    assert losses == pytest.approx(exact, abs=3e-2)
+    assert losses != pytest.approx(exact, abs=1e-6), "nothing was computed in bf16"
+    assert {t.dtype for t in odeformer.load(run.run.dir / "final").state_dict().values()} == {torch.float32}
+
+
+def test_deepspeed_starts_without_compiling_anything(tmp_path: Path) -> None:
+    """The shared-memory operator's build can hang for ever on a stale lock: it must not even be tried."""
+    code = """
+from torch import distributed as dist
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+from cluster.zero import import_deepspeed
+deepspeed = import_deepspeed()
+from deepspeed import comm
+assert comm.comm.cdb.shm_comm_op is None
+"""
+    environment = {"TORCH_EXTENSIONS_DIR": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weight_decay_spares_vectors_and_coefficients() -> None:
+    from odeformer.config import BasisConfig, ModelConfig
+
+    config = ModelConfig(
+        width=16,
+        heads=2,
+        depth=4,
+        rotary_fraction=0.5,
+        basis=BasisConfig(size=2),
+        vocabulary_size=32,
+        context_length=8,
+    )
+    model = Odeformer(config)
+    decayed, free = zero.parameter_groups(model, 0.1)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert {names[id(p)] for p in decayed["params"]} == {
+        "embedding.weight",
+        *(f"hypernetwork.{name}_weight" for name in ("qkv", "out", "up", "down")),
+    }
+    assert free["weight_decay"] == 0
+    assert len(decayed["params"]) + len(free["params"]) == len(names)
+
+
+def test_learning_rate_rises_then_falls_to_its_floor() -> None:
+    optim = OptimSettings(learning_rate=1.0, warmup=0.1, final=0.2)
+    rates = [zero.learning_rate(optim, step, 100) for step in range(101)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[55] == pytest.approx(0.6)
+    assert rates[100] == pytest.approx(0.2)
+    assert rates[10:] == sorted(rates[10:], reverse=True)

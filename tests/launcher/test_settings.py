@@ -1,0 +1,140 @@
+"""YAML to settings: presets, overrides, and one line for every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from launcher.settings import load_pretrain, load_task, preset_names
+from odeformer.model import parameter_count
+
+TASK = """
+name: docstring
+team: docs
+base: models:/tiny@champion
+kind: completion
+data: {train: train.jsonl, validation: sets/validation.jsonl}
+"""
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_valid_and_smaller_than_its_ordinary_model(name: str) -> None:
+    settings = load_pretrain(name)
+    model = settings.model.model_copy(update={"vocabulary_size": 2048, "context_length": 64})
+    assert parameter_count(model) < parameter_count(model.ordinary())
+    assert {settings.model.depth // 2, settings.model.depth, 2 * settings.model.depth} <= set(
+        settings.train.depths
+    )
+
+
+def test_published_shapes() -> None:
+    shapes = {
+        name: (m.width, m.heads, m.depth)
+        for name in ("small", "medium", "large", "1b")
+        for m in [load_pretrain(name).model]
+    }
+    assert shapes == {
+        "small": (768, 12, 12),
+        "medium": (1024, 16, 24),
+        "large": (1280, 20, 36),
+        "1b": (2048, 16, 16),
+    }
+
+
+def test_overrides_are_yaml_and_reach_any_depth() -> None:
+    settings = load_pretrain(
+        "tiny", ["model.basis.size=2", "train.depths=[2, 4]", "optim.learning_rate=1e-3", "run.dir=a=b"]
+    )
+    assert settings.model.basis.size == 2
+    assert settings.model.basis.kind == "smooth_mlp"
+    assert settings.train.depths == (2, 4)
+    assert settings.optim.learning_rate == 1e-3
+    assert settings.run.dir == Path("a=b")
+
+
+def test_a_model_preset_gives_the_shape_and_the_file_changes_it(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "model: {preset: small, depth: 6, basis: {size: 3}}\ndata: {shards: s}\n"
+        "train: {steps: 1, global_batch: 1, micro_batch: 1}\nrun: {dir: r}\n"
+    )
+    model = load_pretrain(str(config)).model
+    assert (model.width, model.depth, model.basis.size) == (768, 6, 3)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.stpes=4", r"unknown key train\.stpes; did you mean 'steps'\?"),
+        ("model.basis.sizze=4", r"unknown key model\.basis\.sizze; did you mean 'size'\?"),
+        ("trian.steps=4", r"unknown key trian; did you mean 'train'\?"),
+        ("zzz=4", r"unknown key zzz; there are: model, data, train"),
+        ("model.preset=smal", r"model\.preset 'smal' is unknown; did you mean 'small'\?"),
+        ("train.depths=[0]", r"train\.depths\.0: .*greater than or equal to 1 \(given: 0\)"),
+        ("model.depth=0", r"model\.depth: .*greater than or equal to 1 \(given: 0\)"),
+        ("model.heads=3", r"model: width 128 is not divisible by heads 3"),
+        ("model.rotary_fraction=0.1", r"rotary_fraction 0\.1 of 32 dimensions"),
+        ("model.basis.kind=fourierr", r"model\.basis\.kind: .*\(given: 'fourierr'\)"),
+        ("train.solver=eulr", r"train\.solver: solver 'eulr' is unknown; there are: euler"),
+        ("train.global_batch=7", r"train\.global_batch 7 is not a multiple"),
+        ("optim.learning_rate=.nan", r"optim\.learning_rate"),
+        ("optim.learning_rate=99", r"optim\.learning_rate"),
+        ("tracking.register_as=../x", r"tracking\.register_as"),
+        ("train", r"--set 'train': expected section\.key=value"),
+        ("train.depths=[1", r"--set 'train\.depths=\[1': '\[1' is not a YAML value"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_key(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        load_pretrain("tiny", [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_broken_files(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("model:\n  width: [1\n")
+    with pytest.raises(ValueError, match=r"broken\.yaml line 3, column 1: not valid YAML"):
+        load_pretrain(str(broken))
+    broken.write_text("!!python/object/apply:os.system ['true']")
+    with pytest.raises(ValueError, match="not valid YAML"):
+        load_pretrain(str(broken))
+    broken.write_text("- a list")
+    with pytest.raises(ValueError, match="expected sections"):
+        load_pretrain(str(broken))
+    with pytest.raises(FileNotFoundError, match="did you mean the preset 'medium'"):
+        load_pretrain("mediun")
+
+
+def test_a_task_finds_its_data_beside_itself(tmp_path: Path) -> None:
+    path = tmp_path / "task.yaml"
+    path.write_text(TASK)
+    task = load_task(path, ["train.steps=7"])
+    assert task.data.train == tmp_path / "train.jsonl"
+    assert task.data.validation == tmp_path / "sets" / "validation.jsonl"
+    assert task.train.steps == 7
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "name=../x",
+        "team=a/b",
+        "team=-x",
+        'name="a\\u0000b"',
+        'name="a\\u202Eb"',
+        f"team={'a' * 300}",
+        'name="a\\n"',
+        "base=models:/../x@champion",
+        "base=/home/somebody/model",
+        "kind=regression",
+        "adapter.rank=0",
+        "adapter.targets=[qkv, nothing]",
+    ],
+)
+def test_a_task_with_a_bad_value_is_refused_by_its_name(tmp_path: Path, override: str) -> None:
+    path = tmp_path / "task.yaml"
+    path.write_text(TASK)
+    with pytest.raises(ValueError, match=override.partition("=")[0].replace(".", r"\.")) as caught:
+        load_task(path, [override])
+    assert "\n" not in str(caught.value)

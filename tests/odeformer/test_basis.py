@@ -1,0 +1,127 @@
+import math
+
+import pytest
+import torch
+from tiny_models import config, ids
+from torch import Tensor, nn
+
+from odeformer.basis import SmoothMLP, build_basis
+from odeformer.config import BasisConfig
+from odeformer.depth import uniform_grid
+from odeformer.model import Odeformer
+from odeformer.solvers import SOLVERS, node_times
+
+
+class HighFrequencyMLP(nn.Module):
+    """The control: coefficients as published, an MLP on sinusoids of up to 1000 t."""
+
+    def __init__(self, tensors: int, size: int) -> None:
+        super().__init__()
+        self.inner = SmoothMLP(tensors, size)
+        self.angles = torch.logspace(0, 3, self.inner.frequencies)
+
+    def forward(self, t: Tensor, h: Tensor) -> Tensor:
+        angles = t[:, None] * self.angles.to(t)
+        features = torch.cat([2 * t[:, None] - 1, angles.sin(), angles.cos()], dim=1)
+        hidden = nn.functional.silu(features @ self.inner.first_weight + self.inner.first_bias)
+        mixed = 2 * (hidden @ self.inner.second_weight + self.inner.second_bias)
+        mixed[..., 0] += 1
+        return mixed
+
+
+def midpoints(cells: int) -> Tensor:
+    return torch.tensor(node_times(SOLVERS["euler"], uniform_grid(cells))[0])
+
+
+def at(basis: nn.Module, t: Tensor) -> Tensor:
+    with torch.no_grad():
+        return basis(t, torch.full_like(t, 1 / len(t)))
+
+
+def test_smooth_mlp_equals_the_formula_one_time_and_tensor_at_a_time() -> None:
+    basis = SmoothMLP(tensors=3, size=2).double()
+    t = torch.rand(5, dtype=torch.float64)
+    coefficients = at(basis, t)
+    assert coefficients.shape == (3, 5, 2)
+    for tensor in range(3):
+        for i, moment in enumerate(t.tolist()):
+            waves = [f(math.pi * j * moment) for f in (math.sin, math.cos) for j in (1, 2, 3, 4)]
+            features = torch.tensor([2 * moment - 1, *waves], dtype=torch.float64)
+            z = features @ basis.first_weight[tensor] + basis.first_bias[tensor, 0]
+            hidden = z * torch.sigmoid(z)
+            expected = 2 * (hidden @ basis.second_weight[tensor] + basis.second_bias[tensor, 0])
+            expected[0] += 1
+            # 1e-6: a π rounded to float32 is far below what matters, but float64 must not lose more.
+            torch.testing.assert_close(coefficients[tensor, i], expected, rtol=1e-6, atol=1e-6)
+
+
+def high_energy(basis: nn.Module, above: int) -> float:
+    """The share of the variation of c(t) in half-waves cos(πjt) with j > ``above``."""
+    samples = 1024
+    t = (torch.arange(samples, dtype=torch.float64) + 0.5) / samples
+    waves = torch.cos(math.pi * t[:, None] * torch.arange(samples))
+    waves = waves / waves.norm(dim=0)
+    energy = torch.einsum("imk,mj->ikj", at(basis.double(), t), waves).square().sum(dim=(0, 1))
+    return float(energy[above + 1 :].sum() / energy[1:].sum())
+
+
+@pytest.mark.parametrize("size", [1, 4, 16])
+def test_smooth_mlp_has_next_to_no_energy_above_its_harmonics(size: int) -> None:
+    assert high_energy(SmoothMLP(12, size), above=8) < 0.01
+    assert high_energy(HighFrequencyMLP(12, size), above=8) > 0.2  # the measure would notice
+
+
+def test_smooth_mlp_between_grid_points_is_what_the_grid_points_say() -> None:
+    def surprise(basis: nn.Module) -> float:
+        """Error of interpolating the cell midpoints of 16 cells by a cubic at the cells' edges."""
+        on_grid = at(basis, midpoints(16))
+        between = at(basis, torch.arange(2, 15) / 16)
+        p = [on_grid[:, i : i + 13] for i in range(4)]
+        cubic = (9 * (p[1] + p[2]) - p[0] - p[3]) / 16
+        return float((between - cubic).norm() / (on_grid - on_grid.mean(dim=1, keepdim=True)).norm())
+
+    assert surprise(SmoothMLP(12, 4)) < 0.02
+    assert surprise(HighFrequencyMLP(12, 4)) > 0.3
+
+
+def test_twice_the_depth_changes_the_logits_little_at_initialisation() -> None:
+    def change(model: Odeformer) -> float:
+        with torch.no_grad():
+            once, twice = (model(ids(), depth=n).logits for n in (16, 32))
+        return float((twice - once).norm() / once.norm())
+
+    smooth, control = [], []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = Odeformer(config(size=4, width=32, depth=16))
+        smooth.append(change(model))
+        basis = HighFrequencyMLP(12, 4)
+        basis.inner = model.hypernetwork.basis  # the same coefficient network, other frequencies
+        model.hypernetwork.basis = basis
+        control.append(change(model))
+    assert max(smooth) < 0.25
+    assert min(control) > 2 * max(smooth)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 7, 22, 38, 48, 64])
+def test_none_basis_takes_the_layer_whose_interval_holds_the_midpoint(depth: int) -> None:
+    """Also where a midpoint is the edge of an interval: exact integer arithmetic decides."""
+    basis = build_basis(BasisConfig(kind="none", size=depth), tensors=2)
+    for cells in range(1, 3 * depth + 1):
+        expected = [(2 * i + 1) * depth // (2 * cells) for i in range(cells)]
+        coefficients = at(basis, midpoints(cells))
+        assert coefficients.shape == (2, cells, depth)
+        assert torch.equal(coefficients.sum(dim=2), torch.ones(2, cells))
+        assert coefficients.argmax(dim=2).tolist() == [expected, expected], f"{cells} cells"
+
+
+def test_none_basis_holds_at_both_ends() -> None:
+    basis = build_basis(BasisConfig(kind="none", size=4), tensors=1)
+    assert at(basis, torch.tensor([0.0, 1.0])).argmax(dim=2).tolist() == [[0, 3]]
+
+
+def test_coefficients_keep_the_precision_of_t() -> None:
+    for kind, size in (("smooth_mlp", 3), ("none", 4)):
+        basis = build_basis(BasisConfig.model_validate({"kind": kind, "size": size}), tensors=2)
+        assert at(basis, midpoints(4)).dtype == torch.float32
+        assert at(basis.double(), midpoints(4).double()).dtype == torch.float64

@@ -1,0 +1,115 @@
+import pytest
+import torch
+from test_solvers import LinearField, rotating_weights
+from tiny_models import attach_adapter, gradients, ids, loss, tiny_model
+
+from odeformer.depth import uniform_grid
+from odeformer.gradients import GRADIENTS, integrate
+from odeformer.memory import peak_bytes
+from odeformer.solvers import SOLVERS, solver_named
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(("kind", "size"), [("smooth_mlp", 3), ("none", 4)])
+def test_checkpoint_gives_the_direct_gradient_bit_for_bit(kind: str, size: int, solver: str) -> None:
+    model = tiny_model(kind, size)
+    model.solver = solver
+    attach_adapter(model, rank=2)
+    for depth in (4, 3, 7):
+        direct = gradients(model, "direct", depth)
+        checkpoint = gradients(model, "checkpoint", depth)
+        # Fewer cells than layers leave a layer of the none basis at a gradient of zero, not at none.
+        assert direct.keys() == checkpoint.keys() == dict(model.named_parameters()).keys()
+        for name in direct:
+            assert torch.equal(direct[name], checkpoint[name]), name
+            assert direct[name].abs().sum() > 0, name
+
+
+def test_checkpoint_gives_the_direct_gradient_under_autocast_too() -> None:
+    model = tiny_model()
+    with torch.autocast("cpu", torch.bfloat16):
+        direct, checkpoint = gradients(model, "direct"), gradients(model, "checkpoint")
+    for name in direct:
+        assert torch.equal(direct[name], checkpoint[name]), name
+
+
+def test_checkpoint_holds_far_fewer_bytes_and_grows_slower() -> None:
+    model = tiny_model(width=32, depth=8, context_length=64)
+    tokens = ids(batch=4, time=64)
+
+    def peak(gradient: str, depth: int) -> int:
+        model.zero_grad()
+        model.gradient = gradient
+        return peak_bytes(lambda: loss(model, depth, tokens).backward())
+
+    assert peak("checkpoint", 8) < peak("direct", 8) / 2
+    growth = {gradient: peak(gradient, 16) - peak(gradient, 8) for gradient in GRADIENTS}
+    # Kept per cell: one state and one set of weights, against every activation besides.
+    assert growth["checkpoint"] < growth["direct"] / 3
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize(("solver", "tied"), [("euler", True), ("rk4", False), ("lie_trotter", True)])
+def test_gradients_equal_finite_differences(solver: str, tied: bool, gradient: str) -> None:
+    """Each parameter along a direction of its own, by central differences in float64."""
+    model = tiny_model(size=2, width=8, heads=2, tie_embeddings=tied).double()
+    model.solver = solver
+    attach_adapter(model, rank=2).double()
+    found = gradients(model, gradient, depth=3)
+    step = 1e-4
+    for name, parameter in model.named_parameters():
+        direction = torch.randn_like(parameter)
+        direction /= direction.norm()
+        values = []
+        with torch.no_grad():
+            for offset in (1, -1, 2, -2):
+                parameter.add_(direction, alpha=offset * step)
+                values.append(float(loss(model, depth=3)))
+                parameter.sub_(direction, alpha=offset * step)
+        slope = (8 * (values[0] - values[1]) - (values[2] - values[3])) / (12 * step)
+        expected = float((found[name] * direction).sum())
+        assert slope == pytest.approx(expected, rel=1e-6, abs=1e-9), name
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_integrate_passes_gradcheck(gradient: str) -> None:
+    grid = (0.0, 0.2, 0.7, 1.0)
+    times: list[float] = []
+
+    def end(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        def weights(t: torch.Tensor, h: torch.Tensor) -> dict[str, torch.Tensor]:
+            times.extend(t.tolist())
+            return {name: factor * w for name, w in rotating_weights(t, h).items()}
+
+        return integrate(LinearField(), weights, x, grid, solver=solver_named("heun"), gradient=gradient)
+
+    x = torch.randn(1, 2, 3, dtype=torch.float64, requires_grad=True)
+    factor = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(end, (x, factor))
+    times.clear()
+    end(x, factor).sum().backward()
+    # One call for all nodes of all cells, in the backward pass none.
+    assert times == pytest.approx([0.0, 0.2, 0.2, 0.7, 0.7, 1.0])
+
+
+def test_time_is_never_rounded_to_half_precision() -> None:
+    seen = []
+
+    def weights(t: torch.Tensor, h: torch.Tensor) -> dict[str, torch.Tensor]:
+        seen.append((t.dtype, h.dtype))
+        return {name: w.to(torch.bfloat16) for name, w in rotating_weights(t.double(), h).items()}
+
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        with torch.autocast("cpu", torch.bfloat16):
+            x = torch.ones(1, 1, 3, dtype=dtype)
+            integrate(
+                LinearField(), weights, x, uniform_grid(3), solver=SOLVERS["euler"], gradient="direct"
+            )
+    assert seen == [(torch.float32, torch.float32)] * 3
+
+
+def test_unknown_gradient_names_those_there_are() -> None:
+    model = tiny_model()
+    model.gradient = "telepathy"
+    with pytest.raises(ValueError, match=r"'telepathy' is unknown.*checkpoint, direct"):
+        model(ids())

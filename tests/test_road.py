@@ -1,0 +1,163 @@
+"""The whole road through the command line, on real text, with real Ray, DeepSpeed and MLflow processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+ODEFORMER = Path(sys.executable).parent / "odeformer"
+
+CONFIG = """
+model: {width: 32, heads: 2, depth: 4, rotary_fraction: 0.5, basis: {size: 2}}
+data: {shards: shards, sequence_length: 32}
+train: {steps: 30, global_batch: 8, micro_batch: 4, depths: [2, 4, 8], validate_every: 30}
+optim: {learning_rate: 5.0e-3}
+zero: {stage: 2}
+cluster: {workers: 2}
+tracking: {register_as: small}
+run: {dir: run}
+"""
+
+TASK = """
+name: docstring
+team: docs
+base: models:/small@champion
+kind: completion
+data: {train: train.jsonl, validation: validation.jsonl, prompt: "def {name}():\\n", completion: "{doc}"}
+train: {steps: 20, global_batch: 4, learning_rate: 0.01}
+"""
+
+
+def odeformer(*arguments: str, cwd: Path) -> str:
+    done = subprocess.run([ODEFORMER, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory: pytest.TempPathFactory, text_files: list[Path]) -> Path:
+    """A folder in which every verb has been used once. It holds a data.py, as users' folders do."""
+    folder = tmp_path_factory.mktemp("road")
+    (folder / "data.py").write_text("raise RuntimeError('the data.py of the current folder was imported')")
+    (folder / "config.yaml").write_text(CONFIG)
+    (folder / "task.yaml").write_text(TASK)
+    for name, count in (("train", 40), ("validation", 10)):
+        rows = [{"name": f"do_{i % 7}", "doc": '    """Do it, and do it well."""'} for i in range(count)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = [argument for path in text_files for argument in ("--text", str(path))]
+    small = ("--vocabulary-size", "400", "--sequence-length", "32", "--held-out", "0.2")
+    odeformer("data", "build", *text, "--out", "shards", *small, cwd=folder)
+    odeformer("pretrain", "config.yaml", cwd=folder)
+    (folder / "finetune.log").write_text(odeformer("finetune", "run", "task.yaml", cwd=folder))
+    return folder
+
+
+def test_pretraining_learns_at_every_depth_and_is_followed_in_mlflow(road: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{road}/runs/mlflow.db")
+    [experiment] = [e for e in client.search_experiments() if e.name == "odeformer"]
+    [run] = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.basis.size"] == "2"
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "loss")] == list(range(1, 31))
+    for depth in (2, 4, 8):
+        before, after = client.get_metric_history(run.info.run_id, f"validation_loss_{depth}")
+        assert after.value < before.value - 0.5
+
+
+def test_the_champion_is_the_run_s_last_weights(road: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import odeformer as package
+    from cluster.registry import fetch
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{road}/runs/mlflow.db")
+    model = package.load(fetch("models:/small@champion"))
+    ids = torch.randint(0, 400, (2, 16))
+    logits = model(ids, depth=3).logits
+    assert logits.shape == (2, 16, model.config.vocabulary_size)
+    assert torch.equal(logits, package.load(road / "run" / "final")(ids, depth=3).logits)
+
+
+def test_the_job_improves_on_the_base_and_its_adapter_names_it(road: Path) -> None:
+    from cluster import registry
+
+    uri = f"sqlite:///{road}/runs/mlflow.db"
+    adapter = registry.resolve("models:/small-docs-docstring@champion", uri)
+    assert adapter.tags[registry.BASE_NAME] == "small"
+    assert adapter.tags[registry.BASE_VERSION] == "1"
+    assert (
+        adapter.tags[registry.BASE_DIGEST] == registry.resolve("models:/small/1", uri).tags[registry.DIGEST]
+    )
+    [log] = (road / "runs" / "finetune" / "docs").glob("*/events.jsonl")
+    scores = [
+        e["validation_loss"] for e in map(json.loads, log.read_text().splitlines()) if "validation_loss" in e
+    ]
+    assert scores[-1] < scores[0] - 1
+    assert f"{scores[0]:.3f}" in (road / "finetune.log").read_text()
+    assert f"{scores[-1]:.3f}" in (road / "finetune.log").read_text()
+
+
+def test_listing_shows_both_parameter_counts(road: Path) -> None:
+    from cluster import registry
+    from odeformer.model import parameter_count
+
+    listed = odeformer("models", "list", cwd=road)
+    model, _ = registry.load(str(road / "run" / "final"))
+    assert f"{parameter_count(model.config):,}" in listed
+    assert f"{parameter_count(model.config.ordinary()):,}" in listed
+    assert "small/1" in listed
+
+
+def test_the_same_checkpoint_and_its_adapter_write_at_any_depth(road: Path) -> None:
+    ask = ("generate", "--temperature", "0", "--max-new-tokens", "12")
+    base = ("--model", "models:/small@champion")
+    two = odeformer(*ask, *base, "--depth", "2", "def do_1():\n", cwd=road)
+    assert two == odeformer(*ask, *base, "--depth", "2", "def do_1():\n", cwd=road)
+    tuned = odeformer(*ask, "--model", "models:/small-docs-docstring@champion", "def do_1():\n", cwd=road)
+    assert '"""' in tuned
+    assert '"""' not in two
+
+
+def test_pretraining_again_registers_nothing_new(road: Path) -> None:
+    from cluster import registry
+
+    said = odeformer("pretrain", "config.yaml", cwd=road)
+    assert "resumed from step 30" in said
+    assert [
+        v.version for v in registry.versions(f"sqlite:///{road}/runs/mlflow.db") if v.name == "small"
+    ] == ["1"]
+
+
+def test_a_task_on_an_adapter_is_refused(road: Path) -> None:
+    arguments = ["finetune", "run", "task.yaml", "--set", "base=models:/small-docs-docstring@champion"]
+    done = subprocess.run([ODEFORMER, *arguments], cwd=road, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "is an adapter" in done.stderr
+
+
+def test_ctrl_c_leaves_no_process_behind(road: Path) -> None:
+    changes = ("run.dir=stopped", "checkpoint.every=5", "train.steps=100000", "tracking.register_as=null")
+    command = [ODEFORMER, "pretrain", "config.yaml", *(f"--set={change}" for change in changes)]
+    before = set(Path("/tmp").glob("odf-*"))
+    process = subprocess.Popen(command, cwd=road, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list((road / "stopped" / "checkpoints").glob("step-*")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) > 5, "Ray should be running"
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    assert process.wait(timeout=30) == 130
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []
+    assert set(Path("/tmp").glob("odf-*")) <= before
