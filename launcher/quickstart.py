@@ -16,12 +16,12 @@ TASKS = {
     "docs": {
         "name": "docstring",
         "kind": "completion",
-        "train": {"steps": 60, "global_batch": 8, "learning_rate": 2e-3},
+        "train": {"steps": 60, "global_batch": 8, "learning_rate": 5e-3},
     },
     "triage": {
         "name": "package",
         "kind": "classification",
-        "train": {"steps": 60, "global_batch": 8, "learning_rate": 4e-3},
+        "train": {"steps": 80, "global_batch": 8, "learning_rate": 8e-3},
     },
 }
 """The two teams' tasks; the rest of each comes from where their data is written."""

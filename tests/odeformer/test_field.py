@@ -81,9 +81,7 @@ def test_the_discrete_model_is_gpt_neox(changes: dict, solver: str, parallel: bo
     model.solver = solver
     with torch.no_grad():
         ours = model(ids(), depth=depth).logits
-    torch.testing.assert_close(
-        ours, gpt_neox_logits(model, ids(), depth, parallel), rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(ours, gpt_neox_logits(model, ids(), depth, parallel), rtol=1e-5, atol=1e-5)
     # The comparison is sharp enough to tell the two residual forms apart.
     wrong = gpt_neox_logits(model, ids(), depth, not parallel)
     assert (ours - wrong).abs().max() > 1e-2
@@ -112,9 +110,7 @@ def test_euler_at_the_model_depth_is_the_residual_loop_bit_for_bit() -> None:
 def test_attention_equals_the_textbook_with_complex_rotations() -> None:
     """A slow reference: one query at a time, rotations as complex numbers, softmax over the past."""
     shape = config(width=24, heads=3, rotary_fraction=0.5)  # 4 of 8 dimensions are rotated
-    w = {
-        name: torch.randn(spec.shape, dtype=torch.float64) for name, spec in block_tensors(shape).items()
-    }
+    w = {name: torch.randn(spec.shape, dtype=torch.float64) for name, spec in block_tensors(shape).items()}
     time, head, turned = 7, shape.head_width, shape.rotary_dimensions
     x = torch.randn(1, time, shape.width, dtype=torch.float64)
     field = NeoXField(shape, *(table.double() for table in rotary_table(shape, time, x.device)))
@@ -158,9 +154,7 @@ def test_rotary_scores_depend_on_distance_only() -> None:
 
 def test_feed_forward_uses_the_exact_gelu() -> None:
     shape = config()
-    w = {
-        name: torch.randn(spec.shape, dtype=torch.float64) for name, spec in block_tensors(shape).items()
-    }
+    w = {name: torch.randn(spec.shape, dtype=torch.float64) for name, spec in block_tensors(shape).items()}
     x = torch.randn(2, 3, shape.width, dtype=torch.float64)
     field = NeoXField(shape, *rotary_table(shape, 3, x.device))
     normed = F.layer_norm(x, (shape.width,), eps=1e-5)

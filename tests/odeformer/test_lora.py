@@ -24,9 +24,7 @@ def test_pairs_equal_the_cosine_sums() -> None:
         a, b = getattr(adapter, f"{name}_lora_a"), getattr(adapter, f"{name}_lora_b")
         for m, t in enumerate(times.tolist()):
             waves = [math.cos(math.pi * j * t) for j in range(3)]
-            expected = 5.0 / 3 * sum(
-                waves[i] * waves[j] * b[i] @ a[j] for i in range(3) for j in range(3)
-            )
+            expected = 5.0 / 3 * sum(waves[i] * waves[j] * b[i] @ a[j] for i in range(3) for j in range(3))
             found = pairs[f"{name}_lora_b"][m] @ pairs[f"{name}_lora_a"][m]
             torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
@@ -162,5 +160,5 @@ def test_adapters_start_value_does_not_grow_with_its_size() -> None:
     for size in (1, 2, 8):
         adapter = Adapter(AdapterConfig(rank=64, size=size), config(width=64))
         a = adapter((torch.arange(64) + 0.5) / 64)["up_lora_a"]
-        mean_square = float(a.square().mean()) * 64
+        mean_square = a.square().mean().item() * 64
         assert 0.45 < mean_square < 1.1

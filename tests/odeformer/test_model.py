@@ -121,7 +121,12 @@ def test_bf16_is_for_the_products_only(solver: str) -> None:
     model = tiny_model()
     attach_adapter(model, rank=2)
     model.solver = solver
-    dtypes: dict[str, set[torch.dtype]] = {"t": set(), "coefficients": set(), "weights": set(), "state": set()}
+    dtypes: dict[str, set[torch.dtype]] = {
+        "t": set(),
+        "coefficients": set(),
+        "weights": set(),
+        "state": set(),
+    }
 
     def watch_weights(_: nn.Module, inputs: tuple[Tensor, ...], weights: BlockWeights) -> None:
         dtypes["t"] |= {x.dtype for x in inputs}
@@ -142,9 +147,7 @@ def test_bf16_is_for_the_products_only(solver: str) -> None:
         x = model.embedding(ids())
         for depth in (4, 6):
             grid = uniform_grid(depth)
-            x = integrate(
-                field, model.hypernetwork, x, grid, solver=SOLVERS[solver], gradient="checkpoint"
-            )
+            x = integrate(field, model.hypernetwork, x, grid, solver=SOLVERS[solver], gradient="checkpoint")
             assert x.dtype == torch.float32
     assert dtypes == {key: {torch.float32} for key in dtypes}
     assert field.seen == {(torch.float32, torch.bfloat16)}

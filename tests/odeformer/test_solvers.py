@@ -93,9 +93,7 @@ def test_order_of_convergence(name: str, problem: str, grid_of: Callable[[int], 
     exact = solution()
 
     def error(cells: int) -> float:
-        end = integrate(
-            field, weights, START, grid_of(cells), solver=solver_named(name), gradient="direct"
-        )
+        end = integrate(field, weights, START, grid_of(cells), solver=solver_named(name), gradient="direct")
         assert end.dtype == torch.float64
         return float((end - exact).norm())
 
