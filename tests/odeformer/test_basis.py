@@ -115,6 +115,14 @@ def test_none_basis_takes_the_layer_whose_interval_holds_the_midpoint(depth: int
         assert coefficients.argmax(dim=2).tolist() == [expected, expected], f"{cells} cells"
 
 
+@pytest.mark.parametrize("depth", [4, 22, 47])
+def test_none_basis_gives_each_cell_its_own_layer_from_its_left_edge_on(depth: int) -> None:
+    basis = build_basis(BasisConfig(kind="none", size=depth), tensors=1)
+    times, _ = node_times(SOLVERS["midpoint"], uniform_grid(depth))
+    layers = at(basis, torch.tensor(times)).argmax(dim=2)[0]
+    assert layers.tolist() == [layer for layer in range(depth) for _ in range(2)]
+
+
 def test_none_basis_holds_at_both_ends() -> None:
     basis = build_basis(BasisConfig(kind="none", size=4), tensors=1)
     assert at(basis, torch.tensor([0.0, 1.0])).argmax(dim=2).tolist() == [[0, 3]]

@@ -21,8 +21,11 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture
 def speaker(tokenizer: Tokenizer) -> Odeformer:
     """A model that knows the tokenizer's ids, most of which are single bytes."""
-    model = Odeformer(config(vocabulary_size=tokenizer.get_vocab_size(), context_length=64)).eval()
-    shake(model, 0.3)
+    shape = config(
+        width=32, vocabulary_size=tokenizer.get_vocab_size(), context_length=64, tie_embeddings=False
+    )
+    model = Odeformer(shape).eval()
+    shake(model)
     return model
 
 
@@ -39,9 +42,12 @@ def greedy_reference(model: Odeformer, prompt: list[int], count: int, depth: int
 @pytest.mark.parametrize("depth", [1, 4, 9])
 @pytest.mark.parametrize("solver", ["euler", "rk4"])
 def test_temperature_zero_takes_the_most_likely_token(solver: str, depth: int) -> None:
-    model = tiny_model().eval()
+    torch.manual_seed(2)
+    model = tiny_model(tie_embeddings=False).eval()
     model.solver = solver
     attach_adapter(model, rank=2)
+    torch.nn.init.zeros_(model.final_norm.bias)  # it would say the same word for ever
+    torch.nn.init.normal_(model.embedding.weight, std=3.0)
     # 20 new tokens behind 5 pass the context of 16: the window must then slide.
     expected = greedy_reference(model, PROMPT, 20, depth)
     assert len(set(expected)) > 2
@@ -153,17 +159,17 @@ def test_streamed_pieces_join_to_the_decoded_text(
 def test_a_character_of_several_tokens_is_yielded_whole(speaker: Odeformer, tokenizer: Tokenizer) -> None:
     """A model taught to say one sentence says it in pieces, none of which is half a character."""
     sentence = "é🙂多 ünd 語🦆!"
-    tokens = tokenizer.encode("a" + sentence).ids
+    tokens = tokenizer.encode(":" + sentence).ids
     assert len(tokens) > len(sentence) + 5
     sequence = torch.tensor([tokens])
-    optimizer = torch.optim.Adam(speaker.parameters(), lr=1e-2)
-    for _ in range(150):
+    optimizer = torch.optim.Adam(speaker.parameters(), lr=3e-3)
+    for _ in range(200):
         optimizer.zero_grad()
         scores = speaker(sequence[:, :-1], depth=2).logits
         torch.nn.functional.cross_entropy(scores[0], sequence[0, 1:]).backward()
         optimizer.step()
     pieces = list(
-        generate_text(speaker, tokenizer, "a", depth=2, max_new_tokens=len(tokens) - 1, temperature=0)
+        generate_text(speaker, tokenizer, ":", depth=2, max_new_tokens=len(tokens) - 1, temperature=0)
     )
     assert "".join(pieces) == sentence
     assert all("\ufffd" not in piece for piece in pieces)

@@ -144,8 +144,7 @@ def test_an_adapter_trained_at_one_depth_works_at_others() -> None:
     with torch.no_grad():
         gain = {depth: start - float(task_loss(depth)) for depth, start in before.items()}
     assert gain[4] > 1
-    for depth, gained in gain.items():
-        assert gained > 0.5 * gain[4], gain
+    assert min(gain.values()) > 0.5 * gain[4], gain
 
 
 def test_adapter_parameters_are_counted_by_the_formula() -> None:
