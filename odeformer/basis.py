@@ -63,7 +63,9 @@ class Independent(nn.Module):
         self.tensors, self.size = tensors, size
 
     def forward(self, t: Tensor, h: Tensor) -> Tensor:
-        index = (t * self.size).long().clamp(max=self.size - 1)
+        # t is rounded: a time on an edge between two intervals belongs to the right one, also when it is
+        # a hair before it.
+        index = (t.double() * self.size + 1e-4).long().clamp(max=self.size - 1)
         one_hot = nn.functional.one_hot(index, self.size).to(t.dtype)
         return one_hot.expand(self.tensors, *one_hot.shape)
 

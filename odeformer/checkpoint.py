@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from odeformer.config import AdapterConfig, ModelConfig
 from odeformer.lora import Adapter
 from odeformer.model import Odeformer
+from odeformer.solvers import solver_named
 
 FORMAT_VERSION = 1
 
@@ -38,6 +39,10 @@ def save(
         solver: the solver it was trained with.
         tokenizer: the ``tokenizer.json`` to copy into the folder.
     """
+    if any("_lora_" in name for name in state):
+        raise ValueError(
+            f"{folder}: the model has an adapter: save that with save_adapter, or merge it first"
+        )
 
     def write(target: Path) -> None:
         _write_json(
@@ -58,8 +63,12 @@ def load(folder: Path) -> Odeformer:
     """
     content = _read_json(folder / "config.json")
     config = _validated(ModelConfig, content.get("model"), folder / "config.json")
-    with torch.device("meta"):
-        model = Odeformer(config)
+    try:
+        solver_named(str(content.get("solver")))
+        with torch.device("meta"):
+            model = Odeformer(config)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from None
     _assign(model, _read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
     model.solver = content["solver"]
     return model.eval()
@@ -86,7 +95,8 @@ def load_adapter(model: Odeformer, folder: Path, base: Path) -> None:
             or made for another base. The model is then as it was.
     """
     content = _read_json(folder / "adapter.json")
-    made_for, found = content.get("base", {}).get("digest"), folder_digest(base)
+    origin, found = content.get("base"), folder_digest(base)
+    made_for = origin.get("digest") if isinstance(origin, dict) else None
     if made_for != found:
         raise ValueError(f"{folder}: this adapter was made for the base {made_for}, not for {base} ({found})")
     config = _validated(AdapterConfig, content.get("adapter"), folder / "adapter.json")
@@ -95,13 +105,13 @@ def load_adapter(model: Odeformer, folder: Path, base: Path) -> None:
     if not all(tensor.isfinite().all() for tensor in state.values()):
         raise ValueError(f"{folder / 'adapter.safetensors'}: holds NaN or infinite values")
     _assign(adapter, state, folder / "adapter.safetensors")
-    model.hypernetwork.adapter = adapter.eval()
+    model.hypernetwork.adapter = adapter.eval().to(model.embedding.weight)
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256 over the names and contents of a folder's files: the identity of what was trained."""
+    """SHA-256 over the names and contents of a folder's files, hidden ones aside: its identity."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
         with path.open("rb") as file:
             digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
@@ -109,22 +119,35 @@ def folder_digest(folder: Path) -> str:
 
 def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Write beside, make durable, then rename: a reader sees the whole folder or none."""
-    beside = folder.with_name(f".{folder.name}.incomplete")
-    shutil.rmtree(beside, ignore_errors=True)
+    beside, aside = (folder.with_name(f".{folder.name}.{state}") for state in ("incomplete", "replaced"))
+    if aside.exists() and not folder.exists():  # killed between the two renames below
+        aside.rename(folder)
+    for left_over in (beside, aside):
+        shutil.rmtree(left_over, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
         write(beside)
-        for path in beside.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        shutil.rmtree(folder, ignore_errors=True)
+        for path in (*beside.iterdir(), beside):
+            _flush(path)
+        if folder.exists():
+            folder.rename(aside)
         beside.rename(folder)
+        _flush(folder.parent)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        if aside.exists() and not folder.exists():
+            aside.rename(folder)
+        for left_over in (beside, aside):
+            shutil.rmtree(left_over, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_tensors(path: Path, state: dict[str, torch.Tensor]) -> None:
@@ -135,7 +158,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a checkpoint folder is expected")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from None
     version = content.get("format_version") if isinstance(content, dict) else None
@@ -163,12 +186,10 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _assign(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    expected = {name: (tensor.dtype, *tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: (tensor.dtype, *tensor.shape) for name, tensor in state.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if wrong:
         name = wrong[0]
-        raise ValueError(
-            f"{path}: tensor {name!r} has shape {found.get(name)}, expected {expected.get(name)}"
-        )
+        raise ValueError(f"{path}: tensor {name!r} is {found.get(name)}, expected {expected.get(name)}")
     module.load_state_dict(state, assign=True)

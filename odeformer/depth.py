@@ -27,5 +27,10 @@ def batch_depth(seed: int, step: int, depths: Sequence[int]) -> int:
     depends on the grid keep the loss low on all of them. It is the depth counterpart of LayerDrop
     (Fan et al. 2020, arXiv 1909.11556). Being a function of (seed, step) it needs no generator state
     in a checkpoint, and no communication.
+
+    Raises:
+        ValueError: when there is nothing to draw from.
     """
+    if not depths:
+        raise ValueError("depths is empty: at least one depth is needed")
     return random.Random(f"depth/{seed}/{step}").choice(depths)

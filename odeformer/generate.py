@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -23,7 +24,7 @@ def generate(
     seed: int = 0,
     stop_id: int | None = None,
 ) -> Iterator[int]:
-    """Yield new token ids as they are drawn.
+    """Yield new token ids as they are drawn; arguments are checked when the first is asked for.
 
     The weights W(t) are evaluated once: from then on every token costs what an ordinary transformer of
     ``depth`` layers costs. Prompts longer than the context keep their end.
@@ -41,14 +42,14 @@ def generate(
     """
     if not prompt_ids:
         raise ValueError("the prompt is empty: at least one token is needed")
-    if temperature < 0 or top_k < 1:
+    if not 0 <= temperature < math.inf or top_k < 1:
         raise ValueError(f"temperature {temperature} must be at least 0 and top_k {top_k} at least 1")
     generator = torch.Generator().manual_seed(seed)
-    weights = model.depth_weights(depth)
+    weights, device = model.depth_weights(depth), model.embedding.weight.device
     ids = list(prompt_ids)
     for _ in range(max_new_tokens):
-        window = torch.tensor([ids[-(model.config.context_length or len(ids)) :]])
-        logits = model(window, depth=depth, weights=weights).logits[0, -1]
+        window = torch.tensor([ids[-(model.config.context_length or len(ids)) :]], device=device)
+        logits = model(window, depth=depth, weights=weights).logits[0, -1].cpu()
         token = _draw(logits, temperature, top_k, generator)
         if token == stop_id:
             return
@@ -95,7 +96,8 @@ def generate_text(
     ):
         drawn.append(token)
         text = tokenizer.decode(drawn)
-        if not text.endswith("\ufffd"):
+        if len(text) > len(shown) and not text.endswith("\ufffd"):
             yield text[len(shown) :]
             shown = text
-    yield tokenizer.decode(drawn)[len(shown) :]
+    if rest := tokenizer.decode(drawn)[len(shown) :]:
+        yield rest

@@ -62,6 +62,10 @@ def integrate(
     tensors = zip(*(stacked.unbind(0) for stacked in weights.values()), strict=True)
     blocks = [dict(zip(weights, block, strict=True)) for block in tensors]
     nodes = len(solver.nodes)
+    if len(blocks) != nodes * (len(grid) - 1):
+        raise ValueError(
+            f"weights at {len(blocks)} times were given; a depth of {len(grid) - 1} needs {nodes} a cell"
+        )
     x = x0
     for cell, (left, right) in enumerate(pairwise(grid)):
         arguments = (
@@ -78,6 +82,7 @@ def integrate(
 
 
 def _step_scale(h: float, speed: float) -> float:
-    # h is a difference of edges, off by 1e-16; h·D = 1 must be exactly 1 to be an ordinary layer.
+    # h is a difference of edges, off by 1e-16: where h·D is a whole number it must be exactly that, so
+    # that at h·D = 1 a step is an ordinary layer bit for bit, in float64 too.
     scale = h * speed
     return float(round(scale)) if abs(scale - round(scale)) < 1e-9 else scale

@@ -7,18 +7,18 @@ from collections.abc import Callable
 import torch
 
 
-def peak_bytes(run: Callable[[], object]) -> int:
-    """The most tensor bytes alive at once while ``run()`` executes, above what was alive before it.
+def peak_bytes(run: Callable[[], object], device: torch.device | str = "cpu") -> int:
+    """The most tensor bytes alive at once on ``device`` while ``run()`` executes, above those before it.
 
     On the CPU the profiler's record of every allocation and release is replayed; on a GPU the caching
     allocator's own maximum is read.
     """
-    if torch.cuda.is_available():
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+    if torch.device(device).type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
         run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
     ) as profile:

@@ -87,6 +87,8 @@ class Odeformer(nn.Module):
     def _check_ids(self, input_ids: Tensor) -> None:
         assert self.config.context_length is not None
         assert self.config.vocabulary_size is not None
+        if input_ids.ndim != 2:
+            raise ValueError(f"input_ids must be [batch, time], not of shape {tuple(input_ids.shape)}")
         if input_ids.shape[1] > self.config.context_length:
             raise ValueError(
                 f"a sequence of {input_ids.shape[1]} tokens is longer than "
@@ -102,8 +104,12 @@ class Odeformer(nn.Module):
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of each target in nats: logits [..., vocabulary], targets [...] → [...], float32."""
-    flat = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="none")
+    """Cross-entropy of each target in nats: logits [..., vocabulary], targets [...] → [...].
+
+    In float32, or float64 for float64 logits.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    flat = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
     return flat.view(targets.shape)
 
 

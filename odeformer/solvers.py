@@ -58,8 +58,7 @@ class RungeKutta:
 def _advance(x: Tensor, scale: float, row: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
     for factor, slope in zip(row, slopes, strict=True):
         if factor:
-            # A factor of exactly 1 must not touch the slope: x + f is then bit for bit a residual layer.
-            x = x + (slope if scale * factor == 1 else scale * factor * slope)
+            x = x + scale * factor * slope
     return x
 
 

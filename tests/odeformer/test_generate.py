@@ -80,16 +80,21 @@ def test_generating_leaves_the_global_generator_and_the_prompt_alone() -> None:
     assert prompt == PROMPT
 
 
-def test_draws_follow_the_models_probabilities() -> None:
+@pytest.mark.parametrize("temperature", [0.3, 2.0])
+def test_draws_follow_the_models_probabilities(temperature: float) -> None:
     model = tiny_model().eval()
     with torch.no_grad():
+        spread = model(torch.tensor([PROMPT])).logits[0, -1].topk(5).values.std()
+        for parameter in model.final_norm.parameters():
+            parameter.div_(spread)  # probabilities far from uniform
         logits = model(torch.tensor([PROMPT])).logits[0, -1]
     best = logits.topk(5)
-    expected = torch.softmax(best.values / 0.7, dim=0)
+    expected = torch.softmax(best.values / temperature, dim=0)
+    assert (expected - torch.softmax(best.values * temperature, dim=0)).abs().max() > 0.15
     draws = 600
     counts = torch.zeros(VOCABULARY)
     for seed in range(draws):
-        drawn = generate(model, PROMPT, max_new_tokens=1, temperature=0.7, top_k=5, seed=seed)
+        drawn = generate(model, PROMPT, max_new_tokens=1, temperature=temperature, top_k=5, seed=seed)
         counts[next(drawn)] += 1
     assert counts.sum() == counts[best.indices].sum() == draws  # nothing outside the best five
     deviation = (draws * expected * (1 - expected)).sqrt()

@@ -64,7 +64,7 @@ def test_default_depth_is_the_model_depth() -> None:
 
 
 def test_more_cells_approach_the_solution_of_the_differential_equation() -> None:
-    model = tiny_model("smooth_mlp", 2).double().eval()
+    model = Odeformer(config("smooth_mlp", 2)).double().eval()
     with torch.no_grad():
         model.solver = "rk4"
         exact = model(ids(), depth=256).logits
