@@ -6,6 +6,7 @@ from tiny_models import attach_adapter, gradients, ids, loss, tiny_model
 from odeformer.depth import uniform_grid
 from odeformer.gradients import GRADIENTS, integrate
 from odeformer.memory import peak_bytes
+from odeformer.model import token_losses
 from odeformer.solvers import SOLVERS, solver_named
 
 
