@@ -218,7 +218,7 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     state = zero.whole_state(engine)
     if tracker is not None:
         tokenizer = Path(settings.data.shards) / "tokenizer.json"
-        checkpoint.save(state, settings.model, settings.train.solver, tokenizer, settings.run.dir / "final")
+        checkpoint.save(state, settings.model, model.solver, tokenizer, settings.run.dir / "final")
         tracker.close("FINISHED")
     dist.barrier()
 

@@ -37,7 +37,8 @@ class TrainSettings(Section):
     """Sequences per optimizer step, over all workers."""
     micro_batch: int = Field(ge=1)
     """Sequences per forward pass on one worker."""
-    solver: SolverName = "euler"
+    solver: SolverName | None = None
+    """The flavour's own when not given: ``lie_trotter`` for ``llama``, ``euler`` for the others."""
     gradient: GradientName = "checkpoint"
     depths: tuple[Depth, ...] = ()
     """Each batch's N is drawn from these, a repeated one more often; the model depth when empty."""

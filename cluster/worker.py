@@ -50,7 +50,8 @@ def train(work: Work) -> Any:
     The process group must exist. Every rank calls this with the same settings and its own stream.
     """
     settings, folder = work.train, work.run.dir / "checkpoints"
-    work.model.solver, work.model.gradient = settings.solver, settings.gradient
+    work.model.solver = settings.solver or work.model.config.default_solver
+    work.model.gradient = settings.gradient
     depths = settings.depths or (work.model.config.depth,)
     engine = zero.initialize(work.model, settings, work.optim, work.zero)
     step = commit.restore(engine, work.stream, folder)

@@ -1,6 +1,6 @@
 """Coefficient functions: how K stored weight sets become W(t) = Σ_k c_k(t) B_k.
 
-A basis is a module ``(t [M], h [M]) → coefficients [tensors, M, K]`` in float32, with its own
+A basis is a module ``(t [M], h [M]) → coefficients [tensors, M, K]`` in the dtype of t, with its own
 coefficients for each of the block's tensors. ``h`` is the width of the cell that t lies in.
 """
 
@@ -14,8 +14,30 @@ from torch import Tensor, nn
 from odeformer.config import BasisConfig
 
 
+class MLP(nn.Module):
+    """One two-layer SiLU perceptron per tensor: features [M, in] → [tensors, M, out]."""
+
+    def __init__(self, tensors: int, features: int, hidden: int, size: int) -> None:
+        super().__init__()
+        self.first_weight = nn.Parameter(torch.empty(tensors, features, hidden))
+        self.first_bias = nn.Parameter(torch.empty(tensors, 1, hidden))
+        self.second_weight = nn.Parameter(torch.empty(tensors, hidden, size))
+        self.second_bias = nn.Parameter(torch.empty(tensors, 1, size))
+        # nn.Linear's rule: uniform in ±1/√(fan-in).
+        for bound, parameters in (
+            (1 / math.sqrt(features), (self.first_weight, self.first_bias)),
+            (1 / math.sqrt(hidden), (self.second_weight, self.second_bias)),
+        ):
+            for parameter in parameters:
+                nn.init.uniform_(parameter, -bound, bound)
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = nn.functional.silu(features @ self.first_weight + self.first_bias)
+        return hidden @ self.second_weight + self.second_bias
+
+
 class SmoothMLP(nn.Module):
-    """Learned low-frequency coefficients: a small MLP per tensor on [2t − 1, sin πjt, cos πjt], j = 1…4.
+    """Learned low-frequency coefficients: an MLP on [2t − 1, sin πjt, cos πjt], j = 1…4.
 
     All sets take part at every t, so every batch trains all of them. The highest frequency, 4π, is below
     the Nyquist limit of a grid of 4 cells: between grid points there is nothing to be unconstrained,
@@ -27,35 +49,73 @@ class SmoothMLP(nn.Module):
 
     def __init__(self, tensors: int, size: int) -> None:
         super().__init__()
-        features = 1 + 2 * self.frequencies
-        self.first_weight = nn.Parameter(torch.empty(tensors, features, self.hidden))
-        self.first_bias = nn.Parameter(torch.empty(tensors, 1, self.hidden))
-        self.second_weight = nn.Parameter(torch.empty(tensors, self.hidden, size))
-        self.second_bias = nn.Parameter(torch.empty(tensors, 1, size))
-        with torch.no_grad():
-            for parameter, fan_in in (
-                (self.first_weight, features),
-                (self.first_bias, features),
-                (self.second_weight, self.hidden),
-                (self.second_bias, self.hidden),
-            ):
-                parameter.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+        self.mlp = MLP(tensors, 1 + 2 * self.frequencies, self.hidden, size)
 
     def forward(self, t: Tensor, h: Tensor) -> Tensor:
-        angles = math.pi * torch.arange(1, self.frequencies + 1, device=t.device) * t[:, None]
-        features = torch.cat([2 * t[:, None] - 1, angles.sin(), angles.cos()], dim=1)
-        hidden = nn.functional.silu(features @ self.first_weight + self.first_bias)
-        mixed = 2 * (hidden @ self.second_weight + self.second_bias)
+        mixed = 2 * self.mlp(low_frequencies(t, self.frequencies))
         # Starting near B_1 alone gives W(t) a common part for all t, as residual layers have.
         first = torch.zeros_like(mixed[0, 0])
         first[0] = 1
         return mixed + first
 
 
+class Linear(nn.Module):
+    """Piecewise linear: B_k is W at the k-th of K cells' midpoints; constant beyond the first and last.
+
+    At N = K it is the ordinary transformer of layers B_1 … B_K.
+    """
+
+    def __init__(self, tensors: int, size: int) -> None:
+        super().__init__()
+        self.tensors, self.size = tensors, size
+
+    def forward(self, t: Tensor, h: Tensor) -> Tensor:
+        position = (t * self.size - 0.5).clamp(0, self.size - 1)
+        knots = torch.arange(self.size, device=t.device)
+        hats = (1 - (position[:, None] - knots).abs()).clamp(min=0)
+        return hats.expand(self.tensors, *hats.shape)
+
+
+class Chebyshev(nn.Module):
+    """Polynomials in t: c_k(t) = T_{k−1}(2t − 1), the Chebyshev polynomials of the first kind."""
+
+    def __init__(self, tensors: int, size: int) -> None:
+        super().__init__()
+        self.tensors, self.size = tensors, size
+
+    def forward(self, t: Tensor, h: Tensor) -> Tensor:
+        angle = torch.arccos((2 * t - 1).clamp(-1, 1))
+        polynomials = torch.cos(angle[:, None] * torch.arange(self.size, device=t.device))
+        return polynomials.expand(self.tensors, *polynomials.shape)
+
+
+class FourierMLP(nn.Module):
+    """The published coefficients (Tong et al. 2025): an MLP on sinusoids of 1000·t, plus a constant term.
+
+    K = T + 1 sets for their embedding dimension T: c_1 = 1, and c_2 … c_K are the MLP's T outputs, whose
+    hidden layer also has T units. The grid is the right end of each cell. A third of its frequencies lie
+    above the Nyquist limit of a grid of 12 cells: W(t) is nearly unconstrained between grid points.
+    """
+
+    sinusoids = 128
+
+    def __init__(self, tensors: int, size: int) -> None:
+        super().__init__()
+        self.mlp = MLP(tensors, 1 + 2 * self.sinusoids, size - 1, size - 1)
+
+    def forward(self, t: Tensor, h: Tensor) -> Tensor:
+        t = t + h / 2
+        exponents = torch.arange(self.sinusoids, dtype=t.dtype, device=t.device) / self.sinusoids
+        angles = 1000 * t[:, None] * 10000**-exponents
+        mixed = self.mlp(torch.cat([t[:, None], angles.sin(), angles.cos()], dim=1))
+        return torch.cat([torch.ones_like(mixed[..., :1]), mixed], dim=-1)
+
+
 class Independent(nn.Module):
     """One weight set per layer: W(t) = B_k for t in the k-th of K equal intervals.
 
-    At N = K cells this is the ordinary transformer; fewer cells drop layers, more repeat them.
+    At N = K cells this is the ordinary transformer; fewer cells drop layers, more repeat them. K = 1 is
+    the universal transformer: the same layer at every t.
     """
 
     def __init__(self, tensors: int, size: int) -> None:
@@ -70,9 +130,46 @@ class Independent(nn.Module):
         return one_hot.expand(self.tensors, *one_hot.shape)
 
 
-BASES = {"smooth_mlp": SmoothMLP, "none": Independent}
+class StepAware(nn.Module):
+    """Coefficients that see the step size as well as t: the model is then a family of flow maps.
+
+    Adds 2 · min(|λ|, 1) · MLP(f, λf, λ) with λ = log2(D·h) and low frequencies f of t to another basis.
+    The correction starts at zero and vanishes at N = D for good; the ODE is the limit h → 0. Conditioning
+    on the step size is the idea of shortcut models (Frans et al. 2024, arXiv 2410.12557).
+    """
+
+    def __init__(self, basis: nn.Module, tensors: int, size: int, depth: int) -> None:
+        super().__init__()
+        self.basis, self.depth = basis, depth
+        self.correction = MLP(tensors, 3 + 4 * SmoothMLP.frequencies, SmoothMLP.hidden, size)
+        nn.init.zeros_(self.correction.second_weight)
+        nn.init.zeros_(self.correction.second_bias)
+
+    def forward(self, t: Tensor, h: Tensor) -> Tensor:
+        refinement = torch.log2(self.depth * h)[:, None]
+        features = low_frequencies(t, SmoothMLP.frequencies)
+        correction = self.correction(torch.cat([features, features * refinement, refinement], dim=1))
+        return self.basis(t, h) + 2 * refinement.abs().clamp(max=1) * correction
 
 
-def build_basis(config: BasisConfig, tensors: int) -> nn.Module:
-    """The basis named by ``config.kind`` for a block of so many tensors."""
-    return BASES[config.kind](tensors, config.size)
+def low_frequencies(t: Tensor, frequencies: int) -> Tensor:
+    """[2t − 1, sin πjt, cos πjt], j = 1 … frequencies: t [M] → [M, 1 + 2 · frequencies]."""
+    harmonics = torch.arange(1, frequencies + 1, dtype=t.dtype, device=t.device)
+    angles = math.pi * harmonics * t[:, None]
+    return torch.cat([2 * t[:, None] - 1, angles.sin(), angles.cos()], dim=1)
+
+
+BASES = {
+    "smooth_mlp": SmoothMLP,
+    "linear": Linear,
+    "chebyshev": Chebyshev,
+    "fourier_mlp": FourierMLP,
+    "none": Independent,
+    "constant": Independent,
+}
+
+
+def build_basis(config: BasisConfig, tensors: int, depth: int) -> nn.Module:
+    """The basis of ``config`` for a block of so many tensors in a model of depth D."""
+    basis = BASES[config.kind](tensors, config.size)
+    return StepAware(basis, tensors, config.size, depth) if config.step_aware else basis

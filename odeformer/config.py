@@ -18,17 +18,24 @@ class Section(BaseModel):
 class BasisConfig(Section):
     """The coefficient functions c_1(t) … c_K(t) that mix K weight sets into W(t)."""
 
-    kind: Literal["smooth_mlp", "none"] = "smooth_mlp"
-    """``smooth_mlp``: learned, low-frequency; ``none``: K = D independent layers, as in an ordinary model."""
+    kind: Literal["smooth_mlp", "linear", "chebyshev", "fourier_mlp", "none", "constant"] = "smooth_mlp"
+    """``smooth_mlp``: learned, low-frequency; ``linear``: piecewise linear; ``chebyshev``: polynomials;
+    ``fourier_mlp``: as published; ``none``: K = D independent layers, as in an ordinary model;
+    ``constant``: K = 1, one layer at every t."""
     size: int = Field(ge=1)
     """K, the number of stored weight sets per tensor."""
+    step_aware: bool = False
+    """Let the coefficients see the step size as well as t."""
+    low_rank: int | None = Field(default=None, ge=1)
+    """Store W(t) = B_0 + Σ_k c_k(t) U_k V_k for matrices: one whole set, and K pairs of this rank."""
 
 
 class ModelConfig(Section):
     """The shape of a continuous-depth transformer."""
 
-    flavour: Literal["neox"] = "neox"
-    """``neox``: LayerNorm, GELU, biases, rotary positions, parallel residual."""
+    flavour: Literal["neox", "llama", "paper"] = "neox"
+    """``neox``: LayerNorm, GELU, biases, partly rotary positions; ``llama``: RMSNorm, SwiGLU, no biases,
+    rotary positions; ``paper``: GPT-2's block with learned positions and dropout, as published."""
     width: int = Field(ge=1)
     heads: int = Field(ge=1)
     depth: int = Field(ge=1)
@@ -36,8 +43,12 @@ class ModelConfig(Section):
     basis: BasisConfig
     feed_forward_width: int | None = Field(default=None, ge=1)
     """Hidden units of the feed-forward part; 4 × width when not given."""
-    rotary_fraction: float = Field(default=0.25, gt=0, le=1)
-    """The part of each head's dimensions that is rotated by position."""
+    key_value_heads: int | None = Field(default=None, ge=1)
+    """Heads of keys and values in ``llama``, each shared by a group of query heads; all when not given."""
+    rotary_fraction: float | None = Field(default=None, gt=0, le=1)
+    """The part of each head's dimensions that is rotated by position: 1/4 in ``neox``, all in ``llama``."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """0.1 in ``paper``, which alone has it."""
     tie_embeddings: bool = True
     """Use the token embedding as the output matrix too."""
     vocabulary_size: int | None = Field(default=None, ge=1)
@@ -49,15 +60,30 @@ class ModelConfig(Section):
     def _shapes_fit(self) -> ModelConfig:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
-        if self.rotary_dimensions < 2 or self.rotary_dimensions % 2:
+        if self.heads % self.groups:
+            raise ValueError(f"heads {self.heads} is not divisible by key_value_heads {self.groups}")
+        for setting, flavours in (
+            ("key_value_heads", ("llama",)),
+            ("rotary_fraction", ("neox", "llama")),
+            ("dropout", ("paper",)),
+        ):
+            if getattr(self, setting) is not None and self.flavour not in flavours:
+                raise ValueError(f"{setting} is for flavour {' and '.join(flavours)}, not {self.flavour}")
+        if self.flavour != "paper" and (self.rotary_dimensions < 2 or self.rotary_dimensions % 2):
+            given = self.rotary_fraction or "by default"
             raise ValueError(
-                f"rotary_fraction {self.rotary_fraction} of {self.head_width} dimensions a head gives "
+                f"rotary_fraction {given} of {self.head_width} dimensions a head gives "
                 f"{self.rotary_dimensions} rotated ones; they must be an even number, at least 2"
             )
-        if self.basis.kind == "none" and self.basis.size != self.depth:
+        needed = {"none": self.depth, "constant": 1}.get(self.basis.kind, self.basis.size)
+        if self.basis.size != needed:
             raise ValueError(
-                f"basis.kind 'none' stores one weight set per layer: basis.size {self.basis.size} "
-                f"must equal depth {self.depth}"
+                f"basis.kind {self.basis.kind!r} needs basis.size {needed} at depth {self.depth}, "
+                f"not {self.basis.size}"
+            )
+        if self.basis.kind == "fourier_mlp" and self.basis.size < 2:
+            raise ValueError(
+                "basis.kind 'fourier_mlp' needs a constant and at least one more set: basis.size ≥ 2"
             )
         return self
 
@@ -67,7 +93,22 @@ class ModelConfig(Section):
 
     @property
     def rotary_dimensions(self) -> int:
-        return int(self.head_width * self.rotary_fraction)
+        by_default = 0.25 if self.flavour == "neox" else 1.0
+        return int(self.head_width * (self.rotary_fraction or by_default))
+
+    @property
+    def groups(self) -> int:
+        """Heads that keys and values have."""
+        return self.key_value_heads or self.heads
+
+    @property
+    def dropout_rate(self) -> float:
+        return 0.1 if self.dropout is None else self.dropout
+
+    @property
+    def default_solver(self) -> str:
+        """The solver whose step is the flavour's ordinary layer."""
+        return "lie_trotter" if self.flavour == "llama" else "euler"
 
     @property
     def hidden_width(self) -> int:
@@ -86,5 +127,5 @@ class AdapterConfig(Section):
     """The change is scaled by alpha / rank."""
     size: int = Field(default=2, ge=1)
     """Cosines cos(πjt), j = 0 … size − 1, that A(t) and B(t) are made of; 1 is the same change at every t."""
-    targets: tuple[Literal["qkv", "out", "up", "down"], ...] = ("qkv", "out", "up", "down")
-    """Which projections of the block are adapted."""
+    targets: tuple[Literal["qkv", "out", "gate", "up", "down"], ...] = ("qkv", "out", "up", "down")
+    """Which projections of the block are adapted; ``gate`` is for ``llama``."""

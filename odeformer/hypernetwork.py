@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from odeformer.basis import build_basis
-from odeformer.config import ModelConfig
-from odeformer.field import BlockWeights, block_tensors
+from odeformer.config import BasisConfig, ModelConfig
+from odeformer.field import BlockWeights, TensorSpec, block_tensors
 from odeformer.lora import Adapter
 
 
@@ -17,12 +19,15 @@ class Hypernetwork(nn.Module):
     The parameter of a tensor's weight sets has the tensor's own name and shape [K, ...]. They are
     registered directly on this module: ZeRO-3 gathers a module's parameters when that module is called,
     and calls this one once per pass.
+
+    With ``basis.low_rank`` a matrix is W(t) = B_0 + Σ_k c_k(t) U_k V_k instead: its parameters are B_0 under
+    the tensor's name, ``{name}_left`` U [K, out, r] and ``{name}_right`` V [K, r, in].
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.tensors = block_tensors(config)
-        self.basis = build_basis(config.basis, len(self.tensors))
+        self.basis = build_basis(config.basis, len(self.tensors), config.depth)
         self.adapter: Adapter | None = None
         midpoints = torch.tensor([(i + 0.5) / config.depth for i in range(config.depth)])
         with torch.no_grad():
@@ -30,8 +35,22 @@ class Hypernetwork(nn.Module):
             # Whatever K and the basis, W(t) starts with its tensor's standard deviation on the training grid.
             gain = coefficients.square().sum(dim=2).mean(dim=1).sqrt()
             for i, (name, spec) in enumerate(self.tensors.items()):
-                sets = torch.empty(config.basis.size, *spec.shape).normal_() * (spec.std / gain[i])
-                self.register_parameter(name, nn.Parameter(sets))
+                self._register(name, spec, config.basis, gain[i])
+
+    def _register(self, name: str, spec: TensorSpec, basis: BasisConfig, gain: Tensor) -> None:
+        rank = basis.low_rank
+        if rank is None or not spec.std:
+            sets = torch.randn(basis.size, *spec.shape) * (spec.std / gain)
+            self.register_parameter(name, nn.Parameter(sets))
+            return
+        # Half of the variance in the whole set, half in the K pairs.
+        out_features, in_features = spec.shape
+        factor_std = (spec.std / gain / math.sqrt(2 * rank)).sqrt()
+        self.register_parameter(name, nn.Parameter(torch.randn(*spec.shape) * spec.std / math.sqrt(2)))
+        for side, shape in (("left", (out_features, rank)), ("right", (rank, in_features))):
+            self.register_parameter(
+                f"{name}_{side}", nn.Parameter(torch.randn(basis.size, *shape) * factor_std)
+            )
 
     def forward(self, t: Tensor, h: Tensor) -> BlockWeights:
         """The block's tensors at times t [M] in cells of width h [M]: each [M, ...], float32."""
@@ -40,12 +59,20 @@ class Hypernetwork(nn.Module):
             coefficients = self.basis(t, h)
             weights = {}
             for c, (name, spec) in zip(coefficients, self.tensors.items(), strict=True):
-                sets = getattr(self, name)
-                mixed = (c @ sets.flatten(1)).view(-1, *spec.shape)
+                mixed = self._mixed(name, c, spec)
                 weights[name] = mixed + spec.mean if spec.mean else mixed
             if self.adapter is not None:
                 weights.update(self.adapter(t))
         return weights
+
+    def _mixed(self, name: str, c: Tensor, spec: TensorSpec) -> Tensor:
+        """Σ_k c_k B_k for coefficients c [M, K]: [M, ...]."""
+        sets = getattr(self, name)
+        if not hasattr(self, f"{name}_left"):
+            return (c @ sets.flatten(1)).view(-1, *spec.shape)
+        left, right = getattr(self, f"{name}_left"), getattr(self, f"{name}_right")
+        scaled = c[:, None, :, None] * left.transpose(0, 1)
+        return sets + scaled.flatten(2) @ right.flatten(0, 1)
 
 
 def depth_parameters(config: ModelConfig) -> int:

@@ -27,6 +27,8 @@ class Adapter(nn.Module):
         self.config = config
         tensors = block_tensors(model)
         for name in config.targets:
+            if f"{name}_weight" not in tensors:
+                raise ValueError(f"targets: {name!r} is not a projection of flavour {model.flavour!r}")
             out_features, in_features = tensors[f"{name}_weight"].shape
             a = torch.randn(config.size, config.rank, in_features) / math.sqrt(in_features * config.size)
             b = torch.zeros(config.size, out_features, config.rank)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from odeformer.config import ModelConfig
 from odeformer.depth import uniform_grid
-from odeformer.field import BlockWeights, NeoXField, rotary_table
+from odeformer.field import BlockWeights, build_field
 from odeformer.gradients import integrate, node_weights
 from odeformer.hypernetwork import Hypernetwork
 from odeformer.solvers import solver_named
@@ -35,16 +35,22 @@ class Odeformer(nn.Module):
         if config.vocabulary_size is None or config.context_length is None:
             raise ValueError("vocabulary_size and context_length must be known before a model can be built")
         self.config = config
-        self.solver = "euler"
+        self.solver = config.default_solver
         self.gradient = "checkpoint"
         self.embedding = nn.Embedding(config.vocabulary_size, config.width)
         self.hypernetwork = Hypernetwork(config)
-        self.final_norm = nn.LayerNorm(config.width)
+        norm = nn.RMSNorm if config.flavour == "llama" else nn.LayerNorm
+        self.final_norm = norm(config.width, eps=1e-6 if config.flavour == "llama" else 1e-5)
+        self.positions = (
+            nn.Embedding(config.context_length, config.width) if config.flavour == "paper" else None
+        )
         self.unembedding = (
             None if config.tie_embeddings else nn.Linear(config.width, config.vocabulary_size, bias=False)
         )
         std = math.sqrt(2 / (5 * config.width))
         nn.init.normal_(self.embedding.weight, std=std)
+        if self.positions is not None:
+            nn.init.normal_(self.positions.weight, std=std / 2)
         if self.unembedding is not None:
             nn.init.normal_(self.unembedding.weight, std=std)
 
@@ -72,8 +78,11 @@ class Odeformer(nn.Module):
         grid = uniform_grid(self.config.depth if depth is None else depth)
         self._check_ids(input_ids)
         x = self.embedding(input_ids)
+        if self.positions is not None:
+            x = x + self.positions.weight[: x.shape[1]]
+            x = F.dropout(x, self.config.dropout_rate, self.training)
         x = integrate(
-            NeoXField(self.config, *rotary_table(self.config, input_ids.shape[1], x.device)),
+            build_field(self.config, x, self.training),
             self.hypernetwork if weights is None else lambda t, h: weights,
             x,
             grid,

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import config, ids
@@ -23,8 +24,8 @@ class HighFrequencyMLP(nn.Module):
     def forward(self, t: Tensor, h: Tensor) -> Tensor:
         angles = t[:, None] * self.angles.to(t)
         features = torch.cat([2 * t[:, None] - 1, angles.sin(), angles.cos()], dim=1)
-        hidden = nn.functional.silu(features @ self.inner.first_weight + self.inner.first_bias)
-        mixed = 2 * (hidden @ self.inner.second_weight + self.inner.second_bias)
+        hidden = nn.functional.silu(features @ self.inner.mlp.first_weight + self.inner.mlp.first_bias)
+        mixed = 2 * (hidden @ self.inner.mlp.second_weight + self.inner.mlp.second_bias)
         mixed[..., 0] += 1
         return mixed
 
@@ -47,9 +48,9 @@ def test_smooth_mlp_equals_the_formula_one_time_and_tensor_at_a_time() -> None:
         for i, moment in enumerate(t.tolist()):
             waves = [f(math.pi * j * moment) for f in (math.sin, math.cos) for j in (1, 2, 3, 4)]
             features = torch.tensor([2 * moment - 1, *waves], dtype=torch.float64)
-            z = features @ basis.first_weight[tensor] + basis.first_bias[tensor, 0]
+            z = features @ basis.mlp.first_weight[tensor] + basis.mlp.first_bias[tensor, 0]
             hidden = z * torch.sigmoid(z)
-            expected = 2 * (hidden @ basis.second_weight[tensor] + basis.second_bias[tensor, 0])
+            expected = 2 * (hidden @ basis.mlp.second_weight[tensor] + basis.mlp.second_bias[tensor, 0])
             expected[0] += 1
             # 1e-6: a π rounded to float32 is far below what matters, but float64 must not lose more.
             torch.testing.assert_close(coefficients[tensor, i], expected, rtol=1e-6, atol=1e-6)
@@ -106,7 +107,7 @@ def test_twice_the_depth_changes_the_logits_little_at_initialisation() -> None:
 @pytest.mark.parametrize("depth", [1, 2, 4, 7, 22, 38, 48, 64])
 def test_none_basis_takes_the_layer_whose_interval_holds_the_midpoint(depth: int) -> None:
     """Also where a midpoint is the edge of an interval: exact integer arithmetic decides."""
-    basis = build_basis(BasisConfig(kind="none", size=depth), tensors=2)
+    basis = build_basis(BasisConfig(kind="none", size=depth), tensors=2, depth=depth)
     for cells in range(1, 3 * depth + 1):
         expected = [(2 * i + 1) * depth // (2 * cells) for i in range(cells)]
         coefficients = at(basis, midpoints(cells))
@@ -117,19 +118,73 @@ def test_none_basis_takes_the_layer_whose_interval_holds_the_midpoint(depth: int
 
 @pytest.mark.parametrize("depth", [4, 22, 47])
 def test_none_basis_gives_each_cell_its_own_layer_from_its_left_edge_on(depth: int) -> None:
-    basis = build_basis(BasisConfig(kind="none", size=depth), tensors=1)
+    basis = build_basis(BasisConfig(kind="none", size=depth), tensors=1, depth=depth)
     times, _ = node_times(SOLVERS["midpoint"], uniform_grid(depth))
     layers = at(basis, torch.tensor(times)).argmax(dim=2)[0]
     assert layers.tolist() == [layer for layer in range(depth) for _ in range(2)]
 
 
 def test_none_basis_holds_at_both_ends() -> None:
-    basis = build_basis(BasisConfig(kind="none", size=4), tensors=1)
+    basis = build_basis(BasisConfig(kind="none", size=4), tensors=1, depth=4)
     assert at(basis, torch.tensor([0.0, 1.0])).argmax(dim=2).tolist() == [[0, 3]]
 
 
 def test_coefficients_keep_the_precision_of_t() -> None:
     for kind, size in (("smooth_mlp", 3), ("none", 4)):
-        basis = build_basis(BasisConfig.model_validate({"kind": kind, "size": size}), tensors=2)
+        basis = build_basis(BasisConfig.model_validate({"kind": kind, "size": size}), tensors=2, depth=4)
         assert at(basis, midpoints(4)).dtype == torch.float32
         assert at(basis.double(), midpoints(4).double()).dtype == torch.float64
+
+
+def made(kind: str, size: int, depth: int = 4, **options: object) -> nn.Module:
+    config = BasisConfig.model_validate({"kind": kind, "size": size, **options})
+    return build_basis(config, tensors=2, depth=depth)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 12])
+def test_linear_is_the_identity_on_its_own_midpoints_and_interpolates_between(size: int) -> None:
+    basis = made("linear", size)
+    torch.testing.assert_close(at(basis, midpoints(size)), torch.eye(size).expand(2, size, size))
+    t = torch.linspace(0, 1, 41, dtype=torch.float64)
+    knots = [(k + 0.5) / size for k in range(size)]
+    for k in range(size):
+        values = np.interp(t.numpy(), knots, np.eye(size)[k])
+        torch.testing.assert_close(at(basis, t)[0, :, k], torch.from_numpy(values))
+
+
+def test_chebyshev_are_numpy_s_polynomials() -> None:
+    t = torch.linspace(0, 1, 33, dtype=torch.float64)
+    expected = np.polynomial.chebyshev.chebvander(2 * t.numpy() - 1, 6)
+    torch.testing.assert_close(at(made("chebyshev", 7), t)[1], torch.from_numpy(expected))
+
+
+def test_fourier_mlp_is_the_published_formula_at_the_cells_right_ends() -> None:
+    basis = made("fourier_mlp", 5).double()
+    coefficients = at(basis, midpoints(3).double())
+    assert torch.equal(coefficients[..., 0], torch.ones(2, 3, dtype=torch.float64))
+    for cell in range(3):
+        t = (cell + 1) / 3
+        frequencies = [10000 ** (-j / 128) for j in range(128)]
+        phases = [1000 * t * w for w in frequencies]
+        features = torch.tensor([t, *map(math.sin, phases), *map(math.cos, phases)], dtype=torch.float64)
+        mlp = basis.mlp
+        z = features @ mlp.first_weight[0] + mlp.first_bias[0, 0]
+        expected = (z * torch.sigmoid(z)) @ mlp.second_weight[0] + mlp.second_bias[0, 0]
+        # The midpoints are float32 numbers, and 1000 t multiplies their rounding.
+        torch.testing.assert_close(coefficients[0, cell, 1:], expected, rtol=0, atol=1e-3)
+
+
+def test_constant_is_the_same_at_every_time() -> None:
+    assert torch.equal(at(made("constant", 1), torch.rand(6)), torch.ones(2, 6, 1))
+
+
+def test_step_aware_coefficients_change_with_the_step_but_never_at_the_model_depth() -> None:
+    plain, aware = made("smooth_mlp", 3, depth=8), made("smooth_mlp", 3, depth=8, step_aware=True)
+    aware.basis.load_state_dict(plain.state_dict())
+    t, steps = torch.rand(5), [torch.full((5,), 1 / n) for n in (4, 8, 16)]
+    for h in steps:
+        assert torch.equal(aware(t, h), plain(t, h)), "the correction starts at zero"
+    nn.init.normal_(aware.correction.second_weight)
+    assert torch.equal(aware(t, steps[1]), plain(t, steps[1]))
+    changes = [(aware(t, h) - plain(t, h)).abs().mean() for h in (steps[0], steps[2])]
+    assert min(changes) > 0.01

@@ -34,7 +34,7 @@ def test_bad_shapes_are_refused_and_the_setting_is_named(changes: dict[str, Any]
     ("basis", "named"),
     [
         ({"kind": "smooth_mlp", "size": 0}, "size"),
-        ({"kind": "chebyshev", "size": 2}, "kind"),
+        ({"kind": "wavelet", "size": 2}, "kind"),
         ({"kind": "smooth_mlp"}, "size"),
     ],
 )
@@ -44,7 +44,7 @@ def test_bad_bases_are_refused(basis: dict[str, Any], named: str) -> None:
 
 
 def test_none_basis_must_store_one_set_per_layer() -> None:
-    with pytest.raises(ValueError, match=r"basis\.size 3 must equal depth 4"):
+    with pytest.raises(ValueError, match=r"needs basis\.size 4 at depth 4, not 3"):
         config("none", 3)
 
 

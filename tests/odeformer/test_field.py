@@ -6,7 +6,9 @@ from tiny_models import attach_adapter, config, ids, tiny_model
 from torch import Tensor
 from torch.nn import functional as F
 
-from odeformer.field import NeoXField, block_tensors, project, rotary_table, rotate
+from odeformer.field import block_tensors
+from odeformer.field.neox import NeoXField
+from odeformer.field.parts import project, rotary_table, rotate
 from odeformer.lora import merge
 from odeformer.model import Odeformer
 
@@ -93,7 +95,7 @@ def test_euler_at_the_model_depth_is_the_residual_loop_bit_for_bit() -> None:
         model.solver = solver
         with torch.no_grad():
             weights = model.depth_weights(6)
-            field = NeoXField(model.config, *rotary_table(model.config, 10, torch.device("cpu")))
+            field = NeoXField(model.config, *rotary_table(model.config, 10, torch.zeros(())))
             x = model.embedding(ids())
             for layer in range(6):
                 w = {name: stacked[layer] for name, stacked in weights.items()}
@@ -113,7 +115,7 @@ def test_attention_equals_the_textbook_with_complex_rotations() -> None:
     w = {name: torch.randn(spec.shape, dtype=torch.float64) for name, spec in block_tensors(shape).items()}
     time, head, turned = 7, shape.head_width, shape.rotary_dimensions
     x = torch.randn(1, time, shape.width, dtype=torch.float64)
-    field = NeoXField(shape, *(table.double() for table in rotary_table(shape, time, x.device)))
+    field = NeoXField(shape, *rotary_table(shape, time, x))
 
     centred = x[0] - x[0].mean(-1, keepdim=True)
     normed = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
@@ -142,7 +144,7 @@ def test_attention_equals_the_textbook_with_complex_rotations() -> None:
 
 def test_rotary_scores_depend_on_distance_only() -> None:
     shape = config(rotary_fraction=0.5)
-    cos, sin = rotary_table(shape, 12, torch.device("cpu"))
+    cos, sin = rotary_table(shape, 12, torch.zeros(()))
     query, key = torch.randn(2, shape.head_width)
     places = torch.ones(12, 1)
     scores = rotate(places * query, cos, sin) @ rotate(places * key, cos, sin).T
@@ -156,7 +158,7 @@ def test_feed_forward_uses_the_exact_gelu() -> None:
     shape = config()
     w = {name: torch.randn(spec.shape, dtype=torch.float64) for name, spec in block_tensors(shape).items()}
     x = torch.randn(2, 3, shape.width, dtype=torch.float64)
-    field = NeoXField(shape, *rotary_table(shape, 3, x.device))
+    field = NeoXField(shape, *rotary_table(shape, 3, x))
     normed = F.layer_norm(x, (shape.width,), eps=1e-5)
     normed = normed * w["feed_forward_norm_weight"] + w["feed_forward_norm_bias"]
     up = normed @ w["up_weight"].T + w["up_bias"]

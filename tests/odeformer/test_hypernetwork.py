@@ -2,9 +2,11 @@ import pytest
 import torch
 from tiny_models import attach_adapter, config, tiny_model
 
+from odeformer.config import BasisConfig, ModelConfig
 from odeformer.depth import uniform_grid
 from odeformer.field import block_tensors
 from odeformer.hypernetwork import Hypernetwork, depth_parameters
+from odeformer.model import parameter_count
 from odeformer.solvers import SOLVERS, node_times
 
 NORMS = ("attention_norm_weight", "feed_forward_norm_weight")
@@ -97,3 +99,59 @@ def test_all_times_at_once_equal_one_time_at_a_time() -> None:
 def test_depth_parameters_counts_what_is_stored(kind: str, size: int) -> None:
     shape = config(kind, size)
     assert depth_parameters(shape) == sum(p.numel() for p in Hypernetwork(shape).parameters())
+
+
+@pytest.mark.parametrize("kind", ["smooth_mlp", "linear", "chebyshev", "fourier_mlp"])
+@pytest.mark.parametrize("low_rank", [None, 3])
+def test_deviation_is_the_tensor_s_for_every_basis_and_low_rank(kind: str, low_rank: int | None) -> None:
+    shape = config(kind, 5, width=64, heads=4, depth=8)
+    shape = shape.model_copy(update={"basis": shape.basis.model_copy(update={"low_rank": low_rank})})
+    weights = [weights_at(Hypernetwork(shape), 8) for _ in range(4)]
+    for name, spec in block_tensors(shape).items():
+        if spec.std:
+            deviation = torch.cat([w[name].flatten() for w in weights]).std()
+            assert float(deviation) / spec.std == pytest.approx(1, abs=0.08), name
+
+
+def test_low_rank_is_one_whole_set_and_k_thin_pairs() -> None:
+    shape = config("smooth_mlp", 3)
+    shape = shape.model_copy(update={"basis": shape.basis.model_copy(update={"low_rank": 2})})
+    hypernetwork = Hypernetwork(shape)
+    times, widths = torch.rand(5), torch.full((5,), 0.2)
+    coefficients, weights = hypernetwork.basis(times, widths), hypernetwork(times, widths)
+    index = list(hypernetwork.tensors).index("up_weight")
+    for m in range(5):
+        expected = hypernetwork.up_weight + sum(
+            coefficients[index, m, k] * hypernetwork.up_weight_left[k] @ hypernetwork.up_weight_right[k]
+            for k in range(3)
+        )
+        torch.testing.assert_close(weights["up_weight"][m], expected, rtol=1e-5, atol=1e-6)
+    assert hypernetwork.up_weight.shape == (64, 16)
+    assert hypernetwork.up_bias.shape == (3, 64)
+
+
+@pytest.mark.parametrize(
+    ("width", "heads", "depth", "size", "millions", "ordinary"),
+    # The published settings: PAPER, "Sizes". Theirs is W(t) from T = K − 1 embedding dimensions.
+    [
+        (768, 12, 12, 21, 188.3, 124.4),
+        (1024, 16, 24, 49, 669.8, 354.8),
+        (1024, 16, 24, 97, 1274.5, 354.8),
+        (1280, 20, 36, 97, 1975, 774.0),
+    ],
+)
+def test_published_models_have_the_published_size(
+    width: int, heads: int, depth: int, size: int, millions: float, ordinary: float
+) -> None:
+    shape = ModelConfig(
+        flavour="paper",
+        width=width,
+        heads=heads,
+        depth=depth,
+        basis=BasisConfig(kind="fourier_mlp", size=size),
+        vocabulary_size=50257,
+        context_length=1024,
+    )
+    # 0.1 %: theirs shares one MLP between a matrix and its bias, and gives biases no constant term.
+    assert parameter_count(shape) / 1e6 == pytest.approx(millions, rel=1e-3)
+    assert parameter_count(shape.ordinary()) / 1e6 == pytest.approx(ordinary, abs=0.06)

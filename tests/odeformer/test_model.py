@@ -6,7 +6,8 @@ from tiny_models import CONTEXT, VOCABULARY, attach_adapter, config, ids, loss, 
 from torch import Tensor, nn
 
 from odeformer.depth import uniform_grid
-from odeformer.field import BlockWeights, NeoXField, rotary_table
+from odeformer.field.neox import NeoXField
+from odeformer.field.parts import BlockWeights, rotary_table
 from odeformer.gradients import integrate
 from odeformer.hypernetwork import depth_parameters
 from odeformer.model import Odeformer, parameter_count, token_losses
@@ -143,7 +144,7 @@ def test_bf16_is_for_the_products_only(solver: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         rough = loss(model, depth=6)
         logits = model(ids(), depth=6).logits
-        field = WatchedField(model.config, *rotary_table(model.config, 10, torch.device("cpu")), set())
+        field = WatchedField(model.config, *rotary_table(model.config, 10, torch.zeros(())), set())
         x = model.embedding(ids())
         for depth in (4, 6):
             grid = uniform_grid(depth)

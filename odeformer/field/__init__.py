@@ -1,0 +1,34 @@
+"""The vector field: dx/dt = D · (attention(x; W) + feed_forward(x; W)). Pure functions, no parameters.
+
+One module per flavour; each has the block's ``tensors`` and a field class with ``attention``,
+``feed_forward`` and their sum.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from odeformer.config import ModelConfig
+from odeformer.field import llama, neox, paper
+from odeformer.field.parts import BlockWeights, TensorSpec
+from odeformer.solvers import Field
+
+TENSORS = {"neox": neox.tensors, "llama": llama.tensors, "paper": paper.tensors}
+FIELDS: dict[str, type[neox.NeoXField] | type[llama.LlamaField] | type[paper.PaperField]] = {
+    "neox": neox.NeoXField,
+    "llama": llama.LlamaField,
+    "paper": paper.PaperField,
+}
+
+
+def block_tensors(config: ModelConfig) -> dict[str, TensorSpec]:
+    """The tensors of one block of this flavour, in a fixed order."""
+    return TENSORS[config.flavour](config)
+
+
+def build_field(config: ModelConfig, x: Tensor, training: bool) -> Field:
+    """The flavour's field for a state shaped like x [batch, time, width]."""
+    return FIELDS[config.flavour].at(config, x, training)
+
+
+__all__ = ["BlockWeights", "TensorSpec", "block_tensors", "build_field"]

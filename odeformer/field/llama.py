@@ -1,0 +1,76 @@
+"""Llama's block as a vector field: RMSNorm, no biases, SwiGLU, grouped queries, fully rotated heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from odeformer.config import ModelConfig
+from odeformer.field.parts import (
+    BlockWeights,
+    TensorSpec,
+    join_heads,
+    project,
+    reading_std,
+    rms_norm,
+    rotary_table,
+    rotate,
+    writing_std,
+)
+
+
+def tensors(config: ModelConfig) -> dict[str, TensorSpec]:
+    """The tensors of one block, in a fixed order; query, key and value rows lie one after the other."""
+    width, hidden = config.width, config.hidden_width
+    read, write = reading_std(config), writing_std(config)
+    qkv_rows = (config.heads + 2 * config.groups) * config.head_width
+    return {
+        "attention_norm_weight": TensorSpec((width,), mean=1.0),
+        "qkv_weight": TensorSpec((qkv_rows, width), std=read),
+        "out_weight": TensorSpec((width, width), std=write),
+        "feed_forward_norm_weight": TensorSpec((width,), mean=1.0),
+        "gate_weight": TensorSpec((hidden, width), std=read),
+        "up_weight": TensorSpec((hidden, width), std=read),
+        "down_weight": TensorSpec((width, hidden), std=write),
+    }
+
+
+@dataclass(frozen=True)
+class LlamaField:
+    """Two residual branches on x [batch, time, width]; Lie–Trotter splitting makes them Llama's layer."""
+
+    config: ModelConfig
+    cos: Tensor
+    sin: Tensor
+
+    @classmethod
+    def at(cls, config: ModelConfig, x: Tensor, training: bool) -> LlamaField:
+        """The field for a state shaped like x."""
+        return cls(config, *rotary_table(config, x.shape[1], x))
+
+    @property
+    def speed(self) -> float:
+        """D: the factor between this field and dx/dt."""
+        return float(self.config.depth)
+
+    def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
+        """Causal grouped-query attention (Ainslie et al. 2023). [batch, time, width] → the same."""
+        batch, time, _ = x.shape
+        heads, groups = self.config.heads, self.config.groups
+        qkv = project(rms_norm(x, w, "attention_norm"), w, "qkv")
+        qkv = qkv.view(batch, time, heads + 2 * groups, self.config.head_width).transpose(1, 2)
+        query, key, value = qkv.split([heads, groups, groups], dim=1)
+        query, key = rotate(query, self.cos, self.sin), rotate(key, self.cos, self.sin)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=groups < heads)
+        return project(join_heads(mixed), w, "out")
+
+    def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
+        """SwiGLU (Shazeer 2020). [batch, time, width] → [batch, time, width]."""
+        x = rms_norm(x, w, "feed_forward_norm")
+        return project(F.silu(project(x, w, "gate")) * project(x, w, "up"), w, "down")
+
+    def __call__(self, x: Tensor, w: BlockWeights) -> Tensor:
+        """The parallel field: both branches read the same x."""
+        return self.attention(x, w) + self.feed_forward(x, w)

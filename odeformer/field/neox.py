@@ -1,0 +1,80 @@
+"""GPT-NeoX's block as a vector field: LayerNorm, biases, exact GELU, partly rotated heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from odeformer.config import ModelConfig
+from odeformer.field.parts import (
+    BlockWeights,
+    TensorSpec,
+    join_heads,
+    layer_norm,
+    project,
+    reading_std,
+    rotary_table,
+    rotate,
+    writing_std,
+)
+
+
+def tensors(config: ModelConfig) -> dict[str, TensorSpec]:
+    """The tensors of one block, in a fixed order."""
+    width, hidden = config.width, config.hidden_width
+    read, write = reading_std(config), writing_std(config)
+    return {
+        "attention_norm_weight": TensorSpec((width,), mean=1.0),
+        "attention_norm_bias": TensorSpec((width,)),
+        "qkv_weight": TensorSpec((3 * width, width), std=read),
+        "qkv_bias": TensorSpec((3 * width,)),
+        "out_weight": TensorSpec((width, width), std=write),
+        "out_bias": TensorSpec((width,)),
+        "feed_forward_norm_weight": TensorSpec((width,), mean=1.0),
+        "feed_forward_norm_bias": TensorSpec((width,)),
+        "up_weight": TensorSpec((hidden, width), std=read),
+        "up_bias": TensorSpec((hidden,)),
+        "down_weight": TensorSpec((width, hidden), std=write),
+        "down_bias": TensorSpec((width,)),
+    }
+
+
+@dataclass(frozen=True)
+class NeoXField:
+    """Two residual branches that read the same x [batch, time, width]."""
+
+    config: ModelConfig
+    cos: Tensor
+    sin: Tensor
+
+    @classmethod
+    def at(cls, config: ModelConfig, x: Tensor, training: bool) -> NeoXField:
+        """The field for a state shaped like x."""
+        return cls(config, *rotary_table(config, x.shape[1], x))
+
+    @property
+    def speed(self) -> float:
+        """D: the factor between this field and dx/dt."""
+        return float(self.config.depth)
+
+    def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
+        """Causal self-attention. [batch, time, width] → [batch, time, width]."""
+        batch, time, _ = x.shape
+        qkv = project(layer_norm(x, w, "attention_norm"), w, "qkv")
+        # GPT-NeoX's layout: each head's query, key and value lie side by side.
+        qkv = qkv.view(batch, time, self.config.heads, 3, self.config.head_width).transpose(1, 2)
+        query, key, value = qkv.unbind(dim=3)
+        query, key = rotate(query, self.cos, self.sin), rotate(key, self.cos, self.sin)
+        return project(
+            join_heads(F.scaled_dot_product_attention(query, key, value, is_causal=True)), w, "out"
+        )
+
+    def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
+        """Two projections with an exact GELU between. [batch, time, width] → [batch, time, width]."""
+        return project(F.gelu(project(layer_norm(x, w, "feed_forward_norm"), w, "up")), w, "down")
+
+    def __call__(self, x: Tensor, w: BlockWeights) -> Tensor:
+        """The parallel field: both branches read the same x."""
+        return self.attention(x, w) + self.feed_forward(x, w)

@@ -1,0 +1,55 @@
+"""The published block (Tong et al. 2025) as a vector field: GPT-2's with parallel branches and dropout.
+
+The positions are learned ones, added to the embedding by the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from odeformer.config import ModelConfig
+from odeformer.field.neox import tensors as tensors
+from odeformer.field.parts import BlockWeights, join_heads, layer_norm, project
+
+
+@dataclass(frozen=True)
+class PaperField:
+    """Two residual branches that read the same x [batch, time, width]; its tensors are GPT-NeoX's."""
+
+    config: ModelConfig
+    training: bool
+
+    @classmethod
+    def at(cls, config: ModelConfig, x: Tensor, training: bool) -> PaperField:
+        """The field for a state shaped like x; with dropout while training."""
+        return cls(config, training)
+
+    @property
+    def speed(self) -> float:
+        """D: the factor between this field and dx/dt."""
+        return float(self.config.depth)
+
+    def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
+        """Causal self-attention. [batch, time, width] → [batch, time, width]."""
+        batch, time, _ = x.shape
+        qkv = project(layer_norm(x, w, "attention_norm"), w, "qkv")
+        qkv = qkv.view(batch, time, self.config.heads, 3, self.config.head_width).transpose(1, 2)
+        query, key, value = qkv.unbind(dim=3)
+        rate = self.config.dropout_rate if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=rate)
+        return self._dropout(project(join_heads(mixed), w, "out"))
+
+    def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
+        """Two projections with GPT-2's GELU between. [batch, time, width] → [batch, time, width]."""
+        hidden = F.gelu(project(layer_norm(x, w, "feed_forward_norm"), w, "up"), approximate="tanh")
+        return self._dropout(project(hidden, w, "down"))
+
+    def __call__(self, x: Tensor, w: BlockWeights) -> Tensor:
+        """The parallel field: both branches read the same x."""
+        return self.attention(x, w) + self.feed_forward(x, w)
+
+    def _dropout(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.config.dropout_rate, self.training)

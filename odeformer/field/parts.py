@@ -1,0 +1,81 @@
+"""What the flavours' vector fields are made of. Pure functions, no parameters.
+
+Weights come as a flat dictionary. A projection ``name`` is y = x Wᵀ + b from ``{name}_weight`` [out, in]
+and, where there is one, ``{name}_bias`` [out]; where the dictionary also holds the low-rank pair
+``{name}_lora_a`` [r, in] and ``{name}_lora_b`` [out, r], y gains (x Aᵀ) Bᵀ: the full-size ΔW is never
+formed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from odeformer.config import ModelConfig
+
+BlockWeights = dict[str, Tensor]
+"""One block's tensors by name; or those of M blocks, every tensor stacked to [M, ...]."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and initialisation of one of the block's tensors."""
+
+    shape: tuple[int, ...]
+    mean: float = 0.0
+    std: float = 0.0
+
+
+def reading_std(config: ModelConfig) -> float:
+    """√(2 / 5d), for matrices that read the residual stream (Nguyen and Salazar 2019; GPT-NeoX)."""
+    return math.sqrt(2 / (5 * config.width))
+
+
+def writing_std(config: ModelConfig) -> float:
+    """2 / (D √d), for matrices that write to the residual stream (Wang and Komatsuzaki 2021; GPT-NeoX)."""
+    return 2 / (config.depth * math.sqrt(config.width))
+
+
+def project(x: Tensor, w: BlockWeights, name: str) -> Tensor:
+    """y = x Wᵀ + b, plus the low-rank pair where there is one. x [..., in] → y [..., out]."""
+    y = F.linear(x, w[f"{name}_weight"], w.get(f"{name}_bias"))
+    if f"{name}_lora_a" in w:
+        y = y + F.linear(F.linear(x, w[f"{name}_lora_a"]), w[f"{name}_lora_b"])
+    return y
+
+
+def layer_norm(x: Tensor, w: BlockWeights, name: str) -> Tensor:
+    """LayerNorm over the last dimension, epsilon 1e-5."""
+    return F.layer_norm(x, x.shape[-1:], w[f"{name}_weight"], w[f"{name}_bias"], 1e-5)
+
+
+def rms_norm(x: Tensor, w: BlockWeights, name: str) -> Tensor:
+    """RMSNorm over the last dimension, epsilon 1e-6."""
+    return F.rms_norm(x, x.shape[-1:], w[f"{name}_weight"], 1e-6)
+
+
+def rotary_table(config: ModelConfig, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin [length, rotary dimensions] of rotary positions (Su et al. 2021), in ``like``'s dtype."""
+    dimensions = config.rotary_dimensions
+    exponents = torch.arange(0, dimensions, 2, dtype=like.dtype, device=like.device) / dimensions
+    angles = torch.arange(length, dtype=like.dtype, device=like.device)[:, None] * 10000**-exponents
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the first dimensions of each head by position. x [batch, heads, time, head width]."""
+    dimensions = cos.shape[-1]
+    turned, kept = x[..., :dimensions], x[..., dimensions:]
+    first, second = turned.chunk(2, dim=-1)
+    turned = turned * cos + torch.cat([-second, first], dim=-1) * sin
+    return torch.cat([turned.to(kept.dtype), kept], dim=-1)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """[batch, heads, time, head width] → [batch, time, heads · head width]."""
+    return x.transpose(1, 2).flatten(2)
