@@ -1,0 +1,149 @@
+"""Is a continuous-depth model as good as an ordinary one, smaller, and right at every depth?
+
+    python -m benchmarks.quality --tokens 1600000 --seeds 3 --json benchmarks/results/quality.json
+
+Every row is one training run on the same tokens in the same order; rows already in the file are not run
+again, so the table can grow over many calls. Claimed rows try three learning rates with the first seed and
+run the other seeds at the best; the rest run once, at the rate that was best for their relatives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality_rows import MODELS, Model, train_row
+from benchmarks.texts import benchmark_texts
+from data.shards import build
+
+RATES = (2e-3, 4e-3, 8e-3)
+FIXED_RATE = 4e-3
+VOCABULARY = 2048
+
+
+def main() -> None:
+    """Run what is missing, row by row, and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--text", type=Path, nargs="*", help="text files; ODEFORMER_DATA's and Python's own by default"
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=400_000, help="training tokens of each row, less than one epoch"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="seeds of the claimed rows; 1 also fixes the learning rate"
+    )
+    parser.add_argument("--json", type=Path, required=True, help="the table; rows in it are not run again")
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count(), help="rows trained at once, a core each"
+    )
+    arguments = parser.parse_args()
+    table = Table(arguments.json)
+    shards = build_shards(arguments.text, arguments.json.with_suffix(".shards"))
+    table.describe(shards)
+    with ProcessPoolExecutor(
+        arguments.processes, mp_context=get_context("spawn"), max_tasks_per_child=1
+    ) as pool:
+        for seeds in ([0], list(range(1, arguments.seeds))):
+            jobs = [
+                (model, seed, rate)
+                for model in MODELS
+                for seed in (seeds if model.claimed or 0 in seeds else [])
+                for rate in rates(model, seed, arguments, table)
+                if table.find(model, seed, arguments.tokens, rate) is None
+            ]
+            running = [
+                pool.submit(train_row, m, shards, arguments.tokens, seed, rate) for m, seed, rate in jobs
+            ]
+            for done in as_completed(running):
+                table.add(done.result())
+    table.show()
+
+
+def rates(model: Model, seed: int, arguments: argparse.Namespace, table: Table) -> list[float]:
+    """Which learning rates a row is run at."""
+    if not model.claimed or arguments.seeds == 1:
+        return [FIXED_RATE]
+    if seed == 0:
+        return list(RATES)
+    return [min(RATES, key=lambda rate: table.loss(model, 0, arguments.tokens, rate))]
+
+
+def build_shards(texts: list[Path] | None, out: Path) -> Path:
+    """Shards of the texts, built once."""
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        texts = texts or benchmark_texts(out.parent)
+        build(texts, out, vocabulary_size=VOCABULARY, sequence_length=256, held_out=0.03)
+    return out
+
+
+class Table:
+    """The rows so far, in their file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": []}
+
+    def describe(self, shards: Path) -> None:
+        """Where and on what the rows were trained."""
+        manifest = json.loads((shards / "manifest.json").read_text())
+        self._content |= {
+            "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {_torch_version()}",
+            "train_tokens_available": manifest["splits"]["train"]["tokens"],
+            "tokenizer_sha256": manifest["tokenizer_sha256"],
+            "sources": [{"path": s["path"], "sha256": s["sha256"]} for s in manifest["sources"]],
+        }
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row and write the file."""
+        self._content["rows"].append({**row, "date": time.strftime("%Y-%m-%d")})
+        beside = self._path.with_suffix(".incomplete")
+        beside.write_text(json.dumps(self._content, indent=1) + "\n")
+        beside.rename(self._path)
+        print(_line(row), flush=True)
+
+    def find(self, model: Model, seed: int, tokens: int, rate: float) -> dict[str, Any] | None:
+        """The row of that run, if it is there."""
+        for row in self._content["rows"]:
+            same_tokens = abs(row["tokens"] - tokens) < 4096
+            if (row["name"], row["seed"], row["learning_rate"]) == (model.name, seed, rate) and same_tokens:
+                return dict(row)
+        return None
+
+    def loss(self, model: Model, seed: int, tokens: int, rate: float) -> float:
+        """That run's validation loss at the model depth."""
+        row = self.find(model, seed, tokens, rate)
+        return row["validation_loss"][str(model.depth)] if row else float("inf")
+
+    def show(self) -> None:
+        """All rows."""
+        for row in self._content["rows"]:
+            print(_line(row))
+
+
+def _line(row: dict[str, Any]) -> str:
+    losses = "  ".join(f"N={n} {loss:.3f}" for n, loss in row["validation_loss"].items())
+    return (
+        f"{row['name']:<42} {row['parameters']:>9,} seed {row['seed']} lr {row['learning_rate']:g} "
+        f"train {row['train_loss']:.3f}  {losses}"
+    )
+
+
+def _torch_version() -> str:
+    import torch
+
+    return str(torch.__version__)
+
+
+if __name__ == "__main__":
+    main()
