@@ -185,7 +185,7 @@ def train_row(model: Model, shards: Path, tokens: int, seed: int, rate: float) -
 
 
 def training_flops(config: ModelConfig, mean_depth: float, tokens: int) -> float:
-    """Forward and backward: 6 for each weight and token of the blocks and the unembedding, and attention's."""
+    """Forward and backward: 6 for each weight and token of blocks and unembedding, and attention's scores."""
     block = depth_parameters(
         config.model_copy(update={"depth": 1, "basis": BasisConfig(kind="none", size=1)})
     )
