@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from data.tasks import Example
+    from odeformer.lora import Adapter
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,9 @@ def finetune(task: Task, folder: Path, uri: str) -> FinetuneResult:
 
     import odeformer
     from cluster import worker
+    from cluster.scoring import score
     from data.tasks import TaskStream
     from data.tokenizer import load_tokenizer
-    from odeformer import checkpoint
     from odeformer.lora import Adapter
 
     base = registry.resolve(task.base, uri)
@@ -124,42 +125,57 @@ def finetune(task: Task, folder: Path, uri: str) -> FinetuneResult:
     run_id = tracking.start_run(
         uri, f"finetune-{task.team}", f"{task.team}/{task.name}", task.model_dump(mode="json"), folder
     )
-    tracker = tracking.Tracker(folder, uri, run_id)
     scores: list[float] = []
 
     def validate(engine: Any) -> dict[str, float]:
-        from cluster.scoring import score
-
         scores.append(score(engine, sets, tokenizer, length, train.micro_batch))
         return {f"validation_{metric_name(task)}": scores[-1]}
 
-    worker.train(
-        worker.Work(
-            model=model,
-            stream=TaskStream(
-                sets.train,
-                tokenizer,
-                rank=0,
-                world_size=1,
-                global_batch=train.global_batch,
-                sequence_length=length,
-                seed=task.train.seed,
-            ),
-            validate=validate,
-            report=tracker,
-            run=RunSettings(dir=folder, seed=task.train.seed),
-            train=train,
-            optim=OptimSettings(learning_rate=task.train.learning_rate, weight_decay=0.0),
-            zero=ZeroSettings(stage=0),
-            checkpoint=CheckpointSettings(every=max(100, task.train.steps), keep=1),
+    with tracking.ended(uri, run_id), tracking.Tracker(folder, uri, run_id) as tracker:
+        worker.train(
+            worker.Work(
+                model=model,
+                stream=TaskStream(
+                    sets.train,
+                    tokenizer,
+                    rank=0,
+                    world_size=1,
+                    global_batch=train.global_batch,
+                    sequence_length=length,
+                    seed=task.train.seed,
+                ),
+                validate=validate,
+                report=tracker,
+                run=RunSettings(dir=folder, seed=task.train.seed),
+                train=train,
+                optim=OptimSettings(learning_rate=task.train.learning_rate, weight_decay=0.0),
+                zero=ZeroSettings(stage=0),
+                checkpoint=CheckpointSettings(every=max(100, task.train.steps), keep=1),
+            )
         )
+        version = _register(task, adapter, base, folder, run_id, uri)
+    return FinetuneResult(
+        task.team,
+        task.name,
+        metric_name(task),
+        scores[0],
+        scores[-1],
+        version.name,
+        version.version,
+        base.version,
     )
+
+
+def _register(
+    task: Task, adapter: Adapter, base: registry.Version, folder: Path, run_id: str, uri: str
+) -> registry.Version:
+    from odeformer import checkpoint
+
     lineage = {"name": base.name, "version": base.version, "digest": base.tags[registry.DIGEST]}
     checkpoint.save_adapter(adapter, lineage, folder / "adapter")
-    adapter_model = f"{base.name}-{task.team}-{task.name}"
-    version = registry.register(
+    return registry.register(
         folder / "adapter",
-        adapter_model,
+        f"{base.name}-{task.team}-{task.name}",
         run_id=run_id,
         uri=uri,
         tags={
@@ -172,17 +188,6 @@ def finetune(task: Task, folder: Path, uri: str) -> FinetuneResult:
             registry.BASE_DIGEST: lineage["digest"],
         },
         alias="champion",
-    )
-    tracker.close("FINISHED")
-    return FinetuneResult(
-        task.team,
-        task.name,
-        metric_name(task),
-        scores[0],
-        scores[-1],
-        adapter_model,
-        version.version,
-        base.version,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster import finetune, tracking
 from cluster.connect import FINETUNE, worker_environment
+from cluster.failures import cause
 from cluster.settings import Task
 
 ACTOR_NAME = "odeformer-pool"
@@ -115,8 +116,7 @@ class PoolActor:
                 try:
                     job.update(state="succeeded", result=ray.get(reference))
                 except ray.exceptions.RayError as error:
-                    cause = getattr(error, "cause", None) or error
-                    job.update(state="failed", error=f"{type(cause).__name__}: {cause}")
+                    job.update(state="failed", error=cause(error))
             elif Path(job["folder"]).exists():
                 job["state"] = "running"
         return list(self._jobs.values())

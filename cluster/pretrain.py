@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import threading
 import time
+import traceback
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import nullcontext
 from typing import Any
 
 from cluster import registry, tracking
 from cluster.connect import PRETRAIN, worker_environment
 from cluster.events import EventReader
+from cluster.failures import RunFailedError, cause
 from cluster.settings import PretrainSettings
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -95,7 +97,7 @@ def pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version 
         The registered version, when ``tracking.register_as`` is set.
 
     Raises:
-        RuntimeError: when the workers failed, with the first one's error.
+        RunFailedError: when a worker failed, with its cause.
     """
     assert settings.tracking.uri is not None
     run_id = tracking.start_run(
@@ -110,14 +112,19 @@ def pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version 
     # Ray's own fit() would take over Ctrl-C for good when called from the main thread.
     fit = threading.Thread(target=_fit, args=(settings, run_id, failure), daemon=True)
     fit.start()
-    while fit.is_alive():
+    with tracking.ended(settings.tracking.uri, run_id):
+        while fit.is_alive():
+            for event in events.new():
+                on_event(event)
+            time.sleep(0.2)
         for event in events.new():
             on_event(event)
-        time.sleep(0.2)
-    for event in events.new():
-        on_event(event)
-    if failure:
-        raise RuntimeError(f"pretraining in {settings.run.dir} failed: {failure[0]}") from failure[0]
+        if failure:
+            (settings.run.dir / "failure.txt").write_text("".join(traceback.format_exception(failure[0])))
+            raise RunFailedError(
+                f"pretraining in {settings.run.dir} failed: {cause(failure[0])}; the same command resumes "
+                "it from its last checkpoint, failure.txt there says more"
+            )
     if settings.tracking.register_as is None:
         return None
     return registry.register(
@@ -198,28 +205,29 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     depths = sorted({settings.model.depth, *settings.train.depths})
     torch.manual_seed(settings.run.seed)
     model = Odeformer(settings.model)
-    tracker = None
-    if rank == 0:
-        assert settings.tracking.uri is not None
-        tracker = tracking.Tracker(settings.run.dir, settings.tracking.uri, config["run_id"])
-    engine = worker.train(
-        worker.Work(
-            model=model,
-            stream=stream,
-            validate=lambda engine: validation_losses(engine, rows, depths, settings.train.micro_batch),
-            report=tracker or _ignore,
-            run=settings.run,
-            train=settings.train,
-            optim=settings.optim,
-            zero=settings.zero,
-            checkpoint=settings.checkpoint,
+    assert settings.tracking.uri is not None
+    with (
+        tracking.Tracker(settings.run.dir, settings.tracking.uri, config["run_id"])
+        if rank == 0
+        else nullcontext(_ignore)
+    ) as report:
+        engine = worker.train(
+            worker.Work(
+                model=model,
+                stream=stream,
+                validate=lambda engine: validation_losses(engine, rows, depths, settings.train.micro_batch),
+                report=report,
+                run=settings.run,
+                train=settings.train,
+                optim=settings.optim,
+                zero=settings.zero,
+                checkpoint=settings.checkpoint,
+            )
         )
-    )
-    state = zero.whole_state(engine)
-    if tracker is not None:
-        tokenizer = Path(settings.data.shards) / "tokenizer.json"
-        checkpoint.save(state, settings.model, model.solver, tokenizer, settings.run.dir / "final")
-        tracker.close("FINISHED")
+        state = zero.whole_state(engine)
+        if rank == 0:
+            tokenizer = settings.data.shards / "tokenizer.json"
+            checkpoint.save(state, settings.model, model.solver, tokenizer, settings.run.dir / "final")
     dist.barrier()
 
 

@@ -141,6 +141,14 @@ class TaskTrain(Section):
     gradient: GradientName = "checkpoint"
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _batches_fit(self) -> TaskTrain:
+        if self.micro_batch is not None and self.global_batch % self.micro_batch:
+            raise ValueError(
+                f"global_batch {self.global_batch} is not a multiple of micro_batch {self.micro_batch}"
+            )
+        return self
+
 
 class Task(Section):
     """One team's fine-tuning job: ten lines of YAML."""

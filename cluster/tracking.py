@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,7 @@ def start_run(uri: str, experiment: str, name: str, settings: Mapping[str, Any],
     if remembered.is_file():
         known = json.loads(remembered.read_text())
         if known["tracking_uri"] == uri:
+            client.update_run(known["run_id"], status="RUNNING")
             return str(known["run_id"])
     found = client.get_experiment_by_name(experiment)
     experiment_id = (
@@ -78,8 +80,23 @@ def start_run(uri: str, experiment: str, name: str, settings: Mapping[str, Any],
     return run_id
 
 
+@contextmanager
+def ended(uri: str, run_id: str) -> Iterator[None]:
+    """End the MLflow run as ``FAILED`` when the block raises, as ``KILLED`` when it is interrupted."""
+    try:
+        yield
+    except BaseException as error:
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        connect(uri).set_terminated(run_id, status)
+        raise
+
+
 class Tracker:
-    """Rank 0's reports: each goes to the run's event log at once, and to MLflow without waiting for it."""
+    """Rank 0's reports: each goes to the run's event log at once, and to MLflow without waiting for it.
+
+    At the end of its ``with`` block MLflow has everything, and the run is finished unless the block raised:
+    then whoever started the workers knows why, and ends the run.
+    """
 
     def __init__(self, folder: Path, uri: str, run_id: str) -> None:
         self._log = EventLog(folder)
@@ -98,11 +115,14 @@ class Tracker:
             metrics = [Metric(name, float(value), now, step) for name, value in values.items()]
             self._pending.append(self._client.log_batch(self._run_id, metrics, synchronous=False))
 
-    def close(self, status: str) -> None:
-        """Wait until MLflow has everything, and end the run as ``FINISHED`` or ``FAILED``."""
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         for operation in self._pending:
             operation.wait()
-        self._client.set_terminated(self._run_id, status)
+        if kind is None:
+            self._client.set_terminated(self._run_id, "FINISHED")
 
 
 def _artifact_root(uri: str) -> str | None:

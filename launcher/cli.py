@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from cluster.failures import RunFailedError
+
 # Typer exports only one child of the class that all its usage errors share.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -34,7 +36,7 @@ TrackingUri = Annotated[
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line and exit code 2, without a traceback."""
+    """Run the command line; a user's mistake is one line and exit code 2, a failed run one line and 1."""
     try:
         code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
@@ -42,6 +44,9 @@ def main() -> None:
         code = 130
     except UsageError as error:
         code = _complain(error.format_message())  # type: ignore[attr-defined]
+    except RunFailedError as error:
+        _complain(str(error))
+        code = 1
     except (ValueError, OSError) as error:
         if "ODEFORMER_TRACEBACK" in os.environ:
             raise

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.events import EventReader
+from cluster.failures import RunFailedError
 from cluster.pool import Pool
 from cluster.settings import Task
 from launcher.progress import Progress
@@ -19,7 +20,7 @@ def run_tasks(
     """Submit tasks to the cluster's pool, show how they get on, and return their results in order.
 
     Raises:
-        RuntimeError: with the job's error, when one failed.
+        RunFailedError: with the job's error, when one failed.
     """
     with progress.stage(f"fine-tuning {', '.join(f'{task.team}/{task.name}' for task in tasks)}"):
         pool = Pool.connect(folder, uri)
@@ -43,7 +44,7 @@ def run_tasks(
             time.sleep(0.3)
     for job in jobs.values():
         if job["state"] == "failed":
-            raise RuntimeError(f"job {job['id']} failed: {job['error']}")
+            raise RunFailedError(f"job {job['id']} failed: {job['error']}")
     return [jobs[job_id]["result"] for job_id in ids]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -144,20 +145,54 @@ def test_a_task_on_an_adapter_is_refused(road: Path) -> None:
     assert "is an adapter" in done.stderr
 
 
-def test_ctrl_c_leaves_no_process_behind(road: Path) -> None:
-    changes = ("run.dir=stopped", "checkpoint.every=5", "train.steps=100000", "tracking.register_as=null")
-    command = [ODEFORMER, "pretrain", "config.yaml", *(f"--set={change}" for change in changes)]
-    before = set(Path("/tmp").glob("odf-*"))
-    process = subprocess.Popen(command, cwd=road, stdout=subprocess.DEVNULL, start_new_session=True)
+def start_long_run(road: Path, name: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """A run of very many steps that has committed a checkpoint, and all processes below it."""
+    changes = (f"run.dir={name}", "checkpoint.every=5", "train.steps=100000", "tracking.register_as=null")
+    process = subprocess.Popen(
+        [ODEFORMER, "pretrain", "config.yaml", *(f"--set={change}" for change in changes)],
+        cwd=road,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 120
-    while not list((road / "stopped" / "checkpoints").glob("step-*")):
+    while not list((road / name / "checkpoints").glob("step-*")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.1)
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) > 5, "Ray should be running"
+    return process, family
+
+
+def mlflow_status(road: Path, name: str) -> str:
+    from mlflow import MlflowClient
+
+    run_id = json.loads((road / name / "mlflow.json").read_text())["run_id"]
+    return str(MlflowClient(tracking_uri=f"sqlite:///{road}/runs/mlflow.db").get_run(run_id).info.status)
+
+
+def test_ctrl_c_leaves_no_process_behind(road: Path) -> None:
+    before = set(Path("/tmp").glob("odf-*"))
+    process, family = start_long_run(road, "stopped")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
     assert process.wait(timeout=30) == 130
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == []
     assert set(Path("/tmp").glob("odf-*")) <= before
+    assert mlflow_status(road, "stopped") == "KILLED"
+
+
+def test_a_killed_worker_ends_the_command_soon_and_with_its_cause(road: Path) -> None:
+    process, family = start_long_run(road, "broken")
+    workers = [p for p in family if "RayTrainWorker" in p.name()]
+    assert len(workers) == 2
+    workers[1].kill()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    # Ray may notice the peer's lost connection before it notices the death.
+    assert re.search(r"failed: worker [01]( lost its connection|: its process died)", errors.splitlines()[-1])
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []
+    assert mlflow_status(road, "broken") == "FAILED"

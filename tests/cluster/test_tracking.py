@@ -13,10 +13,9 @@ from cluster.events import EventReader
 def test_metrics_settings_and_status_arrive(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     run_id = tracking.start_run(uri, "experiment", "name", {"train": {"steps": 3}}, tmp_path / "run")
-    tracker = tracking.Tracker(tmp_path / "run", uri, run_id)
-    for step in range(1, 4):
-        tracker("step", step, {"loss": 1.0 / step})
-    tracker.close("FINISHED")
+    with tracking.Tracker(tmp_path / "run", uri, run_id) as tracker:
+        for step in range(1, 4):
+            tracker("step", step, {"loss": 1.0 / step})
     client = tracking.connect(uri)
     history = client.get_metric_history(run_id, "loss")
     assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
@@ -26,6 +25,23 @@ def test_metrics_settings_and_status_arrive(tmp_path: Path) -> None:
     # Artifacts lie beside the store, not in whatever folder the process ran.
     assert run.info.artifact_uri.startswith((tmp_path / "artifacts").as_uri())
     assert [f.path for f in client.list_artifacts(run_id)] == ["settings.json"]
+
+
+def test_a_run_that_raised_is_failed_until_it_runs_again(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run_id = tracking.start_run(uri, "experiment", "name", {}, tmp_path / "run")
+    client = tracking.connect(uri)
+    for error, status in ((ZeroDivisionError, "FAILED"), (KeyboardInterrupt, "KILLED")):
+        with (
+            pytest.raises(error),
+            tracking.ended(uri, run_id),
+            tracking.Tracker(tmp_path / "run", uri, run_id) as tracker,
+        ):
+            tracker("step", 1, {"loss": 1.0})
+            raise error
+        assert client.get_run(run_id).info.status == status
+    tracking.start_run(uri, "experiment", "name", {}, tmp_path / "run")
+    assert client.get_run(run_id).info.status == "RUNNING"
 
 
 def test_a_resumed_run_keeps_its_mlflow_run(tmp_path: Path) -> None:
