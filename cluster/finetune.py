@@ -19,7 +19,7 @@ from cluster.settings import (
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from data.tasks import Example
+    from data.tasks import TaskSets
     from odeformer.lora import Adapter
 
 
@@ -37,34 +37,16 @@ class FinetuneResult:
     base_version: str
 
 
-@dataclass(frozen=True)
-class TaskSets:
-    """A task's checked examples."""
-
-    train: list[Example]
-    validation: list[Example]
-    labels: list[str]
-    """Of a classification; empty otherwise."""
-
-
 def read_sets(task: Task) -> TaskSets:
     """Both sets of a task, checked.
 
     Raises:
         ValueError, FileNotFoundError: for malformed data, or validation labels that training never shows.
     """
-    from data.tasks import labels, read_examples
+    from data.tasks import read_task_sets
 
-    train, validation = (
-        read_examples(path, task.kind, task.data.prompt, task.data.completion)
-        for path in (task.data.train, task.data.validation)
-    )
-    if task.kind == "completion":
-        return TaskSets(train, validation, [])
-    unseen = sorted(set(labels(validation)) - set(labels(train)))
-    if unseen:
-        raise ValueError(f"{task.data.validation}: label {unseen[0]!r} does not occur in {task.data.train}")
-    return TaskSets(train, validation, labels(train))
+    data = task.data
+    return read_task_sets(data.train, data.validation, task.kind, data.prompt, data.completion)
 
 
 def check(task: Task, uri: str | None) -> Task:

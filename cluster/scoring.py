@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from data.tasks import Example, encode
+from data.tasks import Example, TaskSets, encode
 from odeformer.model import token_losses
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-    from cluster.finetune import TaskSets
 
 
 def score(engine: Any, sets: TaskSets, tokenizer: Tokenizer, sequence_length: int, batch: int) -> float:

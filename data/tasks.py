@@ -61,6 +61,32 @@ def read_examples(
     return examples
 
 
+@dataclass(frozen=True)
+class TaskSets:
+    """A task's two checked sets; `labels` are those of a classification, sorted, and empty otherwise."""
+
+    train: list[Example]
+    validation: list[Example]
+    labels: list[str]
+
+
+def read_task_sets(
+    train: Path, validation: Path, kind: Literal["completion", "classification"], prompt: str, completion: str
+) -> TaskSets:
+    """Read both sets of a task.
+
+    Raises what `read_examples` does; ValueError also for a validation label that training never shows.
+    """
+    seen, asked = (read_examples(path, kind, prompt, completion) for path in (train, validation))
+    if kind == "completion":
+        return TaskSets(seen, asked, labels=[])
+    known = labels(seen)
+    unseen = [label for label in labels(asked) if label not in known]
+    if unseen:
+        raise ValueError(f"{validation}: label {unseen[0]!r} does not occur in {train}: correct one of them")
+    return TaskSets(seen, asked, labels=known)
+
+
 def labels(examples: Sequence[Example]) -> list[str]:
     """Return the distinct completions, sorted."""
     return sorted({example.completion for example in examples})

@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from odeformer.config import GradientName
 from odeformer.depth import Grid
-from odeformer.field import BlockWeights
-from odeformer.solvers import Field, Solver, node_times
+from odeformer.field import BlockWeights, Field
+from odeformer.solvers import Solver, node_times
 
 GRADIENTS = get_args(GradientName)
 

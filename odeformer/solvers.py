@@ -16,17 +16,7 @@ from odeformer.depth import Grid
 if TYPE_CHECKING:  # the settings check solver names before torch is needed
     from torch import Tensor
 
-    from odeformer.field import BlockWeights
-
-
-class Field(Protocol):
-    """What a solver may ask of a vector field: dx/dt = speed · field(x, w)."""
-
-    @property
-    def speed(self) -> float: ...
-    def attention(self, x: Tensor, w: BlockWeights) -> Tensor: ...
-    def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor: ...
-    def __call__(self, x: Tensor, w: BlockWeights) -> Tensor: ...
+    from odeformer.field.parts import BlockWeights, Field
 
 
 class Solver(Protocol):

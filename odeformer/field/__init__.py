@@ -10,8 +10,7 @@ from torch import Tensor
 
 from odeformer.config import ModelConfig
 from odeformer.field import llama, neox, paper
-from odeformer.field.parts import BlockWeights, TensorSpec
-from odeformer.solvers import Field
+from odeformer.field.parts import BlockWeights, Field, TensorSpec
 
 TENSORS = {"neox": neox.tensors, "llama": llama.tensors, "paper": paper.tensors}
 FIELDS: dict[str, type[neox.NeoXField] | type[llama.LlamaField] | type[paper.PaperField]] = {
@@ -31,4 +30,4 @@ def build_field(config: ModelConfig, x: Tensor, training: bool) -> Field:
     return FIELDS[config.flavour].at(config, x, training)
 
 
-__all__ = ["BlockWeights", "TensorSpec", "block_tensors", "build_field"]
+__all__ = ["BlockWeights", "Field", "TensorSpec", "block_tensors", "build_field"]

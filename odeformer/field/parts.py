@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +20,16 @@ from odeformer.config import ModelConfig
 
 BlockWeights = dict[str, Tensor]
 """One block's tensors by name; or those of M blocks, every tensor stacked to [M, ...]."""
+
+
+class Field(Protocol):
+    """What a solver may ask of a vector field: dx/dt = speed · field(x, w)."""
+
+    @property
+    def speed(self) -> float: ...
+    def attention(self, x: Tensor, w: BlockWeights) -> Tensor: ...
+    def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor: ...
+    def __call__(self, x: Tensor, w: BlockWeights) -> Tensor: ...
 
 
 @dataclass(frozen=True)
