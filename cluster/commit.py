@@ -68,17 +68,24 @@ def restore(engine: Any, stream: Cursor, folder: Path) -> int:
             f"{folder / name} was written by {content['workers']} workers at ZeRO stage {content['stage']}, "
             f"which {here[0]} at stage {here[1]} cannot resume: use the same, or another run.dir"
         )
-    engine.load_checkpoint(str(folder / name), tag="state")
+    loaded, _ = engine.load_checkpoint(str(folder / name), tag="state")
+    if loaded is None:
+        raise RuntimeError(f"DeepSpeed loaded nothing from {folder / name}")
     stream.load_state_dict(content["stream"])
     return int(content["step"])
 
 
 def _newest_good(folder: Path) -> tuple[str, dict[str, Any]] | None:
     for commit in reversed(_committed(folder)):
-        content = json.loads((commit / "commit.json").read_text())
-        if content["format_version"] == FORMAT_VERSION and content["files"] == _digests(commit):
-            return commit.name, content
+        try:
+            content = json.loads((commit / "commit.json").read_text())
+            if content["format_version"] == FORMAT_VERSION and content["files"] == _digests(commit):
+                return commit.name, content
+        except (ValueError, KeyError, TypeError, OSError):
+            pass
         print(f"checkpoint {commit} is damaged; falling back to the one before", flush=True)
+        # Out of the way: a damaged commit must not count among those that are kept.
+        commit.rename(commit.with_name(f".{commit.name}.damaged"))
     return None
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 PRETRAIN = "pretrain"
 FINETUNE = "finetune"
@@ -64,6 +66,7 @@ def ray_cluster(
                     object_store_memory=256 * 2**20,
                 )
             else:
+                _check_answers(address)
                 ray.init(address=address, log_to_driver=False, logging_level="error")
         finally:
             os.chdir(here)
@@ -71,6 +74,20 @@ def ray_cluster(
     finally:
         ray.shutdown()
         shutil.rmtree(session, ignore_errors=True)
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself would wait for minutes where nobody listens."""
+    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    if parts.hostname and port:  # "auto" and "local" are not places
+        try:
+            socket.create_connection((parts.hostname, port), timeout=10).close()
+        except OSError as error:
+            raise ConnectionError(f"no Ray cluster answers at {address} ({error})") from None
 
 
 def worker_environment(cpus_per_worker: int) -> dict[str, str]:

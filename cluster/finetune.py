@@ -180,9 +180,11 @@ def metric_name(task: Task) -> str:
 
 def _longest(sets: TaskSets, tokenizer: Tokenizer, limit: int) -> int:
     """The sequence length the task needs, at most the base's context: padding costs as much as text."""
-    from data.tasks import encode
+    from data.tasks import Example, encode
 
-    examples = sets.train + sets.validation
+    # Scoring asks for every label on every validation prompt: none of them may push a prompt out.
+    asked = [Example(e.prompt, label) for e in sets.validation for label in sets.labels]
+    examples = sets.train + sets.validation + asked
     return max(len(encode(e.prompt, e.completion, tokenizer, limit)[0]) for e in examples) - 1
 
 

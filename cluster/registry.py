@@ -96,6 +96,9 @@ def resolve(model: str, uri: str | None = None) -> Version:
             number = client.get_model_version_by_alias(name, alias).version
         found = client.get_model_version(name, str(number))
     except MlflowException as error:
+        # MLflow calls an unknown alias an invalid parameter.
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise ConnectionError(f"the MLflow store {uri} failed: {error.message}") from None
         known = ", ".join(f"models:/{m.name}" for m in client.search_registered_models()) or "none yet"
         raise ValueError(f"model {model!r} is not in {uri} ({error.message}); there are: {known}") from None
     return Version(name, str(found.version), tuple(found.aliases), dict(found.tags), str(found.source))
@@ -108,10 +111,14 @@ def fetch(model: str, uri: str | None = None) -> Path:
         ValueError: when the model is unknown, or its files are not those that were registered.
     """
     from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(uri)
     version = resolve(model, uri)
-    folder = Path(download_artifacts(artifact_uri=version.location, tracking_uri=uri))
+    try:
+        folder = Path(download_artifacts(artifact_uri=version.location, tracking_uri=uri))
+    except (MlflowException, OSError) as error:
+        raise ValueError(f"{version.uri}: its files are not at {version.location} ({error})") from None
     digest = folder_digest(folder)
     if digest != version.tags.get(DIGEST):
         raise ValueError(

@@ -18,6 +18,7 @@ def _known_solver(name: str) -> str:
 
 SolverName = Annotated[str, AfterValidator(_known_solver)]
 Depth = Annotated[int, Field(ge=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 # The one allow-list for everything that becomes a path, a registry name or a Ray name.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 
@@ -54,7 +55,7 @@ class OptimSettings(Section):
     """The part of the steps over which the rate rises linearly."""
     final: float = Field(default=0.1, ge=0, le=1)
     """The part of the rate that the cosine ends at."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     weight_decay: float = Field(default=0.1, ge=0)
     """On matrices only."""
     clip: float = Field(default=1.0, gt=0)

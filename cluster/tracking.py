@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,11 @@ def connect(uri: str, *, create: bool = False) -> MlflowClient:
 
     Raises:
         FileNotFoundError: when the store is a SQLite file that does not exist.
+        ConnectionError: when it does not answer, or is no store.
     """
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -52,7 +56,38 @@ def connect(uri: str, *, create: bool = False) -> MlflowClient:
                 "or name the store with --tracking-uri or MLFLOW_TRACKING_URI"
             )
         _sqlite_file(uri).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    try:
+        # Two that make a new store at once would run the same migrations into each other.
+        with (
+            _locked(_sqlite_file(uri)) if create and uri.startswith(SQLITE) else nullcontext(),
+            _few_retries(),
+        ):
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client.search_registered_models(max_results=1)
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ConnectionError(f"the MLflow store {uri} cannot be used: {reason}") from None
+    return client
+
+
+@contextmanager
+def _locked(store: Path) -> Iterator[None]:
+    with store.with_name(f".{store.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _few_retries() -> Iterator[None]:
+    """MLflow tries an address where nobody answers for minutes; whether somebody does takes seconds."""
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, "1")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
 
 
 def start_run(uri: str, experiment: str, name: str, settings: Mapping[str, Any], folder: Path) -> str:
@@ -64,13 +99,10 @@ def start_run(uri: str, experiment: str, name: str, settings: Mapping[str, Any],
     remembered = folder / "mlflow.json"
     if remembered.is_file():
         known = json.loads(remembered.read_text())
-        if known["tracking_uri"] == uri:
+        if known["tracking_uri"] == uri and _exists(client, known["run_id"]):
             client.update_run(known["run_id"], status="RUNNING")
             return str(known["run_id"])
-    found = client.get_experiment_by_name(experiment)
-    experiment_id = (
-        found.experiment_id if found else client.create_experiment(experiment, _artifact_root(uri))
-    )
+    experiment_id = _experiment(client, experiment, uri)
     run_id = client.create_run(experiment_id, run_name=name).info.run_id
     client.log_dict(run_id, dict(settings), "settings.json")
     for key, value in _flat(settings):
@@ -87,8 +119,37 @@ def ended(uri: str, run_id: str) -> Iterator[None]:
         yield
     except BaseException as error:
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
-        connect(uri).set_terminated(run_id, status)
+        with suppress(Exception):  # a store that is gone must not hide what the run died of
+            connect(uri).set_terminated(run_id, status)
         raise
+
+
+def _exists(client: MlflowClient, run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+
+
+def _experiment(client: MlflowClient, name: str, uri: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.create_experiment(name, _artifact_root(uri)))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    found = client.get_experiment_by_name(name)
+    assert found is not None
+    if found.lifecycle_stage != "active":
+        raise ValueError(
+            f"the MLflow experiment {name!r} was deleted: restore it, or choose another tracking.experiment"
+        )
+    return str(found.experiment_id)
 
 
 class Tracker:

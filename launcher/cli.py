@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -124,7 +125,9 @@ def pretrain(
             cluster.address, pretrain_workers=cluster.workers, cpus_per_worker=cluster.cpus_per_worker
         ):
             version = pretraining.pretrain(settings, watcher)
-    progress.console.print(f"  weights: {settings.run.dir / 'final'}", highlight=False, soft_wrap=True)
+    progress.console.print(
+        f"  weights: {settings.run.dir / 'final'}", highlight=False, markup=False, soft_wrap=True
+    )
     if version is not None:
         progress.console.print(f"  registered: {version.uri} (champion)", highlight=False, soft_wrap=True)
 
@@ -152,7 +155,9 @@ def finetune_run(
 
     finetuning.check(task, tracking_uri)
     progress = Progress(make_console())
-    with ray_cluster(address, finetune_slots=1):
+    with ExitStack() as cluster:
+        with progress.stage("Ray"):
+            cluster.enter_context(ray_cluster(address, finetune_slots=1))
         results = run_tasks([task], directory, tracking_uri, progress)
     progress.console.print(finetune_table(results))
 
@@ -177,7 +182,7 @@ def generate(
         int | None, typer.Option(help="N, the solver cells; the model depth when not given.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    temperature: Annotated[float, typer.Option(help="0 takes the most likely token.")] = 0.8,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the most likely token.")] = 0.8,
     top_k: Annotated[int, typer.Option(min=1)] = 50,
     seed: int = 0,
     tracking_uri: TrackingUri = None,
@@ -189,6 +194,8 @@ def generate(
         uniform_grid(depth)  # refuses a depth of 0 before anything is loaded
     if not prompt:
         raise ValueError("the prompt is empty: at least one character is needed")
+    if not prompt.isprintable() and any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise ValueError("the prompt is not UTF-8 text: convert it")
     from cluster import registry
     from data.tokenizer import end_of_text_id
     from odeformer.generate import generate_text

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
@@ -29,7 +30,9 @@ class Progress:
         self._fraction, self._detail = 0.0, ""
         with self._live(title, started) if self.console.is_terminal else self._plain(title, started):
             yield
-        self.console.print(f"[green]✓[/] {title} [dim]{time.monotonic() - started:.1f} s[/]", highlight=False)
+        self.console.print(
+            f"[green]✓[/] {escape(title)} [dim]{time.monotonic() - started:.1f} s[/]", highlight=False
+        )
 
     def update(self, fraction: float, detail: str = "") -> None:
         """How far the stage is, from 0 to 1, and a few words about it."""
@@ -39,10 +42,10 @@ class Progress:
     def _live(self, title: str, started: float) -> Iterator[None]:
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[detail]}", style="dim"),
+            TextColumn("{task.fields[detail]}", style="dim", markup=False),
         )
         with RichProgress(*columns, console=self.console, transient=True) as live:
             task = live.add_task(title, total=1.0, detail="")
@@ -56,6 +59,7 @@ class Progress:
             self.console.print(
                 f"  {title} {self._fraction:4.0%} {elapsed:5.0f} s {self._detail}",
                 highlight=False,
+                markup=False,
                 soft_wrap=True,
             )
 

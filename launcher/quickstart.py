@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from launcher.console import make_console
@@ -27,14 +28,26 @@ TASKS = {
 """The two teams' tasks; the rest of each comes from where their data is written."""
 
 
+MARK = ".quickstart"
+"""A file in every folder of a quick start; without it a folder is somebody else's."""
+
+
+def _make_room(directory: Path) -> None:
+    if directory.exists() and not (directory / MARK).is_file() and any(directory.iterdir()):
+        raise ValueError(f"{directory} holds something other than a quick start: choose another --dir")
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / MARK).touch()
+    for part in ("shards", "pretrain", "tasks", "finetune"):
+        shutil.rmtree(directory / part, ignore_errors=True)
+
+
 def run(directory: Path) -> None:
     """Shards, pretraining, registry, two fine-tuning jobs, and one screen that sums them up."""
     started = time.monotonic()
     console = make_console()
     progress = Progress(console)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the memory measurement's profiler announces itself
-    for part in ("shards", "pretrain", "tasks", "finetune"):
-        shutil.rmtree(directory / part, ignore_errors=True)
+    _make_room(directory)
 
     with progress.stage("libraries"):
         from cluster import pretrain as pretraining
@@ -71,7 +84,9 @@ def run(directory: Path) -> None:
     )
     uri = tracking.tracking_uri(settings.tracking.uri)
     workers = settings.cluster.workers
-    with ray_cluster(None, pretrain_workers=workers, finetune_slots=len(TASKS)):
+    with ExitStack() as cluster:
+        with progress.stage("Ray"):
+            cluster.enter_context(ray_cluster(None, pretrain_workers=workers, finetune_slots=len(TASKS)))
         with progress.stage(f"pretraining with {workers} ZeRO workers"):
             watcher = PretrainWatcher(settings, progress)
             version = pretraining.pretrain(settings, watcher)
