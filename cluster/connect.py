@@ -92,6 +92,6 @@ def _check_answers(address: str) -> None:
 
 def worker_environment(cpus_per_worker: int) -> dict[str, str]:
     """Environment variables for a worker process, by name: Ray does not pass on the driver's."""
-    passed = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-    environment = {name: os.environ[name] for name in passed if name in os.environ}
+    passed = ("MLFLOW_TRACKING_", "MLFLOW_S3_", "AWS_")  # where the store is, and who may use it
+    environment = {name: value for name, value in os.environ.items() if name.startswith(passed)}
     return {**environment, "OMP_NUM_THREADS": str(cpus_per_worker), "TOKENIZERS_PARALLELISM": "false"}

@@ -70,7 +70,7 @@ def finetune(task: Task, folder: Path, uri: str) -> FinetuneResult:
 
     Args:
         task: as :func:`check` gave it.
-        folder: where the job writes; the same folder again resumes it.
+        folder: where the job writes.
         uri: the MLflow store.
     """
     import torch

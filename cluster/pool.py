@@ -27,7 +27,7 @@ class Pool:
 
     @classmethod
     def connect(cls, folder: Path, uri: str | None = None, cpus_per_job: int = 1) -> Pool:
-        """The pool of this cluster, started if there is none.
+        """The pool of this driver's connection to Ray, started if there is none; it ends with the driver.
 
         Args:
             folder: where its jobs write, ``<folder>/<team>/<name>``.

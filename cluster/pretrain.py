@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from cluster import registry, tracking
@@ -61,17 +62,25 @@ def check(settings: PretrainSettings) -> PretrainSettings:
             ),
         }
     )
-    _claim_folder(resolved, manifest.digest())
+    _identity_file(resolved)
     return resolved
 
 
-def _claim_folder(settings: PretrainSettings, data_digest: str) -> None:
-    """Write down whose ``run.dir`` this is; a run of other weights or other data may not resume from it."""
+def _identity_file(settings: PretrainSettings) -> tuple[Path, str]:
+    """Where ``run.dir`` says whose it is, and what it should say: only the same run may resume from it.
+
+    Raises:
+        ValueError: when it is that of a run with other weights, data, batches or workers.
+    """
+    from data.manifest import load_manifest
+
     identity = {
         "model": settings.model.model_dump(mode="json"),
-        "data": data_digest,
+        "data": load_manifest(settings.data.shards).digest(),
         "global_batch": settings.train.global_batch,
         "seeds": [settings.run.seed, settings.data.seed],
+        "workers": settings.cluster.workers,
+        "stage": settings.zero.stage,
     }
     path = settings.run.dir / "run.json"
     if path.is_file():
@@ -82,8 +91,7 @@ def _claim_folder(settings: PretrainSettings, data_digest: str) -> None:
                 f"run.dir {settings.run.dir} holds another run, which differs in {', '.join(changed)}: "
                 "choose another run.dir, or remove it"
             )
-    settings.run.dir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(identity, indent=2))
+    return path, json.dumps(identity, indent=2)
 
 
 def pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version | None:
@@ -107,6 +115,8 @@ def pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version 
         settings.model_dump(mode="json"),
         settings.run.dir,
     )
+    path, identity = _identity_file(settings)
+    path.write_text(identity)
     events = EventReader(settings.run.dir)
     failure: list[BaseException] = []
     # Ray's own fit() would take over Ctrl-C for good when called from the main thread.
@@ -182,7 +192,7 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     from torch import distributed as dist
 
     from cluster import worker, zero
-    from cluster.validation import validation_losses
+    from cluster.validation import sample_rows, validation_losses
     from data.stream import ShardStream
     from odeformer import checkpoint
     from odeformer.model import Odeformer
@@ -201,7 +211,7 @@ def pretrain_worker(config: dict[str, Any]) -> None:
         )
         for split in ("train", "validation")
     )
-    rows = held_out.sequence_rows(torch.arange(min(settings.train.validation_sequences, held_out.sequences)))
+    rows = sample_rows(held_out, settings.train.validation_sequences)
     depths = sorted({settings.model.depth, *settings.train.depths})
     torch.manual_seed(settings.run.seed)
     model = Odeformer(settings.model)

@@ -180,10 +180,13 @@ class Tracker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        for operation in self._pending:
-            operation.wait()
-        if kind is None:
-            self._client.set_terminated(self._run_id, "FINISHED")
+        try:
+            for operation in self._pending:
+                operation.wait()
+            if kind is None:
+                self._client.set_terminated(self._run_id, "FINISHED")
+        except Exception as failure:  # noqa: BLE001 - what was trained is worth more than its curves
+            self._log(f"MLflow lacks some metrics: {failure}", 0, {})
 
 
 def _artifact_root(uri: str) -> str | None:

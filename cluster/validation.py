@@ -10,7 +10,14 @@ from torch import Tensor
 from torch import distributed as dist
 
 from cluster.worker import all_reduce_sum
+from data.stream import ShardStream
 from odeformer.model import token_losses
+
+
+def sample_rows(stream: ShardStream, count: int) -> Tensor:
+    """``count`` sequences [count, time + 1] spread evenly over a split, or all of them if there are fewer."""
+    count = min(count, stream.sequences)
+    return stream.sequence_rows(torch.linspace(0, stream.sequences - 1, count).long())
 
 
 @torch.no_grad()

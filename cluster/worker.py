@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -65,7 +66,13 @@ def train(work: Work) -> Any:
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
         depth = batch_depth(work.run.seed, step, depths)
-        loss, tokens = optimizer_step(engine, next(batches), depth, settings.micro_batch)
+        batch = next(batches)
+        loss, tokens = optimizer_step(engine, batch, depth, settings.micro_batch)
+        if not math.isfinite(loss):  # a sum over all ranks: every one of them stops
+            raise RuntimeError(
+                f"the loss is {loss} at step {step + 1}, samples {batch.sample_ids.tolist()}: "
+                "lower optim.learning_rate"
+            )
         step += 1
         work.report(
             "step",

@@ -63,7 +63,7 @@ def run(directory: Path) -> None:
 
     with progress.stage("shards from Python's standard library"):
         paths = standard_library.sources()
-        manifest = build(
+        build(
             paths,
             directory / "shards",
             vocabulary_size=2048,
@@ -72,17 +72,16 @@ def run(directory: Path) -> None:
             progress=lambda stage, fraction: progress.update(fraction, stage),
         )
         standard_library.write_tasks(paths, HELD_OUT, directory / "tasks")
-
-    settings = pretraining.check(
-        load_pretrain(
-            "tiny",
-            [
-                f"data.shards={json.dumps(str(directory / 'shards'))}",
-                f"run.dir={json.dumps(str(directory / 'pretrain'))}",
-            ],
+        settings = pretraining.check(
+            load_pretrain(
+                "tiny",
+                [
+                    f"data.shards={json.dumps(str(directory / 'shards'))}",
+                    f"run.dir={json.dumps(str(directory / 'pretrain'))}",
+                ],
+            )
         )
-    )
-    uri = tracking.tracking_uri(settings.tracking.uri)
+        uri = tracking.tracking_uri(settings.tracking.uri)
     workers = settings.cluster.workers
     with ExitStack() as cluster:
         with progress.stage("Ray"):
@@ -105,12 +104,13 @@ def run(directory: Path) -> None:
         results = run_tasks(tasks, directory / "finetune", uri, progress)
 
     with progress.stage("cost of each depth, memory of each gradient method"):
-        model, _ = registry.load(f"models:/{version.name}@champion", uri)
+        model, tokenizer = registry.load(version.uri, uri)
+        text = report.validation_text(settings, tokenizer)
         measured = report.measure(model, sorted(watcher.validations[-1]), progress)
     summary = report.summarise(
         seconds=time.monotonic() - started,
         validations=watcher.validations,
-        split=manifest.splits["validation"],
+        text=text,
         version=version,
         uri=uri,
         results=results,

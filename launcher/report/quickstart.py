@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
-import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from tokenizers import Tokenizer
 
 from cluster.registry import Version
-from data.manifest import Split
+from cluster.settings import PretrainSettings
+from cluster.validation import sample_rows
+from data.stream import ShardStream
 from launcher.progress import Progress
 from launcher.report.tables import finetune_table
 from odeformer.memory import peak_bytes
@@ -26,7 +30,8 @@ def measure(model: Odeformer, depths: Sequence[int], progress: Progress) -> dict
     """What this machine needs for a forward pass at each depth, and to train with each gradient method.
 
     Returns:
-        ``seconds``: of a forward pass over 8 sequences by depth, a median of interleaved runs;
+        ``seconds``: of a forward pass over 8 sequences by depth with W(t) at hand, the fastest of
+        interleaved runs (others may use the machine too);
         ``peak_bytes``: of a forward and backward pass over the same at the model depth, by gradient method.
     """
     assert model.config.vocabulary_size is not None
@@ -52,15 +57,37 @@ def measure(model: Odeformer, depths: Sequence[int], progress: Progress) -> dict
     for method in ("checkpoint", "direct"):
         model.gradient = method
         peaks[method] = peak_bytes(train_step)
-    # The first round of each depth is a warm-up.
-    return {"seconds": {d: statistics.median(s[1:]) for d, s in seconds.items()}, "peak_bytes": peaks}
+    return {"seconds": {depth: min(times) for depth, times in seconds.items()}, "peak_bytes": peaks}
+
+
+class ValidationText(NamedTuple):
+    """The very text that validation losses are of: how many tokens are predicted, and its UTF-8 bytes."""
+
+    tokens: int
+    data: bytes
+
+
+def validation_text(settings: PretrainSettings, tokenizer: Tokenizer) -> ValidationText:
+    """The text of the sequences that the run validated on, without each one's first token."""
+    stream = ShardStream(
+        settings.data.shards,
+        rank=0,
+        world_size=1,
+        global_batch=1,
+        sequence_length=settings.data.sequence_length,
+        seed=settings.data.seed,
+        split="validation",
+    )
+    rows = sample_rows(stream, settings.train.validation_sequences)[:, 1:]
+    texts = tokenizer.decode_batch(rows.tolist(), skip_special_tokens=True)
+    return ValidationText(rows.numel(), "".join(texts).encode())
 
 
 def summarise(
     *,
     seconds: float,
     validations: Sequence[dict[int, float]],
-    split: Split,
+    text: ValidationText,
     version: Version,
     uri: str,
     results: Sequence[dict[str, Any]],
@@ -69,7 +96,7 @@ def summarise(
 ) -> dict[str, Any]:
     """All numbers of the quick start. Losses in nats per token, at the model depth where none is named."""
     after = validations[-1]
-    nats_to_bits_per_byte = split.tokens / split.bytes / math.log(2)
+    nats_to_bits_per_byte = text.tokens / len(text.data) / math.log(2)
     cost = measured["seconds"]
     return {
         "seconds": round(seconds, 1),
@@ -77,7 +104,7 @@ def summarise(
         "validation_loss_after": after[depth],
         "bits_per_byte_before": validations[0][depth] * nats_to_bits_per_byte,
         "bits_per_byte": after[depth] * nats_to_bits_per_byte,
-        "gzip_bits_per_byte": 8 * split.gzip_bytes / split.bytes if split.gzip_bytes else None,
+        "gzip_bits_per_byte": 8 * len(gzip.compress(text.data, 9)) / len(text.data),
         "model_depth": depth,
         "depth_losses": {str(n): loss for n, loss in after.items()},
         "depth_relative_cost": {str(n): cost[n] / cost[depth] for n in after},
@@ -114,8 +141,7 @@ def show(summary: dict[str, Any], console: Console) -> None:
         ("after", "validation_loss_after", "bits_per_byte"),
     ):
         table.add_row(title, f"{summary[loss]:.3f}", f"{summary[bits]:.3f}")
-    if summary["gzip_bits_per_byte"]:
-        table.add_row("gzip -9 on it", "", f"{summary['gzip_bits_per_byte']:.3f}")
+    table.add_row("gzip -9 on it", "", f"{summary['gzip_bits_per_byte']:.3f}")
     console.print(table)
     console.print()
     table = _table("the same checkpoint at", "nats/token", "relative cost")
@@ -135,7 +161,7 @@ def show(summary: dict[str, Any], console: Console) -> None:
         f'odeformer generate --model models:/{name}@champion --depth 4 "def main("',
         "odeformer models list",
     ):
-        console.print(f"[dim]next:[/] .venv/bin/{command}", highlight=False, soft_wrap=True)
+        console.print(f"[dim]next:[/] {escape(f'.venv/bin/{command}')}", highlight=False, soft_wrap=True)
 
 
 def _table(first: str, *numbers: str) -> Table:

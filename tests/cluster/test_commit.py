@@ -14,7 +14,7 @@ import torch
 from small_runs import events, run_workers
 
 import odeformer
-from cluster import commit
+from cluster import commit, pretrain
 from cluster.settings import PretrainSettings
 
 MakeSettings = Callable[..., PretrainSettings]
@@ -91,9 +91,14 @@ def test_a_finished_run_run_again_changes_nothing(settings: MakeSettings) -> Non
 
 
 def test_another_run_may_not_resume_from_this_folder(settings: MakeSettings) -> None:
+    path, identity = pretrain._identity_file(settings())
+    assert not path.parent.exists(), "checking makes no folder"
+    path.parent.mkdir()
+    path.write_text(identity)
     settings()
-    with pytest.raises(ValueError, match=r"holds another run, which differs in model"):
-        settings(model={"width": 16})
+    for change in ({"model": {"width": 16}}, {"zero": {"stage": 2}}, {"run": {"seed": 1}}):
+        with pytest.raises(ValueError, match=r"holds another run, which differs in (model|stage|seeds)"):
+            settings(**change)
 
 
 def test_a_commit_without_its_manifest_is_no_commit(tmp_path: Path) -> None:
