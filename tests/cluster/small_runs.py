@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,10 @@ def _worker(rank: int, world: int, store: str, config: dict[str, Any]) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     pretrain_worker(config)
     dist.destroy_process_group()
+    # Everything is written. At an interpreter's exit a communication thread of torch that has not been
+    # joined aborts the process now and then; Ray's workers are ended from outside and never get there.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:

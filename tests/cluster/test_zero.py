@@ -87,6 +87,8 @@ from cluster.zero import import_deepspeed
 deepspeed = import_deepspeed()
 from deepspeed import comm
 assert comm.comm.cdb.shm_comm_op is None
+import os
+os._exit(0)
 """
     environment = {"TORCH_EXTENSIONS_DIR": str(tmp_path), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
