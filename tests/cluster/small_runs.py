@@ -12,6 +12,20 @@ import torch.multiprocessing as mp
 from torch import distributed as dist
 
 from cluster.settings import PretrainSettings
+from odeformer.config import BasisConfig, ModelConfig
+
+
+def tiny_shape(vocabulary_size: int, context_length: int) -> ModelConfig:
+    """A model of width 16 and D = 4 from two weight sets."""
+    return ModelConfig(
+        width=16,
+        heads=2,
+        depth=4,
+        rotary_fraction=0.5,
+        basis=BasisConfig(size=2),
+        vocabulary_size=vocabulary_size,
+        context_length=context_length,
+    )
 
 
 def run_workers(settings: PretrainSettings, *, join: bool = True) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from small_runs import tiny_shape
 
 from cluster import registry, tracking
 from cluster.connect import FINETUNE, PRETRAIN, ray_cluster
@@ -18,7 +19,6 @@ from cluster.pool import Pool
 from cluster.settings import Task
 from data.tokenizer import train_tokenizer
 from odeformer import checkpoint
-from odeformer.config import BasisConfig, ModelConfig
 from odeformer.model import Odeformer
 
 
@@ -26,15 +26,7 @@ from odeformer.model import Odeformer
 def uri(tmp_path: Path) -> str:
     """A store with an untrained base model, ``models:/base@champion``."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    config = ModelConfig(
-        width=16,
-        heads=2,
-        depth=4,
-        rotary_fraction=0.5,
-        basis=BasisConfig(size=2),
-        vocabulary_size=300,
-        context_length=32,
-    )
+    config = tiny_shape(vocabulary_size=300, context_length=32)
     torch.manual_seed(0)
     train_tokenizer(["red blue green yes no"] * 10, 300).save(str(tmp_path / "tokenizer.json"))
     state = Odeformer(config).state_dict()

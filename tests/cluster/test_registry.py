@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_runs import tiny_shape
 
 import odeformer
 from cluster import registry, tracking
 from data.tokenizer import train_tokenizer
 from odeformer import checkpoint
-from odeformer.config import AdapterConfig, BasisConfig, ModelConfig
+from odeformer.config import AdapterConfig
 from odeformer.lora import Adapter
 from odeformer.model import Odeformer
 
@@ -25,15 +26,7 @@ def uri(tmp_path: Path) -> str:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A checkpoint folder."""
-    config = ModelConfig(
-        width=16,
-        heads=2,
-        depth=4,
-        rotary_fraction=0.5,
-        basis=BasisConfig(size=2),
-        vocabulary_size=300,
-        context_length=16,
-    )
+    config = tiny_shape(vocabulary_size=300, context_length=16)
     train_tokenizer(["some text to train on"] * 10, 300).save(str(tmp_path / "tokenizer.json"))
     checkpoint.save(
         Odeformer(config).state_dict(), config, "euler", tmp_path / "tokenizer.json", tmp_path / "made"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import events, run_workers
+from small_runs import events, run_workers, tiny_shape
 
 import odeformer
 from cluster import zero
@@ -99,18 +99,7 @@ os._exit(0)
 
 
 def test_weight_decay_spares_vectors_and_coefficients() -> None:
-    from odeformer.config import BasisConfig, ModelConfig
-
-    config = ModelConfig(
-        width=16,
-        heads=2,
-        depth=4,
-        rotary_fraction=0.5,
-        basis=BasisConfig(size=2),
-        vocabulary_size=32,
-        context_length=8,
-    )
-    model = Odeformer(config)
+    model = Odeformer(tiny_shape(vocabulary_size=32, context_length=8))
     decayed, free = zero.parameter_groups(model, 0.1)
     names = {id(p): name for name, p in model.named_parameters()}
     assert {names[id(p)] for p in decayed["params"]} == {
