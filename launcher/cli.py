@@ -159,6 +159,8 @@ def finetune_run(
         with progress.stage("Ray"):
             cluster.enter_context(ray_cluster(address, finetune_slots=1))
         results = run_tasks([task], directory, tracking_uri, progress)
+        with progress.stage("stopping Ray"):
+            cluster.close()
     progress.console.print(finetune_table(results))
 
 

@@ -102,6 +102,8 @@ def run(directory: Path) -> None:
             for team, task in TASKS.items()
         ]
         results = run_tasks(tasks, directory / "finetune", uri, progress)
+        with progress.stage("stopping Ray"):
+            cluster.close()
 
     with progress.stage("cost of each depth, memory of each gradient method"):
         model, tokenizer = registry.load(version.uri, uri)
