@@ -43,6 +43,12 @@ class TrainSettings(Section):
     gradient: GradientName = "checkpoint"
     depths: tuple[Depth, ...] = ()
     """Each batch's N is drawn from these, a repeated one more often; the model depth when empty."""
+    jitter: float = Field(default=0.0, ge=0, lt=1)
+    """How unequal the cells of a batch are: widths before normalisation are drawn from 1 ± this."""
+    objective: Literal["one_depth", "two_depths", "distillation"] = "one_depth"
+    """``one_depth``: a batch runs at its N. ``two_depths``: at the model depth and at its N, drawn from the
+    other depths, for the mean of both losses. ``distillation``: the same, but the second pass learns the
+    first one's predictions instead of the text."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the matrix products; weights, states and coefficients are float32 in any case."""
     validate_every: int = Field(default=100, ge=1)
@@ -118,6 +124,15 @@ class PretrainSettings(Section):
             raise ValueError(
                 f"train.global_batch {train.global_batch} is not a multiple of train.micro_batch × "
                 f"cluster.workers = {train.micro_batch} × {workers}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_a_second_depth(self) -> PretrainSettings:
+        if self.train.objective != "one_depth" and not set(self.train.depths) - {self.model.depth}:
+            raise ValueError(
+                f"train.objective {self.train.objective!r} needs a depth in train.depths besides "
+                f"model.depth {self.model.depth}"
             )
         return self
 

@@ -15,8 +15,8 @@ from torch import distributed as dist
 from cluster import commit, zero
 from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
 from data.stream import Batch
-from odeformer.depth import batch_depth
-from odeformer.model import Odeformer, token_losses
+from odeformer.depth import Grid, batch_depth, batch_grid
+from odeformer.model import Odeformer, distillation_losses, token_losses
 
 
 class Stream(commit.Cursor, Protocol):
@@ -53,7 +53,6 @@ def train(work: Work) -> Any:
     settings, folder = work.train, work.run.dir / "checkpoints"
     work.model.solver = settings.solver or work.model.config.default_solver
     work.model.gradient = settings.gradient
-    depths = settings.depths or (work.model.config.depth,)
     engine = zero.initialize(work.model, settings, work.optim, work.zero)
     step = commit.restore(engine, work.stream, folder)
     work.report("resumed" if step else "started", step, {})
@@ -65,9 +64,10 @@ def train(work: Work) -> Any:
         rate = zero.learning_rate(work.optim, step, settings.steps)
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
-        depth = batch_depth(work.run.seed, step, depths)
+        depths = step_depths(settings, work.model.config.depth, work.run.seed, step)
+        grids = [batch_grid(work.run.seed, step, depth, settings.jitter) for depth in depths]
         batch = next(batches)
-        loss, tokens = optimizer_step(engine, batch, depth, settings.micro_batch)
+        loss, tokens = optimizer_step(engine, batch, grids, settings)
         if not math.isfinite(loss):  # a sum over all ranks: every one of them stops
             raise RuntimeError(
                 f"the loss is {loss} at step {step + 1}, samples {batch.sample_ids.tolist()}: "
@@ -79,7 +79,7 @@ def train(work: Work) -> Any:
             step,
             {
                 "loss": loss,
-                "depth": depth,
+                "depth": depths[-1],
                 "learning_rate": rate,
                 "gradient_norm": float(engine.get_global_grad_norm() or 0.0),
                 "tokens_per_second": tokens / (time.monotonic() - started),
@@ -94,11 +94,25 @@ def train(work: Work) -> Any:
     return engine
 
 
-def optimizer_step(engine: Any, batch: Batch, depth: int, micro_batch: int) -> tuple[float, int]:
-    """One optimizer step on this rank's part of a global batch, in micro-batches.
+def step_depths(train: TrainSettings, model_depth: int, seed: int, step: int) -> list[int]:
+    """The depths N of a step's passes over its batch: its own, or the model depth and another one.
+
+    A pass at the model depth in every step, beside the one at another N, is the sandwich rule of slimmable
+    networks, and learning its predictions there their in-place distillation (Yu & Huang 2019,
+    arXiv 1903.05134), carried over from width to depth.
+    """
+    if train.objective == "one_depth":
+        return [batch_depth(seed, step, train.depths or (model_depth,))]
+    others = [depth for depth in train.depths if depth != model_depth]
+    return [model_depth, batch_depth(seed, step, others)]
+
+
+def optimizer_step(engine: Any, batch: Batch, grids: list[Grid], train: TrainSettings) -> tuple[float, int]:
+    """One optimizer step on this rank's part of a global batch, in micro-batches, at one or two depths.
 
     Returns:
-        The mean loss over all counted tokens of all ranks, in nats, before the step; and their number.
+        The mean loss over all counted tokens of all ranks, in nats, before the step, at the first depth;
+        and their number.
     """
     engine.train()
     tokens = batch.tokens.to(engine.device)
@@ -108,15 +122,23 @@ def optimizer_step(engine: Any, batch: Batch, depth: int, micro_batch: int) -> t
         else batch.loss_mask.to(engine.device)
     )
     counted = all_reduce_sum(mask.sum())
-    # DeepSpeed averages over ranks and micro-batches; the loss is a mean over tokens, wherever they lie.
-    factor = dist.get_world_size() * engine.gradient_accumulation_steps() / counted
+    # DeepSpeed averages over ranks, micro-batches and depths; the loss is a mean over tokens, wherever they
+    # lie, and over depths.
+    factor = dist.get_world_size() * engine.gradient_accumulation_steps() / (len(grids) * counted)
     total = torch.zeros((), device=engine.device)
-    for rows, rows_mask in zip(tokens.split(micro_batch), mask.split(micro_batch), strict=True):
-        logits = engine(rows[:, :-1], depth=depth).logits
-        loss = (token_losses(logits, rows[:, 1:]) * rows_mask).sum()
-        engine.backward(loss * factor)
-        engine.step()
-        total += loss.detach()
+    for rows, rows_mask in zip(tokens.split(train.micro_batch), mask.split(train.micro_batch), strict=True):
+        teacher: Tensor | None = None
+        for nth, grid in enumerate(grids):
+            logits = engine(rows[:, :-1], depth=grid).logits
+            per_token = (
+                token_losses(logits, rows[:, 1:]) if teacher is None else distillation_losses(logits, teacher)
+            )
+            loss = (per_token * rows_mask).sum()
+            engine.backward(loss * factor)
+            engine.step()
+            if nth == 0:
+                total += loss.detach()
+                teacher = logits.detach() if train.objective == "distillation" else None
     return float(all_reduce_sum(total) / counted), int(counted)
 
 

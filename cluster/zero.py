@@ -42,11 +42,16 @@ def import_deepspeed() -> ModuleType:
 def deepspeed_config(
     train: TrainSettings, optim: OptimSettings, zero: ZeroSettings, workers: int
 ) -> dict[str, Any]:
-    """The dictionary DeepSpeed is started with; accumulation follows from global and micro batch."""
+    """The dictionary DeepSpeed is started with; accumulation follows from global and micro batch.
+
+    To DeepSpeed a second pass over a micro-batch, at another depth, is one more micro-batch.
+    """
+    passes = train.global_batch // (train.micro_batch * workers)
+    passes *= 1 if train.objective == "one_depth" else 2
     return {
-        "train_batch_size": train.global_batch,
+        "train_batch_size": passes * train.micro_batch * workers,
         "train_micro_batch_size_per_gpu": train.micro_batch,
-        "gradient_accumulation_steps": train.global_batch // (train.micro_batch * workers),
+        "gradient_accumulation_steps": passes,
         "gradient_clipping": optim.clip,
         # DeepSpeed's own Adam names would compile an operator at the first start; torch's AdamW does not.
         "zero_allow_untested_optimizer": True,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from odeformer.config import ModelConfig
-from odeformer.depth import uniform_grid
+from odeformer.depth import Grid, as_grid
 from odeformer.field import BlockWeights, build_field
 from odeformer.gradients import integrate, node_weights
 from odeformer.hypernetwork import Hypernetwork
@@ -54,28 +54,29 @@ class Odeformer(nn.Module):
         if self.unembedding is not None:
             nn.init.normal_(self.unembedding.weight, std=std)
 
-    def depth_weights(self, depth: int | None = None) -> BlockWeights:
+    def depth_weights(self, depth: int | Grid | None = None) -> BlockWeights:
         """W at the solver's nodes for a solve of ``depth`` cells: each tensor stacked, float32.
 
         Pass it to :meth:`forward` to generate once and run many times.
         """
-        grid = uniform_grid(self.config.depth if depth is None else depth)
+        grid = as_grid(self.config.depth if depth is None else depth)
         return node_weights(self.hypernetwork, grid, solver_named(self.solver), like=self.embedding.weight)
 
     def forward(
-        self, input_ids: Tensor, depth: int | None = None, weights: BlockWeights | None = None
+        self, input_ids: Tensor, depth: int | Grid | None = None, weights: BlockWeights | None = None
     ) -> Output:
         """Logits of the next token at every position.
 
         Args:
             input_ids: token ids [batch, time], int64, time at most ``config.context_length``.
-            depth: N, the number of solver cells; ``config.depth`` when not given.
+            depth: N, the number of equal solver cells, or the edges of unequal ones; ``config.depth`` when
+                not given.
             weights: what :meth:`depth_weights` gave for this depth; generated when not given.
 
         Raises:
             ValueError: for a depth below 1, too long a sequence, or ids outside the vocabulary.
         """
-        grid = uniform_grid(self.config.depth if depth is None else depth)
+        grid = as_grid(self.config.depth if depth is None else depth)
         self._check_ids(input_ids)
         x = self.embedding(input_ids)
         if self.positions is not None:
@@ -120,6 +121,18 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     logits = logits if logits.dtype == torch.float64 else logits.float()
     flat = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
     return flat.view(targets.shape)
+
+
+def distillation_losses(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Cross-entropy of each prediction against the teacher's whole distribution, in nats.
+
+    logits, teacher [..., vocabulary] → [...], in float32. Its gradient is that of the Kullback–Leibler
+    divergence from the teacher.
+    """
+    flat = F.cross_entropy(
+        logits.float().flatten(0, -2), teacher.float().softmax(dim=-1).flatten(0, -2), reduction="none"
+    )
+    return flat.view(logits.shape[:-1])
 
 
 def parameter_count(config: ModelConfig) -> int:

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from small_runs import events, run_workers, tiny_shape
+from torch import Tensor
 
 import odeformer
 from cluster import zero
 from cluster.settings import OptimSettings, PretrainSettings
 from data.stream import ShardStream
-from odeformer.depth import batch_depth
+from odeformer.depth import batch_depth, batch_grid
 from odeformer.model import Odeformer, token_losses
 
 MakeSettings = Callable[..., PretrainSettings]
@@ -41,13 +42,28 @@ def plain_losses(settings: PretrainSettings) -> tuple[list[float], Odeformer]:
     )
     losses = []
     for step in range(train.steps):
+        optimizer.zero_grad()
         for group in optimizer.param_groups:
             group["lr"] = zero.learning_rate(optim, step, train.steps)
         tokens = next(batches).tokens
-        depth = batch_depth(settings.run.seed, step, train.depths)
-        loss = token_losses(model(tokens[:, :-1], depth=depth).logits, tokens[:, 1:]).mean()
-        optimizer.zero_grad()
-        loss.backward()
+        inputs, targets = tokens[:, :-1], tokens[:, 1:]
+
+        def logits(cells: int, inputs: Tensor = inputs, step: int = step) -> Tensor:
+            return model(inputs, depth=batch_grid(settings.run.seed, step, cells, train.jitter)).logits
+
+        if train.objective == "one_depth":
+            loss = token_losses(logits(batch_depth(settings.run.seed, step, train.depths)), targets).mean()
+            loss.backward()
+        else:
+            deep = logits(settings.model.depth)
+            others = [n for n in train.depths if n != settings.model.depth]
+            shallow = logits(batch_depth(settings.run.seed, step, others))
+            loss = token_losses(deep, targets).mean()
+            if train.objective == "two_depths":
+                second = token_losses(shallow, targets).mean()
+            else:
+                second = -(deep.detach().softmax(-1) * shallow.log_softmax(-1)).sum(-1).mean()
+            ((loss + second) / 2).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
         optimizer.step()
         losses.append(loss.item())
@@ -66,6 +82,27 @@ def test_every_stage_trains_like_a_plain_loop(settings: MakeSettings, stage: int
     final = odeformer.load(run.run.dir / "final").state_dict()
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(final[name], tensor, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("objective", ["two_depths", "distillation"])
+def test_two_depths_of_a_batch_train_like_a_plain_loop(
+    settings: MakeSettings, objective: str, stage: int
+) -> None:
+    train = {"steps": 8, "objective": objective, "jitter": 0.3, "validate_every": 8}
+    run = settings(train=train, zero={"stage": stage})
+    assert run.model.depth in run.train.depths
+    expected, _ = plain_losses(run)
+    run_workers(run)
+    assert [e["loss"] for e in events(run.run.dir, "step")] == pytest.approx(expected, abs=1e-4)
+    drawn = {e["depth"] for e in events(run.run.dir, "step")}
+    assert len(drawn) > 1
+    assert run.model.depth not in drawn
+
+
+def test_a_second_depth_must_be_there(settings: MakeSettings) -> None:
+    with pytest.raises(ValueError, match=r"'two_depths' needs a depth in train.depths besides model.depth 4"):
+        settings(train={"objective": "two_depths", "depths": (4, 4)})
 
 
 def test_bf16_is_autocast_with_float32_weights(settings: MakeSettings) -> None:
