@@ -1,0 +1,43 @@
+"""At which depths the training loop runs a step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from cluster.settings import PretrainSettings, TrainSettings
+from cluster.worker import step_depths
+
+
+def train(**fields: Any) -> TrainSettings:
+    return TrainSettings.model_validate({"steps": 100, "global_batch": 1, "micro_batch": 1, **fields})
+
+
+def all_steps(settings: TrainSettings) -> list[list[int]]:
+    return [step_depths(settings, 8, 0, step) for step in range(settings.steps)]
+
+
+def test_without_depths_every_step_is_at_the_model_depth() -> None:
+    assert all_steps(train()) == all_steps(train(shallow_first=0.5)) == [[8]] * 100
+
+
+def test_shallow_steps_come_first_and_the_others_are_drawn_as_without_them() -> None:
+    drawn = all_steps(train(depths=[8, 4, 16]))
+    assert {depth for [depth] in drawn} == {4, 8, 16}
+    assert all_steps(train(depths=[8, 4, 16], shallow_first=0.6)) == [[4]] * 60 + drawn[60:]
+
+
+def test_two_depths_are_the_model_depth_and_one_of_the_others() -> None:
+    passes = all_steps(train(depths=[8, 4, 16, 4], objective="two_depths"))
+    assert {first for first, _ in passes} == {8}
+    counts = Counter(second for _, second in passes)
+    assert set(counts) == {4, 16}
+    assert counts[4] > counts[16]
+
+
+def test_shallow_first_and_two_depths_exclude_each_other(settings: Any) -> None:
+    with pytest.raises(ValueError, match="shallow_first means one depth a step"):
+        settings(train={"objective": "distillation", "shallow_first": 0.5})
+    assert isinstance(settings(train={"shallow_first": 0.5}), PretrainSettings)
