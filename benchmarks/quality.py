@@ -3,8 +3,9 @@
     python -m benchmarks.quality --tokens 1600000 --seeds 3 --json benchmarks/results/quality.json
 
 Every row is one training run on the same tokens in the same order; rows already in the file are not run
-again, so the table can grow over many calls. Claimed rows try three learning rates with the first seed and
-run the other seeds at the best; the rest run once, at the rate that was best for their relatives.
+again, so the table can grow over many calls. Claimed models try three learning rates with the first seed
+and run the other seeds at the best; the rest run once, at a fixed one. Ends with what the rows say of each
+claim, and draws the figure beside the JSON. With ODEFORMER_DATA a folder of texts adds to the default ones.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality_rows import MODELS, Model, train_row
+from benchmarks.quality_claims import gain_per_flop, judged
+from benchmarks.quality_plot import plot
+from benchmarks.quality_rows import MODELS, Model, linear_identity, train_row
 from benchmarks.texts import benchmark_texts
 from data.shards import build
 
-RATES = (2e-3, 4e-3, 8e-3)
-FIXED_RATE = 4e-3
+RATES = (3e-3, 4.5e-3, 6.5e-3)
+FIXED_RATE = 4.5e-3
 VOCABULARY = 2048
 
 
@@ -42,11 +45,18 @@ def main() -> None:
     parser.add_argument(
         "--seeds", type=int, default=1, help="seeds of the claimed rows; 1 also fixes the learning rate"
     )
+    parser.add_argument(
+        "--only", nargs="*", metavar="NAME", help="the models to train; all of the table when not given"
+    )
     parser.add_argument("--json", type=Path, required=True, help="the table; rows in it are not run again")
     parser.add_argument(
         "--processes", type=int, default=os.cpu_count(), help="rows trained at once, a core each"
     )
     arguments = parser.parse_args()
+    unknown = set(arguments.only or ()) - {model.name for model in MODELS}
+    if unknown:
+        parser.error(f"--only {sorted(unknown)}: there are {[model.name for model in MODELS]}")
+    models = [model for model in MODELS if not arguments.only or model.name in arguments.only]
     table = Table(arguments.json)
     shards = build_shards(arguments.text, arguments.json.with_suffix(".shards"))
     table.describe(shards)
@@ -56,17 +66,26 @@ def main() -> None:
         for seeds in ([0], list(range(1, arguments.seeds))):
             jobs = [
                 (model, seed, rate)
-                for model in MODELS
+                for model in models
                 for seed in (seeds if model.claimed or 0 in seeds else [])
                 for rate in rates(model, seed, arguments, table)
                 if table.find(model, seed, arguments.tokens, rate) is None
             ]
             running = [
-                pool.submit(train_row, m, shards, arguments.tokens, seed, rate) for m, seed, rate in jobs
+                pool.submit(
+                    train_row, m, shards, arguments.tokens, seed, rate, kept(m, seed, rate, arguments)
+                )
+                for m, seed, rate in jobs
             ]
             for done in as_completed(running):
                 table.add(done.result())
-    table.show()
+    table.show(arguments.tokens)
+
+
+def kept(model: Model, seed: int, rate: float, arguments: argparse.Namespace) -> Path | None:
+    """Where to leave a row's weights: of the kept model's first seed at the fixed rate."""
+    first = model.kept and seed == 0 and rate == FIXED_RATE
+    return arguments.json.with_suffix(".checkpoint") if first else None
 
 
 def rates(model: Model, seed: int, arguments: argparse.Namespace, table: Table) -> list[float]:
@@ -107,9 +126,7 @@ class Table:
     def add(self, row: dict[str, Any]) -> None:
         """Append a row and write the file."""
         self._content["rows"].append({**row, "date": time.strftime("%Y-%m-%d")})
-        beside = self._path.with_suffix(".incomplete")
-        beside.write_text(json.dumps(self._content, indent=1) + "\n")
-        beside.rename(self._path)
+        self._write()
         print(_line(row), flush=True)
 
     def find(self, model: Model, seed: int, tokens: int, rate: float) -> dict[str, Any] | None:
@@ -125,10 +142,34 @@ class Table:
         row = self.find(model, seed, tokens, rate)
         return row["validation_loss"][str(model.depth)] if row else float("inf")
 
-    def show(self) -> None:
-        """All rows."""
-        for row in self._content["rows"]:
+    def show(self, tokens: int) -> None:
+        """All rows, the claims at this number of tokens, and the figure."""
+        rows = self._content["rows"]
+        for row in rows:
             print(_line(row))
+        claims = judged(rows, tokens)
+        self._content["claims"] = claims
+        self._content["gain_per_flop"] = gain_per_flop(rows, tokens)
+        self._content["linear_identity"] = linear_identity()
+        self._write()
+        plot(rows, tokens, self._path.with_suffix(".png"))
+        print("\nDifferences of validation perplexity, paired by seed, with 95 % intervals:")
+        for claim in claims:
+            print(f"  {claim['verdict']:<8} {claim['measured']:<28} {claim['claim']} ({claim['bar']})")
+        for gain in self._content["gain_per_flop"]:
+            print(
+                f"  from N = {gain['from']} to {gain['to']}: {gain['nats_per_mflop']:+.4f} nats for each extra "
+                "million forward FLOPs and token"
+            )
+        print(
+            "  linear, K = D, given the ordinary model's weights: largest difference of logits "
+            f"{self._content['linear_identity']:.1e}"
+        )
+
+    def _write(self) -> None:
+        beside = self._path.with_suffix(".incomplete")
+        beside.write_text(json.dumps(self._content, indent=1) + "\n")
+        beside.rename(self._path)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -14,28 +14,33 @@ from torch import nn
 from cluster import worker
 from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
 from cluster.validation import validation_losses
-from data.manifest import load_manifest
+from cluster.worker import step_depths
+from data.manifest import SplitName, load_manifest
 from data.stream import ShardStream
+from odeformer import checkpoint
 from odeformer.config import BasisConfig, ModelConfig
 from odeformer.hypernetwork import depth_parameters
 from odeformer.model import Odeformer, Output, parameter_count
 
 WIDTH, HEADS, DEPTH = 128, 4, 8
 SEQUENCE_LENGTH, BATCH = 256, 8
-VARIED = (4, 8, 8, 16)
 EVALUATED = (4, 6, 8, 12, 16)
+ANY_DEPTH: dict[str, Any] = {"depths": (4, 8, 16), "shallow_first": 0.5}
+"""Half of the steps at N = D/2, then each at one of three depths."""
+DISTILLATION: dict[str, Any] = {"depths": (4, 16), "objective": "distillation"}
+"""Each batch twice: at N = D from the text, at another N from the predictions at D."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """One row's model and how its depth is drawn."""
+    """One row's model and how its depth is trained."""
 
     name: str
     kind: str
     size: int
     depth: int = DEPTH
-    depths: tuple[int, ...] = ()
-    """N of each batch; the model depth when empty."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """Of its depth, as in the settings' section ``train``; always the model depth when empty."""
     flavour: str = "neox"
     claimed: bool = False
     """Trained with several learning rates and seeds."""
@@ -43,6 +48,8 @@ class Model:
     """Of the basis."""
     peer: bool = False
     """Built by ``transformers`` instead of by us."""
+    kept: bool = False
+    """Its weights are kept beside the table, for other benchmarks to look into."""
 
     def config(self, vocabulary_size: int) -> ModelConfig:
         return ModelConfig.model_validate(
@@ -64,20 +71,24 @@ MODELS = (
     Model("ordinary, D layers", "none", 8, claimed=True),
     Model("ordinary, D/2 layers", "none", 4, depth=4, claimed=True),
     Model("K = D", "smooth_mlp", 8, claimed=True),
-    Model("K = D/2, any depth", "smooth_mlp", 4, depths=VARIED, claimed=True),
-    Model("K = D/2", "smooth_mlp", 4),
+    Model("K = D/2", "smooth_mlp", 4, claimed=True),
+    Model("K = D/2, any depth", "smooth_mlp", 4, training=ANY_DEPTH, claimed=True, kept=True),
     Model("transformers' GPT-NeoX", "none", 8, peer=True),
-    Model("K = D/2, any depth, step-aware", "smooth_mlp", 4, depths=VARIED, options={"step_aware": True}),
     Model("low rank, depth parameters ≤ 1/4", "smooth_mlp", 4, options={"low_rank": 18}),
-    Model("ordinary, layers dropped in training", "none", 8, depths=VARIED),
+    Model("ordinary, layers dropped in training", "none", 8, training=ANY_DEPTH),
+    Model("K = D/2, any depth from the first step", "smooth_mlp", 4, training={"depths": (4, 8, 16)}),
+    Model(
+        "K = D/2, any depth, step-aware", "smooth_mlp", 4, training=ANY_DEPTH, options={"step_aware": True}
+    ),
+    Model("K = D/2, any depth, distillation", "smooth_mlp", 4, training=DISTILLATION),
+    Model("K = D, any depth", "smooth_mlp", 8, training=ANY_DEPTH),
     Model("published coefficients, K = D", "fourier_mlp", 8),
-    Model("published coefficients, K = D, any depth", "fourier_mlp", 8, depths=VARIED),
-    Model("piecewise linear, K = D", "linear", 8),
-    Model("piecewise linear, K = D, any depth", "linear", 8, depths=VARIED),
-    Model("Chebyshev, K = D/2, any depth", "chebyshev", 4, depths=VARIED),
+    Model("published coefficients, K = D, any depth", "fourier_mlp", 8, training=ANY_DEPTH),
+    Model("piecewise linear, K = D/2, any depth", "linear", 4, training=ANY_DEPTH),
+    Model("Chebyshev, K = D/2, any depth", "chebyshev", 4, training=ANY_DEPTH),
     Model("one layer at every t", "constant", 1),
     Model("Llama, D layers", "none", 8, flavour="llama"),
-    Model("Llama, K = D/2, any depth", "smooth_mlp", 4, flavour="llama", depths=VARIED),
+    Model("Llama, K = D/2, any depth", "smooth_mlp", 4, flavour="llama", training=ANY_DEPTH),
 )
 
 
@@ -108,11 +119,14 @@ class Peer(nn.Module):
         return Output(self.inner(input_ids).logits)
 
 
-def train_row(model: Model, shards: Path, tokens: int, seed: int, rate: float) -> dict[str, Any]:
+def train_row(
+    model: Model, shards: Path, tokens: int, seed: int, rate: float, keep: Path | None = None
+) -> dict[str, Any]:
     """Train one model on the first ``tokens`` tokens of the stream and evaluate it at every depth.
 
     Losses are in nats per token. Every row sees the same tokens in the same order, with the same
-    optimizer, weight decay and schedule, through the same loop as any other run.
+    optimizer, weight decay and schedule, through the same loop as any other run, its matrix products in
+    bf16. The model's weights go into the folder ``keep``, where one is given.
     """
     torch.set_num_threads(1)
     manifest = load_manifest(shards)
@@ -123,19 +137,17 @@ def train_row(model: Model, shards: Path, tokens: int, seed: int, rate: float) -
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     torch.manual_seed(seed)
     module = Peer(config) if model.peer else Odeformer(config)
-    streams = {
-        split: ShardStream(
-            shards,
-            rank=0,
-            world_size=1,
-            global_batch=BATCH,
-            sequence_length=SEQUENCE_LENGTH,
-            seed=0,
-            split=split,
-        )
-        for split in ("train", "validation")
-    }
-    rows = streams["validation"].sequence_rows(torch.arange(min(96, streams["validation"].sequences)))
+    train = TrainSettings(
+        steps=steps,
+        global_batch=BATCH,
+        micro_batch=BATCH,
+        gradient="direct",
+        precision="bf16",
+        validate_every=steps,
+        **model.training,
+    )
+    validation = _stream(shards, "validation")
+    rows = validation.sequence_rows(torch.arange(min(96, validation.sequences)))
     losses: list[float] = []
 
     def report(event: str, step: int, values: dict[str, float]) -> None:
@@ -146,52 +158,67 @@ def train_row(model: Model, shards: Path, tokens: int, seed: int, rate: float) -
         engine = worker.train(
             worker.Work(
                 model=module,  # type: ignore[arg-type]
-                stream=streams["train"],
+                stream=_stream(shards, "train"),
                 validate=lambda engine: {},
                 report=report,
                 run=RunSettings(dir=Path(folder), seed=seed),
-                train=TrainSettings(
-                    steps=steps,
-                    global_batch=BATCH,
-                    micro_batch=BATCH,
-                    gradient="direct",
-                    depths=model.depths,
-                    validate_every=steps,
-                ),
+                train=train,
                 optim=OptimSettings(learning_rate=rate),
                 zero=ZeroSettings(stage=0),
                 checkpoint=CheckpointSettings(every=steps),
             )
         )
-    depths = (model.depth,) if model.peer else EVALUATED
-    drawn = model.depths or (model.depth,)
+    if keep is not None:
+        checkpoint.save(module.state_dict(), config, config.default_solver, shards / "tokenizer.json", keep)
+    cells = sum(sum(step_depths(train, model.depth, seed, step)) for step in range(steps))
     return {
         "name": model.name,
         "basis": model.kind,
         "K": model.size,
         "D": model.depth,
         "flavour": model.flavour,
-        "depths": list(drawn),
+        "training": model.training,
         "parameters": sum(p.numel() for p in module.parameters()) if model.peer else parameter_count(config),
         "depth_parameters": depth_parameters(config),
-        "training_flops": training_flops(config, sum(drawn) / len(drawn), steps * BATCH * SEQUENCE_LENGTH),
+        "cell_flops": cell_flops(config),
+        "training_flops": training_flops(config, cells, steps),
         "seed": seed,
         "tokens": steps * BATCH * SEQUENCE_LENGTH,
         "learning_rate": rate,
         "train_loss": sum(losses[-50:]) / len(losses[-50:]),
-        "validation_loss": by_depth(engine, rows, depths),
+        "validation_loss": by_depth(engine, rows, (model.depth,) if model.peer else EVALUATED),
         **({"changed_depth": changed_depth(module, rows)} if _is_ordinary(model) else {}),
     }
 
 
-def training_flops(config: ModelConfig, mean_depth: float, tokens: int) -> float:
-    """Forward and backward: 6 for each weight and token of blocks and unembedding, and attention's scores."""
-    block = depth_parameters(
-        config.model_copy(update={"depth": 1, "basis": BasisConfig(kind="none", size=1)})
+def _stream(shards: Path, split: SplitName) -> ShardStream:
+    return ShardStream(
+        shards, rank=0, world_size=1, global_batch=BATCH, sequence_length=SEQUENCE_LENGTH, seed=0, split=split
     )
-    attention = config.width * SEQUENCE_LENGTH  # causal: half of the scores, twice a product
-    unembedding = config.width * (config.vocabulary_size or 0)
-    return 6.0 * tokens * (mean_depth * (block + attention) + unembedding)
+
+
+def cell_flops(config: ModelConfig) -> float:
+    """Forward FLOPs of one cell for each token: 2 for each of the block's weights, and attention's scores."""
+    one = config.model_copy(update={"depth": 1, "basis": BasisConfig(kind="none", size=1)})
+    attention = 2 * config.width * SEQUENCE_LENGTH  # causal: half of the scores, in two products
+    return 2.0 * depth_parameters(one) + attention
+
+
+def training_flops(config: ModelConfig, cells: int, steps: int) -> float:
+    """Of all cells that all steps ran, and the unembedding; a backward pass counts as two forward ones."""
+    unembedding = 2 * config.width * (config.vocabulary_size or 0)
+    return 3.0 * BATCH * SEQUENCE_LENGTH * (cells * cell_flops(config) + steps * unembedding)
+
+
+def linear_identity() -> float:
+    """Largest difference of logits between an ordinary model and ``linear`` with K = D and its weights."""
+    torch.manual_seed(0)
+    ordinary = Odeformer(Model("", "none", DEPTH).config(2048))
+    linear = Odeformer(Model("", "linear", DEPTH).config(2048))
+    linear.load_state_dict(ordinary.state_dict())
+    ids = torch.randint(2048, (2, SEQUENCE_LENGTH))
+    with torch.no_grad():
+        return float((ordinary(ids).logits - linear(ids).logits).abs().max())
 
 
 def by_depth(engine: Any, rows: torch.Tensor, depths: tuple[int, ...]) -> dict[str, float]:
@@ -219,7 +246,8 @@ def changed_depth(model: Any, rows: torch.Tensor) -> dict[str, dict[str, float]]
             self.module = module
 
         def __call__(self, ids: torch.Tensor, depth: int) -> Output:
-            return self.module(ids, depth=depth)
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.module(ids, depth=depth)
 
         def eval(self) -> None:
             self.module.eval()

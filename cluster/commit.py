@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import distributed as dist
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class Cursor(Protocol):

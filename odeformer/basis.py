@@ -37,10 +37,13 @@ class MLP(nn.Module):
 
 
 class SmoothMLP(nn.Module):
-    """Learned low-frequency coefficients: an MLP on [2t − 1, sin πjt, cos πjt], j = 1…4.
+    """Learned low-frequency coefficients: cosines of t, plus an MLP on [2t − 1, sin πjt, cos πjt], j = 1…4.
 
-    All sets take part at every t, so every batch trains all of them. The highest frequency, 4π, is below
-    the Nyquist limit of a grid of 4 cells: between grid points there is nothing to be unconstrained,
+    c_k(t) = √(2/K) cos(π(k−1)t) + MLP_k(t), with √(1/K) for k = 1. The MLP starts at zero, and the cosines
+    are orthogonal on the midpoints of any N ≥ K equal cells (the discrete cosine transform), so that the
+    layers of a fresh model are as different as K sets allow; at K = N they are independent, as an ordinary
+    model's are. All sets take part at every t, so every batch trains all of them. At K ≤ 4 no frequency is
+    above the Nyquist limit of a grid of 4 cells: between grid points there is nothing to be unconstrained,
     which is why such a model can change its depth.
     """
 
@@ -49,14 +52,16 @@ class SmoothMLP(nn.Module):
 
     def __init__(self, tensors: int, size: int) -> None:
         super().__init__()
+        self.size = size
         self.mlp = MLP(tensors, 1 + 2 * self.frequencies, self.hidden, size)
+        nn.init.zeros_(self.mlp.second_weight)
+        nn.init.zeros_(self.mlp.second_bias)
 
     def forward(self, t: Tensor, h: Tensor) -> Tensor:
-        mixed = 2 * self.mlp(low_frequencies(t, self.frequencies))
-        # Starting near B_1 alone gives W(t) a common part for all t, as residual layers have.
-        first = torch.zeros_like(mixed[0, 0])
-        first[0] = 1
-        return mixed + first
+        cosines = torch.cos(math.pi * t[:, None] * torch.arange(self.size, device=t.device))
+        scale = torch.full_like(cosines[0], math.sqrt(2 / self.size))
+        scale[0] = math.sqrt(1 / self.size)
+        return scale * cosines + self.mlp(low_frequencies(t, self.frequencies))
 
 
 class Linear(nn.Module):
@@ -133,9 +138,10 @@ class Independent(nn.Module):
 class StepAware(nn.Module):
     """Coefficients that see the step size as well as t: the model is then a family of flow maps.
 
-    Adds 2 · min(|λ|, 1) · MLP(f, λf, λ) with λ = log2(D·h) and low frequencies f of t to another basis.
-    The correction starts at zero and vanishes at N = D for good; the ODE is the limit h → 0. Conditioning
-    on the step size is the idea of shortcut models (Frans et al. 2024, arXiv 2410.12557).
+    Adds 2 · |λ| · MLP(f, λf, λ) with λ = log2(D·h), held within ±1, and low frequencies f of t to another
+    basis. The correction starts at zero and vanishes at N = D for good. From N = 2D on λ stays −1, so that
+    refining the grid further solves one ODE. Conditioning on the step size is the idea of shortcut models
+    (Frans et al. 2024, arXiv 2410.12557).
     """
 
     def __init__(self, basis: nn.Module, tensors: int, size: int, depth: int) -> None:
@@ -146,10 +152,10 @@ class StepAware(nn.Module):
         nn.init.zeros_(self.correction.second_bias)
 
     def forward(self, t: Tensor, h: Tensor) -> Tensor:
-        refinement = torch.log2(self.depth * h)[:, None]
+        refinement = torch.log2(self.depth * h).clamp(-1, 1)[:, None]
         features = low_frequencies(t, SmoothMLP.frequencies)
         correction = self.correction(torch.cat([features, features * refinement, refinement], dim=1))
-        return self.basis(t, h) + 2 * refinement.abs().clamp(max=1) * correction
+        return self.basis(t, h) + 2 * refinement.abs() * correction
 
 
 def low_frequencies(t: Tensor, frequencies: int) -> Tensor:

@@ -107,7 +107,7 @@ def test_a_commit_without_its_manifest_is_no_commit(tmp_path: Path) -> None:
     good.mkdir()
     (good / "state").write_text("x")
     digest = {"state": "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}
-    content = {"format_version": 1, "step": 2, "files": digest}
+    content = {"format_version": 2, "step": 2, "files": digest}
     (good / "commit.json").write_text(json.dumps(content))
     found = commit._newest_good(tmp_path)
     assert found is not None

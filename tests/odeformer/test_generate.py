@@ -42,7 +42,7 @@ def greedy_reference(model: Odeformer, prompt: list[int], count: int, depth: int
 @pytest.mark.parametrize("depth", [1, 4, 9])
 @pytest.mark.parametrize("solver", ["euler", "rk4"])
 def test_temperature_zero_takes_the_most_likely_token(solver: str, depth: int) -> None:
-    torch.manual_seed(2)
+    torch.manual_seed(0)
     model = tiny_model(tie_embeddings=False).eval()
     model.solver = solver
     attach_adapter(model, rank=2)
