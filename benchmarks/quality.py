@@ -158,8 +158,8 @@ class Table:
             print(f"  {claim['verdict']:<8} {claim['measured']:<28} {claim['claim']} ({claim['bar']})")
         for gain in self._content["gain_per_flop"]:
             print(
-                f"  from N = {gain['from']} to {gain['to']}: {gain['nats_per_mflop']:+.4f} nats for each extra "
-                "million forward FLOPs and token"
+                f"  from N = {gain['from']} to {gain['to']}: {gain['nats_per_mflop']:+.4f} nats "
+                "for each extra million forward FLOPs and token"
             )
         print(
             "  linear, K = D, given the ordinary model's weights: largest difference of logits "
