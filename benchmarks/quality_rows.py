@@ -25,8 +25,8 @@ from odeformer.model import Odeformer, Output, parameter_count
 WIDTH, HEADS, DEPTH = 128, 4, 8
 SEQUENCE_LENGTH, BATCH = 256, 8
 EVALUATED = (4, 6, 8, 12, 16)
-ANY_DEPTH: dict[str, Any] = {"depths": (4, 8, 16), "shallow_first": 0.5}
-"""Half of the steps at N = D/2, then each at one of three depths."""
+ANY_DEPTH: dict[str, Any] = {"depths": (4, 8, 16), "shallow_first": 0.65}
+"""Two thirds of the steps at N = D/2, then each at one of three depths."""
 DISTILLATION: dict[str, Any] = {"depths": (4, 16), "objective": "distillation"}
 """Each batch twice: at N = D from the text, at another N from the predictions at D."""
 
@@ -48,6 +48,8 @@ class Model:
     """Of the basis."""
     peer: bool = False
     """Built by ``transformers`` instead of by us."""
+    coefficient_rate: float = 6.0
+    """Learning rate of the coefficient functions over that of the weights."""
     kept: bool = False
     """Its weights are kept beside the table, for other benchmarks to look into."""
 
@@ -82,8 +84,15 @@ MODELS = (
     ),
     Model("K = D/2, any depth, distillation", "smooth_mlp", 4, training=DISTILLATION),
     Model("K = D, any depth", "smooth_mlp", 8, training=ANY_DEPTH),
-    Model("published coefficients, K = D", "fourier_mlp", 8),
-    Model("published coefficients, K = D, any depth", "fourier_mlp", 8, training=ANY_DEPTH),
+    # As published, their coefficient functions have the rate of everything else.
+    Model("published coefficients, K = D", "fourier_mlp", 8, coefficient_rate=1.0),
+    Model(
+        "published coefficients, K = D, any depth",
+        "fourier_mlp",
+        8,
+        training=ANY_DEPTH,
+        coefficient_rate=1.0,
+    ),
     Model("piecewise linear, K = D/2, any depth", "linear", 4, training=ANY_DEPTH),
     Model("Chebyshev, K = D/2, any depth", "chebyshev", 4, training=ANY_DEPTH),
     Model("one layer at every t", "constant", 1),
@@ -163,7 +172,7 @@ def train_row(
                 report=report,
                 run=RunSettings(dir=Path(folder), seed=seed),
                 train=train,
-                optim=OptimSettings(learning_rate=rate),
+                optim=OptimSettings(learning_rate=rate, coefficient_rate=model.coefficient_rate),
                 zero=ZeroSettings(stage=0),
                 checkpoint=CheckpointSettings(every=steps),
             )

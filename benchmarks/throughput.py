@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from cluster import zero
+from cluster.settings import OptimSettings
 from odeformer.config import BasisConfig, ModelConfig
 from odeformer.model import Odeformer, token_losses
 
@@ -89,7 +90,7 @@ def training_step(kind: str, size: int, sequences: int, micro_batches: int) -> C
     )
     model = Odeformer(config)
     model.gradient = "direct"
-    optimizer = torch.optim.AdamW(zero.parameter_groups(model, 0.1), lr=1e-4)
+    optimizer = torch.optim.AdamW(zero.parameter_groups(model, OptimSettings()), lr=1e-4)
     tokens = torch.randint(VOCABULARY, (sequences, LENGTH + 1))
 
     def step() -> None:

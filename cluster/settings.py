@@ -59,6 +59,8 @@ class TrainSettings(Section):
 
 class OptimSettings(Section):
     learning_rate: float = Field(default=1e-3, gt=0, lt=10)
+    coefficient_rate: float = Field(default=6.0, gt=0, le=100)
+    """The learning rate of the coefficient functions, relative to that of the weights."""
     warmup: float = Field(default=0.05, ge=0, le=1)
     """The part of the steps over which the rate rises linearly."""
     final: float = Field(default=0.1, ge=0, le=1)

@@ -63,7 +63,7 @@ def train(work: Work) -> Any:
         started = time.monotonic()
         rate = zero.learning_rate(work.optim, step, settings.steps)
         for group in engine.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate"]
         depths = step_depths(settings, work.model.config.depth, work.run.seed, step)
         grids = [batch_grid(work.run.seed, step, depth, settings.jitter) for depth in depths]
         batch = next(batches)

@@ -70,16 +70,25 @@ def deepspeed_config(
     }
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: decay on matrices, none on vectors and coefficient functions."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+def parameter_groups(model: nn.Module, optim: OptimSettings) -> list[dict[str, Any]]:
+    """Trainable parameters in up to three groups: matrices, vectors, coefficient functions.
+
+    Only matrices decay. ``rate``: a group's learning rate relative to ``optim.learning_rate``.
+    """
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
+    coefficients: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             # Weight sets carry their K in front: a set of vectors has two dimensions and is still vectors.
             is_vector = name.endswith(("_bias", "_norm_weight")) or parameter.ndim < 2
-            (free if is_vector or ".basis." in name else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+            kind = coefficients if ".basis." in name else vectors if is_vector else matrices
+            kind.append(parameter)
+    groups = [
+        {"params": matrices, "weight_decay": optim.weight_decay, "rate": 1.0},
+        {"params": vectors, "weight_decay": 0.0, "rate": 1.0},
+        {"params": coefficients, "weight_decay": 0.0, "rate": optim.coefficient_rate},
+    ]
     return [group for group in groups if group["params"]]
 
 
@@ -92,7 +101,7 @@ def initialize(model: nn.Module, train: TrainSettings, optim: OptimSettings, zer
     deepspeed = import_deepspeed()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else "cpu"
     optimizer = torch.optim.AdamW(
-        parameter_groups(model.to(device), optim.weight_decay), lr=optim.learning_rate, betas=optim.betas
+        parameter_groups(model.to(device), optim), lr=optim.learning_rate, betas=optim.betas
     )
     config = deepspeed_config(train, optim, zero, dist.get_world_size())
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)

@@ -37,16 +37,17 @@ class MLP(nn.Module):
 
 
 class SmoothMLP(nn.Module):
-    """Learned low-frequency coefficients: cosines of t, plus an MLP on [2t − 1, sin πjt, cos πjt], j = 1…4.
+    """Learned low-frequency coefficients: bumps along t, plus an MLP on [2t − 1, sin πjt, cos πjt], j = 1…4.
 
-    c_k(t) = √(2/K) cos(π(k−1)t) + MLP_k(t), with √(1/K) for k = 1. The MLP starts at zero, and the cosines
-    are orthogonal on the midpoints of any N ≥ K equal cells (the discrete cosine transform), so that the
-    layers of a fresh model are as different as K sets allow; at K = N they are independent, as an ordinary
-    model's are. All sets take part at every t, so every batch trains all of them. At K ≤ 4 no frequency is
-    above the Nyquist limit of a grid of 4 cells: between grid points there is nothing to be unconstrained,
-    which is why such a model can change its depth.
+    c_k(t) = g_k(t) / Σ_j g_j(t) + MLP_k(t), where g_k is a Gaussian of width 0.6/K around the middle of
+    the k-th of K equal cells. The MLP starts at zero: a fresh model has a weight set for each part of the
+    way, blended smoothly, and the layers of neighbouring t resemble each other; training then mixes all
+    sets at every t. Neither part has frequencies that the grid of D/2 cells could not follow at K = D/2:
+    between grid points there is nothing to be unconstrained, which is why such a model can change its
+    depth.
     """
 
+    width = 0.6
     frequencies = 4
     hidden = 32
 
@@ -58,10 +59,9 @@ class SmoothMLP(nn.Module):
         nn.init.zeros_(self.mlp.second_bias)
 
     def forward(self, t: Tensor, h: Tensor) -> Tensor:
-        cosines = torch.cos(math.pi * t[:, None] * torch.arange(self.size, device=t.device))
-        scale = torch.full_like(cosines[0], math.sqrt(2 / self.size))
-        scale[0] = math.sqrt(1 / self.size)
-        return scale * cosines + self.mlp(low_frequencies(t, self.frequencies))
+        offset = t[:, None] * self.size - 0.5 - torch.arange(self.size, device=t.device)
+        bumps = (-offset.square() / (2 * self.width**2)).softmax(dim=1)
+        return bumps + self.mlp(low_frequencies(t, self.frequencies))
 
 
 class Linear(nn.Module):

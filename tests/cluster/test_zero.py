@@ -28,7 +28,7 @@ def plain_losses(settings: PretrainSettings) -> tuple[list[float], Odeformer]:
     model = Odeformer(settings.model)
     optim, train = settings.optim, settings.train
     optimizer = torch.optim.AdamW(
-        zero.parameter_groups(model, optim.weight_decay), lr=optim.learning_rate, betas=optim.betas
+        zero.parameter_groups(model, optim), lr=optim.learning_rate, betas=optim.betas
     )
     batches = iter(
         ShardStream(
@@ -44,7 +44,7 @@ def plain_losses(settings: PretrainSettings) -> tuple[list[float], Odeformer]:
     for step in range(train.steps):
         optimizer.zero_grad()
         for group in optimizer.param_groups:
-            group["lr"] = zero.learning_rate(optim, step, train.steps)
+            group["lr"] = zero.learning_rate(optim, step, train.steps) * group["rate"]
         tokens = next(batches).tokens
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
 
@@ -137,14 +137,17 @@ os._exit(0)
 
 def test_weight_decay_spares_vectors_and_coefficients() -> None:
     model = Odeformer(tiny_shape(vocabulary_size=32, context_length=8))
-    decayed, free = zero.parameter_groups(model, 0.1)
+    optim = OptimSettings(weight_decay=0.1, coefficient_rate=5.0)
+    decayed, vectors, coefficients = zero.parameter_groups(model, optim)
     names = {id(p): name for name, p in model.named_parameters()}
     assert {names[id(p)] for p in decayed["params"]} == {
         "embedding.weight",
         *(f"hypernetwork.{name}_weight" for name in ("qkv", "out", "up", "down")),
     }
-    assert free["weight_decay"] == 0
-    assert len(decayed["params"]) + len(free["params"]) == len(names)
+    assert {names[id(p)].split(".")[1] for p in coefficients["params"]} == {"basis"}
+    assert (vectors["weight_decay"], coefficients["weight_decay"]) == (0, 0)
+    assert (decayed["rate"], vectors["rate"], coefficients["rate"]) == (1, 1, 5)
+    assert sum(len(group["params"]) for group in (decayed, vectors, coefficients)) == len(names)
 
 
 def test_learning_rate_rises_then_falls_to_its_floor() -> None:
