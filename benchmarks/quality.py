@@ -63,11 +63,13 @@ def main() -> None:
     with ProcessPoolExecutor(
         arguments.processes, mp_context=get_context("spawn"), max_tasks_per_child=1
     ) as pool:
-        for seeds in ([0], list(range(1, arguments.seeds))):
+        # The other seeds need the best rate of the first one.
+        claimed, others = ([m for m in models if m.claimed is wanted] for wanted in (True, False))
+        for round_models, seeds in ((claimed, [0]), (claimed, range(1, arguments.seeds)), (others, [0])):
             jobs = [
                 (model, seed, rate)
-                for model in models
-                for seed in (seeds if model.claimed or 0 in seeds else [])
+                for model in round_models
+                for seed in seeds
                 for rate in rates(model, seed, arguments, table)
                 if table.find(model, seed, arguments.tokens, rate) is None
             ]

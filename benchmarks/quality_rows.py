@@ -25,8 +25,8 @@ from odeformer.model import Odeformer, Output, parameter_count
 WIDTH, HEADS, DEPTH = 128, 4, 8
 SEQUENCE_LENGTH, BATCH = 256, 8
 EVALUATED = (4, 6, 8, 12, 16)
-ANY_DEPTH: dict[str, Any] = {"depths": (4, 8, 16), "shallow_first": 0.65}
-"""Two thirds of the steps at N = D/2, then each at one of three depths."""
+ANY_DEPTH: dict[str, Any] = {"depths": (4, 8, 8, 16, 16), "shallow_first": 0.65}
+"""Two thirds of the steps at N = D/2, then each at a depth drawn from these."""
 DISTILLATION: dict[str, Any] = {"depths": (4, 16), "objective": "distillation"}
 """Each batch twice: at N = D from the text, at another N from the predictions at D."""
 
@@ -78,7 +78,7 @@ MODELS = (
     Model("transformers' GPT-NeoX", "none", 8, peer=True),
     Model("low rank, depth parameters ≤ 1/4", "smooth_mlp", 4, options={"low_rank": 18}),
     Model("ordinary, layers dropped in training", "none", 8, training=ANY_DEPTH),
-    Model("K = D/2, any depth from the first step", "smooth_mlp", 4, training={"depths": (4, 8, 16)}),
+    Model("K = D/2, any depth from the first step", "smooth_mlp", 4, training={"depths": (4, 8, 8, 16, 16)}),
     Model(
         "K = D/2, any depth, step-aware", "smooth_mlp", 4, training=ANY_DEPTH, options={"step_aware": True}
     ),
