@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from odeformer.config import AdapterConfig, GradientName, ModelConfig, Section
-from odeformer.solvers import solver_named
+from odeformer.solvers import ReversibleSolver, solver_named
 
 
 def _known_solver(name: str) -> str:
@@ -128,6 +128,27 @@ class PretrainSettings(Section):
             raise ValueError(
                 f"train.global_batch {train.global_batch} is not a multiple of train.micro_batch × "
                 f"cluster.workers = {train.micro_batch} × {workers}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gradient_fits(self) -> PretrainSettings:
+        if self.train.gradient != "reversible":
+            return self
+        solver = self.train.solver or self.model.default_solver
+        if not isinstance(solver_named(solver), ReversibleSolver):
+            raise ValueError(
+                f"train.gradient 'reversible' needs a solver that can be undone; train.solver {solver!r} "
+                "cannot be"
+            )
+        if self.zero.stage == 3:
+            raise ValueError(
+                "train.gradient 'reversible' makes weights again in the backward pass, when zero.stage 3 has "
+                "released what they are made of: use zero.stage 2, or gradient 'checkpoint'"
+            )
+        if self.model.flavour == "paper" and self.model.dropout_rate:
+            raise ValueError(
+                "train.gradient 'reversible' cannot undo what dropout did at random: set model.dropout 0"
             )
         return self
 

@@ -1,10 +1,12 @@
+from typing import Any
+
 import pytest
 import torch
-from test_solvers import LinearField, rotating_weights
+from test_solvers import REVERSIBLE, LinearField, rotating_weights
 from tiny_models import attach_adapter, gradients, ids, loss, tiny_model
 
 from odeformer.depth import uniform_grid
-from odeformer.gradients import GRADIENTS, integrate
+from odeformer.gradients import integrate
 from odeformer.memory import peak_bytes
 from odeformer.model import token_losses
 from odeformer.solvers import SOLVERS, solver_named
@@ -44,13 +46,22 @@ def test_checkpoint_holds_far_fewer_bytes_and_grows_slower() -> None:
         return peak_bytes(lambda: loss(model, depth, tokens).backward())
 
     assert peak("checkpoint", 8) < peak("direct", 8) / 2
-    growth = {gradient: peak(gradient, 16) - peak(gradient, 8) for gradient in GRADIENTS}
+    growth = {gradient: peak(gradient, 16) - peak(gradient, 8) for gradient in ("direct", "checkpoint")}
     # Kept per cell: one state and one set of weights, against every activation besides.
     assert growth["checkpoint"] < growth["direct"] / 3
 
 
-@pytest.mark.parametrize("gradient", GRADIENTS)
-@pytest.mark.parametrize(("solver", "tied"), [("euler", True), ("rk4", False), ("lie_trotter", True)])
+@pytest.mark.parametrize(
+    ("solver", "tied", "gradient"),
+    [
+        *(
+            (solver, solver == "rk4", g)
+            for solver in ("euler", "rk4", "lie_trotter")
+            for g in ("direct", "checkpoint")
+        ),
+        *((solver, True, "reversible") for solver in REVERSIBLE),
+    ],
+)
 def test_gradients_equal_finite_differences(solver: str, tied: bool, gradient: str) -> None:
     """Each parameter along a direction of its own, by central differences in float64."""
     model = tiny_model(size=2, width=8, heads=2, tie_embeddings=tied).double()
@@ -78,7 +89,7 @@ def test_gradients_equal_finite_differences(solver: str, tied: bool, gradient: s
         assert slope == pytest.approx(expected, rel=1e-6, abs=1e-9), name
 
 
-@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("gradient", ["direct", "checkpoint"])
 def test_integrate_passes_gradcheck(gradient: str) -> None:
     grid = (0.0, 0.2, 0.7, 1.0)
     times: list[float] = []
@@ -116,5 +127,81 @@ def test_time_is_never_rounded_to_half_precision() -> None:
 def test_unknown_gradient_names_those_there_are() -> None:
     model = tiny_model()
     model.gradient = "telepathy"
-    with pytest.raises(ValueError, match=r"'telepathy' is unknown.*checkpoint, direct"):
+    with pytest.raises(ValueError, match=r"'telepathy' is unknown.*checkpoint, direct, reversible"):
         model(ids())
+
+
+def relative_error(seen: dict[str, Any], expected: dict[str, Any]) -> float:
+    """Of the whole parameter vector, in the relative 2-norm."""
+    assert seen.keys() == expected.keys()
+    difference = sum(float((seen[name] - expected[name]).square().sum()) for name in expected)
+    return (difference / sum(float(g.square().sum()) for g in expected.values())) ** 0.5
+
+
+@pytest.mark.parametrize("solver", REVERSIBLE)
+@pytest.mark.parametrize("kind", ["smooth_mlp", "none"])
+def test_the_reversible_gradient_is_the_direct_one(kind: str, solver: str) -> None:
+    model = tiny_model(kind, 4).double()
+    model.solver = solver
+    attach_adapter(model, rank=2).double()
+    for depth in (1, 3, 12):  # less than, and more than, the cells whose weights exist at once
+        direct = gradients(model, "direct", depth)
+        assert relative_error(gradients(model, "reversible", depth), direct) < 1e-9
+    single = tiny_model(kind, 4)
+    single.solver = solver
+    assert relative_error(gradients(single, "reversible", 12), gradients(single, "direct", 12)) < 1e-4
+
+
+def test_the_reversible_gradient_trains_an_adapter_on_frozen_weights() -> None:
+    model = tiny_model().double().requires_grad_(False)
+    model.solver = "leapfrog"
+    attach_adapter(model, rank=2).double()
+    direct = gradients(model, "direct", 5)
+    assert all("_lora_" in name for name in direct)
+    assert relative_error(gradients(model, "reversible", 5), direct) < 1e-9
+
+
+def test_the_reversible_gradient_under_autocast_is_close_to_the_direct_one() -> None:
+    model = tiny_model()
+    model.solver = "leapfrog"
+    exact = gradients(model, "direct", 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        direct, reversible = gradients(model, "direct", 8), gradients(model, "reversible", 8)
+    rounding = relative_error(direct, exact)
+    assert rounding > 1e-4, "nothing was computed in bf16"
+    assert relative_error(reversible, exact) < 3 * rounding
+
+
+def test_the_reversible_gradient_keeps_nothing_for_each_cell() -> None:
+    model = tiny_model(width=32, depth=4, context_length=64)
+    model.solver, model.gradient = "leapfrog", "reversible"
+    tokens = ids(batch=4, time=64)
+
+    def saved_bytes(depth: int) -> int:
+        storages: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            result = loss(model, depth, tokens)
+        del result
+        return sum(storages.values())
+
+    def peak(depth: int) -> int:
+        model.zero_grad()
+        return peak_bytes(lambda: loss(model, depth, tokens).backward())
+
+    assert saved_bytes(48) == saved_bytes(12)
+    assert peak(48) <= 1.01 * peak(12)
+
+
+def test_what_cannot_be_undone_is_refused() -> None:
+    model = tiny_model()
+    model.gradient = "reversible"
+    with pytest.raises(ValueError, match="needs a solver that can be undone: leapfrog, damped_leapfrog"):
+        model(ids())
+    model.solver = "leapfrog"
+    with pytest.raises(ValueError, match="give no weights made beforehand"):
+        model(ids(), weights=model.depth_weights())

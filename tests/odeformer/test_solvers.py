@@ -11,9 +11,19 @@ from torch import Tensor
 from odeformer.depth import Grid, uniform_grid
 from odeformer.field import BlockWeights
 from odeformer.gradients import integrate
-from odeformer.solvers import SOLVERS, RungeKutta, node_times, solver_named
+from odeformer.solvers import SOLVERS, Cell, ReversibleSolver, RungeKutta, node_times, solver_named
 
-ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4, "lie_trotter": 1}
+ORDERS = {
+    "euler": 1,
+    "midpoint": 2,
+    "heun": 2,
+    "rk4": 4,
+    "lie_trotter": 1,
+    "leapfrog": 2,
+    "damped_leapfrog": 1,
+    "reversible_euler": 1,
+    "reversible_midpoint": 2,
+}
 SPEED = 4.0
 
 
@@ -97,7 +107,8 @@ def test_order_of_convergence(name: str, problem: str, grid_of: Callable[[int], 
         assert end.dtype == torch.float64
         return float((end - exact).norm())
 
-    coarse, fine = (32, 64) if ORDERS[name] == 4 else (256, 512)
+    # The coupling of two Euler solutions is felt over 1/(1 − λ) = 100 cells: its order shows beyond them.
+    coarse, fine = {"rk4": (32, 64), "reversible_euler": (2048, 4096)}.get(name, (256, 512))
     slope = math.log2(error(coarse) / error(fine))
     assert slope == pytest.approx(ORDERS[name], abs=0.15)
     assert error(fine) < (1e-6 if ORDERS[name] == 4 else 0.05 if ORDERS[name] == 1 else 1e-3)
@@ -145,3 +156,34 @@ def test_node_times_lie_in_their_cells() -> None:
 def test_unknown_solver_names_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"'ruler' is unknown.*euler.*rk4"):
         solver_named("ruler")
+
+
+REVERSIBLE = [name for name, solver in SOLVERS.items() if isinstance(solver, ReversibleSolver)]
+
+
+@pytest.mark.parametrize("name", REVERSIBLE)
+def test_a_reversible_step_can_be_undone(name: str) -> None:
+    solver = SOLVERS[name]
+    assert isinstance(solver, ReversibleSolver)
+    state = tuple(torch.randn(2, 3, dtype=torch.float64) for _ in range(2))
+    weights = rotating_weights(torch.rand(len(solver.nodes), dtype=torch.float64), torch.zeros(1))
+    blocks = [{key: w[i] for key, w in weights.items()} for i in range(len(solver.nodes))]
+    cell = Cell(scale=0.7, before=0.4)
+    after = solver.step(LinearField(), state, cell, blocks)
+    assert min(float((a - b).norm()) for a, b in zip(after[1:], state[1:], strict=True)) > 0.1
+    for recovered, original in zip(solver.reverse(LinearField(), after, cell, blocks), state, strict=True):
+        torch.testing.assert_close(recovered, original, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", REVERSIBLE)
+def test_a_reversible_solver_begins_like_its_base(name: str) -> None:
+    # One Euler or midpoint step is where the first cell must be, up to the coupling's O(h²).
+    x, errors = START, []
+    for h in (1e-3, 5e-4):
+        solver = SOLVERS[name]
+        weights = waving_weights(torch.tensor([node * h for node in solver.nodes]).double(), torch.zeros(1))
+        blocks = [{"w": weights["w"][i]} for i in range(len(solver.nodes))]
+        state = solver.step(TanhField(), solver.start(x), Cell(h * SPEED, 0.0), blocks)
+        exact = torch.tanh(torch.atanh(x) + math.sin(3 * h) / 3 + h * h / 4)
+        errors.append(float((solver.end(state) - exact).norm()))
+    assert errors[0] / errors[1] > 3.5

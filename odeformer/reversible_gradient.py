@@ -1,0 +1,165 @@
+"""The gradient of a reversible solve: states are recovered from the end, so that nothing grows with N.
+
+Forward, only the last state is kept. Backward, each coupling (u, v) → (v, a·u + φ(v)) is undone, and the
+one evaluation of φ that this takes is also the one that is differentiated: a backward pass costs what it
+costs with per-cell checkpoints. Weights are generated a few cells at a time in both passes, and their
+gradient goes straight into the hypernetwork's parameters'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from odeformer.field import BlockWeights, Field
+from odeformer.solvers import Cell, ReversibleSolver
+
+CELLS_AT_ONCE = 4
+"""Cells whose weights exist at the same time."""
+
+
+@dataclass(frozen=True)
+class Solve:
+    """A reversible solve: everything but the state and the parameters."""
+
+    field: Field
+    hypernetwork: nn.Module
+    solver: ReversibleSolver
+    cells: Sequence[Cell]
+    times: Tensor
+    """Of all nodes of all cells, with ``widths`` [cells · nodes]."""
+    widths: Tensor
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for p in self.hypernetwork.parameters() if p.requires_grad]
+
+    def chunks(self) -> list[range]:
+        """The cells, a few at a time."""
+        starts = range(0, len(self.cells), CELLS_AT_ONCE)
+        return [range(start, min(start + CELLS_AT_ONCE, len(self.cells))) for start in starts]
+
+    def weights(self, chunk: range) -> BlockWeights:
+        """W at the nodes of these cells, each [nodes, ...]."""
+        nodes = len(self.solver.nodes)
+        part = slice(chunk.start * nodes, chunk.stop * nodes)
+        generated: BlockWeights = self.hypernetwork(self.times[part], self.widths[part])
+        return generated
+
+    def blocks(self, slices: Mapping[str, Sequence[Tensor]], cells: int) -> Iterator[list[BlockWeights]]:
+        """Cell by cell the weights at its nodes, out of slices [cells · nodes] of each tensor."""
+        nodes = len(self.solver.nodes)
+        for cell in range(cells):
+            yield [
+                {name: tensor[cell * nodes + node] for name, tensor in slices.items()}
+                for node in range(nodes)
+            ]
+
+
+def reversible_solve(solve: Solve, x0: Tensor) -> Tensor:
+    """The state at t = 1 from ``x0`` at t = 0, differentiable in ``x0`` and the hypernetwork's parameters."""
+    x: Tensor = _ReversibleSolve.apply(solve, x0, *solve.parameters())
+    return x
+
+
+class _ReversibleSolve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, solve: Solve, x0: Tensor, *parameters: Tensor) -> Tensor:
+        state = solve.solver.start(x0)
+        for chunk in solve.chunks():
+            slices = {name: stacked.unbind(0) for name, stacked in solve.weights(chunk).items()}
+            for index, blocks in zip(chunk, solve.blocks(slices, len(chunk)), strict=True):
+                state = solve.solver.step(solve.field, state, solve.cells[index], blocks)
+        ctx.solve = solve
+        ctx.save_for_backward(*state)
+        device = x0.device.type
+        ctx.autocast = {
+            "device_type": device,
+            "enabled": torch.is_autocast_enabled(device),
+            "dtype": torch.get_autocast_dtype(device),
+        }
+        return solve.solver.end(state)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        solve: Solve = ctx.solve
+        u, v = ctx.saved_tensors
+        # x is the second of the pair: nothing came from the first.
+        grad_u, grad_v = torch.zeros_like(u), outputs[0]
+        parameters = solve.parameters()
+        totals: list[Tensor | None] = [None] * len(parameters)
+        with torch.autocast(**ctx.autocast):
+            for chunk in reversed(solve.chunks()):
+                with torch.enable_grad():
+                    generated = solve.weights(chunk)
+                leaves = {
+                    name: [w.requires_grad_(stacked.requires_grad) for w in stacked.detach().unbind(0)]
+                    for name, stacked in generated.items()
+                }
+                blocks = list(solve.blocks(leaves, len(chunk)))
+                for index, own in zip(reversed(chunk), reversed(blocks), strict=True):
+                    with torch.enable_grad():
+                        couplings = solve.solver.couplings(solve.field, solve.cells[index], own)
+                    for factor, update in reversed(couplings):
+                        u, v, grad_u, grad_v = _undo(factor, update, u, v, grad_u, grad_v, own)
+                _accumulate(totals, generated, leaves, parameters)
+        # Both of the pair started as x0.
+        return None, grad_u + grad_v, *totals
+
+
+def _undo(
+    factor: float,
+    update: Any,
+    v: Tensor,
+    after: Tensor,
+    grad_v: Tensor,
+    grad_after: Tensor,
+    blocks: list[BlockWeights],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Through (v, after = factor · u + update(v)) back to (u, v), with the gradients of both pairs.
+
+    The weights' gradient is added to their ``grad``.
+    """
+    leaf = v.detach().requires_grad_()
+    weights = [w for block in blocks for w in block.values() if w.requires_grad]
+    with torch.enable_grad():
+        added = update(leaf)
+    slope, *of_weights = torch.autograd.grad(
+        added, [leaf, *weights], grad_after.to(added.dtype), allow_unused=True
+    )
+    for weight, grad in zip(weights, of_weights, strict=True):
+        if grad is not None:
+            weight.grad = grad if weight.grad is None else weight.grad + grad
+    u = (after - added.detach()) / factor
+    return u, v, factor * grad_after, grad_v + slope
+
+
+def _accumulate(
+    totals: list[Tensor | None],
+    generated: BlockWeights,
+    leaves: dict[str, list[Tensor]],
+    parameters: list[nn.Parameter],
+) -> None:
+    """Add to each parameter's total what the gradients of these generated weights make of it."""
+    # An adapter leaves the frozen weights without a gradient.
+    trained = [name for name, stacked in generated.items() if stacked.requires_grad]
+    if not trained:
+        return
+    grads = torch.autograd.grad(
+        [generated[name] for name in trained],
+        parameters,
+        [
+            torch.stack([torch.zeros_like(w) if w.grad is None else w.grad for w in leaves[name]])
+            for name in trained
+        ],
+        allow_unused=True,
+    )
+    for i, grad in enumerate(grads):
+        if grad is not None:
+            total = totals[i]
+            totals[i] = grad if total is None else total + grad

@@ -1,0 +1,68 @@
+"""Solvers: how x moves over one cell, and at which times it needs weights.
+
+A solver names its ``nodes``, fractions of a cell, and makes one ``step`` from the weights at those
+nodes. The explicit Runge–Kutta ones are only a tableau: to add one, add three lines to ``SOLVERS``.
+What a solver carries from cell to cell is its state: x alone for most, a pair for the reversible ones,
+which can also undo a step.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from odeformer.depth import Grid
+from odeformer.solvers.one_step import Cell, LieTrotter, OneStep, RungeKutta, Solver, State
+from odeformer.solvers.reversible import Coupled, ReversibleSolver, TwoStep
+
+EULER = RungeKutta(nodes=(0.5,), at=(0,), a=((),), b=(1.0,))
+MIDPOINT = RungeKutta(nodes=(0.0, 0.5), at=(0, 1), a=((), (0.5,)), b=(0.0, 1.0))
+SOLVERS: dict[str, Solver] = {
+    # First order in x; its weights are those of the cell's midpoint.
+    "euler": EULER,
+    "midpoint": MIDPOINT,
+    "heun": RungeKutta(nodes=(0.0, 1.0), at=(0, 1), a=((), (1.0,)), b=(0.5, 0.5)),
+    "rk4": RungeKutta(
+        nodes=(0.0, 0.5, 1.0),
+        at=(0, 1, 1, 2),
+        a=((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
+        b=(1 / 6, 1 / 3, 1 / 3, 1 / 6),
+    ),
+    "lie_trotter": LieTrotter(),
+    "leapfrog": TwoStep(damping=0.0, node=0.0),
+    "damped_leapfrog": TwoStep(damping=0.1, node=0.5),
+    "reversible_euler": Coupled(EULER),
+    "reversible_midpoint": Coupled(MIDPOINT),
+}
+
+
+def solver_named(name: str) -> Solver:
+    """The solver of that name.
+
+    Raises:
+        ValueError: naming the solvers there are.
+    """
+    if name not in SOLVERS:
+        raise ValueError(f"solver {name!r} is unknown; there are: {', '.join(SOLVERS)}")
+    return SOLVERS[name]
+
+
+def node_times(solver: Solver, grid: Grid) -> tuple[list[float], list[float]]:
+    """The times at which a solve needs weights, cell by cell, and the width of the cell of each."""
+    cells = list(pairwise(grid))
+    times = [left + node * (right - left) for left, right in cells for node in solver.nodes]
+    widths = [right - left for left, right in cells for _ in solver.nodes]
+    return times, widths
+
+
+__all__ = [
+    "SOLVERS",
+    "Cell",
+    "LieTrotter",
+    "OneStep",
+    "ReversibleSolver",
+    "RungeKutta",
+    "Solver",
+    "State",
+    "node_times",
+    "solver_named",
+]

@@ -1,0 +1,92 @@
+"""What a solver is, and those whose state is x alone: explicit Runge–Kutta methods, and a splitting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:  # the settings check solver names before torch is needed
+    from torch import Tensor
+
+    from odeformer.field.parts import BlockWeights, Field
+
+
+State = tuple["Tensor", ...]
+
+
+class Cell(NamedTuple):
+    """The widths h · speed of a cell and of the one before it: 1 where one Euler step is one layer."""
+
+    scale: float
+    before: float
+    """0 before the first cell."""
+
+
+class Solver(Protocol):
+    """Moves a state over one cell, given the weights at its ``nodes``, fractions of the cell."""
+
+    @property
+    def nodes(self) -> tuple[float, ...]: ...
+    def start(self, x: Tensor) -> State:
+        """The state at t = 0."""
+        ...
+
+    def step(self, field: Field, state: State, cell: Cell, weights: Sequence[BlockWeights]) -> State:
+        """The state after the cell."""
+        ...
+
+    def end(self, state: State) -> Tensor:
+        """x from a state."""
+        ...
+
+
+class OneStep:
+    """A solver whose state is x alone."""
+
+    def start(self, x: Tensor) -> State:
+        return (x,)
+
+    def step(self, field: Field, state: State, cell: Cell, weights: Sequence[BlockWeights]) -> State:
+        return (self.advance(field, state[0], cell.scale, weights),)
+
+    def end(self, state: State) -> Tensor:
+        return state[0]
+
+    def advance(self, field: Field, x: Tensor, scale: float, weights: Sequence[BlockWeights]) -> Tensor:
+        """x after a cell of width ``scale`` = h · speed."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class RungeKutta(OneStep):
+    """Explicit Runge–Kutta: stage s reads x + scale · Σ_j a[s][j] f_j with the weights of node ``at[s]``."""
+
+    nodes: tuple[float, ...]
+    at: tuple[int, ...]
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+
+    def advance(self, field: Field, x: Tensor, scale: float, weights: Sequence[BlockWeights]) -> Tensor:
+        slopes: list[Tensor] = []
+        for node, row in zip(self.at, self.a, strict=True):
+            slopes.append(field(_advance(x, scale, row, slopes), weights[node]))
+        return _advance(x, scale, self.b, slopes)
+
+
+def _advance(x: Tensor, scale: float, row: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    for factor, slope in zip(row, slopes, strict=True):
+        if factor:
+            x = x + scale * factor * slope
+    return x
+
+
+@dataclass(frozen=True)
+class LieTrotter(OneStep):
+    """Splitting: an attention step, then a feed-forward step from where it ended (sequential residual)."""
+
+    nodes: tuple[float, ...] = (0.5,)
+
+    def advance(self, field: Field, x: Tensor, scale: float, weights: Sequence[BlockWeights]) -> Tensor:
+        x = _advance(x, scale, (1.0,), (field.attention(x, weights[0]),))
+        return _advance(x, scale, (1.0,), (field.feed_forward(x, weights[0]),))

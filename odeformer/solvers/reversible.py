@@ -1,0 +1,120 @@
+"""Solvers that can undo a step exactly, up to rounding: from the state after a cell the one before it.
+
+Their state is a pair, and every one of them is made of couplings (u, v) → (v, a·u + φ(v)): whatever φ is,
+u can be had back from the result by one evaluation of φ at v, which is still there. All solve the same
+ODE as Euler does, so that a model trained with one of them is evaluated by Euler afterwards, as an
+ordinary transformer.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from odeformer.solvers.one_step import Cell, RungeKutta, State
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from odeformer.field.parts import BlockWeights, Field
+
+
+class Coupling(NamedTuple):
+    """(u, v) → (v, factor · u + update(v))."""
+
+    factor: float
+    update: Callable[[Tensor], Tensor]
+
+
+class ReversibleSolver(ABC):
+    """A solver whose steps are couplings; x is the second of the pair."""
+
+    @property
+    @abstractmethod
+    def nodes(self) -> tuple[float, ...]:
+        """Times in a cell at which weights are needed, as fractions of it."""
+
+    @abstractmethod
+    def couplings(self, field: Field, cell: Cell, weights: Sequence[BlockWeights]) -> Sequence[Coupling]:
+        """What a step over the cell is made of, in order."""
+
+    def start(self, x: Tensor) -> State:
+        return (x, x)
+
+    def step(self, field: Field, state: State, cell: Cell, weights: Sequence[BlockWeights]) -> State:
+        u, v = state
+        for factor, update in self.couplings(field, cell, weights):
+            u, v = v, factor * u + update(v)
+        return u, v
+
+    def reverse(self, field: Field, state: State, cell: Cell, weights: Sequence[BlockWeights]) -> State:
+        """The state before the cell, from the one after it."""
+        u, v = state
+        for factor, update in reversed(self.couplings(field, cell, weights)):
+            u, v = (v - update(u)) / factor, u
+        return u, v
+
+    def end(self, state: State) -> Tensor:
+        return state[1]
+
+
+@dataclass(frozen=True)
+class TwoStep(ReversibleSolver):
+    """Two-step methods with one evaluation a cell; the state is (x one cell ago, x now).
+
+    x_{n+1} = γ x_{n−1} + (1 − γ) x_n + (γ h_{n−1} + h_n) f(x_n), γ = 1 − damping. Without damping it is
+    the leapfrog, which no step size makes stable where the dynamics contract; γ < 1 makes it stable while
+    the contraction over a cell is below 2 (1 − γ)/(1 + γ), and lets rounding grow as γ^{−N} on the way
+    back. On equal cells the leapfrog with weights at their left edges has second order, the others first.
+    The family is that of BDIA (Zhang et al. 2024, arXiv 2407.09093).
+    """
+
+    damping: float
+    node: float
+
+    @property
+    def nodes(self) -> tuple[float, ...]:
+        return (self.node,)
+
+    def couplings(self, field: Field, cell: Cell, weights: Sequence[BlockWeights]) -> Sequence[Coupling]:
+        factor = 1 - self.damping
+
+        def update(now: Tensor) -> Tensor:
+            slope = (factor * cell.before + cell.scale) * field(now, weights[0])
+            return self.damping * now + slope if self.damping else slope
+
+        return (Coupling(factor, update),)
+
+
+@dataclass(frozen=True)
+class Coupled(ReversibleSolver):
+    """Any Runge–Kutta method made reversible by coupling two solutions (McCallum & Foster, 2410.11648).
+
+    y' = λ y + (1 − λ) z + Ψ_h(z) and z' = z − Ψ_{−h}(y'), where Ψ is the base's increment over the cell;
+    z is x. It has the base's order for two of its steps a cell, is stable while the contraction over a
+    cell is below 1 − λ, and lets rounding grow as λ^{−N} on the way back.
+    """
+
+    base: RungeKutta
+    coupling: float = 0.99
+
+    @property
+    def nodes(self) -> tuple[float, ...]:
+        """The base's, and those it passes when it goes back over the cell."""
+        forth = self.base.nodes
+        back = tuple(1 - node for node in forth)
+        return forth if back == forth else forth + back
+
+    def couplings(self, field: Field, cell: Cell, weights: Sequence[BlockWeights]) -> Sequence[Coupling]:
+        count = len(self.base.nodes)
+        forth, back = weights[:count], weights[-count:]
+
+        def to_y(z: Tensor) -> Tensor:
+            return self.base.advance(field, z, cell.scale, forth) - self.coupling * z
+
+        def to_z(y: Tensor) -> Tensor:
+            return y - self.base.advance(field, y, -cell.scale, back)
+
+        return Coupling(self.coupling, to_y), Coupling(1.0, to_z)
