@@ -27,6 +27,7 @@ def plain_losses(settings: PretrainSettings) -> tuple[list[float], Odeformer]:
     torch.manual_seed(settings.run.seed)
     model = Odeformer(settings.model)
     optim, train = settings.optim, settings.train
+    model.solver = train.solver or settings.model.default_solver
     optimizer = torch.optim.AdamW(
         zero.parameter_groups(model, optim), lr=optim.learning_rate, betas=optim.betas
     )
@@ -98,6 +99,31 @@ def test_two_depths_of_a_batch_train_like_a_plain_loop(
     drawn = {e["depth"] for e in events(run.run.dir, "step")}
     assert len(drawn) > 1
     assert run.model.depth not in drawn
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_the_reversible_gradient_trains_like_a_plain_loop(settings: MakeSettings, stage: int) -> None:
+    train = {"steps": 8, "gradient": "reversible", "solver": "leapfrog", "validate_every": 8}
+    run = settings(train=train, zero={"stage": stage})
+    expected, _ = plain_losses(run)
+    run_workers(run)
+    assert [e["loss"] for e in events(run.run.dir, "step")] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"train": {"solver": "euler"}}, r"a solver that can be undone; train.solver 'euler' cannot"),
+        ({"zero": {"stage": 3}}, r"use zero.stage 2, or gradient 'checkpoint'"),
+        ({"model": {"flavour": "paper", "rotary_fraction": None}}, r"set model.dropout 0"),
+    ],
+)
+def test_the_reversible_gradient_is_refused_where_it_would_be_wrong(
+    settings: MakeSettings, sections: dict[str, dict[str, object]], message: str
+) -> None:
+    train = {"gradient": "reversible", "solver": "leapfrog", **sections.get("train", {})}
+    with pytest.raises(ValueError, match=message):
+        settings(**{**sections, "train": train})
 
 
 def test_a_second_depth_must_be_there(settings: MakeSettings) -> None:
