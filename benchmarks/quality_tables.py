@@ -1,6 +1,6 @@
-"""The quality benchmark's results as Markdown: what the README shows comes from here.
+"""The quality benchmark's results as Markdown: docs/quality.md, and the README's table.
 
-python -m benchmarks.quality_tables benchmarks/results/quality.json
+python -m benchmarks.quality_tables benchmarks/results/quality.json > docs/quality.md
 """
 
 from __future__ import annotations
@@ -16,20 +16,59 @@ from typing import Any
 from benchmarks.quality_claims import Row, best_rows, judged
 
 SHOWN = (4, 8, 16)
+CHANGED = (4, 6, 8, 12, 16)
+WAYS = {"drop or repeat": "dropped or repeated", "interpolate": "interpolated, steps scaled by D/N"}
 
 
 def main() -> None:
-    """Print both tables of a results file."""
+    """Print the page of a results file."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("json", type=Path)
-    rows = json.loads(parser.parse_args().json.read_text())["rows"]
+    path = parser.parse_args().json
+    print(page(json.loads(path.read_text())))
+
+
+def page(content: dict[str, Any]) -> str:
+    """Everything a results file says, for each number of training tokens."""
+    rows = content["rows"]
+    parts = [
+        "# Quality at every depth",
+        "What `python -m benchmarks.quality` measured; this page is printed by "
+        "`python -m benchmarks.quality_tables benchmarks/results/quality.json`. "
+        f"Machine: {content['machine']}; rows from {min(r['date'] for r in rows)} to "
+        f"{max(r['date'] for r in rows)}.",
+        "Every row saw the same tokens once, in the same order, with the same optimizer, initialisation "
+        "scale, weight decay and schedule, through the same loop. Perplexity per token of held-out text. "
+        "Differences are paired by seed; in brackets the 95 % interval of their mean over seeds.",
+        "![Perplexity against depth](../benchmarks/results/quality.png)",
+    ]
     for tokens in budgets(rows):
-        print(f"\n{tokens:,} training tokens\n")
-        print(claims_table(judged(rows, tokens)))
-        print()
-        print(models_table(rows, tokens))
+        parts.append(f"## {tokens / 1e6:.1f} M training tokens")
+        if any(claim["seeds"] for claim in judged(rows, tokens)):
+            parts.append(claims_table(judged(rows, tokens)))
+        parts.append(models_table(rows, tokens))
+    parts += ["## The same change of depth done to the ordinary model", changed_table(rows)]
+    return "\n\n".join(parts)
+
+
+def changed_table(rows: Sequence[Row]) -> str:
+    """What dropping, repeating or interpolating an ordinary model's layers makes of its perplexity."""
+    lines = [
+        "| model | layers are | " + " | ".join(f"N = {n}" for n in CHANGED) + " |",
+        "|---" * (2 + len(CHANGED)) + "|",
+    ]
+    tokens = budgets(rows)[0]
+    for name in dict.fromkeys(row["name"] for row in rows if "changed_depth" in row):
+        chosen = list(best_rows(rows, name, tokens).values())
+        for way in chosen[0]["changed_depth"] if chosen else ():
+            shown = [
+                f"{math.exp(statistics.mean(row['changed_depth'][way][str(n)] for row in chosen)):.1f}"
+                for n in CHANGED
+            ]
+            lines.append(f"| {name} | {WAYS[way]} | {' | '.join(shown)} |")
+    return "\n".join(lines)
 
 
 def budgets(rows: Sequence[Row]) -> list[int]:

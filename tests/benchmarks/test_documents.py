@@ -1,0 +1,21 @@
+"""The tables in the documents are those of the results they name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from benchmarks.quality_claims import judged
+from benchmarks.quality_tables import budgets, claims_table, page
+
+ROOT = Path(__file__).parents[2]
+RESULTS = json.loads((ROOT / "benchmarks/results/quality.json").read_text())
+
+
+def test_the_readme_shows_the_claims_as_they_were_measured() -> None:
+    rows = RESULTS["rows"]
+    assert claims_table(judged(rows, budgets(rows)[0])) in (ROOT / "README.md").read_text()
+
+
+def test_the_quality_page_is_that_of_the_results() -> None:
+    assert (ROOT / "docs/quality.md").read_text().strip() == page(RESULTS).strip()
