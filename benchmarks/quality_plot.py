@@ -24,7 +24,7 @@ def plot(rows: Sequence[Row], tokens: int, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (by_depth, by_tokens) = pyplot.subplots(
-        1, 2, figsize=(12, 5.2), width_ratios=(3, 2), layout="constrained"
+        1, 2, figsize=(12, 6.5), width_ratios=(3, 2), layout="constrained"
     )
     best = min(perplexity(best_rows(rows, name, tokens)).get(8, math.inf) for name in HIGHLIGHTED)
     styles = iter((marker, style) for style in ("--", ":", "-.") for marker in "sv^Dx+P*")
@@ -48,7 +48,7 @@ def plot(rows: Sequence[Row], tokens: int, path: Path) -> None:
     by_depth.set_xlabel("cells N (D = 8)")
     by_depth.set_ylabel("validation perplexity per token")
     by_depth.set_title(f"{tokens / 1e6:.1f} M training tokens, one epoch; curves that leave are cut off")
-    by_depth.legend(fontsize=7, loc="upper left", ncols=2)
+    by_depth.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=2, frameon=False)
     by_depth.grid(alpha=0.3)
 
     budgets = sorted({row["tokens"] for row in rows})
@@ -60,13 +60,12 @@ def plot(rows: Sequence[Row], tokens: int, path: Path) -> None:
         ]
         if points:
             by_tokens.plot(*zip(*points, strict=True), "o-", color=HIGHLIGHTED[name], label=name)
-    by_tokens.set_xscale("log")
-    by_tokens.set_yscale("log")
-    by_tokens.set_xlabel("training tokens")
+    by_tokens.set_xticks(budgets, [f"{budget / 1e6:.1f} M" for budget in budgets])
+    by_tokens.set_xlabel("training tokens, one epoch")
     by_tokens.set_ylabel("validation perplexity at the model's own depth")
     by_tokens.set_title("With more tokens")
     by_tokens.legend()
-    by_tokens.grid(alpha=0.3, which="both")
+    by_tokens.grid(alpha=0.3)
     figure.savefig(path, dpi=140)
 
 
