@@ -90,7 +90,7 @@ def integrate(
             state = solver.step(*arguments)
         else:
             state = checkpoint(solver.step, *arguments, use_reentrant=False)
-    return solver.end(state)
+    return solver.end(state).to(x0.dtype)
 
 
 def _step_scale(h: float, speed: float) -> float:

@@ -82,7 +82,7 @@ class _ReversibleSolve(torch.autograd.Function):
             "enabled": torch.is_autocast_enabled(device),
             "dtype": torch.get_autocast_dtype(device),
         }
-        return solve.solver.end(state)
+        return solve.solver.end(state).to(x0.dtype)
 
     @staticmethod
     @once_differentiable
@@ -90,7 +90,7 @@ class _ReversibleSolve(torch.autograd.Function):
         solve: Solve = ctx.solve
         u, v = ctx.saved_tensors
         # x is the second of the pair: nothing came from the first.
-        grad_u, grad_v = torch.zeros_like(u), outputs[0]
+        grad_u, grad_v = torch.zeros_like(u), outputs[0].to(u.dtype)
         parameters = solve.parameters()
         totals: list[Tensor | None] = [None] * len(parameters)
         with torch.autocast(**ctx.autocast):
@@ -109,7 +109,7 @@ class _ReversibleSolve(torch.autograd.Function):
                         u, v, grad_u, grad_v = _undo(factor, update, u, v, grad_u, grad_v, own)
                 _accumulate(totals, generated, leaves, parameters)
         # Both of the pair started as x0.
-        return None, grad_u + grad_v, *totals
+        return None, (grad_u + grad_v).to(outputs[0].dtype), *totals
 
 
 def _undo(
@@ -125,7 +125,8 @@ def _undo(
 
     The weights' gradient is added to their ``grad``.
     """
-    leaf = v.detach().requires_grad_()
+    seen = next(iter(blocks[0].values())).dtype
+    leaf = v.detach().to(seen).requires_grad_()
     weights = [w for block in blocks for w in block.values() if w.requires_grad]
     with torch.enable_grad():
         added = update(leaf)

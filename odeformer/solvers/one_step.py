@@ -37,7 +37,7 @@ class Solver(Protocol):
         ...
 
     def end(self, state: State) -> Tensor:
-        """x from a state."""
+        """x from a state, in any precision."""
         ...
 
 

@@ -4,6 +4,10 @@ Their state is a pair, and every one of them is made of couplings (u, v) → (v,
 u can be had back from the result by one evaluation of φ at v, which is still there. All solve the same
 ODE as Euler does, so that a model trained with one of them is evaluated by Euler afterwards, as an
 ordinary transformer.
+
+The pair is held in float64 while φ is evaluated in the precision of the weights. What rounding the way
+back adds is then far below what φ can see: it gets the numbers it got on the way forth, also where its
+products are in bf16.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ class Coupling(NamedTuple):
 
 
 class ReversibleSolver(ABC):
-    """A solver whose steps are couplings; x is the second of the pair."""
+    """A solver whose steps are couplings; x is the second of the pair, [batch, time, width] float64."""
 
     @property
     @abstractmethod
@@ -41,19 +45,22 @@ class ReversibleSolver(ABC):
         """What a step over the cell is made of, in order."""
 
     def start(self, x: Tensor) -> State:
-        return (x, x)
+        precise = x.double()
+        return (precise, precise)
 
     def step(self, field: Field, state: State, cell: Cell, weights: Sequence[BlockWeights]) -> State:
         u, v = state
+        seen = next(iter(weights[0].values())).dtype
         for factor, update in self.couplings(field, cell, weights):
-            u, v = v, factor * u + update(v)
+            u, v = v, factor * u + update(v.to(seen))
         return u, v
 
     def reverse(self, field: Field, state: State, cell: Cell, weights: Sequence[BlockWeights]) -> State:
         """The state before the cell, from the one after it."""
         u, v = state
+        seen = next(iter(weights[0].values())).dtype
         for factor, update in reversed(self.couplings(field, cell, weights)):
-            u, v = (v - update(u)) / factor, u
+            u, v = (v - update(u.to(seen))) / factor, u
         return u, v
 
     def end(self, state: State) -> Tensor:

@@ -6,10 +6,11 @@ from test_solvers import REVERSIBLE, LinearField, rotating_weights
 from tiny_models import attach_adapter, gradients, ids, loss, tiny_model
 
 from odeformer.depth import uniform_grid
+from odeformer.field import build_field
 from odeformer.gradients import integrate
 from odeformer.memory import peak_bytes
 from odeformer.model import token_losses
-from odeformer.solvers import SOLVERS, solver_named
+from odeformer.solvers import SOLVERS, Cell, ReversibleSolver, solver_named
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -149,7 +150,7 @@ def test_the_reversible_gradient_is_the_direct_one(kind: str, solver: str) -> No
         assert relative_error(gradients(model, "reversible", depth), direct) < 1e-9
     single = tiny_model(kind, 4)
     single.solver = solver
-    assert relative_error(gradients(single, "reversible", 12), gradients(single, "direct", 12)) < 1e-4
+    assert relative_error(gradients(single, "reversible", 12), gradients(single, "direct", 12)) < 1e-5
 
 
 def test_the_reversible_gradient_trains_an_adapter_on_frozen_weights() -> None:
@@ -169,7 +170,8 @@ def test_the_reversible_gradient_under_autocast_is_close_to_the_direct_one() -> 
         direct, reversible = gradients(model, "direct", 8), gradients(model, "reversible", 8)
     rounding = relative_error(direct, exact)
     assert rounding > 1e-4, "nothing was computed in bf16"
-    assert relative_error(reversible, exact) < 3 * rounding
+    # The states that products are taken of are the same ones, so little of the rounding differs.
+    assert relative_error(reversible, direct) < rounding
 
 
 def test_the_reversible_gradient_keeps_nothing_for_each_cell() -> None:
@@ -205,3 +207,22 @@ def test_what_cannot_be_undone_is_refused() -> None:
     model.solver = "leapfrog"
     with pytest.raises(ValueError, match="give no weights made beforehand"):
         model(ids(), weights=model.depth_weights())
+
+
+def test_leapfrog_recovers_every_float32_state_bit_for_bit() -> None:
+    model = tiny_model()
+    solver, depth = SOLVERS["leapfrog"], 40
+    assert isinstance(solver, ReversibleSolver)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        x = model.embedding(ids())
+        field, weights = build_field(model.config, x, training=False), model.depth_weights(depth)
+        blocks = [[{name: w[cell] for name, w in weights.items()}] for cell in range(depth)]
+        cells = [Cell(4 / depth, 4 / depth if cell else 0.0) for cell in range(depth)]
+        states = [solver.start(x)]
+        for cell, own in zip(cells, blocks, strict=True):
+            states.append(solver.step(field, states[-1], cell, own))
+        assert float((states[-1][1] - states[0][1]).norm() / states[0][1].norm()) > 0.1
+        state = states.pop()
+        for cell, own in zip(reversed(cells), reversed(blocks), strict=True):
+            state = solver.reverse(field, state, cell, own)
+            assert torch.equal(state[1].float(), states.pop()[1].float())
