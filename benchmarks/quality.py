@@ -118,6 +118,11 @@ class Table:
     def describe(self, shards: Path) -> None:
         """Where and on what the rows were trained."""
         manifest = json.loads((shards / "manifest.json").read_text())
+        if (
+            self._content.get("tokenizer_sha256", manifest["tokenizer_sha256"])
+            != manifest["tokenizer_sha256"]
+        ):
+            raise SystemExit(f"{self._path} holds rows of other texts than {shards}: give another --json")
         self._content |= {
             "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {_torch_version()}",
             "train_tokens_available": manifest["splits"]["train"]["tokens"],
