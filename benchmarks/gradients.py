@@ -19,8 +19,6 @@ import platform
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,6 @@ from torch import Tensor
 
 import odeformer
 from odeformer.config import BasisConfig, ModelConfig
-from odeformer.depth import uniform_grid
 from odeformer.field import build_field
 from odeformer.memory import peak_bytes
 from odeformer.model import Odeformer, token_losses
@@ -153,19 +150,13 @@ def saved_bytes(model: Odeformer, ids: Tensor, depth: int, solver: str, gradient
     return sum(size for address, size in storages.items() if address not in own)
 
 
-@contextmanager
-def _precision(dtype: str) -> Iterator[None]:
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
-        yield
-
-
 def state_drift(model: Odeformer, ids: Tensor, depth: int, solver_name: str, dtype: str) -> float | None:
     """Relative error of the state at t = 0 after the solve and its undoing; None if it cannot be undone."""
     solver = SOLVERS[solver_name]
     if not isinstance(solver, ReversibleSolver):
         return None
     model.solver = solver_name
-    with _precision(dtype):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
         x0 = model.embedding(ids[:, :-1])
         field = build_field(model.config, x0, training=False)
         stacked = model.depth_weights(depth)
@@ -174,9 +165,7 @@ def state_drift(model: Odeformer, ids: Tensor, depth: int, solver_name: str, dty
             [{name: w[cell * nodes + node] for name, w in stacked.items()} for node in range(nodes)]
             for cell in range(depth)
         ]
-        cells = [
-            Cell(scale, scale if index else 0.0) for index, _ in enumerate(pairwise(uniform_grid(depth)))
-        ]
+        cells = [Cell(scale, scale if index else 0.0) for index in range(depth)]
         state = solver.start(x0)
         for cell, own in zip(cells, blocks, strict=True):
             state = solver.step(field, state, cell, own)

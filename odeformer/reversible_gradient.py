@@ -8,7 +8,7 @@ gradient goes straight into the hypernetwork's parameters'.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from odeformer.field import BlockWeights, Field
-from odeformer.solvers import Cell, ReversibleSolver
+from odeformer.solvers import Cell, ReversibleSolver, seen_dtype
 
 CELLS_AT_ONCE = 4
 """Cells whose weights exist at the same time."""
@@ -103,8 +103,7 @@ class _ReversibleSolve(torch.autograd.Function):
                 }
                 blocks = list(solve.blocks(leaves, len(chunk)))
                 for index, own in zip(reversed(chunk), reversed(blocks), strict=True):
-                    with torch.enable_grad():
-                        couplings = solve.solver.couplings(solve.field, solve.cells[index], own)
+                    couplings = solve.solver.couplings(solve.field, solve.cells[index], own)
                     for factor, update in reversed(couplings):
                         u, v, grad_u, grad_v = _undo(factor, update, u, v, grad_u, grad_v, own)
                 _accumulate(totals, generated, leaves, parameters)
@@ -114,7 +113,7 @@ class _ReversibleSolve(torch.autograd.Function):
 
 def _undo(
     factor: float,
-    update: Any,
+    update: Callable[[Tensor], Tensor],
     v: Tensor,
     after: Tensor,
     grad_v: Tensor,
@@ -125,8 +124,7 @@ def _undo(
 
     The weights' gradient is added to their ``grad``.
     """
-    seen = next(iter(blocks[0].values())).dtype
-    leaf = v.detach().to(seen).requires_grad_()
+    leaf = v.detach().to(seen_dtype(blocks)).requires_grad_()
     weights = [w for block in blocks for w in block.values() if w.requires_grad]
     with torch.enable_grad():
         added = update(leaf)

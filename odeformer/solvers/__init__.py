@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from odeformer.depth import Grid
 from odeformer.solvers.one_step import Cell, LieTrotter, OneStep, RungeKutta, Solver, State
-from odeformer.solvers.reversible import Coupled, ReversibleSolver, TwoStep
+from odeformer.solvers.reversible import Coupled, ReversibleSolver, TwoStep, seen_dtype
 
 EULER = RungeKutta(nodes=(0.5,), at=(0,), a=((),), b=(1.0,))
 MIDPOINT = RungeKutta(nodes=(0.0, 0.5), at=(0, 1), a=((), (0.5,)), b=(0.0, 1.0))
@@ -64,5 +64,6 @@ __all__ = [
     "Solver",
     "State",
     "node_times",
+    "seen_dtype",
     "solver_named",
 ]

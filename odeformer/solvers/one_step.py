@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -41,7 +42,7 @@ class Solver(Protocol):
         ...
 
 
-class OneStep:
+class OneStep(ABC):
     """A solver whose state is x alone."""
 
     def start(self, x: Tensor) -> State:
@@ -53,9 +54,9 @@ class OneStep:
     def end(self, state: State) -> Tensor:
         return state[0]
 
+    @abstractmethod
     def advance(self, field: Field, x: Tensor, scale: float, weights: Sequence[BlockWeights]) -> Tensor:
         """x after a cell of width ``scale`` = h · speed."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

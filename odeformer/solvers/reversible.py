@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from odeformer.solvers.one_step import Cell, RungeKutta, State
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, dtype
 
     from odeformer.field.parts import BlockWeights, Field
 
@@ -30,6 +30,11 @@ class Coupling(NamedTuple):
 
     factor: float
     update: Callable[[Tensor], Tensor]
+
+
+def seen_dtype(weights: Sequence[BlockWeights]) -> dtype:
+    """The precision in which a coupling's update sees the state: that of the weights."""
+    return next(iter(weights[0].values())).dtype
 
 
 class ReversibleSolver(ABC):
@@ -50,17 +55,15 @@ class ReversibleSolver(ABC):
 
     def step(self, field: Field, state: State, cell: Cell, weights: Sequence[BlockWeights]) -> State:
         u, v = state
-        seen = next(iter(weights[0].values())).dtype
         for factor, update in self.couplings(field, cell, weights):
-            u, v = v, factor * u + update(v.to(seen))
+            u, v = v, factor * u + update(v.to(seen_dtype(weights)))
         return u, v
 
     def reverse(self, field: Field, state: State, cell: Cell, weights: Sequence[BlockWeights]) -> State:
         """The state before the cell, from the one after it."""
         u, v = state
-        seen = next(iter(weights[0].values())).dtype
         for factor, update in reversed(self.couplings(field, cell, weights)):
-            u, v = (v - update(u.to(seen))) / factor, u
+            u, v = (v - update(u.to(seen_dtype(weights)))) / factor, u
         return u, v
 
     def end(self, state: State) -> Tensor:
