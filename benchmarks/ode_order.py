@@ -28,7 +28,7 @@ from odeformer.depth import uniform_grid
 from odeformer.field import build_field
 from odeformer.gradients import integrate
 from odeformer.model import Odeformer
-from odeformer.solvers import solver_named
+from odeformer.solvers import SOLVERS
 
 ORDERS = {"euler": 1, "midpoint": 2, "rk4": 4}
 CELLS = (8, 16, 32, 64, 128, 256)
@@ -89,9 +89,9 @@ def solver_errors(
             model.hypernetwork,
             x0,
             uniform_grid(n),
-            solver=solver_named(solver),
+            solver=SOLVERS[solver],
             gradient="direct",
-        )
+        ).x
 
     exact = final("rk4", reference_cells)
     return {

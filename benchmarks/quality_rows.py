@@ -125,7 +125,7 @@ class Peer(nn.Module):
         )
 
     def forward(self, input_ids: torch.Tensor, depth: int | None = None) -> Output:
-        return Output(self.inner(input_ids).logits)
+        return Output(self.inner(input_ids).logits, (self.config.depth,) * len(input_ids))
 
 
 def train_row(

@@ -8,11 +8,15 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from odeformer.config import AdapterConfig, GradientName, ModelConfig, Section
-from odeformer.solvers import ReversibleSolver, solver_named
+from odeformer.solvers import SOLVERS, Adaptive, ReversibleSolver, RungeKutta, solver_named
 
 
 def _known_solver(name: str) -> str:
-    solver_named(name)
+    if isinstance(solver_named(name), Adaptive):
+        raise ValueError(
+            f"solver {name!r} chooses its own cells; training runs at the depths it is given: use one of "
+            + ", ".join(SOLVERS)
+        )
     return name
 
 
@@ -41,6 +45,8 @@ class TrainSettings(Section):
     solver: SolverName | None = None
     """The flavour's own when not given: ``lie_trotter`` for ``llama``, ``euler`` for the others."""
     gradient: GradientName = "checkpoint"
+    segment: int = Field(default=1, ge=1)
+    """Cells that gradient ``checkpoint`` computes again together: one state is kept for each segment."""
     depths: tuple[Depth, ...] = ()
     """Each batch's N is drawn from these, a repeated one more often; the model depth when empty."""
     shallow_first: float = Field(default=0.0, ge=0, le=1)
@@ -133,22 +139,25 @@ class PretrainSettings(Section):
 
     @model_validator(mode="after")
     def _gradient_fits(self) -> PretrainSettings:
-        if self.train.gradient != "reversible":
+        gradient = self.train.gradient
+        if gradient not in ("reversible", "adjoint"):
             return self
-        solver = self.train.solver or self.model.default_solver
-        if not isinstance(solver_named(solver), ReversibleSolver):
-            raise ValueError(
-                f"train.gradient 'reversible' needs a solver that can be undone; train.solver {solver!r} "
-                "cannot be"
-            )
+        name = self.train.solver or self.model.default_solver
+        needed, what = {
+            "reversible": (ReversibleSolver, "a solver that can be undone"),
+            "adjoint": (RungeKutta, "a Runge–Kutta solver"),
+        }[gradient]
+        if not isinstance(solver_named(name), needed):
+            able = ", ".join(other for other, solver in SOLVERS.items() if isinstance(solver, needed))
+            raise ValueError(f"train.gradient {gradient!r} needs {what}: {able}; train.solver is {name!r}")
         if self.zero.stage == 3:
             raise ValueError(
-                "train.gradient 'reversible' makes weights again in the backward pass, when zero.stage 3 has "
-                "released what they are made of: use zero.stage 2, or gradient 'checkpoint'"
+                f"train.gradient {gradient!r} makes weights again in the backward pass, when zero.stage 3 "
+                "has released what they are made of: use zero.stage 2, or gradient 'checkpoint'"
             )
         if self.model.flavour == "paper" and self.model.dropout_rate:
             raise ValueError(
-                "train.gradient 'reversible' cannot undo what dropout did at random: set model.dropout 0"
+                f"train.gradient {gradient!r} cannot repeat what dropout did at random: set model.dropout 0"
             )
         return self
 

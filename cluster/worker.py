@@ -52,7 +52,7 @@ def train(work: Work) -> Any:
     """
     settings, folder = work.train, work.run.dir / "checkpoints"
     work.model.solver = settings.solver or work.model.config.default_solver
-    work.model.gradient = settings.gradient
+    work.model.gradient, work.model.segment = settings.gradient, settings.segment
     engine = zero.initialize(work.model, settings, work.optim, work.zero)
     step = commit.restore(engine, work.stream, folder)
     work.report("resumed" if step else "started", step, {})

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-GradientName = Literal["checkpoint", "direct", "reversible"]
+GradientName = Literal["checkpoint", "direct", "reversible", "adjoint"]
 
 
 class Section(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,12 @@ from odeformer.basis import build_basis
 from odeformer.config import BasisConfig, ModelConfig
 from odeformer.field import BlockWeights, TensorSpec, block_tensors
 from odeformer.lora import Adapter
+
+
+class WeightSource(Protocol):
+    """A hypernetwork, or what stands in for one: times and cell widths [M] → the tensors [M, ...]."""
+
+    def __call__(self, t: Tensor, h: Tensor) -> BlockWeights: ...
 
 
 class Hypernetwork(nn.Module):

@@ -14,20 +14,23 @@ from odeformer.depth import Grid, as_grid
 from odeformer.field import BlockWeights, build_field
 from odeformer.gradients import integrate, node_weights
 from odeformer.hypernetwork import Hypernetwork
-from odeformer.solvers import solver_named
+from odeformer.solvers import Adaptive, Tolerance, solver_named
 
 
 class Output(NamedTuple):
-    """What a forward pass gives. ``logits`` [batch, time, vocabulary]: scores of each next token."""
+    """What a forward pass gives."""
 
     logits: Tensor
+    """Scores of each next token, [batch, time, vocabulary]."""
+    evaluations: tuple[int, ...]
+    """Of the vector field, for each sequence."""
 
 
 class Odeformer(nn.Module):
     """A continuous-depth transformer. ``model(ids, depth=N)`` runs it at N cells, whatever it was trained at.
 
-    ``solver`` and ``gradient`` are attributes, set from the settings: how the solve moves, and how its
-    backward pass gets the states.
+    ``solver``, ``gradient`` and ``segment`` are attributes, set from the settings: how the solve moves, how
+    its backward pass gets the states, and of how many cells it computes them again together.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -37,6 +40,7 @@ class Odeformer(nn.Module):
         self.config = config
         self.solver = config.default_solver
         self.gradient = "checkpoint"
+        self.segment = 1
         self.embedding = nn.Embedding(config.vocabulary_size, config.width)
         self.hypernetwork = Hypernetwork(config)
         norm = nn.RMSNorm if config.flavour == "llama" else nn.LayerNorm
@@ -59,40 +63,58 @@ class Odeformer(nn.Module):
 
         Pass it to :meth:`forward` to generate once and run many times.
         """
+        solver = solver_named(self.solver)
+        if isinstance(solver, Adaptive):
+            raise ValueError(
+                f"solver {self.solver!r} chooses its own times: no weights can be made beforehand"
+            )
         grid = as_grid(self.config.depth if depth is None else depth)
-        return node_weights(self.hypernetwork, grid, solver_named(self.solver), like=self.embedding.weight)
+        return node_weights(self.hypernetwork, grid, solver, like=self.embedding.weight)
 
     def forward(
-        self, input_ids: Tensor, depth: int | Grid | None = None, weights: BlockWeights | None = None
+        self,
+        input_ids: Tensor,
+        depth: int | Grid | Tolerance | None = None,
+        weights: BlockWeights | None = None,
     ) -> Output:
         """Logits of the next token at every position.
 
         Args:
             input_ids: token ids [batch, time], int64, time at most ``config.context_length``.
             depth: N, the number of equal solver cells, or the edges of unequal ones; ``config.depth`` when
-                not given.
+                not given. For an adaptive solver the tolerance that chooses the cells.
             weights: what :meth:`depth_weights` gave for this depth; generated when not given.
 
         Raises:
-            ValueError: for a depth below 1, too long a sequence, or ids outside the vocabulary.
+            ValueError: for a depth below 1, one that the solver does not take, too long a sequence, or ids
+                outside the vocabulary.
+            FloatingPointError, TooManyEvaluationsError: see :func:`odeformer.gradients.integrate`.
         """
-        grid = as_grid(self.config.depth if depth is None else depth)
+        solver = solver_named(self.solver)
+        if isinstance(depth, Tolerance) and weights is not None:
+            raise ValueError(
+                "an adaptive solver chooses its own times: it cannot use weights made beforehand"
+            )
+        grid = (
+            depth if isinstance(depth, Tolerance) else as_grid(self.config.depth if depth is None else depth)
+        )
         self._check_ids(input_ids)
         x = self.embedding(input_ids)
         if self.positions is not None:
             x = x + self.positions.weight[: x.shape[1]]
             x = F.dropout(x, self.config.dropout_rate, self.training)
-        x = integrate(
+        x, evaluations = integrate(
             build_field(self.config, x, self.training),
             self.hypernetwork if weights is None else lambda t, h: weights,
             x,
             grid,
-            solver=solver_named(self.solver),
+            solver=solver,
             gradient=self.gradient if torch.is_grad_enabled() else "direct",
+            segment=self.segment,
         )
         x = self.final_norm(x)
         head = self.embedding.weight if self.unembedding is None else self.unembedding.weight
-        return Output(F.linear(x, head))
+        return Output(F.linear(x, head), evaluations)
 
     def _check_ids(self, input_ids: Tensor) -> None:
         assert self.config.context_length is not None

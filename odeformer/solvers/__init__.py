@@ -11,11 +11,13 @@ from __future__ import annotations
 from itertools import pairwise
 
 from odeformer.depth import Grid
-from odeformer.solvers.one_step import Cell, LieTrotter, OneStep, RungeKutta, Solver, State
-from odeformer.solvers.reversible import Coupled, ReversibleSolver, TwoStep, seen_dtype
+from odeformer.solvers.adaptive import Adaptive, Tolerance
+from odeformer.solvers.one_step import Cell, LieTrotter, OneStep, RungeKutta, Solver, State, add_scaled
+from odeformer.solvers.reversible import Coupled, FixedPoint, ReversibleSolver, TwoStep, seen_dtype
 
 EULER = RungeKutta(nodes=(0.5,), at=(0,), a=((),), b=(1.0,))
 MIDPOINT = RungeKutta(nodes=(0.0, 0.5), at=(0, 1), a=((), (0.5,)), b=(0.0, 1.0))
+LEAPFROG = TwoStep(damping=0.0, node=0.0)
 SOLVERS: dict[str, Solver] = {
     # First order in x; its weights are those of the cell's midpoint.
     "euler": EULER,
@@ -28,22 +30,27 @@ SOLVERS: dict[str, Solver] = {
         b=(1 / 6, 1 / 3, 1 / 3, 1 / 6),
     ),
     "lie_trotter": LieTrotter(),
-    "leapfrog": TwoStep(damping=0.0, node=0.0),
+    "leapfrog": LEAPFROG,
+    "fixed_point_leapfrog": FixedPoint(LEAPFROG),
     "damped_leapfrog": TwoStep(damping=0.1, node=0.5),
     "reversible_euler": Coupled(EULER),
     "reversible_midpoint": Coupled(MIDPOINT),
 }
+"""With cells that are given."""
+ADAPTIVE_SOLVERS = {name: Adaptive(name) for name in ("dopri5", "bosh3")}
+"""With cells that a tolerance chooses."""
 
 
-def solver_named(name: str) -> Solver:
+def solver_named(name: str) -> Solver | Adaptive:
     """The solver of that name.
 
     Raises:
         ValueError: naming the solvers there are.
     """
-    if name not in SOLVERS:
-        raise ValueError(f"solver {name!r} is unknown; there are: {', '.join(SOLVERS)}")
-    return SOLVERS[name]
+    all_solvers = SOLVERS | ADAPTIVE_SOLVERS
+    if name not in all_solvers:
+        raise ValueError(f"solver {name!r} is unknown; there are: {', '.join(all_solvers)}")
+    return all_solvers[name]
 
 
 def node_times(solver: Solver, grid: Grid) -> tuple[list[float], list[float]]:
@@ -55,14 +62,19 @@ def node_times(solver: Solver, grid: Grid) -> tuple[list[float], list[float]]:
 
 
 __all__ = [
+    "ADAPTIVE_SOLVERS",
     "SOLVERS",
+    "Adaptive",
     "Cell",
+    "FixedPoint",
     "LieTrotter",
     "OneStep",
     "ReversibleSolver",
     "RungeKutta",
     "Solver",
     "State",
+    "Tolerance",
+    "add_scaled",
     "node_times",
     "seen_dtype",
     "solver_named",

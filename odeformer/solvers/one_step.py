@@ -29,6 +29,11 @@ class Solver(Protocol):
 
     @property
     def nodes(self) -> tuple[float, ...]: ...
+    @property
+    def evaluations(self) -> int:
+        """Of the field, in a cell."""
+        ...
+
     def start(self, x: Tensor) -> State:
         """The state at t = 0."""
         ...
@@ -68,14 +73,19 @@ class RungeKutta(OneStep):
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
 
+    @property
+    def evaluations(self) -> int:
+        return len(self.b)
+
     def advance(self, field: Field, x: Tensor, scale: float, weights: Sequence[BlockWeights]) -> Tensor:
         slopes: list[Tensor] = []
         for node, row in zip(self.at, self.a, strict=True):
-            slopes.append(field(_advance(x, scale, row, slopes), weights[node]))
-        return _advance(x, scale, self.b, slopes)
+            slopes.append(field(add_scaled(x, scale, row, slopes), weights[node]))
+        return add_scaled(x, scale, self.b, slopes)
 
 
-def _advance(x: Tensor, scale: float, row: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+def add_scaled(x: Tensor, scale: float | Tensor, row: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    """x + scale · Σ_j row[j] slopes[j]."""
     for factor, slope in zip(row, slopes, strict=True):
         if factor:
             x = x + scale * factor * slope
@@ -87,7 +97,8 @@ class LieTrotter(OneStep):
     """Splitting: an attention step, then a feed-forward step from where it ended (sequential residual)."""
 
     nodes: tuple[float, ...] = (0.5,)
+    evaluations: int = 1
 
     def advance(self, field: Field, x: Tensor, scale: float, weights: Sequence[BlockWeights]) -> Tensor:
-        x = _advance(x, scale, (1.0,), (field.attention(x, weights[0]),))
-        return _advance(x, scale, (1.0,), (field.feed_forward(x, weights[0]),))
+        x = add_scaled(x, scale, (1.0,), (field.attention(x, weights[0]),))
+        return add_scaled(x, scale, (1.0,), (field.feed_forward(x, weights[0]),))

@@ -45,6 +45,11 @@ class ReversibleSolver(ABC):
     def nodes(self) -> tuple[float, ...]:
         """Times in a cell at which weights are needed, as fractions of it."""
 
+    @property
+    @abstractmethod
+    def evaluations(self) -> int:
+        """Of the field, in a cell."""
+
     @abstractmethod
     def couplings(self, field: Field, cell: Cell, weights: Sequence[BlockWeights]) -> Sequence[Coupling]:
         """What a step over the cell is made of, in order."""
@@ -88,6 +93,10 @@ class TwoStep(ReversibleSolver):
     def nodes(self) -> tuple[float, ...]:
         return (self.node,)
 
+    @property
+    def evaluations(self) -> int:
+        return 1
+
     def couplings(self, field: Field, cell: Cell, weights: Sequence[BlockWeights]) -> Sequence[Coupling]:
         factor = 1 - self.damping
 
@@ -111,6 +120,10 @@ class Coupled(ReversibleSolver):
     coupling: float = 0.99
 
     @property
+    def evaluations(self) -> int:
+        return 2 * self.base.evaluations
+
+    @property
     def nodes(self) -> tuple[float, ...]:
         """The base's, and those it passes when it goes back over the cell."""
         forth = self.base.nodes
@@ -128,3 +141,48 @@ class Coupled(ReversibleSolver):
             return y - self.base.advance(field, y, -cell.scale, back)
 
         return Coupling(self.coupling, to_y), Coupling(1.0, to_z)
+
+
+@dataclass(frozen=True)
+class FixedPoint(ReversibleSolver):
+    """A reversible solver on whole multiples of 2^−30: what a step adds is rounded to one, so that it can
+    be taken away again bit for bit, whatever the field does.
+
+    float64 holds such numbers exactly up to 2^22 in size. Gradients pass the rounding straight through.
+    """
+
+    base: ReversibleSolver
+    """Its couplings must have factor 1: any other would leave the multiples."""
+    bits: int = 30
+
+    @property
+    def nodes(self) -> tuple[float, ...]:
+        return self.base.nodes
+
+    @property
+    def evaluations(self) -> int:
+        return self.base.evaluations
+
+    def start(self, x: Tensor) -> State:
+        rounded = self._rounded(x.double())
+        return (rounded, rounded)
+
+    def couplings(self, field: Field, cell: Cell, weights: Sequence[BlockWeights]) -> Sequence[Coupling]:
+        couplings = self.base.couplings(field, cell, weights)
+        assert all(factor == 1 for factor, _ in couplings)
+        return [Coupling(1.0, self._rounding(update)) for _, update in couplings]
+
+    def _rounding(self, update: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda v: self._rounded(update(v).double())
+
+    def end(self, state: State) -> Tensor:
+        x = state[1]
+        if not x.detach().abs().max() < 2 ** (52 - self.bits):
+            raise OverflowError(
+                f"a fixed-point state with {self.bits} bits holds numbers up to 2^{52 - self.bits}"
+            )
+        return x
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        multiple = (x * 2**self.bits).round() / 2**self.bits
+        return x + (multiple - x).detach()

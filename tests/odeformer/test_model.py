@@ -148,7 +148,9 @@ def test_bf16_is_for_the_products_only(solver: str) -> None:
         x = model.embedding(ids())
         for depth in (4, 6):
             grid = uniform_grid(depth)
-            x = integrate(field, model.hypernetwork, x, grid, solver=SOLVERS[solver], gradient="checkpoint")
+            x, _ = integrate(
+                field, model.hypernetwork, x, grid, solver=SOLVERS[solver], gradient="checkpoint"
+            )
             assert x.dtype == torch.float32
     assert dtypes == {key: {torch.float32} for key in dtypes}
     assert field.seen == {(torch.float32, torch.bfloat16)}

@@ -68,6 +68,13 @@ def gradients(model: Odeformer, gradient: str, depth: int | None = None) -> dict
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+def relative_error(seen: dict[str, Any], expected: dict[str, Any]) -> float:
+    """Of the whole parameter vector, in the relative 2-norm."""
+    assert seen.keys() == expected.keys()
+    difference = sum(float((seen[name] - expected[name]).square().sum()) for name in expected)
+    return (difference / sum(float(g.square().sum()) for g in expected.values())) ** 0.5
+
+
 def run_python(code: str, **environment: str) -> str:
     """What ``code`` prints in a fresh interpreter that sees the same packages."""
     root = str(Path(odeformer.__file__).parents[1])

@@ -1,0 +1,82 @@
+"""The continuous adjoint: close to the direct gradient by the solver's order, and no closer."""
+
+import warnings
+
+import pytest
+import torch
+from tiny_models import attach_adapter, gradients, ids, loss, relative_error, shake, tiny_model
+
+from odeformer.memory import peak_bytes, saved_bytes
+from odeformer.solvers import Tolerance
+
+
+def adjoint_error(solver: str, depth: int, **shape: int) -> float:
+    torch.manual_seed(0)
+    model = tiny_model(**shape).double()
+    model.solver = solver
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return relative_error(gradients(model, "adjoint", depth), gradients(model, "direct", depth))
+
+
+@pytest.mark.parametrize(
+    ("solver", "order", "cells"), [("euler", 1, 96), ("midpoint", 2, 96), ("rk4", 4, 48)]
+)
+def test_its_error_falls_at_the_order_of_the_solver(solver: str, order: int, cells: int) -> None:
+    coarse, fine = adjoint_error(solver, cells), adjoint_error(solver, 2 * cells)
+    assert coarse / fine == pytest.approx(2**order, rel=0.3)
+    assert fine < 0.2
+
+
+def test_it_trains_an_adapter_on_frozen_weights() -> None:
+    model = tiny_model().double().requires_grad_(False)
+    model.solver = "rk4"
+    adapter = attach_adapter(model, trained=False, rank=2).double()
+    shake(adapter, 0.03)  # gently: the adjoint of a stiff model is wrong at any affordable depth
+    seen = gradients(model, "adjoint", 64)
+    assert all("_lora_" in name for name in seen)
+    assert relative_error(seen, gradients(model, "direct", 64)) < 3e-3
+
+
+def test_its_backward_pass_runs_in_the_precision_of_the_forward_one() -> None:
+    model = tiny_model()
+    model.solver = "rk4"
+    exact = gradients(model, "adjoint", 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss(model, 16)
+    model.zero_grad()
+    value.backward()
+    half = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert 1e-3 < relative_error(half, exact) < 5e-2
+
+
+def test_it_keeps_nothing_for_each_cell() -> None:
+    model = tiny_model(width=32, context_length=64)
+    model.solver, model.gradient = "midpoint", "adjoint"
+    tokens = ids(batch=4, time=64)
+    saved, peak = (
+        [measure(depth) for depth in (12, 48)]
+        for measure in (
+            lambda depth: saved_bytes(lambda: loss(model, depth, tokens)),
+            lambda depth: peak_bytes(lambda: loss(model, depth, tokens).backward()),
+        )
+    )
+    assert saved[1] <= saved[0] + 48 * 8, "the grid alone may be longer"
+    assert peak[1] <= 1.01 * peak[0]
+
+
+def test_a_rough_pairing_warns_and_an_impossible_one_is_refused() -> None:
+    model = tiny_model()
+    with pytest.warns(UserWarning, match="wrong by percents.*'checkpoint' is exact"):
+        gradients(model, "adjoint", 24)
+    model.solver = "rk4"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gradients(model, "adjoint", 24)
+    model.solver = "lie_trotter"
+    with pytest.raises(ValueError, match=r"'adjoint' needs a Runge–Kutta solver: euler, midpoint"):
+        model(ids())
+    model.solver = "dopri5"
+    model.gradient = "checkpoint"
+    with pytest.raises(ValueError, match="'direct' and 'adjoint', not 'checkpoint'"):
+        model(ids(), depth=Tolerance())
