@@ -16,6 +16,7 @@ from cluster.connect import PRETRAIN, worker_environment
 from cluster.events import EventReader
 from cluster.failures import RunFailedError, cause
 from cluster.settings import PretrainSettings
+from odeformer.config import ModelConfig
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -26,22 +27,9 @@ def check(settings: PretrainSettings) -> PretrainSettings:
     Raises:
         ValueError, FileNotFoundError: for missing or unfit shards, or a ``run.dir`` of another run.
     """
-    from data.manifest import load_manifest
     from data.stream import ShardStream
 
-    manifest = load_manifest(settings.data.shards)
-    model = settings.model.model_copy(
-        update={
-            "vocabulary_size": settings.model.vocabulary_size or manifest.vocabulary_size,
-            "context_length": settings.model.context_length or settings.data.sequence_length,
-        }
-    )
-    assert model.vocabulary_size is not None
-    if model.vocabulary_size < manifest.vocabulary_size:
-        raise ValueError(
-            f"model.vocabulary_size {model.vocabulary_size} is smaller than the shards' tokenizer, "
-            f"which has {manifest.vocabulary_size} tokens"
-        )
+    model = complete_model(settings)
     for split in ("train", "validation"):
         ShardStream(
             settings.data.shards,
@@ -64,6 +52,30 @@ def check(settings: PretrainSettings) -> PretrainSettings:
     )
     _identity_file(resolved)
     return resolved
+
+
+def complete_model(settings: PretrainSettings) -> ModelConfig:
+    """The model with what its shards decide where it is not given: vocabulary and context.
+
+    Raises:
+        ValueError, FileNotFoundError: for missing shards, or a vocabulary that is too small for them.
+    """
+    from data.manifest import load_manifest
+
+    manifest = load_manifest(settings.data.shards)
+    model = settings.model.model_copy(
+        update={
+            "vocabulary_size": settings.model.vocabulary_size or manifest.vocabulary_size,
+            "context_length": settings.model.context_length or settings.data.sequence_length,
+        }
+    )
+    assert model.vocabulary_size is not None
+    if model.vocabulary_size < manifest.vocabulary_size:
+        raise ValueError(
+            f"model.vocabulary_size {model.vocabulary_size} is smaller than the shards' tokenizer, "
+            f"which has {manifest.vocabulary_size} tokens"
+        )
+    return model
 
 
 def _identity_file(settings: PretrainSettings) -> tuple[Path, str]:

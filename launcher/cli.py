@@ -132,6 +132,37 @@ def pretrain(
         progress.console.print(f"  registered: {version.uri} (champion)", highlight=False, soft_wrap=True)
 
 
+@app.command("grad-check")
+def grad_check(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
+    overrides: Overrides = None,
+    depth: Annotated[
+        list[int] | None, typer.Option(min=1, help="N, may be repeated; the run's own depths when not given.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Trained weights to check: models:/<name>@<alias> or a folder.")
+    ] = None,
+) -> None:
+    """Error, memory and time of every gradient method. Example: odeformer grad-check tiny"""
+    from launcher.console import make_console
+    from launcher.settings import load_pretrain
+
+    settings = load_pretrain(config, overrides or [])
+    from launcher import grad_check as checking
+    from launcher.report.tables import gradients_table
+
+    console = make_console()
+    for rows in checking.grad_check(settings, depth or [], model):
+        title = f"N = {rows[0]['depth']}, {rows[0]['dtype']}, batch {settings.train.micro_batch} × "
+        console.print(f"{title}{settings.data.sequence_length}", style="bold", highlight=False)
+        console.print(gradients_table(rows))
+    console.print(
+        "error: of the whole gradient, relative, against backpropagation through the same solve (direct); "
+        "beside it what rounding alone does to that one. saved: after the forward pass.",
+        highlight=False,
+    )
+
+
 @finetune_app.command("run")
 def finetune_run(
     task_file: Annotated[Path, typer.Argument(metavar="TASK.yaml")],

@@ -51,6 +51,28 @@ def finetune_table(results: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
+def gradients_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Gradient methods at one depth: error against ``direct``, memory, time."""
+    table = Table("solver", "gradient", box=None, header_style="bold", pad_edge=False)
+    for title in ("error", "rounding of direct", "saved", "peak", "time"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        table.add_row(
+            row["solver"],
+            row["gradient"],
+            f"{row['grad_rel_error']:.0e}" if row["grad_rel_error"] else "0",
+            f"{row['direct_error']:.0e}",
+            _size(row["saved_bytes"]),
+            _size(row["peak_bytes"]),
+            f"{row['seconds_vs_direct']:.2f} × direct",
+        )
+    return table
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
+
+
 def _count(text: str | None) -> str:
     return f"{int(text):,}" if text else ""
 

@@ -66,6 +66,7 @@ __all__ = [
     "SOLVERS",
     "Adaptive",
     "Cell",
+    "Coupled",
     "FixedPoint",
     "LieTrotter",
     "OneStep",

@@ -28,6 +28,8 @@ def plain_losses(settings: PretrainSettings) -> tuple[list[float], Odeformer]:
     model = Odeformer(settings.model)
     optim, train = settings.optim, settings.train
     model.solver = train.solver or settings.model.default_solver
+    if train.gradient == "adjoint":  # any other gives the gradient that the default does
+        model.gradient = train.gradient
     optimizer = torch.optim.AdamW(
         zero.parameter_groups(model, optim), lr=optim.learning_rate, betas=optim.betas
     )
@@ -101,32 +103,50 @@ def test_two_depths_of_a_batch_train_like_a_plain_loop(
     assert run.model.depth not in drawn
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2])
-def test_the_reversible_gradient_trains_like_a_plain_loop(settings: MakeSettings, stage: int) -> None:
-    train = {"steps": 8, "gradient": "reversible", "solver": "leapfrog", "validate_every": 8}
-    run = settings(train=train, zero={"stage": stage})
-    expected, _ = plain_losses(run)
-    run_workers(run)
-    assert [e["loss"] for e in events(run.run.dir, "step")] == pytest.approx(expected, abs=1e-4)
+@pytest.mark.parametrize(
+    ("gradient", "solver", "stages"),
+    [
+        ("direct", "euler", (1, 3)),  # checkpoint with every stage: above
+        ("reversible", "leapfrog", (0, 1, 2)),
+        ("reversible", "fixed_point_leapfrog", (2,)),
+        ("adjoint", "rk4", (0, 1, 2)),
+    ],
+)
+def test_gradient_methods_train_like_a_plain_loop_under_every_stage_they_may(
+    settings: MakeSettings, tmp_path: Path, gradient: str, solver: str, stages: tuple[int, ...]
+) -> None:
+    train = {"steps": 6, "gradient": gradient, "solver": solver, "validate_every": 6}
+    expected = None
+    for stage in stages:
+        run = settings(train=train, zero={"stage": stage}, run={"dir": tmp_path / f"stage-{stage}"})
+        if expected is None:
+            expected, _ = plain_losses(run)
+        run_workers(run)
+        assert [e["loss"] for e in events(run.run.dir, "step")] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("sections", "message"),
+    ("gradient", "sections", "message"),
     [
+        ("reversible", {"train": {"solver": "euler"}}, r"can be undone: leapfrog, .* is 'euler'"),
+        ("reversible", {"zero": {"stage": 3}}, r"use zero.stage 2, or gradient 'checkpoint'"),
         (
-            {"train": {"solver": "euler"}},
-            r"a solver that can be undone: leapfrog, .*; train.solver is .euler.",
+            "reversible",
+            {"model": {"flavour": "paper", "rotary_fraction": None}},
+            r"set model.dropout 0",
         ),
-        ({"zero": {"stage": 3}}, r"use zero.stage 2, or gradient 'checkpoint'"),
-        ({"model": {"flavour": "paper", "rotary_fraction": None}}, r"set model.dropout 0"),
+        ("adjoint", {"train": {"solver": "leapfrog"}}, r"a Runge–Kutta solver: euler, .* is 'leapfrog'"),
+        ("adjoint", {"train": {"solver": "rk4"}, "zero": {"stage": 3}}, r"use zero.stage 2, or gradient"),
+        ("checkpoint", {"train": {"solver": "dopri5"}}, r"solver 'dopri5' chooses its own cells"),
     ],
 )
-def test_the_reversible_gradient_is_refused_where_it_would_be_wrong(
-    settings: MakeSettings, sections: dict[str, dict[str, object]], message: str
+def test_gradient_methods_are_refused_where_they_would_be_wrong(
+    settings: MakeSettings, gradient: str, sections: dict[str, dict[str, object]], message: str
 ) -> None:
-    train = {"gradient": "reversible", "solver": "leapfrog", **sections.get("train", {})}
-    with pytest.raises(ValueError, match=message):
+    train = {"gradient": gradient, "solver": "leapfrog", **sections.get("train", {})}
+    with pytest.raises(ValueError, match=message) as refused:
         settings(**{**sections, "train": train})
+    assert len(refused.value.errors()) == 1  # type: ignore[attr-defined]
 
 
 def test_a_second_depth_must_be_there(settings: MakeSettings) -> None:

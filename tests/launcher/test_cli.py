@@ -30,6 +30,8 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["generate", "--model", "nowhere", "x"], "nowhere"),
         (["generate", "--model", "nowhere", "--depth", "0", "x"], "depth 0"),
         (["generate", "--model", "nowhere", ""], "prompt is empty"),
+        (["grad-check", "tiny", "--set", "data.shards=nowhere"], "nowhere"),
+        (["grad-check", "tiny", "--depth", "0"], "--depth"),
         (["finetune", "run", "nowhere.yaml"], "nowhere.yaml"),
         (["models", "list"], "no such MLflow store"),
         (["pretrain", "tiny", "--dept", "4"], "--dept"),
@@ -69,6 +71,7 @@ def test_every_verb_has_help_with_an_example(tmp_path: Path) -> None:
     for verb in (
         ["data", "build"],
         ["pretrain"],
+        ["grad-check"],
         ["finetune", "run"],
         ["models", "list"],
         ["generate"],
@@ -77,3 +80,20 @@ def test_every_verb_has_help_with_an_example(tmp_path: Path) -> None:
         done = run(*verb, "--help", cwd=tmp_path)
         assert done.returncode == 0
         assert f"Example: odeformer {' '.join(verb)}" in " ".join(done.stdout.split())
+
+
+def test_grad_check_shows_every_method_and_what_it_costs(tmp_path: Path, shards: Path) -> None:
+    settings = ["model.width=32", "model.heads=2", "model.rotary_fraction=0.5", "data.sequence_length=32"]
+    overrides = [part for setting in [*settings, f"data.shards={shards}"] for part in ("--set", setting)]
+    done = run("grad-check", "tiny", *overrides, "--depth", "4", "--depth", "12", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "the profiler announces itself otherwise"
+    assert done.stdout.count("batch 4 × 32") == 2
+    rows = [line.split() for line in done.stdout.splitlines() if "× direct" in line]
+    assert len(rows) == 2 * 7
+    methods = {(row[0], row[1]): (float(row[2]), float(row[4])) for row in rows[7:]}
+    assert methods["euler", "checkpoint"][0] == 0
+    assert methods["euler", "adjoint"][0] > 1e-2
+    assert methods["leapfrog", "reversible"][0] < 1e-5
+    assert methods["leapfrog", "reversible"][1] < methods["leapfrog", "direct"][1] / 3
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,57 @@
+"""``odeformer grad-check``: what every gradient method would do to a run, before it is started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from cluster.settings import PretrainSettings
+
+FALLBACKS = ("leapfrog", "reversible_euler")
+"""Shown with gradient ``reversible`` when the run's own solver cannot be undone."""
+
+
+def grad_check(
+    settings: PretrainSettings, depths: Sequence[int], checkpoint: str | None
+) -> Iterator[list[dict[str, object]]]:
+    """The rows of each depth, for a micro-batch of the run's own shards.
+
+    Args:
+        settings: of the run.
+        depths: those that the run trains at when empty.
+        checkpoint: trained weights to check instead of fresh ones, ``models:/…`` or a folder.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the memory measurement's profiler announces itself
+    from dataclasses import asdict
+
+    import torch
+
+    from cluster import registry
+    from cluster.pretrain import complete_model
+    from data.stream import ShardStream
+    from odeformer.gradient_check import check_gradients, pairs_of
+    from odeformer.model import Odeformer
+    from odeformer.solvers import SOLVERS, ReversibleSolver
+
+    train = settings.train
+    shape = complete_model(settings)
+    if checkpoint is None:
+        torch.manual_seed(settings.run.seed)
+        model = Odeformer(shape)
+    else:
+        model, _ = registry.load(checkpoint, settings.tracking.uri)
+    stream = ShardStream(
+        settings.data.shards,
+        rank=0,
+        world_size=1,
+        global_batch=train.micro_batch,
+        sequence_length=settings.data.sequence_length,
+        seed=settings.data.seed,
+    )
+    ids = next(iter(stream)).tokens
+    solver = train.solver or shape.default_solver
+    pairs = pairs_of(solver)
+    if not isinstance(SOLVERS[solver], ReversibleSolver):
+        pairs += [pair for name in FALLBACKS for pair in pairs_of(name) if pair[1] != "checkpoint"]
+    for depth in depths or sorted(set(train.depths)) or [shape.depth]:
+        yield [asdict(row) for row in check_gradients(model, ids, depth, train.precision, pairs)]
