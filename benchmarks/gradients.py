@@ -4,6 +4,7 @@
 
 Columns are those of :class:`odeformer.gradient_check.GradientRow`. Fresh weights, and trained ones where
 ``--model`` names a checkpoint, on a text. Rows that are in the JSON already are not measured again.
+``training``: 300 steps with the fixed-point state, ``reversible`` beside ``direct`` straight through.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from data.tokenizer import load_tokenizer
 from launcher.standard_library import sources
 from odeformer.config import BasisConfig, ModelConfig
 from odeformer.gradient_check import Pair, check_gradients, pairs_of
-from odeformer.model import Odeformer
+from odeformer.model import Odeformer, token_losses
 
 DEPTHS = (6, 12, 24, 48, 96)
 REVERSIBLE = ("leapfrog", "fixed_point_leapfrog", "damped_leapfrog", "reversible_euler")
@@ -46,26 +47,60 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="timed repetitions, solvers interleaved")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = (
-        json.loads(arguments.json.read_text())["rows"] if arguments.json.exists() else []
-    )
-    for row in rows:
+    content: dict[str, Any] = {"rows": [], "training": None}
+    if arguments.json.exists():
+        content = json.loads(arguments.json.read_text())
+
+    def write() -> None:
+        content["machine"] = f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}"
+        content["date"] = time.strftime("%Y-%m-%d")
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+
+    for row in content["rows"]:
         print(line(row))
-    there = {(row["weights"], row["dtype"], row["depth"]) for row in rows}
+    there = {(row["weights"], row["dtype"], row["depth"]) for row in content["rows"]}
     for weights, (model, ids) in models(arguments.model).items():
         for dtype in ("fp32", "bf16"):
             for depth in DEPTHS:
                 if (weights, dtype, depth) in there:
                     continue
                 for measured in check_gradients(model, ids, depth, dtype, PAIRS, arguments.rounds):
-                    rows.append({"weights": weights, **asdict(measured)})
-                    print(line(rows[-1]), flush=True)
-                content = {
-                    "rows": rows,
-                    "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}",
-                    "date": time.strftime("%Y-%m-%d"),
-                }
-                arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+                    content["rows"].append({"weights": weights, **asdict(measured)})
+                    print(line(content["rows"][-1]), flush=True)
+                write()
+    if content["training"] is None:
+        content["training"] = fixed_point_training(steps=300)
+        write()
+    curves = content["training"]
+    difference = max(abs(a - b) for a, b in zip(curves["direct"], curves["reversible"], strict=True))
+    print(
+        f"300 steps with the fixed-point state: from {curves['direct'][0]:.3f} to {curves['direct'][-1]:.3f} "
+        f"nats; reversible and direct differ by at most {difference:.1e}"
+    )
+
+
+def fixed_point_training(steps: int) -> dict[str, list[float]]:
+    """The losses of a small model on bytes of text, by gradient method."""
+    text = b"".join(path.read_bytes() for path in sources()[:20])
+    data = torch.tensor(list(text[: steps * 4 * 65])).view(steps, 4, 65)
+    curves: dict[str, list[float]] = {}
+    for gradient in ("direct", "reversible"):
+        torch.manual_seed(0)
+        shape = ModelConfig(
+            width=64, heads=2, depth=8, basis=BasisConfig(size=4), vocabulary_size=256, context_length=64
+        )
+        model = Odeformer(shape)
+        model.solver, model.gradient = "fixed_point_leapfrog", gradient
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        curves[gradient] = []
+        for ids in data:
+            loss = token_losses(model(ids[:, :-1]).logits, ids[:, 1:]).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            curves[gradient].append(float(loss.detach()))
+    return curves
 
 
 def models(trained: Path | None) -> dict[str, tuple[Odeformer, Tensor]]:
