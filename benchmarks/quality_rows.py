@@ -13,17 +13,19 @@ from torch import nn
 
 from cluster import worker
 from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
-from cluster.validation import validation_losses
+from cluster.validation import sample_rows, validation_losses
 from cluster.worker import step_depths
 from data.manifest import SplitName, load_manifest
 from data.stream import ShardStream
 from odeformer import checkpoint
 from odeformer.config import BasisConfig, ModelConfig
+from odeformer.cost import cell_flops, unembedding_flops
 from odeformer.hypernetwork import depth_parameters
 from odeformer.model import Odeformer, Output, parameter_count
 
 WIDTH, HEADS, DEPTH = 128, 4, 8
 SEQUENCE_LENGTH, BATCH = 256, 8
+VALIDATION_SEQUENCES = 256
 EVALUATED = (4, 6, 8, 12, 16)
 ANY_DEPTH: dict[str, Any] = {"depths": (4, 8, 8, 16, 16), "shallow_first": 0.65}
 """Two thirds of the steps at N = D/2, then each at a depth drawn from these."""
@@ -155,8 +157,7 @@ def train_row(
         validate_every=steps,
         **model.training,
     )
-    validation = _stream(shards, "validation")
-    rows = validation.sequence_rows(torch.arange(min(96, validation.sequences)))
+    rows = sample_rows(_stream(shards, "validation"), VALIDATION_SEQUENCES)
     losses: list[float] = []
 
     def report(event: str, step: int, values: dict[str, float]) -> None:
@@ -189,7 +190,7 @@ def train_row(
         "training": model.training,
         "parameters": sum(p.numel() for p in module.parameters()) if model.peer else parameter_count(config),
         "depth_parameters": depth_parameters(config),
-        "cell_flops": cell_flops(config),
+        "cell_flops": cell_flops(config, SEQUENCE_LENGTH),
         "training_flops": training_flops(config, cells, steps),
         "seed": seed,
         "tokens": steps * BATCH * SEQUENCE_LENGTH,
@@ -206,17 +207,10 @@ def _stream(shards: Path, split: SplitName) -> ShardStream:
     )
 
 
-def cell_flops(config: ModelConfig) -> float:
-    """Forward FLOPs of one cell for each token: 2 for each of the block's weights, and attention's scores."""
-    one = config.model_copy(update={"depth": 1, "basis": BasisConfig(kind="none", size=1)})
-    attention = 2 * config.width * SEQUENCE_LENGTH  # causal: half of the scores, in two products
-    return 2.0 * depth_parameters(one) + attention
-
-
 def training_flops(config: ModelConfig, cells: int, steps: int) -> float:
     """Of all cells that all steps ran, and the unembedding; a backward pass counts as two forward ones."""
-    unembedding = 2 * config.width * (config.vocabulary_size or 0)
-    return 3.0 * BATCH * SEQUENCE_LENGTH * (cells * cell_flops(config) + steps * unembedding)
+    forward = cells * cell_flops(config, SEQUENCE_LENGTH) + steps * unembedding_flops(config)
+    return 3.0 * BATCH * SEQUENCE_LENGTH * forward
 
 
 def linear_identity() -> float:

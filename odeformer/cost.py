@@ -1,0 +1,102 @@
+"""What a depth costs: FLOPs by formula, milliseconds by measurement; and the depth that a budget buys."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from odeformer.config import BasisConfig, ModelConfig
+from odeformer.hypernetwork import depth_parameters
+from odeformer.model import Odeformer
+from odeformer.solvers import Adaptive, solver_named
+
+
+def cell_flops(config: ModelConfig, sequence_length: int) -> float:
+    """Forward FLOPs of one evaluation of the field, for each token of a sequence of that length.
+
+    2 for each of the block's weights, and causal attention's: half of the scores, in two products.
+    """
+    one = config.model_copy(update={"depth": 1, "basis": BasisConfig(kind="none", size=1)})
+    return 2.0 * depth_parameters(one) + 2.0 * config.width * sequence_length
+
+
+def unembedding_flops(config: ModelConfig) -> float:
+    """Forward FLOPs of the output matrix for each token."""
+    return 2.0 * config.width * (config.vocabulary_size or 0)
+
+
+class DepthCost(NamedTuple):
+    """Of one forward pass at N cells, its weights W(t) made beforehand."""
+
+    depth: int
+    milliseconds: float
+    flops: float
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """What each depth costs on one machine, for one shape of batch."""
+
+    rows: tuple[DepthCost, ...]
+
+    def depth_for(self, *, latency_ms: float | None = None, flops: float | None = None) -> int:
+        """The greatest depth in the table whose forward pass keeps to the budget.
+
+        Raises:
+            ValueError: unless exactly one budget is given, or when none of the depths keeps to it.
+        """
+        if (latency_ms is None) == (flops is None):
+            raise ValueError("give either latency_ms or flops")
+        what, budget = ("milliseconds", latency_ms) if flops is None else ("flops", flops)
+        within = [row.depth for row in self.rows if getattr(row, what) <= budget]
+        if not within:
+            least = min(self.rows, key=lambda row: getattr(row, what))
+            raise ValueError(
+                f"a budget of {budget:g} {what} is too small: depth {least.depth} takes "
+                f"{getattr(least, what):g}"
+            )
+        return max(within)
+
+
+@torch.no_grad()
+def measure_depths(
+    model: Odeformer, depths: Sequence[int], *, batch: int, time_steps: int, rounds: int = 7
+) -> CostTable:
+    """The table for batches of ``batch`` sequences of ``time_steps`` tokens, on the model's device.
+
+    Depths are timed in turn, ``rounds`` times after one to warm up; milliseconds are medians.
+
+    Raises:
+        ValueError: for an adaptive solver, whose cost is not known before it has solved.
+    """
+    solver = solver_named(model.solver)
+    if isinstance(solver, Adaptive):
+        raise ValueError(f"solver {model.solver!r} has no depths to measure: its tolerance chooses the cells")
+    device = model.embedding.weight.device
+    ids = torch.randint(model.config.vocabulary_size or 0, (batch, time_steps), device=device)
+    weights = {depth: model.depth_weights(depth) for depth in depths}
+    seconds: dict[int, list[float]] = {depth: [] for depth in depths}
+    for turn in range(rounds + 1):
+        for depth in depths:
+            started = time.perf_counter()
+            model(ids, depth=depth, weights=weights[depth])
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if turn:
+                seconds[depth].append(time.perf_counter() - started)
+    cell, last = cell_flops(model.config, time_steps), unembedding_flops(model.config)
+    return CostTable(
+        tuple(
+            DepthCost(
+                depth,
+                1e3 * statistics.median(seconds[depth]),
+                batch * time_steps * (depth * solver.evaluations * cell + last),
+            )
+            for depth in sorted(depths)
+        )
+    )

@@ -1,0 +1,51 @@
+"""What a depth costs, against a profiler's count and by hand; the depth that a budget buys."""
+
+import pytest
+import torch
+from tiny_models import ids, tiny_model
+from torch.utils.flop_counter import FlopCounterMode
+
+from odeformer.cost import CostTable, DepthCost, cell_flops, measure_depths, unembedding_flops
+
+TABLE = CostTable((DepthCost(2, 1.0, 100.0), DepthCost(4, 1.9, 180.0), DepthCost(8, 3.5, 340.0)))
+
+
+def test_flops_are_those_that_torch_counts() -> None:
+    model = tiny_model(width=32, heads=2)
+    tokens = ids(batch=1, time=16)
+    weights = model.depth_weights(4)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(tokens, depth=4, weights=weights)
+    mine = 16 * (4 * cell_flops(model.config, 16) + unembedding_flops(model.config))
+    # Ours counts vectors as weights too, and scores above the diagonal not at all.
+    assert counter.get_total_flops() == pytest.approx(mine, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("budget", "depth"),
+    [({"latency_ms": 1.0}, 2), ({"latency_ms": 3.4}, 4), ({"latency_ms": 99.0}, 8), ({"flops": 180.0}, 4)],
+)
+def test_the_greatest_depth_within_the_budget_is_chosen(budget: dict[str, float], depth: int) -> None:
+    assert TABLE.depth_for(**budget) == depth
+
+
+def test_a_budget_that_buys_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"0\.5 milliseconds is too small: depth 2 takes 1"):
+        TABLE.depth_for(latency_ms=0.5)
+    with pytest.raises(ValueError, match="either latency_ms or flops"):
+        TABLE.depth_for()
+    with pytest.raises(ValueError, match="either latency_ms or flops"):
+        TABLE.depth_for(latency_ms=1.0, flops=1.0)
+
+
+def test_a_measured_table_has_every_depth_and_counts_evaluations() -> None:
+    model = tiny_model()
+    model.solver = "midpoint"
+    table = measure_depths(model, (8, 2), batch=2, time_steps=12, rounds=1)
+    assert [row.depth for row in table.rows] == [2, 8]
+    assert all(row.milliseconds > 0 for row in table.rows)
+    cells = cell_flops(model.config, 12)
+    assert table.rows[1].flops - table.rows[0].flops == pytest.approx(2 * 12 * 6 * 2 * cells)
+    model.solver = "dopri5"
+    with pytest.raises(ValueError, match="'dopri5' has no depths to measure"):
+        measure_depths(model, (2,), batch=1, time_steps=4)
