@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 import odeformer
+from benchmarks.gradient_tables import claims
 from data.tokenizer import load_tokenizer
 from launcher.standard_library import sources
 from odeformer.config import BasisConfig, ModelConfig
@@ -71,12 +72,8 @@ def main() -> None:
     if content["training"] is None:
         content["training"] = fixed_point_training(steps=300)
         write()
-    curves = content["training"]
-    difference = max(abs(a - b) for a, b in zip(curves["direct"], curves["reversible"], strict=True))
-    print(
-        f"300 steps with the fixed-point state: from {curves['direct'][0]:.3f} to {curves['direct'][-1]:.3f} "
-        f"nats; reversible and direct differ by at most {difference:.1e}"
-    )
+    for claim, bar, measured, reached in claims(content):
+        print(f"{'reached' if reached else 'MISSED ':<8} {claim}: {measured} (bar: {bar})")
 
 
 def fixed_point_training(steps: int) -> dict[str, list[float]]:
