@@ -24,8 +24,6 @@ from torch import Tensor
 import odeformer
 from data.tokenizer import load_tokenizer
 from launcher.standard_library import sources
-from odeformer.depth import uniform_grid
-from odeformer.field import build_field
 from odeformer.gradients import integrate
 from odeformer.model import Odeformer
 from odeformer.solvers import SOLVERS
@@ -80,15 +78,14 @@ def solver_errors(
         ids: token ids [batch, time].
     """
     model.double().eval()
-    x0 = model.embedding(ids)
-    field = build_field(model.config, x0, training=False)
+    x0, field = model.flow_start(ids)
 
     def final(solver: str, n: int) -> Tensor:
         return integrate(
             field,
             model.hypernetwork,
             x0,
-            uniform_grid(n),
+            model.grids(n)[1],
             solver=SOLVERS[solver],
             gradient="direct",
         ).x

@@ -15,7 +15,8 @@ from torch import distributed as dist
 from cluster import commit, zero
 from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
 from data.stream import Batch
-from odeformer.depth import Grid, batch_depth, batch_grid
+from odeformer.config import ModelConfig
+from odeformer.depth import Grid, batch_depth, batch_grid, layered_grid
 from odeformer.model import Odeformer, distillation_losses, token_losses
 
 
@@ -65,7 +66,7 @@ def train(work: Work) -> Any:
         for group in engine.optimizer.param_groups:
             group["lr"] = rate * group["rate"]
         depths = step_depths(settings, work.model.config.depth, work.run.seed, step)
-        grids = [batch_grid(work.run.seed, step, depth, settings.jitter) for depth in depths]
+        grids = [step_grid(settings, work.model.config, work.run.seed, step, depth) for depth in depths]
         batch = next(batches)
         loss, tokens = optimizer_step(engine, batch, grids, settings)
         if not math.isfinite(loss):  # a sum over all ranks: every one of them stops
@@ -111,6 +112,12 @@ def step_depths(train: TrainSettings, model_depth: int, seed: int, step: int) ->
         return [batch_depth(seed, step, train.depths or (model_depth,))]
     others = [depth for depth in train.depths if depth != model_depth]
     return [model_depth, batch_depth(seed, step, others)]
+
+
+def step_grid(train: TrainSettings, model: ModelConfig, seed: int, step: int, depth: int) -> Grid:
+    """The cells of a step's pass at depth N."""
+    prelude = model.prelude_layers
+    return batch_grid(seed, step, layered_grid(depth, prelude, model.depth), train.jitter, prelude)
 
 
 def optimizer_step(engine: Any, batch: Batch, grids: list[Grid], train: TrainSettings) -> tuple[float, int]:

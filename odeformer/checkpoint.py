@@ -24,7 +24,7 @@ from odeformer.lora import Adapter
 from odeformer.model import Odeformer
 from odeformer.solvers import solver_named
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 _Config = TypeVar("_Config", bound=BaseModel)
 

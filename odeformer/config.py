@@ -41,6 +41,10 @@ class ModelConfig(Section):
     depth: int = Field(ge=1)
     """D, the number of cells at which one Euler step equals one ordinary residual layer."""
     basis: BasisConfig
+    prelude: int | None = Field(default=None, ge=0)
+    """Layers at the beginning that are one whole step each at any depth N and with any solver: what turns
+    embeddings into a state is a jump, and the flow that N refines begins behind it. 1 when not given, 0 in
+    ``paper``."""
     feed_forward_width: int | None = Field(default=None, ge=1)
     """Hidden units of the feed-forward part; 4 × width when not given."""
     key_value_heads: int | None = Field(default=None, ge=1)
@@ -75,6 +79,8 @@ class ModelConfig(Section):
                 f"rotary_fraction {given} of {self.head_width} dimensions a head gives "
                 f"{self.rotary_dimensions} rotated ones; they must be an even number, at least 2"
             )
+        if self.prelude_layers >= self.depth:
+            raise ValueError(f"prelude {self.prelude} must be less than depth {self.depth}")
         needed = {"none": self.depth, "constant": 1}.get(self.basis.kind, self.basis.size)
         if self.basis.size != needed:
             raise ValueError(
@@ -100,6 +106,12 @@ class ModelConfig(Section):
     def groups(self) -> int:
         """Heads that keys and values have."""
         return self.key_value_heads or self.heads
+
+    @property
+    def prelude_layers(self) -> int:
+        if self.prelude is None:
+            return 0 if self.flavour == "paper" else min(1, self.depth - 1)
+        return self.prelude
 
     @property
     def dropout_rate(self) -> float:

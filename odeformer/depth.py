@@ -21,34 +21,57 @@ def uniform_grid(cells: int) -> Grid:
     return tuple(i / cells for i in range(cells + 1))
 
 
-def as_grid(depth: int | Grid) -> Grid:
-    """The grid that is meant: uniform for a number of cells, else the edges as given.
+def layered_grid(cells: int, prelude: int, model_depth: int) -> Grid:
+    """N cells of a model of depth D: ``prelude`` ones of width 1/D, and the rest of [0, 1] in equal ones.
+
+    At N = D all cells are equal.
 
     Raises:
-        ValueError: for fewer than one cell, or edges that do not rise from 0 to 1.
+        ValueError: when no cell would be left for the rest.
+    """
+    rest = cells - prelude
+    if rest < 1:
+        least = f"{prelude + 1} cells are" if prelude else "1 cell is"
+        raise ValueError(f"depth {cells} is too small: at least {least} needed")
+    # One division for each edge: at N = D they are the very numbers i/D.
+    edges = [(prelude * rest + i * (model_depth - prelude)) / (model_depth * rest) for i in range(rest + 1)]
+    return (*(i / model_depth for i in range(prelude)), *edges)
+
+
+def as_grid(depth: int | Grid, prelude: int, model_depth: int) -> Grid:
+    """The grid that is meant: :func:`layered_grid` for a number of cells, else the edges as given.
+
+    Raises:
+        ValueError: for too few cells, edges that do not rise from 0 to 1, or a prelude of another width.
     """
     if isinstance(depth, int):
-        return uniform_grid(depth)
+        return layered_grid(depth, prelude, model_depth)
     if len(depth) < 2 or (depth[0], depth[-1]) != (0.0, 1.0) or any(a >= b for a, b in pairwise(depth)):
         raise ValueError(f"a grid's edges must rise from 0.0 to 1.0, not {depth}")
+    own = [i / model_depth for i in range(prelude + 1)]
+    if len(depth) < prelude + 2 or any(abs(a - b) > 1e-9 for a, b in zip(depth, own, strict=False)):
+        raise ValueError(f"a grid of this model begins with its prelude's edges, {own}, not {depth}")
     return depth
 
 
-def batch_grid(seed: int, step: int, cells: int, jitter: float) -> Grid:
-    """N cells of widths ∝ 1 + jitter · u, u uniform in ±1: a pure function, as :func:`batch_depth` is.
+def batch_grid(seed: int, step: int, grid: Grid, jitter: float, prelude: int) -> Grid:
+    """The same cells with widths scaled by 1 + jitter · u, u uniform in ±1, but for those of the prelude.
 
-    It keeps W(t) from being fitted to a few fixed times. Without jitter the cells are equal.
+    A pure function, as :func:`batch_depth` is. It keeps W(t) from being fitted to a few fixed times.
 
     Raises:
-        ValueError: for fewer than one cell, or a jitter outside [0, 1), which could make a cell vanish.
+        ValueError: for a jitter outside [0, 1), which could make a cell vanish.
     """
     if not 0 <= jitter < 1:
         raise ValueError(f"jitter {jitter} must be at least 0 and below 1")
     if not jitter:
-        return uniform_grid(cells)
+        return grid
     draw = random.Random(f"grid/{seed}/{step}")
-    edges = list(accumulate((1 + jitter * draw.uniform(-1, 1) for _ in range(cells)), initial=0.0))
-    return (*(edge / edges[-1] for edge in edges[:-1]), 1.0)
+    start = grid[prelude]
+    widths = [(b - a) * (1 + jitter * draw.uniform(-1, 1)) for a, b in pairwise(grid[prelude:])]
+    scale = (1 - start) / sum(widths)
+    inner = [start + scale * edge for edge in accumulate(widths[:-1])]
+    return (*grid[: prelude + 1], *inner, 1.0)
 
 
 def batch_depth(seed: int, step: int, depths: Sequence[int]) -> int:

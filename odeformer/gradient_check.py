@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from odeformer.config import GradientName
-from odeformer.depth import uniform_grid
-from odeformer.field import build_field
+from odeformer.gradients import time_tensors
 from odeformer.memory import peak_bytes, saved_bytes
 from odeformer.model import Odeformer, token_losses
-from odeformer.solvers import SOLVERS, Cell, ReversibleSolver, RungeKutta
+from odeformer.solvers import SOLVERS, Cell, ReversibleSolver, RungeKutta, node_times
 
 Pair = tuple[str, GradientName]
 """A solver's name and a gradient method."""
@@ -46,8 +45,8 @@ class GradientRow:
     seconds_vs_direct: float
     """Against ``direct`` with the same solver."""
     state_drift: float | None
-    """Relative error of the whole state at t = 0 after the solve is undone: 0 is every bit of it. None for
-    what cannot be undone."""
+    """Relative error of the whole state where the flow begins, after the solve is undone: 0 is every bit of
+    it. None for what cannot be undone."""
 
 
 def pairs_of(solver: str) -> list[Pair]:
@@ -145,20 +144,21 @@ def _distance(found: Tensor, expected: Tensor) -> float:
 
 @torch.no_grad()
 def state_drift(model: Odeformer, ids: Tensor, depth: int, solver_name: str, dtype: str) -> float | None:
-    """Relative error of the pair at t = 0 after the solve and its undoing; None if it cannot be undone."""
+    """Relative error of the pair where the flow begins, after the solve and its undoing; None without one."""
     solver = SOLVERS[solver_name]
     if not isinstance(solver, ReversibleSolver):
         return None
     chosen, model.solver = model.solver, solver_name
     with torch.autocast(ids.device.type, torch.bfloat16, enabled=dtype == "bf16"):
-        x0 = model.embedding(ids[:, :-1])
-        field = build_field(model.config, x0, training=False)
-        stacked, nodes = model.depth_weights(depth), len(solver.nodes)
+        x0, field = model.flow_start(ids[:, :-1])
+        _, flow = model.grids(depth)
+        times = time_tensors(*node_times(solver, flow), like=x0)
+        stacked, nodes = model.hypernetwork(*times), len(solver.nodes)
         blocks = [
             [{name: w[cell * nodes + node] for name, w in stacked.items()} for node in range(nodes)]
-            for cell in range(depth)
+            for cell in range(len(flow) - 1)
         ]
-        widths = [(right - left) * field.speed for left, right in pairwise(uniform_grid(depth))]
+        widths = [(right - left) * field.speed for left, right in pairwise(flow)]
         cells = [Cell(width, before) for width, before in zip(widths, [0.0, *widths], strict=False)]
         state = first = solver.start(x0)
         for cell, own in zip(cells, blocks, strict=True):

@@ -34,7 +34,7 @@ class Hypernetwork(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.tensors = block_tensors(config)
-        self.basis = build_basis(config.basis, len(self.tensors), config.depth)
+        self.basis = build_basis(config.basis, len(self.tensors), config.depth, config.prelude_layers)
         self.adapter: Adapter | None = None
         midpoints = torch.tensor([(i + 0.5) / config.depth for i in range(config.depth)])
         with torch.no_grad():

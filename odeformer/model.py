@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from odeformer.config import ModelConfig
 from odeformer.depth import Grid, as_grid
-from odeformer.field import BlockWeights, build_field
-from odeformer.gradients import integrate, node_weights
-from odeformer.hypernetwork import Hypernetwork
-from odeformer.solvers import Adaptive, Tolerance, solver_named
+from odeformer.field import BlockWeights, Field, build_field
+from odeformer.gradients import integrate, time_tensors
+from odeformer.hypernetwork import Hypernetwork, WeightSource
+from odeformer.solvers import LAYERS, SOLVERS, Adaptive, Solver, Tolerance, node_times, solver_named
 
 
 class Output(NamedTuple):
@@ -59,7 +59,7 @@ class Odeformer(nn.Module):
             nn.init.normal_(self.unembedding.weight, std=std)
 
     def depth_weights(self, depth: int | Grid | None = None) -> BlockWeights:
-        """W at the solver's nodes for a solve of ``depth`` cells: each tensor stacked, float32.
+        """W at every time that a solve of ``depth`` cells needs it: each tensor stacked, float32.
 
         Pass it to :meth:`forward` to generate once and run many times.
         """
@@ -68,8 +68,31 @@ class Odeformer(nn.Module):
             raise ValueError(
                 f"solver {self.solver!r} chooses its own times: no weights can be made beforehand"
             )
-        grid = as_grid(self.config.depth if depth is None else depth)
-        return node_weights(self.hypernetwork, grid, solver, like=self.embedding.weight)
+        prelude, flow = self.grids(depth)
+        times, widths = (
+            [*early, *late]
+            for early, late in zip(
+                node_times(self.layer_solver, prelude), node_times(solver, flow), strict=True
+            )
+        )
+        made: BlockWeights = self.hypernetwork(*time_tensors(times, widths, like=self.embedding.weight))
+        return made
+
+    def grids(self, depth: int | Grid | None = None) -> tuple[Grid, Grid]:
+        """The edges of the prelude's cells and of the flow's, for a solve of so many cells in all.
+
+        Raises:
+            ValueError: for too few cells, or edges that are not this model's.
+        """
+        count = self.config.prelude_layers
+        grid = as_grid(self.config.depth if depth is None else depth, count, self.config.depth)
+        return grid[: count + 1], grid[count:]
+
+    @property
+    def layer_solver(self) -> Solver:
+        """Takes the steps of the prelude: this model's own solver if its step is an ordinary layer."""
+        own = solver_named(self.solver)
+        return SOLVERS[self.config.default_solver if own not in LAYERS else self.solver]
 
     def forward(
         self,
@@ -81,40 +104,72 @@ class Odeformer(nn.Module):
 
         Args:
             input_ids: token ids [batch, time], int64, time at most ``config.context_length``.
-            depth: N, the number of equal solver cells, or the edges of unequal ones; ``config.depth`` when
-                not given. For an adaptive solver the tolerance that chooses the cells.
+            depth: N, the number of cells, those of the prelude included; ``config.depth`` when not given.
+                Or the edges of unequal cells; or, for an adaptive solver, the tolerance that chooses them.
             weights: what :meth:`depth_weights` gave for this depth; generated when not given.
 
         Raises:
-            ValueError: for a depth below 1, one that the solver does not take, too long a sequence, or ids
+            ValueError: for too small a depth, one that the solver does not take, too long a sequence, or ids
                 outside the vocabulary.
             FloatingPointError, TooManyEvaluationsError: see :func:`odeformer.gradients.integrate`.
         """
-        solver = solver_named(self.solver)
-        if isinstance(depth, Tolerance) and weights is not None:
-            raise ValueError(
-                "an adaptive solver chooses its own times: it cannot use weights made beforehand"
-            )
-        grid = (
-            depth if isinstance(depth, Tolerance) else as_grid(self.config.depth if depth is None else depth)
-        )
-        self._check_ids(input_ids)
-        x = self.embedding(input_ids)
-        if self.positions is not None:
-            x = x + self.positions.weight[: x.shape[1]]
-            x = F.dropout(x, self.config.dropout_rate, self.training)
+        solver, tolerance = solver_named(self.solver), None
+        if isinstance(depth, Tolerance):
+            depth, tolerance = None, depth
+            if weights is not None:
+                raise ValueError(
+                    "an adaptive solver chooses its own times: it cannot use weights made beforehand"
+                )
+        _, flow = self.grids(depth)
+        gradient = self.gradient if torch.is_grad_enabled() else "direct"
+        if weights is None and not isinstance(solver, Adaptive) and gradient in ("direct", "checkpoint"):
+            weights = self.depth_weights(depth)  # the prelude's and the flow's in one product
+        early, late = self._sources(weights)
+        # The prelude keeps what checkpoints keep, also where the flow's gradient would not suit it.
+        x, field = self.flow_start(input_ids, early, "direct" if gradient == "direct" else "checkpoint")
         x, evaluations = integrate(
-            build_field(self.config, x, self.training),
-            self.hypernetwork if weights is None else lambda t, h: weights,
+            field,
+            late,
             x,
-            grid,
+            flow,
             solver=solver,
-            gradient=self.gradient if torch.is_grad_enabled() else "direct",
+            gradient=gradient,
             segment=self.segment,
+            tolerance=tolerance,
         )
         x = self.final_norm(x)
         head = self.embedding.weight if self.unembedding is None else self.unembedding.weight
-        return Output(F.linear(x, head), evaluations)
+        early_ones = self.config.prelude_layers * self.layer_solver.evaluations
+        return Output(F.linear(x, head), tuple(early_ones + count for count in evaluations))
+
+    def flow_start(
+        self, input_ids: Tensor, weights: WeightSource | None = None, gradient: str = "direct"
+    ) -> tuple[Tensor, Field]:
+        """The state where the flow begins, behind embedding and prelude; and the field that moves it."""
+        prelude, _ = self.grids()
+        x = self.embed(input_ids)
+        field = build_field(self.config, x, self.training)
+        source = self.hypernetwork if weights is None else weights
+        x, _ = integrate(field, source, x, prelude, solver=self.layer_solver, gradient=gradient)
+        return x, field
+
+    def _sources(self, weights: BlockWeights | None) -> tuple[WeightSource, WeightSource]:
+        """Where the prelude and the flow get W(t) from."""
+        if weights is None:
+            return self.hypernetwork, self.hypernetwork
+        nodes = self.config.prelude_layers * len(self.layer_solver.nodes)
+        early = {name: stacked[:nodes] for name, stacked in weights.items()}
+        late = {name: stacked[nodes:] for name, stacked in weights.items()}
+        return lambda t, h: early, lambda t, h: late
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """The state at t = 0: [batch, time] → [batch, time, width]."""
+        self._check_ids(input_ids)
+        x: Tensor = self.embedding(input_ids)
+        if self.positions is not None:
+            x = x + self.positions.weight[: x.shape[1]]
+            x = F.dropout(x, self.config.dropout_rate, self.training)
+        return x
 
     def _check_ids(self, input_ids: Tensor) -> None:
         assert self.config.context_length is not None

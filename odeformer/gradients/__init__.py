@@ -9,6 +9,6 @@ discrete solve, but an approximation whose error falls as the cells get smaller.
 
 from __future__ import annotations
 
-from odeformer.gradients.integrate import GRADIENTS, Solution, integrate, node_weights
+from odeformer.gradients.integrate import GRADIENTS, Solution, integrate, time_tensors
 
-__all__ = ["GRADIENTS", "Solution", "integrate", "node_weights"]
+__all__ = ["GRADIENTS", "Solution", "integrate", "time_tensors"]

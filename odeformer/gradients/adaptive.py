@@ -26,9 +26,11 @@ class TooManyEvaluationsError(RuntimeError):
 class Limited(RightHandSide):
     """It counts its evaluations and stops at the limit."""
 
-    def __init__(self, field: Field, hypernetwork: WeightSource, x0: Tensor, limit: int) -> None:
+    def __init__(
+        self, field: Field, hypernetwork: WeightSource, x0: Tensor, limit: int, start: float
+    ) -> None:
         super().__init__(field, hypernetwork, x0)
-        self.limit, self.evaluations, self.reached = limit, 0, 0.0
+        self.limit, self.evaluations, self.reached = limit, 0, start
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
         if self.evaluations >= self.limit:
@@ -53,14 +55,16 @@ def adaptive_solve(
     field: Field,
     hypernetwork: WeightSource,
     x0: Tensor,
+    ends: tuple[float, float],
     tolerance: Tolerance,
     solver: Adaptive,
     gradient: str,
 ) -> tuple[Tensor, tuple[int, ...]]:
-    """The state at t = 1, and how often the field was evaluated for each sequence.
+    """The state at the last time, and how often the field was evaluated for each sequence.
 
     Args:
-        x0: the state at t = 0, [batch, time, width].
+        x0: the state at the first time, [batch, time, width].
+        ends: the two times.
         gradient: ``direct``, through the accepted steps; or ``adjoint``, solved backwards to the same
             tolerance.
 
@@ -72,23 +76,23 @@ def adaptive_solve(
     if gradient not in ("direct", "adjoint"):
         raise ValueError(f"an adaptive solver has gradients 'direct' and 'adjoint', not {gradient!r}")
     batches = x0.split(1) if tolerance.per_sequence else (x0,)
-    ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=x0.device)
+    times = torch.tensor(ends, dtype=torch.float64, device=x0.device)
     states, counts = [], []
     for batch in batches:
-        limited = Limited(field, hypernetwork, batch, tolerance.max_evaluations)
+        limited = Limited(field, hypernetwork, batch, tolerance.max_evaluations, ends[0])
         # Without its own stop at the end the last step would go past it, where there is no W(t).
         precision = {"rtol": tolerance.relative, "atol": tolerance.absolute, "method": solver.method}
         if gradient == "direct":
-            path = odeint(limited, batch, ends, options={"step_t": ends[1:]}, **precision)
+            path = odeint(limited, batch, times, options={"step_t": times[1:]}, **precision)
         else:
             if not isinstance(hypernetwork, nn.Module):
                 raise ValueError("gradient 'adjoint' needs a hypernetwork whose parameters it can find")
             path = odeint_adjoint(
                 limited,
                 batch,
-                ends,
-                options={"step_t": ends[1:]},
-                adjoint_options={"step_t": ends[:1]},
+                times,
+                options={"step_t": times[1:]},
+                adjoint_options={"step_t": times[:1]},
                 adjoint_params=tuple(hypernetwork.parameters()),
                 **precision,
             )

@@ -32,20 +32,15 @@ GRADIENTS = get_args(GradientName)
 
 
 class Solution(NamedTuple):
-    """Of the ODE: the state at t = 1 [batch, time, width], and what it took."""
+    """Of the ODE: the state at the end [batch, time, width], and what it took."""
 
     x: Tensor
     evaluations: tuple[int, ...]
     """Of the field, for each sequence."""
 
 
-def node_weights(hypernetwork: WeightSource, grid: Grid, solver: Solver, like: Tensor) -> BlockWeights:
-    """W at every time the solve needs it, in one call: each tensor [cells · nodes, ...]."""
-    return hypernetwork(*_times_and_widths(grid, solver, like))
-
-
-def _times_and_widths(grid: Grid, solver: Solver, like: Tensor) -> tuple[Tensor, Tensor]:
-    times, widths = node_times(solver, grid)
+def time_tensors(times: Sequence[float], widths: Sequence[float], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Times and cell widths for a hypernetwork, on the device of ``like``."""
     # t is never bf16, whose steps near 1 are wider than a cell of a deep solve.
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     t = torch.tensor(times, dtype=dtype, device=like.device)
@@ -56,24 +51,26 @@ def integrate(
     field: Field,
     hypernetwork: WeightSource,
     x0: Tensor,
-    grid: Grid | Tolerance,
+    grid: Grid,
     *,
     solver: Solver | Adaptive,
     gradient: str,
     segment: int = 1,
+    tolerance: Tolerance | None = None,
 ) -> Solution:
-    """Solve dx/dt = speed · field(x; W(t)) from t = 0 to 1.
+    """Solve dx/dt = speed · field(x; W(t)) from the grid's first edge to its last.
 
     Args:
         field: the vector field; ``field.speed`` is D.
         hypernetwork: gives W(t). It is called once; by ``reversible`` every few cells, by ``adjoint`` and
             adaptive solvers at every evaluation.
-        x0: the state at t = 0, [batch, time, width].
-        grid: the edges of the cells; for an adaptive solver the tolerance that chooses them.
+        x0: the state at the start, [batch, time, width].
+        grid: the edges of the cells; of an adaptive solver's only the first and the last are heeded.
         solver: moves x over one cell.
         gradient: one of ``GRADIENTS``.
         segment: so many cells are computed again together by ``checkpoint``, which keeps one state for
             each segment.
+        tolerance: what an adaptive solver chooses its cells by.
 
     Raises:
         ValueError: for an unknown gradient method, or one that does not go with the solver or with weights
@@ -85,11 +82,14 @@ def integrate(
     """
     if gradient not in GRADIENTS:
         raise ValueError(f"gradient {gradient!r} is unknown; there are: {', '.join(GRADIENTS)}")
-    if isinstance(solver, Adaptive) and isinstance(grid, Tolerance):
+    if len(grid) == 1:
+        return Solution(x0, (0,) * len(x0))
+    if isinstance(solver, Adaptive) and tolerance is not None:
         from odeformer.gradients.adaptive import adaptive_solve
 
-        return Solution(*adaptive_solve(field, hypernetwork, x0, grid, solver, gradient))
-    if isinstance(solver, Adaptive) or isinstance(grid, Tolerance):
+        ends = (grid[0], grid[-1])
+        return Solution(*adaptive_solve(field, hypernetwork, x0, ends, tolerance, solver, gradient))
+    if isinstance(solver, Adaptive) or tolerance is not None:
         raise ValueError(
             "an adaptive solver takes a Tolerance in place of a depth"
             if isinstance(solver, Adaptive)
@@ -109,10 +109,10 @@ def integrate(
         if not isinstance(solver, ReversibleSolver):
             able = [name for name, other in SOLVERS.items() if isinstance(other, ReversibleSolver)]
             raise ValueError(f"gradient 'reversible' needs a solver that can be undone: {', '.join(able)}")
-        times, widths = _times_and_widths(grid, solver, like=x0)
+        times, widths = time_tensors(*node_times(solver, grid), like=x0)
         solve = Solve(field, _module(hypernetwork), solver, cells, times, widths)
         return Solution(reversible_solve(solve, x0), evaluations)
-    weights = node_weights(hypernetwork, grid, solver, like=x0)
+    weights = hypernetwork(*time_tensors(*node_times(solver, grid), like=x0))
     # unbind, not indexing: its backward is one stack, where each index would fill a tensor of all cells.
     tensors = zip(*(stacked.unbind(0) for stacked in weights.values()), strict=True)
     blocks = [dict(zip(weights, block, strict=True)) for block in tensors]
@@ -156,14 +156,16 @@ def _name_the_first_cell(
 ) -> None:
     """Solve once more, cell by cell, and raise where the state is no longer finite."""
     if not x0.isfinite().all():
-        raise FloatingPointError("the state is not finite: it was not at t = 0, before the first cell")
+        raise FloatingPointError(
+            f"the state is not finite: it was not at t = {grid[0]:.4g}, before the solve"
+        )
     state = solver.start(x0)
     for index, (cell, own) in enumerate(zip(cells, of_cells, strict=True)):
         state = solver.step(field, state, cell, own)
         if not solver.end(state).to(x0.dtype).isfinite().all():
             raise FloatingPointError(
-                f"the state is not finite: it first was not after cell {index + 1} of {len(cells)}, from "
-                f"t = {grid[index]:.4g} to {grid[index + 1]:.4g}"
+                f"the state is not finite: it first was not after the cell from t = {grid[index]:.4g} to "
+                f"{grid[index + 1]:.4g}, number {index + 1} of {len(cells)}"
             )
 
 

@@ -37,6 +37,8 @@ SOLVERS: dict[str, Solver] = {
     "reversible_midpoint": Coupled(MIDPOINT),
 }
 """With cells that are given."""
+LAYERS = (SOLVERS["euler"], SOLVERS["lie_trotter"])
+"""One of their steps, h · D = 1, is an ordinary transformer layer."""
 ADAPTIVE_SOLVERS = {name: Adaptive(name) for name in ("dopri5", "bosh3")}
 """With cells that a tolerance chooses."""
 
@@ -63,6 +65,7 @@ def node_times(solver: Solver, grid: Grid) -> tuple[list[float], list[float]]:
 
 __all__ = [
     "ADAPTIVE_SOLVERS",
+    "LAYERS",
     "SOLVERS",
     "Adaptive",
     "Cell",

@@ -15,8 +15,9 @@ from torch import Tensor
 import odeformer
 from cluster import zero
 from cluster.settings import OptimSettings, PretrainSettings
+from cluster.worker import step_grid
 from data.stream import ShardStream
-from odeformer.depth import batch_depth, batch_grid
+from odeformer.depth import batch_depth
 from odeformer.model import Odeformer, token_losses
 
 MakeSettings = Callable[..., PretrainSettings]
@@ -52,7 +53,8 @@ def plain_losses(settings: PretrainSettings) -> tuple[list[float], Odeformer]:
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
 
         def logits(cells: int, inputs: Tensor = inputs, step: int = step) -> Tensor:
-            return model(inputs, depth=batch_grid(settings.run.seed, step, cells, train.jitter)).logits
+            grid = step_grid(train, settings.model, settings.run.seed, step, cells)
+            return model(inputs, depth=grid).logits
 
         if train.objective == "one_depth":
             loss = token_losses(logits(batch_depth(settings.run.seed, step, train.depths)), targets).mean()

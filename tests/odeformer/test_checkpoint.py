@@ -221,7 +221,7 @@ DAMAGED_ADAPTERS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "config missing": (remove("adapter.json"), "adapter.json"),
     "config cut": (cut("adapter.json", 0.5), "adapter.json"),
-    "format of the future": (rewrite_json("adapter.json", lambda c: c.update(format_version=3)), "3"),
+    "format of the future": (rewrite_json("adapter.json", lambda c: c.update(format_version=99)), "99"),
     "rank of nothing": (rewrite_json("adapter.json", lambda c: c["adapter"].update(rank=0)), "rank"),
     "target unknown": (rewrite_json("adapter.json", lambda c: c["adapter"].update(targets=["x"])), "targets"),
     "settings missing": (rewrite_json("adapter.json", lambda c: c.pop("adapter")), "adapter.json"),

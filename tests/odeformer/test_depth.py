@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import run_python
 
-from odeformer.depth import as_grid, batch_depth, batch_grid, uniform_grid
+from odeformer.depth import as_grid, batch_depth, batch_grid, layered_grid, uniform_grid
 
 DEPTHS = (4, 6, 8, 8, 10, 12)
 
@@ -76,7 +76,7 @@ def test_batch_depth_draws_in_proportion_and_counts_repeats() -> None:
 def test_a_jittered_grid_has_n_cells_of_about_equal_width() -> None:
     widths = []
     for step in range(200):
-        grid = batch_grid(0, step, 8, 0.5)
+        grid = batch_grid(0, step, uniform_grid(8), 0.5, 0)
         assert (grid[0], grid[-1], len(grid)) == (0.0, 1.0, 9)
         widths += [8 * (right - left) for left, right in pairwise(grid)]
     # Before normalisation within [0.5, 1.5], uniform: a standard deviation of 0.29.
@@ -88,16 +88,18 @@ def test_a_jittered_grid_has_n_cells_of_about_equal_width() -> None:
 
 def test_a_jittered_grid_is_a_pure_function_that_differs_by_seed_and_step() -> None:
     keys = [(seed, step) for seed in range(3) for step in range(3)]
-    grids = [batch_grid(*key, 4, 0.3) for key in keys]
-    assert grids == [batch_grid(*key, 4, 0.3) for key in keys]
+    even = layered_grid(6, 1, 4)
+    grids = [batch_grid(*key, even, 0.3, 1) for key in keys]
+    assert grids == [batch_grid(*key, even, 0.3, 1) for key in keys]
     assert len(set(grids)) == len(keys)
-    assert batch_grid(0, 0, 4, 0.0) == uniform_grid(4)
+    assert {grid[:2] for grid in grids} == {(0.0, 0.25)}, "the prelude's cell is never moved"
+    assert batch_grid(0, 0, even, 0.0, 1) == even
 
 
 def test_a_jitter_that_could_lose_a_cell_is_refused() -> None:
     for jitter in (-0.1, 1.0):
         with pytest.raises(ValueError, match="jitter"):
-            batch_grid(0, 0, 4, jitter)
+            batch_grid(0, 0, uniform_grid(4), jitter, 0)
 
 
 @pytest.mark.parametrize(
@@ -105,5 +107,29 @@ def test_a_jitter_that_could_lose_a_cell_is_refused() -> None:
 )
 def test_a_grid_must_rise_from_0_to_1(edges: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="rise from"):
-        as_grid(edges)
-    assert as_grid(2) == as_grid((0.0, 0.5, 1.0)) == (0.0, 0.5, 1.0)
+        as_grid(edges, 0, 4)
+    assert as_grid(2, 0, 4) == as_grid((0.0, 0.5, 1.0), 0, 4) == (0.0, 0.5, 1.0)
+
+
+@given(model_depth=st.integers(2, 60), prelude=st.integers(0, 3), cells=st.integers(1, 200))
+def test_the_prelude_keeps_its_width_at_every_depth(model_depth: int, prelude: int, cells: int) -> None:
+    if cells <= prelude:
+        with pytest.raises(ValueError, match=f"depth {cells} is too small: at least {prelude + 1} cell"):
+            layered_grid(cells, prelude, model_depth)
+        return
+    prelude = min(prelude, model_depth - 1)
+    grid = layered_grid(cells, prelude, model_depth)
+    assert len(grid) == cells + 1
+    assert grid[: prelude + 1] == tuple(i / model_depth for i in range(prelude + 1))
+    assert grid[-1] == 1.0
+    widths = [right - left for left, right in pairwise(grid[prelude:])]
+    assert max(widths) - min(widths) < 1e-12
+    # At N = D nothing tells the prelude from the rest.
+    assert layered_grid(model_depth, prelude, model_depth) == uniform_grid(model_depth)
+
+
+def test_a_given_grid_must_have_the_prelude_s_cells() -> None:
+    assert as_grid((0.0, 0.25, 0.3, 1.0), 1, 4) == (0.0, 0.25, 0.3, 1.0)
+    for edges in ((0.0, 0.3, 1.0), (0.0, 1.0)):
+        with pytest.raises(ValueError, match=r"begins with its prelude's edges, \[0.0, 0.25\]"):
+            as_grid(edges, 1, 4)

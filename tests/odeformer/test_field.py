@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from tiny_models import attach_adapter, config, ids, tiny_model
+from tiny_models import attach_adapter, cell_scales, config, ids, tiny_model
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -58,8 +58,8 @@ def gpt_neox_logits(model: Odeformer, input_ids: Tensor, depth: int, parallel: b
     }
     for ours, theirs in places.items():
         for part in ("weight", "bias"):
-            fold = shape.depth / depth if f"{ours}_{part}" in BRANCH_ENDS else 1.0
-            for layer in range(depth):
+            for layer, scale in enumerate(cell_scales(model, depth)):
+                fold = scale if f"{ours}_{part}" in BRANCH_ENDS else 1.0
                 state[f"gpt_neox.layers.{layer}.{theirs}.{part}"] = weights[f"{ours}_{part}"][layer] * fold
     missing, unexpected = other.load_state_dict(state, strict=False)
     assert set(missing) <= ({"lm_head.weight"} if shape.tie_embeddings else set())

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tiny_models import VOCABULARY, attach_adapter, config, gradients, ids, loss, tiny_model
+from tiny_models import VOCABULARY, attach_adapter, cell_scales, config, gradients, ids, loss, tiny_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from odeformer.config import AdapterConfig
@@ -29,9 +29,9 @@ def as_transformers_llama(model: Odeformer, depth: int) -> LlamaForCausalLM:
         "model.embed_tokens.weight": model.embedding.weight,
         "model.norm.weight": model.final_norm.weight,
     }
-    weights, scale = model.depth_weights(depth), shape.depth / depth
+    weights = model.depth_weights(depth)
     rows = [shape.heads * shape.head_width, shape.groups * shape.head_width, shape.groups * shape.head_width]
-    for i in range(depth):
+    for i, scale in enumerate(cell_scales(model, depth)):
         query, key, value = weights["qkv_weight"][i].split(rows)
         layer = {
             "self_attn.q_proj": query,

@@ -39,11 +39,11 @@ def greedy_reference(model: Odeformer, prompt: list[int], count: int, depth: int
     return tokens[len(prompt) :]
 
 
-@pytest.mark.parametrize("depth", [1, 4, 9])
+@pytest.mark.parametrize("depth", [2, 4, 9])
 @pytest.mark.parametrize("solver", ["euler", "rk4"])
 def test_temperature_zero_takes_the_most_likely_token(solver: str, depth: int) -> None:
     torch.manual_seed(0)
-    model = tiny_model(tie_embeddings=False).eval()
+    model = tiny_model(tie_embeddings=False, prelude=0).eval()
     model.solver = solver
     attach_adapter(model, rank=2)
     torch.nn.init.zeros_(model.final_norm.bias)  # it would say the same word for ever

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,12 @@ def attach_adapter(model: Odeformer, trained: bool = True, **fields: Any) -> Ada
 
 def ids(batch: int = 2, time: int = 10, seed: int = 0) -> Tensor:
     return torch.randint(VOCABULARY, (batch, time), generator=torch.Generator().manual_seed(seed))
+
+
+def cell_scales(model: Odeformer, depth: int) -> list[float]:
+    """h · D of every cell, the prelude's among them: what a materialised layer's output is scaled by."""
+    prelude, flow = model.grids(depth)
+    return [(b - a) * model.config.depth for a, b in pairwise((*prelude[:-1], *flow))]
 
 
 def loss(model: Odeformer, depth: int | None = None, input_ids: Tensor | None = None) -> Tensor:
