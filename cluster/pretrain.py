@@ -224,7 +224,8 @@ def pretrain_worker(config: dict[str, Any]) -> None:
         for split in ("train", "validation")
     )
     rows = sample_rows(held_out, settings.train.validation_sequences)
-    depths = sorted({settings.model.depth, *settings.train.depths})
+    # Beside the depths it is trained at, a finer grid than any of them, which must be right too.
+    depths = sorted({settings.model.depth, 2 * settings.model.depth, *settings.train.depths})
     torch.manual_seed(settings.run.seed)
     model = Odeformer(settings.model)
     assert settings.tracking.uri is not None

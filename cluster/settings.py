@@ -49,8 +49,8 @@ class TrainSettings(Section):
     """Cells that gradient ``checkpoint`` computes again together: one state is kept for each segment."""
     depths: tuple[Depth, ...] = ()
     """Each batch's N is drawn from these, a repeated one more often; the model depth when empty."""
-    shallow_first: float = Field(default=0.0, ge=0, le=1)
-    """The part of the steps, from the first on, that all run at the least of ``depths``."""
+    vary_from: float = Field(default=0.0, ge=0, le=1)
+    """The part of the steps, from the first on, that all run at the model depth, before ``depths`` begin."""
     jitter: float = Field(default=0.0, ge=0, lt=1)
     """How unequal the cells of a batch are: widths before normalisation are drawn from 1 ± this."""
     objective: Literal["one_depth", "two_depths", "distillation"] = "one_depth"
@@ -163,9 +163,9 @@ class PretrainSettings(Section):
 
     @model_validator(mode="after")
     def _depths_fit(self) -> PretrainSettings:
-        if self.train.objective != "one_depth" and self.train.shallow_first:
+        if self.train.objective != "one_depth" and self.train.vary_from:
             raise ValueError(
-                f"train.shallow_first means one depth a step, train.objective {self.train.objective!r} at two"
+                f"train.vary_from means one depth a step, train.objective {self.train.objective!r} at two"
             )
         if self.train.objective != "one_depth" and not set(self.train.depths) - {self.model.depth}:
             raise ValueError(

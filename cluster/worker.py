@@ -98,18 +98,17 @@ def train(work: Work) -> Any:
 def step_depths(train: TrainSettings, model_depth: int, seed: int, step: int) -> list[int]:
     """The depths N of a step's passes over its batch: its own, or the model depth and another one.
 
-    Shallow steps first are nested iteration: solve on a coarse grid, refine it, go on from there; W(t)
-    carries over to any grid (Chang et al. 2018, arXiv 1710.10348; for transformers, the progressive
-    stacking of Gong et al. 2019).
+    Other depths come late because they are hardly needed: what lies behind the prelude is a flow, which is
+    right at any finer grid as it is. The last part of the steps brings in the coarse one.
 
     A pass at the model depth in every step, beside the one at another N, is the sandwich rule of slimmable
     networks, and learning its predictions there their in-place distillation (Yu & Huang 2019,
     arXiv 1903.05134), carried over from width to depth.
     """
     if train.objective == "one_depth":
-        if train.depths and step < train.shallow_first * train.steps:
-            return [min(train.depths)]
-        return [batch_depth(seed, step, train.depths or (model_depth,))]
+        if not train.depths or step < train.vary_from * train.steps:
+            return [model_depth]
+        return [batch_depth(seed, step, train.depths)]
     others = [depth for depth in train.depths if depth != model_depth]
     return [model_depth, batch_depth(seed, step, others)]
 

@@ -20,13 +20,14 @@ def all_steps(settings: TrainSettings) -> list[list[int]]:
 
 
 def test_without_depths_every_step_is_at_the_model_depth() -> None:
-    assert all_steps(train()) == all_steps(train(shallow_first=0.5)) == [[8]] * 100
+    assert all_steps(train()) == all_steps(train(vary_from=0.5)) == [[8]] * 100
 
 
-def test_shallow_steps_come_first_and_the_others_are_drawn_as_without_them() -> None:
+def test_the_model_depth_comes_first_and_the_others_are_drawn_as_without_it() -> None:
     drawn = all_steps(train(depths=[8, 4, 16]))
     assert {depth for [depth] in drawn} == {4, 8, 16}
-    assert all_steps(train(depths=[8, 4, 16], shallow_first=0.6)) == [[4]] * 60 + drawn[60:]
+    assert all_steps(train(depths=[4, 16], vary_from=0.6))[:60] == [[8]] * 60
+    assert all_steps(train(depths=[8, 4, 16], vary_from=0.6)) == [[8]] * 60 + drawn[60:]
 
 
 def test_two_depths_are_the_model_depth_and_one_of_the_others() -> None:
@@ -37,7 +38,7 @@ def test_two_depths_are_the_model_depth_and_one_of_the_others() -> None:
     assert counts[4] > counts[16]
 
 
-def test_shallow_first_and_two_depths_exclude_each_other(settings: Any) -> None:
-    with pytest.raises(ValueError, match="shallow_first means one depth a step"):
-        settings(train={"objective": "distillation", "shallow_first": 0.5})
-    assert isinstance(settings(train={"shallow_first": 0.5}), PretrainSettings)
+def test_late_variation_and_two_depths_exclude_each_other(settings: Any) -> None:
+    with pytest.raises(ValueError, match="vary_from means one depth a step"):
+        settings(train={"objective": "distillation", "vary_from": 0.5})
+    assert isinstance(settings(train={"vary_from": 0.5}), PretrainSettings)
