@@ -65,8 +65,9 @@ class TrainSettings(Section):
 
 class OptimSettings(Section):
     learning_rate: float = Field(default=1e-3, gt=0, lt=10)
-    coefficient_rate: float = Field(default=6.0, gt=0, le=100)
-    """The learning rate of the coefficient functions, relative to that of the weights."""
+    coefficient_rate: float = Field(default=2.0, gt=0, le=100)
+    """The learning rate of the coefficient functions, relative to that of the weights. Short runs, of a few
+    tokens for each parameter, want more."""
     warmup: float = Field(default=0.05, ge=0, le=1)
     """The part of the steps over which the rate rises linearly."""
     final: float = Field(default=0.1, ge=0, le=1)
