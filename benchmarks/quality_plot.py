@@ -44,7 +44,9 @@ def plot(rows: Sequence[Row], tokens: int, path: Path) -> None:
                 label=name,
             )  # fmt: skip
     by_depth.set_ylim(0.97 * best, 1.8 * best)
-    by_depth.set_xticks((4, 6, 8, 12, 16), ("4 = D/2", "6", "8 = D", "12", "16 = 2D"))
+    by_depth.set_xscale("log", base=2)
+    by_depth.set_xticks((4, 6, 8, 12, 16, 32), ("4 = D/2", "6", "8 = D", "12", "16 = 2D", "32"))
+    by_depth.minorticks_off()
     by_depth.set_xlabel("cells N (D = 8)")
     by_depth.set_ylabel("validation perplexity per token")
     by_depth.set_title(f"{tokens / 1e6:.1f} M training tokens, one epoch; curves that leave are cut off")

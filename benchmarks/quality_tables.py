@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.quality_claims import Row, best_rows, judged
 
-SHOWN = (4, 8, 16)
+SHOWN = (4, 8, 16, 32)
 CHANGED = (4, 6, 8, 12, 16)
 WAYS = {"drop or repeat": "dropped or repeated", "interpolate": "interpolated, steps scaled by D/N"}
 
