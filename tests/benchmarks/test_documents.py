@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from benchmarks import gradient_tables
 from benchmarks.quality_claims import judged
 from benchmarks.quality_tables import budgets, claims_table, page
 
@@ -19,3 +20,8 @@ def test_the_readme_shows_the_claims_as_they_were_measured() -> None:
 
 def test_the_quality_page_is_that_of_the_results() -> None:
     assert (ROOT / "docs/quality.md").read_text().strip() == page(RESULTS).strip()
+
+
+def test_the_gradients_page_is_that_of_the_results() -> None:
+    content = json.loads((ROOT / "benchmarks/results/gradients.json").read_text())
+    assert (ROOT / "docs/gradients.md").read_text().strip() == gradient_tables.page(content).strip()
