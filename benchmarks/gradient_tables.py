@@ -5,26 +5,15 @@ python -m benchmarks.gradient_tables benchmarks/results/gradients.json > docs/gr
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
+
+from benchmarks.result_page import print_page
 
 Row = dict[str, Any]
 DEFAULT = "leapfrog"
 """The reversible scheme that the claims are made for."""
-
-
-def main() -> None:
-    """Print the page of a results file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("json", type=Path)
-    path = parser.parse_args().json
-    print(page(json.loads(path.read_text())))
 
 
 def page(content: dict[str, Any]) -> str:
@@ -158,4 +147,4 @@ def cost_table(rows: list[Row]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    print_page(__doc__, page)

@@ -5,29 +5,17 @@ python -m benchmarks.quality_tables benchmarks/results/quality.json > docs/quali
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks.quality_claims import Row, best_rows, judged
+from benchmarks.result_page import print_page
 
 SHOWN = (4, 8, 16, 32)
 CHANGED = (4, 6, 8, 12, 16)
 WAYS = {"drop or repeat": "dropped or repeated", "interpolate": "interpolated, steps scaled by D/N"}
-
-
-def main() -> None:
-    """Print the page of a results file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("json", type=Path)
-    path = parser.parse_args().json
-    print(page(json.loads(path.read_text())))
 
 
 def page(content: dict[str, Any]) -> str:
@@ -116,4 +104,4 @@ def models_table(rows: Sequence[Row], tokens: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    print_page(__doc__, page)

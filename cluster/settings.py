@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from odeformer.config import AdapterConfig, GradientName, ModelConfig, Section
-from odeformer.solvers import SOLVERS, Adaptive, ReversibleSolver, RungeKutta, solver_named
+from odeformer.solvers import SOLVERS, Adaptive, ReversibleSolver, RungeKutta, names_of, solver_named
 
 
 def _known_solver(name: str) -> str:
@@ -149,8 +149,9 @@ class PretrainSettings(Section):
             "adjoint": (RungeKutta, "a Runge–Kutta solver"),
         }[gradient]
         if not isinstance(solver_named(name), needed):
-            able = ", ".join(other for other, solver in SOLVERS.items() if isinstance(solver, needed))
-            raise ValueError(f"train.gradient {gradient!r} needs {what}: {able}; train.solver is {name!r}")
+            raise ValueError(
+                f"train.gradient {gradient!r} needs {what}: {names_of(needed)}; train.solver is {name!r}"
+            )
         if self.zero.stage == 3:
             raise ValueError(
                 f"train.gradient {gradient!r} makes weights again in the backward pass, when zero.stage 3 "

@@ -37,7 +37,7 @@ def grad_check(
     shape = complete_model(settings)
     if checkpoint is None:
         torch.manual_seed(settings.run.seed)
-        model = Odeformer(shape)
+        model = Odeformer(shape).eval()  # dropout would make every gradient another one
     else:
         model, _ = registry.load(checkpoint, settings.tracking.uri)
     stream = ShardStream(

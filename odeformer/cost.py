@@ -74,28 +74,29 @@ def measure_depths(
     Raises:
         ValueError: for an adaptive solver, whose cost is not known before it has solved.
     """
-    solver = solver_named(model.solver)
-    if isinstance(solver, Adaptive):
+    if isinstance(solver_named(model.solver), Adaptive):
         raise ValueError(f"solver {model.solver!r} has no depths to measure: its tolerance chooses the cells")
     device = model.embedding.weight.device
     ids = torch.randint(model.config.vocabulary_size or 0, (batch, time_steps), device=device)
     weights = {depth: model.depth_weights(depth) for depth in depths}
     seconds: dict[int, list[float]] = {depth: [] for depth in depths}
+    evaluations: dict[int, int] = {}
     for turn in range(rounds + 1):
         for depth in depths:
             started = time.perf_counter()
-            model(ids, depth=depth, weights=weights[depth])
+            output = model(ids, depth=depth, weights=weights[depth])
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if turn:
                 seconds[depth].append(time.perf_counter() - started)
+            evaluations[depth] = sum(output.evaluations)
     cell, last = cell_flops(model.config, time_steps), unembedding_flops(model.config)
     return CostTable(
         tuple(
             DepthCost(
                 depth,
                 1e3 * statistics.median(seconds[depth]),
-                batch * time_steps * (depth * solver.evaluations * cell + last),
+                time_steps * (evaluations[depth] * cell + batch * last),
             )
             for depth in sorted(depths)
         )

@@ -17,7 +17,6 @@ from odeformer.gradients.reversible import Solve, reversible_solve
 from odeformer.hypernetwork import WeightSource
 from odeformer.solvers import (
     ADAPTIVE_SOLVERS,
-    SOLVERS,
     Adaptive,
     Cell,
     ReversibleSolver,
@@ -25,6 +24,7 @@ from odeformer.solvers import (
     Solver,
     State,
     Tolerance,
+    names_of,
     node_times,
 )
 
@@ -98,8 +98,7 @@ def integrate(
     evaluations = (solver.evaluations * (len(grid) - 1),) * len(x0)
     if gradient == "adjoint":
         if not isinstance(solver, RungeKutta):
-            able = [name for name, other in SOLVERS.items() if isinstance(other, RungeKutta)]
-            raise ValueError(f"gradient 'adjoint' needs a Runge–Kutta solver: {', '.join(able)}")
+            raise ValueError(f"gradient 'adjoint' needs a Runge–Kutta solver: {names_of(RungeKutta)}")
         from odeformer.gradients.adjoint import adjoint_solve
 
         return Solution(adjoint_solve(field, _module(hypernetwork), x0, grid, solver), evaluations)
@@ -107,8 +106,8 @@ def integrate(
     cells = [Cell(scale, before) for scale, before in zip(scales, [0.0, *scales], strict=False)]
     if gradient == "reversible":
         if not isinstance(solver, ReversibleSolver):
-            able = [name for name, other in SOLVERS.items() if isinstance(other, ReversibleSolver)]
-            raise ValueError(f"gradient 'reversible' needs a solver that can be undone: {', '.join(able)}")
+            able = names_of(ReversibleSolver)
+            raise ValueError(f"gradient 'reversible' needs a solver that can be undone: {able}")
         times, widths = time_tensors(*node_times(solver, grid), like=x0)
         solve = Solve(field, _module(hypernetwork), solver, cells, times, widths)
         return Solution(reversible_solve(solve, x0), evaluations)

@@ -55,6 +55,11 @@ def solver_named(name: str) -> Solver | Adaptive:
     return all_solvers[name]
 
 
+def names_of(kind: type) -> str:
+    """The names of the solvers of one kind, for a message."""
+    return ", ".join(name for name, solver in SOLVERS.items() if isinstance(solver, kind))
+
+
 def node_times(solver: Solver, grid: Grid) -> tuple[list[float], list[float]]:
     """The times at which a solve needs weights, cell by cell, and the width of the cell of each."""
     cells = list(pairwise(grid))
@@ -79,6 +84,7 @@ __all__ = [
     "State",
     "Tolerance",
     "add_scaled",
+    "names_of",
     "node_times",
     "seen_dtype",
     "solver_named",

@@ -1,10 +1,13 @@
 """Error-controlled solves: their accuracy, their count, their gradient and their limits."""
 
+from typing import Any
+
 import pytest
 import torch
 from test_solvers import PROBLEMS, START, TanhField
 from tiny_models import gradients, ids, relative_error, tiny_model
 
+from odeformer.depth import Grid
 from odeformer.gradients import Solution, integrate
 from odeformer.gradients.adaptive import TooManyEvaluationsError
 from odeformer.model import token_losses
@@ -13,8 +16,14 @@ from odeformer.solvers import ADAPTIVE_SOLVERS, Tolerance
 
 def solve(problem: str, name: str, tolerance: Tolerance) -> Solution:
     field, weights, _ = PROBLEMS[problem]
+    return solve_field(field, weights, name, tolerance)
+
+
+def solve_field(
+    field: Any, weights: Any, name: str, tolerance: Tolerance, grid: Grid = (0.0, 1.0)
+) -> Solution:
     solver = ADAPTIVE_SOLVERS[name]
-    return integrate(field, weights, START, (0.0, 1.0), solver=solver, gradient="direct", tolerance=tolerance)
+    return integrate(field, weights, START, grid, solver=solver, gradient="direct", tolerance=tolerance)
 
 
 @pytest.mark.parametrize("name", ADAPTIVE_SOLVERS)
@@ -39,15 +48,7 @@ def test_weights_are_never_asked_for_outside_of_the_depth() -> None:
         seen.append(float(t))
         return weights(t, h)
 
-    integrate(
-        field,
-        watched,
-        START,
-        (0.25, 0.75),
-        solver=ADAPTIVE_SOLVERS["dopri5"],
-        gradient="direct",
-        tolerance=Tolerance(),
-    )
+    solve_field(field, watched, "dopri5", Tolerance(), (0.25, 0.75))
     assert min(seen) == 0.25
     assert 0.7 < max(seen) <= 0.75
 
@@ -103,15 +104,7 @@ def test_an_infinite_slope_is_named_by_its_time() -> None:
         return {"w": torch.where(t > 0.5, torch.inf, 1.0)}
 
     with pytest.raises(FloatingPointError, match=r"at t = 0\.[5-9]"):
-        integrate(
-            TanhField(),
-            poisoned,
-            START,
-            (0.0, 1.0),
-            solver=ADAPTIVE_SOLVERS["dopri5"],
-            gradient="direct",
-            tolerance=Tolerance(),
-        )
+        solve_field(TanhField(), poisoned, "dopri5", Tolerance())
 
 
 def test_depths_and_tolerances_are_not_mixed_up() -> None:

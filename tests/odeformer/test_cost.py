@@ -46,6 +46,8 @@ def test_a_measured_table_has_every_depth_and_counts_evaluations() -> None:
     assert all(row.milliseconds > 0 for row in table.rows)
     cells = cell_flops(model.config, 12)
     assert table.rows[1].flops - table.rows[0].flops == pytest.approx(2 * 12 * 6 * 2 * cells)
+    # The prelude's layer is one evaluation with any solver.
+    assert table.rows[0].flops == pytest.approx(2 * 12 * (3 * cells + unembedding_flops(model.config)))
     model.solver = "dopri5"
     with pytest.raises(ValueError, match="'dopri5' has no depths to measure"):
         measure_depths(model, (2,), batch=1, time_steps=4)
