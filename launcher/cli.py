@@ -234,6 +234,7 @@ def generate(
     from odeformer.generate import generate_text
 
     loaded, tokenizer = registry.load(model, tracking_uri)
+    loaded.grids(depth)  # refuses a depth that this model does not have before the prompt is shown
     print(prompt, end="", flush=True)
     for piece in generate_text(
         loaded,
