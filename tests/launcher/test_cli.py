@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,11 @@ ODEFORMER = Path(sys.executable).parent / "odeformer"
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([ODEFORMER, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120)
+    # One thread, as conftest has it for the tests themselves: small products on shared cores stall on two.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [ODEFORMER, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 @pytest.mark.parametrize(
