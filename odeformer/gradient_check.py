@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from odeformer.config import GradientName
 from odeformer.gradients import time_tensors
 from odeformer.memory import peak_bytes, saved_bytes
 from odeformer.model import Odeformer, token_losses
-from odeformer.solvers import SOLVERS, Cell, ReversibleSolver, RungeKutta, node_times
+from odeformer.solvers import SOLVERS, ReversibleSolver, RungeKutta, cells_of, node_times
 
 Pair = tuple[str, GradientName]
 """A solver's name and a gradient method."""
@@ -152,14 +151,13 @@ def state_drift(model: Odeformer, ids: Tensor, depth: int, solver_name: str, dty
     with torch.autocast(ids.device.type, torch.bfloat16, enabled=dtype == "bf16"):
         x0, field = model.flow_start(ids[:, :-1])
         _, flow = model.grids(depth)
+        cells = cells_of(flow, field.speed)
         times = time_tensors(*node_times(solver, flow), like=x0)
         stacked, nodes = model.hypernetwork(*times), len(solver.nodes)
         blocks = [
             [{name: w[cell * nodes + node] for name, w in stacked.items()} for node in range(nodes)]
-            for cell in range(len(flow) - 1)
+            for cell in range(len(cells))
         ]
-        widths = [(right - left) * field.speed for left, right in pairwise(flow)]
-        cells = [Cell(width, before) for width, before in zip(widths, [0.0, *widths], strict=False)]
         state = first = solver.start(x0)
         for cell, own in zip(cells, blocks, strict=True):
             state = solver.step(field, state, cell, own)

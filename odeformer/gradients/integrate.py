@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple, get_args
 
 import torch
@@ -24,6 +23,7 @@ from odeformer.solvers import (
     Solver,
     State,
     Tolerance,
+    cells_of,
     names_of,
     node_times,
 )
@@ -102,8 +102,7 @@ def integrate(
         from odeformer.gradients.adjoint import adjoint_solve
 
         return Solution(adjoint_solve(field, _module(hypernetwork), x0, grid, solver), evaluations)
-    scales = [_step_scale(right - left, field.speed) for left, right in pairwise(grid)]
-    cells = [Cell(scale, before) for scale, before in zip(scales, [0.0, *scales], strict=False)]
+    cells = cells_of(grid, field.speed)
     if gradient == "reversible":
         if not isinstance(solver, ReversibleSolver):
             able = names_of(ReversibleSolver)
@@ -166,10 +165,3 @@ def _name_the_first_cell(
                 f"the state is not finite: it first was not after the cell from t = {grid[index]:.4g} to "
                 f"{grid[index + 1]:.4g}, number {index + 1} of {len(cells)}"
             )
-
-
-def _step_scale(h: float, speed: float) -> float:
-    # h is a difference of edges, off by 1e-16: where h·D is a whole number it must be exactly that, so
-    # that at h·D = 1 a step is an ordinary layer bit for bit, in float64 too.
-    scale = h * speed
-    return float(round(scale)) if abs(scale - round(scale)) < 1e-9 else scale

@@ -13,11 +13,11 @@ from itertools import pairwise
 from odeformer.depth import Grid
 from odeformer.solvers.adaptive import Adaptive, Tolerance
 from odeformer.solvers.one_step import Cell, LieTrotter, OneStep, RungeKutta, Solver, State, add_scaled
-from odeformer.solvers.reversible import Coupled, FixedPoint, ReversibleSolver, TwoStep, seen_dtype
+from odeformer.solvers.reversible import KEPT, Coupled, FixedPoint, ReversibleSolver, TwoStep, seen_dtype
 
 EULER = RungeKutta(nodes=(0.5,), at=(0,), a=((),), b=(1.0,))
 MIDPOINT = RungeKutta(nodes=(0.0, 0.5), at=(0, 1), a=((), (0.5,)), b=(0.0, 1.0))
-LEAPFROG = TwoStep(damping=0.0, node=0.0)
+LEAPFROG = TwoStep(kept=1.0, node=0.0)
 SOLVERS: dict[str, Solver] = {
     # First order in x; its weights are those of the cell's midpoint.
     "euler": EULER,
@@ -32,9 +32,9 @@ SOLVERS: dict[str, Solver] = {
     "lie_trotter": LieTrotter(),
     "leapfrog": LEAPFROG,
     "fixed_point_leapfrog": FixedPoint(LEAPFROG),
-    "damped_leapfrog": TwoStep(damping=0.1, node=0.5),
-    "reversible_euler": Coupled(EULER),
-    "reversible_midpoint": Coupled(MIDPOINT),
+    "damped_leapfrog": TwoStep(kept=KEPT, node=0.5),
+    "reversible_euler": Coupled(EULER, KEPT),
+    "reversible_midpoint": Coupled(MIDPOINT, KEPT),
 }
 """With cells that are given."""
 LAYERS = (SOLVERS["euler"], SOLVERS["lie_trotter"])
@@ -58,6 +58,19 @@ def solver_named(name: str) -> Solver | Adaptive:
 def names_of(kind: type) -> str:
     """The names of the solvers of one kind, for a message."""
     return ", ".join(name for name, solver in SOLVERS.items() if isinstance(solver, kind))
+
+
+def cells_of(grid: Grid, speed: float) -> list[Cell]:
+    """The cells of a solve over this grid, in order."""
+    scales = [_step_scale(right - left, speed) for left, right in pairwise(grid)]
+    return [Cell(scale, before, scale / sum(scales)) for before, scale in pairwise([0.0, *scales])]
+
+
+def _step_scale(h: float, speed: float) -> float:
+    # h is a difference of edges, off by 1e-16: where h·D is a whole number it must be exactly that, so
+    # that at h·D = 1 a step is an ordinary layer bit for bit, in float64 too.
+    scale = h * speed
+    return float(round(scale)) if abs(scale - round(scale)) < 1e-9 else scale
 
 
 def node_times(solver: Solver, grid: Grid) -> tuple[list[float], list[float]]:
@@ -84,6 +97,7 @@ __all__ = [
     "State",
     "Tolerance",
     "add_scaled",
+    "cells_of",
     "names_of",
     "node_times",
     "seen_dtype",

@@ -22,6 +22,8 @@ class Cell(NamedTuple):
     scale: float
     before: float
     """0 before the first cell."""
+    share: float
+    """Of the whole solve that the cell is: all cells' add up to 1."""
 
 
 class Solver(Protocol):

@@ -8,6 +8,11 @@ ordinary transformer.
 The pair is held in float64 while φ is evaluated in the precision of the weights. What rounding the way
 back adds is then far below what φ can see: it gets the numbers it got on the way forth, also where its
 products are in bf16.
+
+What keeps such a pair together is forgetting: a part γ < 1 of the older value is kept in each cell, and the
+way back divides by it, which multiplies rounding by 1/γ. A fixed γ would have to be near 1 for many cells
+and could be far smaller for few. So γ follows from the grid: over a whole solve the pair keeps ``KEPT`` of
+what it was, whatever N is. Undoing that costs 20 of float64's 52 bits and leaves more than float32 has.
 """
 
 from __future__ import annotations
@@ -23,6 +28,10 @@ if TYPE_CHECKING:
     from torch import Tensor, dtype
 
     from odeformer.field.parts import BlockWeights, Field
+
+
+KEPT = 2.0**-20
+"""Of the older value of a pair, over a whole solve."""
 
 
 class Coupling(NamedTuple):
@@ -79,14 +88,14 @@ class ReversibleSolver(ABC):
 class TwoStep(ReversibleSolver):
     """Two-step methods with one evaluation a cell; the state is (x one cell ago, x now).
 
-    x_{n+1} = γ x_{n−1} + (1 − γ) x_n + (γ h_{n−1} + h_n) f(x_n), γ = 1 − damping. Without damping it is
-    the leapfrog, which no step size makes stable where the dynamics contract; γ < 1 makes it stable while
-    the contraction over a cell is below 2 (1 − γ)/(1 + γ), and lets rounding grow as γ^{−N} on the way
-    back. On equal cells the leapfrog with weights at their left edges has second order, the others first.
-    The family is that of BDIA (Zhang et al. 2024, arXiv 2407.09093).
+    x_{n+1} = γ x_{n−1} + (1 − γ) x_n + (γ h_{n−1} + h_n) f(x_n), with γ = ``kept`` to the power of the
+    cell's share. At kept = 1 it is the leapfrog, which no step size makes stable where the dynamics
+    contract; at 0 it would be Euler. In between it is stable while the contraction over a cell is below
+    2 (1 − γ)/(1 + γ). On equal cells the leapfrog with weights at their left edges has second order, the
+    others first. The family is that of BDIA (Zhang et al. 2024, arXiv 2407.09093).
     """
 
-    damping: float
+    kept: float
     node: float
 
     @property
@@ -98,11 +107,11 @@ class TwoStep(ReversibleSolver):
         return 1
 
     def couplings(self, field: Field, cell: Cell, weights: Sequence[BlockWeights]) -> Sequence[Coupling]:
-        factor = 1 - self.damping
+        factor = self.kept**cell.share
 
         def update(now: Tensor) -> Tensor:
             slope = (factor * cell.before + cell.scale) * field(now, weights[0])
-            return self.damping * now + slope if self.damping else slope
+            return (1 - factor) * now + slope if factor < 1 else slope
 
         return (Coupling(factor, update),)
 
@@ -111,13 +120,13 @@ class TwoStep(ReversibleSolver):
 class Coupled(ReversibleSolver):
     """Any Runge–Kutta method made reversible by coupling two solutions (McCallum & Foster, 2410.11648).
 
-    y' = λ y + (1 − λ) z + Ψ_h(z) and z' = z − Ψ_{−h}(y'), where Ψ is the base's increment over the cell;
-    z is x. It has the base's order for two of its steps a cell, is stable while the contraction over a
-    cell is below 1 − λ, and lets rounding grow as λ^{−N} on the way back.
+    y' = λ y + (1 − λ) z + Ψ_h(z) and z' = z − Ψ_{−h}(y'), where Ψ is the base's increment over the cell
+    and λ = ``kept`` to the power of the cell's share; z is x. It has the base's order for two of its steps
+    a cell, and is stable while the contraction over a cell is below 1 − λ.
     """
 
     base: RungeKutta
-    coupling: float = 0.99
+    kept: float
 
     @property
     def evaluations(self) -> int:
@@ -133,14 +142,15 @@ class Coupled(ReversibleSolver):
     def couplings(self, field: Field, cell: Cell, weights: Sequence[BlockWeights]) -> Sequence[Coupling]:
         count = len(self.base.nodes)
         forth, back = weights[:count], weights[-count:]
+        factor = self.kept**cell.share
 
         def to_y(z: Tensor) -> Tensor:
-            return self.base.advance(field, z, cell.scale, forth) - self.coupling * z
+            return self.base.advance(field, z, cell.scale, forth) - factor * z
 
         def to_z(y: Tensor) -> Tensor:
             return y - self.base.advance(field, y, -cell.scale, back)
 
-        return Coupling(self.coupling, to_y), Coupling(1.0, to_z)
+        return Coupling(factor, to_y), Coupling(1.0, to_z)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ def test_the_reversible_gradient_is_the_direct_one(kind: str, solver: str) -> No
     attach_adapter(model, rank=2).double()
     for depth in (2, 3, 12):  # less than, and more than, the cells whose weights exist at once
         direct = gradients(model, "direct", depth)
-        assert relative_error(gradients(model, "reversible", depth), direct) < 1e-9
+        # Undoing a pair that forgets costs 20 bits.
+        allowed = 1e-9 if solver in ("leapfrog", "fixed_point_leapfrog") else 1e-7
+        assert relative_error(gradients(model, "reversible", depth), direct) < allowed
     single = tiny_model(kind, 4)
     single.solver = solver
     assert relative_error(gradients(single, "reversible", 12), gradients(single, "direct", 12)) < 1e-5
@@ -83,7 +85,7 @@ def test_a_state_is_recovered_bit_for_bit(name: str, bits_of: torch.dtype) -> No
         x = model.embedding(ids())
         field, weights = build_field(model.config, x, training=False), model.depth_weights(depth)
         blocks = [[{name: w[cell] for name, w in weights.items()}] for cell in range(depth)]
-        cells = [Cell(4 / depth, 4 / depth if cell else 0.0) for cell in range(depth)]
+        cells = [Cell(4 / depth, 4 / depth if cell else 0.0, 1 / depth) for cell in range(depth)]
         states = [solver.start(x)]
         for cell, own in zip(cells, blocks, strict=True):
             states.append(solver.step(field, states[-1], cell, own))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -16,7 +16,6 @@ from odeformer.gradients import integrate
 from odeformer.solvers import (
     SOLVERS,
     Cell,
-    Coupled,
     ReversibleSolver,
     RungeKutta,
     Solver,
@@ -135,8 +134,7 @@ def test_order_of_convergence(name: str, problem: str, grid_of: Callable[[int], 
         assert end.dtype == torch.float64
         return float((end - exact).norm())
 
-    # The coupling of two Euler solutions is felt over 1/(1 − λ) = 100 cells: its order shows beyond them.
-    coarse, fine = {"rk4": (32, 64), "reversible_euler": (2048, 4096)}.get(name, (256, 512))
+    coarse, fine = (32, 64) if name == "rk4" else (256, 512)
     slope = math.log2(error(coarse) / error(fine))
     assert slope == pytest.approx(ORDERS[name], abs=0.15)
     assert error(fine) < (1e-6 if ORDERS[name] == 4 else 0.05 if ORDERS[name] == 1 else 1e-3)
@@ -162,9 +160,6 @@ def test_order_on_random_smooth_fields(name: str, seed: int) -> None:
 
     coarse = {4: 32, 2: 128, 1: 1024}[ORDERS[name]]
     solver = SOLVERS[name]
-    if isinstance(solver, Coupled):
-        # The coupling is felt over 1/(1 − λ) cells, and the order shows beyond them.
-        solver = replace(solver, coupling=0.9)
     exact = end(SOLVERS["rk4"], 2048 if ORDERS[name] == 4 else 512)
     errors = [float((end(solver, cells) - exact).norm()) for cells in (coarse, 2 * coarse)]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(ORDERS[name], abs=0.1)
@@ -224,7 +219,7 @@ def test_a_reversible_step_can_be_undone(name: str) -> None:
     state = tuple(torch.randn(2, 3, dtype=torch.float64) for _ in range(2))
     weights = rotating_weights(torch.rand(len(solver.nodes), dtype=torch.float64), torch.zeros(1))
     blocks = [{key: w[i] for key, w in weights.items()} for i in range(len(solver.nodes))]
-    cell = Cell(scale=0.7, before=0.4)
+    cell = Cell(scale=0.7, before=0.4, share=0.2)
     after = solver.step(LinearField(), state, cell, blocks)
     assert min(float((a - b).norm()) for a, b in zip(after[1:], state[1:], strict=True)) > 0.1
     for recovered, original in zip(solver.reverse(LinearField(), after, cell, blocks), state, strict=True):
@@ -239,7 +234,7 @@ def test_a_reversible_solver_begins_like_its_base(name: str) -> None:
         solver = SOLVERS[name]
         weights = waving_weights(torch.tensor([node * h for node in solver.nodes]).double(), torch.zeros(1))
         blocks = [{"w": weights["w"][i]} for i in range(len(solver.nodes))]
-        state = solver.step(TanhField(), solver.start(x), Cell(h * SPEED, 0.0), blocks)
+        state = solver.step(TanhField(), solver.start(x), Cell(h * SPEED, 0.0, h), blocks)
         exact = torch.tanh(torch.atanh(x) + math.sin(3 * h) / 3 + h * h / 4)
         errors.append(float((solver.end(state) - exact).norm()))
     assert errors[0] / errors[1] > 3.5
