@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.tracking import connect, tracking_uri
-from odeformer.checkpoint import folder_digest
+from odeformer.folder import folder_digest
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

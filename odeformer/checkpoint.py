@@ -6,11 +6,8 @@ A model's folder holds ``config.json`` (with a format version), ``model.safetens
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from odeformer.config import AdapterConfig, ModelConfig
+from odeformer.folder import folder_digest, replace_folder
 from odeformer.lora import Adapter
 from odeformer.model import Odeformer
 from odeformer.solvers import solver_named
@@ -52,7 +50,7 @@ def save(
         _write_tensors(target / "model.safetensors", state)
         shutil.copyfile(tokenizer, target / "tokenizer.json")
 
-    _replace_folder(folder, write)
+    replace_folder(folder, write)
 
 
 def load(folder: Path) -> Odeformer:
@@ -84,7 +82,7 @@ def save_adapter(adapter: Adapter, base: dict[str, str], folder: Path) -> None:
         )
         _write_tensors(target / "adapter.safetensors", adapter.state_dict())
 
-    _replace_folder(folder, write)
+    replace_folder(folder, write)
 
 
 def load_adapter(model: Odeformer, folder: Path, base: Path) -> None:
@@ -106,44 +104,6 @@ def load_adapter(model: Odeformer, folder: Path, base: Path) -> None:
         raise ValueError(f"{folder / 'adapter.safetensors'}: holds NaN or infinite values")
     _assign(adapter, state, folder / "adapter.safetensors")
     model.hypernetwork.adapter = adapter.eval().to(model.embedding.weight)
-
-
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over the names and contents of a folder's files, hidden ones aside: its identity."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
-def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write beside, make durable, then rename: a reader sees the whole folder or none."""
-    beside, aside = (folder.with_name(f".{folder.name}.{state}") for state in ("incomplete", "replaced"))
-    if aside.exists() and not folder.exists():  # killed between the two renames below
-        aside.rename(folder)
-    for left_over in (beside, aside):
-        shutil.rmtree(left_over, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        write(beside)
-        for path in (*beside.iterdir(), beside):
-            _flush(path)
-        if folder.exists():
-            folder.rename(aside)
-        beside.rename(folder)
-        _flush(folder.parent)
-    finally:
-        if aside.exists() and not folder.exists():
-            aside.rename(folder)
-        for left_over in (beside, aside):
-            shutil.rmtree(left_over, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

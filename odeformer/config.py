@@ -51,6 +51,10 @@ class ModelConfig(Section):
     """Heads of keys and values in ``llama``, each shared by a group of query heads; all when not given."""
     rotary_fraction: float | None = Field(default=None, gt=0, le=1)
     """The part of each head's dimensions that is rotated by position: 1/4 in ``neox``, all in ``llama``."""
+    rotary_base: float = Field(default=10000.0, gt=1)
+    """The longest wavelength of rotary positions, over 2π."""
+    norm_epsilon: float | None = Field(default=None, gt=0)
+    """Added to the variance in norms: 1e-6 in ``llama``, 1e-5 in the others."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """0.1 in ``paper``, which alone has it."""
     tie_embeddings: bool = True
@@ -116,6 +120,10 @@ class ModelConfig(Section):
     @property
     def dropout_rate(self) -> float:
         return 0.1 if self.dropout is None else self.dropout
+
+    @property
+    def epsilon(self) -> float:
+        return self.norm_epsilon or (1e-6 if self.flavour == "llama" else 1e-5)
 
     @property
     def default_solver(self) -> str:

@@ -44,7 +44,7 @@ class Odeformer(nn.Module):
         self.embedding = nn.Embedding(config.vocabulary_size, config.width)
         self.hypernetwork = Hypernetwork(config)
         norm = nn.RMSNorm if config.flavour == "llama" else nn.LayerNorm
-        self.final_norm = norm(config.width, eps=1e-6 if config.flavour == "llama" else 1e-5)
+        self.final_norm = norm(config.width, eps=config.epsilon)
         self.positions = (
             nn.Embedding(config.context_length, config.width) if config.flavour == "paper" else None
         )
@@ -91,8 +91,7 @@ class Odeformer(nn.Module):
     @property
     def layer_solver(self) -> Solver:
         """Takes the steps of the prelude: this model's own solver if its step is an ordinary layer."""
-        own = solver_named(self.solver)
-        return SOLVERS[self.config.default_solver if own not in LAYERS else self.solver]
+        return SOLVERS[self.solver if self.solver in LAYERS else self.config.default_solver]
 
     def forward(
         self,

@@ -59,7 +59,7 @@ class LlamaField:
         """Causal grouped-query attention (Ainslie et al. 2023). [batch, time, width] → the same."""
         batch, time, _ = x.shape
         heads, groups = self.config.heads, self.config.groups
-        qkv = project(rms_norm(x, w, "attention_norm"), w, "qkv")
+        qkv = project(rms_norm(x, w, "attention_norm", self.config.epsilon), w, "qkv")
         qkv = qkv.view(batch, time, heads + 2 * groups, self.config.head_width).transpose(1, 2)
         query, key, value = qkv.split([heads, groups, groups], dim=1)
         query, key = rotate(query, self.cos, self.sin), rotate(key, self.cos, self.sin)
@@ -68,7 +68,7 @@ class LlamaField:
 
     def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
         """SwiGLU (Shazeer 2020). [batch, time, width] → [batch, time, width]."""
-        x = rms_norm(x, w, "feed_forward_norm")
+        x = rms_norm(x, w, "feed_forward_norm", self.config.epsilon)
         return project(F.silu(project(x, w, "gate")) * project(x, w, "up"), w, "down")
 
     def __call__(self, x: Tensor, w: BlockWeights) -> Tensor:

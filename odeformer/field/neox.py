@@ -62,10 +62,10 @@ class NeoXField:
     def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
         """Causal self-attention. [batch, time, width] → [batch, time, width]."""
         batch, time, _ = x.shape
-        qkv = project(layer_norm(x, w, "attention_norm"), w, "qkv")
+        x = layer_norm(x, w, "attention_norm", self.config.epsilon)
         # GPT-NeoX's layout: each head's query, key and value lie side by side.
-        qkv = qkv.view(batch, time, self.config.heads, 3, self.config.head_width).transpose(1, 2)
-        query, key, value = qkv.unbind(dim=3)
+        qkv = project(x, w, "qkv").view(batch, time, self.config.heads, 3, self.config.head_width)
+        query, key, value = qkv.transpose(1, 2).unbind(dim=3)
         query, key = rotate(query, self.cos, self.sin), rotate(key, self.cos, self.sin)
         return project(
             join_heads(F.scaled_dot_product_attention(query, key, value, is_causal=True)), w, "out"
@@ -73,7 +73,8 @@ class NeoXField:
 
     def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
         """Two projections with an exact GELU between. [batch, time, width] → [batch, time, width]."""
-        return project(F.gelu(project(layer_norm(x, w, "feed_forward_norm"), w, "up")), w, "down")
+        x = layer_norm(x, w, "feed_forward_norm", self.config.epsilon)
+        return project(F.gelu(project(x, w, "up")), w, "down")
 
     def __call__(self, x: Tensor, w: BlockWeights) -> Tensor:
         """The parallel field: both branches read the same x."""

@@ -35,7 +35,7 @@ class PaperField:
     def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
         """Causal self-attention. [batch, time, width] → [batch, time, width]."""
         batch, time, _ = x.shape
-        qkv = project(layer_norm(x, w, "attention_norm"), w, "qkv")
+        qkv = project(layer_norm(x, w, "attention_norm", self.config.epsilon), w, "qkv")
         qkv = qkv.view(batch, time, self.config.heads, 3, self.config.head_width).transpose(1, 2)
         query, key, value = qkv.unbind(dim=3)
         rate = self.config.dropout_rate if self.training else 0.0
@@ -44,7 +44,8 @@ class PaperField:
 
     def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
         """Two projections with GPT-2's GELU between. [batch, time, width] → [batch, time, width]."""
-        hidden = F.gelu(project(layer_norm(x, w, "feed_forward_norm"), w, "up"), approximate="tanh")
+        x = layer_norm(x, w, "feed_forward_norm", self.config.epsilon)
+        hidden = F.gelu(project(x, w, "up"), approximate="tanh")
         return self._dropout(project(hidden, w, "down"))
 
     def __call__(self, x: Tensor, w: BlockWeights) -> Tensor:

@@ -59,21 +59,22 @@ def project(x: Tensor, w: BlockWeights, name: str) -> Tensor:
     return y
 
 
-def layer_norm(x: Tensor, w: BlockWeights, name: str) -> Tensor:
-    """LayerNorm over the last dimension, epsilon 1e-5."""
-    return F.layer_norm(x, x.shape[-1:], w[f"{name}_weight"], w[f"{name}_bias"], 1e-5)
+def layer_norm(x: Tensor, w: BlockWeights, name: str, epsilon: float) -> Tensor:
+    """LayerNorm over the last dimension."""
+    return F.layer_norm(x, x.shape[-1:], w[f"{name}_weight"], w[f"{name}_bias"], epsilon)
 
 
-def rms_norm(x: Tensor, w: BlockWeights, name: str) -> Tensor:
-    """RMSNorm over the last dimension, epsilon 1e-6."""
-    return F.rms_norm(x, x.shape[-1:], w[f"{name}_weight"], 1e-6)
+def rms_norm(x: Tensor, w: BlockWeights, name: str, epsilon: float) -> Tensor:
+    """RMSNorm over the last dimension."""
+    return F.rms_norm(x, x.shape[-1:], w[f"{name}_weight"], epsilon)
 
 
 def rotary_table(config: ModelConfig, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin [length, rotary dimensions] of rotary positions (Su et al. 2021), in ``like``'s dtype."""
     dimensions = config.rotary_dimensions
     exponents = torch.arange(0, dimensions, 2, dtype=like.dtype, device=like.device) / dimensions
-    angles = torch.arange(length, dtype=like.dtype, device=like.device)[:, None] * 10000**-exponents
+    positions = torch.arange(length, dtype=like.dtype, device=like.device)
+    angles = positions[:, None] * config.rotary_base**-exponents
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
 

@@ -37,7 +37,7 @@ SOLVERS: dict[str, Solver] = {
     "reversible_midpoint": Coupled(MIDPOINT, KEPT),
 }
 """With cells that are given."""
-LAYERS = (SOLVERS["euler"], SOLVERS["lie_trotter"])
+LAYERS = ("euler", "lie_trotter")
 """One of their steps, h · D = 1, is an ordinary transformer layer."""
 ADAPTIVE_SOLVERS = {name: Adaptive(name) for name in ("dopri5", "bosh3")}
 """With cells that a tolerance chooses."""

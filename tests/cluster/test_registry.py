@@ -14,6 +14,7 @@ from cluster import registry, tracking
 from data.tokenizer import train_tokenizer
 from odeformer import checkpoint
 from odeformer.config import AdapterConfig
+from odeformer.folder import folder_digest
 from odeformer.lora import Adapter
 from odeformer.model import Odeformer
 
@@ -45,7 +46,7 @@ def test_what_is_registered_is_what_is_fetched(folder: Path, uri: str, tmp_path:
     version = make_version(folder, uri, tmp_path)
     assert version.uri == "models:/base/1"
     fetched = registry.fetch("models:/base@champion", uri)
-    assert checkpoint.folder_digest(fetched) == checkpoint.folder_digest(folder)
+    assert folder_digest(fetched) == folder_digest(folder)
     ids = torch.randint(0, 300, (1, 8))
     model, tokenizer = registry.load("models:/base@champion", uri)
     assert torch.equal(model(ids, depth=3).logits, odeformer.load(folder)(ids, depth=3).logits)

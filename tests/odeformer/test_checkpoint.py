@@ -13,6 +13,7 @@ from tiny_models import attach_adapter, config, ids, run_python, tiny_model
 
 import odeformer
 from odeformer import checkpoint
+from odeformer.folder import folder_digest
 from odeformer.model import Odeformer
 
 
@@ -37,7 +38,7 @@ def saved_adapter(saved: tuple[Odeformer, Path], tmp_path: Path) -> Path:
     model, base = saved
     folder = tmp_path / "adapter"
     adapter = attach_adapter(model, rank=2, targets=("qkv", "down"))
-    checkpoint.save_adapter(adapter, {"name": "base", "digest": checkpoint.folder_digest(base)}, folder)
+    checkpoint.save_adapter(adapter, {"name": "base", "digest": folder_digest(base)}, folder)
     model.hypernetwork.adapter = None
     return folder
 
@@ -83,7 +84,7 @@ def test_saving_twice_gives_the_same_bytes(saved: tuple[Odeformer, Path], tokeni
     again = folder.with_name("again")
     checkpoint.save(model.state_dict(), model.config, "euler", tokenizer, again)
     assert contents(again) == contents(folder)
-    assert checkpoint.folder_digest(again) == checkpoint.folder_digest(folder)
+    assert folder_digest(again) == folder_digest(folder)
 
 
 def test_a_loaded_model_does_not_hang_on_its_file(saved: tuple[Odeformer, Path]) -> None:
@@ -351,25 +352,25 @@ def test_a_save_killed_at_any_point_leaves_the_old_folder_the_new_one_or_none(
 
 def test_digest_changes_with_any_byte_name_or_file(saved: tuple[Odeformer, Path]) -> None:
     _, folder = saved
-    original = checkpoint.folder_digest(folder)
+    original = folder_digest(folder)
     assert len(original) == 64
     digests = [original]
     for path in sorted(folder.iterdir()):
         content = path.read_bytes()
         for place in (0, len(content) // 2, len(content) - 1):
             path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-            digests.append(checkpoint.folder_digest(folder))
+            digests.append(folder_digest(folder))
         path.write_bytes(content + b"\0")
-        digests.append(checkpoint.folder_digest(folder))
+        digests.append(folder_digest(folder))
         path.write_bytes(content[:-1])
-        digests.append(checkpoint.folder_digest(folder))
+        digests.append(folder_digest(folder))
         path.rename(folder / "renamed")
-        digests.append(checkpoint.folder_digest(folder))
+        digests.append(folder_digest(folder))
         (folder / "renamed").rename(path)
         path.write_bytes(content)
-        assert checkpoint.folder_digest(folder) == original
+        assert folder_digest(folder) == original
     (folder / "empty").touch()
-    digests.append(checkpoint.folder_digest(folder))
+    digests.append(folder_digest(folder))
     assert len(set(digests)) == len(digests)
 
 
@@ -379,7 +380,7 @@ def test_digest_depends_on_the_content_only(saved: tuple[Odeformer, Path], tmp_p
     copy.mkdir()
     for path in sorted(folder.iterdir(), reverse=True):  # other times, other order on the disk
         shutil.copyfile(path, copy / path.name)
-    assert checkpoint.folder_digest(copy) == checkpoint.folder_digest(folder)
+    assert folder_digest(copy) == folder_digest(folder)
 
 
 def test_a_model_with_an_adapter_saves_as_its_base_or_is_refused(
