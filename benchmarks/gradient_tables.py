@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.result_page import print_page
 
 Row = dict[str, Any]
-DEFAULT = "leapfrog"
+DEFAULT = "damped_leapfrog"
 """The reversible scheme that the claims are made for."""
 
 

@@ -59,13 +59,14 @@ def main() -> None:
 
     for row in content["rows"]:
         print(line(row))
-    there = {(row["weights"], row["dtype"], row["depth"]) for row in content["rows"]}
+    there = {(row["weights"], row["dtype"], row["depth"], row["solver"]) for row in content["rows"]}
     for weights, (model, ids) in models(arguments.model).items():
         for dtype in ("fp32", "bf16"):
             for depth in DEPTHS:
-                if (weights, dtype, depth) in there:
+                pairs = [pair for pair in PAIRS if (weights, dtype, depth, pair[0]) not in there]
+                if not pairs:
                     continue
-                for measured in check_gradients(model, ids, depth, dtype, PAIRS, arguments.rounds):
+                for measured in check_gradients(model, ids, depth, dtype, pairs, arguments.rounds):
                     content["rows"].append({"weights": weights, **asdict(measured)})
                     print(line(content["rows"][-1]), flush=True)
                 write()

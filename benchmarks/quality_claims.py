@@ -14,6 +14,7 @@ Row = dict[str, Any]
 
 ORDINARY, HALF, FULL = "ordinary, D layers", "ordinary, D/2 layers", "K = D"
 ANY, FIXED = "K = D/2, any depth", "K = D/2"
+REVERSIBLE = "K = D/2, any depth, by damped leapfrog"
 LOW_RANK, PEER = "low rank, depth parameters ≤ 1/4", "transformers' GPT-NeoX"
 
 
@@ -73,6 +74,13 @@ CLAIMS = (
     Claim(
         "price of any depth: K = D/2 at N = D, trained at any depth against at N = D only", ANY, 8, FIXED, 8,
         "at most +2 %", lambda d: d.mean <= 2,
+    ),
+    *(
+        Claim(
+            f"trained by the reversible solver, run by Euler at N = {name}, against trained by Euler",
+            REVERSIBLE, n, ANY, n, "within 1 %", lambda d: abs(d.mean) <= 1,
+        )
+        for name, n in (("D/2", 4), ("D", 8), ("2D", 16))
     ),
     Claim(
         "low rank, depth parameters ≤ 1/4, at N = D against the ordinary model", LOW_RANK, 8, ORDINARY, 8,

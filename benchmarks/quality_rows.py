@@ -91,6 +91,7 @@ MODELS = (
         "smooth_mlp",
         4,
         training={**ANY_DEPTH, "solver": "damped_leapfrog"},
+        claimed=True,
     ),
     Model("K = D/2, any depth from the first step", "smooth_mlp", 4, training={"depths": (4, 8)}),
     Model(

@@ -14,6 +14,7 @@ from cluster.settings import (
     Task,
     TrainSettings,
     ZeroSettings,
+    goes_with,
 )
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def finetune(task: Task, folder: Path, uri: str) -> FinetuneResult:
         steps=task.train.steps,
         global_batch=task.train.global_batch,
         micro_batch=task.train.micro_batch or task.train.global_batch,
-        solver=model.solver,
+        # The adapter runs by the base's solver, by whichever it is trained.
+        solver=model.solver if goes_with(task.train.gradient, model.solver) else None,
         gradient=task.train.gradient,
         depths=task.train.depths,
         validate_every=task.train.steps,

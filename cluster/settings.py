@@ -8,7 +8,15 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from odeformer.config import AdapterConfig, GradientName, ModelConfig, Section
-from odeformer.solvers import SOLVERS, Adaptive, ReversibleSolver, RungeKutta, names_of, solver_named
+from odeformer.solvers import (
+    MEMORY_SAVING,
+    SOLVERS,
+    Adaptive,
+    ReversibleSolver,
+    RungeKutta,
+    names_of,
+    solver_named,
+)
 
 
 def _known_solver(name: str) -> str:
@@ -18,6 +26,17 @@ def _known_solver(name: str) -> str:
             + ", ".join(SOLVERS)
         )
     return name
+
+
+GRADIENT_NEEDS = {
+    "reversible": (ReversibleSolver, "a solver that can be undone"),
+    "adjoint": (RungeKutta, "a Runge–Kutta solver"),
+}
+
+
+def goes_with(gradient: str, solver: str) -> bool:
+    """Whether the gradient method can be had through that solver."""
+    return gradient not in GRADIENT_NEEDS or isinstance(solver_named(solver), GRADIENT_NEEDS[gradient][0])
 
 
 SolverName = Annotated[str, AfterValidator(_known_solver)]
@@ -43,7 +62,8 @@ class TrainSettings(Section):
     micro_batch: int = Field(ge=1)
     """Sequences per forward pass on one worker."""
     solver: SolverName | None = None
-    """The flavour's own when not given: ``lie_trotter`` for ``llama``, ``euler`` for the others."""
+    """When not given, ``damped_leapfrog`` for gradient ``reversible``; for the others the flavour's own:
+    ``lie_trotter`` for ``llama``, ``euler`` else."""
     gradient: GradientName = "checkpoint"
     segment: int = Field(default=1, ge=1)
     """Cells that gradient ``checkpoint`` computes again together: one state is kept for each segment."""
@@ -61,6 +81,12 @@ class TrainSettings(Section):
     """Of the matrix products; weights, states and coefficients are float32 in any case."""
     validate_every: int = Field(default=100, ge=1)
     validation_sequences: int = Field(default=64, ge=1)
+
+    def solver_for(self, model: ModelConfig) -> str:
+        """The solver that a run of this model has."""
+        if self.solver is not None:
+            return self.solver
+        return MEMORY_SAVING if self.gradient == "reversible" else model.default_solver
 
 
 class OptimSettings(Section):
@@ -143,12 +169,9 @@ class PretrainSettings(Section):
         gradient = self.train.gradient
         if gradient not in ("reversible", "adjoint"):
             return self
-        name = self.train.solver or self.model.default_solver
-        needed, what = {
-            "reversible": (ReversibleSolver, "a solver that can be undone"),
-            "adjoint": (RungeKutta, "a Runge–Kutta solver"),
-        }[gradient]
-        if not isinstance(solver_named(name), needed):
+        name = self.train.solver_for(self.model)
+        if not goes_with(gradient, name):
+            needed, what = GRADIENT_NEEDS[gradient]
             raise ValueError(
                 f"train.gradient {gradient!r} needs {what}: {names_of(needed)}; train.solver is {name!r}"
             )

@@ -52,7 +52,7 @@ def train(work: Work) -> Any:
     The process group must exist. Every rank calls this with the same settings and its own stream.
     """
     settings, folder = work.train, work.run.dir / "checkpoints"
-    work.model.solver = settings.solver or work.model.config.default_solver
+    work.model.solver = settings.solver_for(work.model.config)
     work.model.gradient, work.model.segment = settings.gradient, settings.segment
     engine = zero.initialize(work.model, settings, work.optim, work.zero)
     step = commit.restore(engine, work.stream, folder)

@@ -7,9 +7,6 @@ from collections.abc import Iterator, Sequence
 
 from cluster.settings import PretrainSettings
 
-FALLBACKS = ("leapfrog", "reversible_euler")
-"""Shown with gradient ``reversible`` when the run's own solver cannot be undone."""
-
 
 def grad_check(
     settings: PretrainSettings, depths: Sequence[int], checkpoint: str | None
@@ -31,7 +28,7 @@ def grad_check(
     from data.stream import ShardStream
     from odeformer.gradient_check import check_gradients, pairs_of
     from odeformer.model import Odeformer
-    from odeformer.solvers import SOLVERS, ReversibleSolver
+    from odeformer.solvers import MEMORY_SAVING, SOLVERS, ReversibleSolver
 
     train = settings.train
     shape = complete_model(settings)
@@ -49,9 +46,9 @@ def grad_check(
         seed=settings.data.seed,
     )
     ids = next(iter(stream)).tokens
-    solver = train.solver or shape.default_solver
+    solver = train.solver_for(shape)
     pairs = pairs_of(solver)
     if not isinstance(SOLVERS[solver], ReversibleSolver):
-        pairs += [pair for name in FALLBACKS for pair in pairs_of(name) if pair[1] != "checkpoint"]
+        pairs += [pair for pair in pairs_of(MEMORY_SAVING) if pair[1] != "checkpoint"]
     for depth in depths or sorted(set(train.depths)) or [shape.depth]:
         yield [asdict(row) for row in check_gradients(model, ids, depth, train.precision, pairs)]

@@ -37,6 +37,9 @@ SOLVERS: dict[str, Solver] = {
     "reversible_midpoint": Coupled(MIDPOINT, KEPT),
 }
 """With cells that are given."""
+MEMORY_SAVING = "damped_leapfrog"
+"""The solver that gradient ``reversible`` has where none is chosen: exact, one evaluation a cell, and what is
+trained with it runs by Euler as if it had been trained by Euler (docs/design.md)."""
 LAYERS = ("euler", "lie_trotter")
 """One of their steps, h · D = 1, is an ordinary transformer layer."""
 ADAPTIVE_SOLVERS = {name: Adaptive(name) for name in ("dopri5", "bosh3")}
@@ -84,6 +87,7 @@ def node_times(solver: Solver, grid: Grid) -> tuple[list[float], list[float]]:
 __all__ = [
     "ADAPTIVE_SOLVERS",
     "LAYERS",
+    "MEMORY_SAVING",
     "SOLVERS",
     "Adaptive",
     "Cell",

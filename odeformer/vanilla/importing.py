@@ -56,7 +56,9 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of the folder's safetensors files."""
     if (folder / INDEX).is_file():
         try:
-            files = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+            files = sorted(
+                set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+            )
         except (ValueError, KeyError, AttributeError) as error:
             raise ValueError(f"{folder / INDEX}: cannot be read ({error})") from None
     else:

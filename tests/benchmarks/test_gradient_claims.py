@@ -29,7 +29,7 @@ def content(**changes_of_last: Any) -> dict[str, Any]:
     rows = []
     for depth in (12, 96):
         rows += [row("euler", "checkpoint", depth), row("fixed_point_leapfrog", "reversible", depth)]
-        rows += [row("leapfrog", "reversible", depth, weights=w) for w in ("trained", "initial")]
+        rows += [row("damped_leapfrog", "reversible", depth, weights=w) for w in ("trained", "initial")]
     rows[-1].update(changes_of_last)
     return {"rows": rows, "training": {"direct": [3.0, 2.0], "reversible": [3.0, 2.0]}}
 
@@ -59,5 +59,7 @@ def test_one_bad_row_misses_its_claim() -> None:
 
 def test_tables_have_a_line_for_each_pair() -> None:
     rows = content()["rows"]
-    assert "| leapfrog | trained | fp32 | 1e-07 (5e-07) | 1e-07 (5e-07) |" in errors_table(rows, "reversible")
+    assert "| damped_leapfrog | trained | fp32 | 1e-07 (5e-07) | 1e-07 (5e-07) |" in errors_table(
+        rows, "reversible"
+    )
     assert "| euler | checkpoint | 1.0 MiB | 1.0 MiB | 2.0 MiB | 2.0 MiB | 1.30 × |" in cost_table(rows)

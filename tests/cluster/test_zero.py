@@ -28,7 +28,7 @@ def plain_losses(settings: PretrainSettings) -> tuple[list[float], Odeformer]:
     torch.manual_seed(settings.run.seed)
     model = Odeformer(settings.model)
     optim, train = settings.optim, settings.train
-    model.solver = train.solver or settings.model.default_solver
+    model.solver = train.solver_for(settings.model)
     if train.gradient == "adjoint":  # any other gives the gradient that the default does
         model.gradient = train.gradient
     optimizer = torch.optim.AdamW(

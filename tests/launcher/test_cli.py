@@ -28,7 +28,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["data", "build", "--text", "text.txt", "--out", "out", "--vocabulary-size", "255"], "257"),
         (["data", "build", "--text", "binary.txt", "--out", "out"], "binary.txt"),
         (["pretrain", "broken.yaml"], "broken.yaml line 2"),
-        (["pretrain", "nowhere"], "presets: 1b, large, medium, small, tiny"),
+        (["pretrain", "nowhere"], "presets: 1b, large, medium, medium-lean, small, tiny"),
         (["pretrain", "tiny", "--set", "data.shards=nowhere"], "nowhere"),
         (["pretrain", "tiny", "--set", "model.depth=0"], "model.depth"),
         (["generate", "--model", "models:/tiny@champion", "x"], "no such MLflow store"),
@@ -99,6 +99,6 @@ def test_grad_check_shows_every_method_and_what_it_costs(tmp_path: Path, shards:
     methods = {(row[0], row[1]): (float(row[2]), float(row[4])) for row in rows[7:]}
     assert methods["euler", "checkpoint"][0] == 0
     assert methods["euler", "adjoint"][0] > 1e-2
-    assert methods["leapfrog", "reversible"][0] < 1e-5
-    assert methods["leapfrog", "reversible"][1] < methods["leapfrog", "direct"][1] / 3
+    assert methods["damped_leapfrog", "reversible"][0] < 1e-5
+    assert methods["damped_leapfrog", "reversible"][1] < methods["damped_leapfrog", "direct"][1] / 3
     assert not list(tmp_path.iterdir())

@@ -26,6 +26,17 @@ def test_every_preset_is_valid_and_smaller_than_its_ordinary_model(name: str) ->
     assert {settings.model.depth // 2, settings.model.depth} == set(settings.train.depths)
 
 
+def test_gradient_reversible_comes_with_a_solver_that_can_be_undone() -> None:
+    for flavour in ("model.flavour=neox", "model.flavour=llama"):
+        settings = load_pretrain("tiny", [flavour, "train.solver=null", "train.gradient=reversible"])
+        assert settings.train.solver_for(settings.model) == "damped_leapfrog"
+    settings = load_pretrain("tiny", ["train.solver=leapfrog", "train.gradient=reversible"])
+    assert settings.train.solver_for(settings.model) == "leapfrog"
+    lean, medium = load_pretrain("medium-lean"), load_pretrain("medium")
+    assert lean.model == medium.model
+    assert (lean.train.gradient, lean.train.solver) == ("reversible", "damped_leapfrog")
+
+
 def test_published_shapes() -> None:
     shapes = {
         name: (m.width, m.heads, m.depth)
