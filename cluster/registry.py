@@ -128,11 +128,26 @@ def fetch(model: str, uri: str | None = None) -> Path:
     return folder
 
 
-def load(model: str, uri: str | None = None) -> tuple[Odeformer, Tokenizer]:
-    """A model ready to run, and its tokenizer; an adapter comes attached to the base it was made for.
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to run, and where it came from."""
+
+    model: Odeformer
+    tokenizer: Tokenizer
+    folder: Path
+    """The checkpoint's files; an adapter's are elsewhere."""
+    versions: tuple[Version, ...]
+    """What the registry knows of it: the adapter, if there is one, then the checkpoint. Empty for folders."""
+
+
+def load(model: str, uri: str | None = None, adapter: str | None = None) -> Loaded:
+    """A model with its tokenizer; an adapter comes attached to the base it was made for.
 
     Args:
-        model: ``models:/<name>@<alias>``, ``models:/<name>/<version>``, or a checkpoint folder.
+        model: ``models:/<name>@<alias>``, ``models:/<name>/<version>``, or a checkpoint folder; a registered
+            adapter stands for its base with it.
+        uri: the MLflow store.
+        adapter: one to attach, the registry's or a folder.
 
     Raises:
         ValueError, FileNotFoundError: when it is unknown, damaged, or an adapter of another base.
@@ -140,16 +155,22 @@ def load(model: str, uri: str | None = None) -> tuple[Odeformer, Tokenizer]:
     import odeformer
     from data.tokenizer import load_tokenizer
 
-    if not model.startswith("models:/"):
-        return odeformer.load(model), load_tokenizer(Path(model))
-    version = resolve(model, uri)
-    adapter = None
-    base = version.uri
-    if version.tags.get("odeformer.kind") == "adapter":
-        adapter = fetch(version.uri, uri)
-        base = f"models:/{version.tags[BASE_NAME]}/{version.tags[BASE_VERSION]}"
-    folder = fetch(base, uri)
-    return odeformer.load(folder, adapter), load_tokenizer(folder)
+    known: list[Version] = []
+
+    def files(name: str) -> Path:
+        if not name.startswith("models:/"):
+            return Path(name)
+        known.append(resolve(name, uri))
+        return fetch(known[-1].uri, uri)
+
+    if adapter is None and model.startswith("models:/"):
+        version = resolve(model, uri)
+        if version.tags.get("odeformer.kind") == "adapter":
+            adapter = version.uri
+            model = f"models:/{version.tags[BASE_NAME]}/{version.tags[BASE_VERSION]}"
+    adapter_folder = None if adapter is None else files(adapter)
+    folder = files(model)
+    return Loaded(odeformer.load(folder, adapter_folder), load_tokenizer(folder), folder, tuple(known))
 
 
 def versions(uri: str | None = None) -> list[Version]:

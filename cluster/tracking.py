@@ -102,13 +102,30 @@ def start_run(uri: str, experiment: str, name: str, settings: Mapping[str, Any],
         if known["tracking_uri"] == uri and _exists(client, known["run_id"]):
             client.update_run(known["run_id"], status="RUNNING")
             return str(known["run_id"])
+    run_id = _new_run(client, uri, experiment, name, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    remembered.write_text(json.dumps({"tracking_uri": uri, "run_id": run_id}))
+    return run_id
+
+
+def finished_run(
+    uri: str, experiment: str, name: str, settings: Mapping[str, Any], metrics: Mapping[str, float]
+) -> str:
+    """An MLflow run of something that is already done; its id."""
+    client = connect(uri, create=True)
+    run_id = _new_run(client, uri, experiment, name, settings)
+    for key, value in metrics.items():
+        client.log_metric(run_id, key, value)
+    client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
+def _new_run(client: MlflowClient, uri: str, experiment: str, name: str, settings: Mapping[str, Any]) -> str:
     experiment_id = _experiment(client, experiment, uri)
-    run_id = client.create_run(experiment_id, run_name=name).info.run_id
+    run_id = str(client.create_run(experiment_id, run_name=name).info.run_id)
     client.log_dict(run_id, dict(settings), "settings.json")
     for key, value in _flat(settings):
         client.log_param(run_id, key, value)
-    folder.mkdir(parents=True, exist_ok=True)
-    remembered.write_text(json.dumps({"tracking_uri": uri, "run_id": run_id}))
     return run_id
 
 

@@ -205,6 +205,68 @@ def models_list(tracking_uri: TrackingUri = None) -> None:
     make_console().print(models_table(registry.versions(tracking_uri)))
 
 
+@models_app.command("export")
+def models_export(
+    model: Annotated[
+        str, typer.Option(help="models:/<name>@<alias>, models:/<name>/<version>, or a folder.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to write; one that is there is replaced.")],
+    depth: Annotated[
+        int | None, typer.Option(help="N, the layers it will have; the model depth when not given.")
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="An adapter to merge, models:/<name>/<version> or a folder.")
+    ] = None,
+    peft: Annotated[
+        bool, typer.Option("--peft", help="Write the adapter alone, for peft and the base at this depth.")
+    ] = False,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """An ordinary checkpoint. Example: odeformer models export --model models:/tiny@champion --out tiny-8"""
+    from launcher.console import make_console
+    from launcher.exchange import export
+
+    done = export(model, adapter, depth, peft, out, tracking_uri)
+    what = "the adapter, for peft" if peft else f"an ordinary transformer of {done.layers} layers"
+    lines = [f"{out}: {what} at N = {done.layers}" if peft else f"{out}: {what}"]
+    lines.append(
+        f"loaded again, its logits differ by at most {done.difference:.1e} of their standard deviation"
+    )
+    if done.trained_by != done.solver:
+        lines.append(f"trained by {done.trained_by}; its layers are {done.solver}'s steps")
+    make_console().print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+@models_app.command("import")
+def models_import(
+    source: Annotated[Path, typer.Option("--from", help="A checkpoint folder of transformers.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; one that is there is replaced.")],
+    size: Annotated[
+        int, typer.Option(min=0, help="K, the weight sets; as many as it has layers when 0.")
+    ] = 0,
+    text: Annotated[
+        Path | None, typer.Option(help="Measure the loss on this text, before and after.")
+    ] = None,
+    register: Annotated[str | None, typer.Option(metavar="NAME", help="Register it under this name.")] = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """An ordinary checkpoint as an ODE. Example: odeformer models import --from pythia --out pythia-ode"""
+    from launcher.console import make_console
+    from launcher.exchange import import_checkpoint
+
+    done = import_checkpoint(source, out, size, text, register, tracking_uri)
+    lines = [
+        f"{out}: {done.layers} layers as {done.size} weight sets, {done.parameters:,} parameters "
+        f"({done.ordinary_parameters:,} before)",
+        f"the layers at N = {done.layers}: off by {done.error:.1e} of their norm, "
+        f"condition {done.condition:.3g}",
+        *(f"{name:<10} {loss:.4f} nats/token" for name, loss in done.losses.items()),
+    ]
+    if done.version is not None:
+        lines.append(f"registered: {done.version.uri}")
+    make_console().print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
 @app.command()
 def generate(
     prompt: str,
@@ -233,19 +295,19 @@ def generate(
     from data.tokenizer import end_of_text_id
     from odeformer.generate import generate_text
 
-    loaded, tokenizer = registry.load(model, tracking_uri)
-    loaded.grids(depth)  # refuses a depth that this model does not have before the prompt is shown
+    loaded = registry.load(model, tracking_uri)
+    loaded.model.grids(depth)  # refuses a depth that this model does not have before the prompt is shown
     print(prompt, end="", flush=True)
     for piece in generate_text(
-        loaded,
-        tokenizer,
+        loaded.model,
+        loaded.tokenizer,
         prompt,
         depth=depth,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_k=top_k,
         seed=seed,
-        stop_id=end_of_text_id(tokenizer),
+        stop_id=end_of_text_id(loaded.tokenizer),
     ):
         print(piece, end="", flush=True)
     print()

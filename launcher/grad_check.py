@@ -36,7 +36,7 @@ def grad_check(
         torch.manual_seed(settings.run.seed)
         model = Odeformer(shape).eval()  # dropout would make every gradient another one
     else:
-        model, _ = registry.load(checkpoint, settings.tracking.uri)
+        model = registry.load(checkpoint, settings.tracking.uri).model
     stream = ShardStream(
         settings.data.shards,
         rank=0,

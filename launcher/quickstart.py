@@ -106,9 +106,9 @@ def run(directory: Path) -> None:
             cluster.close()
 
     with progress.stage("cost of each depth, memory of each gradient method"):
-        model, tokenizer = registry.load(version.uri, uri)
-        text = report.validation_text(settings, tokenizer)
-        measured = report.measure(model, sorted(watcher.validations[-1]), progress)
+        loaded = registry.load(version.uri, uri)
+        text = report.validation_text(settings, loaded.tokenizer)
+        measured = report.measure(loaded.model, sorted(watcher.validations[-1]), progress)
     summary = report.summarise(
         seconds=time.monotonic() - started,
         validations=watcher.validations,

@@ -112,7 +112,7 @@ def test_listing_shows_both_parameter_counts(road: Path) -> None:
     from odeformer.model import parameter_count
 
     listed = odeformer("models", "list", cwd=road)
-    model, _ = registry.load(str(road / "run" / "final"))
+    model = registry.load(str(road / "run" / "final")).model
     assert f"{parameter_count(model.config):,}" in listed
     assert f"{parameter_count(model.config.ordinary()):,}" in listed
     assert "small/1" in listed

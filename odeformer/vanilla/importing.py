@@ -42,14 +42,16 @@ def read_ordinary(folder: Path) -> Ordinary:
 def _read_config(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a checkpoint folder of transformers is expected")
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         if "model_type" not in json.loads(path.read_text(encoding="utf-8")):
             raise ValueError("it names no model_type")
         return AutoConfig.from_pretrained(path.parent, local_files_only=True)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: cannot be read ({error})") from None
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ValueError(f"{path}: cannot be read ({reason})") from None
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:

@@ -48,8 +48,10 @@ def test_what_is_registered_is_what_is_fetched(folder: Path, uri: str, tmp_path:
     fetched = registry.fetch("models:/base@champion", uri)
     assert folder_digest(fetched) == folder_digest(folder)
     ids = torch.randint(0, 300, (1, 8))
-    model, tokenizer = registry.load("models:/base@champion", uri)
-    assert torch.equal(model(ids, depth=3).logits, odeformer.load(folder)(ids, depth=3).logits)
+    loaded = registry.load("models:/base@champion", uri)
+    assert loaded.versions == (registry.resolve(version.uri, uri),)
+    tokenizer = loaded.tokenizer
+    assert torch.equal(loaded.model(ids, depth=3).logits, odeformer.load(folder)(ids, depth=3).logits)
     assert tokenizer.decode(tokenizer.encode("some text").ids) == "some text"
 
 
@@ -93,8 +95,18 @@ def test_an_adapter_comes_with_its_own_base(folder: Path, uri: str, tmp_path: Pa
     assert make_version(folder, uri, tmp_path).version == "2"
     ids = torch.randint(0, 300, (1, 8))
     model.hypernetwork.adapter = adapter
-    loaded, _ = registry.load("models:/adapted/1", uri)
-    assert torch.equal(loaded(ids).logits, model(ids).logits)
+    for loaded in (
+        registry.load("models:/adapted/1", uri),
+        registry.load("models:/base/1", uri, adapter="models:/adapted/1"),
+        registry.load("models:/base/1", uri, adapter=str(tmp_path / "adapter")),
+    ):
+        assert torch.equal(loaded.model(ids).logits, model(ids).logits)
+    assert [v.uri for v in registry.load("models:/adapted/1", uri).versions] == [
+        "models:/adapted/1",
+        base.uri,
+    ]
+    with pytest.raises(ValueError, match="made for the base"):
+        registry.load("models:/base/2", uri, adapter="models:/adapted/1")
 
 
 @pytest.mark.parametrize(

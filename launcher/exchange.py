@@ -1,0 +1,166 @@
+"""``odeformer models export`` and ``import``: out into the ordinary world, and in from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cluster.registry import Version
+from odeformer.config import BasisConfig
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    layers: int
+    solver: str
+    """Whose steps the layers are."""
+    trained_by: str
+    difference: float
+    """Of logits, the largest, over their standard deviation."""
+
+
+def export(
+    model: str, adapter: str | None, depth: int | None, peft: bool, out: Path, tracking_uri: str | None
+) -> Exported:
+    """Write a model at a depth for ``transformers``, or with ``peft`` its adapter alone for that."""
+    _silence_transformers()
+    from cluster import registry
+    from data.tokenizer import END_OF_TEXT
+    from launcher.report.model_card import model_card
+    from odeformer.vanilla import exporting
+    from odeformer.vanilla.materialise import layer_solver
+
+    loaded = registry.load(model, tracking_uri, adapter)
+    shape, solver = loaded.model.config, layer_solver(loaded.model)
+    layers = shape.depth if depth is None else depth
+    if peft:
+        base = loaded.versions[-1].uri if loaded.versions else model
+        difference = exporting.export_adapter(loaded.model, depth, base, out)
+    else:
+        card = model_card(shape, layers, solver, adapter or model, loaded.versions)
+        tokenizer = loaded.folder / "tokenizer.json"
+        difference = exporting.export(loaded.model, tokenizer, depth, card, out, END_OF_TEXT)
+    return Exported(layers, solver, loaded.model.solver, difference)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What became of an ordinary checkpoint."""
+
+    layers: int
+    size: int
+    """K."""
+    parameters: int
+    ordinary_parameters: int
+    condition: float
+    """Of the coefficients at the layers' times."""
+    error: float
+    """Of the layers, relative."""
+    losses: dict[str, float]
+    """Nats per token on the text, of the original and of the model at each N; empty without one."""
+    version: Version | None
+
+
+def import_checkpoint(
+    source: Path,
+    out: Path,
+    size: int,
+    text: Path | None,
+    register_as: str | None,
+    tracking_uri: str | None,
+) -> Imported:
+    """Read a checkpoint of ``transformers`` as a continuous-depth model of K weight sets.
+
+    Args:
+        source: its folder, with a ``tokenizer.json``.
+        out: the checkpoint folder to write.
+        size: K, as many as there are layers when 0.
+        text: a file to measure the loss on, before and after.
+        register_as: a name in the registry.
+    """
+    _silence_transformers()
+    from data.tokenizer import load_tokenizer
+    from odeformer import checkpoint
+    from odeformer.model import parameter_count
+    from odeformer.vanilla import continuous
+    from odeformer.vanilla.importing import read_ordinary
+
+    tokenizer = load_tokenizer(source)
+    ordinary = read_ordinary(source)
+    assert ordinary.config.vocabulary_size is not None
+    if tokenizer.get_vocab_size() > ordinary.config.vocabulary_size:
+        raise ValueError(
+            f"{source / 'tokenizer.json'} has {tokenizer.get_vocab_size()} tokens, the model "
+            f"{ordinary.config.vocabulary_size}: it belongs to another one"
+        )
+    layers = ordinary.config.depth
+    size = size or layers
+    model, fit = continuous(ordinary, BasisConfig(size=size))
+    losses = {}
+    if text is not None:
+        losses = _losses(text, tokenizer, ordinary.model(), model, layers)
+    checkpoint.save(model.state_dict(), model.config, model.solver, source / "tokenizer.json", out)
+    version = None
+    if register_as is not None:
+        version = _register(out, register_as, source, model.config, losses, tracking_uri)
+    return Imported(
+        layers=layers,
+        size=size,
+        parameters=parameter_count(model.config),
+        ordinary_parameters=parameter_count(ordinary.config),
+        condition=fit.condition,
+        error=fit.error,
+        losses=losses,
+        version=version,
+    )
+
+
+def _losses(text: Path, tokenizer: Any, original: Any, model: Any, layers: int) -> dict[str, float]:
+    import torch
+
+    from odeformer.evaluate import text_loss
+
+    ids = torch.tensor(tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False).ids)
+    context = model.config.context_length
+
+    def at_depth(depth: int, x: Any) -> Any:
+        return model(x, depth=depth).logits
+
+    losses = {"original": text_loss(lambda x: original(x).logits, ids, context)}
+    for depth in (max(layers // 2, model.config.prelude_layers + 1), layers, 2 * layers):
+        losses[f"N = {depth}"] = text_loss(partial(at_depth, depth), ids, context)
+    return losses
+
+
+def _register(
+    folder: Path, name: str, source: Path, shape: Any, losses: dict[str, float], uri: str | None
+) -> Version:
+    from cluster import registry, tracking
+    from odeformer.folder import folder_digest
+    from odeformer.model import parameter_count
+
+    uri = tracking.tracking_uri(uri)
+    origin = {"imported_from": str(source), "imported_digest": folder_digest(source)}
+    metrics = {f"loss {key}".replace("=", "").replace("  ", " "): value for key, value in losses.items()}
+    run_id = tracking.finished_run(uri, "imports", name, origin, metrics)
+    tags = {
+        "odeformer.kind": "checkpoint",
+        "odeformer.parameters": str(parameter_count(shape)),
+        "odeformer.ordinary_parameters": str(parameter_count(shape.ordinary())),
+        "odeformer.depths": str(shape.depth),
+        "odeformer.imported_from": source.name,
+        "odeformer.imported_digest": origin["imported_digest"],
+    }
+    return registry.register(folder, name, run_id=run_id, uri=uri, tags=tags)
+
+
+def _silence_transformers() -> None:
+    """Its progress bars, and its hints about what a file lacks that is not used."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()

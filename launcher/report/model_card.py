@@ -1,0 +1,50 @@
+"""The card of an exported model: what it is, and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cluster.registry import BASE_DIGEST, BASE_NAME, BASE_VERSION, DIGEST, Version
+from odeformer.config import ModelConfig
+
+
+def model_card(config: ModelConfig, depth: int, solver: str, source: str, versions: Sequence[Version]) -> str:
+    """Markdown with the front matter that model hubs read.
+
+    Args:
+        config: of the continuous-depth model.
+        depth: N, the layers of the export.
+        solver: whose steps they are.
+        source: what was exported, as the user named it.
+        versions: the registry's entries for it, adapter and base; none for a folder.
+    """
+    shape = f"{config.flavour}, width {config.width}, {config.heads} heads"
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "---",
+        f"# {source} at {depth} layers",
+        "",
+        f"An ordinary transformer of {depth} layers ({shape}), materialised from a continuous-depth model: "
+        f"its layers are the weights W(t) at the {depth} cells' midpoints, one `{solver}` step each. The "
+        f"model itself runs at any depth; its own is {config.depth}.",
+        "",
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'model = AutoModelForCausalLM.from_pretrained(".")',
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+        "```",
+    ]
+    if versions:
+        lines += ["", "## Lineage", "", "| | |", "|---|---|"]
+    for version in versions:
+        tags = version.tags
+        lines.append(f"| {tags.get('odeformer.kind', 'model')} | {version.uri} |")
+        lines.append(f"| sha256 | {tags.get(DIGEST, '')} |")
+        if BASE_NAME in tags:
+            lines.append(
+                f"| made for | models:/{tags[BASE_NAME]}/{tags[BASE_VERSION]}, {tags.get(BASE_DIGEST, '')} |"
+            )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,40 @@
+"""The loss of a model on a text of any length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from odeformer.model import token_losses
+
+
+@torch.inference_mode()
+def text_loss(
+    logits_of: Callable[[Tensor], Tensor], ids: Tensor, context_length: int, batch: int = 16
+) -> float:
+    """Mean loss in nats of every token but the first, read in windows that do not see one another.
+
+    Args:
+        logits_of: ids [batch, time] → logits [batch, time, vocabulary]; a lambda around a model at a depth.
+        ids: token ids of the text [n], n ≥ 2.
+        context_length: of a window; the last one is shorter.
+
+    Raises:
+        ValueError: for a text of fewer than two tokens.
+    """
+    if len(ids) < 2:
+        raise ValueError(f"a text of {len(ids)} tokens has nothing to predict: at least 2 are needed")
+    inputs, targets = ids[:-1], ids[1:]
+    whole = len(inputs) // context_length * context_length
+    total = 0.0
+    for x, y in zip(
+        inputs[:whole].view(-1, context_length).split(batch),
+        targets[:whole].view(-1, context_length).split(batch),
+        strict=True,
+    ):
+        total += float(token_losses(logits_of(x), y).sum())
+    if whole < len(inputs):
+        total += float(token_losses(logits_of(inputs[None, whole:]), targets[None, whole:]).sum())
+    return total / len(inputs)
