@@ -29,6 +29,7 @@ def check(settings: PretrainSettings) -> PretrainSettings:
     """
     from data.stream import ShardStream
 
+    settings = _continued(settings)
     model = complete_model(settings)
     for split in ("train", "validation"):
         ShardStream(
@@ -54,6 +55,38 @@ def check(settings: PretrainSettings) -> PretrainSettings:
     return resolved
 
 
+def _continued(settings: PretrainSettings) -> PretrainSettings:
+    """With ``init``: the settings of a run of that model; as they are without.
+
+    Raises:
+        ValueError, FileNotFoundError: for an unknown or unfit model, or shards of another tokenizer.
+    """
+    if settings.init is None:
+        return settings
+    import hashlib
+
+    from data.manifest import load_manifest
+    from odeformer import checkpoint
+
+    folder, named = Path(settings.init), str(Path(settings.init).absolute())
+    if settings.init.startswith("models:/"):
+        version = registry.resolve(settings.init, settings.tracking.uri)
+        if version.tags.get("odeformer.kind") != "checkpoint":
+            raise ValueError(f"init {settings.init} is an adapter; a run continues from a checkpoint")
+        # An alias may move while the run is on, or before it is resumed.
+        named = version.uri
+        folder = registry.fetch(named, settings.tracking.uri)
+    model, _ = checkpoint.load_config(folder)
+    tokenizer = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    if tokenizer != load_manifest(settings.data.shards).tokenizer_sha256:
+        raise ValueError(
+            f"data.shards {settings.data.shards} were built with another tokenizer than that of init "
+            f"{settings.init}: build them with --tokenizer {folder / 'tokenizer.json'}"
+        )
+    content = settings.model_dump() | {"model": model.model_dump(), "init": named}
+    return PretrainSettings.model_validate(content)
+
+
 def complete_model(settings: PretrainSettings) -> ModelConfig:
     """The model with what its shards decide where it is not given: vocabulary and context.
 
@@ -70,6 +103,12 @@ def complete_model(settings: PretrainSettings) -> ModelConfig:
         }
     )
     assert model.vocabulary_size is not None
+    assert model.context_length is not None
+    if settings.data.sequence_length > model.context_length:
+        raise ValueError(
+            f"data.sequence_length {settings.data.sequence_length} is longer than model.context_length "
+            f"{model.context_length}"
+        )
     if model.vocabulary_size < manifest.vocabulary_size:
         raise ValueError(
             f"model.vocabulary_size {model.vocabulary_size} is smaller than the shards' tokenizer, "
@@ -88,6 +127,7 @@ def _identity_file(settings: PretrainSettings) -> tuple[Path, str]:
 
     identity = {
         "model": settings.model.model_dump(mode="json"),
+        "init": settings.init,
         "data": load_manifest(settings.data.shards).digest(),
         "global_batch": settings.train.global_batch,
         "seeds": [settings.run.seed, settings.data.seed],
@@ -162,7 +202,9 @@ def pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version 
 def _version_tags(settings: PretrainSettings) -> dict[str, str]:
     from odeformer.model import parameter_count
 
+    parent = {"odeformer.parent": settings.init} if settings.init else {}
     return {
+        **parent,
         "odeformer.kind": "checkpoint",
         "odeformer.parameters": str(parameter_count(settings.model)),
         "odeformer.ordinary_parameters": str(parameter_count(settings.model.ordinary())),
@@ -226,9 +268,12 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     rows = sample_rows(held_out, settings.train.validation_sequences)
     # Beside the depths it is trained at, a finer grid than any of them, which must be right too.
     depths = sorted({settings.model.depth, 2 * settings.model.depth, *settings.train.depths})
-    torch.manual_seed(settings.run.seed)
-    model = Odeformer(settings.model)
     assert settings.tracking.uri is not None
+    torch.manual_seed(settings.run.seed)
+    if settings.init is None:
+        model = Odeformer(settings.model)
+    else:
+        model = registry.load(settings.init, settings.tracking.uri).model
     with (
         tracking.Tracker(settings.run.dir, settings.tracking.uri, config["run_id"])
         if rank == 0

@@ -145,6 +145,9 @@ class PretrainSettings(Section):
     """Everything ``odeformer pretrain`` needs."""
 
     model: ModelConfig
+    init: str | None = None
+    """Continue from these weights, ``models:/<name>@<alias>`` or a checkpoint folder, whose shape is then the
+    model's, whatever ``model`` says. The shards must have been built with its tokenizer."""
     data: DataSettings
     train: TrainSettings
     optim: OptimSettings = OptimSettings()

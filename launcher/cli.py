@@ -106,12 +106,16 @@ def data_build(
 def pretrain(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
     overrides: Overrides = None,
+    init: Annotated[
+        str | None, typer.Option(help="Continue from models:/<name>@<alias> or a folder; its shape counts.")
+    ] = None,
 ) -> None:
     """Pretrain a model. Example: odeformer pretrain tiny --set data.shards=shards --set run.dir=runs/mine"""
     from launcher.console import make_console
     from launcher.settings import load_pretrain
 
-    settings = load_pretrain(config, overrides or [])
+    chosen = [*(overrides or []), *([f"init={init}"] if init else [])]
+    settings = load_pretrain(config, chosen)
     from cluster import pretrain as pretraining
     from cluster.connect import ray_cluster
     from launcher.progress import Progress

@@ -53,22 +53,35 @@ def save(
     replace_folder(folder, write)
 
 
+def load_config(folder: Path) -> tuple[ModelConfig, str]:
+    """The shape of a folder's model, and the solver it was trained with; its weights are not read.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load`.
+    """
+    content = _read_json(folder / "config.json")
+    config = _validated(ModelConfig, content.get("model"), folder / "config.json")
+    try:
+        solver_named(str(content.get("solver")))
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from None
+    return config, str(content["solver"])
+
+
 def load(folder: Path) -> Odeformer:
     """The model of a folder, on the CPU, in evaluation mode.
 
     Raises:
         FileNotFoundError, ValueError: naming the file that is missing, damaged or of another format.
     """
-    content = _read_json(folder / "config.json")
-    config = _validated(ModelConfig, content.get("model"), folder / "config.json")
+    config, solver = load_config(folder)
     try:
-        solver_named(str(content.get("solver")))
         with torch.device("meta"):
             model = Odeformer(config)
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
     _assign(model, _read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
-    model.solver = content["solver"]
+    model.solver = solver
     return model.eval()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,6 +127,68 @@ def test_the_same_checkpoint_and_its_adapter_write_at_any_depth(road: Path) -> N
     tuned = odeformer(*ask, "--model", "models:/small-docs-docstring@champion", "def do_1():\n", cwd=road)
     assert '"""' in tuned
     assert '"""' not in two
+
+
+def validations(run: Path) -> list[float]:
+    events = map(json.loads, (run / "events.jsonl").read_text().splitlines())
+    return [event["validation_loss_4"] for event in events if "validation_loss_4" in event]
+
+
+def test_out_into_the_ordinary_world_and_back(road: Path, text_files: list[Path]) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from cluster import registry
+
+    uri = f"sqlite:///{road}/runs/mlflow.db"
+    tuned = ("--model", "models:/small-docs-docstring@champion", "--depth", "3")
+    said = odeformer("models", "export", *tuned, "--out", "tuned", cwd=road)
+    assert "an ordinary transformer of 3 layers" in said
+    card = (road / "tuned" / "README.md").read_text()
+    base = registry.resolve("models:/small/1", uri)
+    assert base.tags[registry.DIGEST] in card
+    assert "models:/small-docs-docstring/1" in card
+    odeformer("models", "export", *tuned, "--peft", "--out", "adapter", cwd=road)
+    assert json.loads((road / "adapter" / "adapter_config.json").read_text())["r"] == 8
+    ids = torch.randint(0, 400, (1, 16))
+    ours = registry.load(tuned[1], uri).model
+    theirs = AutoModelForCausalLM.from_pretrained(road / "tuned").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids).logits, ours(ids, depth=3).logits, rtol=0, atol=1e-4)
+
+    odeformer("models", "export", "--model", "models:/small/1", "--out", "plain", cwd=road)
+    into = ("--from", "plain", "--out", "back", "--size", "4", "--text", str(text_files[0]))
+    said = odeformer("models", "import", *into, "--register", "back", cwd=road)
+    assert "4 layers as 4 weight sets" in said
+    losses = dict(re.findall(r"^(original|N = 4) +([0-9.]+) nats/token", said, re.MULTILINE))
+    assert losses["original"] == losses["N = 4"]
+    more = ("--set", "run.dir=more", "--set", "tracking.register_as=back", "--set", "train.steps=4")
+    odeformer("pretrain", "config.yaml", "--init", "models:/back/1", *more, cwd=road)
+    continued = registry.resolve("models:/back/2", uri)
+    assert continued.tags["odeformer.parent"] == "models:/back/1"
+    assert (
+        registry.load("models:/back/2", uri).model.config == registry.load("models:/back/1", uri).model.config
+    )
+    first = next(
+        json.loads(line) for line in (road / "more" / "events.jsonl").open() if "validation_loss_4" in line
+    )
+    last = json.loads((road / "run" / "events.jsonl").read_text().splitlines()[-2])
+    assert first["validation_loss_4"] == pytest.approx(last["validation_loss_4"], abs=1e-3), "its weights"
+
+
+def test_a_run_continues_only_from_what_fits(road: Path) -> None:
+    def refused(*arguments: str) -> str:
+        done = subprocess.run([ODEFORMER, *arguments], cwd=road, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 2
+        return done.stderr
+
+    ask = ("pretrain", "config.yaml", "--set", "run.dir=other", "--init")
+    assert "is an adapter" in refused(*ask, "models:/small-docs-docstring/1")
+    other = road / "other-tokenizer"
+    shutil.copytree(road / "run" / "final", other)
+    (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text() + "\n")
+    assert "another tokenizer" in refused(*ask, str(other))
+    assert "config.json" in refused(*ask, "nowhere")
+    assert not (road / "other").exists()
 
 
 def test_pretraining_again_registers_nothing_new(road: Path) -> None:

@@ -5,6 +5,7 @@ as one that ``peft`` loads onto it. Both are loaded and compared before they are
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,8 @@ def _write_tokenizer(tokenizer: Path, ordinary: Ordinary, end_of_text: str, targ
         split_special_tokens=True,
     )
     fast.save_pretrained(target)
+    # It writes the same tokenizer in other words; the file is to be the one that shards were built with.
+    shutil.copyfile(tokenizer, target / "tokenizer.json")
     return int(fast.convert_tokens_to_ids(end_of_text))
 
 

@@ -39,6 +39,12 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["grad-check", "tiny", "--depth", "0"], "--depth"),
         (["finetune", "run", "nowhere.yaml"], "nowhere.yaml"),
         (["models", "list"], "no such MLflow store"),
+        (["models", "export", "--model", "nowhere", "--out", "out"], "nowhere"),
+        (
+            ["models", "export", "--model", "nowhere", "--adapter", "models:/a/1", "--out", "o"],
+            "MLflow store",
+        ),
+        (["models", "import", "--from", "nowhere", "--out", "out"], "nowhere"),
         (["pretrain", "tiny", "--dept", "4"], "--dept"),
         (["pretran"], "pretran"),
     ],

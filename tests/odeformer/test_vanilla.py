@@ -89,6 +89,7 @@ assert not any(name.split(".")[0] in ("odeformer", "data") for name in sys.modul
 print(tokenizer.decode(found[0]), tokenizer.model_max_length, model.config.eos_token_id, end="")
 """
     assert run_python(code, HF_HUB_OFFLINE="1") == f"{text} {CONTEXT} 0"
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == tokenizer.read_bytes()
     found = load_file(logits)
     assert found["ids"].tolist() == [Tokenizer.from_file(str(tokenizer)).encode(text).ids]
     with torch.no_grad():
