@@ -280,39 +280,51 @@ def generate(
     depth: Annotated[
         int | None, typer.Option(help="N, the solver cells; the model depth when not given.")
     ] = None,
+    latency_ms: Annotated[
+        float | None,
+        typer.Option(help="Instead of a depth: the deepest that keeps to it for a token here."),
+    ] = None,
+    draft_depth: Annotated[
+        int | None, typer.Option(help="Guess ahead at this smaller depth; the text stays the same.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the most likely token.")] = 0.8,
-    top_k: Annotated[int, typer.Option(min=1)] = 50,
+    temperature: Annotated[float, typer.Option(help="0 takes the most likely token.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Draw among so many of the most likely tokens.")] = 50,
+    top_p: Annotated[float, typer.Option(help="… and the fewest that have this probability together.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this string; may be repeated.")] = None,
     seed: int = 0,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Continue a text. Example: odeformer generate --model models:/tiny@champion --depth 4 "def main("""
     from odeformer.depth import uniform_grid
 
-    if depth is not None:
-        uniform_grid(depth)  # refuses a depth of 0 before anything is loaded
+    for given in (depth, draft_depth):
+        if given is not None:
+            uniform_grid(given)  # refuses a depth of 0 before anything is loaded
+    if depth is not None and latency_ms is not None:
+        raise ValueError("give either --depth or --latency-ms")
     if not prompt:
         raise ValueError("the prompt is empty: at least one character is needed")
     if not prompt.isprintable() and any("\ud800" <= character <= "\udfff" for character in prompt):
         raise ValueError("the prompt is not UTF-8 text: convert it")
-    from cluster import registry
-    from data.tokenizer import end_of_text_id
-    from odeformer.generate import generate_text
+    from odeformer.sampling import Sampling
 
-    loaded = registry.load(model, tracking_uri)
-    loaded.model.grids(depth)  # refuses a depth that this model does not have before the prompt is shown
-    print(prompt, end="", flush=True)
-    for piece in generate_text(
-        loaded.model,
-        loaded.tokenizer,
+    sampling = Sampling(temperature, top_k, top_p)
+    from launcher.writing import write
+
+    text = write(
         prompt,
-        depth=depth,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        seed=seed,
-        stop_id=end_of_text_id(loaded.tokenizer),
-    ):
+        model,
+        depth,
+        latency_ms,
+        draft_depth,
+        max_new_tokens,
+        sampling,
+        stop or [],
+        seed,
+        tracking_uri,
+    )
+    for piece in text:
         print(piece, end="", flush=True)
     print()
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from odeformer.config import BasisConfig, ModelConfig
+from odeformer.decoding import AtDepth, Reader
 from odeformer.hypernetwork import depth_parameters
 from odeformer.model import Odeformer
 from odeformer.solvers import Adaptive, solver_named
@@ -99,5 +100,38 @@ def measure_depths(
                 time_steps * (evaluations[depth] * cell + batch * last),
             )
             for depth in sorted(depths)
+        )
+    )
+
+
+@torch.inference_mode()
+def measure_decoding(model: Odeformer, rounds: int = 15) -> CostTable:
+    """What one more token costs at depths from the least to 2D, behind half a context of others.
+
+    Depths are timed in turn; milliseconds are medians.
+    """
+    config = model.config
+    assert config.context_length is not None
+    least = config.prelude_layers + 1
+    depths = sorted({max(least, config.depth * part // 4) for part in (1, 2, 3, 4, 6, 8)})
+    behind = config.context_length // 2
+    readers = {depth: Reader(AtDepth(model, depth), 1, config.context_length) for depth in depths}
+    ids = torch.zeros(1, behind, dtype=torch.long, device=model.embedding.weight.device)
+    seconds: dict[int, list[float]] = {depth: [] for depth in depths}
+    for turn in range(rounds + 1):
+        for depth, reader in readers.items():
+            if not turn:
+                reader.read(ids, last_only=True)
+            reader.length = behind
+            started = time.perf_counter()
+            int(reader.read(ids[:, :1])[0, -1].argmax())  # as a token is chosen: waits for an accelerator
+            if turn:
+                seconds[depth].append(time.perf_counter() - started)
+    cell, last = cell_flops(config, behind), unembedding_flops(config)
+    per_cell = solver_named(model.solver).evaluations  # type: ignore[union-attr]
+    return CostTable(
+        tuple(
+            DepthCost(depth, 1e3 * statistics.median(seconds[depth]), per_cell * depth * cell + last)
+            for depth in depths
         )
     )

@@ -1,103 +1,160 @@
-"""Text from a model, one token at a time, at a depth of the caller's choice."""
+"""Text from a model at a depth of the caller's choice, one token at a time, for one prompt or several."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
 
-from odeformer.model import Odeformer
+from odeformer.decoding import AtDepth, Reader
+from odeformer.sampling import Sampling
 
 
 @torch.inference_mode()
 def generate(
-    model: Odeformer,
-    prompt_ids: list[int],
+    at: AtDepth,
+    prompts: Sequence[Sequence[int]],
     *,
-    depth: int | None = None,
     max_new_tokens: int = 64,
-    temperature: float = 0.8,
-    top_k: int = 50,
+    sampling: Sampling | None = None,
     seed: int = 0,
     stop_id: int | None = None,
-) -> Iterator[int]:
-    """Yield new token ids as they are drawn; arguments are checked when the first is asked for.
+) -> Iterator[list[int | None]]:
+    """Yield the tokens drawn, one of each prompt, step by step; arguments are checked at the first step.
 
-    The weights W(t) are evaluated once: from then on every token costs what an ordinary transformer of
-    ``depth`` layers costs. Prompts longer than the context keep their end.
+    A prompt that has ended has None from there on, and nothing more is yielded when all have. When the
+    context is full its older half is forgotten; a prompt that is longer keeps its end.
 
     Args:
-        prompt_ids: at least one token id.
-        depth: N, the number of solver cells.
-        temperature: 0 always takes the most likely token.
-        top_k: draw among so many of the most likely tokens.
-        seed: the same seed gives the same text.
-        stop_id: end when this token is drawn; it is not yielded.
+        at: the model at a depth.
+        prompts: token ids, at least one each.
+        max_new_tokens: of each prompt.
+        sampling: how tokens are drawn.
+        seed: row i draws from a generator of its own with seed + i: the same whatever is beside it, up to
+            rounding.
+        stop_id: a prompt ends when it draws this token, which is not yielded.
 
     Raises:
-        ValueError: for an empty prompt, a depth below 1, a negative temperature or top_k below 1.
+        ValueError: for an empty prompt, or ids outside the vocabulary.
     """
-    if not prompt_ids:
-        raise ValueError("the prompt is empty: at least one token is needed")
-    if not 0 <= temperature < math.inf or top_k < 1:
-        raise ValueError(f"temperature {temperature} must be at least 0 and top_k {top_k} at least 1")
-    generator = torch.Generator().manual_seed(seed)
-    weights, device = model.depth_weights(depth), model.embedding.weight.device
-    ids = list(prompt_ids)
+    sampling = sampling or Sampling()
+    texts = [check_prompt(prompt, at) for prompt in prompts]
+    generators = [torch.Generator().manual_seed(seed + row) for row in range(len(texts))]
+    running = [True] * len(texts)
+    reader: Reader | None = None
+    context = at.config.context_length or max(map(len, texts)) + max_new_tokens
     for _ in range(max_new_tokens):
-        window = torch.tensor([ids[-(model.config.context_length or len(ids)) :]], device=device)
-        logits = model(window, depth=depth, weights=weights).logits[0, -1].cpu()
-        token = _draw(logits, temperature, top_k, generator)
-        if token == stop_id:
+        if reader is None or reader.length == context:
+            # At the start, or when the context is full.
+            keep = context if reader is None else (context + 1) // 2
+            reader, logits = read_prompts(at, [text[-keep:] for text in texts], context)
+        else:
+            logits = reader.read(torch.tensor([text[-1:] for text in texts], device=at.device))
+        rows = logits[:, -1].cpu()
+        drawn = [sampling.draw(row, generator) for row, generator in zip(rows, generators, strict=True)]
+        for row, token in enumerate(drawn):
+            running[row] = running[row] and token != stop_id
+            texts[row].append(token)
+        if not any(running):
             return
-        ids.append(token)
-        yield token
+        yield [token if going else None for token, going in zip(drawn, running, strict=True)]
 
 
-def _draw(logits: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> int:
-    if temperature == 0:
-        return int(logits.argmax())
-    best = torch.topk(logits.float(), min(top_k, logits.numel()))
-    probabilities = torch.softmax(best.values / temperature, dim=0)
-    return int(best.indices[torch.multinomial(probabilities, 1, generator=generator)])
+def check_prompt(prompt: Sequence[int], at: AtDepth) -> list[int]:
+    """The prompt's ids.
+
+    Raises:
+        ValueError: for an empty prompt, or ids outside the vocabulary.
+    """
+    if not prompt:
+        raise ValueError("the prompt is empty: at least one token is needed")
+    vocabulary = at.config.vocabulary_size or 0
+    if min(prompt) < 0 or max(prompt) >= vocabulary:
+        raise ValueError(
+            f"token ids from {min(prompt)} to {max(prompt)} do not fit vocabulary_size {vocabulary}"
+        )
+    return list(prompt)
+
+
+def read_prompts(at: AtDepth, prompts: Sequence[Sequence[int]], capacity: int) -> tuple[Reader, torch.Tensor]:
+    """A reader of all prompts, padded on the left, and the logits behind each, [batch, 1, vocabulary]."""
+    longest = max(map(len, prompts))
+    missing = torch.tensor([longest - len(prompt) for prompt in prompts], device=at.device)
+    padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    reader = Reader(at, len(prompts), capacity, missing if bool(missing.any()) else None)
+    return reader, reader.read(torch.tensor(padded, device=at.device), last_only=True)
 
 
 def generate_text(
-    model: Odeformer,
+    at: AtDepth,
     tokenizer: Tokenizer,
     prompt: str,
     *,
-    depth: int | None = None,
     max_new_tokens: int = 64,
-    temperature: float = 0.8,
-    top_k: int = 50,
+    sampling: Sampling | None = None,
     seed: int = 0,
     stop_id: int | None = None,
+    stop: Sequence[str] = (),
+    draft: AtDepth | None = None,
 ) -> Iterator[str]:
     """Yield the continuation of a prompt piece by piece.
 
     Arguments are those of :func:`generate`. A character whose bytes are spread over several tokens is
     yielded when it is whole.
+
+    Args:
+        stop: end before the first of these strings.
+        draft: the same model at a smaller depth, to guess ahead (:mod:`odeformer.speculative`).
     """
-    drawn: list[int] = []
+    ids = tokenizer.encode(prompt, add_special_tokens=False).ids
+    tokens: Iterator[int]
+    if draft is None:
+        steps = generate(
+            at, [ids], max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, stop_id=stop_id
+        )
+        tokens = (token for [token] in steps if token is not None)
+    else:
+        from odeformer.speculative import speculate
+
+        tokens = speculate(
+            at, draft, ids, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, stop_id=stop_id
+        )
+    yield from until(stop, pieces(tokenizer, tokens))
+
+
+def pieces(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
+    """What each token adds to the text, withheld while a character is not whole."""
+    seen: list[int] = []
     shown = ""
-    for token in generate(
-        model,
-        tokenizer.encode(prompt, add_special_tokens=False).ids,
-        depth=depth,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        seed=seed,
-        stop_id=stop_id,
-    ):
-        drawn.append(token)
-        text = tokenizer.decode(drawn)
+    for token in tokens:
+        seen.append(token)
+        text = tokenizer.decode(seen)
         if len(text) > len(shown) and not text.endswith("\ufffd"):
             yield text[len(shown) :]
             shown = text
-    if rest := tokenizer.decode(drawn)[len(shown) :]:
+    if rest := tokenizer.decode(seen)[len(shown) :]:
         yield rest
+
+
+def until(stops: Sequence[str], texts: Iterator[str]) -> Iterator[str]:
+    """The texts up to the first stop string in what they join to; what may begin one is withheld."""
+    held = ""
+    for text in texts:
+        held += text
+        ends = [position for position in (held.find(stop) for stop in stops) if position >= 0]
+        if ends:
+            if before := held[: min(ends)]:
+                yield before
+            return
+        begun = max((_overlap(held, stop) for stop in stops), default=0)
+        if sure := held[: len(held) - begun]:
+            yield sure
+        held = held[len(held) - begun :]
+    if held:
+        yield held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """The length of the longest end of the text that a stop string begins with."""
+    return next((n for n in range(min(len(text), len(stop)), 0, -1) if text.endswith(stop[:n])), 0)

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from odeformer.config import ModelConfig
 from odeformer.field.parts import (
     BlockWeights,
+    Heads,
     TensorSpec,
-    join_heads,
+    attend,
     project,
     reading_std,
     rms_norm,
@@ -50,21 +51,27 @@ class LlamaField:
         """The field for a state shaped like x."""
         return cls(config, *rotary_table(config, x.shape[1], x))
 
+    def part(self, first: int, last: int) -> LlamaField:
+        """The field for the positions from ``first`` to before ``last`` alone."""
+        return LlamaField(self.config, self.cos[first:last], self.sin[first:last])
+
     @property
     def speed(self) -> float:
         """D: the factor between this field and dx/dt."""
         return float(self.config.depth)
 
-    def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
-        """Causal grouped-query attention (Ainslie et al. 2023). [batch, time, width] → the same."""
+    def heads(self, x: Tensor, w: BlockWeights) -> Heads:
+        """Queries, and fewer keys and values, of x [batch, time, width]."""
         batch, time, _ = x.shape
         heads, groups = self.config.heads, self.config.groups
         qkv = project(rms_norm(x, w, "attention_norm", self.config.epsilon), w, "qkv")
         qkv = qkv.view(batch, time, heads + 2 * groups, self.config.head_width).transpose(1, 2)
         query, key, value = qkv.split([heads, groups, groups], dim=1)
-        query, key = rotate(query, self.cos, self.sin), rotate(key, self.cos, self.sin)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=groups < heads)
-        return project(join_heads(mixed), w, "out")
+        return Heads(rotate(query, self.cos, self.sin), rotate(key, self.cos, self.sin), value)
+
+    def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
+        """Causal grouped-query attention (Ainslie et al. 2023). [batch, time, width] → the same."""
+        return attend(self.heads(x, w), w)
 
     def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
         """SwiGLU (Shazeer 2020). [batch, time, width] → [batch, time, width]."""

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from odeformer.config import ModelConfig
 from odeformer.field.parts import (
     BlockWeights,
+    Heads,
     TensorSpec,
-    join_heads,
+    attend,
     layer_norm,
     project,
     reading_std,
@@ -54,22 +55,27 @@ class NeoXField:
         """The field for a state shaped like x."""
         return cls(config, *rotary_table(config, x.shape[1], x))
 
+    def part(self, first: int, last: int) -> NeoXField:
+        """The field for the positions from ``first`` to before ``last`` alone."""
+        return NeoXField(self.config, self.cos[first:last], self.sin[first:last])
+
     @property
     def speed(self) -> float:
         """D: the factor between this field and dx/dt."""
         return float(self.config.depth)
 
-    def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
-        """Causal self-attention. [batch, time, width] → [batch, time, width]."""
+    def heads(self, x: Tensor, w: BlockWeights) -> Heads:
+        """Queries, keys and values of x [batch, time, width]."""
         batch, time, _ = x.shape
         x = layer_norm(x, w, "attention_norm", self.config.epsilon)
         # GPT-NeoX's layout: each head's query, key and value lie side by side.
         qkv = project(x, w, "qkv").view(batch, time, self.config.heads, 3, self.config.head_width)
         query, key, value = qkv.transpose(1, 2).unbind(dim=3)
-        query, key = rotate(query, self.cos, self.sin), rotate(key, self.cos, self.sin)
-        return project(
-            join_heads(F.scaled_dot_product_attention(query, key, value, is_causal=True)), w, "out"
-        )
+        return Heads(rotate(query, self.cos, self.sin), rotate(key, self.cos, self.sin), value)
+
+    def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
+        """Causal self-attention. [batch, time, width] → [batch, time, width]."""
+        return attend(self.heads(x, w), w)
 
     def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
         """Two projections with an exact GELU between. [batch, time, width] → [batch, time, width]."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from odeformer.config import ModelConfig
 from odeformer.field.neox import tensors as tensors
-from odeformer.field.parts import BlockWeights, join_heads, layer_norm, project
+from odeformer.field.parts import BlockWeights, Heads, attend, layer_norm, project
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,26 @@ class PaperField:
         """The field for a state shaped like x; with dropout while training."""
         return cls(config, training)
 
+    def part(self, first: int, last: int) -> PaperField:
+        """The field for the positions from ``first`` to before ``last`` alone: the same at all of them."""
+        return self
+
     @property
     def speed(self) -> float:
         """D: the factor between this field and dx/dt."""
         return float(self.config.depth)
 
-    def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
-        """Causal self-attention. [batch, time, width] → [batch, time, width]."""
+    def heads(self, x: Tensor, w: BlockWeights) -> Heads:
+        """Queries, keys and values of x [batch, time, width]."""
         batch, time, _ = x.shape
         qkv = project(layer_norm(x, w, "attention_norm", self.config.epsilon), w, "qkv")
         qkv = qkv.view(batch, time, self.config.heads, 3, self.config.head_width).transpose(1, 2)
-        query, key, value = qkv.unbind(dim=3)
+        return Heads(*qkv.unbind(dim=3))
+
+    def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
+        """Causal self-attention. [batch, time, width] → [batch, time, width]."""
         rate = self.config.dropout_rate if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=rate)
-        return self._dropout(project(join_heads(mixed), w, "out"))
+        return self._dropout(attend(self.heads(x, w), w, rate))
 
     def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
         """Two projections with GPT-2's GELU between. [batch, time, width] → [batch, time, width]."""

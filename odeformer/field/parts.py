@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,11 +22,24 @@ BlockWeights = dict[str, Tensor]
 """One block's tensors by name; or those of M blocks, every tensor stacked to [M, ...]."""
 
 
+class Heads(NamedTuple):
+    """What attention mixes: each [batch, heads, time, head width], queries and keys rotated by position.
+
+    Keys and values may have fewer heads, each for a group of the queries'.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
 class Field(Protocol):
     """What a solver may ask of a vector field: dx/dt = speed · field(x, w)."""
 
     @property
     def speed(self) -> float: ...
+    def part(self, first: int, last: int) -> Field: ...
+    def heads(self, x: Tensor, w: BlockWeights) -> Heads: ...
     def attention(self, x: Tensor, w: BlockWeights) -> Tensor: ...
     def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor: ...
     def __call__(self, x: Tensor, w: BlockWeights) -> Tensor: ...
@@ -79,8 +92,18 @@ def rotary_table(config: ModelConfig, length: int, like: Tensor) -> tuple[Tensor
     return angles.cos(), angles.sin()
 
 
+def attend(heads: Heads, w: BlockWeights, dropout: float = 0.0) -> Tensor:
+    """Causal attention and its output projection: [batch, time, width]."""
+    query, key, value = heads
+    grouped = key.shape[1] < query.shape[1]
+    mixed = F.scaled_dot_product_attention(
+        query, key, value, is_causal=True, dropout_p=dropout, enable_gqa=grouped
+    )
+    return project(join_heads(mixed), w, "out")
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the first dimensions of each head by position. x [batch, heads, time, head width]."""
+    """Rotate the first dimensions of each head by position. x [..., time, head width]."""
     dimensions = cos.shape[-1]
     turned, kept = x[..., :dimensions], x[..., dimensions:]
     first, second = turned.chunk(2, dim=-1)

@@ -90,7 +90,8 @@ def add_scaled(x: Tensor, scale: float | Tensor, row: Sequence[float], slopes: S
     """x + scale · Σ_j row[j] slopes[j]."""
     for factor, slope in zip(row, slopes, strict=True):
         if factor:
-            x = x + scale * factor * slope
+            # A whole step of a layer is a plain sum: one operation less for each token that is decoded.
+            x = x + slope if scale * factor == 1.0 else x + scale * factor * slope
     return x
 
 

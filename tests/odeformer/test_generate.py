@@ -1,4 +1,6 @@
+from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import pytest
 import torch
@@ -6,8 +8,10 @@ from tiny_models import CONTEXT, VOCABULARY, attach_adapter, config, ids, shake,
 from tokenizers import Tokenizer
 
 from data.tokenizer import END_OF_TEXT, train_tokenizer
-from odeformer.generate import generate, generate_text
+from odeformer.decoding import AtDepth
+from odeformer.generate import generate, generate_text, until
 from odeformer.model import Odeformer
+from odeformer.sampling import Sampling
 
 PROMPT = [3, 1, 4, 1, 5]
 
@@ -29,13 +33,46 @@ def speaker(tokenizer: Tokenizer) -> Odeformer:
     return model
 
 
+def write(
+    model: Odeformer,
+    prompt_ids: list[int],
+    *,
+    depth: int | None = None,
+    temperature: float = 0.8,
+    top_k: int = 50,
+    **settings: Any,
+) -> Iterator[int]:
+    """The tokens behind one prompt."""
+    at, sampling = AtDepth(model, depth), Sampling(temperature, top_k)
+    steps = generate(at, [prompt_ids], sampling=sampling, **settings)
+    return (token for [token] in steps if token is not None)
+
+
+def write_text(
+    model: Odeformer,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    depth: int | None = None,
+    temperature: float = 0.8,
+    top_k: int = 50,
+    **settings: Any,
+) -> Iterator[str]:
+    at, sampling = AtDepth(model, depth), Sampling(temperature, top_k)
+    return generate_text(at, tokenizer, prompt, sampling=sampling, **settings)
+
+
 def greedy_reference(model: Odeformer, prompt: list[int], count: int, depth: int) -> list[int]:
-    """The most likely token of a whole forward pass over the last tokens, again and again."""
+    """The most likely token of a whole forward pass over all that is remembered, again and again."""
     tokens = list(prompt)
+    window = tokens[-CONTEXT:]
     for _ in range(count):
+        if len(window) > CONTEXT:
+            window = window[-CONTEXT // 2 :]
         with torch.no_grad():
-            logits = model(torch.tensor([tokens[-CONTEXT:]]), depth=depth).logits
+            logits = model(torch.tensor([window]), depth=depth).logits
         tokens.append(int(logits[0, -1].argmax()))
+        window = [*window, tokens[-1]]
     return tokens[len(prompt) :]
 
 
@@ -48,34 +85,34 @@ def test_temperature_zero_takes_the_most_likely_token(solver: str, depth: int) -
     attach_adapter(model, rank=2)
     torch.nn.init.zeros_(model.final_norm.bias)  # it would say the same word for ever
     torch.nn.init.normal_(model.embedding.weight, std=3.0)
-    # 20 new tokens behind 5 pass the context of 16: the window must then slide.
+    # 20 new tokens behind 5 pass the context of 16: the older half must then be forgotten.
     expected = greedy_reference(model, PROMPT, 20, depth)
     assert len(set(expected)) > 2
-    assert list(generate(model, PROMPT, depth=depth, max_new_tokens=20, temperature=0)) == expected
-    assert list(generate(model, PROMPT, depth=depth, max_new_tokens=20, top_k=1)) == expected
+    assert list(write(model, PROMPT, depth=depth, max_new_tokens=20, temperature=0)) == expected
+    assert list(write(model, PROMPT, depth=depth, max_new_tokens=20, top_k=1)) == expected
 
 
 def test_a_long_prompt_keeps_its_end() -> None:
     model = tiny_model().eval()
     end = ids(batch=1, time=CONTEXT)[0].tolist()
     beginnings = ([], [1, 2, 3], ids(batch=1, time=40, seed=5)[0].tolist())
-    texts = [list(generate(model, start + end, max_new_tokens=6)) for start in beginnings]
+    texts = [list(write(model, start + end, max_new_tokens=6)) for start in beginnings]
     assert texts[0] == texts[1] == texts[2]
 
 
 def test_the_seed_decides_the_text() -> None:
     model = tiny_model().eval()
-    texts = {seed: list(generate(model, PROMPT, seed=seed, temperature=1.0)) for seed in range(5)}
+    texts = {seed: list(write(model, PROMPT, seed=seed, temperature=1.0)) for seed in range(5)}
     torch.manual_seed(99)  # the global generator has no part in it
     for seed, text in texts.items():
-        assert list(generate(model, PROMPT, seed=seed, temperature=1.0)) == text
+        assert list(write(model, PROMPT, seed=seed, temperature=1.0)) == text
     assert len({tuple(text) for text in texts.values()}) == 5
 
 
 def test_generating_leaves_the_global_generator_and_the_prompt_alone() -> None:
     model, prompt = tiny_model().eval(), list(PROMPT)
     before = torch.get_rng_state()
-    list(generate(model, prompt, max_new_tokens=4))
+    list(write(model, prompt, max_new_tokens=4))
     assert torch.equal(torch.get_rng_state(), before)
     assert prompt == PROMPT
 
@@ -94,7 +131,7 @@ def test_draws_follow_the_models_probabilities(temperature: float) -> None:
     draws = 600
     counts = torch.zeros(VOCABULARY)
     for seed in range(draws):
-        drawn = generate(model, PROMPT, max_new_tokens=1, temperature=temperature, top_k=5, seed=seed)
+        drawn = write(model, PROMPT, max_new_tokens=1, temperature=temperature, top_k=5, seed=seed)
         counts[next(drawn)] += 1
     assert counts.sum() == counts[best.indices].sum() == draws  # nothing outside the best five
     deviation = (draws * expected * (1 - expected)).sqrt()
@@ -103,29 +140,29 @@ def test_draws_follow_the_models_probabilities(temperature: float) -> None:
 
 def test_stops_at_the_stop_token_without_yielding_it() -> None:
     model = tiny_model().eval()
-    text = list(generate(model, PROMPT, max_new_tokens=30, seed=1, temperature=1.0))
+    text = list(write(model, PROMPT, max_new_tokens=30, seed=1, temperature=1.0))
     stop = text[7]
     first = text.index(stop)
-    stopped = generate(model, PROMPT, max_new_tokens=30, seed=1, temperature=1.0, stop_id=stop)
+    stopped = write(model, PROMPT, max_new_tokens=30, seed=1, temperature=1.0, stop_id=stop)
     assert list(stopped) == text[:first]
 
 
 @pytest.mark.parametrize("count", [0, 1, 13])
 def test_yields_as_many_tokens_as_asked_for(count: int) -> None:
-    assert len(list(generate(tiny_model().eval(), PROMPT, max_new_tokens=count))) == count
+    assert len(list(write(tiny_model().eval(), PROMPT, max_new_tokens=count))) == count
 
 
 def test_tokens_come_one_at_a_time() -> None:
     model = tiny_model().eval()
-    whole = list(generate(model, PROMPT, max_new_tokens=8))
-    endless = generate(model, PROMPT, max_new_tokens=10**9)
+    whole = list(write(model, PROMPT, max_new_tokens=8))
+    endless = write(model, PROMPT, max_new_tokens=10**9)
     assert list(islice(endless, 8)) == whole
 
 
 def test_the_caller_can_train_between_two_tokens() -> None:
     """Inference mode must not leak out of the generator."""
     model = tiny_model()
-    text = generate(model, PROMPT, max_new_tokens=2)
+    text = write(model, PROMPT, max_new_tokens=2)
     next(text)
     assert not torch.is_inference_mode_enabled()
     model(ids()).logits.sum().backward()
@@ -146,7 +183,7 @@ def test_the_caller_can_train_between_two_tokens() -> None:
 )
 def test_bad_arguments_are_refused(arguments: dict, named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        list(generate(tiny_model(), **{"prompt_ids": PROMPT, **arguments}))
+        list(write(tiny_model(), **{"prompt_ids": PROMPT, **arguments}))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -155,8 +192,8 @@ def test_streamed_pieces_join_to_the_decoded_text(
 ) -> None:
     """Random bytes: whole characters, broken ones, and one cut off at the end."""
     prompt, settings = "to be 🙂", {"max_new_tokens": 60, "temperature": 1.5, "top_k": 280, "seed": seed}
-    drawn = list(generate(speaker, tokenizer.encode(prompt).ids, **settings))
-    pieces = list(generate_text(speaker, tokenizer, prompt, **settings))
+    drawn = list(write(speaker, tokenizer.encode(prompt).ids, **settings))
+    pieces = list(write_text(speaker, tokenizer, prompt, **settings))
     assert "".join(pieces) == tokenizer.decode(drawn)
     assert len([piece for piece in pieces if piece]) > 20
 
@@ -173,9 +210,7 @@ def test_a_character_of_several_tokens_is_yielded_whole(speaker: Odeformer, toke
         scores = speaker(sequence[:, :-1], depth=2).logits
         torch.nn.functional.cross_entropy(scores[0], sequence[0, 1:]).backward()
         optimizer.step()
-    pieces = list(
-        generate_text(speaker, tokenizer, ":", depth=2, max_new_tokens=len(tokens) - 1, temperature=0)
-    )
+    pieces = list(write_text(speaker, tokenizer, ":", depth=2, max_new_tokens=len(tokens) - 1, temperature=0))
     assert "".join(pieces) == sentence
     assert all("\ufffd" not in piece for piece in pieces)
     assert {"🙂", "多", "🦆"} <= set("".join(pieces))
@@ -184,16 +219,66 @@ def test_a_character_of_several_tokens_is_yielded_whole(speaker: Odeformer, toke
 
 def test_text_stops_at_the_stop_token(speaker: Odeformer, tokenizer: Tokenizer) -> None:
     prompt, settings = "be", {"max_new_tokens": 40, "temperature": 1.0, "seed": 2}
-    drawn = list(generate(speaker, tokenizer.encode(prompt).ids, **settings))
+    drawn = list(write(speaker, tokenizer.encode(prompt).ids, **settings))
     stop = drawn[12]
-    text = "".join(generate_text(speaker, tokenizer, prompt, stop_id=stop, **settings))
+    text = "".join(write_text(speaker, tokenizer, prompt, stop_id=stop, **settings))
     assert text == tokenizer.decode(drawn[: drawn.index(stop)])
 
 
 def test_an_empty_prompt_is_refused_as_text_too(speaker: Odeformer, tokenizer: Tokenizer) -> None:
     with pytest.raises(ValueError, match="prompt is empty"):
-        list(generate_text(speaker, tokenizer, ""))
+        list(write_text(speaker, tokenizer, ""))
 
 
 def test_a_special_token_written_in_the_prompt_is_only_letters(tokenizer: Tokenizer) -> None:
     assert tokenizer.token_to_id(END_OF_TEXT) not in tokenizer.encode(END_OF_TEXT).ids
+
+
+def test_rows_of_a_batch_are_what_each_prompt_gives_alone() -> None:
+    """Prompts of unequal length, beyond the context's end, one of which stops early."""
+    model = tiny_model().eval()
+    at, prompts = AtDepth(model, 6), [PROMPT, [7], ids(batch=1, time=14)[0].tolist()]
+    settings: dict[str, Any] = {"max_new_tokens": 12, "sampling": Sampling(temperature=1.0)}
+    alone = [
+        list(write(model, p, depth=6, temperature=1.0, max_new_tokens=12, seed=i))
+        for i, p in enumerate(prompts)
+    ]
+    together = list(zip(*generate(at, prompts, **settings), strict=True))
+    assert [list(row) for row in together] == alone
+    stop = alone[1][4]
+    stopped = list(zip(*generate(at, prompts, stop_id=stop, **settings), strict=True))
+    for row, text in zip(stopped, alone, strict=True):
+        kept = text[: text.index(stop)] if stop in text else text
+        assert [token for token in row if token is not None] == kept[: len(row)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "stops", "expected"),
+    [
+        (["ab", "c", "d"], [], "abcd"),
+        (["ab", "c", "d"], ["bc"], "a"),
+        (["ab", "c", "d"], ["d", "cd"], "ab"),
+        (["a", "a", "ab", "x"], ["aab"], "a"),
+        (["xx", "en", "e", "end", "y"], ["end"], "xxene"),
+        (["stop"], ["stop"], ""),
+        (["sto", "ry"], ["stop"], "story"),
+        (["a", "st"], ["stop"], "ast"),
+    ],
+)
+def test_stop_strings_end_the_text_wherever_they_begin(
+    texts: list[str], stops: list[str], expected: str
+) -> None:
+    said = []
+    for piece in until(stops, iter(texts)):
+        said.append(piece)
+        assert not any(stop in "".join(said) for stop in stops)
+    assert "".join(said) == expected
+
+
+def test_text_stops_before_a_stop_string(speaker: Odeformer, tokenizer: Tokenizer) -> None:
+    whole = "".join(write_text(speaker, tokenizer, "to be", seed=3, temperature=1.0))
+    stop = whole[20:23]
+    assert (
+        "".join(write_text(speaker, tokenizer, "to be", seed=3, temperature=1.0, stop=["never said", stop]))
+        == (whole[: whole.index(stop)])
+    )

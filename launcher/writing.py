@@ -1,0 +1,58 @@
+"""``odeformer generate``: text from the registry's models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from odeformer.sampling import Sampling
+
+
+def write(
+    prompt: str,
+    model: str,
+    *,
+    depth: int | None,
+    latency_ms: float | None,
+    draft_depth: int | None,
+    max_new_tokens: int,
+    sampling: Sampling,
+    stop: Sequence[str],
+    seed: int,
+    tracking_uri: str | None,
+) -> Iterator[str]:
+    """The prompt and its continuation, piece by piece.
+
+    Args:
+        prompt: at least one character.
+        model: as :func:`cluster.registry.load` takes it.
+        depth: N; the model depth, or what ``latency_ms`` buys, when not given.
+        latency_ms: for a token on this machine.
+        draft_depth: a smaller N that guesses ahead.
+
+    Other arguments are those of :func:`odeformer.generate.generate_text`.
+    """
+    from cluster import registry
+    from data.tokenizer import end_of_text_id
+    from odeformer.cost import measure_decoding
+    from odeformer.decoding import AtDepth
+    from odeformer.generate import generate_text
+
+    loaded = registry.load(model, tracking_uri)
+    if latency_ms is not None:
+        depth = measure_decoding(loaded.model).depth_for(latency_ms=latency_ms)
+    at = AtDepth(loaded.model, depth)
+    draft = None if draft_depth is None else AtDepth(loaded.model, draft_depth)
+    if draft is not None and draft.depth >= at.depth:
+        raise ValueError(f"--draft-depth {draft.depth} must be smaller than the depth, {at.depth}")
+    yield prompt
+    yield from generate_text(
+        at,
+        loaded.tokenizer,
+        prompt,
+        draft=draft,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        seed=seed,
+        stop_id=end_of_text_id(loaded.tokenizer),
+        stop=stop,
+    )

@@ -1,0 +1,52 @@
+"""How the next token is drawn from its logits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Temperature, then the most likely ``top_k`` tokens, then the fewest that together have ``top_p``.
+
+    Raises:
+        ValueError: for values out of range.
+    """
+
+    temperature: float = 0.8
+    """0 always takes the most likely token."""
+    top_k: int | None = 50
+    top_p: float = 1.0
+    """Nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751)."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature {self.temperature} must be at least 0")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k {self.top_k} must be at least 1")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p {self.top_p} must be above 0 and at most 1")
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of each token, in float32: logits [..., vocabulary] → the same shape."""
+        logits = logits.float()
+        if self.temperature == 0:
+            return torch.zeros_like(logits).scatter(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
+        kept = logits.shape[-1] if self.top_k is None else min(self.top_k, logits.shape[-1])
+        best = torch.topk(logits, kept, dim=-1)
+        likely = torch.softmax(best.values / self.temperature, dim=-1)
+        if self.top_p < 1:
+            before = likely.cumsum(dim=-1) - likely
+            likely = likely.masked_fill(before >= self.top_p, 0.0)
+            likely = likely / likely.sum(dim=-1, keepdim=True)
+        return torch.zeros_like(logits).scatter(-1, best.indices, likely)
+
+    def draw(self, logits: Tensor, generator: torch.Generator) -> int:
+        """One token of logits [vocabulary]."""
+        if self.temperature == 0:
+            return int(logits.argmax())
+        return int(torch.multinomial(self.probabilities(logits), 1, generator=generator))
