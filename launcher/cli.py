@@ -315,14 +315,14 @@ def generate(
     text = write(
         prompt,
         model,
-        depth,
-        latency_ms,
-        draft_depth,
-        max_new_tokens,
-        sampling,
-        stop or [],
-        seed,
-        tracking_uri,
+        depth=depth,
+        latency_ms=latency_ms,
+        draft_depth=draft_depth,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        stop=stop or [],
+        seed=seed,
+        tracking_uri=tracking_uri,
     )
     for piece in text:
         print(piece, end="", flush=True)

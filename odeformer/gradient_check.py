@@ -164,4 +164,4 @@ def state_drift(model: Odeformer, ids: Tensor, depth: int, solver_name: str, dty
         for cell, own in zip(reversed(cells), reversed(blocks), strict=True):
             state = solver.reverse(field, state, cell, own)
     model.solver = chosen
-    return _distance(torch.stack(state), torch.stack(first))
+    return _distance(torch.stack(state[:2]), torch.stack(first[:2]))

@@ -88,7 +88,7 @@ class _ReversibleSolve(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         solve: Solve = ctx.solve
-        u, v = ctx.saved_tensors
+        u, v, *kept = ctx.saved_tensors
         # x is the second of the pair: nothing came from the first.
         grad_u, grad_v = torch.zeros_like(u), outputs[0].to(u.dtype)
         parameters = solve.parameters()
@@ -105,7 +105,8 @@ class _ReversibleSolve(torch.autograd.Function):
                 for index, own in zip(reversed(chunk), reversed(blocks), strict=True):
                     couplings = solve.solver.couplings(solve.field, solve.cells[index], own)
                     for factor, update in reversed(couplings):
-                        u, v, grad_u, grad_v = _undo(factor, update, u, v, grad_u, grad_v, own)
+                        scaled, v, grad_u, grad_v = _undo(factor, update, u, v, grad_u, grad_v, own)
+                        u, kept = solve.solver.unscale(factor, scaled, tuple(kept))
                 _accumulate(totals, generated, leaves, parameters)
         # Both of the pair started as x0.
         return None, (grad_u + grad_v).to(outputs[0].dtype), *totals
@@ -120,7 +121,7 @@ def _undo(
     grad_after: Tensor,
     blocks: list[BlockWeights],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Through (v, after = factor · u + update(v)) back to (u, v), with the gradients of both pairs.
+    """Through (v, after = factor · u + update(v)) back to (factor · u, v), and to the gradients of (u, v).
 
     The weights' gradient is added to their ``grad``.
     """
@@ -134,8 +135,7 @@ def _undo(
     for weight, grad in zip(weights, of_weights, strict=True):
         if grad is not None:
             weight.grad = grad if weight.grad is None else weight.grad + grad
-    u = (after - added.detach()) / factor
-    return u, v, factor * grad_after, grad_v + slope
+    return after - added.detach(), v, factor * grad_after, grad_v + slope
 
 
 def _accumulate(

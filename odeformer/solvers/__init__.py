@@ -32,7 +32,7 @@ SOLVERS: dict[str, Solver] = {
     "lie_trotter": LieTrotter(),
     "leapfrog": LEAPFROG,
     "fixed_point_leapfrog": FixedPoint(LEAPFROG),
-    "damped_leapfrog": TwoStep(kept=KEPT, node=0.5),
+    "damped_leapfrog": FixedPoint(TwoStep(kept=KEPT, node=0.5)),
     "reversible_euler": Coupled(EULER, KEPT),
     "reversible_midpoint": Coupled(MIDPOINT, KEPT),
 }

@@ -12,7 +12,8 @@ products are in bf16.
 What keeps such a pair together is forgetting: a part γ < 1 of the older value is kept in each cell, and the
 way back divides by it, which multiplies rounding by 1/γ. A fixed γ would have to be near 1 for many cells
 and could be far smaller for few. So γ follows from the grid: over a whole solve the pair keeps ``KEPT`` of
-what it was, whatever N is. Undoing that costs 20 of float64's 52 bits and leaves more than float32 has.
+what it was, whatever N is, and 20 of float64's 52 bits are at stake on the way back. In floating point one
+value that is rounded otherwise there can grow by as much; ``FixedPoint`` loses none.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ KEPT = 2.0**-20
 """Of the older value of a pair, over a whole solve."""
 
 
+DENOMINATOR = 2**8
+"""Of the factors that fixed-point numbers are scaled by."""
+
+
 class Coupling(NamedTuple):
     """(u, v) → (v, factor · u + update(v))."""
 
@@ -47,7 +52,8 @@ def seen_dtype(weights: Sequence[BlockWeights]) -> dtype:
 
 
 class ReversibleSolver(ABC):
-    """A solver whose steps are couplings; x is the second of the pair, [batch, time, width] float64."""
+    """A solver whose steps are couplings. Its state is the pair (u, v), each [batch, time, width] float64, of
+    which v is x; and behind it whatever scaling u needs to be undone."""
 
     @property
     @abstractmethod
@@ -67,18 +73,28 @@ class ReversibleSolver(ABC):
         precise = x.double()
         return (precise, precise)
 
+    def scale(self, factor: float, u: Tensor, kept: State) -> tuple[Tensor, State]:
+        """factor · u, and what it takes to get u back from that."""
+        return factor * u, kept
+
+    def unscale(self, factor: float, scaled: Tensor, kept: State) -> tuple[Tensor, State]:
+        """What :meth:`scale` was given, from what it gave."""
+        return scaled / factor, kept
+
     def step(self, field: Field, state: State, cell: Cell, weights: Sequence[BlockWeights]) -> State:
-        u, v = state
+        (u, v), kept = state[:2], state[2:]
         for factor, update in self.couplings(field, cell, weights):
-            u, v = v, factor * u + update(v.to(seen_dtype(weights)))
-        return u, v
+            scaled, kept = self.scale(factor, u, kept)
+            u, v = v, scaled + update(v.to(seen_dtype(weights)))
+        return (u, v, *kept)
 
     def reverse(self, field: Field, state: State, cell: Cell, weights: Sequence[BlockWeights]) -> State:
         """The state before the cell, from the one after it."""
-        u, v = state
+        (u, v), kept = state[:2], state[2:]
         for factor, update in reversed(self.couplings(field, cell, weights)):
-            u, v = (v - update(u.to(seen_dtype(weights)))) / factor, u
-        return u, v
+            before, kept = self.unscale(factor, v - update(u.to(seen_dtype(weights))), kept)
+            u, v = before, u
+        return (u, v, *kept)
 
     def end(self, state: State) -> Tensor:
         return state[1]
@@ -107,7 +123,8 @@ class TwoStep(ReversibleSolver):
         return 1
 
     def couplings(self, field: Field, cell: Cell, weights: Sequence[BlockWeights]) -> Sequence[Coupling]:
-        factor = self.kept**cell.share
+        # The nearest n / 2^8 above 0: what fixed-point numbers can be scaled by and back.
+        factor = max(1, round(self.kept**cell.share * DENOMINATOR)) / DENOMINATOR
 
         def update(now: Tensor) -> Tensor:
             slope = (factor * cell.before + cell.scale) * field(now, weights[0])
@@ -155,15 +172,19 @@ class Coupled(ReversibleSolver):
 
 @dataclass(frozen=True)
 class FixedPoint(ReversibleSolver):
-    """A reversible solver on whole multiples of 2^−30: what a step adds is rounded to one, so that it can
-    be taken away again bit for bit, whatever the field does.
+    """A reversible solver on whole multiples of 2^−32: every bit of every state comes back, whatever the
+    field does.
 
-    float64 holds such numbers exactly up to 2^22 in size. Gradients pass the rounding straight through.
+    What a step adds is rounded to such a multiple, so that it can be taken away again; float64 holds them
+    exactly up to 2^20 in size. A factor γ becomes a fraction n/2^8, and the division's remainders are kept:
+    the bits that the pair forgets, pushed into one integer beside each number, from where they return on
+    the way back. All cells of a solve together push 20 bits (``KEPT``), however many they are. (The
+    remainders as a buffer: Maclaurin et al. 2015, arXiv 1502.03492.) Gradients pass the rounding straight
+    through.
     """
 
     base: ReversibleSolver
-    """Its couplings must have factor 1: any other would leave the multiples."""
-    bits: int = 30
+    bits: int = 32
 
     @property
     def nodes(self) -> tuple[float, ...]:
@@ -175,15 +196,30 @@ class FixedPoint(ReversibleSolver):
 
     def start(self, x: Tensor) -> State:
         rounded = self._rounded(x.double())
-        return (rounded, rounded)
+        return (rounded, rounded, rounded.detach().long().zero_())
 
     def couplings(self, field: Field, cell: Cell, weights: Sequence[BlockWeights]) -> Sequence[Coupling]:
         couplings = self.base.couplings(field, cell, weights)
-        assert all(factor == 1 for factor, _ in couplings)
-        return [Coupling(1.0, self._rounding(update)) for _, update in couplings]
+        return [Coupling(factor, self._rounding(update)) for factor, update in couplings]
 
-    def _rounding(self, update: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        return lambda v: self._rounded(update(v).double())
+    def scale(self, factor: float, u: Tensor, kept: State) -> tuple[Tensor, State]:
+        if factor == 1:
+            return u, kept
+        numerator = int(factor * DENOMINATOR)
+        whole, buffer = self._as_integer(u), kept[0]
+        buffer = buffer * DENOMINATOR + whole % DENOMINATOR
+        whole = whole // DENOMINATOR * numerator + buffer % numerator
+        scaled = factor * u
+        return scaled + (self._as_float(whole) - scaled).detach(), (buffer // numerator,)
+
+    def unscale(self, factor: float, scaled: Tensor, kept: State) -> tuple[Tensor, State]:
+        if factor == 1:
+            return scaled, kept
+        numerator = int(factor * DENOMINATOR)
+        whole, buffer = self._as_integer(scaled), kept[0]
+        buffer = buffer * numerator + whole % numerator
+        whole = whole // numerator * DENOMINATOR + buffer % DENOMINATOR
+        return self._as_float(whole), (buffer // DENOMINATOR,)
 
     def end(self, state: State) -> Tensor:
         x = state[1]
@@ -193,6 +229,15 @@ class FixedPoint(ReversibleSolver):
             )
         return x
 
+    def _rounding(self, update: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda v: self._rounded(update(v).double())
+
     def _rounded(self, x: Tensor) -> Tensor:
         multiple = (x * 2**self.bits).round() / 2**self.bits
         return x + (multiple - x).detach()
+
+    def _as_integer(self, x: Tensor) -> Tensor:
+        return (x.detach() * 2**self.bits).long()
+
+    def _as_float(self, whole: Tensor) -> Tensor:
+        return whole.double() / 2**self.bits

@@ -8,7 +8,7 @@ from odeformer.field import build_field
 from odeformer.gradients import integrate
 from odeformer.memory import peak_bytes, saved_bytes
 from odeformer.model import token_losses
-from odeformer.solvers import SOLVERS
+from odeformer.solvers import SOLVERS, FixedPoint
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -127,8 +127,14 @@ def test_checkpoint_holds_far_fewer_bytes_and_grows_slower() -> None:
         *((solver, True, "reversible") for solver in REVERSIBLE if solver != "fixed_point_leapfrog"),
     ],
 )
-def test_gradients_equal_finite_differences(solver: str, tied: bool, gradient: str) -> None:
+def test_gradients_equal_finite_differences(
+    solver: str, tied: bool, gradient: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each parameter along a direction of its own, by central differences in float64."""
+    if solver == "damped_leapfrog":  # without its rounding, which has no derivative
+        fixed = SOLVERS[solver]
+        assert isinstance(fixed, FixedPoint)
+        monkeypatch.setitem(SOLVERS, solver, fixed.base)
     model = tiny_model(size=2, width=8, heads=2, tie_embeddings=tied).double()
     model.solver = solver
     attach_adapter(model, rank=2).double()
