@@ -48,7 +48,8 @@ class AtDepth:
         self.dtype = dtype or model.embedding.weight.dtype
         self.device = model.embedding.weight.device
         with torch.no_grad():
-            made = {name: w.to(self.dtype) for name, w in merge(model.depth_weights(depth)).items()}
+            merged = merge(model.depth_weights(depth))
+            made = {name: _column_major(w.to(self.dtype)) for name, w in merged.items()}
         blocks = [
             dict(zip(made, of_node, strict=True))
             for of_node in zip(*(stacked.unbind(0) for stacked in made.values()), strict=True)
@@ -91,6 +92,11 @@ class AtDepth:
         assert self.embedding is not None
         head = self.embedding if self.unembedding is None else self.unembedding
         return F.linear(self.final_norm(x), head.weight)  # type: ignore[arg-type]
+
+
+def _column_major(stacked: Tensor) -> Tensor:
+    """Matrices [N, out, in] laid out by columns: a CPU multiplies one vector by them twice as fast."""
+    return stacked.mT.contiguous().mT if stacked.ndim == 3 else stacked
 
 
 class RememberingField:
