@@ -14,6 +14,11 @@ from odeformer.field import BlockWeights, TensorSpec, block_tensors
 from odeformer.lora import Adapter
 
 
+PAIRS_VARIANCE = 0.02
+"""The part of a fresh W(t)'s variance that low-rank pairs make. Half of it costs 4 % of perplexity, as the
+pairs then learn slower than the whole set; far less costs as much (docs/experiments.md)."""
+
+
 class WeightSource(Protocol):
     """A hypernetwork, or what stands in for one: times and cell widths [M] → the tensors [M, ...]."""
 
@@ -50,10 +55,10 @@ class Hypernetwork(nn.Module):
             sets = torch.randn(basis.size, *spec.shape) * (spec.std / gain)
             self.register_parameter(name, nn.Parameter(sets))
             return
-        # Half of the variance in the whole set, half in the K pairs.
         out_features, in_features = spec.shape
-        factor_std = (spec.std / gain / math.sqrt(2 * rank)).sqrt()
-        self.register_parameter(name, nn.Parameter(torch.randn(*spec.shape) * spec.std / math.sqrt(2)))
+        factor_std = (spec.std / gain * math.sqrt(PAIRS_VARIANCE / rank)).sqrt()
+        whole_std = spec.std * math.sqrt(1 - PAIRS_VARIANCE)
+        self.register_parameter(name, nn.Parameter(torch.randn(*spec.shape) * whole_std))
         for side, shape in (("left", (out_features, rank)), ("right", (rank, in_features))):
             self.register_parameter(
                 f"{name}_{side}", nn.Parameter(torch.randn(basis.size, *shape) * factor_std)
