@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks import gradient_tables
+from benchmarks import generation_tables, gradient_tables
 from benchmarks.quality_claims import judged
 from benchmarks.quality_tables import budgets, claims_table, page
 
@@ -25,3 +25,8 @@ def test_the_quality_page_is_that_of_the_results() -> None:
 def test_the_gradients_page_is_that_of_the_results() -> None:
     content = json.loads((ROOT / "benchmarks/results/gradients.json").read_text())
     assert (ROOT / "docs/gradients.md").read_text().strip() == gradient_tables.page(content).strip()
+
+
+def test_the_generation_page_is_that_of_the_results() -> None:
+    content = json.loads((ROOT / "benchmarks/results/generation.json").read_text())
+    assert (ROOT / "docs/generation.md").read_text().strip() == generation_tables.page(content).strip()
