@@ -21,8 +21,8 @@ def page(content: dict[str, Any]) -> str:
         "What `python -m benchmarks.generation` measured; this page is printed by "
         "`python -m benchmarks.generation_tables benchmarks/results/generation.json`. "
         f"Machine: {content['machine']}; {content['date']}.",
-        "Greedy, fp32, 32 tokens of prompt; `transformers` runs `generate` on the exported checkpoint, in turn "
-        "with ours in one process. Bandwidth: what reading every weight once a token would allow.",
+        "Greedy, fp32, 32 tokens of prompt; `transformers` runs `generate` on the exported checkpoint, in "
+        "turn with ours in one process. Bandwidth: what reading every weight once a token would allow.",
         rates_table(content["rows"]),
     ]
     if content["speculative"]:

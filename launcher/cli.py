@@ -271,6 +271,28 @@ def models_import(
     make_console().print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
+@app.command("eval")
+def evaluate(
+    model: Annotated[
+        str, typer.Option(help="models:/<name>@<alias>, models:/<name>/<version>, or a folder.")
+    ],
+    text: Annotated[Path, typer.Option(help="A file of text.")],
+    depth: Annotated[
+        list[int] | None, typer.Option(help="N, may be repeated; the model depth when not given.")
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="An adapter to attach, models:/<name>/<version> or a folder.")
+    ] = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Score a text. Example: odeformer eval --model models:/tiny@champion --text book.txt --depth 4"""
+    from launcher.console import make_console
+    from launcher.evaluation import evaluate as score
+    from launcher.report.tables import text_scores_table
+
+    make_console().print(text_scores_table(score(model, adapter, text, depth or [], tracking_uri)))
+
+
 @app.command()
 def generate(
     prompt: str,

@@ -13,7 +13,6 @@ from odeformer.config import BasisConfig, ModelConfig
 from odeformer.field import BlockWeights, TensorSpec, block_tensors
 from odeformer.lora import Adapter
 
-
 PAIRS_VARIANCE = 0.02
 """The part of a fresh W(t)'s variance that low-rank pairs make. Half of it costs 4 % of perplexity, as the
 pairs then learn slower than the whole set; far less costs as much (docs/experiments.md)."""

@@ -170,6 +170,36 @@ def test_out_into_the_ordinary_world_and_back(road: Path, text_files: list[Path]
     assert validations(road / "more")[0] == pytest.approx(validations(road / "run")[-1], abs=1e-3)
 
 
+def test_a_text_is_scored_at_every_depth_asked_for(road: Path, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    from cluster import registry
+    from odeformer.model import token_losses
+
+    text = "def do_1():\n    return 1\n" * 3
+    (tmp_path / "text.txt").write_text(text)
+    ask = ("--model", "models:/small@champion", "--text", str(tmp_path / "text.txt"))
+    said = odeformer("eval", *ask, "--depth", "2", "--depth", "4", cwd=road)
+    loaded = registry.load(str(road / "run" / "final"))
+    ids = torch.tensor([loaded.tokenizer.encode(text, add_special_tokens=False).ids])
+    assert ids.shape[1] > 33, "two windows of 32 at least"
+    shown = dict(re.findall(r"^ *N = ([24]) +([0-9.]+) ", said, re.MULTILINE))
+    for depth in (2, 4):
+        pieces = [
+            token_losses(loaded.model(ids[:, start : start + 32], depth=depth).logits[:, : stop - start], y)
+            for start in range(0, ids.shape[1] - 1, 32)
+            for stop in [min(start + 32, ids.shape[1] - 1)]
+            for y in [ids[:, start + 1 : stop + 1]]
+        ]
+        expected = float(torch.cat(pieces, dim=1).mean())
+        assert float(shown[str(depth)]) == pytest.approx(expected, abs=1e-4)
+    client = MlflowClient(tracking_uri=f"sqlite:///{road}/runs/mlflow.db")
+    [experiment] = [e for e in client.search_experiments() if e.name == "evaluations"]
+    [run] = client.search_runs([experiment.experiment_id])
+    assert run.data.params["model"] == "models:/small/1"
+    assert run.data.metrics["nats_per_token_4"] == pytest.approx(expected, abs=1e-4)
+
+
 def test_a_run_continues_only_from_what_fits(road: Path) -> None:
     def refused(*arguments: str) -> str:
         done = subprocess.run([ODEFORMER, *arguments], cwd=road, capture_output=True, text=True, timeout=300)

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from cluster.registry import BASE_NAME, BASE_VERSION, Version
+from launcher.evaluation import TextScore
 
 
 def models_table(versions: Sequence[Version]) -> Table:
@@ -47,6 +48,21 @@ def finetune_table(results: Sequence[dict[str, Any]]) -> Table:
             _metric(result["metric"], result["after"]),
             f"models:/{result['adapter_model']}/{result['adapter_version']}",
             result["base_version"],
+        )
+    return table
+
+
+def text_scores_table(scores: Sequence[TextScore]) -> Table:
+    """A line for each depth."""
+    table = Table("depth", box=None, header_style="bold", pad_edge=False)
+    for title in ("nats/token", "perplexity", "bits/byte"):
+        table.add_column(title, justify="right")
+    for score in scores:
+        table.add_row(
+            f"N = {score.depth}",
+            f"{score.nats_per_token:.4f}",
+            f"{score.perplexity:.2f}",
+            f"{score.bits_per_byte:.4f}",
         )
     return table
 

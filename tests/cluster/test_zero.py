@@ -109,10 +109,10 @@ def test_two_depths_of_a_batch_train_like_a_plain_loop(
     ("gradient", "solver", "stages"),
     [  # checkpoint with every stage: above
         ("direct", "euler", (3,)),
-        ("reversible", "leapfrog", (2,)),
+        ("reversible", "damped_leapfrog", (2,)),
         ("adjoint", "rk4", (2,)),
         pytest.param("direct", "euler", (0, 1, 2), marks=pytest.mark.slow),
-        pytest.param("reversible", "leapfrog", (0, 1), marks=pytest.mark.slow),
+        pytest.param("reversible", "damped_leapfrog", (0, 1), marks=pytest.mark.slow),
         pytest.param("reversible", "fixed_point_leapfrog", (0, 1, 2), marks=pytest.mark.slow),
         pytest.param("adjoint", "rk4", (0, 1), marks=pytest.mark.slow),
     ],

@@ -39,6 +39,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["grad-check", "tiny", "--depth", "0"], "--depth"),
         (["finetune", "run", "nowhere.yaml"], "nowhere.yaml"),
         (["models", "list"], "no such MLflow store"),
+        (["eval", "--model", "nowhere", "--text", "text.txt"], "nowhere"),
         (["models", "export", "--model", "nowhere", "--out", "out"], "nowhere"),
         (
             ["models", "export", "--model", "nowhere", "--adapter", "models:/a/1", "--out", "o"],
@@ -85,6 +86,7 @@ def test_every_verb_has_help_with_an_example(tmp_path: Path) -> None:
         ["grad-check"],
         ["finetune", "run"],
         ["models", "list"],
+        ["eval"],
         ["models", "export"],
         ["models", "import"],
         ["generate"],
