@@ -15,8 +15,9 @@ from cluster import registry, tracking
 from cluster.connect import PRETRAIN, worker_environment
 from cluster.events import EventReader
 from cluster.failures import RunFailedError, cause
-from cluster.settings import PretrainSettings
+from cluster.settings import PretrainSettings, goes_with
 from odeformer.config import ModelConfig
+from odeformer.solvers import LAYERS
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -76,14 +77,27 @@ def _continued(settings: PretrainSettings) -> PretrainSettings:
         # An alias may move while the run is on, or before it is resumed.
         named = version.uri
         folder = registry.fetch(named, settings.tracking.uri)
-    model, _ = checkpoint.load_config(folder)
+    model, solver = checkpoint.load_config(folder)
+    train = settings.train
+    if solver in LAYERS:
+        # Parallel and sequential branches are different networks, not two solvers of one flow.
+        if train.solver in LAYERS and train.solver != solver:
+            raise ValueError(
+                f"init {settings.init} has the layers of {solver}, not train.solver {train.solver}"
+            )
+        if train.solver is None and goes_with(train.gradient, solver):
+            train = train.model_copy(update={"solver": solver})
     tokenizer = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
     if tokenizer != load_manifest(settings.data.shards).tokenizer_sha256:
         raise ValueError(
             f"data.shards {settings.data.shards} were built with another tokenizer than that of init "
             f"{settings.init}: build them with --tokenizer {folder / 'tokenizer.json'}"
         )
-    content = settings.model_dump() | {"model": model.model_dump(), "init": named}
+    content = settings.model_dump() | {
+        "model": model.model_dump(),
+        "train": train.model_dump(),
+        "init": named,
+    }
     return PretrainSettings.model_validate(content)
 
 

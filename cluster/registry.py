@@ -25,6 +25,16 @@ BASE_NAME, BASE_VERSION, BASE_DIGEST = (
 """Tags of an adapter's version: the model it was made for."""
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that ``models:/<name>`` could not stand for.
+
+    Raises:
+        ValueError: with what a name may be.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", name):
+        raise ValueError(f"model name {name!r}: letters, digits, - and _ only, at most 63")
+
+
 @dataclass(frozen=True)
 class Version:
     """One version of a registered model."""
@@ -55,6 +65,7 @@ def register(
     """
     from mlflow.exceptions import MlflowException
 
+    check_name(name)
     client = connect(uri)
     digest = folder_digest(folder)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from contextlib import ExitStack
@@ -48,7 +49,7 @@ def main() -> None:
     except RunFailedError as error:
         _complain(str(error))
         code = 1
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         if "ODEFORMER_TRACEBACK" in os.environ:
             raise
         code = _complain(str(error))
@@ -114,7 +115,7 @@ def pretrain(
     from launcher.console import make_console
     from launcher.settings import load_pretrain
 
-    chosen = [*(overrides or []), *([f"init={init}"] if init else [])]
+    chosen = [*(overrides or []), *([f"init={json.dumps(init)}"] if init else [])]
     settings = load_pretrain(config, chosen)
     from cluster import pretrain as pretraining
     from cluster.connect import ray_cluster
@@ -214,7 +215,7 @@ def models_export(
     model: Annotated[
         str, typer.Option(help="models:/<name>@<alias>, models:/<name>/<version>, or a folder.")
     ],
-    out: Annotated[Path, typer.Option(help="The folder to write; one that is there is replaced.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
     depth: Annotated[
         int | None, typer.Option(help="N, the layers it will have; the model depth when not given.")
     ] = None,
@@ -224,13 +225,14 @@ def models_export(
     peft: Annotated[
         bool, typer.Option("--peft", help="Write the adapter alone, for peft and the base at this depth.")
     ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """An ordinary checkpoint. Example: odeformer models export --model models:/tiny@champion --out tiny-8"""
     from launcher.console import make_console
     from launcher.exchange import export
 
-    done = export(model, adapter, depth, peft, out, tracking_uri)
+    done = export(model, adapter, depth, peft, out, overwrite, tracking_uri)
     what = "the adapter, for peft" if peft else f"an ordinary transformer of {done.layers} layers"
     lines = [f"{out}: {what} at N = {done.layers}" if peft else f"{out}: {what}"]
     lines.append(
@@ -244,7 +246,7 @@ def models_export(
 @models_app.command("import")
 def models_import(
     source: Annotated[Path, typer.Option("--from", help="A checkpoint folder of transformers.")],
-    out: Annotated[Path, typer.Option(help="The folder to write; one that is there is replaced.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
     size: Annotated[
         int, typer.Option(min=0, help="K, the weight sets; as many as it has layers when 0.")
     ] = 0,
@@ -252,13 +254,14 @@ def models_import(
         Path | None, typer.Option(help="Measure the loss on this text, before and after.")
     ] = None,
     register: Annotated[str | None, typer.Option(metavar="NAME", help="Register it under this name.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """An ordinary checkpoint as an ODE. Example: odeformer models import --from pythia --out pythia-ode"""
     from launcher.console import make_console
     from launcher.exchange import import_checkpoint
 
-    done = import_checkpoint(source, out, size, text, register, tracking_uri)
+    done = import_checkpoint(source, out, size, overwrite, text, register, tracking_uri)
     lines = [
         f"{out}: {done.layers} layers as {done.size} weight sets, {done.parameters:,} parameters "
         f"({done.ordinary_parameters:,} before)",
@@ -314,7 +317,7 @@ def generate(
     top_k: Annotated[int, typer.Option(help="Draw among so many of the most likely tokens.")] = 50,
     top_p: Annotated[float, typer.Option(help="… and the fewest that have this probability together.")] = 1.0,
     stop: Annotated[list[str] | None, typer.Option(help="End before this string; may be repeated.")] = None,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**62)] = 0,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Continue a text. Example: odeformer generate --model models:/tiny@champion --depth 4 "def main("""

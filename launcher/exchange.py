@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.registry import Version
+from cluster.registry import Version, check_name
 from odeformer.config import BasisConfig
+from odeformer.folder import check_output
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,17 @@ class Exported:
 
 
 def export(
-    model: str, adapter: str | None, depth: int | None, peft: bool, out: Path, tracking_uri: str | None
+    model: str,
+    adapter: str | None,
+    depth: int | None,
+    peft: bool,
+    out: Path,
+    overwrite: bool,
+    tracking_uri: str | None,
 ) -> Exported:
     """Write a model at a depth for ``transformers``, or with ``peft`` its adapter alone for that."""
+    out = out.absolute()
+    check_output(out, [Path(name) for name in (model, adapter) if name], overwrite)
     _silence_transformers()
     from cluster import registry
     from data.tokenizer import END_OF_TEXT
@@ -38,7 +47,8 @@ def export(
     shape, solver = loaded.model.config, layer_solver(loaded.model)
     layers = shape.depth if depth is None else depth
     if peft:
-        base = loaded.versions[-1].uri if loaded.versions else model
+        known = [v.uri for v in loaded.versions if v.tags.get("odeformer.kind") == "checkpoint"]
+        base = known[0] if known else model
         difference = exporting.export_adapter(loaded.model, depth, base, out)
     else:
         card = model_card(shape, layers, solver, adapter or model, loaded.versions)
@@ -69,6 +79,7 @@ def import_checkpoint(
     source: Path,
     out: Path,
     size: int,
+    overwrite: bool,
     text: Path | None,
     register_as: str | None,
     tracking_uri: str | None,
@@ -79,9 +90,14 @@ def import_checkpoint(
         source: its folder, with a ``tokenizer.json``.
         out: the checkpoint folder to write.
         size: K, as many as there are layers when 0.
+        overwrite: replace ``out`` where it is there.
         text: a file to measure the loss on, before and after.
         register_as: a name in the registry.
     """
+    out = out.absolute()
+    check_output(out, [source], overwrite)
+    if register_as is not None:
+        check_name(register_as)
     _silence_transformers()
     from data.tokenizer import load_tokenizer
     from odeformer import checkpoint

@@ -108,14 +108,15 @@ def measure_depths(
 def measure_decoding(model: Odeformer, rounds: int = 15) -> CostTable:
     """What one more token costs at depths from the least to 2D, behind half a context of others.
 
-    Depths are timed in turn; milliseconds are medians.
+    At most 512 of them. Depths are timed in turn; milliseconds are medians.
     """
     config = model.config
     assert config.context_length is not None
     least = config.prelude_layers + 1
     depths = sorted({max(least, config.depth * part // 4) for part in (1, 2, 3, 4, 6, 8)})
-    behind = config.context_length // 2
-    readers = {depth: Reader(AtDepth(model, depth), 1, config.context_length) for depth in depths}
+    behind = min(config.context_length // 2, 512)
+    at = {depth: AtDepth(model, depth) for depth in depths}
+    readers = {depth: Reader(at[depth], 1, behind + 1) for depth in depths}
     ids = torch.zeros(1, behind, dtype=torch.long, device=model.embedding.weight.device)
     seconds: dict[int, list[float]] = {depth: [] for depth in depths}
     for turn in range(rounds + 1):
@@ -127,11 +128,11 @@ def measure_decoding(model: Odeformer, rounds: int = 15) -> CostTable:
             int(reader.read(ids[:, :1])[0, -1].argmax())  # as a token is chosen: waits for an accelerator
             if turn:
                 seconds[depth].append(time.perf_counter() - started)
-    cell, last = cell_flops(config, behind), unembedding_flops(config)
-    per_cell = solver_named(model.solver).evaluations  # type: ignore[union-attr]
+    # The last token of a sequence sees twice as many as one sees on average.
+    cell, last = cell_flops(config, 2 * behind), unembedding_flops(config)
     return CostTable(
         tuple(
-            DepthCost(depth, 1e3 * statistics.median(seconds[depth]), per_cell * depth * cell + last)
+            DepthCost(depth, 1e3 * statistics.median(seconds[depth]), at[depth].evaluations * cell + last)
             for depth in depths
         )
     )

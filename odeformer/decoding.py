@@ -70,6 +70,11 @@ class AtDepth:
         self.embedding, self.positions = own_copy(model.embedding), own_copy(model.positions)
         self.final_norm, self.unembedding = own_copy(model.final_norm), own_copy(model.unembedding)
 
+    @property
+    def evaluations(self) -> int:
+        """Of the field, for each token."""
+        return sum(stretch.solver.evaluations * len(stretch.cells) for stretch in self.stretches)
+
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         """The state at t = 0 of ids at these positions, both [batch, time]."""
         assert self.embedding is not None
@@ -179,6 +184,9 @@ class Reader:
         """Logits of the tokens after each of ids [batch, time]: [batch, time, vocabulary].
 
         With ``last_only`` those after the last one alone, [batch, 1, vocabulary].
+
+        Raises:
+            FloatingPointError: for a state that is not finite.
         """
         first, last = self.length, self.length + ids.shape[1]
         assert last <= self._capacity, "more tokens than there is room for"
@@ -188,6 +196,10 @@ class Reader:
             positions = (positions - self._padding[:, None]).clamp(min=0)
         x = self._at.solve(self._at.embed(ids, positions), self._field)
         self.length = last
+        if not x.isfinite().all():
+            raise FloatingPointError(
+                f"the state at the end of a solve at depth {self._at.depth} is not finite"
+            )
         return self._at.unembed(x[:, -1:] if last_only else x)
 
     def _mask(self, first: int, last: int) -> Tensor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -39,6 +39,20 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
             aside.rename(folder)
         for left_over in (beside, aside):
             shutil.rmtree(left_over, ignore_errors=True)
+
+
+def check_output(folder: Path, sources: Iterable[Path], overwrite: bool) -> None:
+    """Refuse a place to write to where something else would be lost.
+
+    Raises:
+        ValueError: for what is no folder, one that is read from, or one that is there without ``overwrite``.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder: give another --out")
+    if any(folder.resolve() == source.resolve() for source in sources):
+        raise ValueError(f"{folder} is what is read from: give another --out")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise ValueError(f"{folder} is there already: give another --out, or --overwrite to replace it")
 
 
 def _flush(path: Path) -> None:

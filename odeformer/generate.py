@@ -32,7 +32,7 @@ def generate(
         max_new_tokens: of each prompt.
         sampling: how tokens are drawn.
         seed: row i draws from a generator of its own with seed + i: the same whatever is beside it, up to
-            rounding.
+            rounding, while the longest row fits the context.
         stop_id: a prompt ends when it draws this token, which is not yielded.
 
     Raises:
@@ -43,7 +43,8 @@ def generate(
     generators = [torch.Generator().manual_seed(seed + row) for row in range(len(texts))]
     running = [True] * len(texts)
     reader: Reader | None = None
-    context = at.config.context_length or max(map(len, texts)) + max_new_tokens
+    most = max(map(len, texts)) + max_new_tokens
+    context = min(at.config.context_length or most, most)
     for _ in range(max_new_tokens):
         if reader is None or reader.length == context:
             # At the start, or when the context is full.
@@ -139,6 +140,8 @@ def pieces(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
 
 def until(stops: Sequence[str], texts: Iterator[str]) -> Iterator[str]:
     """The texts up to the first stop string in what they join to; what may begin one is withheld."""
+    if "" in stops:
+        raise ValueError("a stop string is empty: every text ends with it")
     held = ""
     for text in texts:
         held += text

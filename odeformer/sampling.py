@@ -38,7 +38,8 @@ class Sampling:
             return torch.zeros_like(logits).scatter(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
         kept = logits.shape[-1] if self.top_k is None else min(self.top_k, logits.shape[-1])
         best = torch.topk(logits, kept, dim=-1)
-        likely = torch.softmax(best.values / self.temperature, dim=-1)
+        # Below 0 whatever the temperature: no quotient is too large.
+        likely = torch.softmax((best.values - best.values[..., :1]) / self.temperature, dim=-1)
         if self.top_p < 1:
             before = likely.cumsum(dim=-1) - likely
             likely = likely.masked_fill(before >= self.top_p, 0.0)

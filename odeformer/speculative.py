@@ -59,7 +59,8 @@ def speculate(
     sampling, acceptance = sampling or Sampling(), acceptance or Acceptance()
     text = check_prompt(prompt, deep)
     generator = torch.Generator().manual_seed(seed)
-    context = deep.config.context_length or len(text) + max_new_tokens
+    most = len(text) + max_new_tokens
+    context = min(deep.config.context_length or most, most)
     text = text[-context:]
     readers = [Reader(at, 1, context) for at in (deep, shallow)]
     left = max_new_tokens

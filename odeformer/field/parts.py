@@ -85,11 +85,13 @@ def rms_norm(x: Tensor, w: BlockWeights, name: str, epsilon: float) -> Tensor:
 def rotary_table(config: ModelConfig, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin [length, rotary dimensions] of rotary positions (Su et al. 2021), in ``like``'s dtype."""
     dimensions = config.rotary_dimensions
-    exponents = torch.arange(0, dimensions, 2, dtype=like.dtype, device=like.device) / dimensions
-    positions = torch.arange(length, dtype=like.dtype, device=like.device)
+    # bf16 has no odd numbers above 256: positions would fall together.
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    exponents = torch.arange(0, dimensions, 2, dtype=dtype, device=like.device) / dimensions
+    positions = torch.arange(length, dtype=dtype, device=like.device)
     angles = positions[:, None] * config.rotary_base**-exponents
     angles = torch.cat([angles, angles], dim=-1)
-    return angles.cos(), angles.sin()
+    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 
 def attend(heads: Heads, w: BlockWeights, dropout: float = 0.0) -> Tensor:

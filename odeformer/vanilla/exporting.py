@@ -201,9 +201,13 @@ def _difference(model: Odeformer, depth: int | None, ordinary: Ordinary, theirs:
     draw = torch.Generator().manual_seed(0)
     length = min(64, model.config.context_length)
     ids = torch.randint(model.config.vocabulary_size, (2, length), generator=draw)
-    chosen, model.solver = model.solver, ordinary.solver
-    ours = model(ids, depth=depth).logits
-    model.solver = chosen
+    chosen, training = model.solver, model.training
+    model.solver = ordinary.solver
+    try:
+        ours = model.eval()(ids.to(model.embedding.weight.device), depth=depth).logits.cpu()
+    finally:
+        model.solver = chosen
+        model.train(training)
     difference = float((theirs(ids).logits - ours).abs().max() / ours.std())
     if not difference <= LARGEST_DIFFERENCE:
         raise ValueError(

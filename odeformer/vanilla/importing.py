@@ -29,8 +29,10 @@ def read_ordinary(folder: Path) -> Ordinary:
         architecture = architecture_of(theirs)
         config, solver = architecture.from_config(theirs)
     except ValidationError as error:
-        raise ValueError(f"{folder / 'config.json'}: {error.errors()[0]['msg']}") from None
-    except ValueError as error:
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise ValueError(f"{folder / 'config.json'}: {where}{first['msg']}") from None
+    except (ValueError, ArithmeticError) as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
     state = _read_weights(folder)
     try:
@@ -49,7 +51,7 @@ def _read_config(path: Path) -> Any:
         if "model_type" not in json.loads(path.read_text(encoding="utf-8")):
             raise ValueError("it names no model_type")
         return AutoConfig.from_pretrained(path.parent, local_files_only=True)
-    except (ValueError, TypeError, StrictDataclassError) as error:
+    except (ValueError, TypeError, StrictDataclassError, ArithmeticError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ValueError(f"{path}: cannot be read ({reason})") from None
 

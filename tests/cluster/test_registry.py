@@ -138,3 +138,10 @@ def test_asking_makes_no_store(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such MLflow store"):
         registry.versions(f"sqlite:///{tmp_path}/new/mlflow.db")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_no_uri_has_registers_nothing(folder: Path, uri: str, tmp_path: Path) -> None:
+    make_version(folder, uri, tmp_path)
+    with pytest.raises(ValueError, match=r"model name 'pythia-1\.4b'"):
+        registry.register(folder, "pythia-1.4b", run_id="none", uri=uri, tags={})
+    assert [version.name for version in registry.versions(uri)] == ["base"]

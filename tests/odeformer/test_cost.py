@@ -2,10 +2,17 @@
 
 import pytest
 import torch
-from tiny_models import ids, tiny_model
+from tiny_models import VOCABULARY, ids, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from odeformer.cost import CostTable, DepthCost, cell_flops, measure_depths, unembedding_flops
+from odeformer.cost import (
+    CostTable,
+    DepthCost,
+    cell_flops,
+    measure_decoding,
+    measure_depths,
+    unembedding_flops,
+)
 
 TABLE = CostTable((DepthCost(2, 1.0, 100.0), DepthCost(4, 1.9, 180.0), DepthCost(8, 3.5, 340.0)))
 
@@ -51,3 +58,16 @@ def test_a_measured_table_has_every_depth_and_counts_evaluations() -> None:
     model.solver = "dopri5"
     with pytest.raises(ValueError, match="'dopri5' has no depths to measure"):
         measure_depths(model, (2,), batch=1, time_steps=4)
+
+
+def test_decoding_costs_are_those_of_the_last_token() -> None:
+    model = tiny_model(context_length=16).eval()
+    for solver, evaluations in (("euler", 1), ("rk4", 4)):
+        model.solver = solver
+        table = measure_decoding(model, rounds=1)
+        behind, width, block = 8, 16, 12 * 16 * 16 + 13 * 16
+        for row in table.rows:
+            passes = 1 + evaluations * (row.depth - 1)
+            expected = passes * (2 * block + 4 * width * behind) + 2 * width * VOCABULARY
+            assert row.flops == expected
+        assert [row.depth for row in table.rows] == [2, 3, 4, 6, 8]

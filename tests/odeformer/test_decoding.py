@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import CONTEXT, attach_adapter, ids, tiny_model
+from tiny_models import CONTEXT, attach_adapter, config, ids, tiny_model
 
 from odeformer.decoding import AtDepth, Reader
+from odeformer.field.parts import rotary_table
 from odeformer.model import Odeformer
 
 FLAVOURS: list[tuple[str, dict[str, Any]]] = [
@@ -83,3 +84,19 @@ def test_what_has_no_such_depth_is_refused() -> None:
     model.solver = "dopri5"
     with pytest.raises(ValueError, match="chooses its own times"):
         AtDepth(model)
+
+
+def test_positions_stay_apart_in_bf16() -> None:
+    table = rotary_table(config(), 1200, torch.zeros((), dtype=torch.bfloat16))
+    exact = rotary_table(config(), 1200, torch.zeros(()))
+    for seen, expected in zip(table, exact, strict=True):
+        assert seen.dtype == torch.bfloat16
+        torch.testing.assert_close(seen.float(), expected, rtol=0, atol=4e-3)
+
+
+def test_a_state_that_is_not_finite_is_named() -> None:
+    model = tiny_model().eval()
+    with torch.no_grad():
+        model.hypernetwork.down_weight.fill_(float("inf"))  # type: ignore[operator]
+    with pytest.raises(FloatingPointError, match="depth 6 is not finite"), torch.inference_mode():
+        Reader(AtDepth(model, 6), 1, CONTEXT).read(ids(batch=1))

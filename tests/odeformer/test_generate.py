@@ -275,6 +275,11 @@ def test_stop_strings_end_the_text_wherever_they_begin(
     assert "".join(said) == expected
 
 
+def test_an_empty_stop_string_is_refused() -> None:
+    with pytest.raises(ValueError, match="stop string is empty"):
+        list(until([""], iter(["a"])))
+
+
 def test_text_stops_before_a_stop_string(speaker: Odeformer, tokenizer: Tokenizer) -> None:
     whole = "".join(write_text(speaker, tokenizer, "to be", seed=3, temperature=1.0))
     stop = whole[20:23]

@@ -34,6 +34,10 @@ def test_probabilities(sampling: Sampling, expected: list[float]) -> None:
     assert ((counts - wanted).abs() <= 4 * (wanted * (1 - seen[0])).sqrt()).all()
 
 
+def test_a_tiny_temperature_takes_the_most_likely_token() -> None:
+    assert Sampling(1e-39, None).probabilities(LOGITS).tolist() == [[0, 1, 0, 0, 0]]
+
+
 @pytest.mark.parametrize(
     ("fields", "named"),
     [

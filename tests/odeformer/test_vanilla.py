@@ -304,3 +304,24 @@ def test_old_buffers_and_half_precision_are_read(exported: Path) -> None:
     read = read_ordinary(exported)
     assert all(w.dtype == torch.float32 for w in read.layers.values())
     assert torch.equal(read.outer["embedding.weight"], state["gpt_neox.embed_in.weight"].bfloat16().float())
+
+
+def test_a_file_of_the_class_without_its_head_is_read(exported: Path) -> None:
+    whole = read_ordinary(exported)
+    state = load_file(exported / "model.safetensors")
+    bare = {name.removeprefix("gpt_neox."): tensor for name, tensor in state.items()}
+    save_file(bare, exported / "model.safetensors")
+    read = read_ordinary(exported)
+    assert all(torch.equal(read.layers[name], whole.layers[name]) for name in whole.layers)
+    assert torch.equal(read.outer["unembedding.weight"], whole.outer["unembedding.weight"])
+
+
+def test_a_failed_export_leaves_the_model_as_it_was(tokenizer: Path, tmp_path: Path) -> None:
+    model = moved("neox", "damped_leapfrog", {}).train()
+    with torch.no_grad():
+        model.hypernetwork.down_weight.fill_(float("inf"))  # type: ignore[operator]
+    with pytest.raises((ValueError, ArithmeticError)):
+        export(model, tokenizer, 5, "", tmp_path / "out", END)
+    assert model.solver == "damped_leapfrog"
+    assert model.training
+    assert not (tmp_path / "out").exists()

@@ -81,6 +81,9 @@ class Architecture(ABC):
             ValueError: naming a tensor that is missing, unexpected or of another shape.
         """
         left = {name: tensor for name, tensor in state.items() if not name.endswith(self.buffers)}
+        prefix = self.layer.split(".")[0] + "."
+        if not any(name.startswith(prefix) for name in left):  # saved from the class without the head
+            left = {name if name == self.head else prefix + name: tensor for name, tensor in left.items()}
         if config.tie_embeddings:
             left.pop(self.head, None)
 
