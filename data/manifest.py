@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, NamedTuple, Self
 
 from pydantic import (
     BaseModel,
@@ -16,7 +17,7 @@ from pydantic import (
 )
 
 FILE_NAME = "manifest.json"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 
 SplitName = Literal["train", "validation"]
 
@@ -30,13 +31,37 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Member(NamedTuple):
+    """A piece of a tar file, headers and padding included, that can be read and checked by itself.
+
+    The pieces of a shard lie one behind the other from its first byte on; what is behind the last one
+    is the end mark of the archive.
+    """
+
+    bytes: PositiveInt
+    sequences: PositiveInt
+    sha256: Digest
+
+
 class Shard(_Strict):
-    """One tar file: its size in bytes, its digest and how many sequences are in it."""
+    """One tar file: its size in bytes, its digest, and the pieces with the sequences in it."""
 
     name: ShardName
     bytes: PositiveInt
     sha256: Digest
-    sequences: PositiveInt
+    members: Annotated[tuple[Member, ...], Field(min_length=1)]
+
+    @cached_property
+    def sequences(self) -> int:
+        """In all members."""
+        return sum(member.sequences for member in self.members)
+
+    @model_validator(mode="after")
+    def _members_fit(self) -> Self:
+        total = sum(member.bytes for member in self.members)
+        if total > self.bytes:
+            raise ValueError(f"members take {total} bytes, the shard has {self.bytes}")
+        return self
 
 
 class Split(_Strict):
@@ -75,11 +100,16 @@ class Source(_Strict):
 
 
 class Manifest(_Strict):
-    """Everything that identifies a data set; two equal manifests give the same batches."""
+    """Everything that identifies a data set; two equal manifests give the same batches.
 
-    format_version: Literal[1]
+    `end_of_text` is the token behind each document, and never inside one: it says where documents
+    begin in a sequence.
+    """
+
+    format_version: Literal[2]
     sequence_length: PositiveInt
     vocabulary_size: PositiveInt
+    end_of_text: NonNegativeInt
     dtype: Literal["uint16", "uint32"]
     tokenizer_sha256: Digest
     seed: int

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import shutil
+import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from tokenizers import Tokenizer
 from data import manifest as manifests
 from data import tokenizer as tokenizers
 from data.corpus import Document, describe_source, is_held_out, read_documents
-from data.manifest import Manifest, Shard, Source, Split, SplitName
+from data.manifest import Manifest, Member, Shard, Source, Split, SplitName
 from data.order import permutation
 
 os.environ.setdefault("WDS_SECURE", "1")  # before webdataset: no commands, no pickle
@@ -24,7 +25,7 @@ from webdataset.writer import TarWriter
 
 Progress = Callable[[str, float], None]
 
-ROWS_PER_MEMBER = 128  # a tar header per 2 KB sequence would waste half of the file
+MEMBER_BYTES = 64 * 1024  # a tar header per 2 KB sequence would waste half of the file
 DOCUMENTS_PER_BATCH = 64
 
 
@@ -84,6 +85,7 @@ def build(
             format_version=manifests.FORMAT_VERSION,
             sequence_length=sequence_length,
             vocabulary_size=vocabulary_size,
+            end_of_text=tokenizers.end_of_text_id(trained),
             dtype=dtype,
             tokenizer_sha256=hashlib.sha256(tokenizer_json).hexdigest(),
             seed=seed,
@@ -211,13 +213,13 @@ def _write_split(
     member = 0
     for start in range(0, len(sequences), shard_sequences):
         rows = sequences[start : start + shard_sequences]
-        data = _tar(rows, member)
-        member += -(-len(rows) // ROWS_PER_MEMBER)
+        data, members = _tar(rows, member)
+        member += len(members)
         shard = Shard(
             name=f"{name}-{len(shards):06d}.tar",
             bytes=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
-            sequences=len(rows),
+            members=tuple(members),
         )
         _write_file(folder / shard.name, data)
         shards.append(shard)
@@ -232,16 +234,29 @@ def _write_split(
     )
 
 
-def _tar(rows: np.ndarray, first_member: int) -> bytes:
-    """Return a WebDataset shard: up to 128 rows in a member; the same rows, the same bytes."""
+def _tar(rows: np.ndarray, first_member: int) -> tuple[bytes, list[Member]]:
+    """Return a WebDataset shard and its members; the same rows, the same bytes."""
     stream = io.BytesIO()
+    per_member = max(1, MEMBER_BYTES // rows[0].nbytes)
+    starts = range(0, len(rows), per_member)
     with TarWriter(stream, encoder=False, mtime=0) as writer:
-        for index, start in enumerate(range(0, len(rows), ROWS_PER_MEMBER), first_member):
+        for index, start in enumerate(starts, first_member):
             array = io.BytesIO()
-            part = np.ascontiguousarray(rows[start : start + ROWS_PER_MEMBER])
-            np.save(array, part, allow_pickle=False)
-            writer.write({"__key__": f"{index:06d}", "tokens.npy": array.getvalue()})
-    return stream.getvalue()
+            np.save(array, np.ascontiguousarray(rows[start : start + per_member]), allow_pickle=False)
+            writer.write({"__key__": f"{index:08d}", "tokens.npy": array.getvalue()})
+    data = stream.getvalue()
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        entries = tar.getmembers()
+    members = []
+    for entry, start in zip(entries, starts, strict=True):
+        end = entry.offset_data + -(-entry.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        piece = data[entry.offset : end]
+        members.append(Member(len(piece), len(rows[start : start + per_member]), _sha256(piece)))
+    return data, members
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 @contextmanager

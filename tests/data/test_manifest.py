@@ -57,7 +57,7 @@ def test_malicious_names_are_refused(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (("format_version",), 2, "format version 2"),
+        (("format_version",), 1, "format version 1"),
         (("surprise",), 1, "surprise"),
         (("dtype",), "float32", "dtype"),
         (("sequence_length",), 0, "sequence_length"),

@@ -69,7 +69,7 @@ def test_plain_webdataset_reads_our_shards(built: dict[int, Path]) -> None:
     urls = [str(folder / shard.name) for shard in manifest.splits["train"].shards]
     members = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
     keys = [member["__key__"] for member in members]
-    assert keys == [f"{i:06d}" for i in range(len(keys))]
+    assert keys == [f"{i:08d}" for i in range(len(keys))]
     rows = np.concatenate([member["tokens.npy"] for member in members])
     assert rows.dtype == np.uint16
     assert (rows == stream.sequence_rows(np.arange(stream.sequences)).numpy()).all()
