@@ -88,7 +88,8 @@ def data_build(
         str | None, typer.Option(metavar="TOKEN", help="Its token that ends a text, where it is not plain.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Ray workers; 1 builds in this process. By the size if not given.")
+        int | None,
+        typer.Option(min=1, help="Ray workers; 1 builds in this process. By the size if not given."),
     ] = None,
     address: Annotated[
         str | None, typer.Option(help="Of a Ray cluster; a private one when not given.")

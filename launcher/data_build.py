@@ -1,4 +1,4 @@
-"""``odeformer data build``: in this process, or with all workers of a Ray cluster; and what it took, as a table."""
+"""``odeformer data build``: in this process or with a Ray cluster's workers; what it took, as a table."""
 
 from __future__ import annotations
 

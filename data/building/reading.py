@@ -28,11 +28,12 @@ def fetched(part: Part, folder: Path) -> Iterator[str]:
 
     with tempfile.TemporaryDirectory(dir=folder, prefix="fetched-") as place:
         try:
-            path = fsspec.open_local(f"simplecache::{part.path}", simplecache={"cache_storage": place})
+            store, remote = fsspec.url_to_fs(part.path)
+            store.get_file(remote, f"{place}/copy")
         except Exception as error:  # noqa: BLE001 (each store has errors of its own)
             reason = " ".join(str(error).split()) or type(error).__name__
             raise OSError(f"{part.name} could not be fetched ({reason}): build again to go on") from None
-        yield str(path)
+        yield f"{place}/copy"
 
 
 def texts(part: Part, path: str) -> Iterator[str]:

@@ -125,7 +125,9 @@ def _parquet(path: str) -> Any:
     from pyarrow import parquet
 
     try:
-        return parquet.ParquetFile(path, buffer_size=1024 * 1024, pre_buffer=False)
+        return parquet.ParquetFile(
+            path, buffer_size=1024 * 1024, pre_buffer=False, page_checksum_verification=True
+        )
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} is not a Parquet file ({reason}): fetch it again or leave it out") from None

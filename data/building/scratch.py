@@ -16,6 +16,8 @@ from pydantic import BaseModel
 
 Result = TypeVar("Result", bound=BaseModel)
 
+RESULT = ".json"
+
 Done = tuple[str, BaseModel]
 """A task's name and its result."""
 
@@ -46,21 +48,26 @@ class Task(ABC, Generic[Result]):
 
     @contextmanager
     def writing(self, suffix: str) -> Iterator[BinaryIO]:
-        """Give a file to write; it appears whole, under the task's name, at the end."""
+        """Give a file to write; it appears whole, under the task's name, at the end.
+
+        A result is not forced down to the disk: what it vouches for is, and one that is lost is found
+        again.
+        """
         # Under a name of its own: the same task may run elsewhere, after a node that was only thought dead.
         temporary = self.folder / f"{self.name}{suffix}.{uuid.uuid4().hex}"
         with temporary.open("xb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if suffix != RESULT:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.rename(self.file(suffix))
 
     def finished(self) -> Result | None:
         """Return the result if the task was done and all of its files are still there, or None."""
         try:
-            noted = json.loads(self.file(".json").read_bytes())
+            noted = json.loads(self.file(RESULT).read_bytes())
             sizes = {suffix: self.file(suffix).stat().st_size for suffix in self.suffixes}
-        except FileNotFoundError:
+        except (FileNotFoundError, json.JSONDecodeError):
             return None
         return self.result.model_validate(noted["result"]) if noted["files"] == sizes else None  # type: ignore[return-value]
 
@@ -70,7 +77,7 @@ def perform(task: Task[Any]) -> Done:
     result = task.work()
     sizes = {suffix: task.file(suffix).stat().st_size for suffix in task.suffixes}
     noted = {"result": result.model_dump(mode="json"), "files": sizes}
-    with task.writing(".json") as file:
+    with task.writing(RESULT) as file:
         file.write(json.dumps(noted).encode("utf-8"))
     return task.name, result
 

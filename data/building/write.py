@@ -22,7 +22,9 @@ from webdataset.writer import TarWriter
 
 MEMBER_BYTES = 64 * 1024  # a tar header per 2 KB sequence would waste half of the file
 SHARD_BYTES = 64 * 1024 * 1024  # a shard of more would take long to fetch and to check
-SMALL_SHARD_SEQUENCES = 1024
+LEAST_MEMBERS = 8  # of a shard that is not a split's last
+_MEMBER_FRAME = 1024 + tarfile.BLOCKSIZE  # headers of tar and numpy, and what fills the last block
+_END_MARK = 2 * tarfile.BLOCKSIZE
 SHARDS = 64  # of a split, before they grow: an order mixes several, and a small corpus needs some to mix
 
 
@@ -135,10 +137,11 @@ def sequences_per_member(sequence_length: int, dtype: str) -> int:
 
 
 def _sequences_per_shard(sequences: int, sequence_length: int, dtype: str) -> int:
-    """Return a number that gives whole members, at most 64 MiB, and at first small shards."""
+    """Return a number that gives whole members, of at most 64 MiB, and small shards at first."""
     per_member = sequences_per_member(sequence_length, dtype)
-    most = SHARD_BYTES // (per_member * (sequence_length + 1) * np.dtype(dtype).itemsize + 2 * BLOCK // 1024)
-    members = max(SMALL_SHARD_SEQUENCES, sequences // SHARDS) // per_member
+    payload = per_member * (sequence_length + 1) * np.dtype(dtype).itemsize
+    most = (SHARD_BYTES - _END_MARK) // (payload + _MEMBER_FRAME)
+    members = max(LEAST_MEMBERS, sequences // SHARDS // per_member)
     return per_member * max(1, min(members, most))
 
 
@@ -170,7 +173,8 @@ def _tar(rows: np.ndarray, first_member: int) -> tuple[bytes, list[Member]]:
         end = entry.offset_data + -(-entry.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         piece = data[entry.offset : end]
         members.append(Member(len(piece), len(rows[start : start + per_member]), _sha256(piece)))
-    return data, members
+    # Behind the end mark are up to 10 KB of zeros, for tape drives.
+    return data[: sum(member.bytes for member in members) + _END_MARK], members
 
 
 def _sha256(data: bytes) -> str:
