@@ -112,3 +112,50 @@ def test_grad_check_shows_every_method_and_what_it_costs(tmp_path: Path, shards:
     assert methods["damped_leapfrog", "reversible"][0] < 1e-5
     assert methods["damped_leapfrog", "reversible"][1] < methods["damped_leapfrog", "direct"][1] / 3
     assert not list(tmp_path.iterdir())
+
+
+MIXTURE = """
+sources:
+  - path: texts/a.jsonl
+    weight: 2
+    licence: CC0-1.0
+  - {path: texts/b.jsonl, field: body}
+"""
+
+
+def test_a_mixture_is_built_and_shown(tmp_path: Path) -> None:
+    (tmp_path / "mix").mkdir()
+    (tmp_path / "mix" / "texts").mkdir()
+    for name, field in (("a", "text"), ("b", "body")):
+        rows = [f'{{"{field}": "{name} {i} {"words " * 30}"}}\n' for i in range(60)]
+        (tmp_path / "mix" / "texts" / f"{name}.jsonl").write_text("".join(rows))
+    (tmp_path / "mix" / "mix.yaml").write_text(MIXTURE)
+    arguments = ["data", "build", "--sources", "mix/mix.yaml", "--out", "out", "--vocabulary-size", "260"]
+    built = run(*arguments, "--sequence-length", "16", cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+    table = [line.split() for line in built.stdout.splitlines() if ".jsonl" in line]
+    assert [row[0] for row in table] == ["a.jsonl", "b.jsonl"]
+    held_out = int(table[0][3])
+    assert table[0][2:9] == ["60", str(held_out), "0", "0", "2", str(2 * (60 - held_out)), "CC0-1.0"]
+    assert "not stated" in built.stdout
+
+
+@pytest.mark.parametrize(
+    ("mixture", "message"),
+    [
+        ("sources: [{path: a.txt, weight: 0}]", "sources.0.weight"),
+        ("sources: [{path: a.txt, wieght: 1}]", "unknown key sources.0.wieght"),
+        ("sources: []", "sources"),
+        ("sources: [{path: 'pipe:touch owned'}]", "pipe:touch owned cannot be read"),
+        ("sources: [{path: missing.txt}]", "missing.txt does not exist"),
+        ("- a.txt", "expected sections"),
+    ],
+)
+def test_a_mistake_in_a_mixture_is_one_line(tmp_path: Path, mixture: str, message: str) -> None:
+    (tmp_path / "mix.yaml").write_text(mixture)
+    (tmp_path / "a.txt").write_text("text")
+    ended = run("data", "build", "--sources", "mix.yaml", "--out", "out", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert message in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"mix.yaml", "a.txt"}
