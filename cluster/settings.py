@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from data.files import CACHE_BYTES
 from odeformer.config import AdapterConfig, GradientName, ModelConfig, Section
 from odeformer.solvers import (
     MEMORY_SAVING,
@@ -47,11 +48,15 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62
 
 
 class DataSettings(Section):
-    shards: Path
-    """A folder made by ``odeformer data build``."""
+    shards: str
+    """A folder made by ``odeformer data build``, or its address, as ``s3://bucket/shards``."""
     sequence_length: int = Field(default=256, ge=2)
     seed: int = 0
     """Of the order of the samples."""
+    skip_damaged: int = Field(default=0, ge=0)
+    """So many damaged samples are left out before the run stops; at 0 the first one stops it."""
+    cache_bytes: int = Field(default=CACHE_BYTES, ge=1)
+    """What each worker's copies of remote shards may take, under ``run.dir``."""
 
 
 class TrainSettings(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from data.stream import Batch
 from odeformer.config import ModelConfig
 from odeformer.depth import Grid, batch_depth, batch_grid, layered_grid
 from odeformer.model import Odeformer, distillation_losses, token_losses
+
+logger = logging.getLogger(__name__)
 
 
 class Stream(commit.Cursor, Protocol):
@@ -44,6 +47,8 @@ class Work:
     optim: OptimSettings
     zero: ZeroSettings
     checkpoint: CheckpointSettings
+    skip_damaged: int = 0
+    """So many samples of all ranks may be damaged before the run stops."""
 
 
 def train(work: Work) -> Any:
@@ -59,7 +64,7 @@ def train(work: Work) -> Any:
     work.report("resumed" if step else "started", step, {})
     work.report("validation", step, work.validate(engine))
 
-    batches = iter(work.stream)
+    batches, damaged = iter(work.stream), 0
     while step < settings.steps:
         started = time.monotonic()
         rate = zero.learning_rate(work.optim, step, settings.steps)
@@ -68,6 +73,13 @@ def train(work: Work) -> Any:
         depths = step_depths(settings, work.model.config.depth, work.run.seed, step)
         grids = [step_grid(settings, work.model.config, work.run.seed, step, depth) for depth in depths]
         batch = next(batches)
+        if work.skip_damaged:
+            damaged += damaged_samples(batch, engine.device)
+            if damaged > work.skip_damaged:  # the same number on every rank
+                raise RuntimeError(
+                    f"{damaged} damaged samples by step {step + 1}, data.skip_damaged allows "
+                    f"{work.skip_damaged}: odeformer data verify --deep names the shards"
+                )
         loss, tokens = optimizer_step(engine, batch, grids, settings)
         if not math.isfinite(loss):  # a sum over all ranks: every one of them stops
             raise RuntimeError(
@@ -152,6 +164,13 @@ def optimizer_step(engine: Any, batch: Batch, grids: list[Grid], train: TrainSet
                 total += loss.detach()
                 teacher = logits.detach() if train.objective == "distillation" else None
     return float(all_reduce_sum(total) / counted), int(counted)
+
+
+def damaged_samples(batch: Batch, device: torch.device) -> int:
+    """How many samples of all ranks' parts of a batch could not be read; this rank's are logged."""
+    for reason in batch.damaged:
+        logger.warning("left out: %s", reason)
+    return int(all_reduce_sum(torch.tensor(len(batch.damaged), device=device)))
 
 
 def all_reduce_sum(value: Tensor) -> Tensor:
