@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from cluster.failures import RunFailedError
+from launcher.cli_data import data_app
 
 # Typer exports only one child of the class that all its usage errors share.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -21,7 +22,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Text into WebDataset shards.", no_args_is_help=True)
 finetune_app = typer.Typer(help="Low-rank fine-tuning jobs of teams.", no_args_is_help=True)
 models_app = typer.Typer(help="The model registry.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -60,47 +60,6 @@ def _complain(message: str) -> int:
     if message:  # a group without a verb has shown its help instead
         print("error: " + " ".join(message.split()), file=sys.stderr)
     return 2
-
-
-@data_app.command("build")
-def data_build(
-    text: Annotated[list[Path], typer.Option(help="A text file or a folder of them; may be repeated.")],
-    out: Annotated[Path, typer.Option(help="The folder to make.")],
-    more: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="More text files.")] = None,
-    vocabulary_size: Annotated[int, typer.Option(help="Tokens of the byte-level BPE, at least 257.")] = 2048,
-    sequence_length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 256,
-    held_out: Annotated[float, typer.Option(help="The part of the documents kept for validation.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Of the order of the documents.")] = 0,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="A tokenizer.json to use instead of training one.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the folder if it exists.")] = False,
-) -> None:
-    """Build shards. Example: odeformer data build --text book.txt --out shards"""
-    from data.shards import build
-    from launcher.console import make_console
-    from launcher.progress import Progress
-
-    progress = Progress(make_console())
-    with progress.stage(f"shards in {out}"):
-        manifest = build(
-            [*text, *(more or [])],
-            out,
-            vocabulary_size=vocabulary_size,
-            sequence_length=sequence_length,
-            held_out=held_out,
-            seed=seed,
-            tokenizer=tokenizer,
-            overwrite=overwrite,
-            progress=lambda stage, fraction: progress.update(fraction, stage),
-        )
-    for name, split in manifest.splits.items():
-        progress.console.print(
-            f"  {name}: {split.documents:,} documents, {split.bytes:,} bytes, {split.tokens:,} tokens, "
-            f"{split.sequences:,} sequences of {manifest.sequence_length}",
-            highlight=False,
-            soft_wrap=True,
-        )
 
 
 @app.command()
