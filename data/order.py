@@ -62,15 +62,17 @@ class GlobalOrder:
             found[of_epoch] = self._ids(int(epoch), places[of_epoch])
         return found
 
-    def batch(self, start: int, count: int) -> np.ndarray:
-        """Return int64 [count]: the ids at `start` … `start + count - 1`, those of a stream together.
+    def batches(self, start: int, size: int, count: int) -> np.ndarray:
+        """Return int64 [count, size]: the ids of `count` batches, from the global position `start` on.
 
-        A rank that takes a contiguous part of them then reads from its part of the streams alone,
-        where the batch is a multiple or a divisor of `STREAMS`.
+        In each row those of a stream stand together. A rank that takes a contiguous part of every row
+        then reads from its part of the streams alone, where `size` is a multiple or a divisor of
+        `STREAMS`.
         """
-        positions = np.arange(start, start + count)
+        positions = np.arange(start, start + size * count).reshape(count, size)
         epochs, places = np.divmod(positions, self.sequences)
-        return self.ids(positions[np.argsort(epochs * STREAMS + places % STREAMS, kind="stable")])
+        together = np.argsort(epochs * STREAMS + places % STREAMS, axis=1, kind="stable")
+        return self.ids(np.take_along_axis(positions, together, axis=1).reshape(-1)).reshape(count, size)
 
     def shards_of(self, ids: np.ndarray) -> list[int]:
         """Return the shards that hold these samples."""
@@ -82,12 +84,12 @@ class GlobalOrder:
         blocks = indices // BLOCK
         lines = np.empty(len(places), dtype=np.int64)
         shards, starts, firsts = self._line(epoch)
-        for stream, block in {*zip(streams.tolist(), blocks.tolist(), strict=True)}:
-            mine = (streams == stream) & (blocks == block)
+        for group in groups(streams + STREAMS * blocks):
+            stream, block = int(streams[group[0]]), int(blocks[group[0]])
             start = block * BLOCK
             size = min(BLOCK, int(self._lengths[stream]) - start)
             mixed = self._block(epoch, stream, block, size)
-            lines[mine] = firsts[stream] + start + mixed[indices[mine] - start]
+            lines[group] = firsts[stream] + start + mixed[indices[group] - start]
         which = np.searchsorted(starts, lines, side="right") - 1
         ids: np.ndarray = self.offsets[shards[which]] + lines - starts[which]
         return ids
@@ -107,3 +109,10 @@ class GlobalOrder:
 def _begins(lengths: np.ndarray) -> np.ndarray:
     """Return where each of these begins when they lie end to end."""
     return np.concatenate([[0], np.cumsum(lengths)[:-1]])
+
+
+def groups(keys: np.ndarray) -> list[np.ndarray]:
+    """Return the places of each distinct key in `keys`, int64 [n], in ascending order of the keys."""
+    order = np.argsort(keys, kind="stable")
+    borders = np.flatnonzero(np.diff(keys[order])) + 1
+    return np.split(order, borders) if len(keys) else []

@@ -13,7 +13,7 @@ from threading import Lock
 import numpy as np
 
 from data.manifest import Manifest, Member, SplitName
-from data.order import BLOCK, STREAMS
+from data.order import BLOCK, STREAMS, groups
 
 os.environ.setdefault("WDS_SECURE", "1")  # before webdataset: no commands, no pickle
 from webdataset.tariterators import group_by_keys, tar_file_expander
@@ -70,15 +70,16 @@ class ShardReader:
         if len(ids) and not (ids.min() >= 0 and ids.max() < total):
             raise ValueError(f"sample ids {ids.min()} … {ids.max()}: they must be 0 … {total - 1}")
         shape = (len(ids), self._manifest.sequence_length + 1)
-        rows = np.full(shape, self._manifest.end_of_text, dtype=np.int64)
+        rows = np.empty(shape, dtype=np.int64)
         damage: dict[int, DamagedError] = {}
         member_of = np.searchsorted(self._offsets, ids, side="right") - 1
-        for index in np.unique(member_of).tolist():
-            places = np.flatnonzero(member_of == index)
+        for places in groups(member_of):
+            index = int(member_of[places[0]])
             try:
                 rows[places] = self._member(index)[ids[places] - self._offsets[index]]
             except DamagedError as error:
                 damage |= dict.fromkeys(places.tolist(), error)
+                rows[places] = self._manifest.end_of_text
         return rows, damage
 
     def _member(self, index: int) -> np.ndarray:

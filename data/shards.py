@@ -25,7 +25,7 @@ from webdataset.writer import TarWriter
 
 Progress = Callable[[str, float], None]
 
-MEMBER_BYTES = 64 * 1024  # a tar header per 2 KB sequence would waste half of the file
+MEMBER_BYTES = 256 * 1024  # a tar header per 2 KB sequence would waste half of the file
 DOCUMENTS_PER_BATCH = 64
 
 

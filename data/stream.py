@@ -13,9 +13,10 @@ import torch
 from data.files import CACHE_BYTES, CachedFiles, open_files
 from data.manifest import SplitName
 from data.order import BLOCK, STREAMS, GlobalOrder, order_digest
-from data.reader import ShardReader
+from data.reader import DamagedError, ShardReader
 
-PREFETCHED = 4  # batches that are made before they are asked for
+TOKENS_AT_ONCE = 2**19  # of one rank; what is done once for many batches costs less of each
+PREFETCHED = 2  # times that many tokens are made before they are asked for
 THREADS = 2
 
 
@@ -41,9 +42,17 @@ class ElasticStream(ABC):
     """
 
     def __init__(
-        self, order: GlobalOrder, digest: str, rank: int, world_size: int, global_batch: int
+        self,
+        order: GlobalOrder,
+        digest: str,
+        rank: int,
+        world_size: int,
+        global_batch: int,
+        *,
+        at_once: int = 1,
+        skip_damaged: bool = False,
     ) -> None:
-        """Raises ValueError if the ranks cannot share the batch evenly."""
+        """`at_once` batches are made together. Raises ValueError if the ranks cannot share the batch."""
         if world_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of {world_size}: ranks go from 0 to world_size - 1")
         if global_batch < 1 or global_batch % world_size != 0:
@@ -58,6 +67,7 @@ class ElasticStream(ABC):
         self._share = global_batch // world_size
         self._first = rank * self._share
         self._global_batch = global_batch
+        self._at_once, self._skip_damaged = at_once, skip_damaged
         self._cursor = 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -65,17 +75,23 @@ class ElasticStream(ABC):
 
         Background threads make the next ones. What they cannot read is raised when its batch is due.
         """
-        ahead: deque[Future[Batch]] = deque()
+        ahead: deque[Future[list[Batch]]] = deque()
+        ready: deque[Batch] = deque()
         expected = scheduled = self._cursor
         with ThreadPoolExecutor(THREADS, thread_name_prefix="batches") as pool:
             while True:
                 if expected != self._cursor:  # a state was loaded meanwhile
                     ahead.clear()
+                    ready.clear()
                     expected = scheduled = self._cursor
-                while len(ahead) <= PREFETCHED:
+                while len(ahead) < PREFETCHED:
                     ahead.append(pool.submit(self._make, scheduled))
-                    scheduled += self._global_batch
-                batch = ahead.popleft().result()
+                    scheduled += self._at_once * self._global_batch
+                if not ready:
+                    ready.extend(ahead.popleft().result())
+                batch = ready.popleft()
+                if batch.damaged and not self._skip_damaged:
+                    raise DamagedError(batch.damaged[0])
                 # Before the yield: whoever saves the state while using a batch has consumed it.
                 self._cursor = expected = expected + self._global_batch
                 yield batch
@@ -96,16 +112,18 @@ class ElasticStream(ABC):
             raise ValueError(f"the saved cursor is {cursor!r}: it must be an integer ≥ 0")
         self._cursor = cursor
 
-    def _make(self, cursor: int) -> Batch:
-        return self._batch(self._own_ids(cursor))
+    def _make(self, cursor: int) -> list[Batch]:
+        """Return this rank's parts of the next global batches from this cursor on."""
+        return self._batches(self._own_ids(cursor))
 
     def _own_ids(self, cursor: int) -> np.ndarray:
-        """Return int64 [share]: this rank's samples of the global batch at this cursor."""
-        return self._order.batch(cursor, self._global_batch)[self._first : self._first + self._share]
+        """Return int64 [batches, share]: this rank's samples of the global batches from this cursor on."""
+        batches = self._order.batches(cursor, self._global_batch, self._at_once)
+        return batches[:, self._first : self._first + self._share]
 
     @abstractmethod
-    def _batch(self, ids: np.ndarray) -> Batch:
-        """Return the batch with these sample ids, int64 [n]."""
+    def _batches(self, ids: np.ndarray) -> list[Batch]:
+        """Return a batch for each row of sample ids, int64 [batches, share]."""
 
 
 class ShardStream(ElasticStream):
@@ -145,28 +163,42 @@ class ShardStream(ElasticStream):
             )
         sizes = [shard.sequences for shard in manifest.splits[split].shards]
         digest = order_digest(manifest.digest(), seed, split)
-        super().__init__(GlobalOrder(sizes, seed), digest, rank, world_size, global_batch)
+        rows = min(sum(sizes), TOKENS_AT_ONCE // sequence_length)
+        super().__init__(
+            GlobalOrder(sizes, seed),
+            digest,
+            rank,
+            world_size,
+            global_batch,
+            at_once=max(1, rows * world_size // max(1, global_batch)),
+            skip_damaged=skip_damaged,
+        )
         self._reader = ShardReader(manifest, split, self._files.file)
-        self._skip_damaged = skip_damaged
 
     def sequence_rows(self, ids: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Return int64 [n, sequence_length + 1]: the rows with these sample ids (int64 [n])."""
         return torch.from_numpy(self._reader.rows(np.asarray(ids)))
 
-    def _make(self, cursor: int) -> Batch:
+    def _make(self, cursor: int) -> list[Batch]:
         if isinstance(self._files, CachedFiles):
             # Every batch is looked at once, this long before it is due.
             for later in (cursor, cursor + STREAMS * BLOCK):
-                self._files.fetch_ahead(self._order.shards_of(self._own_ids(later)))
+                self._files.fetch_ahead(self._order.shards_of(self._own_ids(later).reshape(-1)))
         return super()._make(cursor)
 
-    def _batch(self, ids: np.ndarray) -> Batch:
-        rows, damage = self._reader.whole_rows(ids)
-        if not damage:
-            return Batch(torch.from_numpy(rows), torch.from_numpy(ids))
-        if not self._skip_damaged:
-            raise next(iter(damage.values()))
+    def _batches(self, ids: np.ndarray) -> list[Batch]:
+        rows, damage = self._reader.whole_rows(ids.reshape(-1))
+        reasons = [{} for _ in ids]  # type: list[dict[int, str]]
+        for place, error in damage.items():
+            batch, row = divmod(place, ids.shape[1])
+            reasons[batch][row] = f"sample {ids[batch, row]}: {error}"
+        return [_batch(*parts) for parts in zip(rows.reshape(*ids.shape, -1), ids, reasons, strict=True)]
+
+
+def _batch(rows: np.ndarray, ids: np.ndarray, damaged: dict[int, str]) -> Batch:
+    """Return rows [share, sequence_length + 1] as a batch in which damaged ones do not count."""
+    mask = None
+    if damaged:
         mask = torch.ones(len(ids), rows.shape[1] - 1, dtype=torch.bool)
-        mask[list(damage)] = False
-        reasons = tuple(f"sample {ids[place]}: {error}" for place, error in damage.items())
-        return Batch(torch.from_numpy(rows), torch.from_numpy(ids), mask, reasons)
+        mask[list(damaged)] = False
+    return Batch(torch.from_numpy(rows), torch.from_numpy(ids), mask, tuple(damaged.values()))

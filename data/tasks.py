@@ -136,6 +136,9 @@ class TaskStream(ElasticStream):
         order = GlobalOrder([len(examples)], seed)
         super().__init__(order, digest, rank, world_size, global_batch)
 
+    def _batches(self, ids: np.ndarray) -> list[Batch]:
+        return [self._batch(row) for row in ids]
+
     def _batch(self, ids: np.ndarray) -> Batch:
         end = end_of_text_id(self._tokenizer)
         tokens = torch.full((len(ids), self._sequence_length + 1), end, dtype=torch.int64)

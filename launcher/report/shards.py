@@ -79,7 +79,7 @@ def _histogram(lengths: np.ndarray, sequence_length: int, png: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
-    edges = np.geomspace(1, max(2, lengths.max()), 40)
+    edges = np.geomspace(max(1, lengths.min()), max(2, lengths.max() + 1), 40)
     axes.hist(np.maximum(lengths, 1), list(edges), color="#0072b2")
     axes.axvline(sequence_length, color="#d55e00", label=f"a sequence, {sequence_length} tokens")
     axes.set(xscale="log", yscale="log", xlabel="tokens in a document", ylabel="documents")
