@@ -215,7 +215,10 @@ def _handler(name: str, handler: logging.Handler) -> Iterator[None]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without progress bars and remarks on either stream, nor a pool of processes for the errors."""
+    """Without progress bars and remarks on either stream, nor a pool of processes for the errors.
+
+    The harness also asks git and pip about the machine, and git complains on the stream itself.
+    """
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
@@ -223,10 +226,15 @@ def _quietly() -> Iterator[None]:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # every try to reach it again
     before = os.environ.get("DISABLE_MULTIPROC")
     os.environ["DISABLE_MULTIPROC"] = "1"
+    stream, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             yield
     finally:
+        os.dup2(stream, 2)
+        os.close(stream)
+        os.close(nowhere)
         if before is None:
             del os.environ["DISABLE_MULTIPROC"]
         else:
