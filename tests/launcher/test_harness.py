@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.python_tasks import last_names, next_lines
 from data.tokenizer import load_tokenizer
+from launcher.evaluation import evaluate
 from launcher.harness import OWN_TASKS, Tasks, harness_model, ordinary, score_tasks, task_scores
 from odeformer import checkpoint
 from odeformer.config import ModelConfig
@@ -139,14 +140,21 @@ def test_scores_are_those_of_the_models_own_losses(folder: Path) -> None:
     assert told == [(0, "N = 5")]
 
 
-def test_requests_beyond_the_context_are_counted(shards: Path, tmp_path: Path) -> None:
+def test_what_one_has_to_know_of_the_numbers_is_said(shards: Path, tmp_path: Path) -> None:
     folder = make(40, shards, tmp_path / "short")
     tokenizer = load_tokenizer(folder)
     rows = [json.loads(line) for line in (OWN_TASKS / "last_name.jsonl").read_text().splitlines()[:12]]
     lengths = [len(tokenizer.encode(row["context"] + row["name"]).ids) for row in rows]
-    tasks, model = Tasks(["python_last_name"]), checkpoint.load(folder)
-    scores = score_tasks(tasks, model, folder / "tokenizer.json", [4], 12, lambda part, what: None)
-    assert 0 < scores[0].truncated == sum(length > 41 for length in lengths)
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, "solver": "damped_leapfrog"}))
+    found = evaluate(str(folder), None, [4, 4], None, tasks=Tasks(["python_last_name"]), limit=12)
+    cut = sum(length > 41 for length in lengths)
+    assert {(score.depth, score.truncated) for score in found.tasks} == {(4, cut)}
+    assert cut > 0
+    solver, context = found.remarks
+    assert "trained by damped_leapfrog" in solver
+    assert "euler" in solver
+    assert context.startswith(f"{cut} requests are longer than the context of 40 tokens")
 
 
 def test_own_tasks_write_and_are_found_beside_their_yaml(
@@ -161,7 +169,11 @@ def test_own_tasks_write_and_are_found_beside_their_yaml(
     assert capfd.readouterr() == ("", "")
 
 
-def test_tasks_that_cannot_be_asked_say_why(folder: Path, own_folder: Path) -> None:
+def test_tasks_that_cannot_be_asked_say_why(
+    folder: Path, own_folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="an answer is longer than its context of 8 tokens"):
+        Tasks(["python_next_line"]).ask(itself(make(8, shards, tmp_path / "short"), 3))
     with pytest.raises(
         ValueError, match=r"long cannot be asked of this model: .*\(500\) must be less than .*320"
     ):

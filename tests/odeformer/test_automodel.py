@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import attach_adapter, run_python, tiny_model
+from tiny_models import attach_adapter, tiny_model
 
 import odeformer
 from data.tokenizer import load_tokenizer, train_tokenizer
@@ -108,27 +108,20 @@ def test_beams_and_depths_are_the_same_with_and_without_memory(folder: Path) -> 
 
 
 def test_a_folder_by_its_name_is_enough_for_a_pipeline(folder: Path) -> None:
+    from transformers import pipeline
+
+    import odeformer.vanilla.automodel  # noqa: F401
+
+    write = pipeline("text-generation", model=str(folder), model_kwargs={"depth": 3})
+    arguments = {"max_new_tokens": 8, "do_sample": False, "return_full_text": False}
+    together = write(["def f(", "class Parser:"], batch_size=2, **arguments)
+    assert together == [write([prompt], **arguments)[0] for prompt in ("def f(", "class Parser:")]
+    assert write.model.config.depth == 3
+    with pytest.raises(ValueError, match="depth 1 is too small"):
+        write("def f(", depth=1, **arguments)
     text = "import os  # <|endoftext|> is letters"
-    code = f"""
-import odeformer, sys
-assert "transformers" not in sys.modules and "torch" not in sys.modules
-import odeformer.vanilla.automodel
-from transformers import AutoTokenizer, pipeline
-write = pipeline("text-generation", model={str(folder)!r}, model_kwargs={{"depth": 3}})
-arguments = dict(max_new_tokens=12, do_sample=False, return_full_text=False)
-together = write(["def f(", "class Parser:"], batch_size=2, **arguments)
-alone = [write([prompt], **arguments)[0] for prompt in ("def f(", "class Parser:")]
-assert together == alone, (together, alone)
-try:
-    write("def f(", depth=1, **arguments)
-except ValueError as error:
-    print(error)
-found = write.tokenizer({text!r}).input_ids
-print(*found, write.tokenizer.model_max_length, write.model.config.depth, end="")
-"""
-    refused, found = run_python(code, HF_HUB_OFFLINE="1").split("\n")
-    assert "depth 1 is too small" in refused, "a call's own depth is not what was run"
-    assert found.split() == [*map(str, load_tokenizer(folder).encode(text).ids), "32", "3"]
+    assert write.tokenizer(text).input_ids == load_tokenizer(folder).encode(text).ids
+    assert write.tokenizer.model_max_length == 32
 
 
 def test_the_loss_is_that_of_the_tokens_and_trains(folder: Path) -> None:
