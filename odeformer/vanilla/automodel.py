@@ -2,7 +2,8 @@
 
 >>> import odeformer.vanilla.automodel                                                # doctest: +SKIP
 >>> model = AutoModelForCausalLM.from_pretrained("runs/book/final", depth=4)          # doctest: +SKIP
->>> model.generate(**AutoTokenizer.from_pretrained("runs/book/final")("It was"))      # doctest: +SKIP
+>>> tokenizer = AutoTokenizer.from_pretrained("runs/book/final")                      # doctest: +SKIP
+>>> model.generate(**tokenizer("It was", return_tensors="pt"))                        # doctest: +SKIP
 
 ``transformers`` has no entry point by which a package could announce its models without being imported.
 """
