@@ -261,6 +261,7 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     from cluster import worker, zero
     from cluster.shards import open_stream, shards_folder
     from cluster.validation import sample_rows, validation_losses
+    from data.manifest import load_manifest
     from odeformer import checkpoint
     from odeformer.model import Odeformer
 
@@ -269,6 +270,9 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     stream, held_out = (
         open_stream(settings, split, rank=rank, world_size=world) for split in ("train", "validation")
     )
+    end_of_text = None
+    if settings.data.separate_documents:
+        end_of_text = load_manifest(shards_folder(settings)).end_of_text
     rows = sample_rows(held_out, settings.train.validation_sequences)
     # Beside the depths it is trained at, a finer grid than any of them, which must be right too.
     depths = sorted({settings.model.depth, 2 * settings.model.depth, *settings.train.depths})
@@ -287,13 +291,16 @@ def pretrain_worker(config: dict[str, Any]) -> None:
             worker.Work(
                 model=model,
                 stream=stream,
-                validate=lambda engine: validation_losses(engine, rows, depths, settings.train.micro_batch),
+                validate=lambda engine: validation_losses(
+                    engine, rows, depths, settings.train.micro_batch, end_of_text
+                ),
                 report=report,
                 run=settings.run,
                 train=settings.train,
                 optim=settings.optim,
                 zero=settings.zero,
                 checkpoint=settings.checkpoint,
+                end_of_text=end_of_text,
                 skip_damaged=settings.data.skip_damaged,
             )
         )

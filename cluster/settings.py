@@ -53,6 +53,8 @@ class DataSettings(Section):
     sequence_length: int = Field(default=256, ge=2)
     seed: int = 0
     """Of the order of the samples."""
+    separate_documents: bool = False
+    """No token sees another document's that happens to lie in its sequence."""
     skip_damaged: int = Field(default=0, ge=0)
     """So many damaged samples are left out before the run stops; at 0 the first one stops it."""
     cache_bytes: int = Field(default=CACHE_BYTES, ge=1)

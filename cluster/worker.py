@@ -15,7 +15,7 @@ from torch import distributed as dist
 
 from cluster import commit, zero
 from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
-from data.stream import Batch
+from data.stream import Batch, documents_of
 from odeformer.config import ModelConfig
 from odeformer.depth import Grid, batch_depth, batch_grid, layered_grid
 from odeformer.model import Odeformer, distillation_losses, token_losses
@@ -47,6 +47,8 @@ class Work:
     optim: OptimSettings
     zero: ZeroSettings
     checkpoint: CheckpointSettings
+    end_of_text: int | None = None
+    """The token that ends a document. Where given, no token sees another document's."""
     skip_damaged: int = 0
     """So many samples of all ranks may be damaged before the run stops."""
 
@@ -80,7 +82,7 @@ def train(work: Work) -> Any:
                     f"{damaged} damaged samples by step {step + 1}, data.skip_damaged allows "
                     f"{work.skip_damaged}: odeformer data verify --deep names the shards"
                 )
-        loss, tokens = optimizer_step(engine, batch, grids, settings)
+        loss, tokens = optimizer_step(engine, batch, grids, settings, work.end_of_text)
         if not math.isfinite(loss):  # a sum over all ranks: every one of them stops
             raise RuntimeError(
                 f"the loss is {loss} at step {step + 1}, samples {batch.sample_ids.tolist()}: "
@@ -131,7 +133,9 @@ def step_grid(train: TrainSettings, model: ModelConfig, seed: int, step: int, de
     return batch_grid(seed, step, layered_grid(depth, prelude, model.depth), train.jitter, prelude)
 
 
-def optimizer_step(engine: Any, batch: Batch, grids: list[Grid], train: TrainSettings) -> tuple[float, int]:
+def optimizer_step(
+    engine: Any, batch: Batch, grids: list[Grid], train: TrainSettings, end_of_text: int | None
+) -> tuple[float, int]:
     """One optimizer step on this rank's part of a global batch, in micro-batches, at one or two depths.
 
     Returns:
@@ -153,7 +157,7 @@ def optimizer_step(engine: Any, batch: Batch, grids: list[Grid], train: TrainSet
     for rows, rows_mask in zip(tokens.split(train.micro_batch), mask.split(train.micro_batch), strict=True):
         teacher: Tensor | None = None
         for nth, grid in enumerate(grids):
-            logits = engine(rows[:, :-1], depth=grid).logits
+            logits = predictions(engine, rows, grid, end_of_text)
             per_token = (
                 token_losses(logits, rows[:, 1:]) if teacher is None else distillation_losses(logits, teacher)
             )
@@ -164,6 +168,14 @@ def optimizer_step(engine: Any, batch: Batch, grids: list[Grid], train: TrainSet
                 total += loss.detach()
                 teacher = logits.detach() if train.objective == "distillation" else None
     return float(all_reduce_sum(total) / counted), int(counted)
+
+
+def predictions(engine: Any, rows: Tensor, depth: int | Grid, end_of_text: int | None) -> Tensor:
+    """Logits [batch, time, vocabulary] of the tokens after the first of ``rows`` [batch, time + 1]."""
+    inputs = rows[:, :-1]
+    apart = {} if end_of_text is None else {"documents": documents_of(inputs, end_of_text)}
+    logits: Tensor = engine(inputs, depth=depth, **apart).logits
+    return logits
 
 
 def damaged_samples(batch: Batch, device: torch.device) -> int:

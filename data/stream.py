@@ -34,6 +34,15 @@ class Batch(NamedTuple):
     damaged: tuple[str, ...] = ()
 
 
+def documents_of(tokens: torch.Tensor, end_of_text: int) -> torch.Tensor:
+    """Return int64 [batch, time]: which document of its row each token belongs to, counted from 0.
+
+    `tokens` int64 [batch, time]. An end-of-text belongs to the document that it ends.
+    """
+    ends = (tokens == end_of_text).long()
+    return ends.cumsum(dim=1) - ends
+
+
 class ElasticStream(ABC):
     """One integer cursor over one global order; each rank takes its contiguous part of a batch.
 
