@@ -6,12 +6,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-from data.manifest import Source
+from typing import Protocol
 
 SUFFIXES = (".txt", ".md", ".rst", ".py")
 LONG_FILE = 64 * 1024  # bytes; a longer file is cut into pieces
 PIECE = 16 * 1024  # bytes, the largest piece that is cut off a long file
+BLOCK = 1024 * 1024  # bytes that are read at a time
+
+
+class Readable(Protocol):
+    """What gives bytes: at most so many, and none at the end."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Document:
 
 
 def read_documents(paths: Sequence[Path]) -> Iterator[Document]:
-    """Yield the documents of files and folders (recursive, sorted), each distinct text once.
+    """Yield the documents of text files and folders (recursive, sorted), each distinct text once.
 
     Long files come as several documents (see `cut`). Raises FileNotFoundError for a missing path;
     ValueError for a file that is not UTF-8 text, an empty single file or a folder without text.
@@ -36,37 +43,22 @@ def read_documents(paths: Sequence[Path]) -> Iterator[Document]:
     seen: set[str] = set()
     for path in paths:
         for file in list_files(path):
-            text = _read_text(file)
-            if not text.strip():
-                if file == path:
-                    raise ValueError(f"{path} is empty: give a file with text in it")
-                continue
-            for piece in cut(text):
-                document = Document(source=str(file), text=piece)
-                if document.digest not in seen:
-                    seen.add(document.digest)
-                    yield document
+            empty = True
+            with file.open("rb") as stream:
+                for piece in cut(stream, str(file)):
+                    document = Document(source=str(file), text=piece)
+                    if is_blank(piece):
+                        continue
+                    empty = False
+                    if document.digest not in seen:
+                        seen.add(document.digest)
+                        yield document
+            if empty and file == path:
+                raise ValueError(f"{path} is empty: give a file with text in it")
 
 
-def describe_source(path: Path) -> Source:
-    """Return the size and digest of a file or of a folder's text files, to be recorded."""
-    files = list_files(path)
-    size = 0
-    lines = []
-    for file in files:
-        data = file.read_bytes()
-        size += len(data)
-        lines.append((hashlib.sha256(data).hexdigest(), file))
-    if path.is_file():
-        digest = lines[0][0]
-    else:
-        listing = "".join(f"{sha}  {file.relative_to(path).as_posix()}\n" for sha, file in lines)
-        digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
-    return Source(path=path.resolve().name, bytes=size, sha256=digest)
-
-
-def list_files(path: Path) -> list[Path]:
-    """Return the file itself, or a folder's text files, sorted by path.
+def list_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """Return the file itself, or a folder's files with these suffixes, sorted by path.
 
     Links to folders are not followed, so that a loop of links cannot trap the walk.
     """
@@ -79,31 +71,53 @@ def list_files(path: Path) -> list[Path]:
     found = [
         file
         for folder, _, names in os.walk(path, followlinks=False)
-        for file in (Path(folder, name) for name in names)
-        if file.suffix in SUFFIXES and file.is_file()
+        for file in (Path(folder, name) for name in names if name.endswith(tuple(suffixes)))
+        if file.is_file()
     ]
     if not found:
-        raise ValueError(f"no {' '.join(SUFFIXES)} files under {path}: give a folder with text")
+        raise ValueError(f"no {' '.join(suffixes)} files under {path}: give a folder with text")
     return sorted(found)
 
 
-def cut(text: str) -> list[str]:
-    """Cut a long text into pieces of about 16 KiB; joined, they are the text again, exactly.
+def cut(stream: Readable, name: str) -> Iterator[str]:
+    """Yield a long text in pieces of about 16 KiB; joined, they are the text again, exactly.
 
-    A text of at most 64 KiB stays whole. Without this, a corpus of one file (a novel) would be
-    one document and could have no held-out part.
+    A text of at most 64 KiB stays whole, and never more than about 1 MiB is held. Without this, a
+    corpus of one file (a novel) would be one document and could have no held-out part. Raises
+    ValueError for bytes that are not UTF-8 text; `name` says whose they are.
     """
-    data = text.encode("utf-8")
+    data = _read_up_to(stream, LONG_FILE + 1)
     if len(data) <= LONG_FILE:
-        return [text]
+        yield _decode(data, name, 0)
+        return
+    done = start = 0  # bytes that were dropped from the front of data; where the next piece begins
+    while True:
+        more = stream.read(BLOCK)
+        while len(data) - start > PIECE:
+            end = _cut_point(data, start + PIECE // 2, start + PIECE)
+            yield _decode(data[start:end], name, done + start)
+            start = end
+        if not more:
+            break
+        done, start, data = done + start, 0, data[start:] + more
+    yield _decode(data[start:], name, done + start)
+
+
+def cut_text(text: bytes, size: int) -> list[bytes]:
+    """Return UTF-8 text in pieces of at most `size` bytes, cut where a long file would be cut."""
     pieces = []
     start = 0
-    while len(data) - start > PIECE:
-        end = _cut_point(data, start + PIECE // 2, start + PIECE)
-        pieces.append(data[start:end].decode("utf-8"))
+    while len(text) - start > size:
+        end = _cut_point(text, start + size // 2, start + size)
+        pieces.append(text[start:end])
         start = end
-    pieces.append(data[start:].decode("utf-8"))
+    pieces.append(text[start:])
     return pieces
+
+
+def is_blank(text: str) -> bool:
+    """Say whether there is nothing but white space, or nothing at all."""
+    return not text or text.isspace()
 
 
 def is_held_out(document: Document, fraction: float) -> bool:
@@ -112,7 +126,20 @@ def is_held_out(document: Document, fraction: float) -> bool:
     A pure function of the document's text: neither the order of documents nor the machine nor the
     rest of the corpus matters, so anybody can tell which documents were held out.
     """
-    return int(document.digest[:16], 16) < fraction * 2**64
+    return digest_is_held_out(bytes.fromhex(document.digest), fraction)
+
+
+def digest_is_held_out(digest: bytes, fraction: float) -> bool:
+    """Say the same from the SHA-256 of the document's UTF-8 text."""
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def _read_up_to(stream: Readable, size: int) -> bytes:
+    """Read until there are `size` bytes or no more: one call may give fewer."""
+    data = b""
+    while len(data) < size and (more := stream.read(size - len(data))):
+        data += more
+    return data
 
 
 def _cut_point(data: bytes, low: int, high: int) -> int:
@@ -123,20 +150,20 @@ def _cut_point(data: bytes, low: int, high: int) -> int:
     newline = data.rfind(b"\n", low, high) + 1
     if newline > low:
         return newline
-    while data[high] & 0b1100_0000 == 0b1000_0000:  # never inside a character's bytes
-        high -= 1
-    return high
+    for end in range(high, high - 4, -1):  # never inside a character, which has at most four bytes
+        if data[end] & 0b1100_0000 != 0b1000_0000:
+            return end
+    return high  # not UTF-8: decoding will say so
 
 
-def _read_text(file: Path) -> str:
-    """Decode a file as it is: no translation of line ends, no guess at an encoding."""
-    data = file.read_bytes()
+def _decode(data: bytes, name: str, offset: int) -> str:
+    """Decode bytes as they are: no translation of line ends, no guess at an encoding."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{file} is not UTF-8 text (byte {error.start}): convert it to UTF-8 or leave it out"
+            f"{name} is not UTF-8 text (byte {offset + error.start}): convert it to UTF-8 or leave it out"
         ) from None
     if "\0" in text:
-        raise ValueError(f"{file} has a NUL byte, so it is not text: leave it out")
+        raise ValueError(f"{name} has a NUL byte, so it is not text: leave it out")
     return text

@@ -88,15 +88,30 @@ class Split(_Strict):
 
 
 class Source(_Strict):
-    """One input, by its name without the folders above it.
+    """One input, by its name without the folders above it, and what became of its documents.
 
     For a file, `sha256` is the file's digest; for a folder, it is the digest of its sorted lines
-    "<file digest>  <path in the folder>\\n", which is what `sha256sum` prints.
+    "<file digest>  <path in the folder>\\n", which is what `sha256sum` prints; for a Hugging Face data
+    set, of such lines for its shards, where the digest of a shard is that of its texts' digests. `bytes`
+    are those of the files as they are stored, or of the data set's texts.
+
+    `documents` counts the distinct texts that no source before has, `held_out` those of them that are in
+    validation. Left out were `duplicates` (exact, of texts here or in a source before) and `empty` ones.
+    `train` counts how often the others occur in training with this `weight`, `train_bytes` the bytes of
+    that. `licence` is what was stated.
     """
 
     path: str
     bytes: NonNegativeInt
     sha256: Digest
+    licence: str | None = None
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    documents: NonNegativeInt = 0
+    held_out: NonNegativeInt = 0
+    duplicates: NonNegativeInt = 0
+    empty: NonNegativeInt = 0
+    train: NonNegativeInt = 0
+    train_bytes: NonNegativeInt = 0
 
 
 class Manifest(_Strict):

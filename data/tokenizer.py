@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 END_OF_TEXT = "<|endoftext|>"
+OTHER_ENDS = ("</s>", "<|end_of_text|>", "<eos>")
+"""What ends a text in tokenizers of others, in this order, where the file does not say which."""
 FILE_NAME = "tokenizer.json"
 SMALLEST_VOCABULARY = 257
 
@@ -39,8 +41,8 @@ def check_vocabulary_size(vocabulary_size: int) -> None:
         )
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Load a tokenizer.json, or the one in a folder.
+def load_tokenizer(path: Path, end_of_text: str | None = None) -> Tokenizer:
+    """Load a tokenizer.json, or the one in a folder; `end_of_text` names another token that ends texts.
 
     Raises FileNotFoundError if there is none; ValueError if it is broken, has no end-of-text token
     or has holes in its ids (the model's embedding needs ids 0 … size - 1).
@@ -49,27 +51,65 @@ def load_tokenizer(path: Path) -> Tokenizer:
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist: give a {FILE_NAME} or a folder with one")
     try:
-        tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        tokenizer = from_json(file.read_bytes())
     except Exception as error:  # noqa: BLE001 (the library raises nothing narrower)
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{file} is not a readable {FILE_NAME} ({reason}): rebuild it") from None
     vocabulary = tokenizer.get_vocab()
-    if END_OF_TEXT not in vocabulary:
-        raise ValueError(f"{file} has no {END_OF_TEXT} token: add one, or train a tokenizer here")
-    if max(vocabulary.values()) != len(vocabulary) - 1:
+    if max(vocabulary.values(), default=-1) != len(vocabulary) - 1:
         raise ValueError(
             f"{file} has {len(vocabulary)} tokens but ids up to {max(vocabulary.values())}: "
             "give a tokenizer without holes in its ids"
         )
-    return _for_plain_text(tokenizer)
+    if end_of_text is not None:
+        if end_of_text not in vocabulary:
+            raise ValueError(f"{file} has no token {end_of_text!r}: name one that it has as end of text")
+        _set_end_of_text(tokenizer, end_of_text)
+    elif _end_of_text_id(tokenizer) is None:
+        raise ValueError(
+            f"{file} has no {END_OF_TEXT} token, nor {', '.join(OTHER_ENDS)}: name the one that ends texts"
+        )
+    return tokenizer
+
+
+def from_json(data: bytes) -> Tokenizer:
+    """Return the tokenizer that `to_json` has written."""
+    return _for_plain_text(Tokenizer.from_str(data.decode("utf-8")))
+
+
+def to_json(tokenizer: Tokenizer) -> bytes:
+    """Return what is written to a tokenizer.json."""
+    return (tokenizer.to_str(pretty=True) + "\n").encode("utf-8")
 
 
 def end_of_text_id(tokenizer: Tokenizer) -> int:
-    """Return the id of the end-of-text token. Raises ValueError if there is none."""
-    token = tokenizer.token_to_id(END_OF_TEXT)
+    """Return the id of the token that ends a text. Raises ValueError if there is none."""
+    token = _end_of_text_id(tokenizer)
     if token is None:
         raise ValueError(f"the tokenizer has no {END_OF_TEXT} token: train one here")
     return token
+
+
+def _end_of_text_id(tokenizer: Tokenizer) -> int | None:
+    """Return what stands between two empty texts, if that is one token, or else a usual end of text."""
+    between = tokenizer.encode("", "").ids
+    if len(between) == 1:
+        return int(between[0])
+    found = (tokenizer.token_to_id(name) for name in (END_OF_TEXT, *OTHER_ENDS))
+    return next((token for token in found if token is not None), None)
+
+
+def _set_end_of_text(tokenizer: Tokenizer, end_of_text: str) -> None:
+    """Make it known from the file alone, where another token would be taken for the end of text.
+
+    Two texts are then joined by that token; one text stays as it is, so that nothing else changes for
+    those who load the file elsewhere.
+    """
+    token = tokenizer.token_to_id(end_of_text)
+    if _end_of_text_id(tokenizer) != token:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="$A", pair=f"$A {end_of_text} $B", special_tokens=[(end_of_text, token)]
+        )
 
 
 def _for_plain_text(tokenizer: Tokenizer) -> Tokenizer:

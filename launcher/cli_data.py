@@ -16,9 +16,19 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder made by da
 
 @data_app.command("build")
 def data_build(
-    text: Annotated[list[Path], typer.Option(help="A text file or a folder of them; may be repeated.")],
     out: Annotated[Path, typer.Option(help="The folder to make.")],
-    more: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="More text files.")] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="A file or folder (.txt .md .rst .py .jsonl .parquet .tar, .gz, .zst), an address (s3://, "
+            "https://), or hf:NAME of a Hugging Face data set; may be repeated.",
+        ),
+    ] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="[SOURCE]...", help="More of them.")] = None,
+    sources: Annotated[
+        Path | None, typer.Option(help="A YAML file of sources, each with path, weight, field, licence.")
+    ] = None,
     vocabulary_size: Annotated[int, typer.Option(help="Tokens of the byte-level BPE, at least 257.")] = 2048,
     sequence_length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 256,
     held_out: Annotated[float, typer.Option(help="The part of the documents kept for validation.")] = 0.05,
@@ -26,26 +36,40 @@ def data_build(
     tokenizer: Annotated[
         Path | None, typer.Option(help="A tokenizer.json to use instead of training one.")
     ] = None,
+    end_of_text: Annotated[
+        str | None, typer.Option(metavar="TOKEN", help="Its token that ends a text, where it is not plain.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Ray workers; 1 builds in this process. By the size if not given."),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster; a private one when not given.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the folder if it exists.")] = False,
 ) -> None:
     """Build shards. Example: odeformer data build --text book.txt --out shards"""
-    from data.shards import build
     from launcher.console import make_console
+    from launcher.data_build import build_shards, sources_table
     from launcher.progress import Progress
+    from launcher.settings import load_sources
 
     progress = Progress(make_console())
-    with progress.stage(f"shards in {out}"):
-        manifest = build(
-            [*text, *(more or [])],
-            out,
-            vocabulary_size=vocabulary_size,
-            sequence_length=sequence_length,
-            held_out=held_out,
-            seed=seed,
-            tokenizer=tokenizer,
-            overwrite=overwrite,
-            progress=lambda stage, fraction: progress.update(fraction, stage),
-        )
+    manifest = build_shards(
+        [*(load_sources(sources) if sources else []), *(text or []), *(more or [])],
+        out,
+        workers=workers,
+        address=address,
+        progress=progress,
+        vocabulary_size=vocabulary_size,
+        sequence_length=sequence_length,
+        held_out=held_out,
+        seed=seed,
+        tokenizer=tokenizer,
+        end_of_text=end_of_text,
+        overwrite=overwrite,
+    )
+    progress.console.print(sources_table(manifest))
     for name, split in manifest.splits.items():
         progress.console.print(
             f"  {name}: {split.documents:,} documents, {split.bytes:,} bytes, {split.tokens:,} tokens, "

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from cluster.settings import PretrainSettings, Task
+from data.building.sources import Mixture, TextSource
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -48,6 +49,18 @@ def load_task(path: Path, overrides: Sequence[str] = ()) -> Task:
     task = _validated(Task, _override(read_yaml(path), overrides), path)
     paths = {part: path.absolute().parent / getattr(task.data, part) for part in ("train", "validation")}
     return task.model_copy(update={"data": task.data.model_copy(update=paths)})
+
+
+def load_sources(path: Path) -> list[TextSource]:
+    """The sources that a YAML file names; paths in it are relative to the file.
+
+    Raises:
+        ValueError, FileNotFoundError: one line naming the file and the key.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    mixture = _validated(Mixture, read_yaml(path), path)
+    return [source.beside(path.absolute().parent) for source in mixture.sources]
 
 
 def preset_names() -> list[str]:

@@ -15,6 +15,7 @@ from data.lengths import document_lengths
 from data.manifest import Manifest, load_manifest
 from data.reader import ShardReader
 from data.tokenizer import load_tokenizer
+from launcher.data_build import sources_table
 
 
 def inspect_shards(folder: Path, sample: int, png: Path, console: Console) -> None:
@@ -27,7 +28,7 @@ def inspect_shards(folder: Path, sample: int, png: Path, console: Console) -> No
     text = _text(folder, manifest, sample)
     lengths = document_lengths(folder, "train")
     console.print(_splits_table(manifest))
-    console.print(_sources_table(manifest))
+    console.print(sources_table(manifest))
     if len(lengths):
         shares = ", ".join(f"{share} % {np.percentile(lengths, share):,.0f}" for share in (10, 50, 90, 99))
         console.print(f"tokens in a document, at most: {shares}", highlight=False)
@@ -57,17 +58,6 @@ def _splits_table(manifest: Manifest) -> Table:
             f"{len(split.shards):,}",
             f"{sum(shard.bytes for shard in split.shards):,}",
         )
-    return table
-
-
-def _sources_table(manifest: Manifest, most: int = 12) -> Table:
-    table = Table("source", box=None, header_style="bold", pad_edge=False)
-    table.add_column("bytes", justify="right")
-    table.add_column("SHA-256")
-    for source in manifest.sources[:most]:
-        table.add_row(source.path, f"{source.bytes:,}", source.sha256[:16])
-    if len(manifest.sources) > most:
-        table.add_row(f"… and {len(manifest.sources) - most} more", "", "")
     return table
 
 

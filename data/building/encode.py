@@ -1,0 +1,172 @@
+"""The second step: a range of keys becomes two streams of tokens, one for each split."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel
+from tokenizers import Tokenizer
+
+from data import tokenizer as tokenizers
+from data.building.scratch import Task
+from data.building.spill import Record, Spill, read_records
+from data.corpus import cut_text
+from data.manifest import SplitName
+
+BATCH_PIECES = 64
+BATCH_BYTES = 1024 * 1024  # of text that is tokenised together
+LONGEST_PIECE = 1024 * 1024  # bytes; a tokenizer takes a hundred times the memory of a text
+
+SPLITS: tuple[SplitName, ...] = ("train", "validation")
+
+
+class Counts(BaseModel):
+    """What became of one source's documents.
+
+    `documents` are distinct texts that no source before has, `duplicates` all others, `held_out` those
+    of the distinct ones that are in validation. `train` counts occurrences in training, `train_bytes`
+    theirs.
+    """
+
+    documents: int = 0
+    duplicates: int = 0
+    held_out: int = 0
+    train: int = 0
+    train_bytes: int = 0
+
+
+class EncodedSplit(BaseModel):
+    """A stream of tokens, one end-of-text behind each document, and the UTF-8 bytes of the texts."""
+
+    documents: int = 0
+    bytes: int = 0
+    tokens: int = 0
+
+
+class Encoded(BaseModel):
+    """What became of a range of keys, by source number and by split."""
+
+    sources: dict[int, Counts]
+    splits: dict[SplitName, EncodedSplit]
+
+
+class Kept(NamedTuple):
+    """A document that goes into a split."""
+
+    text: bytes
+    held_out: bool
+
+
+@dataclass(frozen=True)
+class EncodeTask(Task[Encoded]):
+    """Drops duplicates and tokenises the documents in the ranges low … high - 1, in the order of keys."""
+
+    spills: tuple[Spill, ...]
+    low: int
+    high: int
+    tokenizer: Path
+    dtype: str
+
+    suffixes: ClassVar[tuple[str, ...]] = (".train", ".validation", ".texts")
+    result: ClassVar[type[BaseModel]] = Encoded
+
+    def work(self) -> Encoded:
+        """Write `.train` and `.validation`, raw tokens, and `.texts`, the validation documents joined."""
+        tokenizer = tokenizers.load_tokenizer(self.tokenizer)
+        end = tokenizers.end_of_text_id(tokenizer)
+        sources: dict[int, Counts] = {}
+        splits = {name: EncodedSplit() for name in SPLITS}
+        with ExitStack() as stack:
+            files = {name: stack.enter_context(self.writing(f".{name}")) for name in SPLITS}
+            texts = stack.enter_context(self.writing(".texts"))
+            documents = keep(read_records(self.spills, self.low, self.high), sources)
+            for batch in _batches(_pieces(documents)):
+                for name in SPLITS:
+                    chosen = [piece for piece in batch if piece.held_out == (name == "validation")]
+                    tokens = _tokens(tokenizer, chosen, end, self.dtype)
+                    files[name].write(tokens.tobytes())
+                    splits[name].documents += sum(piece.is_last for piece in chosen)
+                    splits[name].bytes += sum(len(piece.text) for piece in chosen)
+                    splits[name].tokens += len(tokens)
+                    if name == "validation":
+                        texts.writelines(piece.text for piece in chosen)
+        return Encoded(sources=sources, splits=splits)
+
+
+def keep(records: Iterable[Record], sources: dict[int, Counts]) -> Iterator[Kept]:
+    """Yield sorted records' documents once each, and count into `sources` what became of them.
+
+    A text that several sources have counts for the first of them, and occurs as often as the largest of
+    their weights says.
+    """
+    for _, group in groupby(records, key=lambda record: record.key):
+        same = list(group)
+        first = same[0]
+        if first.is_first:
+            counts = sources.setdefault(first.source, Counts())
+            counts.documents += 1
+            counts.held_out += first.held_out
+            for other in same[1:]:
+                sources.setdefault(other.source, Counts()).duplicates += 1
+        for record in same:
+            if record.text is not None:
+                counts = sources.setdefault(record.source, Counts())
+                if not record.held_out:
+                    counts.train += 1
+                    counts.train_bytes += len(record.text)
+                yield Kept(record.text, record.held_out)
+                break
+
+
+class _Piece(NamedTuple):
+    """What is tokenised at once: a document, or a part of a long one."""
+
+    text: bytes
+    held_out: bool
+    is_last: bool
+
+
+def _pieces(documents: Iterable[Kept]) -> Iterator[_Piece]:
+    for document in documents:
+        *front, last = cut_text(document.text, LONGEST_PIECE)
+        for text in front:
+            yield _Piece(text, document.held_out, is_last=False)
+        yield _Piece(last, document.held_out, is_last=True)
+
+
+def _batches(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
+    batch: list[_Piece] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece.text)
+        if len(batch) >= BATCH_PIECES or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _tokens(tokenizer: Tokenizer, pieces: Sequence[_Piece], end: int, dtype: str) -> np.ndarray:
+    """Return the pieces' tokens [n], an end-of-text behind each document.
+
+    Raises ValueError if text gives the end of text.
+    """
+    texts = [piece.text.decode("utf-8") for piece in pieces]
+    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    ids: list[int] = []
+    for piece, encoding in zip(pieces, encodings, strict=True):
+        ids += encoding.ids
+        if piece.is_last:
+            ids.append(end)
+    tokens = np.array(ids, dtype=dtype)
+    if np.count_nonzero(tokens == end) != sum(piece.is_last for piece in pieces):
+        raise ValueError(
+            f"the tokenizer gives its end of text ({tokenizer.id_to_token(end)!r}) inside a document: "
+            "choose another tokenizer or another end of text"
+        )
+    return tokens

@@ -1,0 +1,61 @@
+"""Between the first two steps: the tokenizer."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pydantic import BaseModel
+
+from data import tokenizer as tokenizers
+from data.building.encode import LONGEST_PIECE, keep
+from data.building.scratch import Task
+from data.building.spill import Spill, read_records
+from data.corpus import cut_text
+
+SAMPLE_BYTES = 128 * 1024 * 1024  # of documents that a tokenizer is trained on
+
+
+class Trained(BaseModel):
+    """A tokenizer's number of tokens, and the one that ends documents."""
+
+    vocabulary_size: int
+    end_of_text: int
+
+
+@dataclass(frozen=True)
+class TokenizerTask(Task[Trained]):
+    """Trains a tokenizer on a sample of the documents in some groups of ranges, or writes a given one."""
+
+    spills: tuple[Spill, ...]
+    groups: tuple[tuple[int, int], ...]
+    vocabulary_size: int
+    given: bytes | None
+
+    suffixes: ClassVar[tuple[str, ...]] = (".tokenizer",)
+    result: ClassVar[type[BaseModel]] = Trained
+
+    def work(self) -> Trained:
+        """Write the tokenizer's JSON."""
+        if self.given is not None:
+            tokenizer, data = tokenizers.from_json(self.given), self.given
+        else:
+            sample = training_sample(self.spills, self.groups)
+            tokenizer = tokenizers.train_tokenizer(sample, self.vocabulary_size)
+            data = tokenizers.to_json(tokenizer)
+        with self.writing(".tokenizer") as file:
+            file.write(data)
+        return Trained(
+            vocabulary_size=tokenizer.get_vocab_size(), end_of_text=tokenizers.end_of_text_id(tokenizer)
+        )
+
+
+def training_sample(spills: Sequence[Spill], groups: Iterable[tuple[int, int]]) -> Iterator[str]:
+    """Yield the first 128 MiB of training documents: a random part of the mixture, as their order is."""
+    size = 0
+    for low, high in groups:
+        for document in keep(read_records(spills, low, high), {}):
+            if not document.held_out:
+                yield from (text.decode("utf-8") for text in cut_text(document.text, LONGEST_PIECE))
+                size += len(document.text)
+                if size >= SAMPLE_BYTES:
+                    return

@@ -1,0 +1,30 @@
+"""Made-up texts, and what is left of a build."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+SMALL: dict[str, Any] = {"vocabulary_size": 300, "sequence_length": 32, "held_out": 0.2}
+"""Settings of a build of a few texts."""
+
+
+def made_up(count: int, seed: int) -> list[str]:
+    """Distinct texts of a few lines, with characters beyond ASCII."""
+    draw = random.Random(seed)
+    words = ["".join(draw.choices("abcdeé🙂", k=draw.randint(2, 8))) for _ in range(200)]
+    return [f"{index}\n" + " ".join(draw.choices(words, k=60)) + "\n" for index in range(count)]
+
+
+def write_texts(texts: list[str], folder: Path) -> Path:
+    """The texts, each in a file of a new folder."""
+    folder.mkdir()
+    for index, text in enumerate(texts):
+        (folder / f"{index:03d}.txt").write_text(text, encoding="utf-8", newline="")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a folder."""
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
