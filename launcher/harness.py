@@ -117,11 +117,11 @@ def ordinary(model: Odeformer, tokenizer: Path, depth: int, folder: Path) -> Any
     Raises:
         ValueError: for layers that no class of ``transformers`` has.
     """
-    from data.tokenizer import END_OF_TEXT
+    from data.tokenizer import end_of_text, load_tokenizer
     from odeformer.vanilla.exporting import export
 
     with _quietly():
-        export(model, tokenizer, depth, "", folder, END_OF_TEXT)
+        export(model, tokenizer, depth, "", folder, end_of_text(load_tokenizer(tokenizer)))
     return harness_model(folder)
 
 
