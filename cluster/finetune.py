@@ -47,7 +47,7 @@ def read_sets(task: Task) -> TaskSets:
     from data.tasks import read_task_sets
 
     data = task.data
-    return read_task_sets(data.train, data.validation, task.kind, data.prompt, data.completion)
+    return read_task_sets(data.train, data.validation, task.kind, data.prompt, data.completion, data.held_out)
 
 
 def check(task: Task, uri: str | None) -> Task:
@@ -60,8 +60,12 @@ def check(task: Task, uri: str | None) -> Task:
     base = registry.resolve(task.base, uri)
     if base.tags.get("odeformer.kind") != "checkpoint":
         raise ValueError(f"base {task.base} is an adapter; a task needs a checkpoint to start from")
+    validation = task.data.validation
     data = task.data.model_copy(
-        update={"train": task.data.train.absolute(), "validation": task.data.validation.absolute()}
+        update={
+            "train": task.data.train.absolute(),
+            "validation": None if validation is None else validation.absolute(),
+        }
     )
     return task.model_copy(update={"base": base.uri, "data": data})
 
@@ -176,8 +180,8 @@ def _register(
 
 
 def metric_name(task: Task) -> str:
-    """``loss`` (nats per token of the completion) or ``accuracy``."""
-    return "loss" if task.kind == "completion" else "accuracy"
+    """``loss`` (nats per token that counts) or ``accuracy``."""
+    return "accuracy" if task.kind == "classification" else "loss"
 
 
 def _longest(sets: TaskSets, tokenizer: Tokenizer, limit: int) -> int:
@@ -187,7 +191,7 @@ def _longest(sets: TaskSets, tokenizer: Tokenizer, limit: int) -> int:
     # Scoring asks for every label on every validation prompt: none of them may push a prompt out.
     asked = [Example(e.prompt, label) for e in sets.validation for label in sets.labels]
     examples = sets.train + sets.validation + asked
-    return max(len(encode(e.prompt, e.completion, tokenizer, limit)[0]) for e in examples) - 1
+    return max(len(window.ids) for e in examples for window in encode(e, tokenizer, limit)) - 1
 
 
 def _join_alone() -> None:

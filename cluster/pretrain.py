@@ -28,24 +28,20 @@ def check(settings: PretrainSettings) -> PretrainSettings:
     Raises:
         ValueError, FileNotFoundError: for missing or unfit shards, or a ``run.dir`` of another run.
     """
-    from data.stream import ShardStream
+    from cluster.shards import open_stream
+    from data.remote import is_remote
 
     settings = _continued(settings)
     model = complete_model(settings)
     for split in ("train", "validation"):
-        ShardStream(
-            settings.data.shards,
-            rank=0,
-            world_size=settings.cluster.workers,
-            global_batch=settings.train.global_batch,
-            sequence_length=settings.data.sequence_length,
-            seed=settings.data.seed,
-            split=split,
-        )
+        open_stream(settings, split, world_size=settings.cluster.workers)
+    shards = settings.data.shards
+    if not is_remote(shards):
+        shards = str(Path(shards).absolute())
     resolved = settings.model_copy(
         update={
             "model": model,
-            "data": settings.data.model_copy(update={"shards": settings.data.shards.absolute()}),
+            "data": settings.data.model_copy(update={"shards": shards}),
             "run": settings.run.model_copy(update={"dir": settings.run.dir.absolute()}),
             "tracking": settings.tracking.model_copy(
                 update={"uri": tracking.tracking_uri(settings.tracking.uri)}
@@ -66,6 +62,7 @@ def _continued(settings: PretrainSettings) -> PretrainSettings:
         return settings
     import hashlib
 
+    from cluster.shards import shards_folder
     from data.manifest import load_manifest
     from odeformer import checkpoint
 
@@ -88,7 +85,7 @@ def _continued(settings: PretrainSettings) -> PretrainSettings:
         if train.solver is None and goes_with(train.gradient, solver):
             train = train.model_copy(update={"solver": solver})
     tokenizer = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
-    if tokenizer != load_manifest(settings.data.shards).tokenizer_sha256:
+    if tokenizer != load_manifest(shards_folder(settings)).tokenizer_sha256:
         raise ValueError(
             f"data.shards {settings.data.shards} were built with another tokenizer than that of init "
             f"{settings.init}: build them with --tokenizer {folder / 'tokenizer.json'}"
@@ -107,9 +104,10 @@ def complete_model(settings: PretrainSettings) -> ModelConfig:
     Raises:
         ValueError, FileNotFoundError: for missing shards, or a vocabulary that is too small for them.
     """
+    from cluster.shards import shards_folder
     from data.manifest import load_manifest
 
-    manifest = load_manifest(settings.data.shards)
+    manifest = load_manifest(shards_folder(settings))
     model = settings.model.model_copy(
         update={
             "vocabulary_size": settings.model.vocabulary_size or manifest.vocabulary_size,
@@ -137,12 +135,13 @@ def _identity_file(settings: PretrainSettings) -> tuple[Path, str]:
     Raises:
         ValueError: when it is that of a run with other weights, data, batches or workers.
     """
+    from cluster.shards import shards_folder
     from data.manifest import load_manifest
 
     identity = {
         "model": settings.model.model_dump(mode="json"),
         "init": settings.init,
-        "data": load_manifest(settings.data.shards).digest(),
+        "data": load_manifest(shards_folder(settings)).digest(),
         "global_batch": settings.train.global_batch,
         "seeds": [settings.run.seed, settings.data.seed],
         "workers": settings.cluster.workers,
@@ -260,25 +259,20 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     from torch import distributed as dist
 
     from cluster import worker, zero
+    from cluster.shards import open_stream, shards_folder
     from cluster.validation import sample_rows, validation_losses
-    from data.stream import ShardStream
+    from data.manifest import load_manifest
     from odeformer import checkpoint
     from odeformer.model import Odeformer
 
     settings = PretrainSettings.model_validate(config["settings"])
     rank, world = dist.get_rank(), dist.get_world_size()
     stream, held_out = (
-        ShardStream(
-            settings.data.shards,
-            rank=rank,
-            world_size=world,
-            global_batch=settings.train.global_batch,
-            sequence_length=settings.data.sequence_length,
-            seed=settings.data.seed,
-            split=split,
-        )
-        for split in ("train", "validation")
+        open_stream(settings, split, rank=rank, world_size=world) for split in ("train", "validation")
     )
+    end_of_text = None
+    if settings.data.separate_documents:
+        end_of_text = load_manifest(shards_folder(settings)).end_of_text
     rows = sample_rows(held_out, settings.train.validation_sequences)
     # Beside the depths it is trained at, a finer grid than any of them, which must be right too.
     depths = sorted({settings.model.depth, 2 * settings.model.depth, *settings.train.depths})
@@ -297,18 +291,22 @@ def pretrain_worker(config: dict[str, Any]) -> None:
             worker.Work(
                 model=model,
                 stream=stream,
-                validate=lambda engine: validation_losses(engine, rows, depths, settings.train.micro_batch),
+                validate=lambda engine: validation_losses(
+                    engine, rows, depths, settings.train.micro_batch, end_of_text
+                ),
                 report=report,
                 run=settings.run,
                 train=settings.train,
                 optim=settings.optim,
                 zero=settings.zero,
                 checkpoint=settings.checkpoint,
+                end_of_text=end_of_text,
+                skip_damaged=settings.data.skip_damaged,
             )
         )
         state = zero.whole_state(engine)
         if rank == 0:
-            tokenizer = settings.data.shards / "tokenizer.json"
+            tokenizer = shards_folder(settings) / "tokenizer.json"
             checkpoint.save(state, settings.model, model.solver, tokenizer, settings.run.dir / "final")
     dist.barrier()
 

@@ -19,8 +19,8 @@ def score(engine: Any, sets: TaskSets, tokenizer: Tokenizer, sequence_length: in
     """The task's metric on its validation set.
 
     Returns:
-        For a completion task the mean loss in nats per completion token; for a classification the part
-        of the examples whose own label is the most likely completion among all labels.
+        For completions and whole texts the mean loss in nats per token of theirs; for a classification the
+        part of the examples whose own label is the most likely completion among all labels.
     """
     if not sets.labels:
         total, count = completion_losses(engine, sets.validation, tokenizer, sequence_length, batch)
@@ -36,9 +36,12 @@ def score(engine: Any, sets: TaskSets, tokenizer: Tokenizer, sequence_length: in
 def completion_losses(
     engine: Any, examples: Sequence[Example], tokenizer: Tokenizer, sequence_length: int, batch: int
 ) -> tuple[Tensor, Tensor]:
-    """Each completion's summed loss in nats, and its number of tokens: both float64 [n]."""
+    """Each completion's summed loss in nats, and its number of tokens: both float64 [n].
+
+    n is the number of windows: of the examples, unless these are whole texts.
+    """
     engine.eval()
-    encoded = [encode(e.prompt, e.completion, tokenizer, sequence_length) for e in examples]
+    encoded = [window for example in examples for window in encode(example, tokenizer, sequence_length)]
     totals, counts = (
         torch.zeros(len(encoded), dtype=torch.float64),
         torch.zeros(len(encoded), dtype=torch.float64),

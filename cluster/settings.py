@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from data.files import CACHE_BYTES
+from data.tasks.examples import Kind
 from odeformer.config import AdapterConfig, GradientName, ModelConfig, Section
 from odeformer.solvers import (
     MEMORY_SAVING,
@@ -47,11 +49,17 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62
 
 
 class DataSettings(Section):
-    shards: Path
-    """A folder made by ``odeformer data build``."""
+    shards: str
+    """A folder made by ``odeformer data build``, or its address, as ``s3://bucket/shards``."""
     sequence_length: int = Field(default=256, ge=2)
     seed: int = 0
     """Of the order of the samples."""
+    separate_documents: bool = False
+    """No token sees another document's that happens to lie in its sequence."""
+    skip_damaged: int = Field(default=0, ge=0)
+    """So many damaged samples are left out before the run stops; at 0 the first one stops it."""
+    cache_bytes: int = Field(default=CACHE_BYTES, ge=1)
+    """What each worker's copies of remote shards may take, under ``run.dir``."""
 
 
 class TrainSettings(Section):
@@ -205,11 +213,15 @@ class PretrainSettings(Section):
 
 class TaskData(Section):
     train: Path
-    validation: Path
-    """JSONL with objects, or TSV/CSV with a header."""
+    """JSONL with objects, TSV/CSV with a header, Parquet, or a Hugging Face folder, of which the split
+    ``train`` is read; of a language model also a text file or a folder of them."""
+    validation: Path | None = None
+    """The same, with the split ``validation``; a part of ``train`` when not given."""
+    held_out: float = Field(default=0.1, gt=0, lt=1)
+    """That part, chosen by the examples' digests."""
     prompt: str = "{prompt}"
     completion: str = "{completion}"
-    """Templates filled with a row's fields."""
+    """Templates filled with a row's fields; a language model's is the completion alone."""
 
 
 class TaskTrain(Section):
@@ -239,8 +251,9 @@ class Task(Section):
     team: Name
     base: str = Field(pattern=r"^models:/[A-Za-z0-9_-]+(@[A-Za-z0-9_-]+|/[0-9]+)$")
     """The model to adapt, ``models:/<name>@<alias>`` or ``models:/<name>/<version>``."""
-    kind: Literal["completion", "classification"]
-    """``completion``: loss in nats per token of it; ``classification``: accuracy over its labels."""
+    kind: Kind
+    """``completion``: loss in nats per token of it; ``classification``: accuracy over its labels;
+    ``language_model``: loss in nats per token of whole texts."""
     data: TaskData
     adapter: AdapterConfig = AdapterConfig()
     train: TaskTrain = TaskTrain()

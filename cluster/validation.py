@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from cluster.worker import all_reduce_sum
+from cluster.worker import all_reduce_sum, predictions
 from data.stream import ShardStream
 from odeformer.model import token_losses
 
@@ -21,7 +21,9 @@ def sample_rows(stream: ShardStream, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def validation_losses(engine: Any, rows: Tensor, depths: Sequence[int], batch: int) -> dict[str, float]:
+def validation_losses(
+    engine: Any, rows: Tensor, depths: Sequence[int], batch: int, end_of_text: int | None = None
+) -> dict[str, float]:
     """Mean loss in nats per token over ``rows`` [n, time + 1] at each depth: ``{"validation_loss_<N>": …}``.
 
     All ranks must call it: under ZeRO-3 a forward pass is collective, so each runs the same number of
@@ -36,7 +38,7 @@ def validation_losses(engine: Any, rows: Tensor, depths: Sequence[int], batch: i
             index = start + rank * batch + torch.arange(batch)
             counts = (index < len(rows)).to(engine.device)
             chosen = rows[index.where(index < len(rows), 0)].to(engine.device)
-            per_token = token_losses(engine(chosen[:, :-1], depth=depth).logits, chosen[:, 1:])
+            per_token = token_losses(predictions(engine, chosen, depth, end_of_text), chosen[:, 1:])
             total += (per_token.mean(dim=1) * counts).sum()
         losses[f"validation_loss_{depth}"] = float(all_reduce_sum(total) / len(rows))
     return losses

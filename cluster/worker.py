@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +15,12 @@ from torch import distributed as dist
 
 from cluster import commit, zero
 from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
-from data.stream import Batch
+from data.stream import Batch, documents_of
 from odeformer.config import ModelConfig
 from odeformer.depth import Grid, batch_depth, batch_grid, layered_grid
 from odeformer.model import Odeformer, distillation_losses, token_losses
+
+logger = logging.getLogger(__name__)
 
 
 class Stream(commit.Cursor, Protocol):
@@ -44,6 +47,10 @@ class Work:
     optim: OptimSettings
     zero: ZeroSettings
     checkpoint: CheckpointSettings
+    end_of_text: int | None = None
+    """The token that ends a document. Where given, no token sees another document's."""
+    skip_damaged: int = 0
+    """So many samples of all ranks may be damaged before the run stops."""
 
 
 def train(work: Work) -> Any:
@@ -59,7 +66,7 @@ def train(work: Work) -> Any:
     work.report("resumed" if step else "started", step, {})
     work.report("validation", step, work.validate(engine))
 
-    batches = iter(work.stream)
+    batches, damaged = iter(work.stream), 0
     while step < settings.steps:
         started = time.monotonic()
         rate = zero.learning_rate(work.optim, step, settings.steps)
@@ -68,7 +75,14 @@ def train(work: Work) -> Any:
         depths = step_depths(settings, work.model.config.depth, work.run.seed, step)
         grids = [step_grid(settings, work.model.config, work.run.seed, step, depth) for depth in depths]
         batch = next(batches)
-        loss, tokens = optimizer_step(engine, batch, grids, settings)
+        if work.skip_damaged:
+            damaged += damaged_samples(batch, engine.device)
+            if damaged > work.skip_damaged:  # the same number on every rank
+                raise RuntimeError(
+                    f"{damaged} damaged samples by step {step + 1}, data.skip_damaged allows "
+                    f"{work.skip_damaged}: odeformer data verify --deep names the shards"
+                )
+        loss, tokens = optimizer_step(engine, batch, grids, settings, work.end_of_text)
         if not math.isfinite(loss):  # a sum over all ranks: every one of them stops
             raise RuntimeError(
                 f"the loss is {loss} at step {step + 1}, samples {batch.sample_ids.tolist()}: "
@@ -119,7 +133,9 @@ def step_grid(train: TrainSettings, model: ModelConfig, seed: int, step: int, de
     return batch_grid(seed, step, layered_grid(depth, prelude, model.depth), train.jitter, prelude)
 
 
-def optimizer_step(engine: Any, batch: Batch, grids: list[Grid], train: TrainSettings) -> tuple[float, int]:
+def optimizer_step(
+    engine: Any, batch: Batch, grids: list[Grid], train: TrainSettings, end_of_text: int | None
+) -> tuple[float, int]:
     """One optimizer step on this rank's part of a global batch, in micro-batches, at one or two depths.
 
     Returns:
@@ -141,7 +157,7 @@ def optimizer_step(engine: Any, batch: Batch, grids: list[Grid], train: TrainSet
     for rows, rows_mask in zip(tokens.split(train.micro_batch), mask.split(train.micro_batch), strict=True):
         teacher: Tensor | None = None
         for nth, grid in enumerate(grids):
-            logits = engine(rows[:, :-1], depth=grid).logits
+            logits = predictions(engine, rows, grid, end_of_text)
             per_token = (
                 token_losses(logits, rows[:, 1:]) if teacher is None else distillation_losses(logits, teacher)
             )
@@ -152,6 +168,21 @@ def optimizer_step(engine: Any, batch: Batch, grids: list[Grid], train: TrainSet
                 total += loss.detach()
                 teacher = logits.detach() if train.objective == "distillation" else None
     return float(all_reduce_sum(total) / counted), int(counted)
+
+
+def predictions(engine: Any, rows: Tensor, depth: int | Grid, end_of_text: int | None) -> Tensor:
+    """Logits [batch, time, vocabulary] of the tokens after the first of ``rows`` [batch, time + 1]."""
+    inputs = rows[:, :-1]
+    apart = {} if end_of_text is None else {"documents": documents_of(inputs, end_of_text)}
+    logits: Tensor = engine(inputs, depth=depth, **apart).logits
+    return logits
+
+
+def damaged_samples(batch: Batch, device: torch.device) -> int:
+    """How many samples of all ranks' parts of a batch could not be read; this rank's are logged."""
+    for reason in batch.damaged:
+        logger.warning("left out: %s", reason)
+    return int(all_reduce_sum(torch.tensor(len(batch.damaged), device=device)))
 
 
 def all_reduce_sum(value: Tensor) -> Tensor:

@@ -1,15 +1,14 @@
 """The global order of samples: a pure function of the shards' sizes and a seed."""
 
 import hashlib
-from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate
 
 import numpy as np
 
-WINDOW = 4  # shards whose samples are mixed with each other
-ORDER_VERSION = 1  # part of every order's digest: a new rule must not continue an old cursor
+STREAMS = 64  # canonical streams; every batch takes from them in turn
+BLOCK = 256  # samples of one stream that are mixed with each other
+ORDER_VERSION = 2  # part of every order's digest: a new rule must not continue an old cursor
 
 
 def permutation(size: int, *key: int | str) -> np.ndarray:
@@ -33,41 +32,87 @@ class GlobalOrder:
     """The endless sequence of sample ids, epoch after epoch.
 
     A sample's id is its position in the split: the shard's offset plus the row. In each epoch the
-    shards are permuted, cut into windows of `WINDOW`, and the samples permuted inside each window:
-    a reader needs only a window's shards at a time, and every epoch visits each sample once.
+    shards are permuted and laid end to end, and this line is cut into `STREAMS` pieces of equal
+    length, which are permuted too. Position p of the epoch is the next sample of piece p mod
+    `STREAMS`; inside a piece each `BLOCK` samples are permuted. So a reader holds `STREAMS` blocks at
+    a time, whatever the size of the corpus, every epoch visits each sample once, and neither the
+    number of ranks nor the batch plays a part. The idea of streams that are the same whatever reads
+    them is MosaicML Streaming's.
+
+    Why it is enough: documents are shuffled when shards are built, so that only sequences of one
+    document are alike. Neighbours in the order come from different pieces; two of one document meet
+    at a multiple of `STREAMS` positions, and only among the `BLOCK` samples they are mixed with.
     """
 
     def __init__(self, shard_sizes: Sequence[int], seed: int) -> None:
         self.sizes = np.asarray(shard_sizes, dtype=np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes)])  # int64 [shards + 1]
         self.sequences = int(self.offsets[-1])
+        self._lengths = self.sequences // STREAMS + (np.arange(STREAMS) < self.sequences % STREAMS)
         self._seed = seed
-        self._windows = lru_cache(maxsize=2)(self._compute_windows)
-        self._window_ids = lru_cache(maxsize=2)(self._compute_window_ids)
+        self._line = lru_cache(maxsize=2)(self._compute_line)
+        self._block = lru_cache(maxsize=4 * STREAMS)(self._compute_block)
 
-    def ids(self, start: int, count: int) -> np.ndarray:
-        """Return int64 [count]: the sample ids at global positions start … start + count - 1."""
-        parts = []
-        while count > 0:
-            epoch, position = divmod(start, self.sequences)
-            _, starts = self._windows(epoch)
-            window = bisect_right(starts, position) - 1
-            first = position - starts[window]
-            part = self._window_ids(epoch, window)[first : first + count]
-            parts.append(part)
-            start += len(part)
-            count -= len(part)
-        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+    def ids(self, positions: np.ndarray) -> np.ndarray:
+        """Return int64 [n]: the sample ids at these global positions, int64 [n]."""
+        epochs, places = np.divmod(positions, self.sequences)
+        found = np.empty(len(positions), dtype=np.int64)
+        for epoch in np.unique(epochs):
+            of_epoch = epochs == epoch
+            found[of_epoch] = self._ids(int(epoch), places[of_epoch])
+        return found
 
-    def _compute_windows(self, epoch: int) -> tuple[list[np.ndarray], list[int]]:
-        """Return the shards of each window of an epoch, and each window's first position."""
+    def batches(self, start: int, size: int, count: int) -> np.ndarray:
+        """Return int64 [count, size]: the ids of `count` batches, from the global position `start` on.
+
+        In each row those of a stream stand together. A rank that takes a contiguous part of every row
+        then reads from its part of the streams alone, where `size` is a multiple or a divisor of
+        `STREAMS`.
+        """
+        positions = np.arange(start, start + size * count).reshape(count, size)
+        epochs, places = np.divmod(positions, self.sequences)
+        together = np.argsort(epochs * STREAMS + places % STREAMS, axis=1, kind="stable")
+        return self.ids(np.take_along_axis(positions, together, axis=1).reshape(-1)).reshape(count, size)
+
+    def shards_of(self, ids: np.ndarray) -> list[int]:
+        """Return the shards that hold these samples."""
+        return np.unique(np.searchsorted(self.offsets, ids, side="right") - 1).tolist()
+
+    def _ids(self, epoch: int, places: np.ndarray) -> np.ndarray:
+        """Return the ids at these positions of one epoch."""
+        streams, indices = places % STREAMS, places // STREAMS
+        blocks = indices // BLOCK
+        lines = np.empty(len(places), dtype=np.int64)
+        shards, starts, firsts = self._line(epoch)
+        for group in groups(streams + STREAMS * blocks):
+            stream, block = int(streams[group[0]]), int(blocks[group[0]])
+            start = block * BLOCK
+            size = min(BLOCK, int(self._lengths[stream]) - start)
+            mixed = self._block(epoch, stream, block, size)
+            lines[group] = firsts[stream] + start + mixed[indices[group] - start]
+        which = np.searchsorted(starts, lines, side="right") - 1
+        ids: np.ndarray = self.offsets[shards[which]] + lines - starts[which]
+        return ids
+
+    def _compute_line(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return an epoch's shards in their order, where on the line each begins, and each stream."""
         shards = permutation(len(self.sizes), "shards", self._seed, epoch)
-        windows = [shards[i : i + WINDOW] for i in range(0, len(shards), WINDOW)]
-        lengths = [int(self.sizes[window].sum()) for window in windows]
-        return windows, list(accumulate(lengths[:-1], initial=0))
+        streams = permutation(STREAMS, "streams", self._seed, epoch)
+        firsts = np.empty(STREAMS, dtype=np.int64)
+        firsts[streams] = _begins(self._lengths[streams])
+        return shards, _begins(self.sizes[shards]), firsts
 
-    def _compute_window_ids(self, epoch: int, window: int) -> np.ndarray:
-        shards = self._windows(epoch)[0][window]
-        ids = np.concatenate([np.arange(self.offsets[s], self.offsets[s + 1]) for s in shards])
-        mixed: np.ndarray = ids[permutation(len(ids), "samples", self._seed, epoch, window)]
-        return mixed
+    def _compute_block(self, epoch: int, stream: int, block: int, size: int) -> np.ndarray:
+        return permutation(size, "samples", self._seed, epoch, stream, block)
+
+
+def _begins(lengths: np.ndarray) -> np.ndarray:
+    """Return where each of these begins when they lie end to end."""
+    return np.concatenate([[0], np.cumsum(lengths)[:-1]])
+
+
+def groups(keys: np.ndarray) -> list[np.ndarray]:
+    """Return the places of each distinct key in `keys`, int64 [n], in ascending order of the keys."""
+    order = np.argsort(keys, kind="stable")
+    borders = np.flatnonzero(np.diff(keys[order])) + 1
+    return np.split(order, borders) if len(keys) else []

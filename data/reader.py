@@ -3,105 +3,143 @@
 import hashlib
 import io
 import os
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from itertools import accumulate
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
-from data import tokenizer
-from data.manifest import Manifest, Shard, SplitName
-from data.order import WINDOW
+from data.manifest import Manifest, Member, SplitName
+from data.order import BLOCK, STREAMS, groups
 
 os.environ.setdefault("WDS_SECURE", "1")  # before webdataset: no commands, no pickle
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 
+class DamagedError(ValueError):
+    """Bytes that are not those of the manifest; the message names the file."""
+
+
 class ShardReader:
-    """The rows of one split, by sample id; the shards of two windows stay decoded in memory."""
+    """The rows of one split, by sample id. May be used by several threads at once.
 
-    def __init__(self, folder: Path, manifest: Manifest, split: SplitName) -> None:
-        """Check that every file is there with its size, before any work is started.
+    It reads members, not shards, and keeps as many of them decoded as the global order needs at a
+    time: what it takes does not grow with the corpus.
+    """
 
-        Raises ValueError for an unknown split, and for missing or wrong files, all of them named.
+    def __init__(self, manifest: Manifest, split: SplitName, file_of: Callable[[int], Path]) -> None:
+        """Raises ValueError for an unknown split.
+
+        `file_of` returns the file of the split's shard with this index.
         """
         if split not in manifest.splits:
             raise ValueError(f"split is {split!r}: choose one of {', '.join(manifest.splits)}")
-        self._folder = folder
-        self._manifest = manifest
-        self.shards = manifest.splits[split].shards
-        self._offsets = np.cumsum([0] + [shard.sequences for shard in self.shards])
-        self._shard_rows = lru_cache(maxsize=2 * WINDOW)(self._read)
-        self._check_files()
+        self._manifest, self._file_of = manifest, file_of
+        self._shards = manifest.splits[split].shards
+        self._members: list[tuple[int, int, Member]] = []  # shard, first byte, member
+        for index, shard in enumerate(self._shards):
+            starts = accumulate((member.bytes for member in shard.members[:-1]), initial=0)
+            self._members += [(index, at, member) for at, member in zip(starts, shard.members, strict=True)]
+        rows = [member.sequences for _, _, member in self._members]
+        self._offsets = np.cumsum([0] + rows)
+        self._room = STREAMS * (-(-BLOCK // max(rows)) + 2)
+        self._kept: OrderedDict[int, Future[np.ndarray]] = OrderedDict()
+        self._lock = Lock()
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Return int64 [n, sequence_length + 1]: the rows with these sample ids (int64 [n]).
 
-        Raises ValueError for an id outside the split and for a shard that is not as it was built.
+        Raises ValueError for an id outside the split, DamagedError for members that are not as they
+        were built.
+        """
+        rows, damage = self.whole_rows(ids)
+        if damage:
+            raise next(iter(damage.values()))
+        return rows
+
+    def whole_rows(self, ids: np.ndarray) -> tuple[np.ndarray, dict[int, DamagedError]]:
+        """Return the rows as above, and for each place in `ids` whose member is damaged the reason.
+
+        A damaged row is full of end-of-text.
         """
         ids = np.asarray(ids, dtype=np.int64)
         total = int(self._offsets[-1])
         if len(ids) and not (ids.min() >= 0 and ids.max() < total):
             raise ValueError(f"sample ids {ids.min()} … {ids.max()}: they must be 0 … {total - 1}")
-        rows = np.empty((len(ids), self._manifest.sequence_length + 1), dtype=np.int64)
-        shard_of = np.searchsorted(self._offsets, ids, side="right") - 1
-        for index in np.unique(shard_of):
-            mine = shard_of == index
-            rows[mine] = self._shard_rows(int(index))[ids[mine] - self._offsets[index]]
-        return rows
+        shape = (len(ids), self._manifest.sequence_length + 1)
+        rows = np.empty(shape, dtype=np.int64)
+        damage: dict[int, DamagedError] = {}
+        member_of = np.searchsorted(self._offsets, ids, side="right") - 1
+        for places in groups(member_of):
+            index = int(member_of[places[0]])
+            try:
+                rows[places] = self._member(index)[ids[places] - self._offsets[index]]
+            except DamagedError as error:
+                damage |= dict.fromkeys(places.tolist(), error)
+                rows[places] = self._manifest.end_of_text
+        return rows, damage
 
-    def _check_files(self) -> None:
-        wrong = []
-        for shard in self.shards:
-            file = self._folder / shard.name
-            if not file.is_file():
-                wrong.append(f"{shard.name} is missing")
-            elif file.stat().st_size != shard.bytes:
-                wrong.append(f"{shard.name} has {file.stat().st_size} bytes, not {shard.bytes}")
-        file = self._folder / tokenizer.FILE_NAME
-        if not file.is_file():
-            wrong.append(f"{file.name} is missing")
-        elif hashlib.sha256(file.read_bytes()).hexdigest() != self._manifest.tokenizer_sha256:
-            wrong.append(f"{file.name} is not the one in the manifest")
-        if wrong:
-            shown = "; ".join(wrong[:20]) + (f"; and {len(wrong) - 20} more" * (len(wrong) > 20))
-            raise ValueError(f"{self._folder} is damaged: {shown}: copy or build it again")
+    def _member(self, index: int) -> np.ndarray:
+        """Return a member's rows; of several threads that want it at once one reads it."""
+        with self._lock:
+            found = self._kept.get(index)
+            mine = found is None
+            if found is None:
+                found = self._kept[index] = Future()
+                if len(self._kept) > self._room:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(index)
+        if mine:
+            try:
+                found.set_result(self._read(*self._members[index]))
+            except DamagedError as error:
+                found.set_exception(error)
+            except BaseException as error:
+                found.set_exception(error)
+                with self._lock:
+                    self._kept.pop(index, None)  # what was away may be there the next time
+                raise
+        return found.result()
 
-    def _read(self, index: int) -> np.ndarray:
-        """Return one shard's rows, [sequences, sequence_length + 1] in the manifest's dtype."""
-        shard = self.shards[index]
-        file = self._folder / shard.name
+    def _read(self, shard: int, start: int, member: Member) -> np.ndarray:
+        """Return one member's rows, [sequences, sequence_length + 1] in the manifest's dtype."""
+        file = self._file_of(shard)
         try:
-            data = file.read_bytes()
+            with file.open("rb") as stream:
+                stream.seek(start)
+                data = stream.read(member.bytes)
         except FileNotFoundError:
-            raise ValueError(f"{file} has gone since the start: copy or build it again") from None
-        if len(data) != shard.bytes:
-            raise ValueError(
-                f"{file} has {len(data)} bytes, the manifest says {shard.bytes}: copy or build it again"
-            )
+            raise DamagedError(f"{file} has gone since the start: copy or build it again") from None
+        place = f"{file}, bytes {start} … {start + member.bytes}"
+        if len(data) != member.bytes:
+            raise DamagedError(f"{place}: {len(data)} of {member.bytes} are there: copy or build it again")
         digest = hashlib.sha256(data).hexdigest()
-        if digest != shard.sha256:
-            raise ValueError(
-                f"{file} has SHA-256 {digest}, the manifest says {shard.sha256}: copy or build it again"
+        if digest != member.sha256:
+            raise DamagedError(
+                f"{place}: SHA-256 is {digest}, the manifest says {member.sha256}: copy or build it again"
             )
-        return _decode(file, data, shard, self._manifest)
+        return decode(place, data, member, self._manifest)
 
 
-def _decode(file: Path, data: bytes, shard: Shard, manifest: Manifest) -> np.ndarray:
-    """Parse the bytes of a tar file with webdataset's own pipeline, from memory."""
-    files = tar_file_expander([{"url": shard.name, "stream": io.BytesIO(data)}])
-    members = [
-        np.load(io.BytesIO(sample["tokens.npy"]), allow_pickle=False) for sample in group_by_keys(files)
+def decode(place: str, data: bytes, member: Member, manifest: Manifest) -> np.ndarray:
+    """Parse a member's bytes with webdataset's own pipeline, from memory.
+
+    Raises DamagedError, naming `place`, for rows that are not those of the manifest.
+    """
+    files = tar_file_expander([{"url": place, "stream": io.BytesIO(data)}])
+    arrays = [
+        np.load(io.BytesIO(sample["tokens.npy"]), allow_pickle=False)
+        for sample in group_by_keys(files)
+        if "tokens.npy" in sample
     ]
-    width = manifest.sequence_length + 1
-    for member in members:
-        if member.dtype != np.dtype(manifest.dtype) or member.shape[1:] != (width,):
-            raise ValueError(
-                f"{file} holds {member.dtype} {list(member.shape)}, the manifest says "
-                f"{manifest.dtype} [n, {width}]: build it again"
-            )
-    count = sum(len(member) for member in members)
-    if count != shard.sequences:
-        raise ValueError(
-            f"{file} holds {count} sequences, the manifest says {shard.sequences}: build it again"
+    expected = (np.dtype(manifest.dtype), (member.sequences, manifest.sequence_length + 1))
+    if [(array.dtype, array.shape) for array in arrays] != [expected]:
+        held = ", ".join(f"{array.dtype} {list(array.shape)}" for array in arrays)
+        raise DamagedError(
+            f"{place} holds {held or 'nothing'}, the manifest says {expected[0]} {list(expected[1])}: "
+            "build it again"
         )
-    return np.concatenate(members)
+    return arrays[0]

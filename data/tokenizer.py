@@ -90,6 +90,11 @@ def end_of_text_id(tokenizer: Tokenizer) -> int:
     return token
 
 
+def end_of_text(tokenizer: Tokenizer) -> str:
+    """Return that token as it is written. Raises ValueError if there is none."""
+    return str(tokenizer.id_to_token(end_of_text_id(tokenizer)))
+
+
 def _end_of_text_id(tokenizer: Tokenizer) -> int | None:
     """Return what stands between two empty texts, if that is one token, or else a usual end of text."""
     between = tokenizer.encode("", "").ids

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from cluster.failures import RunFailedError
+from launcher.cli_data import data_app
 
 # Typer exports only one child of the class that all its usage errors share.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -21,7 +22,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Text into WebDataset shards.", no_args_is_help=True)
 finetune_app = typer.Typer(help="Low-rank fine-tuning jobs of teams.", no_args_is_help=True)
 models_app = typer.Typer(help="The model registry.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -60,71 +60,6 @@ def _complain(message: str) -> int:
     if message:  # a group without a verb has shown its help instead
         print("error: " + " ".join(message.split()), file=sys.stderr)
     return 2
-
-
-@data_app.command("build")
-def data_build(
-    out: Annotated[Path, typer.Option(help="The folder to make.")],
-    text: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SOURCE",
-            help="A file or folder (.txt .md .rst .py .jsonl .parquet .tar, .gz, .zst), an address (s3://, "
-            "https://), or hf:NAME of a Hugging Face data set; may be repeated.",
-        ),
-    ] = None,
-    more: Annotated[list[str] | None, typer.Argument(metavar="[SOURCE]...", help="More of them.")] = None,
-    sources: Annotated[
-        Path | None, typer.Option(help="A YAML file of sources, each with path, weight, field, licence.")
-    ] = None,
-    vocabulary_size: Annotated[int, typer.Option(help="Tokens of the byte-level BPE, at least 257.")] = 2048,
-    sequence_length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 256,
-    held_out: Annotated[float, typer.Option(help="The part of the documents kept for validation.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Of the order of the documents.")] = 0,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="A tokenizer.json to use instead of training one.")
-    ] = None,
-    end_of_text: Annotated[
-        str | None, typer.Option(metavar="TOKEN", help="Its token that ends a text, where it is not plain.")
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Ray workers; 1 builds in this process. By the size if not given."),
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster; a private one when not given.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the folder if it exists.")] = False,
-) -> None:
-    """Build shards. Example: odeformer data build --text book.txt --out shards"""
-    from launcher.console import make_console
-    from launcher.data_build import build_shards, sources_table
-    from launcher.progress import Progress
-    from launcher.settings import load_sources
-
-    progress = Progress(make_console())
-    manifest = build_shards(
-        [*(load_sources(sources) if sources else []), *(text or []), *(more or [])],
-        out,
-        workers=workers,
-        address=address,
-        progress=progress,
-        vocabulary_size=vocabulary_size,
-        sequence_length=sequence_length,
-        held_out=held_out,
-        seed=seed,
-        tokenizer=tokenizer,
-        end_of_text=end_of_text,
-        overwrite=overwrite,
-    )
-    progress.console.print(sources_table(manifest))
-    for name, split in manifest.splits.items():
-        progress.console.print(
-            f"  {name}: {split.documents:,} documents, {split.bytes:,} bytes, {split.tokens:,} tokens, "
-            f"{split.sequences:,} sequences of {manifest.sequence_length}",
-            highlight=False,
-            soft_wrap=True,
-        )
 
 
 @app.command()
@@ -303,7 +238,15 @@ def evaluate(
     model: Annotated[
         str, typer.Option(help="models:/<name>@<alias>, models:/<name>/<version>, or a folder.")
     ],
-    text: Annotated[Path, typer.Option(help="A file of text.")],
+    text: Annotated[Path | None, typer.Option(help="A file of text.")] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(help="Tasks of the LM Evaluation Harness, by commas; python_stdlib is here."),
+    ] = None,
+    task_folder: Annotated[
+        Path | None, typer.Option(help="Your own tasks: YAML files of the harness and their data.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask the first so many of each task.")] = None,
     depth: Annotated[
         list[int] | None, typer.Option(help="N, may be repeated; the model depth when not given.")
     ] = None,
@@ -312,12 +255,38 @@ def evaluate(
     ] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Score a text. Example: odeformer eval --model models:/tiny@champion --text book.txt --depth 4"""
+    """Score a text or tasks. Example: odeformer eval --model models:/tiny@champion --tasks python_stdlib"""
+    names = [name.strip() for given in tasks or [] for name in given.split(",") if name.strip()]
+    if text is None and not names:
+        raise ValueError("give --text, --tasks or both")
+    if not names and (task_folder is not None or limit is not None):
+        raise ValueError("--task-folder and --limit are for --tasks: name the tasks")
     from launcher.console import make_console
     from launcher.evaluation import evaluate as score
-    from launcher.report.tables import text_scores_table
+    from launcher.harness import Tasks
+    from launcher.progress import Progress
+    from launcher.report.tables import task_scores_table, text_scores_table
 
-    make_console().print(text_scores_table(score(model, adapter, text, depth or [], tracking_uri)))
+    progress = Progress(make_console())
+    with ExitStack() as asking:
+        if names:
+            asking.enter_context(progress.stage(", ".join(names)))
+        found = score(
+            model,
+            adapter,
+            depth or [],
+            tracking_uri,
+            text=text,
+            tasks=Tasks(names, task_folder) if names else None,
+            limit=limit,
+            progress=progress.update,
+        )
+    if found.text:
+        progress.console.print(text_scores_table(found.text))
+    if found.tasks:
+        progress.console.print(task_scores_table(found.tasks))
+    for remark in found.remarks:
+        progress.console.print(remark, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 from rich.console import Console
 
 
 def make_console() -> Console:
     """The terminal as it is; into a file or a pipe wide enough that no table is cut, and without colour."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    # The stream by name: lines still go there while a library's own remarks are kept away.
+    console = Console(file=sys.stdout)
+    return console if console.is_terminal else Console(file=sys.stdout, width=160)

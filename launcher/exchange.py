@@ -38,7 +38,7 @@ def export(
     check_output(out, [Path(name) for name in (model, adapter) if name], overwrite)
     _silence_transformers()
     from cluster import registry
-    from data.tokenizer import end_of_text_id
+    from data.tokenizer import end_of_text
     from launcher.report.model_card import model_card
     from odeformer.vanilla import exporting
     from odeformer.vanilla.materialise import layer_solver
@@ -53,8 +53,9 @@ def export(
     else:
         card = model_card(shape, layers, solver, adapter or model, loaded.versions)
         tokenizer = loaded.folder / "tokenizer.json"
-        end_of_text = loaded.tokenizer.id_to_token(end_of_text_id(loaded.tokenizer))
-        difference = exporting.export(loaded.model, tokenizer, depth, card, out, end_of_text)
+        difference = exporting.export(
+            loaded.model, tokenizer, depth, card, out, end_of_text(loaded.tokenizer)
+        )
     return Exported(layers, solver, loaded.model.solver, difference)
 
 

@@ -25,7 +25,7 @@ def grad_check(
 
     from cluster import registry
     from cluster.pretrain import complete_model
-    from data.stream import ShardStream
+    from cluster.shards import open_stream
     from odeformer.gradient_check import check_gradients, pairs_of
     from odeformer.model import Odeformer
     from odeformer.solvers import MEMORY_SAVING, SOLVERS, ReversibleSolver
@@ -37,15 +37,7 @@ def grad_check(
         model = Odeformer(shape).eval()  # dropout would make every gradient another one
     else:
         model = registry.load(checkpoint, settings.tracking.uri).model
-    stream = ShardStream(
-        settings.data.shards,
-        rank=0,
-        world_size=1,
-        global_batch=train.micro_batch,
-        sequence_length=settings.data.sequence_length,
-        seed=settings.data.seed,
-    )
-    ids = next(iter(stream)).tokens
+    ids = next(iter(open_stream(settings, "train", global_batch=train.micro_batch))).tokens
     solver = train.solver_for(shape)
     pairs = pairs_of(solver)
     if not isinstance(SOLVERS[solver], ReversibleSolver):

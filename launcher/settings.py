@@ -47,8 +47,12 @@ def load_task(path: Path, overrides: Sequence[str] = ()) -> Task:
         ValueError, FileNotFoundError: one line naming the file and the key.
     """
     task = _validated(Task, _override(read_yaml(path), overrides), path)
-    paths = {part: path.absolute().parent / getattr(task.data, part) for part in ("train", "validation")}
-    return task.model_copy(update={"data": task.data.model_copy(update=paths)})
+    here, data = path.absolute().parent, task.data
+    paths = {
+        "train": here / data.train,
+        "validation": None if data.validation is None else here / data.validation,
+    }
+    return task.model_copy(update={"data": data.model_copy(update=paths)})
 
 
 def load_sources(path: Path) -> list[TextSource]:

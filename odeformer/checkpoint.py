@@ -45,7 +45,12 @@ def save(
     def write(target: Path) -> None:
         _write_json(
             target / "config.json",
-            {"format_version": FORMAT_VERSION, "model": config.model_dump(), "solver": solver},
+            {
+                "format_version": FORMAT_VERSION,
+                "model_type": "odeformer",  # by which transformers finds odeformer.vanilla.automodel
+                "model": config.model_dump(),
+                "solver": solver,
+            },
         )
         _write_tensors(target / "model.safetensors", state)
         shutil.copyfile(tokenizer, target / "tokenizer.json")

@@ -124,6 +124,10 @@ class RememberingField:
         self._first, self._last, self._mask, self._evaluation = first, last, mask, 0
         self._part = self._whole.part(first, last)
 
+    def reorder(self, rows: Tensor) -> None:
+        """Row i remembers from here on what row ``rows[i]`` does."""
+        self._memories = [(keys[rows], values[rows]) for keys, values in self._memories]
+
     @property
     def speed(self) -> float:
         return self._whole.speed
@@ -201,6 +205,12 @@ class Reader:
                 f"the state at the end of a solve at depth {self._at.depth} is not finite"
             )
         return self._at.unembed(x[:, -1:] if last_only else x)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let row i go on from what row ``rows[i]`` has read; rows [batch], int64."""
+        self._field.reorder(rows)
+        if self._padding is not None:
+            self._padding = self._padding[rows]
 
     def _mask(self, first: int, last: int) -> Tensor | None:
         """Which of the tokens up to ``last`` those from ``first`` on see, [batch, 1, new, last]; None: all

@@ -98,6 +98,7 @@ class Odeformer(nn.Module):
         input_ids: Tensor,
         depth: int | Grid | Tolerance | None = None,
         weights: BlockWeights | None = None,
+        documents: Tensor | None = None,
     ) -> Output:
         """Logits of the next token at every position.
 
@@ -106,6 +107,8 @@ class Odeformer(nn.Module):
             depth: N, the number of cells, those of the prelude included; ``config.depth`` when not given.
                 Or the edges of unequal cells; or, for an adaptive solver, the tolerance that chooses them.
             weights: what :meth:`depth_weights` gave for this depth; generated when not given.
+            documents: a number for each token's document, [batch, time]; where given, no token sees another
+                document's. Their positions go on from one to the next.
 
         Raises:
             ValueError: for too small a depth, one that the solver does not take, too long a sequence, or ids
@@ -119,13 +122,17 @@ class Odeformer(nn.Module):
                 raise ValueError(
                     "an adaptive solver chooses its own times: it cannot use weights made beforehand"
                 )
+        if documents is not None and isinstance(solver, Adaptive):
+            raise ValueError("an adaptive solver takes sequences one by one: it cannot keep documents apart")
         _, flow = self.grids(depth)
         gradient = self.gradient if torch.is_grad_enabled() else "direct"
         if weights is None and not isinstance(solver, Adaptive) and gradient in ("direct", "checkpoint"):
             weights = self.depth_weights(depth)  # the prelude's and the flow's in one product
         early, late = self._sources(weights)
         # The prelude keeps what checkpoints keep, also where the flow's gradient would not suit it.
-        x, field = self.flow_start(input_ids, early, "direct" if gradient == "direct" else "checkpoint")
+        x, field = self.flow_start(
+            input_ids, early, "direct" if gradient == "direct" else "checkpoint", documents
+        )
         x, evaluations = integrate(
             field,
             late,
@@ -142,12 +149,16 @@ class Odeformer(nn.Module):
         return Output(F.linear(x, head), tuple(early_ones + count for count in evaluations))
 
     def flow_start(
-        self, input_ids: Tensor, weights: WeightSource | None = None, gradient: str = "direct"
+        self,
+        input_ids: Tensor,
+        weights: WeightSource | None = None,
+        gradient: str = "direct",
+        documents: Tensor | None = None,
     ) -> tuple[Tensor, Field]:
         """The state where the flow begins, behind embedding and prelude; and the field that moves it."""
         prelude, _ = self.grids()
         x = self.embed(input_ids)
-        field = build_field(self.config, x, self.training)
+        field = build_field(self.config, x, self.training, documents)
         source = self.hypernetwork if weights is None else weights
         x, _ = integrate(field, source, x, prelude, solver=self.layer_solver, gradient=gradient)
         return x, field

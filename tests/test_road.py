@@ -170,7 +170,7 @@ def test_out_into_the_ordinary_world_and_back(road: Path, text_files: list[Path]
     assert validations(road / "more")[0] == pytest.approx(validations(road / "run")[-1], abs=1e-3)
 
 
-def test_a_text_is_scored_at_every_depth_asked_for(road: Path, tmp_path: Path) -> None:
+def test_a_text_and_tasks_are_scored_at_every_depth_asked_for(road: Path, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     from cluster import registry
@@ -179,6 +179,7 @@ def test_a_text_is_scored_at_every_depth_asked_for(road: Path, tmp_path: Path) -
     text = "def do_1():\n    return 1\n" * 3
     (tmp_path / "text.txt").write_text(text)
     ask = ("--model", "models:/small@champion", "--text", str(tmp_path / "text.txt"))
+    ask += ("--tasks", "python_last_name,python_text", "--limit", "4")
     said = odeformer("eval", *ask, "--depth", "2", "--depth", "4", cwd=road)
     loaded = registry.load(str(road / "run" / "final"))
     ids = torch.tensor([loaded.tokenizer.encode(text, add_special_tokens=False).ids])
@@ -198,6 +199,12 @@ def test_a_text_is_scored_at_every_depth_asked_for(road: Path, tmp_path: Path) -
     [run] = client.search_runs([experiment.experiment_id])
     assert run.data.params["model"] == "models:/small/1"
     assert run.data.metrics["nats_per_token_4"] == pytest.approx(expected, abs=1e-4)
+    assert (run.data.params["tasks"], run.data.params["limit"]) == ("python_last_name, python_text", "4")
+    [cells] = re.findall(r"^python_text +bits_per_byte +4 +([0-9.]+) +([0-9.]+)$", said, re.MULTILINE)
+    for depth, cell in zip((2, 4), cells, strict=True):
+        assert float(cell) == pytest.approx(run.data.metrics[f"python_text/bits_per_byte_{depth}"], rel=1e-3)
+    assert run.data.metrics["python_last_name/acc_2"] in (0, 0.25, 0.5, 0.75, 1)
+    assert "longer than the context of 32 tokens" in said
 
 
 def test_a_run_continues_only_from_what_fits(road: Path) -> None:

@@ -20,7 +20,7 @@ from data.manifest import Member, Shard, SplitName
 os.environ.setdefault("WDS_SECURE", "1")  # before webdataset: no commands, no pickle
 from webdataset.writer import TarWriter
 
-MEMBER_BYTES = 64 * 1024  # a tar header per 2 KB sequence would waste half of the file
+MEMBER_BYTES = 256 * 1024  # a tar header per 2 KB sequence would waste half of the file
 SHARD_BYTES = 64 * 1024 * 1024  # a shard of more would take long to fetch and to check
 LEAST_MEMBERS = 8  # of a shard that is not a split's last
 _MEMBER_FRAME = 1024 + tarfile.BLOCKSIZE  # headers of tar and numpy, and what fills the last block
@@ -132,7 +132,7 @@ def cut_sequences(tokens: np.ndarray, sequence_length: int) -> np.ndarray:
 
 
 def sequences_per_member(sequence_length: int, dtype: str) -> int:
-    """Return how many sequences a member of a shard holds: about 64 KiB of them."""
+    """Return how many sequences a member of a shard holds: about 256 KiB of them."""
     return max(1, MEMBER_BYTES // ((sequence_length + 1) * np.dtype(dtype).itemsize))
 
 

@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 
 from cluster.registry import Version
 from cluster.settings import PretrainSettings
+from cluster.shards import open_stream
 from cluster.validation import sample_rows
-from data.stream import ShardStream
 from launcher.progress import Progress
 from launcher.report.tables import finetune_table
 from odeformer.memory import peak_bytes
@@ -69,15 +69,7 @@ class ValidationText(NamedTuple):
 
 def validation_text(settings: PretrainSettings, tokenizer: Tokenizer) -> ValidationText:
     """The text of the sequences that the run validated on, without each one's first token."""
-    stream = ShardStream(
-        settings.data.shards,
-        rank=0,
-        world_size=1,
-        global_batch=1,
-        sequence_length=settings.data.sequence_length,
-        seed=settings.data.seed,
-        split="validation",
-    )
+    stream = open_stream(settings, "validation")
     rows = sample_rows(stream, settings.train.validation_sequences)[:, 1:]
     texts = tokenizer.decode_batch(rows.tolist(), skip_special_tokens=True)
     return ValidationText(rows.numel(), "".join(texts).encode())

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from cluster.registry import BASE_NAME, BASE_VERSION, Version
 from launcher.evaluation import TextScore
+from launcher.harness import TaskScore
 
 
 def models_table(versions: Sequence[Version]) -> Table:
@@ -67,6 +68,21 @@ def text_scores_table(scores: Sequence[TextScore]) -> Table:
     return table
 
 
+def task_scores_table(scores: Sequence[TaskScore]) -> Table:
+    """A line for each metric of each task, with a column for each depth: the score and its standard error."""
+    table = Table("task", "metric", box=None, header_style="bold", pad_edge=False)
+    table.add_column("samples", justify="right")
+    depths = sorted({score.depth for score in scores})
+    for depth in depths:
+        table.add_column(f"N = {depth}", justify="right")
+    found = {(score.task, score.metric, score.depth): score for score in scores}
+    for task, metric in dict.fromkeys((score.task, score.metric) for score in scores):
+        cells = [found[task, metric, depth] for depth in depths]
+        samples = f"{cells[0].samples:,}" if cells[0].samples else ""
+        table.add_row(task, metric, samples, *(_with_error(cell.value, cell.error) for cell in cells))
+    return table
+
+
 def gradients_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Gradient methods at one depth: error against ``direct``, memory, time."""
     table = Table("solver", "gradient", box=None, header_style="bold", pad_edge=False)
@@ -83,6 +99,10 @@ def gradients_table(rows: Sequence[dict[str, Any]]) -> Table:
             f"{row['seconds_vs_direct']:.2f} × direct",
         )
     return table
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
 
 
 def _size(count: int) -> str:

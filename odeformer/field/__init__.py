@@ -10,7 +10,7 @@ from torch import Tensor
 
 from odeformer.config import ModelConfig
 from odeformer.field import llama, neox, paper
-from odeformer.field.parts import BlockWeights, Field, TensorSpec
+from odeformer.field.parts import BlockWeights, Field, TensorSpec, document_mask
 
 TENSORS = {"neox": neox.tensors, "llama": llama.tensors, "paper": paper.tensors}
 FIELDS: dict[str, type[neox.NeoXField] | type[llama.LlamaField] | type[paper.PaperField]] = {
@@ -25,9 +25,13 @@ def block_tensors(config: ModelConfig) -> dict[str, TensorSpec]:
     return TENSORS[config.flavour](config)
 
 
-def build_field(config: ModelConfig, x: Tensor, training: bool) -> Field:
-    """The flavour's field for a state shaped like x [batch, time, width]."""
-    return FIELDS[config.flavour].at(config, x, training)
+def build_field(config: ModelConfig, x: Tensor, training: bool, documents: Tensor | None = None) -> Field:
+    """The flavour's field for a state shaped like x [batch, time, width].
+
+    With ``documents`` [batch, time], a number for each token, no token sees one of another number.
+    """
+    mask = None if documents is None else document_mask(documents)
+    return FIELDS[config.flavour].at(config, x, training, mask)
 
 
 __all__ = ["BlockWeights", "Field", "TensorSpec", "block_tensors", "build_field"]

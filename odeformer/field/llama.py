@@ -45,11 +45,12 @@ class LlamaField:
     config: ModelConfig
     cos: Tensor
     sin: Tensor
+    mask: Tensor | None = None
 
     @classmethod
-    def at(cls, config: ModelConfig, x: Tensor, training: bool) -> LlamaField:
+    def at(cls, config: ModelConfig, x: Tensor, training: bool, mask: Tensor | None = None) -> LlamaField:
         """The field for a state shaped like x."""
-        return cls(config, *rotary_table(config, x.shape[1], x))
+        return cls(config, *rotary_table(config, x.shape[1], x), mask)
 
     def part(self, first: int, last: int) -> LlamaField:
         """The field for the positions from ``first`` to before ``last`` alone."""
@@ -71,7 +72,7 @@ class LlamaField:
 
     def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
         """Causal grouped-query attention (Ainslie et al. 2023). [batch, time, width] → the same."""
-        return attend(self.heads(x, w), w)
+        return attend(self.heads(x, w), w, mask=self.mask)
 
     def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
         """SwiGLU (Shazeer 2020). [batch, time, width] → [batch, time, width]."""

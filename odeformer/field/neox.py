@@ -49,11 +49,12 @@ class NeoXField:
     config: ModelConfig
     cos: Tensor
     sin: Tensor
+    mask: Tensor | None = None
 
     @classmethod
-    def at(cls, config: ModelConfig, x: Tensor, training: bool) -> NeoXField:
+    def at(cls, config: ModelConfig, x: Tensor, training: bool, mask: Tensor | None = None) -> NeoXField:
         """The field for a state shaped like x."""
-        return cls(config, *rotary_table(config, x.shape[1], x))
+        return cls(config, *rotary_table(config, x.shape[1], x), mask)
 
     def part(self, first: int, last: int) -> NeoXField:
         """The field for the positions from ``first`` to before ``last`` alone."""
@@ -75,7 +76,7 @@ class NeoXField:
 
     def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
         """Causal self-attention. [batch, time, width] → [batch, time, width]."""
-        return attend(self.heads(x, w), w)
+        return attend(self.heads(x, w), w, mask=self.mask)
 
     def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
         """Two projections with an exact GELU between. [batch, time, width] → [batch, time, width]."""

@@ -21,11 +21,12 @@ class PaperField:
 
     config: ModelConfig
     training: bool
+    mask: Tensor | None = None
 
     @classmethod
-    def at(cls, config: ModelConfig, x: Tensor, training: bool) -> PaperField:
+    def at(cls, config: ModelConfig, x: Tensor, training: bool, mask: Tensor | None = None) -> PaperField:
         """The field for a state shaped like x; with dropout while training."""
-        return cls(config, training)
+        return cls(config, training, mask)
 
     def part(self, first: int, last: int) -> PaperField:
         """The field for the positions from ``first`` to before ``last`` alone: the same at all of them."""
@@ -46,7 +47,7 @@ class PaperField:
     def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
         """Causal self-attention. [batch, time, width] → [batch, time, width]."""
         rate = self.config.dropout_rate if self.training else 0.0
-        return self._dropout(attend(self.heads(x, w), w, rate))
+        return self._dropout(attend(self.heads(x, w), w, rate, self.mask))
 
     def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
         """Two projections with GPT-2's GELU between. [batch, time, width] → [batch, time, width]."""

@@ -94,14 +94,27 @@ def rotary_table(config: ModelConfig, length: int, like: Tensor) -> tuple[Tensor
     return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 
-def attend(heads: Heads, w: BlockWeights, dropout: float = 0.0) -> Tensor:
-    """Causal attention and its output projection: [batch, time, width]."""
+def attend(heads: Heads, w: BlockWeights, dropout: float = 0.0, mask: Tensor | None = None) -> Tensor:
+    """Causal attention, or by a mask (see :func:`document_mask`), and its output projection.
+
+    Returns [batch, time, width].
+    """
     query, key, value = heads
     grouped = key.shape[1] < query.shape[1]
     mixed = F.scaled_dot_product_attention(
-        query, key, value, is_causal=True, dropout_p=dropout, enable_gqa=grouped
+        query, key, value, mask, is_causal=mask is None, dropout_p=dropout, enable_gqa=grouped
     )
     return project(join_heads(mixed), w, "out")
+
+
+def document_mask(documents: Tensor) -> Tensor:
+    """What each token sees: those before it in its own document, and itself.
+
+    documents [batch, time], a number for each token's document → bool [batch, 1, time, time].
+    """
+    time = documents.shape[1]
+    same = documents[:, None, :, None] == documents[:, None, None, :]
+    return same & torch.ones(time, time, dtype=torch.bool, device=documents.device).tril()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

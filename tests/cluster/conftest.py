@@ -21,7 +21,7 @@ def settings(shards: Path, tmp_path: Path) -> Callable[..., PretrainSettings]:
     def make(**sections: dict[str, Any]) -> PretrainSettings:
         content: Overrides = {
             "model": {"width": 32, "heads": 2, "depth": 4, "rotary_fraction": 0.5, "basis": {"size": 2}},
-            "data": {"shards": shards, "sequence_length": 32},
+            "data": {"shards": str(shards), "sequence_length": 32},
             "train": {
                 "steps": 6,
                 "global_batch": 8,

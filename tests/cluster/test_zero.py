@@ -16,7 +16,8 @@ import odeformer
 from cluster import zero
 from cluster.settings import OptimSettings, PretrainSettings
 from cluster.worker import step_grid
-from data.stream import ShardStream
+from data.manifest import load_manifest
+from data.stream import ShardStream, documents_of
 from odeformer.depth import batch_depth
 from odeformer.model import Odeformer, token_losses
 
@@ -44,6 +45,7 @@ def plain_losses(settings: PretrainSettings) -> tuple[list[float], Odeformer]:
             seed=settings.data.seed,
         )
     )
+    end_of_text = load_manifest(Path(settings.data.shards)).end_of_text
     losses = []
     for step in range(train.steps):
         optimizer.zero_grad()
@@ -51,10 +53,13 @@ def plain_losses(settings: PretrainSettings) -> tuple[list[float], Odeformer]:
             group["lr"] = zero.learning_rate(optim, step, train.steps) * group["rate"]
         tokens = next(batches).tokens
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
+        documents = documents_of(inputs, end_of_text) if settings.data.separate_documents else None
 
-        def logits(cells: int, inputs: Tensor = inputs, step: int = step) -> Tensor:
+        def logits(
+            cells: int, inputs: Tensor = inputs, step: int = step, documents: Tensor | None = documents
+        ) -> Tensor:
             grid = step_grid(train, settings.model, settings.run.seed, step, cells)
-            return model(inputs, depth=grid).logits
+            return model(inputs, depth=grid, documents=documents).logits
 
         if train.objective == "one_depth":
             loss = token_losses(logits(batch_depth(settings.run.seed, step, train.depths)), targets).mean()
@@ -95,7 +100,8 @@ def test_two_depths_of_a_batch_train_like_a_plain_loop(
     settings: MakeSettings, objective: str, stage: int
 ) -> None:
     train = {"steps": 8, "objective": objective, "jitter": 0.3, "validate_every": 8}
-    run = settings(train=train, zero={"stage": stage})
+    apart = objective == "distillation"
+    run = settings(train=train, zero={"stage": stage}, data={"separate_documents": apart})
     assert run.model.depth in run.train.depths
     expected, _ = plain_losses(run)
     run_workers(run)

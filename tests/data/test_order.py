@@ -2,9 +2,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.order import WINDOW, GlobalOrder, permutation
+from data.order import BLOCK, STREAMS, GlobalOrder, permutation
 
-shard_sizes = st.lists(st.integers(1, 20), min_size=1, max_size=14)
+shard_sizes = st.lists(st.integers(1, 90), min_size=1, max_size=14)
+
+
+def _ids(order: GlobalOrder, start: int, count: int) -> np.ndarray:
+    return order.ids(np.arange(start, start + count))
 
 
 def test_permutation_never_changes() -> None:
@@ -17,28 +21,57 @@ def test_permutation_never_changes() -> None:
 @given(sizes=shard_sizes, seed=st.integers(0, 10), data=st.data())
 def test_any_cut_of_the_order_gives_the_same_ids(sizes: list[int], seed: int, data: st.DataObject) -> None:
     total = 3 * sum(sizes)
-    whole = GlobalOrder(sizes, seed).ids(0, total)
+    whole = _ids(GlobalOrder(sizes, seed), 0, total)
     cuts = sorted(data.draw(st.lists(st.integers(0, total), max_size=6)))
     order = GlobalOrder(sizes, seed)
-    parts = [order.ids(a, b - a) for a, b in zip([0, *cuts], [*cuts, total], strict=True)]
+    parts = [_ids(order, a, b - a) for a, b in zip([0, *cuts], [*cuts, total], strict=True)]
     assert np.concatenate(parts).tolist() == whole.tolist()
 
 
 @settings(max_examples=100, deadline=None)
-@given(sizes=shard_sizes, seed=st.integers(0, 10))
-def test_each_epoch_visits_each_sample_once(sizes: list[int], seed: int) -> None:
+@given(sizes=shard_sizes, seed=st.integers(0, 10), batch=st.integers(1, 200))
+def test_each_epoch_and_each_batch_has_its_samples_once(sizes: list[int], seed: int, batch: int) -> None:
     order = GlobalOrder(sizes, seed)
     n = order.sequences
     for epoch in range(3):
-        assert sorted(order.ids(epoch * n, n)) == list(range(n))
+        assert sorted(_ids(order, epoch * n, n)) == list(range(n))
+    for row, ids in enumerate(order.batches(5, batch, 2 * n // batch + 1)):
+        assert sorted(ids) == sorted(_ids(order, 5 + row * batch, batch))
 
 
-def test_epochs_and_seeds_differ_and_samples_are_mixed_across_a_window() -> None:
+def test_epochs_and_seeds_differ() -> None:
     order = GlobalOrder([25] * 8, seed=0)
-    first, second = order.ids(0, 200), order.ids(200, 200)
-    assert first.tolist() != second.tolist()
-    assert first.tolist() != GlobalOrder([25] * 8, seed=1).ids(0, 200).tolist()
-    # A reader keeps a window's shards at a time; all of them take turns inside it.
-    shards = first // 25
-    assert len(set(shards[: 25 * WINDOW])) == WINDOW
-    assert len(set(shards[:20])) == WINDOW
+    assert _ids(order, 0, 200).tolist() != _ids(order, 200, 200).tolist()
+    assert _ids(order, 0, 200).tolist() != _ids(GlobalOrder([25] * 8, seed=1), 0, 200).tolist()
+
+
+def test_a_rank_reads_its_part_of_the_streams() -> None:
+    # What all ranks together read is the corpus once, not once for each rank.
+    size = 4 * BLOCK
+    order = GlobalOrder([size] * STREAMS, seed=0)
+    batch = 2 * STREAMS
+    of_rank = [set(), set(), set(), set()]  # type: list[set[int]]
+    for ids in order.batches(0, batch, 5):
+        for rank, own in enumerate(np.split(ids, 4)):
+            of_rank[rank] |= set((own // size).tolist())
+    assert [len(pieces) for pieces in of_rank] == [STREAMS // 4] * 4
+    assert len(set.union(*of_rank)) == STREAMS
+
+
+def test_neighbours_in_the_corpus_are_as_far_apart_as_in_a_full_shuffle() -> None:
+    """Autocorrelation of what documents have in common, over the lags within and across batches."""
+    draw = np.random.default_rng(0)
+    count = STREAMS * BLOCK * 2
+    # Documents of 8 sequences each, every one with a level of its own: neighbours in the corpus are alike.
+    feature = np.repeat(draw.normal(size=count // 8), 8)
+    order = GlobalOrder([count // 16] * 16, seed=0)
+    ours = feature[_ids(order, 0, count)]
+    bound = 4 / count**0.5  # four standard errors of white noise
+    lags = [1, 2, 8, 32, STREAMS, 2 * STREAMS, 5 * STREAMS]
+    correlations = {lag: float(np.corrcoef(ours[:-lag], ours[lag:])[0, 1]) for lag in lags}
+    # A sample's document has 7 others among the BLOCK of its stream.
+    expected = 7 / (BLOCK - 1)
+    for lag, correlation in correlations.items():
+        limit = bound + (expected if lag % STREAMS == 0 else 0)
+        assert abs(correlation) < limit, correlations
+    assert np.corrcoef(feature[:-1], feature[1:])[0, 1] > 0.8

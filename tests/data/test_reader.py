@@ -1,49 +1,100 @@
 """Damaged folders: nothing of them may reach training."""
 
 import os
+import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from data.manifest import load_manifest
-from data.reader import ShardReader
-from data.stream import ShardStream
+from data.order import BLOCK, STREAMS
+from data.reader import DamagedError, ShardReader
+from data.stream import Batch, ShardStream
+from data.verify import verify
 
 
-def _first_batch(folder: Path) -> None:
-    """Open the folder and take one batch, of every sequence that there is."""
+def _open(folder: Path, skip_damaged: bool = False) -> ShardStream:
+    """A stream whose first batch has every sequence that there is."""
     count = load_manifest(folder).splits["train"].sequences
-    next(iter(ShardStream(folder, rank=0, world_size=1, global_batch=count, sequence_length=32, seed=0)))
+    return ShardStream(
+        folder,
+        rank=0,
+        world_size=1,
+        global_batch=count,
+        sequence_length=32,
+        seed=0,
+        skip_damaged=skip_damaged,
+    )
+
+
+def _first_batch(folder: Path, skip_damaged: bool = False) -> Batch:
+    return next(iter(_open(folder, skip_damaged)))
+
+
+def _reader(folder: Path) -> ShardReader:
+    manifest = load_manifest(folder)
+    shards = manifest.splits["train"].shards
+    return ShardReader(manifest, "train", lambda index: folder / shards[index].name)
+
+
+def _overwrite(folder: Path, start: int, data: bytes) -> None:
+    with (folder / "train-000001.tar").open("r+b") as file:
+        file.seek(start)
+        file.write(data)
+
+
+def _flip_a_payload_bit(folder: Path) -> None:
+    byte = (folder / "train-000001.tar").read_bytes()[1500]
+    _overwrite(folder, 1500, bytes([byte ^ 1]))
+    with tarfile.open(folder / "train-000001.tar") as tar:  # tar itself sees nothing wrong
+        assert len(tar.getmembers()) == 1
 
 
 def _swap(folder: Path) -> None:
     one, two = folder / "train-000000.tar", folder / "train-000001.tar"
+    assert one.stat().st_size == two.stat().st_size
     one.rename(folder / "middle")
     two.rename(one)
     (folder / "middle").rename(two)
 
 
-def test_undamaged_folder_is_read(folder: Path) -> None:
-    _first_batch(folder)
+DAMAGES: dict[str, tuple[Callable[[Path], object], str, bool]] = {
+    # what is done; what is said; whether the size shows it, so that it is found at the start
+    "payload bit": (_flip_a_payload_bit, r"train-000001\.tar.* SHA-256 is", False),
+    "header": (lambda f: _overwrite(f, 100, b"\xff" * 40), r"train-000001\.tar.* SHA-256 is", False),
+    "cut mid-member": (lambda f: os.truncate(f / "train-000001.tar", 1024), r"train-000001\.tar has", True),
+    "cut at a boundary": (
+        lambda f: os.truncate(f / "train-000001.tar", 512 * 8),
+        r"train-000001\.tar has 4096 bytes",
+        True,
+    ),
+    "empty": (lambda f: os.truncate(f / "train-000001.tar", 0), r"train-000001\.tar has 0 bytes", True),
+    "missing": (lambda f: (f / "train-000001.tar").unlink(), r"train-000001\.tar is missing", True),
+    "two swapped": (_swap, r"train-00000[01]\.tar.* SHA-256 is", False),
+}
 
 
-def test_flipped_payload_bit(folder: Path) -> None:
-    file = folder / "train-000001.tar"
-    data = bytearray(file.read_bytes())
-    data[1500] ^= 1
-    file.write_bytes(data)
-    with tarfile.open(file) as tar:  # tar itself sees nothing wrong
-        assert len(tar.getmembers()) == 1
-    with pytest.raises(ValueError, match=r"train-000001\.tar has SHA-256 \w{64}, .* says \w{64}"):
-        _first_batch(folder)
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_found_before_it_reaches_the_model_and_by_verify(folder: Path, name: str) -> None:
+    damage, message, shows_in_size = DAMAGES[name]
+    assert verify(folder, deep=True) == []
+    damage(folder)
+    with pytest.raises(ValueError, match=message) as error:
+        _open(folder) if shows_in_size else _first_batch(folder)
+    assert "\n" not in str(error.value)
+    assert any("train-00000" in problem for problem in verify(folder, deep=True))
+    assert bool(verify(folder, deep=False)) == shows_in_size
 
 
-def test_swapped_shards(folder: Path) -> None:
-    _swap(folder)
-    with pytest.raises(ValueError, match=r"train-00000[01]\.tar has SHA-256"):
-        _first_batch(folder)
+def test_an_extra_shard_is_found_by_verify_and_never_read(folder: Path) -> None:
+    before = _first_batch(folder).tokens
+    shutil.copy(folder / "train-000000.tar", folder / "train-000099.tar")
+    assert verify(folder, deep=False) == ["train-000099.tar is not in the manifest"]
+    assert torch.equal(_first_batch(folder).tokens, before)
 
 
 def test_all_missing_cut_and_empty_files_are_listed_at_once(folder: Path) -> None:
@@ -51,57 +102,77 @@ def test_all_missing_cut_and_empty_files_are_listed_at_once(folder: Path) -> Non
     os.truncate(folder / "train-000001.tar", 1024)
     os.truncate(folder / "train-000002.tar", 0)
     with pytest.raises(ValueError, match="damaged") as error:
-        ShardStream(folder, rank=0, world_size=1, global_batch=1, sequence_length=32, seed=0)
+        _open(folder)
     message = str(error.value)
     assert "\n" not in message
-    assert "train-000000.tar is missing" in message
-    assert "train-000001.tar has 1024 bytes" in message
-    assert "train-000002.tar has 0 bytes" in message
+    for part in (
+        "train-000000.tar is missing",
+        "train-000001.tar has 1024 bytes",
+        "train-000002.tar has 0 bytes",
+    ):
+        assert part in message
 
 
-def test_cut_after_the_start(folder: Path) -> None:
-    stream = ShardStream(folder, rank=0, world_size=1, global_batch=1, sequence_length=32, seed=0)
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda file: os.truncate(file, 1024), "1024 of .* are there"),
+        (lambda file: file.unlink(), "gone since the start"),
+    ],
+)
+def test_damage_after_the_start(folder: Path, damage: Callable[[Path], object], message: str) -> None:
+    stream = _open(folder)
     for file in folder.glob("train-*.tar"):
-        os.truncate(file, 1024)
-    with pytest.raises(ValueError, match="has 1024 bytes, the manifest says"):
+        damage(file)
+    with pytest.raises(DamagedError, match=message):
         next(iter(stream))
 
 
-def test_gone_after_the_start(folder: Path) -> None:
-    stream = ShardStream(folder, rank=0, world_size=1, global_batch=1, sequence_length=32, seed=0)
-    for file in folder.glob("train-*.tar"):
-        file.unlink()
-    with pytest.raises(ValueError, match="gone"):
-        next(iter(stream))
+def test_skipped_samples_keep_their_places_and_do_not_count(folder: Path) -> None:
+    whole = _first_batch(folder)
+    _flip_a_payload_bit(folder)
+    batch = _first_batch(folder, skip_damaged=True)
+    assert torch.equal(batch.sample_ids, whole.sample_ids)
+    lost = (batch.sample_ids >= 50) & (batch.sample_ids < 100)  # the second shard's only member
+    assert len(batch.damaged) == int(lost.sum()) == 50
+    assert "train-000001.tar" in batch.damaged[0]
+    assert batch.loss_mask is not None
+    assert torch.equal(batch.loss_mask.any(dim=1), ~lost)
+    assert torch.equal(batch.loss_mask.all(dim=1), ~lost)
+    assert torch.equal(batch.tokens[~lost], whole.tokens[~lost])
+    assert set(batch.tokens[lost].flatten().tolist()) == {load_manifest(folder).end_of_text}
 
 
 def test_another_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer\.json is not the one"):
         _first_batch(folder)
+    assert verify(folder, deep=False) == ["tokenizer.json is not the one in the manifest"]
 
 
 @pytest.mark.parametrize("change", [{"dtype": "uint32"}, {"sequence_length": 31}, {"sequence_length": 64}])
 def test_shards_that_differ_from_their_manifest(folder: Path, change: dict[str, object]) -> None:
     manifest = load_manifest(folder).model_copy(update=change)
+    shards = manifest.splits["train"].shards
     with pytest.raises(ValueError, match=r"holds uint16 .*, the manifest says"):
-        ShardReader(folder, manifest, "train").rows(np.array([0]))
+        ShardReader(manifest, "train", lambda index: folder / shards[index].name).rows(np.array([0]))
 
 
 def test_ids_outside_the_split(folder: Path) -> None:
-    manifest = load_manifest(folder)
-    count = manifest.splits["train"].sequences
-    reader = ShardReader(folder, manifest, "train")
+    count = load_manifest(folder).splits["train"].sequences
+    reader = _reader(folder)
     assert reader.rows(np.array([], dtype=np.int64)).shape == (0, 33)
     for ids in ([-1], [count]):
         with pytest.raises(ValueError, match=f"0 … {count - 1}"):
             reader.rows(np.array(ids))
 
 
-def test_only_two_windows_stay_in_memory(built: dict[int, Path]) -> None:
-    manifest = load_manifest(built[7])
-    reader = ShardReader(built[7], manifest, "train")
-    count = manifest.splits["train"].sequences
-    reader.rows(np.arange(count))
-    assert len(reader.shards) > 8
-    assert reader._shard_rows.cache_info().currsize == 8
+def test_only_what_the_order_needs_stays_in_memory(built: dict[int, Path]) -> None:
+    reader = _reader(built[7])
+    reader._room = 5
+    count = load_manifest(built[7]).splits["train"].sequences
+    rows = reader.rows(np.arange(count))
+    assert len(reader._kept) == 5
+    assert np.array_equal(reader.rows(np.arange(count)), rows)
+    # Members of 7 rows: so many hold the blocks of all streams, wherever these begin in a member.
+    assert _reader(built[7])._room >= STREAMS * (BLOCK // 7 + 1)

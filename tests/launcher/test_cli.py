@@ -40,6 +40,14 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["finetune", "run", "nowhere.yaml"], "nowhere.yaml"),
         (["models", "list"], "no such MLflow store"),
         (["eval", "--model", "nowhere", "--text", "text.txt"], "nowhere"),
+        (["eval", "--model", "nowhere"], "--text, --tasks or both"),
+        (["eval", "--model", "nowhere", "--text", "text.txt", "--limit", "2"], "for --tasks"),
+        (["eval", "--model", "nowhere", "--tasks", "python_text"], "nowhere/config.json"),
+        (
+            ["eval", "--model", "m", "--tasks", "x", "--task-folder", "nowhere"],
+            "nowhere is no folder of tasks",
+        ),
+        (["eval", "--model", "m", "--tasks", "python_text,helaswag"], "'helaswag'"),
         (["models", "export", "--model", "nowhere", "--out", "out"], "nowhere"),
         (
             ["models", "export", "--model", "nowhere", "--adapter", "models:/a/1", "--out", "o"],
@@ -64,6 +72,15 @@ def test_a_mistake_is_one_line_exit_code_2_and_leaves_nothing(
     assert line.startswith("error: ")
     assert message in line
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_tasks_without_the_harness_say_how_to_get_it(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['lm_eval'] = None; from launcher.cli import main; main()"
+    arguments = [sys.executable, "-c", code, "eval", "--model", "m", "--tasks", "python_text"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert "pip install 'odeformer[eval]'" in line
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -109,7 +109,7 @@ def test_double_runs_in_float64() -> None:
 class WatchedField(NeoXField):
     """The real field, writing down the dtypes of the state it is given and of the branch it gives."""
 
-    seen: set[tuple[torch.dtype, torch.dtype]]
+    seen: set[tuple[torch.dtype, torch.dtype]] = field(default_factory=set)
 
     def __call__(self, x: Tensor, w: BlockWeights) -> Tensor:
         branch = super().__call__(x, w)
@@ -144,7 +144,7 @@ def test_bf16_is_for_the_products_only(solver: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         rough = loss(model, depth=6)
         logits = model(ids(), depth=6).logits
-        field = WatchedField(model.config, *rotary_table(model.config, 10, torch.zeros(())), set())
+        field = WatchedField(model.config, *rotary_table(model.config, 10, torch.zeros(())))
         x = model.embedding(ids())
         for depth in (4, 6):
             grid = uniform_grid(depth)

@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.tasks import Example, TaskStream, encode, labels, read_examples
+from data.tasks import Example, TaskStream, encode, labels, read_examples, read_task_sets
 from data.tokenizer import END_OF_TEXT, end_of_text_id, train_tokenizer
 
 TOKENIZER = train_tokenizer(["question and answer, yes or no\n"] * 10, 300)
@@ -22,7 +23,7 @@ def _decode(ids: list[int]) -> str:
 @settings(max_examples=200, deadline=None)
 @given(prompt=texts, completion=texts.filter(str.strip), length=st.integers(1, 200))
 def test_mask_is_exactly_the_completion(prompt: str, completion: str, length: int) -> None:
-    ids, counts = encode(prompt, completion, TOKENIZER, length)
+    [(ids, counts)] = encode(Example(prompt, completion), TOKENIZER, length)
     assert len(ids) <= length + 1
     assert len(counts) == len(ids) - 1
     answer = [*TOKENIZER.encode(completion).ids, END]
@@ -139,7 +140,7 @@ def test_numbered_fields_read_a_table_without_a_header(tmp_path: Path) -> None:
         ("a.tsv", "so bad\t0\nfine\t1\n", r"a\.tsv line 2 .*'q', only so bad, 0.*\{0\}"),
         ("a.csv", 'q,a\n"1"x,2\n', r"a\.csv line 2 is malformed"),
         ("a.csv", b"q,a\n\xe9,2\n", r"a\.csv is not UTF-8"),
-        ("a.xml", "<a/>", r"give a \.jsonl, \.tsv or \.csv"),
+        ("a.xml", "<a/>", r"give a \.jsonl, \.tsv, \.csv or \.parquet"),
     ],
 )
 def test_bad_files_are_refused_in_one_line(
@@ -166,4 +167,71 @@ def test_missing_file_and_single_label(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text('{"q": "1", "a": "2"}\n')
     with pytest.raises(ValueError, match="only the label '2'"):
-        read_examples(file, "classification", "{q}", "{a}")
+        read_task_sets(file, file, "classification", "{q}", "{a}")
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=texts.filter(str.strip), length=st.integers(1, 60))
+def test_every_token_of_a_whole_text_counts_once(text: str, length: int) -> None:
+    windows = encode(Example(None, text), TOKENIZER, length)
+    counted = [token for ids, counts in windows for token, yes in zip(ids[1:], counts, strict=True) if yes]
+    assert counted == [*TOKENIZER.encode(text).ids, END]
+    assert windows[0].ids[0] == END
+    assert all(len(ids) <= length + 1 for ids, _ in windows)
+    # Each window goes on where the one before it ended.
+    assert all(before.ids[-1] == after.ids[0] for before, after in pairwise(windows))
+
+
+def test_a_language_model_learns_text_files_and_a_column_of_a_table(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("one text")
+    (tmp_path / "texts" / "b.md").write_text("another")
+    (tmp_path / "texts" / "empty.txt").write_text(" ")
+    examples = read_examples(tmp_path / "texts", "language_model", "{prompt}", "{completion}")
+    assert examples == [Example(None, "one text"), Example(None, "another")]
+    table = tmp_path / "set.jsonl"
+    table.write_text('{"text": "a row", "other": "b"}\n')
+    assert read_examples(table, "language_model", "{nothing}", "{text}") == [Example(None, "a row")]
+    with pytest.raises(ValueError, match=r"a\.txt ends in"):
+        read_examples(tmp_path / "texts" / "a.txt", "completion", "{prompt}", "{completion}")
+
+
+def test_a_folder_of_hugging_face_and_parquet_are_tables(tmp_path: Path) -> None:
+    import datasets
+
+    features = datasets.Features(
+        {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+    rows = {"sentence": ["so bad", "so good"], "label": [0, 1]}
+    other = {"sentence": ["fine"], "label": [1]}
+    both = datasets.DatasetDict(
+        {
+            "train": datasets.Dataset.from_dict(rows, features=features),
+            "validation": datasets.Dataset.from_dict(other, features=features),
+        }
+    )
+    both.save_to_disk(str(tmp_path / "saved"))
+    saved = tmp_path / "saved"
+    sets = read_task_sets(saved, saved, "classification", "{sentence}\n", "{label}")
+    assert sets.train == [Example("so bad\n", "bad"), Example("so good\n", "good")]
+    assert sets.validation == [Example("fine\n", "good")]
+    both["train"].to_parquet(str(tmp_path / "set.parquet"))
+    assert read_examples(tmp_path / "set.parquet", "classification", "{sentence}\n", "{label}") == sets.train
+    with pytest.raises(ValueError, match=r"row 1 has no field 'x', only sentence, label"):
+        read_examples(tmp_path / "set.parquet", "completion", "{x}", "{label}")
+
+
+def test_without_a_validation_file_a_part_is_held_out_by_digest(tmp_path: Path) -> None:
+    table = tmp_path / "set.jsonl"
+    rows = [{"prompt": f"{i}", "completion": f"answer {i}"} for i in range(400)]
+    table.write_text("\n".join(json.dumps(row) for row in rows))
+    sets = read_task_sets(table, None, "completion", "{prompt}", "{completion}", held_out=0.2)
+    assert 50 < len(sets.validation) < 110
+    assert len(sets.train) + len(sets.validation) == 400
+    # Neither the order of the rows nor what else is there moves an example to the other side.
+    table.write_text("\n".join(json.dumps(row) for row in reversed(rows[:200])))
+    again = read_task_sets(table, None, "completion", "{prompt}", "{completion}", held_out=0.2)
+    assert set(again.validation) <= set(sets.validation)
+    table.write_text("\n".join(json.dumps(row) for row in rows[:1]))
+    with pytest.raises(ValueError, match=r"of 1 examples \d are held out"):
+        read_task_sets(table, None, "completion", "{prompt}", "{completion}")

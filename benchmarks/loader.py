@@ -1,0 +1,267 @@
+"""Batches out of shards: tokens per second, time to the first batch, memory; beside two well-known loaders.
+
+    python -m benchmarks.loader --json benchmarks/results/loader.json
+
+One process each, files in the page cache, the same sequences, batches of int64 [64, 257]; the loaders take
+turns, each in a process of its own, and medians are shown. ``webdataset`` is the library alone on our
+shards, in two ways: every row shuffled in a buffer, and whole members in the order they lie in, which is as
+fast as it can be and no order to train in. ``streaming`` is MosaicML's, where it can be imported; it reads
+the same sequences from its own format. Ours checks the SHA-256 of everything it reads; what that costs is
+measured beside it. ``resume`` opens a manifest of ten gigabytes far behind its beginning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.texts import benchmark_texts
+from data.manifest import load_manifest
+from data.shards import build
+from data.stream import ShardStream
+
+LENGTH, BATCH, SECONDS = 256, 64, 4.0
+LOADERS = ("ours", "webdataset", "webdataset, nothing shuffled", "streaming")
+
+
+def main() -> None:
+    """Measure, print and write; or be one of the processes that are measured."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--measure", choices=(*LOADERS, "resume"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(arguments.measure, arguments.folder)))
+    elif arguments.json is None:
+        parser.error("--json is required")
+    else:
+        compare(arguments.json, arguments.rounds)
+
+
+def compare(out: Path, rounds: int) -> None:
+    """All loaders in turn, each in a process of its own."""
+    loaders = [name for name in LOADERS if name != "streaming" or importlib.util.find_spec("streaming")]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        build(
+            benchmark_texts(folder),
+            folder / "shards",
+            vocabulary_size=2048,
+            sequence_length=LENGTH,
+            shard_sequences=4096,
+        )
+        rows = all_rows(folder / "shards")
+        if "streaming" in loaders:
+            write_mds(rows, folder / "mds")
+        write_long_manifest(folder)
+        measured: dict[str, list[dict[str, float]]] = {name: [] for name in (*loaders, "resume")}
+        for _ in range(rounds):
+            for name, results in measured.items():
+                command = [sys.executable, "-m", "benchmarks.loader", "--measure", name]
+                done = subprocess.run([*command, "--folder", str(folder)], stdout=subprocess.PIPE, check=True)
+                results.append(json.loads(done.stdout.splitlines()[-1]))
+        digests = digest_tokens_per_second(folder / "shards")
+    table = [
+        {"loader": name, **{key: statistics.median(r[key] for r in results) for key in results[0]}}
+        for name, results in measured.items()
+        if name != "resume"
+    ]
+    ours, others = table[0]["tokens_per_second"], table[1:]
+    fastest = max(others, key=lambda row: row["tokens_per_second"])
+    shuffled = max(
+        (row for row in others if "nothing" not in row["loader"]), key=lambda row: row["tokens_per_second"]
+    )
+    result = {
+        "rows": table,
+        "ratio_to_fastest": ours / fastest["tokens_per_second"],
+        "fastest": fastest["loader"],
+        "ratio_to_fastest_shuffled": ours / shuffled["tokens_per_second"],
+        "fastest_shuffled": shuffled["loader"],
+        "share_of_digests": ours / digests,
+        "resume": {
+            key: statistics.median(r[key] for r in measured["resume"]) for key in measured["resume"][0]
+        },
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}",
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    for row in table:
+        print(
+            f"{row['loader']:<30} {row['tokens_per_second'] / 1e6:8.1f} M tokens/s   first batch "
+            f"{row['first_batch_seconds']:6.2f} s   peak {row['peak_rss'] / 2**20:6.0f} MiB"
+        )
+    print(f"ours over {result['fastest']}: {result['ratio_to_fastest']:.2f} ×")
+    print(f"ours over {result['fastest_shuffled']}: {result['ratio_to_fastest_shuffled']:.2f} ×")
+    print(f"SHA-256 alone takes {result['share_of_digests']:.0%} of our time")
+    far = result["resume"]
+    print(f"first batch far into {far['gigabytes']:.0f} GB: {far['first_batch_seconds']:.2f} s")
+
+
+def measure(name: str, folder: Path) -> dict[str, float]:
+    """One loader, from opening its folder on."""
+    torch.set_num_threads(1)
+    if name == "resume":
+        return resume(folder)
+    started = time.perf_counter()
+    batches = open_loader(name, folder)
+    next(batches)
+    first = time.perf_counter() - started
+    tokens, started = 0, time.perf_counter()
+    while time.perf_counter() - started < SECONDS:
+        tokens += next(batches).shape[0] * LENGTH
+    return {
+        "tokens_per_second": tokens / (time.perf_counter() - started),
+        "first_batch_seconds": first,
+        "peak_rss": peak_bytes(),
+    }
+
+
+def peak_bytes() -> float:
+    """The most memory this process has held; getrusage would count what its parent held."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
+    return float(line.split()[1]) * 1024
+
+
+def open_loader(name: str, folder: Path) -> Iterator[torch.Tensor]:
+    """Endless batches [64, 257]."""
+    if name == "ours":
+        for batch in open_stream(folder / "shards"):
+            yield batch.tokens
+    elif name == "streaming":
+        yield from streaming_batches(folder / "mds")
+    else:
+        yield from webdataset_batches(folder / "shards", shuffled=name == "webdataset")
+
+
+def open_stream(folder: Path) -> ShardStream:
+    return ShardStream(folder, rank=0, world_size=1, global_batch=BATCH, sequence_length=LENGTH, seed=0)
+
+
+def webdataset_batches(folder: Path, shuffled: bool) -> Iterator[torch.Tensor]:
+    """The library's own pipeline, as its documentation shows it."""
+    import webdataset
+
+    urls = [str(folder / shard.name) for shard in load_manifest(folder).splits["train"].shards]
+
+    def rows(members: Iterator[tuple[np.ndarray]]) -> Iterator[np.ndarray]:
+        for (member,) in members:
+            yield from member
+
+    def pieces(members: Iterator[tuple[np.ndarray]]) -> Iterator[np.ndarray]:
+        for (member,) in members:
+            yield from np.split(member, range(BATCH, len(member), BATCH))
+
+    while True:
+        members = webdataset.WebDataset(urls, shardshuffle=len(urls) if shuffled else False, seed=0)
+        members = members.decode().to_tuple("tokens.npy")
+        if shuffled:
+            for batch in members.compose(rows).shuffle(4096).batched(BATCH, collation_fn=np.stack):
+                yield torch.from_numpy(batch.astype(np.int64))
+        else:
+            for batch in members.compose(pieces):
+                yield torch.from_numpy(batch.astype(np.int64))
+
+
+def streaming_batches(folder: Path) -> Iterator[torch.Tensor]:
+    """MosaicML Streaming with its default shuffle."""
+    from streaming import StreamingDataset
+
+    dataset = StreamingDataset(local=str(folder), shuffle=True, batch_size=BATCH)
+    while True:
+        batch = []
+        for sample in dataset:
+            batch.append(sample["tokens"])
+            if len(batch) == BATCH:
+                yield torch.from_numpy(np.stack(batch).astype(np.int64))
+                batch = []
+
+
+def write_mds(rows: np.ndarray, folder: Path) -> None:
+    """The same sequences in MosaicML's format."""
+    from streaming import MDSWriter
+
+    columns = {"tokens": f"ndarray:uint16:{rows.shape[1]}"}
+    with MDSWriter(out=str(folder), columns=columns) as writer:
+        for row in rows:
+            writer.write({"tokens": row.astype(np.uint16)})
+
+
+def all_rows(folder: Path) -> np.ndarray:
+    stream = open_stream(folder)
+    return stream.sequence_rows(np.arange(stream.sequences)).numpy()
+
+
+def digest_tokens_per_second(folder: Path) -> float:
+    """How fast one thread hashes the members."""
+    pieces = [
+        (folder / shard.name).read_bytes()[: member.bytes]
+        for shard in load_manifest(folder).splits["train"].shards
+        for member in shard.members
+    ]
+    sequences = load_manifest(folder).splits["train"].sequences
+    started = time.perf_counter()
+    for piece in pieces:
+        hashlib.sha256(piece).digest()
+    return sequences * LENGTH / (time.perf_counter() - started)
+
+
+def write_long_manifest(folder: Path) -> None:
+    """A folder of ten gigabytes, all of whose shards are one file."""
+    source = load_manifest(folder / "shards")
+    content = source.model_dump(mode="json")
+    train = content["splits"]["train"]
+    shard = max(train["shards"], key=lambda s: s["bytes"])
+    count = 10**10 // shard["bytes"]
+    train["shards"] = [{**shard, "name": f"train-{i:06d}.tar"} for i in range(count)]
+    train["sequences"] = count * sum(member[1] for member in shard["members"])
+    long = folder / "long"
+    long.mkdir()
+    for i in range(count):
+        os.link(folder / "shards" / shard["name"], long / f"train-{i:06d}.tar")
+    for name in [s["name"] for s in content["splits"]["validation"]["shards"]] + ["tokenizer.json"]:
+        os.link(folder / "shards" / name, long / name)
+    (long / "manifest.json").write_text(json.dumps(content))
+
+
+def resume(folder: Path) -> dict[str, float]:
+    """From opening the long folder to the first batch, at a cursor far inside it; and the memory it took."""
+    before = peak_bytes()
+    started = time.perf_counter()
+    stream = open_stream(folder / "long")
+    stream.load_state_dict({**stream.state_dict(), "cursor": stream.sequences * 7 // 3})
+    batches = iter(stream)
+    next(batches)
+    first = time.perf_counter() - started
+    opened = peak_bytes()
+    for _ in range(2000):
+        next(batches)
+    grown = peak_bytes() - opened
+    shards = load_manifest(folder / "long").splits["train"].shards
+    return {
+        "first_batch_seconds": first,
+        "gigabytes": sum(shard.bytes for shard in shards) / 1e9,
+        "opening_bytes": opened - before,
+        "growth_bytes_over_2000_batches": grown,
+    }
+
+
+if __name__ == "__main__":
+    main()

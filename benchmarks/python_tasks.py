@@ -1,0 +1,96 @@
+"""Write the evaluation tasks that come with the command line, by rule, from Python's standard library.
+
+    python -m benchmarks.python_tasks launcher/tasks
+
+Only documents that ``launcher.quickstart.HELD_OUT`` keeps from training: what a model of the quick start
+has read is not asked. Another version of Python has other sources, and gives other questions.
+
+``next_line``: six lines of code, and which of four lines of that file comes next.
+``last_name``: code up to the name that ends a line, which occurred before; one is to write that name.
+``text``: the beginnings of files, for the bits per byte of all their tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data.corpus import is_held_out, read_documents
+from launcher.quickstart import HELD_OUT
+from launcher.standard_library import sources
+
+CONTEXT_LINES = 6
+CHOICES = 4
+QUESTIONS = {"next_line": 150, "last_name": 150, "text": 20}
+"""Of each kind."""
+TEXT_CHARACTERS = 800
+TABLES = {"encodings", "pydoc_data"}
+"""Folders of data rather than code."""
+LAST_NAME = re.compile(r"^(.*[ .(])([A-Za-z_]{4,})$")
+
+
+def main() -> None:
+    """Write ``{next_line,last_name,text}.jsonl`` into the folder that the command line names."""
+    folder = Path(sys.argv[1])
+    files = [path for path in sources() if not TABLES & set(path.parts)]
+    texts = [document.text for document in read_documents(files) if is_held_out(document, HELD_OUT)]
+    for name, questions in {"next_line": next_lines, "last_name": last_names, "text": beginnings}.items():
+        found = [question for text in texts for question in questions(text)]
+        found.sort(key=lambda question: fingerprint(json.dumps(question)))
+        rows = "".join(json.dumps(question) + "\n" for question in found[: QUESTIONS[name]])
+        (folder / f"{name}.jsonl").write_text(rows, encoding="utf-8")
+        print(f"{name}: {min(len(found), QUESTIONS[name])} of {len(found)}")
+
+
+def fingerprint(text: str) -> int:
+    """A number that looks drawn at random and is the same everywhere."""
+    return int(hashlib.sha256(text.encode("utf-8")).hexdigest()[:12], 16)
+
+
+def contexts(text: str) -> Iterator[tuple[list[str], str]]:
+    """Every line of code of some length, and the lines before it; at most every third, as they overlap."""
+    lines = [line.rstrip() for line in text.splitlines()]
+    for index in range(CONTEXT_LINES, len(lines), 3):
+        before = lines[index - CONTEXT_LINES : index]
+        if is_asked(lines[index]) and all(before) and sum(map(len, before)) <= 400:
+            yield before, lines[index]
+
+
+def is_asked(line: str) -> bool:
+    """Neither a comment nor a bracket."""
+    return 12 <= len(line.strip()) <= 70 and not line.lstrip().startswith("#")
+
+
+def next_lines(text: str) -> Iterator[dict[str, Any]]:
+    """Which line comes next."""
+    asked = sorted({line.rstrip() for line in text.splitlines() if is_asked(line)})
+    for before, line in contexts(text):
+        others = [other for other in asked if other != line and other not in before]
+        others.sort(key=lambda other, line=line: fingerprint(line + other))
+        if len(others) >= CHOICES - 1:
+            answer = fingerprint("\n".join([*before, line])) % CHOICES
+            choices = others[: CHOICES - 1]
+            choices.insert(answer, line)
+            yield {"context": "\n".join(before) + "\n", "choices": choices, "answer": answer}
+
+
+def last_names(text: str) -> Iterator[dict[str, Any]]:
+    """Which name of those before ends the line."""
+    for before, line in contexts(text):
+        if (match := LAST_NAME.match(line)) and re.search(rf"\b{match[2]}\b", "\n".join(before)):
+            yield {"context": "\n".join([*before, match[1]]), "name": match[2]}
+
+
+def beginnings(text: str) -> Iterator[dict[str, Any]]:
+    """Whole lines from a file's start."""
+    if len(text) > TEXT_CHARACTERS:
+        yield {"text": text[: text.rindex("\n", 0, TEXT_CHARACTERS) + 1]}
+
+
+if __name__ == "__main__":
+    main()

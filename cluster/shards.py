@@ -1,0 +1,47 @@
+"""The shards that a run's settings name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cluster.settings import PretrainSettings
+from data.files import local_description
+from data.manifest import SplitName
+from data.stream import ShardStream
+
+
+def open_stream(
+    settings: PretrainSettings,
+    split: SplitName,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    global_batch: int | None = None,
+) -> ShardStream:
+    """The run's stream of a split; its global batch when none is given.
+
+    Raises:
+        ValueError, OSError: as :class:`data.stream.ShardStream`.
+    """
+    data = settings.data
+    return ShardStream(
+        data.shards,
+        rank=rank,
+        world_size=world_size,
+        global_batch=settings.train.global_batch if global_batch is None else global_batch,
+        sequence_length=data.sequence_length,
+        seed=data.seed,
+        split=split,
+        skip_damaged=split == "train" and data.skip_damaged > 0,
+        cache=_cache(settings),
+        cache_bytes=data.cache_bytes,
+    )
+
+
+def shards_folder(settings: PretrainSettings) -> Path:
+    """A folder here with the manifest and the tokenizer of the shards, wherever those lie."""
+    return local_description(settings.data.shards, _cache(settings))
+
+
+def _cache(settings: PretrainSettings) -> Path:
+    return settings.run.dir / "shards"

@@ -1,0 +1,114 @@
+"""``odeformer data``: text into shards, and what is in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.failures import RunFailedError
+
+data_app = typer.Typer(help="Text into WebDataset shards.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder made by data build.")]
+
+
+@data_app.command("build")
+def data_build(
+    out: Annotated[Path, typer.Option(help="The folder to make.")],
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="A file or folder (.txt .md .rst .py .jsonl .parquet .tar, .gz, .zst), an address (s3://, "
+            "https://), or hf:NAME of a Hugging Face data set; may be repeated.",
+        ),
+    ] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="[SOURCE]...", help="More of them.")] = None,
+    sources: Annotated[
+        Path | None, typer.Option(help="A YAML file of sources, each with path, weight, field, licence.")
+    ] = None,
+    vocabulary_size: Annotated[int, typer.Option(help="Tokens of the byte-level BPE, at least 257.")] = 2048,
+    sequence_length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 256,
+    held_out: Annotated[float, typer.Option(help="The part of the documents kept for validation.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Of the order of the documents.")] = 0,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="A tokenizer.json to use instead of training one.")
+    ] = None,
+    end_of_text: Annotated[
+        str | None, typer.Option(metavar="TOKEN", help="Its token that ends a text, where it is not plain.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Ray workers; 1 builds in this process. By the size if not given."),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster; a private one when not given.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the folder if it exists.")] = False,
+) -> None:
+    """Build shards. Example: odeformer data build --text book.txt --out shards"""
+    from launcher.console import make_console
+    from launcher.data_build import build_shards, sources_table
+    from launcher.progress import Progress
+    from launcher.settings import load_sources
+
+    progress = Progress(make_console())
+    manifest = build_shards(
+        [*(load_sources(sources) if sources else []), *(text or []), *(more or [])],
+        out,
+        workers=workers,
+        address=address,
+        progress=progress,
+        vocabulary_size=vocabulary_size,
+        sequence_length=sequence_length,
+        held_out=held_out,
+        seed=seed,
+        tokenizer=tokenizer,
+        end_of_text=end_of_text,
+        overwrite=overwrite,
+    )
+    progress.console.print(sources_table(manifest))
+    for name, split in manifest.splits.items():
+        progress.console.print(
+            f"  {name}: {split.documents:,} documents, {split.bytes:,} bytes, {split.tokens:,} tokens, "
+            f"{split.sequences:,} sequences of {manifest.sequence_length}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+@data_app.command("verify")
+def data_verify(
+    folder: Folder,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every byte, not only the sizes.")] = False,
+) -> None:
+    """Compare shards with their manifest. Example: odeformer data verify shards --deep"""
+    from data.verify import verify
+    from launcher.console import make_console
+    from launcher.progress import Progress
+
+    progress = Progress(make_console())
+    with progress.stage(f"{'every byte' if deep else 'the sizes'} of {folder}"):
+        problems = verify(folder, deep, progress.update)
+    for problem in problems:
+        progress.console.print(f"  {problem}", highlight=False, markup=False, soft_wrap=True)
+    if problems:
+        raise RunFailedError(f"{folder} is damaged, {len(problems)} problem(s): copy or build it again")
+    progress.console.print("  whole")
+
+
+@data_app.command("inspect")
+def data_inspect(
+    folder: Folder,
+    sample: Annotated[int, typer.Option(min=0, help="The training sequence to show as text.")] = 0,
+    png: Annotated[
+        Path | None, typer.Option(help="The histogram to write; beside the folder when not given.")
+    ] = None,
+) -> None:
+    """What is in a folder of shards. Example: odeformer data inspect shards --sample 7"""
+    from launcher.console import make_console
+    from launcher.report.shards import inspect_shards
+
+    inspect_shards(folder, sample, png or folder.with_name(f"{folder.name}-lengths.png"), make_console())

@@ -1,0 +1,75 @@
+"""A checkpoint's configuration and tokenizer as classes of ``transformers``; ``automodel`` registers them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+from odeformer import checkpoint
+from odeformer.config import ModelConfig
+
+END_OF_TEXT = "<|endoftext|>"
+"""In every checkpoint's tokenizer."""
+
+
+class OdeformerConfig(PreTrainedConfig):
+    """A checkpoint's ``config.json``, and how to run it: ``depth`` N, ``adapter`` a folder."""
+
+    model_type = "odeformer"
+
+    format_version: int = checkpoint.FORMAT_VERSION
+    model: dict[str, Any] | None = None
+    solver: str = "euler"
+    depth: int | None = None
+    adapter: str | None = None
+
+    @property
+    def shape(self) -> ModelConfig:
+        """The model's shape."""
+        return ModelConfig.model_validate(self.model)
+
+    # By these names transformers and the evaluation harness ask for it.
+
+    @property
+    def vocab_size(self) -> int | None:
+        return None if self.model is None else self.shape.vocabulary_size
+
+    @property
+    def max_position_embeddings(self) -> int | None:
+        return None if self.model is None else self.shape.context_length
+
+    @property
+    def hidden_size(self) -> int | None:
+        return None if self.model is None else self.shape.width
+
+    @property
+    def num_attention_heads(self) -> int | None:
+        return None if self.model is None else self.shape.heads
+
+    @property
+    def num_hidden_layers(self) -> int | None:
+        return None if self.model is None else (self.depth or self.shape.depth)
+
+
+class OdeformerTokenizer(PreTrainedTokenizerFast):
+    """A checkpoint's ``tokenizer.json``; a written-out end of text is letters, as everywhere here."""
+
+    padding_side = "left"
+
+    # Not in __init__: for a class that has one of its own, transformers builds the tokenizer anew from its
+    # vocabulary alone, without what splits the text.
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
+    ) -> OdeformerTokenizer:
+        """The tokenizer of a checkpoint folder."""
+        shape, _ = checkpoint.load_config(Path(pretrained_model_name_or_path))
+        given = {
+            "eos_token": END_OF_TEXT,
+            "pad_token": END_OF_TEXT,
+            "split_special_tokens": True,
+            "model_max_length": shape.context_length,
+        }
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **given | kwargs)
