@@ -96,9 +96,9 @@ def end_of_text(tokenizer: Tokenizer) -> str:
 
 
 def _end_of_text_id(tokenizer: Tokenizer) -> int | None:
-    """Return what stands between two empty texts, if that is one token, or else a usual end of text."""
+    """Return what stands between two texts, if nothing is added to one alone; else a usual end of text."""
     between = tokenizer.encode("", "").ids
-    if len(between) == 1:
+    if len(between) == 1 and not tokenizer.encode("").ids:
         return int(between[0])
     found = (tokenizer.token_to_id(name) for name in (END_OF_TEXT, *OTHER_ENDS))
     return next((token for token in found if token is not None), None)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -76,7 +77,7 @@ class EncodeTask(Task[Encoded]):
 
     def work(self) -> Encoded:
         """Write `.train` and `.validation`, raw tokens, and `.texts`, the validation documents joined."""
-        tokenizer = tokenizers.load_tokenizer(self.tokenizer)
+        tokenizer = _load_tokenizer(self.tokenizer, self.tokenizer.stat().st_mtime_ns)
         end = tokenizers.end_of_text_id(tokenizer)
         sources: dict[int, Counts] = {}
         splits = {name: EncodedSplit() for name in SPLITS}
@@ -120,6 +121,12 @@ def keep(records: Iterable[Record], sources: dict[int, Counts]) -> Iterator[Kept
                     counts.train_bytes += len(record.text)
                 yield Kept(record.text, record.held_out)
                 break
+
+
+@lru_cache(maxsize=1)
+def _load_tokenizer(file: Path, changed: int) -> Tokenizer:
+    """Load it once for all the tasks of a process: a large one takes half a second."""
+    return tokenizers.load_tokenizer(file)
 
 
 class _Piece(NamedTuple):

@@ -6,6 +6,11 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from data.manifest import SplitName, load_manifest
+from data.stream import ShardStream
+
 SMALL: dict[str, Any] = {"vocabulary_size": 300, "sequence_length": 32, "held_out": 0.2}
 """Settings of a build of a few texts."""
 
@@ -23,6 +28,16 @@ def write_texts(texts: list[str], folder: Path) -> Path:
     for index, text in enumerate(texts):
         (folder / f"{index:03d}.txt").write_text(text, encoding="utf-8", newline="")
     return folder
+
+
+def sequences(folder: Path, split: SplitName) -> np.ndarray:
+    """All rows of a split, int64 [n, sequence_length + 1]."""
+    manifest = load_manifest(folder)
+    length = manifest.sequence_length
+    stream = ShardStream(
+        folder, rank=0, world_size=1, global_batch=1, sequence_length=length, seed=0, split=split
+    )
+    return stream.sequence_rows(np.arange(manifest.splits[split].sequences)).numpy()
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -11,24 +11,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_builds import made_up, write_texts
+from small_builds import made_up, sequences, write_texts
 
 from data.building.scan import copies_of
 from data.building.sources import TextSource, as_source
 from data.corpus import Document, is_held_out
-from data.manifest import Manifest, load_manifest
-from data.reader import ShardReader
+from data.manifest import Manifest, SplitName
 from data.tokenizer import end_of_text_id, load_tokenizer
 
 Build = Callable[..., Manifest]
 
 
-def _texts(folder: Path, split: str) -> Counter[str]:
+def _texts(folder: Path, split: SplitName) -> Counter[str]:
     """The documents in a split's shards, but for the end that did not fill a sequence."""
-    manifest = load_manifest(folder)
     tokenizer = load_tokenizer(folder)
-    count = manifest.splits[split].sequences  # type: ignore[index]
-    rows = ShardReader(folder, manifest, split).rows(np.arange(count))  # type: ignore[arg-type]
+    rows = sequences(folder, split)
     tokens = np.concatenate([rows[:1, 0], rows[:, 1:].ravel()])
     ends = np.flatnonzero(tokens == end_of_text_id(tokenizer))
     pieces = np.split(tokens, ends + 1)[:-1]
@@ -74,12 +71,8 @@ def test_a_weight_says_how_often_training_documents_occur(small_build: Build, tm
 
 def test_copies_lie_far_from_each_other(small_build: Build, tmp_path: Path) -> None:
     source = TextSource(path=str(_write(tmp_path / "a.jsonl", made_up(100, seed=4))), weight=2)
-    small_build("out", source)
-    manifest = load_manifest(tmp_path / "out")
-    rows = ShardReader(tmp_path / "out", manifest, "train").rows(
-        np.arange(manifest.splits["train"].sequences)
-    )
-    tokens = rows[:, 1:].ravel()
+    manifest = small_build("out", source)
+    tokens = sequences(tmp_path / "out", "train")[:, 1:].ravel()
     ends = np.flatnonzero(tokens == manifest.end_of_text)
     documents = [piece.tobytes() for piece in np.split(tokens, ends + 1)]
     neighbours = sum(one == other for one, other in pairwise(documents))
