@@ -104,5 +104,5 @@ def _opened(path: str, compression: str | None) -> io.BufferedReader:
         return Path(path).open("rb")
     import pyarrow as pa
 
-    # Unlike Python's own and zstandard's readers, it tells a zstd file that was cut from a whole one.
+    # Unlike zstandard's own reader, it tells a zstd file that was cut short from a whole one.
     return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(path), compression), BLOCK)
