@@ -15,7 +15,7 @@ from data.manifest import SplitName
 from data.order import BLOCK, STREAMS, GlobalOrder, order_digest
 from data.reader import DamagedError, ShardReader
 
-TOKENS_AT_ONCE = 2**19  # of one rank; what is done once for many batches costs less of each
+TOKENS_AT_ONCE = 2**20  # of one rank; what is done once for many batches costs less of each
 PREFETCHED = 2  # times that many tokens are made before they are asked for
 THREADS = 2
 
