@@ -18,6 +18,7 @@ import importlib.util
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -30,11 +31,13 @@ import numpy as np
 import torch
 
 from benchmarks.texts import benchmark_texts
+from data.building.write import cut_sequences, shard_tasks
 from data.manifest import load_manifest
 from data.shards import build
 from data.stream import ShardStream
 
 LENGTH, BATCH, SECONDS = 256, 64, 4.0
+TOKENS = 100_000_000
 LOADERS = ("ours", "webdataset", "webdataset, nothing shuffled", "streaming")
 
 
@@ -61,14 +64,8 @@ def compare(out: Path, rounds: int) -> None:
     loaders = [name for name in LOADERS if name != "streaming" or importlib.util.find_spec("streaming")]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        build(
-            benchmark_texts(folder),
-            folder / "shards",
-            vocabulary_size=2048,
-            sequence_length=LENGTH,
-            shard_sequences=4096,
-        )
-        rows = all_rows(folder / "shards")
+        build(benchmark_texts(folder), folder / "text", vocabulary_size=2048, sequence_length=LENGTH)
+        rows = write_shards(folder)
         if "streaming" in loaders:
             write_mds(rows, folder / "mds")
         write_long_manifest(folder)
@@ -204,9 +201,22 @@ def write_mds(rows: np.ndarray, folder: Path) -> None:
             writer.write({"tokens": row.astype(np.uint16)})
 
 
-def all_rows(folder: Path) -> np.ndarray:
-    stream = open_stream(folder)
-    return stream.sequence_rows(np.arange(stream.sequences)).numpy()
+def write_shards(folder: Path) -> np.ndarray:
+    """The text's tokens over and over, more than any loader keeps in memory; returns all sequences."""
+    text = open_stream(folder / "text")
+    tokens = text.sequence_rows(np.arange(text.sequences)).numpy()[:, :-1].reshape(-1)
+    tokens = np.tile(tokens.astype(np.uint16), TOKENS // len(tokens) + 1)[:TOKENS]
+    tokens.tofile(folder / "tokens")
+    manifest = load_manifest(folder / "text").model_dump(mode="json")
+    shutil.copytree(folder / "text", folder / "shards", ignore=shutil.ignore_patterns("train-*"))
+    tasks = shard_tasks(folder / "shards", "train", [(folder / "tokens", TOKENS)], LENGTH, "uint16", None)
+    shards = [task.work() for task in tasks]
+    manifest["splits"]["train"] |= {
+        "sequences": sum(shard.sequences for shard in shards),
+        "shards": [shard.model_dump(mode="json") for shard in shards],
+    }
+    (folder / "shards" / "manifest.json").write_text(json.dumps(manifest))
+    return cut_sequences(tokens, LENGTH)
 
 
 def digest_tokens_per_second(folder: Path) -> float:

@@ -141,6 +141,11 @@ class Manifest(_Strict):
             raise ValueError("two shards have the same name")
         return self
 
+    @property
+    def sequence_bytes(self) -> int:
+        """What a sequence takes in a shard."""
+        return (self.sequence_length + 1) * (2 if self.dtype == "uint16" else 4)
+
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, in hexadecimal."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))

@@ -12,10 +12,10 @@ import torch
 
 from data.files import CACHE_BYTES, CachedFiles, open_files
 from data.manifest import SplitName
-from data.order import BLOCK, STREAMS, GlobalOrder, order_digest
+from data.order import STREAMS, GlobalOrder, block_size, order_digest
 from data.reader import DamagedError, ShardReader
 
-TOKENS_AT_ONCE = 2**19  # of one rank; what is done once for many batches costs less of each
+TOKENS_AT_ONCE = 2**20  # of one rank; what is done once for many batches costs less of each
 PREFETCHED = 2  # times that many tokens are made before they are asked for
 THREADS = 2
 
@@ -172,9 +172,10 @@ class ShardStream(ElasticStream):
             )
         sizes = [shard.sequences for shard in manifest.splits[split].shards]
         digest = order_digest(manifest.digest(), seed, split)
+        self._block = block_size(manifest.sequence_bytes)
         rows = min(sum(sizes), TOKENS_AT_ONCE // sequence_length)
         super().__init__(
-            GlobalOrder(sizes, seed),
+            GlobalOrder(sizes, seed, self._block),
             digest,
             rank,
             world_size,
@@ -191,7 +192,7 @@ class ShardStream(ElasticStream):
     def _make(self, cursor: int) -> list[Batch]:
         if isinstance(self._files, CachedFiles):
             # Every batch is looked at once, this long before it is due.
-            for later in (cursor, cursor + STREAMS * BLOCK):
+            for later in (cursor, cursor + STREAMS * self._block):
                 self._files.fetch_ahead(self._order.shards_of(self._own_ids(later).reshape(-1)))
         return super()._make(cursor)
 

@@ -15,6 +15,8 @@ from data.stream import Batch, ElasticStream
 from data.tasks.examples import Example
 from data.tokenizer import end_of_text_id
 
+BLOCK = 1024  # windows of a stream that are mixed with each other
+
 
 class Window(NamedTuple):
     """At most sequence_length + 1 token ids, and for each of the targets ids[1:] whether it counts."""
@@ -68,7 +70,7 @@ class TaskStream(ElasticStream):
         self._sequence_length = sequence_length
         texts = json.dumps([asdict(example) for example in examples]).encode("utf-8")
         digest = order_digest(hashlib.sha256(texts).hexdigest(), sequence_length, seed)
-        order = GlobalOrder([len(self._windows)], seed)
+        order = GlobalOrder([len(self._windows)], seed, BLOCK)
         super().__init__(order, digest, rank, world_size, global_batch)
 
     def _batches(self, ids: np.ndarray) -> list[Batch]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from data.manifest import load_manifest
-from data.order import BLOCK, STREAMS
+from data.order import STREAMS, block_size
 from data.reader import DamagedError, ShardReader
 from data.stream import Batch, ShardStream
 from data.verify import verify
@@ -154,7 +154,7 @@ def test_another_tokenizer(folder: Path) -> None:
 def test_shards_that_differ_from_their_manifest(folder: Path, change: dict[str, object]) -> None:
     manifest = load_manifest(folder).model_copy(update=change)
     shards = manifest.splits["train"].shards
-    with pytest.raises(ValueError, match=r"holds uint16 .*, the manifest says"):
+    with pytest.raises(ValueError, match=r"does not hold uint\d\d .*, as the manifest says"):
         ShardReader(manifest, "train", lambda index: folder / shards[index].name).rows(np.array([0]))
 
 
@@ -175,4 +175,5 @@ def test_only_what_the_order_needs_stays_in_memory(built: dict[int, Path]) -> No
     assert len(reader._kept) == 5
     assert np.array_equal(reader.rows(np.arange(count)), rows)
     # Members of 7 rows: so many hold the blocks of all streams, wherever these begin in a member.
-    assert _reader(built[7])._room >= STREAMS * (BLOCK // 7 + 1)
+    block = block_size(load_manifest(built[7]).sequence_bytes)
+    assert _reader(built[7])._room >= STREAMS * (block // 7 + 1)
