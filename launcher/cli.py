@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -174,7 +174,7 @@ def models_export(
     model: Annotated[
         str, typer.Option(help="models:/<name>@<alias>, models:/<name>/<version>, or a folder.")
     ],
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; with --gguf the file.")],
     depth: Annotated[
         int | None, typer.Option(help="N, the layers it will have; the model depth when not given.")
     ] = None,
@@ -184,19 +184,25 @@ def models_export(
     peft: Annotated[
         bool, typer.Option("--peft", help="Write the adapter alone, for peft and the base at this depth.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    gguf: Annotated[
+        Literal["f32", "f16", "q8_0"] | None,
+        typer.Option(help="Write a GGUF file for llama.cpp, its matrices in this precision."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """An ordinary checkpoint. Example: odeformer models export --model models:/tiny@champion --out tiny-8"""
     from launcher.console import make_console
     from launcher.exchange import export
 
-    done = export(model, adapter, depth, peft, out, overwrite, tracking_uri)
+    done = export(model, adapter, depth, peft, gguf, out, overwrite, tracking_uri)
     what = "the adapter, for peft" if peft else f"an ordinary transformer of {done.layers} layers"
     lines = [f"{out}: {what} at N = {done.layers}" if peft else f"{out}: {what}"]
     lines.append(
         f"loaded again, its logits differ by at most {done.difference:.1e} of their standard deviation"
     )
+    if done.in_half:
+        lines.append(f"{done.in_half} matrices are f16: their rows are no whole number of blocks of 32")
     if done.trained_by != done.solver:
         lines.append(f"trained by {done.trained_by}; its layers are {done.solver}'s steps")
     make_console().print("\n".join(lines), highlight=False, soft_wrap=True)
