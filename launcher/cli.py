@@ -311,6 +311,9 @@ def generate(
     draft_depth: Annotated[
         int | None, typer.Option(help="Guess ahead at this smaller depth; the text stays the same.")
     ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Matrices of 8-bit numbers: a quarter of the memory, on a CPU.")
+    ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     temperature: Annotated[float, typer.Option(help="0 takes the most likely token.")] = 0.8,
     top_k: Annotated[int, typer.Option(help="Draw among so many of the most likely tokens.")] = 50,
@@ -342,6 +345,7 @@ def generate(
         depth=depth,
         latency_ms=latency_ms,
         draft_depth=draft_depth,
+        int8=int8,
         max_new_tokens=max_new_tokens,
         sampling=sampling,
         stop=stop or [],
