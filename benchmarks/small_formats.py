@@ -28,7 +28,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 import odeformer
-from benchmarks.generation import GREEDY, PROMPT, SHAPES, bandwidth, in_turn
+from benchmarks.generation import GREEDY, PROMPT, SHAPES, in_turn
 from data.corpus import is_held_out, read_documents
 from data.tokenizer import END_OF_TEXT, load_tokenizer
 from launcher.standard_library import sources
@@ -67,7 +67,7 @@ def main() -> None:
     if arguments.json.exists():
         content = json.loads(arguments.json.read_text())
     machine = f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, 1 thread"
-    content |= {"machine": machine, "date": time.strftime("%Y-%m-%d")}
+    content |= {"machine": machine, "date": time.strftime("%Y-%m-%d"), "llamacpp": llamacpp_build()}
     if arguments.model:
         content |= {"losses": [], "tokens": arguments.tokens}
     for folder in arguments.model:
@@ -76,7 +76,7 @@ def main() -> None:
                 content["losses"].append(row)
                 print(row, flush=True)
     if arguments.speeds:
-        content["speeds"] = []
+        content |= {"speeds": [], "load": os.getloadavg()[0]}
         for shape in SHAPES:
             for row in speeds(shape, arguments.new_tokens, arguments.rounds):
                 content["speeds"].append(row)
@@ -173,7 +173,6 @@ def speeds(shape: dict[str, int], new_tokens: int, rounds: int) -> list[dict[str
                 name = f"GGUF {precision} in llama.cpp"
                 sizes[name], writers[name] = file.stat().st_size, its_writer(llama)
         seconds = in_turn(writers, rounds)
-    rate = bandwidth()
     return [
         {
             **shape,
@@ -182,7 +181,6 @@ def speeds(shape: dict[str, int], new_tokens: int, rounds: int) -> list[dict[str
             "new_tokens": new_tokens,
             "tokens_per_second": new_tokens / statistics.median(spent),
             "ratio": statistics.median(a / b for a, b in zip(seconds["fp32"], spent, strict=True)),
-            "bandwidth_tokens_per_second": rate / sizes[name],
         }
         for name, spent in seconds.items()
     ]
@@ -232,6 +230,17 @@ def llamacpp(file: Path, context: int, every_logit: bool = True) -> Any:
     )
 
 
+def llamacpp_build() -> str | None:
+    """Which llama.cpp, and the instructions that it was built with; None where there is none."""
+    try:
+        import llama_cpp
+    except ImportError:
+        return None
+    parts = llama_cpp.llama_print_system_info().decode().removeprefix("CPU :").split("|")
+    able = [name.strip() for name, _, on in (part.partition("=") for part in parts) if on.strip() == "1"]
+    return f"llama-cpp-python {llama_cpp.__version__}, built with {', '.join(able)}"
+
+
 def its_logits(llama: Any, ids: Tensor) -> Tensor:
     """llama.cpp's logits of ids [batch, time], row by row."""
     rows = []
@@ -243,9 +252,10 @@ def its_logits(llama: Any, ids: Tensor) -> Tensor:
 
 
 def _letters() -> Tokenizer:
-    """Byte-level, without merges: no text is read."""
-    alphabet = [END_OF_TEXT, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    made = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    """Byte-level, with the one merge that llama.cpp asks for: no text is read."""
+    tokens = [END_OF_TEXT, *sorted(pre_tokenizers.ByteLevel.alphabet()), "aa"]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    made = Tokenizer(models.BPE(vocab=vocabulary, merges=[("a", "a")]))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens([END_OF_TEXT])

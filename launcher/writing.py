@@ -46,15 +46,17 @@ def write(
     draft = None if draft_depth is None else AtDepth(loaded.model, draft_depth, int8=int8)
     if draft is not None and draft.depth >= at.depth:
         raise ValueError(f"--draft-depth {draft.depth} must be smaller than the depth, {at.depth}")
+    tokenizer = loaded.tokenizer
+    del loaded  # and with it the 32-bit weights
     yield prompt
     yield from generate_text(
         at,
-        loaded.tokenizer,
+        tokenizer,
         prompt,
         draft=draft,
         max_new_tokens=max_new_tokens,
         sampling=sampling,
         seed=seed,
-        stop_id=end_of_text_id(loaded.tokenizer),
+        stop_id=end_of_text_id(tokenizer),
         stop=stop,
     )

@@ -42,9 +42,11 @@ def made(flavour: str, solver: str, changes: dict[str, Any]) -> Odeformer:
 
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Path:
-    """A byte-level tokenizer.json without merges, cut to the tiny vocabulary."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())[: VOCABULARY - 1]
-    cut = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate([END, *letters])}, merges=[]))
+    """A byte-level tokenizer.json with one merge, cut to the tiny vocabulary."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())[: VOCABULARY - 2]
+    tokens = [END, *letters, letters[0] + letters[1]]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    cut = Tokenizer(models.BPE(vocab=vocabulary, merges=[(letters[0], letters[1])]))
     cut.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     cut.add_special_tokens([END])
     path = tmp_path / "given-tokenizer.json"
@@ -175,6 +177,7 @@ def test_what_llama_cpp_does_not_have_is_refused(tokenizer: Path, tmp_path: Path
         ({"post_processor": {"type": "TemplateProcessing"}}, "post_processor 'TemplateProcessing'"),
         ({"model": {"type": "WordPiece", "vocab": {}}}, "model 'WordPiece'"),
         ({"model": {"type": "BPE", "ignore_merges": True}}, "model.ignore_merges True"),
+        ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}, "has no merges"),
         ({"added_tokens": [{"id": 1, "content": "  ", "special": False}]}, "added_tokens.special False"),
     ],
 )

@@ -77,6 +77,8 @@ def _check(content: dict[str, Any], model: dict[str, Any], tokenizer: Path) -> N
                 f"GGUF: {tokenizer}: {part} {found!r}; only byte-level BPE that splits text as GPT-2 does "
                 f"can be written ({part} {able!r})"
             )
+    if not model.get("merges"):
+        raise ValueError(f"GGUF: {tokenizer} has no merges: llama.cpp reads no tokenizer without one")
 
 
 def write_vocabulary(vocabulary: Vocabulary, writer: Any) -> None:
