@@ -198,8 +198,9 @@ def models_export(
     done = export(model, adapter, depth, peft, gguf, out, overwrite, tracking_uri)
     what = "the adapter, for peft" if peft else f"an ordinary transformer of {done.layers} layers"
     lines = [f"{out}: {what} at N = {done.layers}" if peft else f"{out}: {what}"]
+    own = "are the rounded weights'; from the model's own they " if gguf else ""
     lines.append(
-        f"loaded again, its logits differ by at most {done.difference:.1e} of their standard deviation"
+        f"loaded again, its logits {own}differ by at most {done.difference:.1e} of their standard deviation"
     )
     if done.in_half:
         lines.append(f"{done.in_half} matrices are f16: their rows are no whole number of blocks of 32")
