@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.registry import Version, check_name
 from odeformer.config import BasisConfig
-from odeformer.folder import check_output
+from odeformer.folder import check_output, check_output_file
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Exported:
     trained_by: str
     difference: float
     """Of logits, the largest, over their standard deviation."""
+    in_half: int = 0
+    """Matrices that 8 bits in blocks do not fit, in half precision instead."""
 
 
 def export(
@@ -29,13 +31,20 @@ def export(
     adapter: str | None,
     depth: int | None,
     peft: bool,
+    gguf: str | None,
     out: Path,
     overwrite: bool,
     tracking_uri: str | None,
 ) -> Exported:
-    """Write a model at a depth for ``transformers``, or with ``peft`` its adapter alone for that."""
+    """Write a model at a depth for ``transformers``, or with ``peft`` its adapter alone for that, or with
+    ``gguf``, a precision, as a file for llama.cpp."""
+    if peft and gguf:
+        raise ValueError("give either --peft or --gguf")
     out = out.absolute()
-    check_output(out, [Path(name) for name in (model, adapter) if name], overwrite)
+    check = check_output_file if gguf else check_output
+    check(out, [Path(name) for name in (model, adapter) if name], overwrite)
+    if gguf:
+        _check_gguf()
     _silence_transformers()
     from cluster import registry
     from data.tokenizer import end_of_text
@@ -45,18 +54,33 @@ def export(
 
     loaded = registry.load(model, tracking_uri, adapter)
     shape, solver = loaded.model.config, layer_solver(loaded.model)
-    layers = shape.depth if depth is None else depth
-    if peft:
+    layers, in_half = shape.depth if depth is None else depth, 0
+    tokenizer = loaded.folder / "tokenizer.json"
+    if gguf:
+        from odeformer.vanilla.llamacpp.writing import export_gguf
+
+        name = f"{adapter or model} at {layers} layers"
+        written = export_gguf(loaded.model, tokenizer, depth, gguf, name, out, end_of_text(loaded.tokenizer))
+        difference, in_half = written.difference, written.in_half
+    elif peft:
         known = [v.uri for v in loaded.versions if v.tags.get("odeformer.kind") == "checkpoint"]
         base = known[0] if known else model
         difference = exporting.export_adapter(loaded.model, depth, base, out)
     else:
         card = model_card(shape, layers, solver, adapter or model, loaded.versions)
-        tokenizer = loaded.folder / "tokenizer.json"
         difference = exporting.export(
             loaded.model, tokenizer, depth, card, out, end_of_text(loaded.tokenizer)
         )
-    return Exported(layers, solver, loaded.model.solver, difference)
+    return Exported(layers, solver, loaded.model.solver, difference, in_half)
+
+
+def _check_gguf() -> None:
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            "--gguf needs the package gguf: install it with pip install 'odeformer[gguf]'"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ def write(
     depth: int | None,
     latency_ms: float | None,
     draft_depth: int | None,
+    int8: bool,
     max_new_tokens: int,
     sampling: Sampling,
     stop: Sequence[str],
@@ -28,6 +29,7 @@ def write(
         depth: N; the model depth, or what ``latency_ms`` buys, when not given.
         latency_ms: for a token on this machine.
         draft_depth: a smaller N that guesses ahead.
+        int8: matrices of 8-bit numbers.
 
     Other arguments are those of :func:`odeformer.generate.generate_text`.
     """
@@ -39,20 +41,22 @@ def write(
 
     loaded = registry.load(model, tracking_uri)
     if latency_ms is not None:
-        depth = measure_decoding(loaded.model).depth_for(latency_ms=latency_ms)
-    at = AtDepth(loaded.model, depth)
-    draft = None if draft_depth is None else AtDepth(loaded.model, draft_depth)
+        depth = measure_decoding(loaded.model, int8=int8).depth_for(latency_ms=latency_ms)
+    at = AtDepth(loaded.model, depth, int8=int8)
+    draft = None if draft_depth is None else AtDepth(loaded.model, draft_depth, int8=int8)
     if draft is not None and draft.depth >= at.depth:
         raise ValueError(f"--draft-depth {draft.depth} must be smaller than the depth, {at.depth}")
+    tokenizer = loaded.tokenizer
+    del loaded  # and with it the 32-bit weights
     yield prompt
     yield from generate_text(
         at,
-        loaded.tokenizer,
+        tokenizer,
         prompt,
         draft=draft,
         max_new_tokens=max_new_tokens,
         sampling=sampling,
         seed=seed,
-        stop_id=end_of_text_id(loaded.tokenizer),
+        stop_id=end_of_text_id(tokenizer),
         stop=stop,
     )

@@ -105,17 +105,18 @@ def measure_depths(
 
 
 @torch.inference_mode()
-def measure_decoding(model: Odeformer, rounds: int = 15) -> CostTable:
+def measure_decoding(model: Odeformer, rounds: int = 15, int8: bool = False) -> CostTable:
     """What one more token costs at depths from the least to 2D, behind half a context of others.
 
-    At most 512 of them. Depths are timed in turn; milliseconds are medians.
+    At most 512 of them. Depths are timed in turn; milliseconds are medians. ``int8`` as for
+    :class:`odeformer.decoding.AtDepth`.
     """
     config = model.config
     assert config.context_length is not None
     least = config.prelude_layers + 1
     depths = sorted({max(least, config.depth * part // 4) for part in (1, 2, 3, 4, 6, 8)})
     behind = min(config.context_length // 2, 512)
-    at = {depth: AtDepth(model, depth) for depth in depths}
+    at = {depth: AtDepth(model, depth, int8=int8) for depth in depths}
     readers = {depth: Reader(at[depth], 1, behind + 1) for depth in depths}
     ids = torch.zeros(1, behind, dtype=torch.long, device=model.embedding.weight.device)
     seconds: dict[int, list[float]] = {depth: [] for depth in depths}

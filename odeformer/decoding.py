@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from odeformer.field import BlockWeights, Field, build_field
 from odeformer.field.parts import Heads, join_heads, project
+from odeformer.int8 import Int8Matrix
 from odeformer.lora import merge
 from odeformer.model import Odeformer
 from odeformer.solvers import Adaptive, Cell, Solver, cells_of, solver_named
@@ -33,27 +35,35 @@ class AtDepth:
     model's parameters afterwards has no part in it.
     """
 
-    def __init__(self, model: Odeformer, depth: int | None = None, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        model: Odeformer,
+        depth: int | None = None,
+        dtype: torch.dtype | None = None,
+        int8: bool = False,
+    ) -> None:
         """
         Args:
             model: its solver takes the steps.
             depth: N; the model depth when not given.
             dtype: of weights, states and memory; the model's own when not given.
+            int8: matrices of 8-bit numbers (:mod:`odeformer.int8`), for a CPU.
 
         Raises:
-            ValueError: for too small a depth, or an adaptive solver.
+            ValueError: for too small a depth, an adaptive solver, or ``int8`` on an accelerator.
         """
         self.config = model.config
         self.depth = model.config.depth if depth is None else depth
         self.dtype = dtype or model.embedding.weight.dtype
         self.device = model.embedding.weight.device
+        if int8 and self.device.type != "cpu":
+            raise ValueError(f"int8 is for a CPU, not {self.device.type}")
+        prepare = _int8 if int8 else _column_major
         with torch.no_grad():
             merged = merge(model.depth_weights(depth))
-            made = {name: _column_major(w.to(self.dtype)) for name, w in merged.items()}
-        blocks = [
-            dict(zip(made, of_node, strict=True))
-            for of_node in zip(*(stacked.unbind(0) for stacked in made.values()), strict=True)
-        ]
+            # One tensor after the other, so that the 32-bit ones are not all there beside the others.
+            made = {name: [prepare(w) for w in merged.pop(name).to(self.dtype)] for name in [*merged]}
+            blocks = [dict(zip(made, of_node, strict=True)) for of_node in zip(*made.values(), strict=True)]
         self.stretches = []
         solvers = (model.layer_solver, solver_named(model.solver))
         for solver, grid in zip(solvers, model.grids(depth), strict=True):
@@ -67,8 +77,13 @@ class AtDepth:
         def own_copy(module: torch.nn.Module | None) -> torch.nn.Module | None:
             return None if module is None else copy.deepcopy(module).requires_grad_(False).to(self.dtype)
 
-        self.embedding, self.positions = own_copy(model.embedding), own_copy(model.positions)
-        self.final_norm, self.unembedding = own_copy(model.final_norm), own_copy(model.unembedding)
+        def outer(weight: Tensor) -> Tensor:
+            own = weight.detach().to(self.dtype, copy=True)
+            return _int8(own) if int8 else own
+
+        self.positions, self.final_norm = own_copy(model.positions), own_copy(model.final_norm)
+        self.embedding = outer(model.embedding.weight)
+        self.unembedding = self.embedding if model.unembedding is None else outer(model.unembedding.weight)
 
     @property
     def evaluations(self) -> int:
@@ -77,8 +92,7 @@ class AtDepth:
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         """The state at t = 0 of ids at these positions, both [batch, time]."""
-        assert self.embedding is not None
-        x: Tensor = self.embedding(ids)
+        x = F.embedding(ids, self.embedding)
         return x if self.positions is None else x + self.positions(positions)
 
     def solve(self, x: Tensor, field: Field) -> Tensor:
@@ -94,14 +108,16 @@ class AtDepth:
     def unembed(self, x: Tensor) -> Tensor:
         """Logits [..., vocabulary] of states at t = 1, [..., width]."""
         assert self.final_norm is not None
-        assert self.embedding is not None
-        head = self.embedding if self.unembedding is None else self.unembedding
-        return F.linear(self.final_norm(x), head.weight)  # type: ignore[arg-type]
+        return F.linear(self.final_norm(x), self.unembedding)
 
 
-def _column_major(stacked: Tensor) -> Tensor:
-    """Matrices [N, out, in] laid out by columns: a CPU multiplies one vector by them twice as fast."""
-    return stacked.mT.contiguous().mT if stacked.ndim == 3 else stacked
+def _column_major(weight: Tensor) -> Tensor:
+    """A matrix [out, in] laid out by columns: a CPU multiplies one vector by it twice as fast."""
+    return weight.T.contiguous().T if weight.ndim == 2 else weight
+
+
+def _int8(weight: Tensor) -> Tensor:
+    return cast(Tensor, Int8Matrix(weight)) if weight.ndim == 2 else weight
 
 
 class RememberingField:

@@ -1,4 +1,4 @@
-"""A folder as one thing: written whole or not at all, and known by its digest."""
+"""A folder, or a file, as one thing: written whole or not at all; and a folder's digest."""
 
 from __future__ import annotations
 
@@ -41,6 +41,19 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
             shutil.rmtree(left_over, ignore_errors=True)
 
 
+def replace_file(file: Path, write: Callable[[Path], None]) -> None:
+    """As :func:`replace_folder`, of a single file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f".{file.name}.incomplete")
+    try:
+        write(beside)
+        _flush(beside)
+        beside.replace(file)
+        _flush(file.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def check_output(folder: Path, sources: Iterable[Path], overwrite: bool) -> None:
     """Refuse a place to write to where something else would be lost.
 
@@ -53,6 +66,21 @@ def check_output(folder: Path, sources: Iterable[Path], overwrite: bool) -> None
         raise ValueError(f"{folder} is what is read from: give another --out")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise ValueError(f"{folder} is there already: give another --out, or --overwrite to replace it")
+
+
+def check_output_file(file: Path, sources: Iterable[Path], overwrite: bool) -> None:
+    """As :func:`check_output`, of a single file.
+
+    Raises:
+        ValueError: for a folder, a file in a folder that is read from, or one that is there without
+            ``overwrite``.
+    """
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder: give --out a file's name")
+    if any(file.resolve().parent == source.resolve() for source in sources):
+        raise ValueError(f"{file.parent} is what is read from: give another --out")
+    if file.exists() and not overwrite:
+        raise ValueError(f"{file} is there already: give another --out, or --overwrite to replace it")
 
 
 def _flush(path: Path) -> None:

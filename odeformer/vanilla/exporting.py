@@ -16,10 +16,8 @@ from torch import Tensor
 from odeformer.folder import replace_folder
 from odeformer.model import Odeformer
 from odeformer.vanilla.architectures import Architecture, architecture_for
+from odeformer.vanilla.comparing import check_rounding, own_logits, sample_ids
 from odeformer.vanilla.materialise import WRITING, Ordinary, layer_weights, materialise, step_scales
-
-LARGEST_DIFFERENCE = 1e-4
-"""Of logits, over their standard deviation."""
 
 
 def export(
@@ -191,27 +189,5 @@ def _with_adapter(ordinary: Ordinary, architecture: Architecture, folder: Path) 
 
 @torch.no_grad()
 def _difference(model: Odeformer, depth: int | None, ordinary: Ordinary, theirs: Any) -> float:
-    """The largest difference of logits over their standard deviation, on random tokens.
-
-    Raises:
-        ValueError: where it is not small.
-    """
-    assert model.config.vocabulary_size is not None
-    assert model.config.context_length is not None
-    draw = torch.Generator().manual_seed(0)
-    length = min(64, model.config.context_length)
-    ids = torch.randint(model.config.vocabulary_size, (2, length), generator=draw)
-    chosen, training = model.solver, model.training
-    model.solver = ordinary.solver
-    try:
-        ours = model.eval()(ids.to(model.embedding.weight.device), depth=depth).logits.cpu()
-    finally:
-        model.solver = chosen
-        model.train(training)
-    difference = float((theirs(ids).logits - ours).abs().max() / ours.std())
-    if not difference <= LARGEST_DIFFERENCE:
-        raise ValueError(
-            f"the exported model's logits differ from the model's own by {difference:.2g} of their standard "
-            f"deviation; at most {LARGEST_DIFFERENCE:g} is rounding"
-        )
-    return difference
+    ids = sample_ids(model.config)
+    return check_rounding(theirs(ids).logits, own_logits(model, depth, ordinary.solver, ids))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks import generation_tables, gradient_tables
+from benchmarks import generation_tables, gradient_tables, small_formats_tables
 from benchmarks.quality_claims import judged
 from benchmarks.quality_tables import budgets, claims_table, page
 
@@ -30,3 +30,9 @@ def test_the_gradients_page_is_that_of_the_results() -> None:
 def test_the_generation_page_is_that_of_the_results() -> None:
     content = json.loads((ROOT / "benchmarks/results/generation.json").read_text())
     assert (ROOT / "docs/generation.md").read_text().strip() == generation_tables.page(content).strip()
+
+
+def test_the_page_on_small_devices_is_that_of_the_results() -> None:
+    content = json.loads((ROOT / "benchmarks/results/small_formats.json").read_text())
+    page = small_formats_tables.page(content)
+    assert (ROOT / "docs/small_devices.md").read_text().strip() == page.strip()

@@ -53,6 +53,10 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
             ["models", "export", "--model", "nowhere", "--adapter", "models:/a/1", "--out", "o"],
             "MLflow store",
         ),
+        (["models", "export", "--model", "m", "--out", "o", "--gguf", "q4"], "'--gguf'"),
+        (["models", "export", "--model", "m", "--out", "o", "--gguf", "f16", "--peft"], "--peft or --gguf"),
+        (["models", "export", "--model", "m", "--out", "text.txt", "--gguf", "f16"], "is there already"),
+        (["models", "export", "--model", "nowhere", "--out", "o", "--gguf", "f16"], "nowhere"),
         (["models", "import", "--from", "nowhere", "--out", "out"], "nowhere"),
         (["pretrain", "tiny", "--dept", "4"], "--dept"),
         (["pretran"], "pretran"),
@@ -81,6 +85,15 @@ def test_tasks_without_the_harness_say_how_to_get_it(tmp_path: Path) -> None:
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert "pip install 'odeformer[eval]'" in line
+
+
+def test_gguf_without_its_package_says_how_to_get_it(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['gguf'] = None; from launcher.cli import main; main()"
+    given = ["models", "export", "--model", "m", "--out", "o.gguf", "--gguf", "f16"]
+    done = subprocess.run([sys.executable, "-c", code, *given], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert "pip install 'odeformer[gguf]'" in line
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:

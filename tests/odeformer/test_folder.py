@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from odeformer.folder import check_output
+from odeformer.folder import check_output, check_output_file, replace_file
 
 
 def test_nothing_is_written_over_by_accident(tmp_path: Path) -> None:
@@ -19,3 +19,33 @@ def test_nothing_is_written_over_by_accident(tmp_path: Path) -> None:
         check_output(there / "precious", [], overwrite=True)
     with pytest.raises(ValueError, match="is what is read from"):
         check_output(tmp_path / "new" / ".." / "there", [there], overwrite=True)
+
+
+def test_nor_is_a_file(tmp_path: Path) -> None:
+    there, source = tmp_path / "there", tmp_path / "source"
+    there.write_text("x")
+    source.mkdir()
+    check_output_file(tmp_path / "new", [source], overwrite=False)
+    check_output_file(there, [source], overwrite=True)
+    with pytest.raises(ValueError, match="is there already"):
+        check_output_file(there, [], overwrite=False)
+    with pytest.raises(ValueError, match="is a folder"):
+        check_output_file(source, [], overwrite=True)
+    with pytest.raises(ValueError, match="is what is read from"):
+        check_output_file(tmp_path / "new" / ".." / "source" / "model.safetensors", [source], overwrite=True)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "file"
+
+    def half(beside: Path) -> None:
+        beside.write_text("ha")
+        raise ValueError("no more")
+
+    replace_file(file, lambda beside: beside.write_text("first") and None)
+    with pytest.raises(ValueError, match="no more"):
+        replace_file(file, half)
+    assert file.read_text() == "first"
+    replace_file(file, lambda beside: beside.write_text("second") and None)
+    assert file.read_text() == "second"
+    assert [path.name for path in file.parent.iterdir()] == ["file"]

@@ -1,0 +1,266 @@
+"""Small weights: bytes, loss and tokens per second of every format that a depth can be run or written in.
+
+    python -m benchmarks.small_formats --json OUT --model DIR [--model DIR …] [--speeds]
+
+``losses``: each trained checkpoint at each N, on the standard library's held-out files, in windows of its
+context. ``fp32``, ``bf16`` and ``int8`` are this package's own decoding; ``GGUF`` files are what ``models
+export --gguf`` writes, their weights read by others, all other arithmetic in fp32. Bytes are those of the
+weights in memory, or of the file. ``speeds``: greedy writing with one row, in turn in one process.
+Where ``llama_cpp`` (llama-cpp-python) can be imported, llama.cpp itself also reads and runs the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+
+import odeformer
+from benchmarks.generation import GREEDY, PROMPT, SHAPES, in_turn
+from data.corpus import is_held_out, read_documents
+from data.tokenizer import END_OF_TEXT, load_tokenizer
+from launcher.standard_library import sources
+from odeformer.config import BasisConfig, ModelConfig
+from odeformer.decoding import AtDepth, Reader
+from odeformer.evaluate import text_loss
+from odeformer.generate import generate
+from odeformer.model import Odeformer
+from odeformer.vanilla.comparing import difference, sample_ids
+from odeformer.vanilla.llamacpp.layout import architecture_name
+from odeformer.vanilla.llamacpp.reading import load_gguf
+from odeformer.vanilla.llamacpp.writing import PRECISIONS, export_gguf
+from odeformer.vanilla.materialise import layer_solver
+
+HELD_OUT = 0.05
+"""The part of the documents that every run's shards leave out."""
+OWN: dict[str, dict[str, Any]] = {"fp32": {}, "bf16": {"dtype": torch.bfloat16}, "int8": {"int8": True}}
+"""Formats of this package, as arguments of ``AtDepth``."""
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--model", type=Path, action="append", default=[], help="a trained checkpoint")
+    parser.add_argument("--depth", type=int, action="append", help="N; 4, 8 and 16 when not given")
+    parser.add_argument("--tokens", type=int, default=32768, help="of the held-out text")
+    parser.add_argument("--speeds", action="store_true", help="measure tokens per second again")
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    content: dict[str, Any] = {"losses": [], "speeds": []}
+    if arguments.json.exists():
+        content = json.loads(arguments.json.read_text())
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, 1 thread"
+    content |= {"machine": machine, "date": time.strftime("%Y-%m-%d"), "llamacpp": llamacpp_build()}
+    if arguments.model:
+        content |= {"losses": [], "tokens": arguments.tokens}
+    for folder in arguments.model:
+        for depth in arguments.depth or (4, 8, 16):
+            for row in losses(folder, depth, arguments.tokens):
+                content["losses"].append(row)
+                print(row, flush=True)
+    if arguments.speeds:
+        content |= {"speeds": [], "load": os.getloadavg()[0]}
+        for shape in SHAPES:
+            for row in speeds(shape, arguments.new_tokens, arguments.rounds):
+                content["speeds"].append(row)
+                print(row, flush=True)
+    arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+@torch.inference_mode()
+def losses(folder: Path, depth: int, tokens: int) -> list[dict[str, Any]]:
+    """A row for each format of a checkpoint at one depth."""
+    model, tokenizer = odeformer.load(folder), load_tokenizer(folder)
+    model.solver = layer_solver(model)
+    config = model.config
+    context = config.context_length
+    assert context is not None
+    held_out = held_out_ids(tokenizer, tokens)
+    reference = sample_ids(config)
+    rows: list[dict[str, Any]] = []
+    expected = model(reference, depth=depth).logits
+
+    def measure(name: str, size: int, logits_of: Callable[[Tensor], Tensor]) -> None:
+        loss = text_loss(lambda x: logits_of(x).float(), held_out, context)
+        rows.append(
+            {
+                "flavour": config.flavour,
+                "width": config.width,
+                "depth": depth,
+                "format": name,
+                "bytes": size,
+                "loss": loss,
+                "loss_difference": loss - (rows[0]["loss"] if rows else loss),
+                "logits_difference": difference(logits_of(reference).float(), expected),
+            }
+        )
+
+    for name, settings in OWN.items():
+        at = AtDepth(model, depth, **settings)
+        measure(name, weight_bytes(at), lambda x, at=at: Reader(at, *x.shape).read(x))  # type: ignore[misc]
+    for precision in PRECISIONS:
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "model.gguf"
+            written(model, folder / "tokenizer.json", depth, precision, file)
+            theirs = load_gguf(file, architecture_name(config, model.solver))
+            size = file.stat().st_size
+            measure(f"GGUF {precision}", size, lambda x, theirs=theirs: theirs(x).logits)  # type: ignore[misc]
+            llama = llamacpp(file, context)
+            if llama is not None:
+                measure(f"GGUF {precision} in llama.cpp", size, lambda x, llama=llama: its_logits(llama, x))  # type: ignore[misc]
+    return rows
+
+
+def speeds(shape: dict[str, int], new_tokens: int, rounds: int) -> list[dict[str, Any]]:
+    """A row for each format of an untrained ``neox`` model at N = D that goes on one prompt."""
+    torch.manual_seed(0)
+    config = ModelConfig.model_validate(
+        {
+            **shape,
+            "basis": BasisConfig(size=shape["depth"] // 2),
+            "vocabulary_size": 2048,
+            "context_length": PROMPT + new_tokens,
+        }
+    )
+    model = Odeformer(config).eval()
+    prompt = torch.randint(2048, (PROMPT,)).tolist()
+    writers: dict[str, Callable[[], None]] = {}
+    sizes: dict[str, int] = {}
+
+    def own_writer(at: AtDepth) -> Callable[[], None]:
+        def write() -> None:
+            assert len(list(generate(at, [prompt], max_new_tokens=new_tokens, sampling=GREEDY))) == new_tokens
+
+        return write
+
+    def its_writer(llama: Any) -> Callable[[], None]:
+        def write() -> None:
+            llama.reset()
+            for count, _ in enumerate(llama.generate(prompt, temp=0.0, repeat_penalty=1.0), start=1):
+                if count == new_tokens:
+                    return
+
+        return write
+
+    for name, settings in OWN.items():
+        at = AtDepth(model, **settings)
+        sizes[name], writers[name] = weight_bytes(at), own_writer(at)
+    with tempfile.TemporaryDirectory() as scratch:
+        letters = Path(scratch) / "tokenizer.json"
+        _letters().save(str(letters))
+        for precision in PRECISIONS:
+            file = Path(scratch) / f"{precision}.gguf"
+            written(model, letters, None, precision, file)
+            llama = llamacpp(file, PROMPT + new_tokens, every_logit=False)
+            if llama is not None:
+                name = f"GGUF {precision} in llama.cpp"
+                sizes[name], writers[name] = file.stat().st_size, its_writer(llama)
+        seconds = in_turn(writers, rounds)
+    return [
+        {
+            **shape,
+            "format": name,
+            "bytes": sizes[name],
+            "new_tokens": new_tokens,
+            "tokens_per_second": new_tokens / statistics.median(spent),
+            "ratio": statistics.median(a / b for a, b in zip(seconds["fp32"], spent, strict=True)),
+        }
+        for name, spent in seconds.items()
+    ]
+
+
+def held_out_ids(tokenizer: Tokenizer, count: int) -> Tensor:
+    """The first tokens of the standard library's held-out documents, one text."""
+    found: list[int] = []
+    for document in read_documents(sources()):
+        if is_held_out(document, HELD_OUT):
+            found += tokenizer.encode(document.text, add_special_tokens=False).ids
+            if len(found) > count:
+                break
+    return torch.tensor(found[: count + 1])
+
+
+def weight_bytes(at: AtDepth) -> int:
+    """Of all weights in memory, a tied head counted once."""
+    own = [w for stretch in at.stretches for cell in stretch.weights for node in cell for w in node.values()]
+    outer = {id(w): w for w in (at.embedding, at.unembedding)}.values()
+    modules = [
+        p for module in (at.positions, at.final_norm) if module is not None for p in module.parameters()
+    ]
+    return sum(w.nbytes for w in (*own, *outer, *modules))
+
+
+def written(model: Odeformer, tokenizer: Path, depth: int | None, precision: str, file: Path) -> None:
+    """The model's GGUF file."""
+    with torch.inference_mode(False):
+        export_gguf(model, tokenizer, depth, precision, "benchmark", file, END_OF_TEXT)
+
+
+def llamacpp(file: Path, context: int, every_logit: bool = True) -> Any:
+    """llama.cpp with a file, one thread, or None where it cannot be imported."""
+    try:
+        from llama_cpp import Llama
+    except ImportError:
+        return None
+    return Llama(
+        str(file),
+        n_ctx=context,
+        n_batch=context,
+        n_threads=1,
+        n_threads_batch=1,
+        logits_all=every_logit,
+        verbose=False,
+    )
+
+
+def llamacpp_build() -> str | None:
+    """Which llama.cpp, and the instructions that it was built with; None where there is none."""
+    try:
+        import llama_cpp
+    except ImportError:
+        return None
+    parts = llama_cpp.llama_print_system_info().decode().removeprefix("CPU :").split("|")
+    able = [name.strip() for name, _, on in (part.partition("=") for part in parts) if on.strip() == "1"]
+    return f"llama-cpp-python {llama_cpp.__version__}, built with {', '.join(able)}"
+
+
+def its_logits(llama: Any, ids: Tensor) -> Tensor:
+    """llama.cpp's logits of ids [batch, time], row by row."""
+    rows = []
+    for row in ids.tolist():
+        llama.reset()
+        llama.eval(row)
+        rows.append(torch.from_numpy(np.array(llama.scores[: len(row)])))
+    return torch.stack(rows)
+
+
+def _letters() -> Tokenizer:
+    """Byte-level, with the one merge that llama.cpp asks for: no text is read."""
+    tokens = [END_OF_TEXT, *sorted(pre_tokenizers.ByteLevel.alphabet()), "aa"]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    made = Tokenizer(models.BPE(vocab=vocabulary, merges=[("a", "a")]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([END_OF_TEXT])
+    return made
+
+
+if __name__ == "__main__":
+    main()
