@@ -22,6 +22,8 @@ class Exported:
     trained_by: str
     difference: float
     """Of logits, the largest, over their standard deviation."""
+    losses: dict[str, float]
+    """Nats per token on the text, by whose steps they are; empty without one."""
     in_half: int = 0
     """Matrices that 8 bits in blocks do not fit, in half precision instead."""
 
@@ -32,14 +34,17 @@ def export(
     depth: int | None,
     peft: bool,
     gguf: str | None,
+    text: Path | None,
     out: Path,
     overwrite: bool,
     tracking_uri: str | None,
 ) -> Exported:
     """Write a model at a depth for ``transformers``, or with ``peft`` its adapter alone for that, or with
-    ``gguf``, a precision, as a file for llama.cpp."""
+    ``gguf``, a precision, as a file for llama.cpp. The loss on a ``text`` goes into the model card."""
     if peft and gguf:
         raise ValueError("give either --peft or --gguf")
+    if text is not None and (peft or gguf):
+        raise ValueError("--text is for a whole checkpoint: leave it out, or --peft and --gguf")
     out = out.absolute()
     check = check_output_file if gguf else check_output
     check(out, [Path(name) for name in (model, adapter) if name], overwrite)
@@ -56,6 +61,7 @@ def export(
     shape, solver = loaded.model.config, layer_solver(loaded.model)
     layers, in_half = shape.depth if depth is None else depth, 0
     tokenizer = loaded.folder / "tokenizer.json"
+    losses = {} if text is None else _losses_by_solver(text, loaded, depth, solver)
     if gguf:
         from odeformer.vanilla.llamacpp.writing import export_gguf
 
@@ -67,11 +73,11 @@ def export(
         base = known[0] if known else model
         difference = exporting.export_adapter(loaded.model, depth, base, out)
     else:
-        card = model_card(shape, layers, solver, adapter or model, loaded.versions)
+        card = model_card(shape, layers, solver, adapter or model, loaded.versions, losses)
         difference = exporting.export(
             loaded.model, tokenizer, depth, card, out, end_of_text(loaded.tokenizer)
         )
-    return Exported(layers, solver, loaded.model.solver, difference, in_half)
+    return Exported(layers, solver, loaded.model.solver, difference, losses, in_half)
 
 
 def _check_gguf() -> None:
@@ -161,12 +167,29 @@ def import_checkpoint(
     )
 
 
-def _losses(text: Path, tokenizer: Any, original: Any, model: Any, layers: int) -> dict[str, float]:
-    import torch
-
+def _losses_by_solver(text: Path, loaded: Any, depth: int | None, layer_solver: str) -> dict[str, float]:
+    """Of a model by the solver it was trained with, and by the one whose steps are ordinary layers."""
     from odeformer.evaluate import text_loss
 
-    ids = torch.tensor(tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False).ids)
+    model, own = loaded.model, loaded.model.solver
+    ids, losses = _token_ids(text, loaded.tokenizer), {}
+    for solver in dict.fromkeys((own, layer_solver)):
+        model.solver = solver
+        losses[solver] = text_loss(lambda x: model(x, depth=depth).logits, ids, model.config.context_length)
+    model.solver = own
+    return losses
+
+
+def _token_ids(text: Path, tokenizer: Any) -> Any:
+    import torch
+
+    return torch.tensor(tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False).ids)
+
+
+def _losses(text: Path, tokenizer: Any, original: Any, model: Any, layers: int) -> dict[str, float]:
+    from odeformer.evaluate import text_loss
+
+    ids = _token_ids(text, tokenizer)
     context = model.config.context_length
 
     def at_depth(depth: int, x: Any) -> Any:

@@ -155,12 +155,15 @@ def test_out_into_the_ordinary_world_and_back(road: Path, text_files: list[Path]
     with torch.no_grad():
         torch.testing.assert_close(theirs(ids).logits, ours(ids, depth=3).logits, rtol=0, atol=1e-4)
 
-    odeformer("models", "export", "--model", "models:/small/1", "--out", "plain", cwd=road)
+    measured = ("--text", str(text_files[0]))
+    said = odeformer("models", "export", "--model", "models:/small/1", "--out", "plain", *measured, cwd=road)
+    [exported] = re.findall(r"^by euler: ([0-9.]+) nats/token", said, re.MULTILINE)
+    assert f"| `euler`, these layers | {exported} |" in (road / "plain" / "README.md").read_text()
     into = ("--from", "plain", "--out", "back", "--size", "4", "--text", str(text_files[0]))
     said = odeformer("models", "import", *into, "--register", "back", cwd=road)
     assert "4 layers as 4 weight sets" in said
     losses = dict(re.findall(r"^(original|N = 4) +([0-9.]+) nats/token", said, re.MULTILINE))
-    assert losses["original"] == losses["N = 4"]
+    assert losses["original"] == losses["N = 4"] == exported
     more = ("--set", "run.dir=more", "--set", "tracking.register_as=back", "--set", "train.steps=4")
     odeformer("pretrain", "config.yaml", "--init", "models:/back/1", *more, cwd=road)
     continued = registry.resolve("models:/back/2", uri)

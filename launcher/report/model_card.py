@@ -8,7 +8,14 @@ from cluster.registry import BASE_DIGEST, BASE_NAME, BASE_VERSION, DIGEST, Versi
 from odeformer.config import ModelConfig
 
 
-def model_card(config: ModelConfig, depth: int, solver: str, source: str, versions: Sequence[Version]) -> str:
+def model_card(
+    config: ModelConfig,
+    depth: int,
+    solver: str,
+    source: str,
+    versions: Sequence[Version],
+    losses: dict[str, float],
+) -> str:
     """Markdown with the front matter that model hubs read.
 
     Args:
@@ -17,6 +24,7 @@ def model_card(config: ModelConfig, depth: int, solver: str, source: str, versio
         solver: whose steps they are.
         source: what was exported, as the user named it.
         versions: the registry's entries for it, adapter and base; none for a folder.
+        losses: nats per token on some text, by solver; none when it was not measured.
     """
     shape = f"{config.flavour}, width {config.width}, {config.heads} heads"
     lines = [
@@ -37,6 +45,12 @@ def model_card(config: ModelConfig, depth: int, solver: str, source: str, versio
         'tokenizer = AutoTokenizer.from_pretrained(".")',
         "```",
     ]
+    if losses:
+        lines += ["", "## Loss", "", "| steps of | nats per token |", "|---|---|"]
+        lines += [
+            f"| `{name}`{', these layers' if name == solver else ''} | {loss:.4f} |"
+            for name, loss in losses.items()
+        ]
     if versions:
         lines += ["", "## Lineage", "", "| | |", "|---|---|"]
     for version in versions:
