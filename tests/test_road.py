@@ -35,7 +35,7 @@ team: docs
 base: models:/small@champion
 kind: completion
 data: {train: train.jsonl, validation: validation.jsonl, prompt: "def {name}():\\n", completion: "{doc}"}
-train: {steps: 20, global_batch: 4, learning_rate: 0.01}
+train: {steps: 30, global_batch: 4, learning_rate: 0.01}
 """
 
 
@@ -125,8 +125,8 @@ def test_the_same_checkpoint_and_its_adapter_write_at_any_depth(road: Path) -> N
     two = odeformer(*ask, *base, "--depth", "2", "def do_1():\n", cwd=road)
     assert two == odeformer(*ask, *base, "--depth", "2", "def do_1():\n", cwd=road)
     tuned = odeformer(*ask, "--model", "models:/small-docs-docstring@champion", "def do_1():\n", cwd=road)
-    assert '"""' in tuned
-    assert '"""' not in two
+    assert "do it" in tuned
+    assert "do it" not in two
 
 
 def validations(run: Path) -> list[float]:
