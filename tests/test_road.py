@@ -125,8 +125,8 @@ def test_the_same_checkpoint_and_its_adapter_write_at_any_depth(road: Path) -> N
     two = odeformer(*ask, *base, "--depth", "2", "def do_1():\n", cwd=road)
     assert two == odeformer(*ask, *base, "--depth", "2", "def do_1():\n", cwd=road)
     tuned = odeformer(*ask, "--model", "models:/small-docs-docstring@champion", "def do_1():\n", cwd=road)
-    assert "do it" in tuned
-    assert "do it" not in two
+    assert "o it, and do" in tuned
+    assert "o it, and do" not in two
 
 
 def validations(run: Path) -> list[float]:
