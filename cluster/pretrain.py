@@ -147,10 +147,12 @@ def _identity_file(settings: PretrainSettings) -> tuple[Path, str]:
         "seeds": [settings.run.seed, settings.data.seed],
         "workers": settings.cluster.workers,
         "stage": settings.zero.stage,
+        "start": settings.data.start,
     }
     path = settings.run.dir / "run.json"
     if path.is_file():
         known = json.loads(path.read_text())
+        known.setdefault("start", 0)  # of runs from before there was one
         changed = [key for key in identity if known.get(key) != identity[key]]
         if changed:
             raise ValueError(
@@ -276,6 +278,7 @@ def pretrain_worker(config: dict[str, Any]) -> None:
             sequence_length=settings.data.sequence_length,
             seed=settings.data.seed,
             split=split,
+            start=settings.data.start if split == "train" else 0,
         )
         for split in ("train", "validation")
     )

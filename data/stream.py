@@ -96,8 +96,11 @@ class ShardStream(ElasticStream):
         sequence_length: int,
         seed: int,
         split: SplitName = "train",
+        start: int = 0,
     ) -> None:
         """Open a folder of shards (or its manifest.json); every file is checked for its size.
+
+        The first `start` samples of the order are passed over.
 
         Raises FileNotFoundError without a manifest; ValueError for damaged files, another sequence
         length than the data was built with, or a batch that the ranks cannot share.
@@ -114,6 +117,7 @@ class ShardStream(ElasticStream):
         sizes = [shard.sequences for shard in self._reader.shards]
         digest = order_digest(manifest.digest(), seed, split)
         super().__init__(GlobalOrder(sizes, seed), digest, rank, world_size, global_batch)
+        self._cursor = start
 
     def sequence_rows(self, ids: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Return int64 [n, sequence_length + 1]: the rows with these sample ids (int64 [n])."""
