@@ -67,6 +67,7 @@ def _continued(settings: PretrainSettings) -> PretrainSettings:
     import hashlib
 
     from data.manifest import load_manifest
+    from data.tokenizer import load_tokenizer, written
     from odeformer import checkpoint
 
     folder, named = Path(settings.init), str(Path(settings.init).absolute())
@@ -87,7 +88,8 @@ def _continued(settings: PretrainSettings) -> PretrainSettings:
             )
         if train.solver is None and goes_with(train.gradient, solver):
             train = train.model_copy(update={"solver": solver})
-    tokenizer = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    # As it would be written beside shards: an imported one is laid out as transformers does.
+    tokenizer = hashlib.sha256(written(load_tokenizer(folder))).hexdigest()
     if tokenizer != load_manifest(settings.data.shards).tokenizer_sha256:
         raise ValueError(
             f"data.shards {settings.data.shards} were built with another tokenizer than that of init "

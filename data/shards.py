@@ -69,7 +69,7 @@ def build(
         texts = [document.text for document in splits["train"]]
         trained = tokenizers.train_tokenizer(texts, vocabulary_size)
     progress("tokenizer", 1.0)
-    tokenizer_json = (trained.to_str(pretty=True) + "\n").encode("utf-8")
+    tokenizer_json = tokenizers.written(trained)
 
     vocabulary_size = trained.get_vocab_size()
     dtype: Literal["uint16", "uint32"] = "uint16" if vocabulary_size <= 2**16 else "uint32"

@@ -64,6 +64,12 @@ def load_tokenizer(path: Path) -> Tokenizer:
     return _for_plain_text(tokenizer)
 
 
+def written(tokenizer: Tokenizer) -> bytes:
+    """What a tokenizer.json of this package holds; others' may differ in layout and say the same."""
+    text: str = tokenizer.to_str(pretty=True)
+    return (text + "\n").encode("utf-8")
+
+
 def end_of_text_id(tokenizer: Tokenizer) -> int:
     """Return the id of the end-of-text token. Raises ValueError if there is none."""
     token = tokenizer.token_to_id(END_OF_TEXT)
