@@ -4,19 +4,20 @@
 
 Trains an ordinary GPT-NeoX with ``transformers`` for each seed, imports it, trains it on for a tenth of the
 tokens at N = L and N = L/2, and does with the same checkpoint, tokens and optimizer what else one could:
-dropping layers. Every way tries three learning rates on the first checkpoint and takes the best to the
-others. Rows already in the file are not run again. With ODEFORMER_DATA a folder of texts adds to Python's
-own standard library.
+dropping layers. Every way tries rising learning rates on the first checkpoint, until it gets worse, and
+takes the best to the others. Rows already in the file are not run again. With ODEFORMER_DATA a folder of
+texts adds to Python's own standard library.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.importing_claims import chosen, judged
+from benchmarks.importing_claims import chosen, judged, score
 from benchmarks.importing_models import train_ordinary
 from benchmarks.importing_rows import WAYS, Way, largest_difference, row
 from benchmarks.in_process import SEQUENCE_LENGTH
@@ -43,12 +44,21 @@ def main() -> None:
     steps = arguments.tokens // (BATCH * SEQUENCE_LENGTH)
     for seed in range(arguments.seeds):
         folder = checkpoint(arguments.json, shards, steps, seed)
-        for way in WAYS:
-            for rate in rates(way, seed, table.rows):
-                if any(same(known, way, seed, rate) for known in table.rows):
-                    continue
+
+        def run(way: Way, rate: float, seed: int = seed, folder: Path = folder) -> dict[str, Any]:
+            known = [r for r in table.rows if same(r, way, seed, rate)]
+            if not known:
                 table.add(row(way, shards, folder, steps * BATCH, arguments.extra, seed, rate))
                 print(line(table.rows[-1]), flush=True)
+            return known[0] if known else table.rows[-1]
+
+        for way in WAYS:
+            if way.training is None:
+                run(way, 0.0)
+            elif seed == 0:
+                at_its_best(way, run)
+            else:
+                run(way, chosen(table.rows, way.name)[0]["learning_rate"])
     claims = judged(table.rows)
     difference = largest_difference(checkpoint(arguments.json, shards, steps, 0))
     table.write(claims=claims, largest_difference=difference)
@@ -70,11 +80,14 @@ def checkpoint(table: Path, shards: Path, steps: int, seed: int) -> Path:
     return folder
 
 
-def rates(way: Way, seed: int, rows: list[dict[str, Any]]) -> tuple[float, ...]:
-    """The learning rates that a way is tried at with this checkpoint; 0 where nothing is trained."""
-    if way.training is None:
-        return (0.0,)
-    return RATES if seed == 0 else (chosen(rows, way.name)[0]["learning_rate"],)
+def at_its_best(way: Way, run: Callable[[Way, float], dict[str, Any]]) -> None:
+    """Try the learning rates in rising order, until a way gets worse."""
+    before = float("inf")
+    for rate in RATES:
+        now = score(run(way, rate))
+        if now > before:
+            return
+        before = now
 
 
 def same(known: dict[str, Any], way: Way, seed: int, rate: float) -> bool:

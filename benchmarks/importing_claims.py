@@ -59,21 +59,26 @@ CLAIMS = (
 
 
 def chosen(rows: Sequence[Row], name: str) -> dict[int, Row]:
-    """By seed, the rows of a way at the learning rate that its first seed was best at.
-
-    Best is the least loss at N = L/2, and at N = L for the model that is trained at L alone. Ours has both
-    to look after: its rate is that of the least mean of the two.
-    """
-    depths = {FULL.name: (DEPTH,), OURS.name: (HALF, DEPTH)}.get(name, (HALF,))
+    """By seed, the rows of a way at the learning rate that its first seed was best at."""
     first = [row for row in rows if row["name"] == name and row["seed"] == 0]
     if not first:
         return {}
-    best = min(first, key=lambda row: sum(row["validation_loss"][str(n)] for n in depths))
+    best = min(first, key=score)
     return {
         row["seed"]: row
         for row in rows
         if row["name"] == name and row["learning_rate"] == best["learning_rate"]
     }
+
+
+def score(row: Row) -> float:
+    """What a way's learning rate is chosen by: the least is best.
+
+    It is the loss at N = L/2, and at N = L for the model that is trained at L alone. Ours has both to look
+    after, and is chosen by their mean.
+    """
+    depths = {FULL.name: (DEPTH,), OURS.name: (HALF, DEPTH)}.get(row["name"], (HALF,))
+    return sum(row["validation_loss"][str(n)] for n in depths) / len(depths)
 
 
 def judged(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -52,18 +52,18 @@ tokenizer = AutoTokenizer.from_pretrained("ordinary-4")
 ```"""
 
 MEASURED = """\
-Each seed is another GPT-NeoX of 8 layers and width 128, a class of `transformers`, trained on {tokens} M
-tokens here (none can be downloaded) and saved by `transformers`. The extra tokens are the {extra} k that come
-next in the same stream, seen once. Every way of training on has the same ones in the same order, batches,
-optimizer, warm-up, weight decay and, but for "with all layers", both depths in every batch. Where layers
-are dropped, the model is `transformers`' own with layers left out; in use those of four choices stay (every
-other one from the first or the second on, or with both ends) that lose least.
+Each seed is another GPT-NeoX of 8 layers and width 128, a class of `transformers`, trained here on {tokens} M
+tokens and saved by `transformers`; none was downloaded. The extra tokens are the {extra} k that come next in
+the same stream, seen once. Every way of training on has the same ones in the same order, batches, optimizer,
+warm-up, weight decay and, but for "with all layers", both depths in every batch. Where layers are dropped,
+the model is `transformers`' own with layers left out; in use those of four choices stay (every other one from
+the first or the second on, or with both ends) that lose least.
 
-Of the learning rates {rates} each way has the one that was best for seed 0 on the validation loss: the
-others by that at N = L/2 (with all layers: at N = L), ours by the mean of both, {rate}. Perplexity per token
-of held-out text; differences are paired by checkpoint, in brackets the 95 % interval of their mean. The
-logits of checkpoint and import at N = L in float32 differ by at most {difference} of their standard
-deviation."""
+Of the learning rates {rates}, tried in rising order until a way got worse, each way has the one that was
+best for seed 0 on the validation loss: the others by that at N = L/2 (with all layers: at N = L), ours by the
+mean of both, {rate}. Perplexity per token of held-out text; differences are paired by checkpoint, in brackets
+the 95 % interval of their mean. The logits of checkpoint and import at N = L in float32 differ by at most
+{difference} of their standard deviation."""
 
 
 def page(content: dict[str, Any]) -> str:
