@@ -25,7 +25,7 @@ from benchmarks.quality import build_shards
 from benchmarks.quality_rows import BATCH
 from benchmarks.rows_file import RowsFile
 
-RATES = (5e-4, 1e-3, 2e-3)
+RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)
 
 
 def main() -> None:

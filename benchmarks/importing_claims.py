@@ -43,6 +43,10 @@ CLAIMS = (
     ),
     Claim("trained on, at N = L/2, against before", OURS.name, HALF, BEFORE.name, HALF),
     Claim(
+        "trained on, at N = L/2, against layers dropped and no extra tokens",
+        OURS.name, HALF, AS_IT_WAS.name, HALF,
+    ),
+    Claim(
         "trained on, at N = L, against all layers and the same extra tokens",
         OURS.name, DEPTH, FULL.name, DEPTH,
     ),

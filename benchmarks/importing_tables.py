@@ -66,13 +66,18 @@ the 95 % interval of their mean. The logits of checkpoint and import at N = L in
 {difference} of their standard deviation."""
 
 
+OTHER_DEPTHS = """\
+The depths that are trained at are the good ones: those between and beyond stay about where the import was.
+Train at the depths you will run (`train.depths`). And if L is all you need, train on at L alone."""
+
+
 def page(content: dict[str, Any]) -> str:
     """The how-to, and everything a results file says."""
     rows = content["rows"]
     dates = sorted({row["date"] for row in rows})
     return "\n\n".join(
         [
-            "# From a checkpoint of one depth to one of any",
+            "# From a checkpoint of one depth to one that runs at half of it too",
             COMMANDS,
             "## What to expect",
             "What `python -m benchmarks.importing --json benchmarks/results/importing.json` measured; this "
@@ -90,6 +95,7 @@ def page(content: dict[str, Any]) -> str:
             claims_table(rows),
             "Perplexity, the mean over seeds:",
             losses_table(rows),
+            OTHER_DEPTHS,
             "Which settings were tried, and what failed: [experiments](experiments.md).",
         ]
     )

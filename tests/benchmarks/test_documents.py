@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks import generation_tables, gradient_tables
+from benchmarks import generation_tables, gradient_tables, importing_tables
 from benchmarks.quality_claims import judged
 from benchmarks.quality_tables import budgets, claims_table, page
 
@@ -30,3 +30,8 @@ def test_the_gradients_page_is_that_of_the_results() -> None:
 def test_the_generation_page_is_that_of_the_results() -> None:
     content = json.loads((ROOT / "benchmarks/results/generation.json").read_text())
     assert (ROOT / "docs/generation.md").read_text().strip() == generation_tables.page(content).strip()
+
+
+def test_the_importing_page_is_that_of_the_results() -> None:
+    content = json.loads((ROOT / "benchmarks/results/importing.json").read_text())
+    assert (ROOT / "docs/importing.md").read_text().strip() == importing_tables.page(content).strip()
