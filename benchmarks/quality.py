@@ -11,10 +11,7 @@ claim, and draws the figure beside the JSON. With ODEFORMER_DATA a folder of tex
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,6 +20,7 @@ from typing import Any
 from benchmarks.quality_claims import gain_per_flop, judged
 from benchmarks.quality_plot import plot
 from benchmarks.quality_rows import MODELS, Model, linear_identity, train_row
+from benchmarks.rows_file import RowsFile
 from benchmarks.texts import benchmark_texts
 from data.shards import build
 
@@ -108,37 +106,17 @@ def build_shards(texts: list[Path] | None, out: Path) -> Path:
     return out
 
 
-class Table:
+class Table(RowsFile):
     """The rows so far, in their file."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": []}
-
-    def describe(self, shards: Path) -> None:
-        """Where and on what the rows were trained."""
-        manifest = json.loads((shards / "manifest.json").read_text())
-        if (
-            self._content.get("tokenizer_sha256", manifest["tokenizer_sha256"])
-            != manifest["tokenizer_sha256"]
-        ):
-            raise SystemExit(f"{self._path} holds rows of other texts than {shards}: give another --json")
-        self._content |= {
-            "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {_torch_version()}",
-            "train_tokens_available": manifest["splits"]["train"]["tokens"],
-            "tokenizer_sha256": manifest["tokenizer_sha256"],
-            "sources": [{"path": s["path"], "sha256": s["sha256"]} for s in manifest["sources"]],
-        }
-
     def add(self, row: dict[str, Any]) -> None:
-        """Append a row and write the file."""
-        self._content["rows"].append({**row, "date": time.strftime("%Y-%m-%d")})
-        self._write()
+        """Append a row, write the file, and say so."""
+        super().add(row)
         print(_line(row), flush=True)
 
     def find(self, model: Model, seed: int, tokens: int, rate: float) -> dict[str, Any] | None:
         """The row of that run, if it is there."""
-        for row in self._content["rows"]:
+        for row in self.rows:
             same_tokens = abs(row["tokens"] - tokens) < 4096
             if (row["name"], row["seed"], row["learning_rate"]) == (model.name, seed, rate) and same_tokens:
                 return dict(row)
@@ -151,32 +129,24 @@ class Table:
 
     def show(self, tokens: int) -> None:
         """All rows, the claims at this number of tokens, and the figure."""
-        rows = self._content["rows"]
+        rows = self.rows
         for row in rows:
             print(_line(row))
-        claims = judged(rows, tokens)
-        self._content["claims"] = claims
-        self._content["gain_per_flop"] = gain_per_flop(rows, tokens)
-        self._content["linear_identity"] = linear_identity()
-        self._write()
+        claims, gains, identity = judged(rows, tokens), gain_per_flop(rows, tokens), linear_identity()
+        self.write(claims=claims, gain_per_flop=gains, linear_identity=identity)
         plot(rows, tokens, self._path.with_suffix(".png"))
         print("\nDifferences of validation perplexity, paired by seed, with 95 % intervals:")
         for claim in claims:
             print(f"  {claim['verdict']:<8} {claim['measured']:<28} {claim['claim']} ({claim['bar']})")
-        for gain in self._content["gain_per_flop"]:
+        for gain in gains:
             print(
                 f"  from N = {gain['from']} to {gain['to']}: {gain['nats_per_mflop']:+.4f} nats "
                 "for each extra million forward FLOPs and token"
             )
         print(
             "  linear, K = D, given the ordinary model's weights: largest difference of logits "
-            f"{self._content['linear_identity']:.1e}"
+            f"{identity:.1e}"
         )
-
-    def _write(self) -> None:
-        beside = self._path.with_suffix(".incomplete")
-        beside.write_text(json.dumps(self._content, indent=1) + "\n")
-        beside.rename(self._path)
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -185,12 +155,6 @@ def _line(row: dict[str, Any]) -> str:
         f"{row['name']:<42} {row['parameters']:>9,} seed {row['seed']} lr {row['learning_rate']:g} "
         f"train {row['train_loss']:.3f}  {losses}"
     )
-
-
-def _torch_version() -> str:
-    import torch
-
-    return str(torch.__version__)
 
 
 if __name__ == "__main__":

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed as dist
 from torch import nn
 
-from cluster import worker
-from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
+from benchmarks.in_process import SEQUENCE_LENGTH, AsEngine, open_stream, train_here
+from cluster.settings import OptimSettings, TrainSettings
 from cluster.validation import sample_rows, validation_losses
 from cluster.worker import step_depths
-from data.manifest import SplitName, load_manifest
-from data.stream import ShardStream
+from data.manifest import load_manifest
 from odeformer import checkpoint
 from odeformer.config import BasisConfig, ModelConfig
 from odeformer.cost import cell_flops, unembedding_flops
@@ -24,7 +21,7 @@ from odeformer.hypernetwork import depth_parameters
 from odeformer.model import Odeformer, Output, parameter_count
 
 WIDTH, HEADS, DEPTH = 128, 4, 8
-SEQUENCE_LENGTH, BATCH = 256, 8
+BATCH = 8
 VALIDATION_SEQUENCES = 256
 EVALUATED = (4, 6, 8, 12, 16, 32)
 ANY_DEPTH: dict[str, Any] = {"depths": (4, 8), "vary_from": 0.7}
@@ -154,13 +151,10 @@ def train_row(
     optimizer, weight decay and schedule, through the same loop as any other run, its matrix products in
     bf16. The model's weights go into the folder ``keep``, where one is given.
     """
-    torch.set_num_threads(1)
     manifest = load_manifest(shards)
     steps = tokens // (BATCH * SEQUENCE_LENGTH)
     assert steps * BATCH <= manifest.splits["train"].sequences, "more tokens than one epoch has"
     config = model.config(manifest.vocabulary_size)
-    if not dist.is_initialized():
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     torch.manual_seed(seed)
     module = Peer(config) if model.peer else Odeformer(config)
     train = TrainSettings(
@@ -172,30 +166,12 @@ def train_row(
         validate_every=steps,
         **model.training,
     )
-    rows = sample_rows(_stream(shards, "validation"), VALIDATION_SEQUENCES)
-    losses: list[float] = []
-
-    def report(event: str, step: int, values: dict[str, float]) -> None:
-        if event == "step":
-            losses.append(values["loss"])
-
-    with tempfile.TemporaryDirectory() as folder:
-        engine = worker.train(
-            worker.Work(
-                model=module,  # type: ignore[arg-type]
-                stream=_stream(shards, "train"),
-                validate=lambda engine: {},
-                report=report,
-                run=RunSettings(dir=Path(folder), seed=seed),
-                train=train,
-                optim=OptimSettings(
-                    learning_rate=rate,
-                    coefficient_rate=model.coefficient_rate or (6.0 if tokens < 3e6 else 2.0),
-                ),
-                zero=ZeroSettings(stage=0),
-                checkpoint=CheckpointSettings(every=steps),
-            )
-        )
+    optim = OptimSettings(
+        learning_rate=rate,
+        coefficient_rate=model.coefficient_rate or (6.0 if tokens < 3e6 else 2.0),
+    )
+    engine, losses = train_here(module, open_stream(shards, "train", BATCH), train, optim, seed)
+    rows = sample_rows(open_stream(shards, "validation", BATCH), VALIDATION_SEQUENCES)
     # Whatever solver a model was trained with, it is used as an ordinary transformer: by Euler.
     module.solver = config.default_solver
     if keep is not None:
@@ -219,12 +195,6 @@ def train_row(
         "validation_loss": by_depth(engine, rows, (model.depth,) if model.peer else EVALUATED),
         **({"changed_depth": changed_depth(module, rows)} if _is_ordinary(model) else {}),
     }
-
-
-def _stream(shards: Path, split: SplitName) -> ShardStream:
-    return ShardStream(
-        shards, rank=0, world_size=1, global_batch=BATCH, sequence_length=SEQUENCE_LENGTH, seed=0, split=split
-    )
 
 
 def training_flops(config: ModelConfig, cells: int, steps: int) -> float:
@@ -262,21 +232,8 @@ def changed_depth(model: Any, rows: torch.Tensor) -> dict[str, dict[str, float]]
         "interpolate": lambda n: _changed(model, model.config.depth, "linear"),
     }
 
-    class Engine:
-        device = "cpu"
-
-        def __init__(self, module: Odeformer) -> None:
-            self.module = module
-
-        def __call__(self, ids: torch.Tensor, depth: int) -> Output:
-            with torch.autocast("cpu", torch.bfloat16):
-                return self.module(ids, depth=depth)
-
-        def eval(self) -> None:
-            self.module.eval()
-
     return {
-        way: {str(n): by_depth(Engine(make(n)), rows, (n,))[str(n)] for n in EVALUATED}
+        way: {str(n): by_depth(AsEngine(make(n)), rows, (n,))[str(n)] for n in EVALUATED}
         for way, make in ways.items()
     }
 

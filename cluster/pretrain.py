@@ -64,6 +64,7 @@ def _continued(settings: PretrainSettings) -> PretrainSettings:
 
     from cluster.shards import shards_folder
     from data.manifest import load_manifest
+    from data.tokenizer import load_tokenizer, to_json
     from odeformer import checkpoint
 
     folder, named = Path(settings.init), str(Path(settings.init).absolute())
@@ -84,7 +85,8 @@ def _continued(settings: PretrainSettings) -> PretrainSettings:
             )
         if train.solver is None and goes_with(train.gradient, solver):
             train = train.model_copy(update={"solver": solver})
-    tokenizer = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    # As it would be written beside shards: an imported one is laid out as transformers does.
+    tokenizer = hashlib.sha256(to_json(load_tokenizer(folder))).hexdigest()
     if tokenizer != load_manifest(shards_folder(settings)).tokenizer_sha256:
         raise ValueError(
             f"data.shards {settings.data.shards} were built with another tokenizer than that of init "
@@ -146,10 +148,12 @@ def _identity_file(settings: PretrainSettings) -> tuple[Path, str]:
         "seeds": [settings.run.seed, settings.data.seed],
         "workers": settings.cluster.workers,
         "stage": settings.zero.stage,
+        "start": settings.data.start,
     }
     path = settings.run.dir / "run.json"
     if path.is_file():
         known = json.loads(path.read_text())
+        known.setdefault("start", 0)  # of runs from before there was one
         changed = [key for key in identity if known.get(key) != identity[key]]
         if changed:
             raise ValueError(

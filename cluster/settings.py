@@ -54,6 +54,8 @@ class DataSettings(Section):
     sequence_length: int = Field(default=256, ge=2)
     seed: int = 0
     """Of the order of the samples."""
+    start: int = Field(default=0, ge=0)
+    """Sequences of the order that are passed over: with ``init``, those that the model was trained on."""
     separate_documents: bool = False
     """No token sees another document's that happens to lie in its sequence."""
     skip_damaged: int = Field(default=0, ge=0)

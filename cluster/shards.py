@@ -32,6 +32,7 @@ def open_stream(
         sequence_length=data.sequence_length,
         seed=data.seed,
         split=split,
+        start=data.start if split == "train" else 0,
         skip_damaged=split == "train" and data.skip_damaged > 0,
         cache=_cache(settings),
         cache_bytes=data.cache_bytes,

@@ -148,6 +148,7 @@ class ShardStream(ElasticStream):
         sequence_length: int,
         seed: int,
         split: SplitName = "train",
+        start: int = 0,
         skip_damaged: bool = False,
         cache: Path = Path("~/.cache/odeformer/shards"),
         cache_bytes: int = CACHE_BYTES,
@@ -157,6 +158,8 @@ class ShardStream(ElasticStream):
         With `skip_damaged` a sample whose bytes are not those of the manifest keeps its place in the
         batch, as end-of-text that does not count in the loss; without it the batch is not given.
         Copies of remote shards take up to `cache_bytes` in the folder `cache`.
+
+        The first `start` samples of the order are passed over.
 
         Raises FileNotFoundError without a manifest; ValueError for damaged files, another sequence
         length than the data was built with, or a batch that the ranks cannot share.
@@ -184,6 +187,7 @@ class ShardStream(ElasticStream):
             skip_damaged=skip_damaged,
         )
         self._reader = ShardReader(manifest, split, self._files.file)
+        self._cursor = start
 
     def sequence_rows(self, ids: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Return int64 [n, sequence_length + 1]: the rows with these sample ids (int64 [n])."""

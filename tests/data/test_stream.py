@@ -65,6 +65,15 @@ def test_order_survives_restarts_on_other_world_sizes(
         assert torch.equal(torch.cat(got), torch.cat(wanted))
 
 
+def test_a_stream_may_start_where_another_one_ended(built: dict[int, Path]) -> None:
+    first = _open(built[50])
+    batches = iter(first)
+    seen = {int(i) for _ in range(3) for i in next(batches).sample_ids}
+    later = next(iter(_open(built[50], start=36)))
+    assert torch.equal(later.sample_ids, next(batches).sample_ids)
+    assert not seen & set(later.sample_ids.tolist())
+
+
 def test_each_epoch_visits_each_sample_once_and_batches_straddle(built: dict[int, Path]) -> None:
     stream = _open(built[7])
     n = stream.sequences

@@ -28,7 +28,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["data", "build", "--text", "text.txt", "--out", "out", "--vocabulary-size", "255"], "257"),
         (["data", "build", "--text", "binary.txt", "--out", "out"], "binary.txt"),
         (["pretrain", "broken.yaml"], "broken.yaml line 2"),
-        (["pretrain", "nowhere"], "presets: 1b, large, medium, medium-lean, small, tiny"),
+        (["pretrain", "nowhere"], "presets: 1b, continue, large, medium, medium-lean, small, tiny"),
         (["pretrain", "tiny", "--set", "data.shards=nowhere"], "nowhere"),
         (["pretrain", "tiny", "--set", "model.depth=0"], "model.depth"),
         (["generate", "--model", "models:/tiny@champion", "x"], "no such MLflow store"),
