@@ -9,11 +9,13 @@ from typing import ClassVar
 import numpy as np
 from pydantic import BaseModel
 
+from data.building.filters import broken_rule
 from data.building.parts import Part
 from data.building.reading import fetched, file_digest, texts
 from data.building.scratch import Task
 from data.building.spill import Record, Spill, SpillWriter, document_key
 from data.corpus import digest_is_held_out, is_blank
+from data.manifest import Filters
 
 TASK_BYTES = 64 * 1024 * 1024  # of small files that are read by one task
 
@@ -27,13 +29,15 @@ class ScannedFile(BaseModel):
 
 
 class ScannedSource(BaseModel):
-    """What a task found in one source: documents with text, empty ones, the files that it read first.
+    """What a task found in one source: documents, empty texts, those that broke a rule (by its
+    name), and the files that it read first.
 
     `held_out` and `train` count occurrences before duplicates are known.
     """
 
     documents: int = 0
     empty: int = 0
+    filtered: dict[str, int] = {}
     held_out: int = 0
     train: int = 0
     files: list[ScannedFile] = []
@@ -53,6 +57,7 @@ class ScanTask(Task[Scanned]):
     parts: tuple[Part, ...]
     held_out: float
     seed: int
+    filters: Filters | None = None
 
     suffixes: ClassVar[tuple[str, ...]] = (".spill", ".index")
     result: ClassVar[type[BaseModel]] = Scanned
@@ -83,6 +88,9 @@ class ScanTask(Task[Scanned]):
                 found.empty += 1
                 continue
             data = text.encode("utf-8")
+            if self.filters and (rule := broken_rule(self.filters, text, len(data))):
+                found.filtered[rule] = found.filtered.get(rule, 0) + 1
+                continue
             digest = hashlib.sha256(data).digest()
             held_out = digest_is_held_out(digest, self.held_out)
             copies = 1 if held_out else copies_of(digest, part.weight)
@@ -111,7 +119,9 @@ def copies_of(digest: bytes, weight: float) -> int:
     return int(weight + fraction)
 
 
-def scan_tasks(folder: Path, parts: Sequence[Part], held_out: float, seed: int) -> list[ScanTask]:
+def scan_tasks(
+    folder: Path, parts: Sequence[Part], held_out: float, seed: int, filters: Filters | None
+) -> list[ScanTask]:
     """Return the tasks that read all parts: a large part has its own, small ones share one."""
     groups: list[list[Part]] = [[]]
     held = 0
@@ -122,7 +132,7 @@ def scan_tasks(folder: Path, parts: Sequence[Part], held_out: float, seed: int) 
         groups[-1].append(part)
         held += part.bytes
     return [
-        ScanTask(folder, f"scan-{index:06d}", tuple(group), held_out, seed)
+        ScanTask(folder, f"scan-{index:06d}", tuple(group), held_out, seed, filters)
         for index, group in enumerate(groups)
     ]
 

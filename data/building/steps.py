@@ -12,7 +12,7 @@ from data.building.scratch import Run, Task, one_after_the_other, run_tasks
 from data.building.spill import Spill, group_ranges, range_sizes
 from data.building.train import TokenizerTask, Trained
 from data.building.write import GzipTask, ShardTask, shard_tasks
-from data.manifest import Shard, SplitName
+from data.manifest import Filters, Shard, SplitName
 
 Progress = Callable[[str, float], None]
 """Is told a stage (reading, tokenizer, encoding, writing) and how far it is, from 0 to 1."""
@@ -29,6 +29,7 @@ class Settings:
     sequence_length: int
     held_out: float
     seed: int
+    filters: Filters | None
     tokenizer: bytes | None
     shard_sequences: int | None
 
@@ -62,7 +63,8 @@ class Steps:
 
     def scan(self, parts: Sequence[Part]) -> list[Scanned]:
         """Read all parts, and spill their documents by key."""
-        tasks = scan_tasks(self._folder, parts, self._settings.held_out, self._settings.seed)
+        settings = self._settings
+        tasks = scan_tasks(self._folder, parts, settings.held_out, settings.seed, settings.filters)
         results: list[Scanned] = self._stage("reading", tasks)
         self._spills = tuple(task.spill for task in tasks)
         sizes = range_sizes(self._spills)
