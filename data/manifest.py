@@ -134,6 +134,11 @@ class Source(_Strict):
     train: NonNegativeInt = 0
     train_bytes: NonNegativeInt = 0
 
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many texts each filter left out, by its name."""
+        return {**self.filtered, "near_duplicates": self.near_duplicates}
+
 
 class Manifest(_Strict):
     """Everything that identifies a data set; two equal manifests give the same batches.

@@ -34,6 +34,7 @@ def build(
     min_bytes: int | None = None,
     max_bytes: int | None = None,
     quality: bool = False,
+    near_duplicates: float | None = None,
     overwrite: bool = False,
     progress: Progress = lambda stage, fraction: None,
     encoded: Callable[[int], None] = lambda tokens: None,
@@ -49,12 +50,15 @@ def build(
     `shard_sequences` are in a shard; without it, shards grow with the corpus, up to 64 MiB.
 
     In neither split are documents of fewer than `min_bytes` or more than `max_bytes` UTF-8 bytes and, with
-    `quality`, those that break a rule of `data.building.filters`. (A long text file is many documents.)
+    `quality`, those that break a rule of `data.building.filters`. (A long text file is many documents.) Of
+    documents whose sets of five-word phrases share a part of at least `near_duplicates`, as estimated, one
+    is kept, so that no held-out document has a near copy in training. (Of pairs that are just so similar,
+    one in fifty is missed.)
 
-    `progress(stage, fraction)` is called with the stages reading, tokenizer, encoding and writing, and
-    `encoded` with numbers of tokens as they are made. `run` runs the tasks, as `one_after_the_other`
-    does; however many workers share them, the same input gives the same bytes. Memory does not grow with
-    the corpus.
+    `progress(stage, fraction)` is called with the stages reading, comparing, tokenizer, encoding and
+    writing, and `encoded` with numbers of tokens as they are made. `run` runs the tasks, as
+    `one_after_the_other` does; however many workers share them, the same input gives the same bytes. Memory
+    does not grow with the corpus, but for 32 bytes a document where near duplicates are left out.
 
     The folder appears as a whole or not at all. A build that was killed goes on, called again with the
     same arguments and files, from its finished tasks in a hidden folder beside `out`.
@@ -64,7 +68,7 @@ def build(
     """
     sources = [as_source(path) for path in paths]
     _check_arguments(sources, sequence_length, shard_sequences, held_out)
-    filters = chosen_filters(min_bytes, max_bytes, quality, None)
+    filters = chosen_filters(min_bytes, max_bytes, quality, near_duplicates)
     given = None
     if tokenizer is not None:
         given = tokenizers.to_json(tokenizers.load_tokenizer(tokenizer, end_of_text))
@@ -82,6 +86,8 @@ def build(
         steps = Steps(settings, folder, run, progress, encoded)
         scanned = steps.scan(parts)
         check_is_enough(sources, scanned, held_out)
+        if filters and filters.near_duplicates:
+            steps.compare(filters.near_duplicates)
         tokenizer_file, trained = steps.train()
         dtype: Literal["uint16", "uint32"] = "uint16" if trained.vocabulary_size <= 2**16 else "uint32"
         taken = steps.encode(tokenizer_file, dtype)

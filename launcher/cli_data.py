@@ -37,6 +37,10 @@ def data_build(
     quality: Annotated[
         bool, typer.Option("--quality", help="Leave out what does not look like prose (docs/data.md).")
     ] = False,
+    near_duplicates: Annotated[
+        float | None,
+        typer.Option(metavar="SIMILARITY", help="Keep one of documents this similar, 0.5 to 0.95, as 0.8."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the order of the documents.")] = 0,
     tokenizer: Annotated[
         Path | None, typer.Option(help="A tokenizer.json to use instead of training one.")
@@ -73,6 +77,7 @@ def data_build(
         min_bytes=min_bytes,
         max_bytes=max_bytes,
         quality=quality,
+        near_duplicates=near_duplicates,
         tokenizer=tokenizer,
         end_of_text=end_of_text,
         overwrite=overwrite,

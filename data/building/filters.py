@@ -8,7 +8,7 @@ from itertools import islice
 from data.manifest import Filters
 
 JUDGED = 1024 * 1024  # characters at the front of a text that the rules of quality look at
-LEAST_SHARED = 0.5  # similarity; below it, most pairs that share a few hashes would have to be compared
+LEAST_SIMILAR, MOST_SIMILAR = 0.5, 0.95  # what 128 hashes can tell apart without comparing nearly all pairs
 
 _LETTER = re.compile(r"[^\W\d_]")
 _SYMBOL = re.compile(r"#|\.\.\.|…")
@@ -22,9 +22,9 @@ def chosen_filters(
         raise ValueError(f"min_bytes is {min_bytes}: it must be at least 1, or left out")
     if max_bytes is not None and max_bytes < (min_bytes or 1):
         raise ValueError(f"max_bytes is {max_bytes}: it must be at least {min_bytes or 1}, or left out")
-    if near_duplicates is not None and not LEAST_SHARED <= near_duplicates <= 1:
+    if near_duplicates is not None and not LEAST_SIMILAR <= near_duplicates <= MOST_SIMILAR:
         raise ValueError(
-            f"near_duplicates is {near_duplicates}: it must be a similarity from {LEAST_SHARED} to 1, as 0.8"
+            f"near_duplicates is {near_duplicates}: it must be from {LEAST_SIMILAR} to {MOST_SIMILAR}, as 0.8"
         )
     if (min_bytes, max_bytes, quality, near_duplicates) == (None, None, False, None):
         return None

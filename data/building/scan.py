@@ -4,12 +4,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 from pydantic import BaseModel
 
 from data.building.filters import broken_rule
+from data.building.near.signatures import sign
 from data.building.parts import Part
 from data.building.reading import fetched, file_digest, texts
 from data.building.scratch import Task
@@ -52,14 +53,17 @@ class Scanned(BaseModel):
 
 @dataclass(frozen=True)
 class ScanTask(Task[Scanned]):
-    """Reads some parts, and writes their documents' occurrences for `data.building.spill`."""
+    """Reads some parts, and writes their documents' occurrences for `data.building.spill`.
+
+    Where near duplicates are to be left out, it writes what `data.building.near` compares, too.
+    """
 
     parts: tuple[Part, ...]
     held_out: float
     seed: int
     filters: Filters | None = None
 
-    suffixes: ClassVar[tuple[str, ...]] = (".spill", ".index")
+    suffixes: ClassVar[tuple[str, ...]] = (".spill", ".index", ".signatures")
     result: ClassVar[type[BaseModel]] = Scanned
 
     @property
@@ -70,18 +74,20 @@ class ScanTask(Task[Scanned]):
     def work(self) -> Scanned:
         """Read every text once, in the parts' order."""
         sources: dict[int, ScannedSource] = {}
-        with self.writing(".spill") as file:
+        with self.writing(".spill") as file, self.writing(".signatures") as signatures:
             writer = SpillWriter(file)
             for part in self.parts:
                 found = sources.setdefault(part.source, ScannedSource())
                 with fetched(part, self.folder) as path:
-                    self._read(part, path, writer, found)
+                    self._read(part, path, writer, signatures, found)
             index = writer.close()
         with self.writing(".index") as file:
             np.save(file, index, allow_pickle=False)
         return Scanned(sources=sources, bytes=sum(part.bytes for part in self.parts))
 
-    def _read(self, part: Part, path: str, writer: SpillWriter, found: ScannedSource) -> None:
+    def _read(
+        self, part: Part, path: str, writer: SpillWriter, signatures: BinaryIO, found: ScannedSource
+    ) -> None:
         contents, size = hashlib.sha256(), 0
         for text in texts(part, path):
             if is_blank(text):
@@ -97,6 +103,8 @@ class ScanTask(Task[Scanned]):
             found.documents += 1
             found.held_out += held_out
             found.train += 0 if held_out else copies
+            if self.filters and self.filters.near_duplicates and copies:  # others are in no split
+                signatures.write(sign(digest, part.source, copies, text))
             for copy in range(max(1, copies)):
                 key = document_key(digest, self.seed, copy)
                 writer.add(Record(key, part.source, held_out, copy == 0, data if copies else None))
