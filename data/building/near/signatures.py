@@ -1,7 +1,6 @@
 """A document as 128 numbers, of which two documents share as many as their texts are alike."""
 
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -98,4 +97,4 @@ def _empty_sketch() -> "MinHash":
     """Draw the permutations once; and load scipy, which the library needs, only for who compares."""
     from datasketch import MinHash
 
-    return MinHash(num_perm=HASHES, seed=SEED, scheme="affine32", hashfunc=zlib.crc32)
+    return MinHash(num_perm=HASHES, seed=SEED, scheme="affine32")
