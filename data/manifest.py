@@ -27,6 +27,10 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ShardName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.tar$")]
 
 
+# What only a build with filters has is not written without: the digest of other data sets stays the same.
+_Unless0 = Annotated[NonNegativeInt, Field(exclude_if=lambda value: value == 0)]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -87,6 +91,19 @@ class Split(_Strict):
         return self
 
 
+class Filters(_Strict):
+    """What a build was told to leave out, besides empty texts and exact duplicates.
+
+    `min_bytes` and `max_bytes` limit a text's UTF-8 bytes; `quality` puts it to the rules of
+    `data.building.filters`; of texts that are at least `near_duplicates` similar, one is kept.
+    """
+
+    min_bytes: PositiveInt | None = None
+    max_bytes: PositiveInt | None = None
+    quality: bool = False
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
 class Source(_Strict):
     """One input, by its name without the folders above it, and what became of its documents.
 
@@ -96,7 +113,9 @@ class Source(_Strict):
     are those of the files as they are stored, or of the data set's texts.
 
     `documents` counts the distinct texts that no source before has, `held_out` those of them that are in
-    validation. Left out were `duplicates` (exact, of texts here or in a source before) and `empty` ones.
+    validation. Left out were `duplicates` (exact, of texts here or in a source before) and `empty` ones; by
+    filters, `near_duplicates` and, by the rule that they broke first, the `filtered`. All of these together
+    are the texts that the source has.
     `train` counts how often the others occur in training with this `weight`, `train_bytes` the bytes of
     that. `licence` is what was stated.
     """
@@ -110,8 +129,15 @@ class Source(_Strict):
     held_out: NonNegativeInt = 0
     duplicates: NonNegativeInt = 0
     empty: NonNegativeInt = 0
+    near_duplicates: _Unless0 = 0
+    filtered: Annotated[dict[str, NonNegativeInt], Field(exclude_if=lambda value: not value)] = {}
     train: NonNegativeInt = 0
     train_bytes: NonNegativeInt = 0
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many texts each filter left out, by its name."""
+        return {**self.filtered, "near_duplicates": self.near_duplicates}
 
 
 class Manifest(_Strict):
@@ -129,6 +155,7 @@ class Manifest(_Strict):
     tokenizer_sha256: Digest
     seed: int
     held_out: float
+    filters: Annotated[Filters | None, Field(exclude_if=lambda value: value is None)] = None
     sources: tuple[Source, ...]
     splits: dict[SplitName, Split]
 

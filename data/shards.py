@@ -8,6 +8,7 @@ from typing import Literal
 from data import manifest as manifests
 from data import tokenizer as tokenizers
 from data.building.encode import SPLITS
+from data.building.filters import chosen_filters
 from data.building.folder import check_free, folder_that_appears_whole, write_file
 from data.building.parts import Part, list_parts
 from data.building.report import check_is_enough, report_sources, report_split
@@ -16,7 +17,7 @@ from data.building.sources import TextSource, as_source
 from data.building.steps import Progress, Settings, Steps
 from data.manifest import Manifest
 
-BUILD_VERSION = 1  # part of what names a build: another program must not go on with this one's tasks
+BUILD_VERSION = 2  # part of what names a build: another program must not go on with this one's tasks
 
 
 def build(
@@ -30,6 +31,10 @@ def build(
     tokenizer: Path | None = None,
     end_of_text: str | None = None,
     shard_sequences: int | None = None,
+    min_bytes: int | None = None,
+    max_bytes: int | None = None,
+    quality: bool = False,
+    near_duplicates: float | None = None,
     overwrite: bool = False,
     progress: Progress = lambda stage, fraction: None,
     encoded: Callable[[int], None] = lambda tokens: None,
@@ -44,10 +49,16 @@ def build(
     then plays no part; `end_of_text` names the token that ends a document, where it is not a usual one.
     `shard_sequences` are in a shard; without it, shards grow with the corpus, up to 64 MiB.
 
-    `progress(stage, fraction)` is called with the stages reading, tokenizer, encoding and writing, and
-    `encoded` with numbers of tokens as they are made. `run` runs the tasks, as `one_after_the_other`
-    does; however many workers share them, the same input gives the same bytes. Memory does not grow with
-    the corpus.
+    In neither split are documents of fewer than `min_bytes` or more than `max_bytes` UTF-8 bytes and, with
+    `quality`, those that break a rule of `data.building.filters`. (A long text file is many documents.) Of
+    documents whose sets of five-word phrases share a part of at least `near_duplicates`, as estimated, one
+    is kept, so that no held-out document has a near copy in training. (Of pairs that are just so similar,
+    one in fifty is missed.)
+
+    `progress(stage, fraction)` is called with the stages reading, comparing, tokenizer, encoding and
+    writing, and `encoded` with numbers of tokens as they are made. `run` runs the tasks, as
+    `one_after_the_other` does; however many workers share them, the same input gives the same bytes. Memory
+    does not grow with the corpus, but for 32 bytes a document where near duplicates are left out.
 
     The folder appears as a whole or not at all. A build that was killed goes on, called again with the
     same arguments and files, from its finished tasks in a hidden folder beside `out`.
@@ -57,6 +68,7 @@ def build(
     """
     sources = [as_source(path) for path in paths]
     _check_arguments(sources, sequence_length, shard_sequences, held_out)
+    filters = chosen_filters(min_bytes, max_bytes, quality, near_duplicates)
     given = None
     if tokenizer is not None:
         given = tokenizers.to_json(tokenizers.load_tokenizer(tokenizer, end_of_text))
@@ -69,11 +81,13 @@ def build(
     progress("reading", 0.0)
     parts = [part for index, source in enumerate(sources) for part in list_parts(index, source)]
 
-    settings = Settings(vocabulary_size, sequence_length, held_out, seed, given, shard_sequences)
+    settings = Settings(vocabulary_size, sequence_length, held_out, seed, filters, given, shard_sequences)
     with scratch_folder(out, _key(settings, parts)) as folder:
         steps = Steps(settings, folder, run, progress, encoded)
         scanned = steps.scan(parts)
         check_is_enough(sources, scanned, held_out)
+        if filters and filters.near_duplicates:
+            steps.compare(filters.near_duplicates)
         tokenizer_file, trained = steps.train()
         dtype: Literal["uint16", "uint32"] = "uint16" if trained.vocabulary_size <= 2**16 else "uint32"
         taken = steps.encode(tokenizer_file, dtype)
@@ -94,7 +108,8 @@ def build(
                 tokenizer_sha256=hashlib.sha256(tokenizer_json).hexdigest(),
                 seed=seed,
                 held_out=held_out,
-                sources=report_sources(sources, scanned, taken),
+                filters=filters,
+                sources=report_sources(sources, scanned, taken, filters),
                 splits={
                     split: report_split(split, taken, written[split].shards, gzip_bytes) for split in SPLITS
                 },

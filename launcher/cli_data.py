@@ -32,6 +32,15 @@ def data_build(
     vocabulary_size: Annotated[int, typer.Option(help="Tokens of the byte-level BPE, at least 257.")] = 2048,
     sequence_length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 256,
     held_out: Annotated[float, typer.Option(help="The part of the documents kept for validation.")] = 0.05,
+    min_bytes: Annotated[int | None, typer.Option(help="Leave out documents of fewer bytes.")] = None,
+    max_bytes: Annotated[int | None, typer.Option(help="Leave out documents of more bytes.")] = None,
+    quality: Annotated[
+        bool, typer.Option("--quality", help="Leave out what does not look like prose (docs/data.md).")
+    ] = False,
+    near_duplicates: Annotated[
+        float | None,
+        typer.Option(metavar="SIMILARITY", help="Keep one of documents this similar, 0.5 to 0.95, as 0.8."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the order of the documents.")] = 0,
     tokenizer: Annotated[
         Path | None, typer.Option(help="A tokenizer.json to use instead of training one.")
@@ -50,7 +59,7 @@ def data_build(
 ) -> None:
     """Build shards. Example: odeformer data build --text book.txt --out shards"""
     from launcher.console import make_console
-    from launcher.data_build import build_shards, sources_table
+    from launcher.data_build import build_shards, filters_table, sources_table
     from launcher.progress import Progress
     from launcher.settings import load_sources
 
@@ -65,11 +74,17 @@ def data_build(
         sequence_length=sequence_length,
         held_out=held_out,
         seed=seed,
+        min_bytes=min_bytes,
+        max_bytes=max_bytes,
+        quality=quality,
+        near_duplicates=near_duplicates,
         tokenizer=tokenizer,
         end_of_text=end_of_text,
         overwrite=overwrite,
     )
     progress.console.print(sources_table(manifest))
+    if manifest.filters:
+        progress.console.print(filters_table(manifest))
     for name, split in manifest.splits.items():
         progress.console.print(
             f"  {name}: {split.documents:,} documents, {split.bytes:,} bytes, {split.tokens:,} tokens, "

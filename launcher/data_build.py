@@ -104,3 +104,17 @@ def sources_table(manifest: Manifest) -> Table:
     if len(manifest.sources) > MOST_ROWS:
         table.add_row(f"and {len(manifest.sources) - MOST_ROWS} more, in the manifest")
     return table
+
+
+def filters_table(manifest: Manifest) -> Table:
+    """How many documents of each source the filters left out, by rule."""
+    rules = list(manifest.sources[0].left_out)
+    table = Table("left out of", box=None, header_style="bold", pad_edge=False)
+    for rule in rules:
+        table.add_column(rule.replace("_", " "), justify="right")
+    for source in manifest.sources[:MOST_ROWS]:
+        table.add_row(source.path, *(f"{count:,}" for count in source.left_out.values()))
+    if len(manifest.sources) > 1:
+        totals = (sum(source.left_out[rule] for source in manifest.sources) for rule in rules)
+        table.add_row("all", *(f"{total:,}" for total in totals), style="bold")
+    return table

@@ -1,6 +1,6 @@
 """The second step: a range of keys becomes two streams of tokens, one for each split."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from tokenizers import Tokenizer
 
 from data import tokenizer as tokenizers
+from data.building.near.clusters import keys_left_out
 from data.building.scratch import Task
 from data.building.spill import Record, Spill, read_records
 from data.corpus import cut_text
@@ -29,12 +30,14 @@ class Counts(BaseModel):
     """What became of one source's documents.
 
     `documents` are distinct texts that no source before has, `duplicates` all others, `held_out` those
-    of the distinct ones that are in validation. `train` counts occurrences in training, `train_bytes`
+    of the distinct ones that are in validation, `near_duplicates` texts that are left out for another that
+    is like them. `train` counts occurrences in training, `train_bytes`
     theirs.
     """
 
     documents: int = 0
     duplicates: int = 0
+    near_duplicates: int = 0
     held_out: int = 0
     train: int = 0
     train_bytes: int = 0
@@ -69,6 +72,7 @@ class EncodeTask(Task[Encoded]):
     spills: tuple[Spill, ...]
     low: int
     high: int
+    left_out: tuple[Path, ...]
     tokenizer: Path
     dtype: str
 
@@ -84,7 +88,8 @@ class EncodeTask(Task[Encoded]):
         with ExitStack() as stack:
             files = {name: stack.enter_context(self.writing(f".{name}")) for name in SPLITS}
             texts = stack.enter_context(self.writing(".texts"))
-            documents = keep(read_records(self.spills, self.low, self.high), sources)
+            records = read_records(self.spills, self.low, self.high)
+            documents = keep(records, keys_left_out(self.left_out, self.low, self.high), sources)
             for batch in _batches(_pieces(documents)):
                 for name in SPLITS:
                     chosen = [piece for piece in batch if piece.held_out == (name == "validation")]
@@ -98,21 +103,26 @@ class EncodeTask(Task[Encoded]):
         return Encoded(sources=sources, splits=splits)
 
 
-def keep(records: Iterable[Record], sources: dict[int, Counts]) -> Iterator[Kept]:
+def keep(records: Iterable[Record], left_out: Container[bytes], sources: dict[int, Counts]) -> Iterator[Kept]:
     """Yield sorted records' documents once each, and count into `sources` what became of them.
 
     A text that several sources have counts for the first of them, and occurs as often as the largest of
-    their weights says.
+    their weights says. One whose key is in `left_out` is only counted.
     """
-    for _, group in groupby(records, key=lambda record: record.key):
+    for key, group in groupby(records, key=lambda record: record.key):
         same = list(group)
         first = same[0]
         if first.is_first:
             counts = sources.setdefault(first.source, Counts())
-            counts.documents += 1
-            counts.held_out += first.held_out
+            if key in left_out:
+                counts.near_duplicates += 1
+            else:
+                counts.documents += 1
+                counts.held_out += first.held_out
             for other in same[1:]:
                 sources.setdefault(other.source, Counts()).duplicates += 1
+        if key in left_out:
+            continue
         for record in same:
             if record.text is not None:
                 counts = sources.setdefault(record.source, Counts())

@@ -1,19 +1,26 @@
 """What was taken and what was left out, for the manifest."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from data.building.encode import Counts, Encoded
+from data.building.filters import rule_names
 from data.building.scan import Scanned, ScannedSource, source_digest
 from data.building.sources import HUGGING_FACE, TextSource
-from data.manifest import Shard, Source, Split, SplitName
+from data.manifest import Filters, Shard, Source, Split, SplitName
 
 
 def check_is_enough(sources: Sequence[TextSource], scanned: Sequence[Scanned], held_out: float) -> None:
     """Raise ValueError for a source without any text, and for too few documents to have both splits."""
     found = [_scanned_source(index, scanned) for index in range(len(sources))]
     for source, facts in zip(sources, found, strict=True):
+        if not facts.documents and (left_out := sum(facts.filtered.values())):
+            raise ValueError(
+                f"{public_name(source)} has nothing left: all of its {left_out} texts broke a rule "
+                f"({', '.join(sorted(facts.filtered))}): loosen the filters or leave it out"
+            )
         if not facts.documents:
             raise ValueError(f"{public_name(source)} is empty: give something with text in it")
     validation, train = sum(facts.held_out for facts in found), sum(facts.train for facts in found)
@@ -26,10 +33,14 @@ def check_is_enough(sources: Sequence[TextSource], scanned: Sequence[Scanned], h
 
 
 def report_sources(
-    sources: Sequence[TextSource], scanned: Sequence[Scanned], encoded: Sequence[Encoded]
+    sources: Sequence[TextSource],
+    scanned: Sequence[Scanned],
+    encoded: Sequence[Encoded],
+    filters: Filters | None,
 ) -> tuple[Source, ...]:
     """Return the manifest's entry of each source."""
     entries = []
+    rules = rule_names(filters) if filters else []
     for index, source in enumerate(sources):
         facts = _scanned_source(index, scanned)
         counts = [result.sources[index] for result in encoded if index in result.sources]
@@ -44,6 +55,7 @@ def report_sources(
                 licence=source.licence,
                 weight=source.weight,
                 empty=facts.empty,
+                filtered={rule: facts.filtered.get(rule, 0) for rule in rules},
                 **{name: sum(getattr(count, name) for count in counts) for name in Counts.model_fields},
             )
         )
@@ -81,6 +93,7 @@ def _scanned_source(index: int, scanned: Sequence[Scanned]) -> ScannedSource:
     return ScannedSource(
         documents=sum(part.documents for part in found),
         empty=sum(part.empty for part in found),
+        filtered=dict(sum((Counter(part.filtered) for part in found), Counter())),
         held_out=sum(part.held_out for part in found),
         train=sum(part.train for part in found),
         files=[file for part in found for file in part.files],

@@ -4,16 +4,19 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 from pydantic import BaseModel
 
+from data.building.filters import broken_rule
+from data.building.near.signatures import sign
 from data.building.parts import Part
 from data.building.reading import fetched, file_digest, texts
 from data.building.scratch import Task
 from data.building.spill import Record, Spill, SpillWriter, document_key
 from data.corpus import digest_is_held_out, is_blank
+from data.manifest import Filters
 
 TASK_BYTES = 64 * 1024 * 1024  # of small files that are read by one task
 
@@ -27,13 +30,15 @@ class ScannedFile(BaseModel):
 
 
 class ScannedSource(BaseModel):
-    """What a task found in one source: documents with text, empty ones, the files that it read first.
+    """What a task found in one source: documents, empty texts, those that broke a rule (by its
+    name), and the files that it read first.
 
     `held_out` and `train` count occurrences before duplicates are known.
     """
 
     documents: int = 0
     empty: int = 0
+    filtered: dict[str, int] = {}
     held_out: int = 0
     train: int = 0
     files: list[ScannedFile] = []
@@ -48,13 +53,17 @@ class Scanned(BaseModel):
 
 @dataclass(frozen=True)
 class ScanTask(Task[Scanned]):
-    """Reads some parts, and writes their documents' occurrences for `data.building.spill`."""
+    """Reads some parts, and writes their documents' occurrences for `data.building.spill`.
+
+    Where near duplicates are to be left out, it writes what `data.building.near` compares, too.
+    """
 
     parts: tuple[Part, ...]
     held_out: float
     seed: int
+    filters: Filters | None = None
 
-    suffixes: ClassVar[tuple[str, ...]] = (".spill", ".index")
+    suffixes: ClassVar[tuple[str, ...]] = (".spill", ".index", ".signatures")
     result: ClassVar[type[BaseModel]] = Scanned
 
     @property
@@ -65,30 +74,37 @@ class ScanTask(Task[Scanned]):
     def work(self) -> Scanned:
         """Read every text once, in the parts' order."""
         sources: dict[int, ScannedSource] = {}
-        with self.writing(".spill") as file:
+        with self.writing(".spill") as file, self.writing(".signatures") as signatures:
             writer = SpillWriter(file)
             for part in self.parts:
                 found = sources.setdefault(part.source, ScannedSource())
                 with fetched(part, self.folder) as path:
-                    self._read(part, path, writer, found)
+                    self._read(part, path, writer, signatures, found)
             index = writer.close()
         with self.writing(".index") as file:
             np.save(file, index, allow_pickle=False)
         return Scanned(sources=sources, bytes=sum(part.bytes for part in self.parts))
 
-    def _read(self, part: Part, path: str, writer: SpillWriter, found: ScannedSource) -> None:
+    def _read(
+        self, part: Part, path: str, writer: SpillWriter, signatures: BinaryIO, found: ScannedSource
+    ) -> None:
         contents, size = hashlib.sha256(), 0
         for text in texts(part, path):
             if is_blank(text):
                 found.empty += 1
                 continue
             data = text.encode("utf-8")
+            if self.filters and (rule := broken_rule(self.filters, text, len(data))):
+                found.filtered[rule] = found.filtered.get(rule, 0) + 1
+                continue
             digest = hashlib.sha256(data).digest()
             held_out = digest_is_held_out(digest, self.held_out)
             copies = 1 if held_out else copies_of(digest, part.weight)
             found.documents += 1
             found.held_out += held_out
             found.train += 0 if held_out else copies
+            if self.filters and self.filters.near_duplicates and copies:  # others are in no split
+                signatures.write(sign(digest, part.source, copies, text))
             for copy in range(max(1, copies)):
                 key = document_key(digest, self.seed, copy)
                 writer.add(Record(key, part.source, held_out, copy == 0, data if copies else None))
@@ -111,7 +127,9 @@ def copies_of(digest: bytes, weight: float) -> int:
     return int(weight + fraction)
 
 
-def scan_tasks(folder: Path, parts: Sequence[Part], held_out: float, seed: int) -> list[ScanTask]:
+def scan_tasks(
+    folder: Path, parts: Sequence[Part], held_out: float, seed: int, filters: Filters | None
+) -> list[ScanTask]:
     """Return the tasks that read all parts: a large part has its own, small ones share one."""
     groups: list[list[Part]] = [[]]
     held = 0
@@ -122,7 +140,7 @@ def scan_tasks(folder: Path, parts: Sequence[Part], held_out: float, seed: int) 
         groups[-1].append(part)
         held += part.bytes
     return [
-        ScanTask(folder, f"scan-{index:06d}", tuple(group), held_out, seed)
+        ScanTask(folder, f"scan-{index:06d}", tuple(group), held_out, seed, filters)
         for index, group in enumerate(groups)
     ]
 

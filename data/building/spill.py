@@ -5,12 +5,14 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
 RANGES = 4096  # of keys, by their first twelve bits
 RUN_BYTES = 64 * 1024 * 1024  # of documents that a writer holds before it sorts them to disk
+
+Number = TypeVar("Number", int, np.ndarray)
 
 _HEADER = struct.Struct("<32sIBQ")
 _HELD_OUT, _FIRST, _HAS_TEXT = 1, 2, 4
@@ -36,6 +38,11 @@ def document_key(digest: bytes, seed: int, copy: int) -> bytes:
     return hashlib.sha256(f"{seed}/{copy}/".encode() + digest).digest()
 
 
+def range_of(front: Number) -> Number:
+    """Return the range of a key, or of several, by the number that its first two bytes are."""
+    return front * RANGES >> 16
+
+
 class SpillWriter:
     """Writes records in runs; in each run, those of the same range of keys lie together."""
 
@@ -49,7 +56,7 @@ class SpillWriter:
         """Keep a record, and write a run when there are enough."""
         text = record.text or b""
         flags = _HELD_OUT * record.held_out + _FIRST * record.is_first + _HAS_TEXT * (record.text is not None)
-        held = self._held[int.from_bytes(record.key[:2], "big") * RANGES >> 16]
+        held = self._held[range_of(int.from_bytes(record.key[:2], "big"))]
         held += _HEADER.pack(record.key, record.source, flags, len(text))
         held += text
         self._size += _HEADER.size + len(text)

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.building.encode import SPLITS, Encoded, EncodeTask
+from data.building.near.clusters import ClusterTask
+from data.building.near.pairs import band_tasks
 from data.building.parts import Part
 from data.building.scan import Scanned, scan_tasks
 from data.building.scratch import Run, Task, one_after_the_other, run_tasks
 from data.building.spill import Spill, group_ranges, range_sizes
 from data.building.train import TokenizerTask, Trained
 from data.building.write import GzipTask, ShardTask, shard_tasks
-from data.manifest import Shard, SplitName
+from data.manifest import Filters, Shard, SplitName
 
 Progress = Callable[[str, float], None]
-"""Is told a stage (reading, tokenizer, encoding, writing) and how far it is, from 0 to 1."""
+"""Is told a stage (reading, comparing, tokenizer, encoding, writing) and how far it is, from 0 to 1."""
 
 LEAST_GROUP, LARGEST_GROUP = 1024 * 1024, 64 * 1024 * 1024  # bytes of text that an encoding task holds
 GROUPS = 64  # encoding tasks, before they grow
@@ -29,6 +31,7 @@ class Settings:
     sequence_length: int
     held_out: float
     seed: int
+    filters: Filters | None
     tokenizer: bytes | None
     shard_sequences: int | None
 
@@ -57,18 +60,31 @@ class Steps:
         self._progress = progress
         self._encoded = encoded
         self._spills: tuple[Spill, ...] = ()
+        self._signatures: tuple[Path, ...] = ()
+        self._left_out: tuple[Path, ...] = ()
         self._groups: list[tuple[int, int]] = []
         self._encodes: list[EncodeTask] = []
 
     def scan(self, parts: Sequence[Part]) -> list[Scanned]:
         """Read all parts, and spill their documents by key."""
-        tasks = scan_tasks(self._folder, parts, self._settings.held_out, self._settings.seed)
+        settings = self._settings
+        tasks = scan_tasks(self._folder, parts, settings.held_out, settings.seed, settings.filters)
         results: list[Scanned] = self._stage("reading", tasks)
         self._spills = tuple(task.spill for task in tasks)
+        self._signatures = tuple(task.file(".signatures") for task in tasks)
         sizes = range_sizes(self._spills)
         most = min(LARGEST_GROUP, max(LEAST_GROUP, int(sizes.sum()) // GROUPS))
         self._groups = group_ranges(sizes, most)
         return results
+
+    def compare(self, threshold: float) -> None:
+        """Find the documents that are at least so similar, and which of them are left out."""
+        bands = band_tasks(self._folder, self._signatures, threshold)
+        self._stage("comparing", bands)
+        pairs = tuple(task.file(".pairs") for task in bands)
+        task = ClusterTask(self._folder, "clusters", self._signatures, pairs, self._settings.seed)
+        self._stage("comparing", [task])
+        self._left_out = (task.file(".left_out"),)
 
     def train(self) -> tuple[Path, Trained]:
         """Train the tokenizer, or take the given one; return its file and what is to know of it."""
@@ -77,6 +93,7 @@ class Steps:
             "tokenizer",
             self._spills,
             tuple(self._groups),
+            self._left_out,
             self._settings.vocabulary_size,
             self._settings.tokenizer,
         )
@@ -87,7 +104,9 @@ class Steps:
     def encode(self, tokenizer: Path, dtype: str) -> list[Encoded]:
         """Drop duplicates, and tokenise what is left."""
         self._encodes = [
-            EncodeTask(self._folder, f"encode-{index:06d}", self._spills, low, high, tokenizer, dtype)
+            EncodeTask(
+                self._folder, f"encode-{index:06d}", self._spills, low, high, self._left_out, tokenizer, dtype
+            )
             for index, (low, high) in enumerate(self._groups)
         ]
         return self._stage("encoding", self._encodes)

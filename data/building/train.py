@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import BaseModel
 
 from data import tokenizer as tokenizers
 from data.building.encode import LONGEST_PIECE, keep
+from data.building.near.clusters import keys_left_out
 from data.building.scratch import Task
 from data.building.spill import Spill, read_records
 from data.corpus import cut_text
@@ -28,6 +30,7 @@ class TokenizerTask(Task[Trained]):
 
     spills: tuple[Spill, ...]
     groups: tuple[tuple[int, int], ...]
+    left_out: tuple[Path, ...]
     vocabulary_size: int
     given: bytes | None
 
@@ -39,7 +42,7 @@ class TokenizerTask(Task[Trained]):
         if self.given is not None:
             tokenizer, data = tokenizers.from_json(self.given), self.given
         else:
-            sample = training_sample(self.spills, self.groups)
+            sample = training_sample(self.spills, self.groups, self.left_out)
             tokenizer = tokenizers.train_tokenizer(sample, self.vocabulary_size)
             data = tokenizers.to_json(tokenizer)
         with self.writing(".tokenizer") as file:
@@ -49,11 +52,13 @@ class TokenizerTask(Task[Trained]):
         )
 
 
-def training_sample(spills: Sequence[Spill], groups: Iterable[tuple[int, int]]) -> Iterator[str]:
+def training_sample(
+    spills: Sequence[Spill], groups: Iterable[tuple[int, int]], left_out: Sequence[Path]
+) -> Iterator[str]:
     """Yield the first 128 MiB of training documents: a random part of the mixture, as their order is."""
     size = 0
     for low, high in groups:
-        for document in keep(read_records(spills, low, high), {}):
+        for document in keep(read_records(spills, low, high), keys_left_out(left_out, low, high), {}):
             if not document.held_out:
                 yield from (text.decode("utf-8") for text in cut_text(document.text, LONGEST_PIECE))
                 size += len(document.text)

@@ -15,7 +15,7 @@ from data.lengths import document_lengths
 from data.manifest import Manifest, load_manifest
 from data.reader import ShardReader
 from data.tokenizer import load_tokenizer
-from launcher.data_build import sources_table
+from launcher.data_build import filters_table, sources_table
 
 
 def inspect_shards(folder: Path, sample: int, png: Path, console: Console) -> None:
@@ -29,6 +29,8 @@ def inspect_shards(folder: Path, sample: int, png: Path, console: Console) -> No
     lengths = document_lengths(folder, "train")
     console.print(_splits_table(manifest))
     console.print(sources_table(manifest))
+    if manifest.filters:
+        console.print(filters_table(manifest))
     if len(lengths):
         shares = ", ".join(f"{share} % {np.percentile(lengths, share):,.0f}" for share in (10, 50, 90, 99))
         console.print(f"tokens in a document, at most: {shares}", highlight=False)

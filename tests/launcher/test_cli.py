@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from data.manifest import load_manifest
 
 ODEFORMER = Path(sys.executable).parent / "odeformer"
 
@@ -26,6 +29,11 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["data", "build", "--text", "missing.txt", "--out", "out"], "missing.txt"),
         (["data", "build", "--text", "empty.txt", "--out", "out"], "empty.txt"),
         (["data", "build", "--text", "text.txt", "--out", "out", "--vocabulary-size", "255"], "257"),
+        (
+            ["data", "build", "--text", "text.txt", "--out", "out", "--near-duplicates", "3"],
+            "from 0.5 to 0.95",
+        ),
+        (["data", "build", "--text", "text.txt", "--out", "out", "--min-bytes", "-1"], "min_bytes is -1"),
         (["data", "build", "--text", "binary.txt", "--out", "out"], "binary.txt"),
         (["pretrain", "broken.yaml"], "broken.yaml line 2"),
         (["pretrain", "nowhere"], "presets: 1b, continue, large, medium, medium-lean, small, tiny"),
@@ -168,6 +176,33 @@ def test_a_mixture_is_built_and_shown(tmp_path: Path) -> None:
     held_out = int(table[0][3])
     assert table[0][2:9] == ["60", str(held_out), "0", "0", "2", str(2 * (60 - held_out)), "CC0-1.0"]
     assert "not stated" in built.stdout
+
+
+def test_what_filters_left_out_is_shown_when_built_and_inspected(tmp_path: Path) -> None:
+    words = [
+        f"{a}{b}"
+        for a in ("red", "blue", "green", "white", "black")
+        for b in ("bird", "fish", "tree", "boat")
+    ]
+    texts = [" ".join(random.Random(i).choices(words, k=30)) + f" number{i}" for i in range(60)]
+    rows = [f'{{"text": "{text}"}}\n' for text in [*texts, "short", "1 2 3 " * 20, texts[1].upper()]]
+    (tmp_path / "a.jsonl").write_text("".join(rows))
+    (tmp_path / "b.jsonl").write_text("".join(f'{{"text": "{text}!"}}\n' for text in texts[:9]))
+    arguments = ["--vocabulary-size", "260", "--sequence-length", "16", "--held-out", "0.3"]
+    filters = ["--near-duplicates", "0.8", "--min-bytes", "9", "--quality"]
+    built = run("data", "build", "a.jsonl", "b.jsonl", "--out", "out", *arguments, *filters, cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+    manifest = load_manifest(tmp_path / "out")
+    first, second = (list(source.left_out.values()) for source in manifest.sources)
+    assert first[:2] == [1, 1]  # min_bytes, word_length
+    assert sum(second) == 9 - manifest.sources[1].documents == 9
+    assert second[-1] > 5
+    shown = run("data", "inspect", "out", cwd=tmp_path)
+    for output in (built.stdout, shown.stdout):
+        rows = [line.split() for line in output.splitlines()]
+        for name, row in (("a.jsonl", first), ("b.jsonl", second)):
+            assert [name, *map(str, row)] in rows
+        assert ["all", *(str(a + b) for a, b in zip(first, second, strict=True))] in rows
 
 
 @pytest.mark.parametrize(

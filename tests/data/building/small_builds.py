@@ -10,6 +10,7 @@ import numpy as np
 
 from data.manifest import SplitName, load_manifest
 from data.stream import ShardStream
+from data.tokenizer import end_of_text_id, load_tokenizer
 
 SMALL: dict[str, Any] = {"vocabulary_size": 300, "sequence_length": 32, "held_out": 0.2}
 """Settings of a build of a few texts."""
@@ -38,6 +39,16 @@ def sequences(folder: Path, split: SplitName) -> np.ndarray:
         folder, rank=0, world_size=1, global_batch=1, sequence_length=length, seed=0, split=split
     )
     return stream.sequence_rows(np.arange(manifest.splits[split].sequences)).numpy()
+
+
+def document_texts(folder: Path, split: SplitName) -> list[str]:
+    """The documents in a split's shards, but for the end that did not fill a sequence."""
+    tokenizer = load_tokenizer(folder)
+    rows = sequences(folder, split)
+    tokens = np.concatenate([rows[:1, 0], rows[:, 1:].ravel()])
+    ends = np.flatnonzero(tokens == end_of_text_id(tokenizer))
+    pieces = np.split(tokens, ends + 1)[:-1]
+    return [tokenizer.decode(piece[:-1].tolist()) for piece in pieces]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -34,7 +34,7 @@ before = peak()
 if what == "build":
     build([path], Path("out"), vocabulary_size=400, sequence_length=256)
 else:
-    for task in scan_tasks(Path("."), list_parts(0, TextSource(path=path)), 0.1, 0):
+    for task in scan_tasks(Path("."), list_parts(0, TextSource(path=path)), 0.1, 0, None):
         perform(task)
         for low in range(0, 4096, 64):
             read_records([task.spill], low, low + 64)

@@ -11,25 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_builds import made_up, sequences, write_texts
+from small_builds import document_texts, made_up, sequences, write_texts
 
 from data.building.scan import copies_of
 from data.building.sources import TextSource, as_source
 from data.corpus import Document, is_held_out
-from data.manifest import Manifest, SplitName
-from data.tokenizer import end_of_text_id, load_tokenizer
+from data.manifest import Manifest
 
 Build = Callable[..., Manifest]
-
-
-def _texts(folder: Path, split: SplitName) -> Counter[str]:
-    """The documents in a split's shards, but for the end that did not fill a sequence."""
-    tokenizer = load_tokenizer(folder)
-    rows = sequences(folder, split)
-    tokens = np.concatenate([rows[:1, 0], rows[:, 1:].ravel()])
-    ends = np.flatnonzero(tokens == end_of_text_id(tokenizer))
-    pieces = np.split(tokens, ends + 1)[:-1]
-    return Counter(tokenizer.decode(piece[:-1].tolist()) for piece in pieces)
 
 
 def _write(path: Path, texts: list[str]) -> Path:
@@ -45,8 +34,8 @@ def test_a_weight_says_how_often_training_documents_occur(small_build: Build, tm
         TextSource(path=str(_write(tmp_path / "many.jsonl", many)), weight=2.5),
         sequence_length=8,
     )
-    training = _texts(tmp_path / "out", "train")
-    validation = _texts(tmp_path / "out", "validation")
+    training = Counter(document_texts(tmp_path / "out", "train"))
+    validation = Counter(document_texts(tmp_path / "out", "validation"))
     assert max(validation.values()) == 1
     held_out = {text for text in few + many if is_held_out(Document("", text), 0.2)}
     assert len(held_out - set(validation)) <= 1  # the last may not fill a sequence

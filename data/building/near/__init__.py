@@ -1,0 +1,1 @@
+"""Documents that are nearly the same: signatures, pairs, clusters, and which of a cluster are left out."""
