@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 import odeformer
-from cluster.validation import sample_rows
+from cluster.training.validation import sample_rows
 from data.stream import ShardStream
 from odeformer.by_difficulty import entropy, solve_by_difficulty
 from odeformer.cost import measure_depths

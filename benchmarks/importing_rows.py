@@ -13,7 +13,7 @@ from benchmarks.importing_models import LayersDropped
 from benchmarks.in_process import SEQUENCE_LENGTH, AsEngine, alone, open_stream, train_here
 from benchmarks.quality_rows import BATCH, DEPTH, VALIDATION_SEQUENCES, by_depth
 from cluster.settings import OptimSettings, TrainSettings
-from cluster.validation import sample_rows
+from cluster.training.validation import sample_rows
 from odeformer.config import BasisConfig
 from odeformer.model import Odeformer
 from odeformer.vanilla import continuous

@@ -10,8 +10,8 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
-from cluster import worker
 from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
+from cluster.training import worker
 from data.manifest import SplitName
 from data.stream import ShardStream
 

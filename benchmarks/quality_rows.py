@@ -11,8 +11,8 @@ from torch import nn
 
 from benchmarks.in_process import SEQUENCE_LENGTH, AsEngine, open_stream, train_here
 from cluster.settings import OptimSettings, TrainSettings
-from cluster.validation import sample_rows, validation_losses
-from cluster.worker import step_depths
+from cluster.training.validation import sample_rows, validation_losses
+from cluster.training.worker import step_depths
 from data.manifest import load_manifest
 from odeformer import checkpoint
 from odeformer.config import BasisConfig, ModelConfig

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from cluster import zero
 from cluster.settings import OptimSettings
+from cluster.training import zero
 from odeformer.config import BasisConfig, ModelConfig
 from odeformer.model import Odeformer, token_losses
 

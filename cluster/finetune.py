@@ -81,8 +81,8 @@ def finetune(task: Task, folder: Path, uri: str) -> FinetuneResult:
     import torch
 
     import odeformer
-    from cluster import worker
     from cluster.scoring import score
+    from cluster.training import worker
     from data.tasks import TaskStream
     from data.tokenizer import load_tokenizer
     from odeformer.lora import Adapter

@@ -262,9 +262,9 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     import torch
     from torch import distributed as dist
 
-    from cluster import worker, zero
     from cluster.shards import open_stream, shards_folder
-    from cluster.validation import sample_rows, validation_losses
+    from cluster.training import worker, zero
+    from cluster.training.validation import sample_rows, validation_losses
     from data.manifest import load_manifest
     from odeformer import checkpoint
     from odeformer.model import Odeformer

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from cluster.registry import Version
 from cluster.settings import PretrainSettings
 from cluster.shards import open_stream
-from cluster.validation import sample_rows
+from cluster.training.validation import sample_rows
 from launcher.progress import Progress
 from launcher.report.tables import finetune_table
 from odeformer.memory import peak_bytes

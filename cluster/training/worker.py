@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from cluster import commit, zero
 from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
+from cluster.training import commit, zero
 from data.stream import Batch, documents_of
 from odeformer.config import ModelConfig
 from odeformer.depth import Grid, batch_depth, batch_grid, layered_grid

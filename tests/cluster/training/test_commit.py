@@ -14,8 +14,9 @@ import torch
 from small_runs import events, run_workers
 
 import odeformer
-from cluster import commit, pretrain
+from cluster import pretrain
 from cluster.settings import PretrainSettings
+from cluster.training import commit
 
 MakeSettings = Callable[..., PretrainSettings]
 

@@ -13,9 +13,9 @@ from small_runs import events, run_workers, tiny_shape
 from torch import Tensor
 
 import odeformer
-from cluster import zero
 from cluster.settings import OptimSettings, PretrainSettings
-from cluster.worker import step_grid
+from cluster.training import zero
+from cluster.training.worker import step_grid
 from data.manifest import load_manifest
 from data.stream import ShardStream, documents_of
 from odeformer.depth import batch_depth
@@ -180,7 +180,7 @@ def test_deepspeed_starts_without_compiling_anything(tmp_path: Path) -> None:
     code = """
 from torch import distributed as dist
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-from cluster.zero import import_deepspeed
+from cluster.training.zero import import_deepspeed
 deepspeed = import_deepspeed()
 from deepspeed import comm
 assert comm.comm.cdb.shm_comm_op is None

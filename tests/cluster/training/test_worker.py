@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.settings import PretrainSettings, TrainSettings
-from cluster.worker import step_depths
+from cluster.training.worker import step_depths
 
 
 def train(**fields: Any) -> TrainSettings:
