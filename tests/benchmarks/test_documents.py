@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks import generation_tables, gradient_tables, importing_tables, small_formats_tables
+from benchmarks import data_tables, generation_tables, gradient_tables, importing_tables, small_formats_tables
 from benchmarks.quality_claims import judged
 from benchmarks.quality_tables import budgets, claims_table, page
 
@@ -41,3 +41,7 @@ def test_the_page_on_small_devices_is_that_of_the_results() -> None:
 def test_the_importing_page_is_that_of_the_results() -> None:
     content = json.loads((ROOT / "benchmarks/results/importing.json").read_text())
     assert (ROOT / "docs/importing.md").read_text().strip() == importing_tables.page(content).strip()
+
+
+def test_the_page_on_data_shows_what_was_measured() -> None:
+    assert data_tables.part(data_tables.read_results()) in (ROOT / "docs/data.md").read_text()
