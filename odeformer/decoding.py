@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -89,6 +90,21 @@ class AtDepth:
     def evaluations(self) -> int:
         """Of the field, for each token."""
         return sum(stretch.solver.evaluations * len(stretch.cells) for stretch in self.stretches)
+
+    def check_prompt(self, prompt: Sequence[int]) -> list[int]:
+        """The prompt's ids.
+
+        Raises:
+            ValueError: for an empty prompt, or ids outside the vocabulary.
+        """
+        if not prompt:
+            raise ValueError("the prompt is empty: at least one token is needed")
+        vocabulary = self.config.vocabulary_size or 0
+        if min(prompt) < 0 or max(prompt) >= vocabulary:
+            raise ValueError(
+                f"token ids from {min(prompt)} to {max(prompt)} do not fit vocabulary_size {vocabulary}"
+            )
+        return list(prompt)
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         """The state at t = 0 of ids at these positions, both [batch, time]."""

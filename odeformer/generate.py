@@ -39,7 +39,7 @@ def generate(
         ValueError: for an empty prompt, or ids outside the vocabulary.
     """
     sampling = sampling or Sampling()
-    texts = [check_prompt(prompt, at) for prompt in prompts]
+    texts = [at.check_prompt(prompt) for prompt in prompts]
     generators = [torch.Generator().manual_seed(seed + row) for row in range(len(texts))]
     running = [True] * len(texts)
     reader: Reader | None = None
@@ -60,22 +60,6 @@ def generate(
         if not any(running):
             return
         yield [token if going else None for token, going in zip(drawn, running, strict=True)]
-
-
-def check_prompt(prompt: Sequence[int], at: AtDepth) -> list[int]:
-    """The prompt's ids.
-
-    Raises:
-        ValueError: for an empty prompt, or ids outside the vocabulary.
-    """
-    if not prompt:
-        raise ValueError("the prompt is empty: at least one token is needed")
-    vocabulary = at.config.vocabulary_size or 0
-    if min(prompt) < 0 or max(prompt) >= vocabulary:
-        raise ValueError(
-            f"token ids from {min(prompt)} to {max(prompt)} do not fit vocabulary_size {vocabulary}"
-        )
-    return list(prompt)
 
 
 def read_prompts(at: AtDepth, prompts: Sequence[Sequence[int]], capacity: int) -> tuple[Reader, torch.Tensor]:

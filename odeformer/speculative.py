@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from odeformer.decoding import AtDepth, Reader
-from odeformer.generate import check_prompt
 from odeformer.sampling import Sampling
 
 
@@ -57,7 +56,7 @@ def speculate(
     if ahead < 1:
         raise ValueError(f"ahead {ahead} must be at least 1")
     sampling, acceptance = sampling or Sampling(), acceptance or Acceptance()
-    text = check_prompt(prompt, deep)
+    text = deep.check_prompt(prompt)
     generator = torch.Generator().manual_seed(seed)
     most = len(text) + max_new_tokens
     context = min(deep.config.context_length or most, most)
