@@ -239,7 +239,7 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, max=2**62)] = 0,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Continue a text. Example: odeformer generate --model models:/tiny@champion --depth 4 "def main("""
+    """Continue a text. Example: odeformer generate --model models:/tiny@champion --depth 4 'It was'"""
     from odeformer.depth import uniform_grid
 
     for given in (depth, draft_depth):
