@@ -20,7 +20,7 @@ from cluster.settings import (
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from data.tasks import TaskSets
+    from data.tasks.examples import TaskSets
     from odeformer.lora import Adapter
 
 
@@ -44,7 +44,7 @@ def read_sets(task: Task) -> TaskSets:
     Raises:
         ValueError, FileNotFoundError: for malformed data, or validation labels that training never shows.
     """
-    from data.tasks import read_task_sets
+    from data.tasks.examples import read_task_sets
 
     data = task.data
     return read_task_sets(data.train, data.validation, task.kind, data.prompt, data.completion, data.held_out)
@@ -83,7 +83,7 @@ def finetune(task: Task, folder: Path, uri: str) -> FinetuneResult:
     import odeformer
     from cluster.scoring import score
     from cluster.training import worker
-    from data.tasks import TaskStream
+    from data.tasks.stream import TaskStream
     from data.tokenizer import load_tokenizer
     from odeformer.lora import Adapter
 
@@ -186,7 +186,8 @@ def metric_name(task: Task) -> str:
 
 def _longest(sets: TaskSets, tokenizer: Tokenizer, limit: int) -> int:
     """The sequence length the task needs, at most the base's context: padding costs as much as text."""
-    from data.tasks import Example, encode
+    from data.tasks.examples import Example
+    from data.tasks.stream import encode
 
     # Scoring asks for every label on every validation prompt: none of them may push a prompt out.
     asked = [Example(e.prompt, label) for e in sets.validation for label in sets.labels]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data.shards import build
-from data.tasks import labels, read_examples
+from data.tasks.examples import labels, read_examples
 
 
 def test_a_novel_becomes_shards_with_a_held_out_part(shared_texts: Path, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.tasks import Example, TaskStream, encode, labels, read_examples, read_task_sets
+from data.tasks.examples import Example, labels, read_examples, read_task_sets
+from data.tasks.stream import TaskStream, encode
 from data.tokenizer import END_OF_TEXT, end_of_text_id, train_tokenizer
 
 TOKENIZER = train_tokenizer(["question and answer, yes or no\n"] * 10, 300)
