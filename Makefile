@@ -1,6 +1,7 @@
 # Two commands for a newcomer: make quickstart, make test. Both set themselves up in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+WITHIN_ONE_PROCESS := tests/benchmarks tests/data tests/launcher tests/odeformer
 
 .PHONY: quickstart test test-slow lint install
 .DELETE_ON_ERROR:
@@ -24,8 +25,10 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# What starts clusters of its own runs alone, and after the rest: it would starve it, and be starved.
 test: lint
-	$(BIN)/python -m pytest -m "not slow" --durations=10
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations=5 $(WITHIN_ONE_PROCESS)
+	$(BIN)/python -m pytest -m "not slow" --durations=10 $(addprefix --ignore=,$(WITHIN_ONE_PROCESS))
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow --durations=10
