@@ -26,6 +26,8 @@ VALIDATION_SEQUENCES = 256
 EVALUATED = (4, 6, 8, 12, 16, 32)
 ANY_DEPTH: dict[str, Any] = {"depths": (4, 8), "vary_from": 0.7}
 """Most of the steps at N = D, then each at D/2 or D; 2D and 4D are never trained at."""
+UP_TO_2D: dict[str, Any] = {"depths": (4, 8, 16), "vary_from": 0.7}
+"""The same with 2D among the depths of the last part: a third more FLOPs in it."""
 DISTILLATION: dict[str, Any] = {"depths": (4, 16), "objective": "distillation"}
 """Each batch twice: at N = D from the text, at another N from the predictions at D."""
 
@@ -78,6 +80,7 @@ MODELS = (
     Model("K = D", "smooth_mlp", 8, claimed=True),
     Model("K = D/2", "smooth_mlp", 4, claimed=True),
     Model("K = D/2, any depth", "smooth_mlp", 4, training=ANY_DEPTH, claimed=True, kept=True),
+    Model("K = D/2, any depth up to 2D", "smooth_mlp", 4, training=UP_TO_2D, claimed=True),
     Model("transformers' GPT-NeoX", "none", 8, peer=True),
     Model("low rank, depth parameters ≤ 1/4", "smooth_mlp", 8, options={"low_rank": 9}),
     Model("K = D/4", "smooth_mlp", 2),
