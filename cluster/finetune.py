@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster import registry, tracking
+from cluster import registry, tracking, upload
 from cluster.settings import (
     CheckpointSettings,
     OptimSettings,
@@ -119,7 +119,7 @@ def finetune(task: Task, folder: Path, uri: str) -> FinetuneResult:
         scores.append(score(engine, sets, tokenizer, length, train.micro_batch))
         return {f"validation_{metric_name(task)}": scores[-1]}
 
-    with tracking.ended(uri, run_id), tracking.Tracker(folder, uri, run_id) as tracker:
+    with upload.ended(folder), upload.Tracker(folder) as tracker:
         worker.train(
             worker.Work(
                 model=model,

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from cluster import registry, tracking
+from cluster import lock, registry, tracking, upload
 from cluster.connect import PRETRAIN, worker_environment
 from cluster.events import EventReader
 from cluster.failures import RunFailedError, cause
@@ -20,6 +20,8 @@ from odeformer.config import ModelConfig
 from odeformer.solvers import LAYERS
 
 OnEvent = Callable[[dict[str, Any]], None]
+REGISTER_SECONDS = 120.0
+"""How long a run that has been trained tries to register its weights."""
 
 
 def check(settings: PretrainSettings) -> PretrainSettings:
@@ -171,27 +173,37 @@ def pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version 
         on_event: called from this thread with each event of the run as it happens.
 
     Returns:
-        The registered version, when ``tracking.register_as`` is set.
+        The registered version, when ``tracking.register_as`` is set and the registry could be reached; an
+        event ``not_registered`` says that it could not.
 
     Raises:
         RunFailedError: when a worker failed, with its cause.
+        BlockingIOError: when another process runs in ``run.dir``.
     """
+    with lock.held(settings.run.dir):
+        return _pretrain(settings, on_event)
+
+
+def _pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version | None:
     assert settings.tracking.uri is not None
-    run_id = tracking.start_run(
-        settings.tracking.uri,
-        settings.tracking.experiment,
-        settings.run.dir.name,
-        settings.model_dump(mode="json"),
-        settings.run.dir,
-    )
+    try:
+        tracking.start_run(
+            settings.tracking.uri,
+            settings.tracking.experiment,
+            settings.run.dir.name,
+            settings.model_dump(mode="json"),
+            settings.run.dir,
+        )
+    except ConnectionError as error:  # it is started when the store answers
+        on_event({"event": "tracking_away", "step": 0, "reason": str(error)})
     path, identity = _identity_file(settings)
     path.write_text(identity)
     events = EventReader(settings.run.dir)
     failure: list[BaseException] = []
     # Ray's own fit() would take over Ctrl-C for good when called from the main thread.
-    fit = threading.Thread(target=_fit, args=(settings, run_id, failure), daemon=True)
+    fit = threading.Thread(target=_fit, args=(settings, failure), daemon=True)
     fit.start()
-    with tracking.ended(settings.tracking.uri, run_id):
+    with upload.ended(settings.run.dir):
         while fit.is_alive():
             for event in events.new():
                 on_event(event)
@@ -206,14 +218,58 @@ def pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version 
             )
     if settings.tracking.register_as is None:
         return None
-    return registry.register(
-        settings.run.dir / "final",
-        settings.tracking.register_as,
-        run_id=run_id,
-        uri=settings.tracking.uri,
-        tags=_version_tags(settings),
-        alias="champion",
-    )
+    try:
+        return register(settings)
+    except ConnectionError as error:
+        on_event({"event": "not_registered", "step": settings.train.steps, "reason": str(error)})
+        return None
+
+
+def register(settings: PretrainSettings, seconds: float = REGISTER_SECONDS) -> registry.Version:
+    """Register what the finished run in ``run.dir`` made; done again, it makes no second version.
+
+    Raises:
+        ConnectionError: when the store could not be reached for so many seconds.
+    """
+    run, name = settings.run.dir, settings.tracking.register_as
+    assert name is not None
+    deadline, pause = time.monotonic() + seconds, 1.0
+    while True:
+        try:
+            upload.sync(run, seconds=0)
+            return registry.register(
+                run / "final",
+                name,
+                run_id=tracking.open_run(run),
+                uri=tracking.run_uri(run),
+                tags=_version_tags(settings),
+                alias="champion",
+            )
+        except ConnectionError:
+            if time.monotonic() + pause > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 30.0)
+
+
+def register_run(run: Path, name: str | None = None) -> registry.Version:
+    """Register what a finished run made, as its settings say or under another name.
+
+    Raises:
+        ValueError, FileNotFoundError: when the folder is no run's, or the run has not finished.
+        ConnectionError: when the store cannot be reached.
+    """
+    settings = PretrainSettings.model_validate(tracking.run_settings(run))
+    if not (run / "final" / "config.json").is_file():
+        raise FileNotFoundError(f"{run / 'final'} holds no weights: the run has not finished")
+    name = name or settings.tracking.register_as
+    if name is None:
+        raise ValueError(f"the run in {run} has no tracking.register_as: give --name")
+    update = {
+        "run": settings.run.model_copy(update={"dir": run}),
+        "tracking": settings.tracking.model_copy(update={"register_as": name}),
+    }
+    return register(settings.model_copy(update=update), seconds=0)
 
 
 def _version_tags(settings: PretrainSettings) -> dict[str, str]:
@@ -229,7 +285,7 @@ def _version_tags(settings: PretrainSettings) -> dict[str, str]:
     }
 
 
-def _fit(settings: PretrainSettings, run_id: str, failure: list[BaseException]) -> None:
+def _fit(settings: PretrainSettings, failure: list[BaseException]) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -237,7 +293,7 @@ def _fit(settings: PretrainSettings, run_id: str, failure: list[BaseException]) 
     resources = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker, PRETRAIN: 1}
     trainer = TorchTrainer(
         pretrain_worker,
-        train_loop_config={"settings": settings.model_dump(mode="json"), "run_id": run_id},
+        train_loop_config={"settings": settings.model_dump(mode="json")},
         torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=cluster.workers,
@@ -286,11 +342,7 @@ def pretrain_worker(config: dict[str, Any]) -> None:
         model = Odeformer(settings.model)
     else:
         model = registry.load(settings.init, settings.tracking.uri).model
-    with (
-        tracking.Tracker(settings.run.dir, settings.tracking.uri, config["run_id"])
-        if rank == 0
-        else nullcontext(_ignore)
-    ) as report:
+    with upload.Tracker(settings.run.dir) if rank == 0 else nullcontext(_ignore) as report:
         engine = worker.train(
             worker.Work(
                 model=model,

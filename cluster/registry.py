@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.tracking import connect, tracking_uri
+from cluster.tracking import answering, connect, patience, tracking_uri
 from odeformer.folder import folder_digest
 
 if TYPE_CHECKING:
@@ -62,12 +62,24 @@ def register(
         uri: the MLflow store.
         tags: of the version, beside its digest.
         alias: to point to the version, such as ``champion``.
+
+    Raises:
+        ConnectionError: when the store did not answer. It may have done what it was asked; asked again, it
+            finds that by the digest.
     """
+    check_name(name)
+    digest = folder_digest(folder)
+    # Weights take a while to send. No retries of MLflow's own: each would be a version more.
+    with answering(uri), patience(seconds=300):
+        return _register(folder, name, run_id, uri, {DIGEST: digest, **tags}, alias)
+
+
+def _register(
+    folder: Path, name: str, run_id: str, uri: str, tags: dict[str, str], alias: str | None
+) -> Version:
     from mlflow.exceptions import MlflowException
 
-    check_name(name)
-    client = connect(uri)
-    digest = folder_digest(folder)
+    client, digest = connect(uri), tags[DIGEST]
     try:
         client.create_registered_model(name)
     except MlflowException as error:
@@ -81,7 +93,7 @@ def register(
         place = f"model-{digest[:12]}"
         client.log_artifacts(run_id, str(folder), place)
         source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
-        version = client.create_model_version(name, source, run_id, tags={DIGEST: digest, **tags}).version
+        version = client.create_model_version(name, source, run_id, tags=tags).version
     if alias:
         client.set_registered_model_alias(name, alias, version)
     return resolve(f"models:/{name}/{version}", uri)

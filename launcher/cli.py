@@ -14,6 +14,7 @@ import typer
 from cluster.failures import RunFailedError
 from launcher.cli_data import data_app
 from launcher.cli_models import TrackingUri, models_app
+from launcher.cli_track import track_app
 
 # Typer exports only one child of the class that all its usage errors share.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -27,6 +28,7 @@ finetune_app = typer.Typer(help="Low-rank fine-tuning jobs of teams.", no_args_i
 app.add_typer(data_app, name="data")
 app.add_typer(finetune_app, name="finetune")
 app.add_typer(models_app, name="models")
+app.add_typer(track_app, name="track")
 
 Overrides = Annotated[
     list[str] | None,
@@ -91,6 +93,9 @@ def pretrain(
     )
     if version is not None:
         progress.console.print(f"  registered: {version.uri} (champion)", highlight=False, soft_wrap=True)
+    elif settings.tracking.register_as is not None:
+        later = f"odeformer models register {settings.run.dir}"
+        progress.console.print(f"  trained, not registered; later: {later}", highlight=False, soft_wrap=True)
 
 
 @app.command("grad-check")

@@ -97,3 +97,18 @@ def models_import(
     if done.version is not None:
         lines.append(f"registered: {done.version.uri}")
     make_console().print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+@models_app.command("register")
+def models_register(
+    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run.dir of a finished run.")],
+    name: Annotated[str | None, typer.Option(help="Another name than the run's register_as.")] = None,
+) -> None:
+    """Register what a run made while the registry was away. Example: odeformer models register runs/a"""
+    from cluster import pretrain, registry
+    from launcher.console import make_console
+
+    if name is not None:
+        registry.check_name(name)
+    version = pretrain.register_run(run, name)
+    make_console().print(f"registered: {version.uri} (champion)", highlight=False, soft_wrap=True)

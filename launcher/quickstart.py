@@ -89,7 +89,8 @@ def run(directory: Path) -> None:
         with progress.stage(f"pretraining with {workers} ZeRO workers"):
             watcher = PretrainWatcher(settings, progress)
             version = pretraining.pretrain(settings, watcher)
-        assert version is not None
+        if version is None:
+            raise ConnectionError(f"the model could not be registered in {uri}: run the command again")
         tasks = [
             Task.model_validate(
                 {

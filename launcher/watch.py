@@ -8,6 +8,15 @@ from typing import Any
 from cluster.settings import PretrainSettings
 from launcher.progress import Progress
 
+LINES = {
+    "started": "started fresh",
+    "tracking_away": "MLflow does not answer; metrics wait on disk",
+    "tracking_back": "MLflow answers again and has everything",
+    "tracking_behind": "MLflow lacks some metrics; later: odeformer track sync",
+    "not_registered": "the registry does not answer",
+}
+"""What is said of an event that is nothing but its name."""
+
 
 class PretrainWatcher:
     """Shows each event of a run; remembers the validation losses for whoever sums it up."""
@@ -37,8 +46,11 @@ class PretrainWatcher:
             )
         elif event["event"] == "resumed":
             self._progress.console.print(f"  resumed from step {event['step']}", highlight=False)
-        elif event["event"] == "started":
-            self._progress.console.print("  started fresh", highlight=False)
+        elif event["event"] in LINES:
+            reason = f" ({event['reason']})" if "reason" in event else ""
+            self._progress.console.print(
+                f"  {LINES[event['event']]}{reason}", highlight=False, markup=False, soft_wrap=True
+            )
 
     def _step(self, event: dict[str, Any]) -> None:
         step, now = event["step"], time.monotonic()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch.multiprocessing as mp
 from torch import distributed as dist
 
+from cluster.events import FILE_NAME, events_from
 from cluster.settings import PretrainSettings
 from odeformer.config import BasisConfig, ModelConfig
 
@@ -28,16 +29,44 @@ def tiny_shape(vocabulary_size: int, context_length: int) -> ModelConfig:
     )
 
 
+def small_settings(shards: Path, folder: Path, **sections: dict[str, Any]) -> PretrainSettings:
+    """Checked settings of a run of seconds in ``folder/run``; ``section={key: value}`` changes them."""
+    from cluster import pretrain
+
+    content: dict[str, dict[str, Any]] = {
+        "model": {"width": 32, "heads": 2, "depth": 4, "rotary_fraction": 0.5, "basis": {"size": 2}},
+        "data": {"shards": str(shards), "sequence_length": 32},
+        "train": {
+            "steps": 6,
+            "global_batch": 8,
+            "micro_batch": 2,
+            "depths": [2, 4, 4, 8],
+            "validate_every": 3,
+            "validation_sequences": 7,
+        },
+        "optim": {"learning_rate": 5e-3},
+        "zero": {"stage": 1, "param_persistence_threshold": 0},
+        "cluster": {"workers": 2},
+        "checkpoint": {"every": 3, "keep": 3},
+        "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"},
+        "run": {"dir": folder / "run"},
+    }
+    for section, values in sections.items():
+        content[section] = {**content.get(section, {}), **values}
+    return pretrain.check(PretrainSettings.model_validate(content))
+
+
 def run_workers(settings: PretrainSettings, *, join: bool = True) -> Any:
     """The run's workers as plain processes with a gloo group, without Ray: what each Ray worker does."""
     from cluster import tracking
 
     assert settings.tracking.uri is not None
-    run_id = tracking.start_run(
-        settings.tracking.uri, "test", "test", settings.model_dump(mode="json"), settings.run.dir
-    )
+    with suppress(ConnectionError):  # of a store that is away: it is started later
+        tracking.start_run(
+            settings.tracking.uri, "test", "test", settings.model_dump(mode="json"), settings.run.dir
+        )
     store = settings.run.dir / f"store-{len(list(settings.run.dir.glob('store-*')))}"
-    config = {"settings": settings.model_dump(mode="json"), "run_id": run_id}
+    config = {"settings": settings.model_dump(mode="json")}
     return mp.spawn(
         _worker,
         args=(settings.cluster.workers, str(store), config),
@@ -63,5 +92,4 @@ def _worker(rank: int, world: int, store: str, config: dict[str, Any]) -> None:
 
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:
     """The events of one kind in a run's log."""
-    lines = (folder / "events.jsonl").read_text().splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == kind]
+    return [event for event in events_from(folder / FILE_NAME, 0)[0] if event["event"] == kind]

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster import tracking
+from cluster import tracking, upload
 from cluster.events import EventReader
 
 
 def test_metrics_settings_and_status_arrive(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     run_id = tracking.start_run(uri, "experiment", "name", {"train": {"steps": 3}}, tmp_path / "run")
-    with tracking.Tracker(tmp_path / "run", uri, run_id) as tracker:
+    with upload.Tracker(tmp_path / "run") as tracker:
         for step in range(1, 4):
             tracker("step", step, {"loss": 1.0 / step})
     client = tracking.connect(uri)
@@ -34,8 +34,8 @@ def test_a_run_that_raised_is_failed_until_it_runs_again(tmp_path: Path) -> None
     for error, status in ((ZeroDivisionError, "FAILED"), (KeyboardInterrupt, "KILLED")):
         with (
             pytest.raises(error),
-            tracking.ended(uri, run_id),
-            tracking.Tracker(tmp_path / "run", uri, run_id) as tracker,
+            upload.ended(tmp_path / "run"),
+            upload.Tracker(tmp_path / "run") as tracker,
         ):
             tracker("step", 1, {"loss": 1.0})
             raise error

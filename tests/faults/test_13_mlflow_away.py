@@ -1,0 +1,153 @@
+"""MLflow away at the start, in the middle, at the registration: training never waits, no value is lost."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from small_runs import events, run_workers, small_settings
+from stores import Server, black_hole, free_port, server
+
+from cluster import pretrain, tracking, upload
+
+
+def history(uri: str, run_id: str, key: str = "loss") -> list[tuple[int, float]]:
+    return [(m.step, m.value) for m in tracking.connect(uri).get_metric_history(run_id, key)]
+
+
+def report(tracker: upload.Tracker, steps: range, seconds: float = 0.01) -> float:
+    """Report steps as a training loop would; the longest that one report took."""
+    longest = 0.0
+    for step in steps:
+        started = time.monotonic()
+        tracker("step", step, {"loss": step / 7})
+        longest = max(longest, time.monotonic() - started)
+        time.sleep(seconds)
+    return longest
+
+
+def expected(steps: range) -> list[tuple[int, float]]:
+    return [(step, step / 7) for step in steps]
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_and_comes_back_has_every_value_once(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with server(tmp_path / "server") as store:
+        tracking.start_run(store.uri, "experiment", "name", {"a": 1}, folder)
+        with upload.Tracker(folder) as tracker:
+            longest = [report(tracker, range(1, 101), 0.02)]
+            store.stop()
+            longest += [report(tracker, range(101, 301))]
+            store.start()
+            longest += [report(tracker, range(301, 401))]
+        run_id = tracking.open_run(folder)
+        assert history(store.uri, run_id) == expected(range(1, 401))
+        assert tracking.connect(store.uri).get_run(run_id).info.status == "FINISHED"
+    assert max(longest) < 0.5
+    assert len(events(folder, "tracking_away")) == len(events(folder, "tracking_back")) == 1
+
+
+def test_a_run_that_starts_without_a_server_is_sent_by_a_later_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "FINISH_SECONDS", 0.5)
+    store, folder = Server(tmp_path / "server"), tmp_path / "run"
+    with pytest.raises(ConnectionError):
+        tracking.start_run(store.uri, "experiment", "name", {"train": {"steps": 9}}, folder)
+    with upload.Tracker(folder) as tracker:
+        report(tracker, range(1, 11))
+    try:
+        store.start()
+        upload.sync(folder)
+        run_id = tracking.open_run(folder)
+        run = tracking.connect(store.uri).get_run(run_id)
+        assert run.data.params == {"train.steps": "9"}
+        assert run.info.status == "FINISHED"
+        times = [m.timestamp for m in tracking.connect(store.uri).get_metric_history(run_id, "loss")]
+        assert times == [int(1000 * event["time"]) for event in events(folder, "step")]
+        assert tracking.start_run(store.uri, "experiment", "name", {}, folder) == run_id
+    finally:
+        store.stop()
+
+
+def test_steps_computed_again_and_batches_sent_again_add_nothing(tmp_path: Path) -> None:
+    uri, folder = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "run"
+    run_id = tracking.start_run(uri, "experiment", "name", {}, folder)
+    with pytest.raises(ZeroDivisionError), upload.Tracker(folder) as tracker:
+        report(tracker, range(1, 21), 0)
+        raise ZeroDivisionError
+    upload.sync(folder)
+    with (folder / "events.jsonl").open("a") as log:
+        log.write('{"time": 5, "event": "step", "st')  # killed while it wrote
+    sent = (folder / upload.SENT_FILE).read_text()
+    with upload.Tracker(folder) as tracker:
+        tracker("resumed", 15, {})
+        report(tracker, range(16, 31), 0)
+    assert history(uri, run_id) == expected(range(1, 31))
+    for known in (sent, None):  # killed between an answered batch and the note of it, or the note is lost
+        (folder / upload.SENT_FILE).unlink()
+        if known is not None:
+            (folder / upload.SENT_FILE).write_text(known)
+        upload.sync(folder)
+        assert history(uri, run_id) == expected(range(1, 31))
+    assert len(events(folder, "step")) == 20 + 15, "the log has both"
+
+
+def test_a_port_that_never_answers_holds_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setattr(upload, "FINISH_SECONDS", 0.5)
+    with black_hole() as uri:
+        with pytest.raises(ConnectionError):
+            tracking.start_run(uri, "experiment", "name", {}, tmp_path)
+        with upload.Tracker(tmp_path) as tracker:
+            assert report(tracker, range(1, 301)) < 0.5
+            started = time.monotonic()
+        assert time.monotonic() - started < 2
+    assert [event["step"] for event in events(tmp_path, "step")] == list(range(1, 301))
+    assert len(events(tmp_path, "tracking_behind")) == 1
+
+
+@pytest.mark.slow
+def test_a_port_that_never_answers_holds_no_step(
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    with black_hole() as uri:
+        made = small_settings(shards, tmp_path, tracking={"uri": uri}, train={"steps": 12}, zero={"stage": 0})
+        started = time.monotonic()
+        run_workers(made)
+        assert time.monotonic() - started < 90
+    steps = events(made.run.dir, "step")
+    assert [event["step"] for event in steps] == list(range(1, 13))
+    gaps = [b["time"] - a["time"] for a, b in pairwise(steps)]
+    assert max(gaps) < 2.5, "a step waited for the timeout of a request"
+    assert (made.run.dir / "final" / "model.safetensors").is_file()
+
+
+def test_what_was_trained_is_registered_later(tmp_path: Path, shards: Path) -> None:
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    made = small_settings(
+        shards,
+        tmp_path,
+        tracking={"uri": store, "register_as": "late"},
+        train={"steps": 2},
+        cluster={"workers": 1},
+    )
+    with pytest.raises(FileNotFoundError, match=r"mlflow.json"):
+        pretrain.register_run(made.run.dir)
+    run_workers(made)
+    nobody = f"http://127.0.0.1:{free_port()}"
+    moved = made.model_copy(update={"tracking": made.tracking.model_copy(update={"uri": nobody})})
+    with pytest.raises(ConnectionError):
+        tracking.start_run(nobody, "e", "n", moved.model_dump(mode="json"), moved.run.dir)
+    started = time.monotonic()
+    with pytest.raises(ConnectionError):
+        pretrain.register(moved, seconds=3)
+    assert time.monotonic() - started < 30
+    tracking.start_run(store, "e", "n", made.model_dump(mode="json"), made.run.dir)
+    version = pretrain.register_run(made.run.dir)
+    assert (version.uri, version.aliases) == ("models:/late/1", ("champion",))
+    assert pretrain.register_run(made.run.dir).uri == version.uri
