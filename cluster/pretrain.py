@@ -355,6 +355,7 @@ def pretrain_worker(config: dict[str, Any]) -> None:
                 train=settings.train,
                 optim=settings.optim,
                 zero=settings.zero,
+                guard=settings.guard,
                 checkpoint=settings.checkpoint,
                 end_of_text=end_of_text,
                 skip_damaged=settings.data.skip_damaged,
@@ -367,5 +368,5 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     dist.barrier()
 
 
-def _ignore(event: str, step: int, values: dict[str, float]) -> None:
+def _ignore(event: str, step: int, values: dict[str, Any]) -> None:
     pass

@@ -107,18 +107,58 @@ class OptimSettings(Section):
     warmup: float = Field(default=0.05, ge=0, le=1)
     """The part of the steps over which the rate rises linearly."""
     final: float = Field(default=0.1, ge=0, le=1)
-    """The part of the rate that the cosine ends at."""
+    """The part of the rate that the schedule ends at."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """After the warm-up: ``cosine`` falls to the end of the run; ``wsd`` stays at the full rate, so that a
+    run can be made longer, and falls on a line over its last part."""
+    decay: float = Field(default=0.2, gt=0, le=1)
+    """The part of the steps, the last one, over which ``wsd`` falls."""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     weight_decay: float = Field(default=0.1, ge=0)
     """On matrices only."""
     clip: float = Field(default=1.0, gt=0)
     """The largest gradient norm."""
 
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> OptimSettings:
+        if self.schedule == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError(
+                f"optim.warmup {self.warmup} and optim.decay {self.decay} are parts of the steps: "
+                "together at most 1"
+            )
+        return self
+
 
 class ZeroSettings(Section):
     stage: Literal[0, 1, 2, 3] = 1
+    """What each worker holds only a part of: from 1 on the optimizer's state, from 2 on gradients, at 3
+    weights."""
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    """``cpu``: the optimizer's state and step are on the host, for a device that they do not fit on."""
     param_persistence_threshold: int = Field(default=100_000, ge=0)
     """Stage 3 leaves parameters with fewer elements whole on every worker."""
+
+    @model_validator(mode="after")
+    def _offload_has_a_stage(self) -> ZeroSettings:
+        if self.stage == 0 and self.offload_optimizer != "none":
+            raise ValueError("zero.offload_optimizer needs zero.stage 1, 2 or 3")
+        return self
+
+
+class GuardSettings(Section):
+    """What is done about steps that go wrong: each is left out, too many in a row undo what came before."""
+
+    max_skipped: int = Field(default=5, ge=1)
+    """So many steps in a row whose loss or gradient is not finite, and the run goes back to its last
+    checkpoint and on from there with the samples that follow."""
+    max_rollbacks: int = Field(default=2, ge=0)
+    """So many times it goes back to the same checkpoint before it stops."""
+    on_spike: Literal["event", "skip"] = "event"
+    """A loss far above the recent ones: ``event`` logs it, ``skip`` leaves the step out as well."""
+    spike_window: int = Field(default=100, ge=10)
+    """The recent losses: of so many steps."""
+    spike_deviations: float = Field(default=10.0, gt=0)
+    """How far: so many standard deviations above their median, taken from the median absolute deviation."""
 
 
 class ClusterSettings(Section):
@@ -162,6 +202,7 @@ class PretrainSettings(Section):
     train: TrainSettings
     optim: OptimSettings = OptimSettings()
     zero: ZeroSettings = ZeroSettings()
+    guard: GuardSettings = GuardSettings()
     cluster: ClusterSettings = ClusterSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     tracking: TrackingSettings = TrackingSettings()

@@ -6,15 +6,24 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
+from cluster.settings import (
+    CheckpointSettings,
+    GuardSettings,
+    OptimSettings,
+    RunSettings,
+    TrainSettings,
+    ZeroSettings,
+)
 from cluster.training import commit, zero
+from cluster.training.guards import Guards, StepResult, weights_are_finite
+from cluster.training.schedule import learning_rate
 from data.stream import Batch, documents_of
 from odeformer.config import ModelConfig
 from odeformer.depth import Grid, batch_depth, batch_grid, layered_grid
@@ -29,7 +38,7 @@ class Stream(commit.Cursor, Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
 
 
-Report = Callable[[str, int, dict[str, float]], None]
+Report = Callable[[str, int, dict[str, Any]], None]
 """``report(event, step, values)``; only rank 0's goes anywhere."""
 
 
@@ -47,6 +56,7 @@ class Work:
     optim: OptimSettings
     zero: ZeroSettings
     checkpoint: CheckpointSettings
+    guard: GuardSettings = field(default_factory=GuardSettings)
     end_of_text: int | None = None
     """The token that ends a document. Where given, no token sees another document's."""
     skip_damaged: int = 0
@@ -61,15 +71,17 @@ def train(work: Work) -> Any:
     settings, folder = work.train, work.run.dir / "checkpoints"
     work.model.solver = settings.solver_for(work.model.config)
     work.model.gradient, work.model.segment = settings.gradient, settings.segment
-    engine = zero.initialize(work.model, settings, work.optim, work.zero)
-    step = commit.restore(engine, work.stream, folder)
+    engine = zero.initialize(work.model, settings, work.optim, work.zero, work.run.dir)
+    guards = Guards(work.guard, work.stream, work.run.dir, work.report)
+    step = commit.restore(engine, guards, folder)
     work.report("resumed" if step else "started", step, {})
     work.report("validation", step, work.validate(engine))
 
     batches, damaged = iter(work.stream), 0
     while step < settings.steps:
+        guards.pass_over(step)
         started = time.monotonic()
-        rate = zero.learning_rate(work.optim, step, settings.steps)
+        rate = learning_rate(work.optim, step, settings.steps)
         for group in engine.optimizer.param_groups:
             group["lr"] = rate * group["rate"]
         depths = step_depths(settings, work.model.config.depth, work.run.seed, step)
@@ -82,29 +94,31 @@ def train(work: Work) -> Any:
                     f"{damaged} damaged samples by step {step + 1}, data.skip_damaged allows "
                     f"{work.skip_damaged}: odeformer data verify --deep names the shards"
                 )
-        loss, tokens = optimizer_step(engine, batch, grids, settings, work.end_of_text)
-        if not math.isfinite(loss):  # a sum over all ranks: every one of them stops
-            raise RuntimeError(
-                f"the loss is {loss} at step {step + 1}, samples {batch.sample_ids.tolist()}: "
-                "lower optim.learning_rate"
-            )
+        result = optimizer_step(engine, batch, grids, work, guards.loss_limit)
         step += 1
-        work.report(
-            "step",
-            step,
-            {
-                "loss": loss,
-                "depth": depths[-1],
-                "learning_rate": rate,
-                "gradient_norm": float(engine.get_global_grad_norm() or 0.0),
-                "tokens_per_second": tokens / (time.monotonic() - started),
-            },
-        )
+        if guards.must_go_back(step, result, batch.sample_ids.tolist()):
+            step = guards.go_back(engine, step, folder, "too many bad steps in a row")
+            continue
+        if result.applied:
+            work.report(
+                "step",
+                step,
+                {
+                    "loss": result.loss,
+                    "depth": depths[-1],
+                    "learning_rate": rate,
+                    "gradient_norm": result.gradient_norm,
+                    "tokens_per_second": result.tokens / (time.monotonic() - started),
+                },
+            )
         last = step == settings.steps
         if last or step % settings.validate_every == 0:
             work.report("validation", step, work.validate(engine))
-        if last or step % work.checkpoint.every == 0:
-            commit.save(engine, work.stream, step, folder, work.checkpoint.keep)
+        if last or (step % work.checkpoint.every == 0 and guards.last_step_was_good):
+            if not weights_are_finite(engine):
+                step = guards.go_back(engine, step, folder, "weights that are not finite")
+                continue
+            commit.save(engine, guards, step, folder, work.checkpoint.keep)
             work.report("checkpoint", step, {})
     return engine
 
@@ -134,15 +148,14 @@ def step_grid(train: TrainSettings, model: ModelConfig, seed: int, step: int, de
 
 
 def optimizer_step(
-    engine: Any, batch: Batch, grids: list[Grid], train: TrainSettings, end_of_text: int | None
-) -> tuple[float, int]:
+    engine: Any, batch: Batch, grids: list[Grid], work: Work, loss_limit: float = math.inf
+) -> StepResult:
     """One optimizer step on this rank's part of a global batch, in micro-batches, at one or two depths.
 
-    Returns:
-        The mean loss over all counted tokens of all ranks, in nats, before the step, at the first depth;
-        and their number.
+    A step whose loss is not finite or above ``loss_limit``, or whose gradient is not finite, changes nothing.
     """
     engine.train()
+    train = work.train
     tokens = batch.tokens.to(engine.device)
     mask = (
         torch.ones_like(tokens[:, 1:], dtype=torch.bool)
@@ -153,21 +166,30 @@ def optimizer_step(
     # DeepSpeed averages over ranks, micro-batches and depths; the loss is a mean over tokens, wherever they
     # lie, and over depths.
     factor = dist.get_world_size() * engine.gradient_accumulation_steps() / (len(grids) * counted)
-    total = torch.zeros((), device=engine.device)
-    for rows, rows_mask in zip(tokens.split(train.micro_batch), mask.split(train.micro_batch), strict=True):
+    losses = torch.zeros(len(grids), len(tokens), device=engine.device)  # of each sample at each depth
+    for start in range(0, len(tokens), train.micro_batch):
+        chosen = slice(start, start + train.micro_batch)
+        rows = tokens[chosen]
         teacher: Tensor | None = None
         for nth, grid in enumerate(grids):
-            logits = predictions(engine, rows, grid, end_of_text)
+            logits = predictions(engine, rows, grid, work.end_of_text)
             per_token = (
                 token_losses(logits, rows[:, 1:]) if teacher is None else distillation_losses(logits, teacher)
             )
-            loss = (per_token * rows_mask).sum()
-            engine.backward(loss * factor)
-            engine.step()
+            of_samples = (per_token * mask[chosen]).sum(dim=1)
+            losses[nth, chosen] = of_samples.detach()
             if nth == 0:
-                total += loss.detach()
                 teacher = logits.detach() if train.objective == "distillation" else None
-    return float(all_reduce_sum(total) / counted), int(counted)
+            if engine.is_gradient_accumulation_boundary():
+                # Every loss of the step is known, and one backward pass still to come: NaN in it reaches
+                # the gradient of all ranks, and that is not applied.
+                mean = all_reduce_sum(losses.sum(dim=1)) / counted
+                good = mean.isfinite().all() & (mean[0] <= loss_limit)
+                factor = factor.where(good, math.nan)
+            engine.backward(of_samples.sum() * factor)
+            norm = zero.apply_gradients(engine, work.optim.clip)
+    bad = ~losses.isfinite().all(dim=0).cpu()
+    return StepResult(float(mean[0]), int(counted), norm, batch.sample_ids[bad].tolist())
 
 
 def predictions(engine: Any, rows: Tensor, depth: int | Grid, end_of_text: int | None) -> Tensor:

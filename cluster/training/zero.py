@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -52,12 +54,15 @@ def deepspeed_config(
         "train_batch_size": passes * train.micro_batch * workers,
         "train_micro_batch_size_per_gpu": train.micro_batch,
         "gradient_accumulation_steps": passes,
-        "gradient_clipping": optim.clip,
+        # Without ZeRO it is :func:`apply_gradients` that clips.
+        "gradient_clipping": optim.clip if zero.stage else 0.0,
         # DeepSpeed's own Adam names would compile an operator at the first start; torch's AdamW does not.
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": {
             "stage": zero.stage,
             "stage3_param_persistence_threshold": zero.param_persistence_threshold,
+            "offload_optimizer": {"device": zero.offload_optimizer, "pin_memory": True},
         },
         # Autocast, not DeepSpeed's bf16 mode: that would cast the coefficient functions and t as well.
         # With no module listed as safe, gradients and parameters are communicated in float32.
@@ -92,8 +97,12 @@ def parameter_groups(model: nn.Module, optim: OptimSettings) -> list[dict[str, A
     return [group for group in groups if group["params"]]
 
 
-def initialize(model: nn.Module, train: TrainSettings, optim: OptimSettings, zero: ZeroSettings) -> Any:
+def initialize(
+    model: nn.Module, train: TrainSettings, optim: OptimSettings, zero: ZeroSettings, folder: Path
+) -> Any:
     """The DeepSpeed engine around a model whose weights are initialised and whole on every worker.
+
+    What DeepSpeed is told is left in ``folder`` as ``deepspeed.json``.
 
     The model is not built inside ``zero.Init``: under it plain initialisers see partitions, and leave
     weights that are silently wrong.
@@ -104,17 +113,35 @@ def initialize(model: nn.Module, train: TrainSettings, optim: OptimSettings, zer
         parameter_groups(model.to(device), optim), lr=optim.learning_rate, betas=optim.betas
     )
     config = deepspeed_config(train, optim, zero, dist.get_world_size())
+    if dist.get_rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "deepspeed.json").write_text(json.dumps(config, indent=2))
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     return engine
 
 
-def learning_rate(optim: OptimSettings, step: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine down to ``optim.final`` of the peak."""
-    warmup = max(1, round(optim.warmup * steps))
-    if step < warmup:
-        return optim.learning_rate * (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return optim.learning_rate * (optim.final + (1 - optim.final) * 0.5 * (1 + math.cos(math.pi * progress)))
+def apply_gradients(engine: Any, clip: float) -> float:
+    """End a micro-batch; at the last one of a step apply the gradients. Their norm before clipping.
+
+    Gradients whose norm is not finite are not applied: weights and optimizer state stay as they are, on
+    every rank. The norm tells: it is of all ranks' gradients and the same on all of them. Under ZeRO
+    DeepSpeed does this; without, in float32, it would apply whatever it gets, and clips without telling
+    the norm.
+    """
+    if engine.zero_optimization_stage() == 0 and engine.is_gradient_accumulation_boundary():
+        norm = float(nn.utils.clip_grad_norm_(engine.module.parameters(), clip))
+        if not math.isfinite(norm):
+            engine.zero_grad()  # the optimizer passes over what has no gradient
+        engine.step()
+        return norm
+    engine.step()
+    return float(engine.get_global_grad_norm() or 0.0)
+
+
+def trained_tensors(engine: Any) -> list[torch.Tensor]:
+    """The trained weights, or this rank's parts of them where they are shared out."""
+    trained = [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
+    return [p.ds_tensor for p in trained] if engine.zero_optimization_stage() == 3 else trained
 
 
 def whole_state(engine: Any) -> dict[str, torch.Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor
 import odeformer
 from cluster.settings import OptimSettings, PretrainSettings
 from cluster.training import zero
+from cluster.training.schedule import learning_rate
 from cluster.training.worker import step_grid
 from data.manifest import load_manifest
 from data.stream import ShardStream, documents_of
@@ -50,7 +51,7 @@ def plain_losses(settings: PretrainSettings) -> tuple[list[float], Odeformer]:
     for step in range(train.steps):
         optimizer.zero_grad()
         for group in optimizer.param_groups:
-            group["lr"] = zero.learning_rate(optim, step, train.steps) * group["rate"]
+            group["lr"] = learning_rate(optim, step, train.steps) * group["rate"]
         tokens = next(batches).tokens
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
         documents = documents_of(inputs, end_of_text) if settings.data.separate_documents else None
@@ -212,7 +213,7 @@ def test_weight_decay_spares_vectors_and_coefficients() -> None:
 
 def test_learning_rate_rises_then_falls_to_its_floor() -> None:
     optim = OptimSettings(learning_rate=1.0, warmup=0.1, final=0.2)
-    rates = [zero.learning_rate(optim, step, 100) for step in range(101)]
+    rates = [learning_rate(optim, step, 100) for step in range(101)]
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert rates[10] == pytest.approx(1.0)
     assert rates[55] == pytest.approx(0.6)
