@@ -24,8 +24,8 @@ class EventLog:
         if torn:
             self._file.write("\n")
 
-    def __call__(self, event: str, step: int, values: dict[str, float]) -> None:
-        """Append an event: what happened, at which optimizer step, with which numbers."""
+    def __call__(self, event: str, step: int, values: dict[str, Any]) -> None:
+        """Append an event: what happened, at which optimizer step, with which values."""
         line = json.dumps({"time": time.time(), "event": event, "step": step, **values}) + "\n"
         with self._lock:
             self._file.write(line)
