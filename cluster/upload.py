@@ -150,8 +150,8 @@ class Tracker:
         self._thread = threading.Thread(target=self._send_until_ended, daemon=True)
         self._patience = tracking.patience()
 
-    def __call__(self, event: str, step: int, values: dict[str, float]) -> None:
-        """Report what happened at an optimizer step; ``values`` become metrics of the same names."""
+    def __call__(self, event: str, step: int, values: dict[str, Any]) -> None:
+        """Report what happened at an optimizer step; numbers in ``values`` become metrics of those names."""
         self._step = step
         self._log(event, step, values)
 

@@ -23,7 +23,7 @@ def row(index: int, shards: Path) -> dict[str, Any]:
     queue = context.Queue()
     process = context.Process(target=_run, args=(queue, index, shards))
     process.start()
-    result = queue.get(timeout=120)
+    result = queue.get(timeout=600)
     process.join()
     return dict(result)
 

@@ -66,6 +66,9 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["models", "export", "--model", "m", "--out", "text.txt", "--gguf", "f16"], "is there already"),
         (["models", "export", "--model", "nowhere", "--out", "o", "--gguf", "f16"], "nowhere"),
         (["models", "import", "--from", "nowhere", "--out", "out"], "nowhere"),
+        (["models", "register", "nowhere"], "no run was begun in this folder"),
+        (["models", "register", "nowhere", "--name", "../x"], "model name '../x'"),
+        (["track", "sync", "nowhere"], "no run was begun in this folder"),
         (["pretrain", "tiny", "--dept", "4"], "--dept"),
         (["pretran"], "pretran"),
     ],
@@ -127,6 +130,8 @@ def test_every_verb_has_help_with_an_example(tmp_path: Path) -> None:
         ["eval"],
         ["models", "export"],
         ["models", "import"],
+        ["models", "register"],
+        ["track", "sync"],
         ["generate"],
         ["quickstart"],
     ):
