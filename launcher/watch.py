@@ -14,6 +14,9 @@ LINES = {
     "tracking_back": "MLflow answers again and has everything",
     "tracking_behind": "MLflow lacks some metrics; later: odeformer track sync",
     "not_registered": "the registry does not answer",
+    "skipped": "left out a step that is not finite or a spike",
+    "spike": "a loss far above the recent ones",
+    "rollback": "back to the last checkpoint, on with the samples that follow",
 }
 """What is said of an event that is nothing but its name."""
 
@@ -48,8 +51,9 @@ class PretrainWatcher:
             self._progress.console.print(f"  resumed from step {event['step']}", highlight=False)
         elif event["event"] in LINES:
             reason = f" ({event['reason']})" if "reason" in event else ""
+            step = f"step {event['step']:>5}  " if event["event"] in ("skipped", "spike", "rollback") else ""
             self._progress.console.print(
-                f"  {LINES[event['event']]}{reason}", highlight=False, markup=False, soft_wrap=True
+                f"  {step}{LINES[event['event']]}{reason}", highlight=False, markup=False, soft_wrap=True
             )
 
     def _step(self, event: dict[str, Any]) -> None:
