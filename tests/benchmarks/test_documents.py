@@ -5,7 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks import data_tables, generation_tables, gradient_tables, importing_tables, small_formats_tables
+from benchmarks import (
+    data_tables,
+    generation_tables,
+    gradient_tables,
+    importing_tables,
+    small_formats_tables,
+    traffic_tables,
+)
 from benchmarks.quality_claims import judged
 from benchmarks.quality_tables import budgets, claims_table, page
 
@@ -45,3 +52,10 @@ def test_the_importing_page_is_that_of_the_results() -> None:
 
 def test_the_page_on_data_shows_what_was_measured() -> None:
     assert data_tables.part(data_tables.read_results()) in (ROOT / "docs/data.md").read_text()
+
+
+def test_the_page_on_zero_shows_the_traffic_that_was_measured() -> None:
+    content = json.loads((ROOT / "benchmarks/results/traffic.json").read_text())
+    assert traffic_tables.table(content) in (ROOT / "docs/zero.md").read_text()
+    bytes_each = {(row["stage"], round(row["bytes"] / row["parameters"], 2)) for row in content["rows"]}
+    assert len(bytes_each) == 4, "the same for each model"
