@@ -15,8 +15,8 @@ def table(content: dict[str, Any]) -> str:
     rows = {(row["stage"], row["model"]): row for row in content["rows"]}
     names = list(dict.fromkeys(row["model"] for row in content["rows"]))
     lines = [
-        f"`python -m benchmarks.traffic` ({content['machine']}; {content['date']}): two gloo workers, width 128, "
-        "D = 8, MB between them for each optimizer step, and in brackets bytes for each stored parameter.",
+        f"`python -m benchmarks.traffic` ({content['machine']}; {content['date']}): two gloo workers, width "
+        "128, D = 8, MB between them for each optimizer step, and in brackets bytes for each stored parameter.",
         "",
         f"| stage | {' | '.join(names)} | depth weights, K = D/2 over ordinary |",
         "|---|" + "---|" * (len(names) + 1),
