@@ -14,6 +14,9 @@ LINES = {
     "tracking_back": "MLflow answers again and has everything",
     "tracking_behind": "MLflow lacks some metrics; later: odeformer track sync",
     "not_registered": "the registry does not answer",
+    "checkpoint_damaged": "a checkpoint is damaged, and left out",
+    "checkpoint_failed": "a checkpoint could not be written",
+    "checkpoint_converted": "a checkpoint of other workers was converted",
 }
 """What is said of an event that is nothing but its name."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,8 +29,8 @@ class Stream(commit.Cursor, Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
 
 
-Report = Callable[[str, int, dict[str, float]], None]
-"""``report(event, step, values)``; only rank 0's goes anywhere."""
+Report = Callable[[str, int, Mapping[str, Any]], None]
+"""``report(event, step, values)``; numbers become metrics. Only rank 0's goes anywhere."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def train(work: Work) -> Any:
     work.model.solver = settings.solver_for(work.model.config)
     work.model.gradient, work.model.segment = settings.gradient, settings.segment
     engine = zero.initialize(work.model, settings, work.optim, work.zero)
-    step = commit.restore(engine, work.stream, folder)
+    checkpoints = commit.Checkpoints(engine, work.stream, folder, work.checkpoint, work.report)
+    step = checkpoints.restore()
     work.report("resumed" if step else "started", step, {})
     work.report("validation", step, work.validate(engine))
 
@@ -104,8 +105,7 @@ def train(work: Work) -> Any:
         if last or step % settings.validate_every == 0:
             work.report("validation", step, work.validate(engine))
         if last or step % work.checkpoint.every == 0:
-            commit.save(engine, work.stream, step, folder, work.checkpoint.keep)
-            work.report("checkpoint", step, {})
+            checkpoints.save(step)
     return engine
 
 

@@ -97,8 +97,11 @@ def test_another_run_may_not_resume_from_this_folder(settings: MakeSettings) -> 
     path.parent.mkdir()
     path.write_text(identity)
     settings()
-    for change in ({"model": {"width": 16}}, {"zero": {"stage": 2}}, {"run": {"seed": 1}}):
-        with pytest.raises(ValueError, match=r"holds another run, which differs in (model|stage|seeds)"):
+    settings(zero={"stage": 2}, cluster={"workers": 1})
+    for change in ({"model": {"width": 16}}, {"train": {"global_batch": 4}}, {"run": {"seed": 1}}):
+        with pytest.raises(
+            ValueError, match=r"holds another run, which differs in (model|global_batch|seeds)"
+        ):
             settings(**change)
 
 
@@ -110,6 +113,6 @@ def test_a_commit_without_its_manifest_is_no_commit(tmp_path: Path) -> None:
     digest = {"state": "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}
     content = {"format_version": 2, "step": 2, "files": digest}
     (good / "commit.json").write_text(json.dumps(content))
-    found = commit._newest_good(tmp_path)
-    assert found is not None
-    assert found[0] == "step-000000002"
+    found = commit.newest_good(tmp_path)
+    assert found.commit == good
+    assert [step for step, _ in found.damaged] == [4]
