@@ -173,7 +173,7 @@ class Found(NamedTuple):
 def newest_good(folder: Path) -> Found:
     """Read every byte of the newest commit; while it is damaged, move it aside and take the one before."""
     _collect_garbage(folder)
-    damaged = []
+    damaged: list[tuple[int, str]] = []
     for commit in reversed(_commits(folder)):
         try:
             return Found(commit, _verified(commit), damaged)

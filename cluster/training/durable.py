@@ -28,7 +28,7 @@ def together(work: Callable[[], T]) -> list[T]:
     try:
         outcome = (work(), None)
     except Exception as error:  # noqa: BLE001 - the others wait for this rank's word
-        outcome = (None, f"{type(error).__name__}: {error}")
+        outcome = (None, str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}")
     outcomes: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(outcomes, outcome)
     for rank, (_, problem) in enumerate(outcomes):

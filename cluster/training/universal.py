@@ -1,8 +1,8 @@
 """A committed state, taken apart by parameter: any number of workers loads it, at any ZeRO stage.
 
 DeepSpeed's own universal format does the taking apart. Its loading is not used: it reads only what was
-written at the stage it loads at, gives all parameter groups the settings of the first one at stage 3, learning
-rate and weight decay included, has them share one step counter, and knows no stage 0.
+written at the stage it loads at, knows no stage 0, and at stage 3 gives all parameter groups the settings of
+the first one, learning rate and weight decay included, and one step counter to share.
 """
 
 from __future__ import annotations
