@@ -68,7 +68,8 @@ class DurableFiles:
                 os.fsync(file.fileno())
             self._digests[path] = digest(Path(path))
         except Exception as error:  # noqa: BLE001 - raised by digests()
-            self._problem = error
+            # torch says that it lost its place in the file; why it did is the error before.
+            self._problem = error.__context__ if isinstance(error.__context__, OSError) else error
 
     def digests(self, folder: Path) -> dict[str, str]:
         """SHA-256 of each file in the folder that was saved since the last call.
