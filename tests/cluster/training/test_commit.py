@@ -21,7 +21,7 @@ from cluster.training import commit
 MakeSettings = Callable[..., PretrainSettings]
 
 
-def wait_for_step(folder: Path, step: int, seconds: float = 60) -> None:
+def wait_for_step(folder: Path, step: int, seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not (folder / "events.jsonl").exists() or not any(
         event["step"] >= step for event in events(folder, "step")
