@@ -16,7 +16,8 @@ def table(content: dict[str, Any]) -> str:
     names = list(dict.fromkeys(row["model"] for row in content["rows"]))
     lines = [
         f"`python -m benchmarks.traffic` ({content['machine']}; {content['date']}): two gloo workers, width "
-        "128, D = 8, MB between them for each optimizer step, and in brackets bytes for each stored parameter.",
+        "128, D = 8, MB between them for each optimizer step, and in brackets bytes for each stored "
+        "parameter.",
         "",
         f"| stage | {' | '.join(names)} | depth weights, K = D/2 over ordinary |",
         "|---|" + "---|" * (len(names) + 1),

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ def _identity_file(settings: PretrainSettings) -> tuple[Path, str]:
     """Where ``run.dir`` says whose it is, and what it should say: only the same run may resume from it.
 
     Raises:
-        ValueError: when it is that of a run with other weights, data, batches or workers.
+        ValueError: when it is that of a run with other weights, data or batches.
     """
     from cluster.shards import shards_folder
     from data.manifest import load_manifest
@@ -148,8 +148,6 @@ def _identity_file(settings: PretrainSettings) -> tuple[Path, str]:
         "data": load_manifest(shards_folder(settings)).digest(),
         "global_batch": settings.train.global_batch,
         "seeds": [settings.run.seed, settings.data.seed],
-        "workers": settings.cluster.workers,
-        "stage": settings.zero.stage,
         "start": settings.data.start,
     }
     path = settings.run.dir / "run.json"
@@ -368,5 +366,5 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     dist.barrier()
 
 
-def _ignore(event: str, step: int, values: dict[str, Any]) -> None:
+def _ignore(event: str, step: int, values: Mapping[str, Any]) -> None:
     pass

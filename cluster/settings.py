@@ -174,6 +174,18 @@ class CheckpointSettings(Section):
     """Optimizer steps between committed checkpoints."""
     keep: int = Field(default=2, ge=1)
     """How many of the last ones stay."""
+    keep_every: int | None = Field(default=None, ge=1)
+    """Those of every so many steps stay for good, beside the last ones; a multiple of ``every``."""
+    max_failed: int = Field(default=3, ge=1)
+    """So many that cannot be written, one after the other, stop the run."""
+
+    @model_validator(mode="after")
+    def _kept_ones_are_made(self) -> CheckpointSettings:
+        if self.keep_every is not None and self.keep_every % self.every:
+            raise ValueError(
+                f"checkpoint.keep_every {self.keep_every} is not a multiple of checkpoint.every {self.every}"
+            )
+        return self
 
 
 class TrackingSettings(Section):

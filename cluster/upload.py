@@ -11,7 +11,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -150,8 +150,8 @@ class Tracker:
         self._thread = threading.Thread(target=self._send_until_ended, daemon=True)
         self._patience = tracking.patience()
 
-    def __call__(self, event: str, step: int, values: dict[str, Any]) -> None:
-        """Report what happened at an optimizer step; numbers in ``values`` become metrics of those names."""
+    def __call__(self, event: str, step: int, values: Mapping[str, Any]) -> None:
+        """Report what happened at an optimizer step; numbers become metrics of the same names."""
         self._step = step
         self._log(event, step, values)
 

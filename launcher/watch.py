@@ -17,6 +17,9 @@ LINES = {
     "skipped": "left out a step that is not finite or a spike",
     "spike": "a loss far above the recent ones",
     "rollback": "back to the last checkpoint, on with the samples that follow",
+    "checkpoint_damaged": "a checkpoint is damaged, and left out",
+    "checkpoint_failed": "a checkpoint could not be written",
+    "checkpoint_converted": "a checkpoint of other workers was converted",
 }
 """What is said of an event that is nothing but its name."""
 

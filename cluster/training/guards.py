@@ -21,7 +21,8 @@ import torch
 from torch import distributed as dist
 
 from cluster.settings import GuardSettings
-from cluster.training import commit, zero
+from cluster.training import zero
+from cluster.training.commit import Checkpoints
 
 MAD_TO_DEVIATION = 1.4826
 """Of a normal distribution, the standard deviation over the median absolute deviation."""
@@ -131,14 +132,14 @@ class Guards:
         """Going back to a commit made among bad steps would change nothing."""
         return self._in_a_row == 0
 
-    def go_back(self, engine: Any, step: int, commits: Path, why: str) -> int:
+    def go_back(self, checkpoints: Checkpoints, step: int, why: str) -> int:
         """Restore the last commit with the data going on from here; the step it was made at.
 
         Raises:
             GuardError: when there is no commit, or it has been gone back to too often.
         """
         cursor = self._stream.state_dict()["cursor"]
-        back = commit.restore(engine, self, commits)
+        back = checkpoints.restore()
         if back == 0:
             raise GuardError(f"{why} at step {step}, before anything was committed: {WHAT_TO_DO}")
         times = self._passed_over.setdefault(str(back), [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -38,8 +38,8 @@ class Stream(commit.Cursor, Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
 
 
-Report = Callable[[str, int, dict[str, Any]], None]
-"""``report(event, step, values)``; only rank 0's goes anywhere."""
+Report = Callable[[str, int, Mapping[str, Any]], None]
+"""``report(event, step, values)``; numbers become metrics. Only rank 0's goes anywhere."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def train(work: Work) -> Any:
     work.model.gradient, work.model.segment = settings.gradient, settings.segment
     engine = zero.initialize(work.model, settings, work.optim, work.zero, work.run.dir)
     guards = Guards(work.guard, work.stream, work.run.dir, work.report)
-    step = commit.restore(engine, guards, folder)
+    checkpoints = commit.Checkpoints(engine, guards, folder, work.checkpoint, work.report)
+    step = checkpoints.restore()
     work.report("resumed" if step else "started", step, {})
     work.report("validation", step, work.validate(engine))
 
@@ -97,7 +98,7 @@ def train(work: Work) -> Any:
         result = optimizer_step(engine, batch, grids, work, guards.loss_limit)
         step += 1
         if guards.must_go_back(step, result, batch.sample_ids.tolist()):
-            step = guards.go_back(engine, step, folder, "too many bad steps in a row")
+            step = guards.go_back(checkpoints, step, "too many bad steps in a row")
             continue
         if result.applied:
             work.report(
@@ -116,10 +117,9 @@ def train(work: Work) -> Any:
             work.report("validation", step, work.validate(engine))
         if last or (step % work.checkpoint.every == 0 and guards.last_step_was_good):
             if not weights_are_finite(engine):
-                step = guards.go_back(engine, step, folder, "weights that are not finite")
+                step = guards.go_back(checkpoints, step, "weights that are not finite")
                 continue
-            commit.save(engine, guards, step, folder, work.checkpoint.keep)
-            work.report("checkpoint", step, {})
+            checkpoints.save(step)
     return engine
 
 

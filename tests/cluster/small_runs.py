@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch.multiprocessing as mp
 from torch import distributed as dist
 
+from cluster import pretrain
 from cluster.events import FILE_NAME, events_from
 from cluster.settings import PretrainSettings
 from odeformer.config import BasisConfig, ModelConfig
@@ -31,8 +33,6 @@ def tiny_shape(vocabulary_size: int, context_length: int) -> ModelConfig:
 
 def small_settings(shards: Path, folder: Path, **sections: dict[str, Any]) -> PretrainSettings:
     """Checked settings of a run of seconds in ``folder/run``; ``section={key: value}`` changes them."""
-    from cluster import pretrain
-
     content: dict[str, dict[str, Any]] = {
         "model": {"width": 32, "heads": 2, "depth": 4, "rotary_fraction": 0.5, "basis": {"size": 2}},
         "data": {"shards": str(shards), "sequence_length": 32},
@@ -56,8 +56,16 @@ def small_settings(shards: Path, folder: Path, **sections: dict[str, Any]) -> Pr
     return pretrain.check(PretrainSettings.model_validate(content))
 
 
-def run_workers(settings: PretrainSettings, *, join: bool = True) -> Any:
-    """The run's workers as plain processes with a gloo group, without Ray: what each Ray worker does."""
+def run_workers(
+    settings: PretrainSettings,
+    *,
+    join: bool = True,
+    work: Callable[[dict[str, Any]], None] = pretrain.pretrain_worker,
+) -> Any:
+    """The run's workers as plain processes with a gloo group, without Ray: what each Ray worker does.
+
+    ``work``, a function of a module, is done instead where it is given.
+    """
     from cluster import tracking
 
     assert settings.tracking.uri is not None
@@ -69,20 +77,20 @@ def run_workers(settings: PretrainSettings, *, join: bool = True) -> Any:
     config = {"settings": settings.model_dump(mode="json")}
     return mp.spawn(
         _worker,
-        args=(settings.cluster.workers, str(store), config),
+        args=(settings.cluster.workers, str(store), config, work),
         nprocs=settings.cluster.workers,
         join=join,
     )
 
 
-def _worker(rank: int, world: int, store: str, config: dict[str, Any]) -> None:
+def _worker(
+    rank: int, world: int, store: str, config: dict[str, Any], work: Callable[[dict[str, Any]], None]
+) -> None:
     import torch
-
-    from cluster.pretrain import pretrain_worker
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-    pretrain_worker(config)
+    work(config)
     dist.destroy_process_group()
     # Everything is written. At an interpreter's exit a communication thread of torch that has not been
     # joined aborts the process now and then; Ray's workers are ended from outside and never get there.

@@ -1,0 +1,149 @@
+"""A committed state, taken apart by parameter: any number of workers loads it, at any ZeRO stage.
+
+DeepSpeed's own universal format does the taking apart. Its loading is not used: it reads only what was
+written at the stage it loads at, knows no stage 0, and at stage 3 gives all parameter groups the settings of
+the first one, learning rate and weight decay included, and one step counter to share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn import functional
+
+from cluster.training.zero import import_deepspeed
+
+WEIGHT, MOMENTS = "fp32", ("exp_avg", "exp_avg_sq")
+NAMES = "trained_parameters"
+"""In a state of stage 0, which itself only numbers them: the names of the parameters, as AdamW has them."""
+
+
+def parameter_names(engine: Any) -> list[str]:
+    """Of an engine at stage 0: the names of the parameters in the order of the optimizer's state."""
+    names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
+    return [names[id(parameter)] for group in engine.optimizer.param_groups for parameter in group["params"]]
+
+
+def convert(state: Path, target: Path, stage: int) -> None:
+    """Take a state apart that DeepSpeed saved at that stage, into ``target``, which :func:`load` reads."""
+    target.mkdir(parents=True)
+    if stage == 0:
+        _convert_stage_0(state, target)
+    else:
+        _convert_partitions(state, target)
+
+
+def _convert_stage_0(state: Path, target: Path) -> None:
+    saved = torch.load(state / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)
+    moments = saved["optimizer"]["state"]
+    for number, name in enumerate(saved[NAMES]):
+        folder = target / "zero" / name
+        folder.mkdir(parents=True)
+        torch.save(saved["module"][name], folder / f"{WEIGHT}.pt")
+        for moment in MOMENTS:
+            torch.save(moments[number][moment], folder / f"{moment}.pt")
+    torch.save(moments[0]["step"], target / "step.pt")
+
+
+def _convert_partitions(state: Path, target: Path) -> None:
+    import_deepspeed()
+    from deepspeed.checkpoint import ds_to_universal
+
+    arguments = Namespace(
+        input_folder=str(state),
+        output_folder=str(target),
+        # In this process: a forked copy of one that holds a process group and threads may hang.
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        ds_to_universal.main(arguments)
+    # It writes no steps for stage 3.
+    saved = torch.load(min(state.glob("*_optim_states.pt")), map_location="cpu", weights_only=False)
+    saved = saved["optimizer_state_dict"]
+    states = (saved.get("base_optimizer_state") or saved["optimizer_state_dict"])["state"]
+    torch.save(states[0]["step"], target / "step.pt")
+
+
+def load(engine: Any, folder: Path) -> None:
+    """Load what :func:`convert` wrote. All ranks must call it; the engine may have trained before.
+
+    The parameter groups keep their settings, which are this run's.
+    """
+    parameters = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
+    _load_weights(engine, parameters, folder)
+    step = torch.as_tensor(torch.load(folder / "step.pt", weights_only=True), dtype=torch.float32)
+    match engine.zero_optimization_stage():
+        case 0:
+            for name, parameter in parameters.items():
+                moments = {key: _read(folder, name, key, parameter) for key in MOMENTS}
+                engine.optimizer.state[parameter] = {"step": step.clone(), **moments}
+        case 1 | 2:
+            _load_moments_of_fragments(engine.optimizer, parameters, folder, step)
+        case 3:
+            _load_moments_of_partitions(engine.optimizer, parameters, folder, step)
+
+
+def _load_weights(engine: Any, parameters: dict[str, nn.Parameter], folder: Path) -> None:
+    deepspeed, partitioned = import_deepspeed(), engine.zero_optimization_stage() == 3
+    for name, parameter in parameters.items():
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=partitioned):
+            if not partitioned or dist.get_rank() == 0:
+                parameter.data.copy_(_read(folder, name, WEIGHT, parameter))
+    if engine.zero_optimization_stage():
+        engine.optimizer.refresh_fp32_params()
+
+
+def _load_moments_of_fragments(
+    optimizer: Any, parameters: dict[str, nn.Parameter], folder: Path, step: Tensor
+) -> None:
+    """Stages 1 and 2: a rank holds a stretch of each group, where parameters may begin and end anywhere."""
+    from deepspeed.utils import safe_set_full_optimizer_state
+
+    _begin_states(optimizer.optimizer, optimizer.single_partition_of_fp32_groups, step)
+    # DeepSpeed links parameters with their moments in the first step, which comes later.
+    optimizer._hp_optimizer_states_linked = False
+    optimizer._lazy_init_hp_params_optimizer_state()
+    for name, parameter in parameters.items():
+        for key in MOMENTS:
+            safe_set_full_optimizer_state(parameter, _read(folder, name, key, parameter), key)
+
+
+def _load_moments_of_partitions(
+    optimizer: Any, parameters: dict[str, nn.Parameter], folder: Path, step: Tensor
+) -> None:
+    """Stage 3: a rank holds an equal part of each parameter, the last ones filled up with zeros."""
+    from deepspeed.utils import safe_set_local_optimizer_state
+
+    _begin_states(optimizer.optimizer, optimizer.fp32_partitioned_groups_flat, step)
+    rank, workers = dist.get_rank(), dist.get_world_size()
+    for name, parameter in parameters.items():
+        size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
+        for key in MOMENTS:
+            whole = _read(folder, name, key, parameter).flatten()
+            parts = functional.pad(whole, (0, size * workers - whole.numel())).split(size)
+            safe_set_local_optimizer_state(parameter, parts[rank], key)
+
+
+def _begin_states(adamw: torch.optim.Optimizer, flat_groups: list[Tensor], step: Tensor) -> None:
+    for flat in flat_groups:
+        moments = {key: torch.zeros_like(flat) for key in MOMENTS}
+        adamw.state[flat] = {"step": step.clone(), **moments}
+
+
+def _read(folder: Path, name: str, key: str, like: nn.Parameter) -> Tensor:
+    """A parameter's weight or moment, whole, in its shape."""
+    content = torch.load(folder / "zero" / name / f"{key}.pt", map_location=like.device, weights_only=True)
+    # DeepSpeed writes a dictionary at stages 1 and 2, and a tensor without a shape at stage 3.
+    tensor: Tensor = content["param"] if isinstance(content, dict) else content
+    return tensor.reshape(getattr(like, "ds_shape", like.shape))

@@ -1,0 +1,92 @@
+"""Killed while a commit is being written: the one before it is taken, and what was half there is gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from small_runs import events, run_workers, small_settings
+
+import odeformer
+from cluster import pretrain
+from cluster.training import durable
+
+NEXT = "step-000000004"
+BEFORE, AFTER = ("within a file", "before commit.json", "before the rename"), "before old ones go"
+
+
+def die() -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def pretrain_and_die(config: dict[str, Any]) -> None:
+    """What a worker does, until it kills itself in the commit of step 4, where the environment says."""
+    point, save, write, sync = os.environ["DIE"], torch.save, durable.write, durable.sync
+
+    def saving(state: Any, file: Any) -> None:
+        save(state, file)
+        if point == "within a file" and NEXT in file.name:
+            file.truncate(file.tell() // 2)
+            die()
+
+    def writing(path: Path, text: str) -> None:
+        if point == "before commit.json" and NEXT in str(path):
+            die()
+        write(path, text)
+
+    def syncing(folder: Path) -> None:
+        if point == "before the rename" and NEXT in folder.name:
+            die()
+        sync(folder)
+        if point == AFTER and (folder / NEXT).exists():
+            die()
+
+    torch.save, durable.write, durable.sync = saving, writing, syncing  # type: ignore[assignment]
+    pretrain.pretrain_worker(config)
+
+
+def check(
+    shards: Path, folder: Path, points: tuple[str, ...], workers: int, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A run that is killed at each point, resumed each time, and ends."""
+    run = small_settings(
+        shards,
+        folder,
+        train={"validate_every": 100},
+        checkpoint={"every": 2, "keep": 1},
+        cluster={"workers": workers},
+    )
+    commits = run.run.dir / "checkpoints"
+    for point in points:
+        monkeypatch.setenv("DIE", point)
+        with pytest.raises(Exception, match="SIGKILL"):
+            run_workers(run, work=pretrain_and_die)
+        assert (commits / "step-000000002").is_dir(), point
+        assert (commits / NEXT).exists() == (point == AFTER), point
+        assert (commits / f".{NEXT}.incomplete").exists() == (point != AFTER), point
+    run_workers(run)
+    resumed = [event["step"] for event in events(run.run.dir, "resumed")]
+    assert resumed == [4 if point == AFTER else 2 for point in points]
+    assert [path.name for path in commits.iterdir()] == ["step-000000006"]
+    return run.run.dir
+
+
+def test_a_commit_is_none_until_it_is_renamed(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check(shards, tmp_path, ("before the rename",), 1, monkeypatch)
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_point_of_a_commit_changes_nothing(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = check(shards, tmp_path / "whole", (), 2, monkeypatch)
+    killed = check(shards, tmp_path / "killed", (*BEFORE, AFTER), 2, monkeypatch)
+    first, second = (odeformer.load(run / "final").state_dict() for run in (whole, killed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
