@@ -1,7 +1,8 @@
-"""Pretraining jobs on a running cluster, through the job server of its dashboard: submit, look, follow, stop."""
+"""Pretraining jobs on a running cluster, through its dashboard's job server: submit, look, follow, stop."""
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
@@ -22,7 +23,7 @@ SETTINGS_FILE = "settings.json"
 RUN_DIR = "odeformer.run_dir"
 """The metadata by which our jobs are told from everybody else's on the cluster."""
 ANSWER_SECONDS = 10.0
-STOP_SECONDS = 20
+STOP_SECONDS = 60
 """How long a job that is stopped may take before it is killed."""
 LAST_LINES = 20
 
@@ -68,6 +69,8 @@ class JobServer:
         _check_answers(self.address)
         from ray.job_submission import JobSubmissionClient
 
+        for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         # Ray prefers both variables to the address that it is given.
         variables = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
         kept = {name: os.environ.pop(name) for name in variables if name in os.environ}
@@ -180,7 +183,9 @@ class JobServer:
 
     def _state(self, kind: str) -> list[dict[str, Any]]:
         # The function that Ray offers for this prints numbers for people ("2.0 GiB").
-        answer = self._client._do_request("GET", f"/api/v0/{kind}?detail=1&limit=10000", timeout=ANSWER_SECONDS)
+        answer = self._client._do_request(
+            "GET", f"/api/v0/{kind}?detail=1&limit=10000", timeout=ANSWER_SECONDS
+        )
         answer.raise_for_status()
         return list(answer.json()["data"]["result"]["result"])
 

@@ -23,6 +23,7 @@ import psutil
 import pytest
 from small_runs import small_settings
 
+from cluster import jobs
 from cluster.settings import PretrainSettings
 
 HEAD = """
@@ -123,8 +124,7 @@ def _answers(address: str) -> bool:
     try:
         urllib.request.urlopen(f"{address}/api/version", timeout=5).close()
     except urllib.error.HTTPError as error:
-        assert error.code == 401, "it wants a token"
-        return True
+        return error.code == 401  # it wants a token
     except OSError:
         return False
     return True
@@ -165,6 +165,7 @@ def test_a_job_that_fails_says_why_and_its_name_is_taken(
     code, out, err = head("submit", "pretrain", doomed, "--set", missing)
     assert code == 0, err
     assert out.startswith("submitted: doomed;")
+    assert err == ""
     job = head.wait("doomed", lambda job: job["state"] not in ("pending", "running"), 60)
     assert job["state"] == "failed"
     assert job["cause"].startswith("exit code 2: ")
@@ -174,3 +175,68 @@ def test_a_job_that_fails_says_why_and_its_name_is_taken(
     assert (code, out) == (2, "")
     assert err.startswith("error: there is a job 'doomed'")
     assert err.count("\n") == 1
+
+
+def test_a_wrong_token_and_other_peoples_jobs(head: Head) -> None:
+    stranger = Head(head.address, head.environment | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}, head.folder)
+    code, out, err = stranger("jobs", "list")
+    assert (code, out) == (2, "")
+    assert "wants another token" in err
+    assert err.count("\n") == 1
+    code, out, err = head("jobs", "stop", "nobodys")
+    assert (code, out) == (2, "")
+    assert "no pretraining job 'nobodys'" in err
+
+
+@pytest.mark.slow
+def test_a_job_waits_for_its_place_and_runs_to_the_end_when_another_is_stopped(
+    head: Head, config: Callable[..., str], tmp_path: Path
+) -> None:
+    code, _, err = head("submit", "pretrain", config("long"), "--set", "train.steps=1000000")
+    assert code == 0, err
+    events = tmp_path / "long" / "events.jsonl"
+    deadline = time.monotonic() + 120
+    while not (events.is_file() and '"checkpoint"' in events.read_text()):
+        assert time.monotonic() < deadline, head("jobs", "logs", "long")
+        time.sleep(0.5)
+    assert head.job("long")["state"] == "running"
+
+    code, _, err = head("submit", "pretrain", config("short"), "--name", "second", "--set", "train.steps=6")
+    assert code == 0, err
+    waiting = head.wait("second", lambda job: "pretrain" in (job["lacks"] or ""), 120)
+    assert waiting["state"] == "pending"
+    assert waiting["lacks"] == "CPU: 2 wanted, 0 free of 2; pretrain: 2 wanted, 0 free of 2"
+
+    follower = head.start("jobs", "logs", "second", "--follow")
+    code, out, err = head("jobs", "stop", "long")
+    assert code == 0, err
+    assert out.startswith("stopped: long;")
+    assert '"interrupted"' in events.read_text(), "it ended as by Ctrl-C"
+    out, err = follower.communicate(timeout=180)
+    assert follower.returncode == 0, err
+    assert f"weights: {tmp_path}/short/final" in out
+    assert (tmp_path / "short" / "final" / "config.json").is_file()
+
+    found = {job["name"]: job for job in json.loads(head("jobs", "list", "--json")[1])}
+    assert found["long"]["state"] == "stopped"
+    assert found["second"]["state"] == "succeeded"
+    assert list(found).index("second") < list(found).index("long"), "the latest first"
+
+
+def test_where_nobody_answers_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "ANSWER_SECONDS", 1.0)
+    (port,) = _free_ports(1)
+    with pytest.raises(ConnectionError, match="no Ray cluster answers at"):
+        jobs.JobServer(f"http://127.0.0.1:{port}")
+    started = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ConnectionError, match="timed out"):
+        jobs.JobServer(f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert time.monotonic() - started < 10
+    with pytest.raises(ValueError, match="expected that of a cluster's dashboard"):
+        jobs.JobServer("127.0.0.1:6379")
+
+
+def test_what_a_job_lacks_names_only_what_is_short() -> None:
+    wanted, there = {"CPU": 4.0, "GPU": 4.0, "pretrain": 4.0}, {"CPU": 64.0, "pretrain": 4.0}
+    lacks = jobs._lacking(wanted, {"CPU": 2.0, "pretrain": 2.0}, there)
+    assert lacks == "GPU: 4 wanted, 0 free of 0; pretrain: 4 wanted, 2 free of 4"
