@@ -13,6 +13,7 @@ import typer
 
 from cluster.failures import RunFailedError
 from launcher.cli_data import data_app
+from launcher.cli_jobs import jobs_app, submit_app
 from launcher.cli_models import TrackingUri, models_app
 from launcher.cli_track import track_app
 
@@ -27,7 +28,9 @@ app = typer.Typer(
 finetune_app = typer.Typer(help="Low-rank fine-tuning jobs of teams.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(finetune_app, name="finetune")
+app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
+app.add_typer(submit_app, name="submit")
 app.add_typer(track_app, name="track")
 
 Overrides = Annotated[

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
+from cluster.jobs import Job
 from cluster.registry import BASE_NAME, BASE_VERSION, Version
 from launcher.evaluation import TextScore
 from launcher.harness import TaskScore
@@ -29,6 +32,24 @@ def models_table(versions: Sequence[Version]) -> Table:
             _count(tags.get("odeformer.parameters")),
             _count(tags.get("odeformer.ordinary_parameters")),
             tags.get("odeformer.depths", ""),
+        )
+    return table
+
+
+def jobs_table(jobs: Sequence[Job]) -> Table:
+    """Pretraining jobs: their state, and what the pending ones wait for or the failed ones died of."""
+    table = Table("job", "state", "submitted", box=None, header_style="bold", pad_edge=False)
+    table.add_column("time", justify="right")
+    table.add_column("run.dir", overflow="fold")
+    table.add_column("why", overflow="fold")
+    for job in jobs:
+        table.add_row(
+            job.name,
+            job.state,
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.submitted)),
+            f"{job.seconds:,.0f} s",
+            Text(job.run_dir),
+            Text(f"waits for {job.lacks}" if job.lacks else job.cause or ""),
         )
     return table
 
