@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ class EventLog:
         if torn:
             self._file.write("\n")
 
-    def __call__(self, event: str, step: int, values: dict[str, float]) -> None:
-        """Append an event: what happened, at which optimizer step, with which numbers."""
+    def __call__(self, event: str, step: int, values: Mapping[str, Any]) -> None:
+        """Append an event: what happened, at which optimizer step, with which numbers, which are metrics."""
         line = json.dumps({"time": time.time(), "event": event, "step": step, **values}) + "\n"
         with self._lock:
             self._file.write(line)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from cluster.failures import PreemptedError
 from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
-from cluster.training import commit, zero
+from cluster.training import commit, heartbeat, zero
 from data.stream import Batch, documents_of
 from odeformer.config import ModelConfig
 from odeformer.depth import Grid, batch_depth, batch_grid, layered_grid
@@ -51,12 +52,17 @@ class Work:
     """The token that ends a document. Where given, no token sees another document's."""
     skip_damaged: int = 0
     """So many samples of all ranks may be damaged before the run stops."""
+    is_asked_to_end: Callable[[], bool] = lambda: False
+    """Asked of every rank at every step; when one says yes, all commit that step and end."""
 
 
 def train(work: Work) -> Any:
     """Train until ``work.train.steps``, from the last committed step on; the engine that holds the result.
 
     The process group must exist. Every rank calls this with the same settings and its own stream.
+
+    Raises:
+        PreemptedError: on all ranks, when one was asked to end. The step in progress has been committed.
     """
     settings, folder = work.train, work.run.dir / "checkpoints"
     work.model.solver = settings.solver_for(work.model.config)
@@ -82,13 +88,16 @@ def train(work: Work) -> Any:
                     f"{damaged} damaged samples by step {step + 1}, data.skip_damaged allows "
                     f"{work.skip_damaged}: odeformer data verify --deep names the shards"
                 )
-        loss, tokens = optimizer_step(engine, batch, grids, settings, work.end_of_text)
+        loss, tokens, asked = optimizer_step(
+            engine, batch, grids, settings, work.end_of_text, work.is_asked_to_end
+        )
         if not math.isfinite(loss):  # a sum over all ranks: every one of them stops
             raise RuntimeError(
                 f"the loss is {loss} at step {step + 1}, samples {batch.sample_ids.tolist()}: "
                 "lower optim.learning_rate"
             )
         step += 1
+        heartbeat.passed(step)
         work.report(
             "step",
             step,
@@ -101,11 +110,15 @@ def train(work: Work) -> Any:
             },
         )
         last = step == settings.steps
-        if last or step % settings.validate_every == 0:
+        ending = asked and not last
+        if last or (step % settings.validate_every == 0 and not ending):
             work.report("validation", step, work.validate(engine))
-        if last or step % work.checkpoint.every == 0:
+        if last or ending or step % work.checkpoint.every == 0:
             commit.save(engine, work.stream, step, folder, work.checkpoint.keep)
             work.report("checkpoint", step, {})
+            heartbeat.passed()
+        if ending:
+            raise PreemptedError(step)
     return engine
 
 
@@ -134,13 +147,18 @@ def step_grid(train: TrainSettings, model: ModelConfig, seed: int, step: int, de
 
 
 def optimizer_step(
-    engine: Any, batch: Batch, grids: list[Grid], train: TrainSettings, end_of_text: int | None
-) -> tuple[float, int]:
+    engine: Any,
+    batch: Batch,
+    grids: list[Grid],
+    train: TrainSettings,
+    end_of_text: int | None,
+    is_asked_to_end: Callable[[], bool] = lambda: False,
+) -> tuple[float, int, bool]:
     """One optimizer step on this rank's part of a global batch, in micro-batches, at one or two depths.
 
     Returns:
         The mean loss over all counted tokens of all ranks, in nats, before the step, at the first depth;
-        and their number.
+        their number; and whether any rank has been asked to end by now.
     """
     engine.train()
     tokens = batch.tokens.to(engine.device)
@@ -167,11 +185,15 @@ def optimizer_step(
             if nth == 0:
                 total += loss.detach()
                 teacher = logits.detach() if train.objective == "distillation" else None
-    return float(all_reduce_sum(total) / counted), int(counted)
+    # Asked late, for what happened during the step, and told along with the loss: the ranks must agree.
+    asked = torch.tensor(float(is_asked_to_end()), device=engine.device)
+    loss, asked = all_reduce_sum(torch.stack([total, asked]))
+    return float(loss / counted), int(counted), bool(asked)
 
 
 def predictions(engine: Any, rows: Tensor, depth: int | Grid, end_of_text: int | None) -> Tensor:
     """Logits [batch, time, vocabulary] of the tokens after the first of ``rows`` [batch, time + 1]."""
+    heartbeat.passed()
     inputs = rows[:, :-1]
     apart = {} if end_of_text is None else {"documents": documents_of(inputs, end_of_text)}
     logits: Tensor = engine(inputs, depth=depth, **apart).logits
