@@ -133,8 +133,8 @@ class ClusterSettings(Section):
     max_preemptions: int = Field(default=100, ge=0)
     """So often after a worker was asked to end by SIGTERM, which is no failure."""
     stuck_after: float = Field(default=600.0, ge=1)
-    """Seconds without a sign of life or progress after which a worker is taken for stuck, and killed. One
-    step's longest part, a checkpoint and the start of the model must each take less."""
+    """Seconds without a sign of life, or without progress, after which a worker is taken for stuck, and
+    killed. A micro-batch and a checkpoint must take less."""
 
 
 class CheckpointSettings(Section):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+START_SECONDS = 600.0
+"""How long workers have at least until the first of them has passed a point: imports, the weights."""
 END_SECONDS = 30.0
 """How long ending processes may take; a node that does not answer is gone, and they with it."""
 
@@ -52,7 +54,9 @@ class Watchdog:
                 self._process(rank),
                 f"worker {rank} is stuck: no sign of life for {now - self._beaten[rank]:.0f} s",
             )
-        late = [rank for rank in self._beats if now - self._advanced[rank] > self._seconds]
+        has_begun = any(beat["passed"] for beat in self._beats.values())
+        patience = self._seconds if has_begun else max(self._seconds, START_SECONDS)
+        late = [rank for rank in self._beats if now - self._advanced[rank] > patience]
         if late:
             # Collectives stop all ranks. The one that holds the others has not got as far as they have.
             rank = min(late, key=lambda rank: (self._beats[rank]["passed"], rank))

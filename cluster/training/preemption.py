@@ -20,15 +20,24 @@ _asked = 0
 
 
 def listen() -> None:
-    """From now on SIGTERM asks this worker to end, and a second one ends it. For its main thread only."""
-    signal.signal(signal.SIGTERM, _take)
+    """From now on SIGTERM asks this worker to end, and a second one ends it. For its main thread only.
+
+    Python runs a handler when the main thread gets to it. A worker's waits for calls, outside of Python: so
+    what counts is the byte that the interpreter writes at once, and a thread that reads it.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    threading.Thread(target=_take, args=(reading,), daemon=True).start()
 
 
-def _take(number: int, frame: FrameType | None) -> None:
+def _take(reading: int) -> None:
     global _asked
-    _asked += 1
-    if _asked > 1:
-        os._exit(EXIT_CODE)
+    while True:
+        _asked += os.read(reading, 1)[0] == signal.SIGTERM
+        if _asked > 1:
+            os._exit(EXIT_CODE)
 
 
 def is_asked(run: Path | None = None) -> bool:

@@ -73,6 +73,6 @@ def test_what_a_new_start_cannot_mend_is_not_tried_again(ray: None, tmp_path: Pa
     def fail(config: dict[str, Any]) -> None:
         raise RuntimeError("the loss is nan at step 3")
 
-    with pytest.raises(RunFailedError, match="failed: worker [01]: RuntimeError: the loss is nan at step 3"):
+    with pytest.raises(RunFailedError, match=r"failed: worker [01]: RuntimeError: the loss is nan at step 3"):
         supervise(fail, settings, print)
     assert restarts(settings.run.dir) == []
