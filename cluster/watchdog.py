@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+LOOK_SECONDS = 1.0
 START_SECONDS = 600.0
 """How long workers have at least until the first of them has passed a point: imports, the weights."""
 END_SECONDS = 30.0
@@ -39,13 +40,17 @@ class Watchdog:
     def __init__(self, folder: Path, seconds: float) -> None:
         self._folder = folder
         self._seconds = seconds
+        self._looked = 0.0
         self._beats: dict[int, dict[str, Any]] = {}
         self._beaten: dict[int, float] = {}
         self._advanced: dict[int, float] = {}
 
     def look(self) -> Stuck | None:
-        """Read the heartbeats; the worker that is stuck, if one is."""
+        """Read the heartbeats, about once a second however often it is asked; who is stuck, if one is."""
         now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return None
+        self._looked = now
         self._read(now)
         silent = [rank for rank in self._beats if now - self._beaten[rank] > self._seconds]
         if silent:
@@ -56,14 +61,14 @@ class Watchdog:
             )
         has_begun = any(beat["passed"] for beat in self._beats.values())
         patience = self._seconds if has_begun else max(self._seconds, START_SECONDS)
-        late = [rank for rank in self._beats if now - self._advanced[rank] > patience]
-        if late:
+        waiting = now - max(self._advanced.values(), default=now)
+        if waiting > patience:
             # Collectives stop all ranks. The one that holds the others has not got as far as they have.
-            rank = min(late, key=lambda rank: (self._beats[rank]["passed"], rank))
+            rank = min(self._beats, key=lambda rank: (self._beats[rank]["passed"], rank))
             return Stuck(
                 self._process(rank),
                 f"worker {rank} is stuck after step {self._beats[rank]['step']}: "
-                f"no progress for {now - self._advanced[rank]:.0f} s",
+                f"nobody has made progress for {waiting:.0f} s",
             )
         return None
 
@@ -90,6 +95,9 @@ class Watchdog:
             except (OSError, ValueError):
                 continue
             found[beat["rank"]] = beat
+        gone = self._beats.keys() - found.keys()
+        for rank in gone:
+            del self._beaten[rank], self._advanced[rank]
         for rank, beat in found.items():
             before = self._beats.get(rank)
             if before is None or beat["time"] != before["time"]:

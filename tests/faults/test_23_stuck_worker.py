@@ -81,9 +81,10 @@ def test_a_stopped_process_is_named_though_all_others_wait_for_it(tmp_path: Path
 def test_the_one_that_has_not_got_as_far_as_the_others_is_named(tmp_path: Path) -> None:
     dog = Watchdog(tmp_path, seconds=3)
     with beating(tmp_path, 25, 21, 25) as processes:
+        assert [process.stdout.readline() for process in processes] == ["passed\n"] * 3
         found = first_stuck(dog)
         assert found.process.rank == 1
-        assert "worker 1 is stuck after step 2: no progress for" in found.reason
+        assert "worker 1 is stuck after step 2: nobody has made progress for" in found.reason
         processes[1].communicate("")
         assert [process.rank for process in dog.processes()] == [0, 2], "it ended by itself"
         dog.restart_clock()
