@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 DEATHS = ("WorkerHealthCheckFailedError", "WorkerCrashedError", "ActorDiedError", "ActorUnavailableError")
 """What Ray says of a process that is gone."""
 MENDABLE = ("DistBackendError", "DistNetworkError", "DistStoreError", "AcceleratorError")
@@ -24,15 +26,21 @@ class PreemptedError(Exception):
         return f"preempted at step {self.step}"
 
 
-def cause(error: BaseException) -> str:
+def cause(error: BaseException, silent: Sequence[int] = ()) -> str:
     """The root cause of an error that Ray hands back.
 
     Of a worker group's failures the first that is not the echo of another: a rank whose peer has died only
     knows that its connection is gone.
+
+    Args:
+        error: what Ray raised.
+        silent: ranks that have said nothing of their end. When there is only one, it is the one that died.
     """
     rank, failure = _root(error)
     if rank is None:
         return _line(failure)
+    if _is_echo(failure) and len(silent) == 1:
+        return f"worker {silent[0]}: its process died, worker {rank} lost its connection to it"
     if _is_echo(failure):
         return f"worker {rank} lost its connection to another worker, whose process died"
     return f"worker {rank}: {_line(failure)}"
@@ -45,9 +53,10 @@ def is_mendable(error: BaseException) -> bool:
     raised by a program about its input – settings, data, a loss that is not finite – and would be again.
     """
     failure = _root(error)[1]
-    kinds = {kind.__name__ for kind in type(_innermost(failure)).__mro__}
-    if isinstance(_innermost(failure), OSError):
-        return not isinstance(_innermost(failure), FileNotFoundError | PermissionError)
+    inner = _innermost(failure)
+    if isinstance(inner, OSError):
+        return not isinstance(inner, FileNotFoundError | PermissionError)
+    kinds = {kind.__name__ for kind in type(inner).__mro__}
     return _is_echo(failure) or not kinds.isdisjoint((*DEATHS, *MENDABLE, *START_FAILURES))
 
 

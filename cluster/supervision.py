@@ -99,7 +99,12 @@ class _Supervisor:
         self._on_event = on_event
         self._events = EventReader(self._run)
         self._log = EventLog(self._run)
-        self._budget = Budget(settings.cluster.max_failures, settings.cluster.max_preemptions)
+        commits = (self._run / "checkpoints").glob("step-*")
+        self._budget = Budget(
+            settings.cluster.max_failures,
+            settings.cluster.max_preemptions,
+            committed=max((int(commit.name.removeprefix("step-")) for commit in commits), default=0),
+        )
         self._has_begun = False
 
     def run(self) -> None:
@@ -135,15 +140,17 @@ class _Supervisor:
         if group.error is None:
             return None
         # Ray has asked them to end. One that is stopped, or is still writing, must not meet its successor.
-        watchdog.end(dog.processes())
+        left = dog.processes()
+        watchdog.end(left)
         preempted = preemption(group.error)
         if preempted is not None:
             return _End(group.error, str(preempted), is_preemption=True, is_mendable=True)
         if stuck is not None:
             return _End(group.error, stuck, is_preemption=False, is_mendable=True)
         mendable = is_mendable(group.error)
+        reason = cause(group.error, [process.rank for process in left])
         # One that was asked to end by SIGTERM and then died has not failed.
-        return _End(group.error, cause(group.error), mendable and dog.is_any_asked(), mendable)
+        return _End(group.error, reason, mendable and dog.is_any_asked(), mendable)
 
     def _pause_after(self, end: _End) -> float:
         """Take how an attempt ended out of the budget for that; seconds until the next one."""

@@ -23,6 +23,8 @@ def test_an_echo_is_not_the_cause() -> None:
         "worker 1: ValueError: shards/train-000001.tar: sha256 is a, not b"
     )
     assert "worker 0 lost its connection to another worker" in cause(group_error(r0=CLOSED, r1=RESET))
+    assert cause(group_error(r0=CLOSED), silent=[1]).startswith("worker 1: its process died, worker 0 lost")
+    assert "another worker" in cause(group_error(r0=CLOSED), silent=[1, 2])
 
 
 def test_any_other_error_is_named_with_its_first_line() -> None:
