@@ -57,10 +57,11 @@ def test_nothing_lingers_and_the_same_command_goes_on(tmp_path: Path, shards: Pa
         family = command.family()
         [left] = {Path(name) for p in family for name in re.findall(r"/tmp/odf-\w+", " ".join(p.cmdline()))}
         assert left.is_dir()
+        agents = [p for p in family if p.name().endswith("Agent")]
         command.process.send_signal(signal.SIGKILL)
         command.process.wait()
-        _, alive = psutil.wait_procs(family, timeout=60)
-        assert alive == []
+        _, alive = psutil.wait_procs([p for p in family if p not in agents], timeout=60)
+        assert alive == [], "what works, or talks to what works"
     run_id = json.loads((command.run / "mlflow.json").read_text())["run_id"]
     with pretraining(tmp_path, shards) as command:
         code, _, errors = command.end()
@@ -69,3 +70,6 @@ def test_nothing_lingers_and_the_same_command_goes_on(tmp_path: Path, shards: Pa
     assert command.steps()[-1] == STEPS
     assert weights_of(command.run) == weights_of(untroubled)
     assert not left.exists()
+    # Ray's agents of a node look for a while for the head that has died with the driver.
+    _, alive = psutil.wait_procs(agents, timeout=180)
+    assert alive == []
