@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import chdir, contextmanager
 from urllib.parse import urlsplit
+
+from cluster.sessions import session_folder
 
 PRETRAIN = "pretrain"
 FINETUNE = "finetune"
@@ -36,8 +35,12 @@ def ray_cluster(
         # A token of its own for each cluster, in the environment: Ray would write one to a file that
         # everybody on the machine can read, and its ports are open to all of them.
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+        # One more process that waits for its node to be drained, which nobody does to a private cluster.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+    # How often a worker is asked how it is: that is when it notices a signal, and when we notice its end.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     import ray
 
     if address is None:
@@ -47,33 +50,27 @@ def ray_cluster(
         Config.initialize("")
         AuthenticationTokenLoader.instance().reset_cache()
 
-    # Unix sockets have a limit of 107 bytes, so the session lives under a short path of its own.
-    session = Path(tempfile.mkdtemp(prefix="odf-", dir="/tmp"))
-    here = Path.cwd()
-    try:
-        # Ray puts the driver's folder on its workers' import path, before our packages: from a folder
-        # that holds a data.py, workers would import that file.
-        os.chdir(session)
+    with session_folder() as session:
         try:
-            if address is None:
-                ray.init(
-                    num_cpus=(pretrain_workers + finetune_slots) * cpus_per_worker,
-                    resources={PRETRAIN: pretrain_workers, FINETUNE: finetune_slots},
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level="error",
-                    _temp_dir=str(session),
-                    object_store_memory=256 * 2**20,
-                )
-            else:
-                _check_answers(address)
-                ray.init(address=address, log_to_driver=False, logging_level="error")
+            # Ray puts the driver's folder on its workers' import path, before our packages: from a folder
+            # that holds a data.py, workers would import that file.
+            with chdir(session):
+                if address is None:
+                    ray.init(
+                        num_cpus=(pretrain_workers + finetune_slots) * cpus_per_worker,
+                        resources={PRETRAIN: pretrain_workers, FINETUNE: finetune_slots},
+                        include_dashboard=False,
+                        log_to_driver=False,
+                        logging_level="error",
+                        _temp_dir=str(session),
+                        object_store_memory=256 * 2**20,
+                    )
+                else:
+                    _check_answers(address)
+                    ray.init(address=address, log_to_driver=False, logging_level="error")
+            yield
         finally:
-            os.chdir(here)
-        yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(session, ignore_errors=True)
+            ray.shutdown()
 
 
 def _check_answers(address: str) -> None:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from cluster import lock, registry, tracking, upload
-from cluster.connect import PRETRAIN, worker_environment
-from cluster.events import EventReader
-from cluster.failures import RunFailedError, cause
 from cluster.settings import PretrainSettings, goes_with
+from cluster.supervision import OnEvent, supervise
 from odeformer.config import ModelConfig
 from odeformer.solvers import LAYERS
 
-OnEvent = Callable[[dict[str, Any]], None]
 REGISTER_SECONDS = 120.0
 """How long a run that has been trained tries to register its weights."""
 
@@ -175,7 +170,8 @@ def pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version 
         event ``not_registered`` says that it could not.
 
     Raises:
-        RunFailedError: when a worker failed, with its cause.
+        RunFailedError: when the workers failed for good, with the cause.
+        PreemptedError: when this process was asked to end by SIGTERM; the same call goes on.
         BlockingIOError: when another process runs in ``run.dir``.
     """
     with lock.held(settings.run.dir):
@@ -196,24 +192,8 @@ def _pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version
         on_event({"event": "tracking_away", "step": 0, "reason": str(error)})
     path, identity = _identity_file(settings)
     path.write_text(identity)
-    events = EventReader(settings.run.dir)
-    failure: list[BaseException] = []
-    # Ray's own fit() would take over Ctrl-C for good when called from the main thread.
-    fit = threading.Thread(target=_fit, args=(settings, failure), daemon=True)
-    fit.start()
     with upload.ended(settings.run.dir):
-        while fit.is_alive():
-            for event in events.new():
-                on_event(event)
-            time.sleep(0.2)
-        for event in events.new():
-            on_event(event)
-        if failure:
-            (settings.run.dir / "failure.txt").write_text("".join(traceback.format_exception(failure[0])))
-            raise RunFailedError(
-                f"pretraining in {settings.run.dir} failed: {cause(failure[0])}; the same command resumes "
-                "it from its last checkpoint, failure.txt there says more"
-            )
+        supervise(pretrain_worker, settings, on_event)
     if settings.tracking.register_as is None:
         return None
     try:
@@ -283,41 +263,13 @@ def _version_tags(settings: PretrainSettings) -> dict[str, str]:
     }
 
 
-def _fit(settings: PretrainSettings, failure: list[BaseException]) -> None:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    cluster = settings.cluster
-    resources = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker, PRETRAIN: 1}
-    trainer = TorchTrainer(
-        pretrain_worker,
-        train_loop_config={"settings": settings.model_dump(mode="json")},
-        torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=cluster.workers,
-            use_gpu=cluster.gpus_per_worker > 0,
-            resources_per_worker={name: amount for name, amount in resources.items() if amount},
-        ),
-        run_config=RunConfig(
-            name="ray",
-            storage_path=str(settings.run.dir),
-            failure_config=FailureConfig(max_failures=0),
-            worker_runtime_env={"env_vars": worker_environment(cluster.cpus_per_worker)},
-        ),
-    )
-    try:
-        trainer.fit()
-    except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's thread
-        failure.append(error)
-
-
 def pretrain_worker(config: dict[str, Any]) -> None:
     """What each worker of the group does; the process group exists."""
     import torch
     from torch import distributed as dist
 
     from cluster.shards import open_stream, shards_folder
-    from cluster.training import worker, zero
+    from cluster.training import preemption, worker, zero
     from cluster.training.validation import sample_rows, validation_losses
     from data.manifest import load_manifest
     from odeformer import checkpoint
@@ -357,6 +309,7 @@ def pretrain_worker(config: dict[str, Any]) -> None:
                 checkpoint=settings.checkpoint,
                 end_of_text=end_of_text,
                 skip_damaged=settings.data.skip_damaged,
+                is_asked_to_end=lambda: preemption.is_asked(settings.run.dir if rank == 0 else None),
             )
         )
         state = zero.whole_state(engine)

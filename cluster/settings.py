@@ -167,6 +167,14 @@ class ClusterSettings(Section):
     gpus_per_worker: int = Field(default=0, ge=0, le=1)
     address: str | None = None
     """Of a running Ray cluster; a private one is started on this machine when not given."""
+    max_failures: int = Field(default=3, ge=0)
+    """So often the workers are started again after a failure, from the last committed checkpoint; after a
+    later commit the count begins anew."""
+    max_preemptions: int = Field(default=100, ge=0)
+    """So often after a worker was asked to end by SIGTERM, which is no failure."""
+    stuck_after: float = Field(default=600.0, ge=1)
+    """Seconds without a sign of life, or without progress, after which a worker is taken for stuck, and
+    killed. A micro-batch and a checkpoint must take less."""
 
 
 class CheckpointSettings(Section):

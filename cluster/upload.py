@@ -18,6 +18,7 @@ from typing import Any
 
 from cluster import tracking
 from cluster.events import FILE_NAME, EventLog, events_from
+from cluster.failures import PreemptedError
 from cluster.tracking import Row
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ STATUS = {
     "finished": "FINISHED",
     "failed": "FAILED",
     "interrupted": "KILLED",
+    "preempted": "KILLED",
 }
 """What an event makes of the MLflow run."""
 
@@ -193,11 +195,14 @@ class Tracker:
 
 @contextmanager
 def ended(folder: Path) -> Iterator[None]:
-    """When the block raises, say so in the event log, and so in MLflow: failed, or interrupted."""
+    """When the block raises, say so in the event log, and so in MLflow: failed, interrupted or preempted."""
     try:
         yield
     except BaseException as error:
-        EventLog(folder)("failed" if isinstance(error, Exception) else "interrupted", 0, {})
+        if isinstance(error, PreemptedError):
+            EventLog(folder)("preempted", error.step, {})
+        else:
+            EventLog(folder)("failed" if isinstance(error, Exception) else "interrupted", 0, {})
         with suppress(Exception):  # a store that is gone must not hide what the run died of
             sync(folder, seconds=FINISH_SECONDS / 2)
         raise

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.failures import RunFailedError
+from cluster.failures import PreemptedError, RunFailedError
 from launcher.cli_data import data_app
 from launcher.cli_jobs import jobs_app, submit_app
 from launcher.cli_models import TrackingUri, models_app
@@ -40,7 +40,8 @@ Overrides = Annotated[
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line and exit code 2, a failed run one line and 1."""
+    """Run the command line. A user's mistake is one line and exit code 2, a failed run one line and 1, one
+    that was asked to end, and can go on, one line and 75."""
     try:
         code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
@@ -51,6 +52,9 @@ def main() -> None:
     except RunFailedError as error:
         _complain(str(error))
         code = 1
+    except PreemptedError as error:
+        print(f"{error}; the same command goes on", file=sys.stderr)
+        code = os.EX_TEMPFAIL
     except (ValueError, OSError, ArithmeticError) as error:
         if "ODEFORMER_TRACEBACK" in os.environ:
             raise

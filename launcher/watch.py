@@ -52,12 +52,25 @@ class PretrainWatcher:
             )
         elif event["event"] == "resumed":
             self._progress.console.print(f"  resumed from step {event['step']}", highlight=False)
+        elif event["event"] == "restarting":
+            self._restarting(event)
         elif event["event"] in LINES:
             reason = f" ({event['reason']})" if "reason" in event else ""
             step = f"step {event['step']:>5}  " if event["event"] in ("skipped", "spike", "rollback") else ""
             self._progress.console.print(
                 f"  {step}{LINES[event['event']]}{reason}", highlight=False, markup=False, soft_wrap=True
             )
+
+    def _restarting(self, event: dict[str, Any]) -> None:
+        restart = event["restart"]
+        kind = "preemptions" if restart["preemption"] else "failures without progress"
+        self._progress.console.print(
+            f"  {event['reason']}; starting again from step {event['step']} in {restart['pause']:.0f} s "
+            f"({restart['left']} more {kind} allowed)",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
     def _step(self, event: dict[str, Any]) -> None:
         step, now = event["step"], time.monotonic()

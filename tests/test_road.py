@@ -254,11 +254,17 @@ def test_a_task_on_an_adapter_is_refused(road: Path) -> None:
     assert "is an adapter" in done.stderr
 
 
-def start_long_run(road: Path, name: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+def start_long_run(road: Path, name: str, *more: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
     """A run of very many steps that has committed a checkpoint, and all processes below it."""
-    changes = (f"run.dir={name}", "checkpoint.every=5", "train.steps=100000", "tracking.register_as=null")
+    changes = (
+        f"run.dir={name}",
+        "checkpoint.every=5",
+        "train.steps=100000",
+        "tracking.register_as=null",
+        *more,
+    )
     process = subprocess.Popen(
-        [ODEFORMER, "pretrain", "config.yaml", *(f"--set={change}" for change in changes)],
+        [ODEFORMER, "pretrain", "config.yaml", *(f"--set={change}" for change in (*changes, *more))],
         cwd=road,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -294,7 +300,7 @@ def test_ctrl_c_leaves_no_process_behind(road: Path) -> None:
 
 
 def test_a_killed_worker_ends_the_command_soon_and_with_its_cause(road: Path) -> None:
-    process, family = start_long_run(road, "broken")
+    process, family = start_long_run(road, "broken", "cluster.max_failures=0")
     workers = [p for p in family if "RayTrainWorker" in p.name()]
     assert len(workers) == 2
     workers[1].kill()

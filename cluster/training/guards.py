@@ -39,6 +39,8 @@ class StepResult(NamedTuple):
     """Not finite exactly when the step was left out."""
     bad_samples: list[int]
     """Those of this rank whose own loss was not finite."""
+    asked_to_end: bool = False
+    """Some rank has been asked to end by now."""
 
     @property
     def applied(self) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from cluster.failures import PreemptedError
 from cluster.settings import (
     CheckpointSettings,
     GuardSettings,
@@ -21,7 +22,7 @@ from cluster.settings import (
     TrainSettings,
     ZeroSettings,
 )
-from cluster.training import commit, zero
+from cluster.training import commit, heartbeat, zero
 from cluster.training.guards import Guards, StepResult, weights_are_finite
 from cluster.training.schedule import learning_rate
 from data.stream import Batch, documents_of
@@ -61,12 +62,17 @@ class Work:
     """The token that ends a document. Where given, no token sees another document's."""
     skip_damaged: int = 0
     """So many samples of all ranks may be damaged before the run stops."""
+    is_asked_to_end: Callable[[], bool] = lambda: False
+    """Asked of every rank at every step; when one says yes, all commit that step and end."""
 
 
 def train(work: Work) -> Any:
     """Train until ``work.train.steps``, from the last committed step on; the engine that holds the result.
 
     The process group must exist. Every rank calls this with the same settings and its own stream.
+
+    Raises:
+        PreemptedError: on all ranks, when one was asked to end. The step in progress has been committed.
     """
     settings, folder = work.train, work.run.dir / "checkpoints"
     work.model.solver = settings.solver_for(work.model.config)
@@ -97,6 +103,7 @@ def train(work: Work) -> Any:
                 )
         result = optimizer_step(engine, batch, grids, work, guards.loss_limit)
         step += 1
+        heartbeat.passed(step)
         if guards.must_go_back(step, result, batch.sample_ids.tolist()):
             step = guards.go_back(checkpoints, step, "too many bad steps in a row")
             continue
@@ -113,13 +120,17 @@ def train(work: Work) -> Any:
                 },
             )
         last = step == settings.steps
-        if last or step % settings.validate_every == 0:
+        ending = result.asked_to_end and not last
+        if last or (step % settings.validate_every == 0 and not ending):
             work.report("validation", step, work.validate(engine))
-        if last or (step % work.checkpoint.every == 0 and guards.last_step_was_good):
+        if last or ending or (step % work.checkpoint.every == 0 and guards.last_step_was_good):
             if not weights_are_finite(engine):
                 step = guards.go_back(checkpoints, step, "weights that are not finite")
                 continue
             checkpoints.save(step)
+            heartbeat.passed()
+        if ending:
+            raise PreemptedError(step)
     return engine
 
 
@@ -182,18 +193,23 @@ def optimizer_step(
                 teacher = logits.detach() if train.objective == "distillation" else None
             if engine.is_gradient_accumulation_boundary():
                 # Every loss of the step is known, and one backward pass still to come: NaN in it reaches
-                # the gradient of all ranks, and that is not applied.
-                mean = all_reduce_sum(losses.sum(dim=1)) / counted
+                # the gradient of all ranks, and that is not applied. Whether any rank has been asked to end
+                # travels along: they must agree.
+                asked = torch.tensor([float(work.is_asked_to_end())], device=engine.device)
+                *sums, asked_ranks = all_reduce_sum(torch.cat([losses.sum(dim=1), asked]))
+                mean = torch.stack(sums) / counted
                 good = mean.isfinite().all() & (mean[0] <= loss_limit)
                 factor = factor.where(good, math.nan)
             engine.backward(of_samples.sum() * factor)
             norm = zero.apply_gradients(engine, work.optim.clip)
     bad = ~losses.isfinite().all(dim=0).cpu()
-    return StepResult(float(mean[0]), int(counted), norm, batch.sample_ids[bad].tolist())
+    samples = batch.sample_ids[bad].tolist()
+    return StepResult(float(mean[0]), int(counted), norm, samples, bool(asked_ranks))
 
 
 def predictions(engine: Any, rows: Tensor, depth: int | Grid, end_of_text: int | None) -> Tensor:
     """Logits [batch, time, vocabulary] of the tokens after the first of ``rows`` [batch, time + 1]."""
+    heartbeat.passed()
     inputs = rows[:, :-1]
     apart = {} if end_of_text is None else {"documents": documents_of(inputs, end_of_text)}
     logits: Tensor = engine(inputs, depth=depth, **apart).logits

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cluster.failures import cause
+import pickle
+
+from cluster.failures import PreemptedError, cause, is_mendable, preemption
 
 
 def group_error(**failures: Exception) -> Exception:
@@ -21,8 +23,36 @@ def test_an_echo_is_not_the_cause() -> None:
         "worker 1: ValueError: shards/train-000001.tar: sha256 is a, not b"
     )
     assert "worker 0 lost its connection to another worker" in cause(group_error(r0=CLOSED, r1=RESET))
+    assert cause(group_error(r0=CLOSED), silent=[1]).startswith("worker 1: its process died, worker 0 lost")
+    assert "another worker" in cause(group_error(r0=CLOSED), silent=[1, 2])
 
 
 def test_any_other_error_is_named_with_its_first_line() -> None:
     assert cause(KeyError("\nx")) == "KeyError: '\\nx'"
     assert cause(RuntimeError()) == "RuntimeError: no message"
+
+
+def test_only_what_a_new_start_may_mend_is_mendable() -> None:
+    from ray.train import ControllerError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
+    from torch.distributed import DistNetworkError
+
+    died = WorkerHealthCheckFailedError("failed", ConnectionError("gone"))
+    assert is_mendable(group_error(r0=CLOSED, r1=died))
+    assert is_mendable(group_error(r1=RESET))
+    assert is_mendable(group_error(r0=OSError(5, "Input/output error")))
+    assert is_mendable(group_error(r0=DistNetworkError("timed out")))
+    assert is_mendable(ControllerError(WorkerGroupStartupTimeoutError(1)))
+    damaged = ValueError("shards/train-000001.tar: sha256 is a, not b")
+    assert not is_mendable(group_error(r0=CLOSED, r1=damaged)), "the others' lost connections are echoes"
+    assert not is_mendable(group_error(r0=RuntimeError("the loss is nan at step 3")))
+    assert not is_mendable(group_error(r0=FileNotFoundError("shards/train-000001.tar")))
+    assert not is_mendable(group_error(r0=PermissionError("run/checkpoints")))
+    assert not is_mendable(ControllerError(ValueError("no such backend")))
+
+
+def test_a_preemption_is_found_among_its_echoes() -> None:
+    found = preemption(group_error(r0=CLOSED, r1=PreemptedError(7)))
+    assert found is not None
+    assert (found.step, str(pickle.loads(pickle.dumps(found)))) == (7, "preempted at step 7")
+    assert preemption(group_error(r0=CLOSED)) is None

@@ -1,0 +1,96 @@
+"""Whole runs by the command line, as real processes that are killed, stopped and asked to end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from small_runs import events, small_settings
+
+ODEFORMER = Path(sys.executable).parent / "odeformer"
+
+STEPS = 30
+SECTIONS: dict[str, dict[str, Any]] = {
+    "train": {"steps": STEPS, "validate_every": 1000, "validation_sequences": 4},
+    "checkpoint": {"every": 7},
+}
+"""What these runs change of the small ones."""
+
+
+class Command:
+    """``odeformer pretrain`` in a folder of its own, in a session of its own."""
+
+    def __init__(self, folder: Path, shards: Path, *changes: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = small_settings(shards, folder, **SECTIONS)
+        (folder / "config.json").write_text(settings.model_dump_json())
+        self.run = folder / "run"
+        self.process = subprocess.Popen(
+            [ODEFORMER, "pretrain", "config.json", *(f"--set={change}" for change in changes)],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._seen = len(self.steps())
+
+    def steps(self) -> list[int]:
+        """The steps that were made, in the order they were."""
+        return [event["step"] for event in events(self.run, "step")]
+
+    def wait_for_step(self, step: int, timeout: float = 120) -> None:
+        """Wait until this command has made a step that is no earlier than ``step``."""
+        deadline = time.monotonic() + timeout
+        while not any(made >= step for made in self.steps()[self._seen :]):
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def family(self) -> list[psutil.Process]:
+        """All processes below it."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def worker(self, rank: int) -> psutil.Process:
+        """The process of a rank of the worker group that is at work."""
+        newest = max((self.run / "heartbeats").iterdir(), key=lambda attempt: int(attempt.name))
+        return psutil.Process(json.loads((newest / f"{rank}.json").read_text())["pid"])
+
+    def end(self, timeout: float = 150) -> tuple[int, str, str]:
+        """Wait for the end: exit code, what was said, and what was said of errors."""
+        said, errors = self.process.communicate(timeout=timeout)
+        return self.process.returncode, said, errors
+
+
+@contextmanager
+def pretraining(folder: Path, shards: Path, *changes: str) -> Iterator[Command]:
+    """Start a run; whatever happens, nothing of it is left behind."""
+    command = Command(folder, shards, *changes)
+    family: list[psutil.Process] = []
+    try:
+        yield command
+    finally:
+        if command.process.poll() is None:
+            family = command.family()
+            for process in (command.process, *family):
+                process.kill()
+        command.process.wait()
+        psutil.wait_procs(family, timeout=10)
+
+
+def restarts(run: Path) -> list[dict[str, Any]]:
+    """What was said of each new start of a run's workers."""
+    return events(run, "restarting")
+
+
+def weights_of(run: Path) -> str:
+    """The digest of the weights that a run came to."""
+    return hashlib.sha256((run / "final" / "model.safetensors").read_bytes()).hexdigest()

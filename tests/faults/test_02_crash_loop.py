@@ -1,0 +1,78 @@
+"""Workers that fail in ways that a new start may mend, and in ways it cannot; under Ray, without training."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faulty_runs import restarts
+from small_runs import small_settings
+
+from cluster.connect import ray_cluster
+from cluster.failures import RunFailedError
+from cluster.supervision import Budget, supervise
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    with ray_cluster(None, pretrain_workers=2):
+        yield
+
+
+def test_failures_without_progress_are_counted_and_wait_longer_and_longer() -> None:
+    budget = Budget(max_failures=3, max_preemptions=1)
+    assert [budget.failure() for _ in range(3)] == [(1.0, 2), (2.0, 1), (4.0, 0)]
+    budget.committed = 5
+    assert [budget.failure() for _ in range(2)] == [(1.0, 2), (2.0, 1)]
+    assert budget.preemption() == (0.0, 0)
+    assert budget.preemption()[0] is None, "preemptions have a budget of their own"
+    assert [budget.failure()[0] for _ in range(2)] == [4.0, None]
+
+
+def test_no_failures_are_allowed() -> None:
+    assert Budget(max_failures=0, max_preemptions=0).failure()[0] is None
+
+
+def test_the_same_rank_that_dies_every_time_ends_the_run(ray: None, tmp_path: Path, shards: Path) -> None:
+    settings = small_settings(shards, tmp_path, cluster={"max_failures": 1})
+    run = settings.run.dir
+    run.mkdir()
+
+    def die(config: dict[str, Any]) -> None:
+        import ray.train
+
+        rank = ray.train.get_context().get_world_rank()
+        (run / f"attempt-{rank}-{os.getpid()}").touch()
+        time.sleep(1)
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+
+    seen: list[dict[str, Any]] = []
+    with pytest.raises(RunFailedError, match="again and again without progress: worker 1: its process died"):
+        supervise(die, settings, seen.append)
+    [restart] = restarts(run)
+    assert restart["reason"] == "worker 1: its process died (killed, or out of memory)"
+    assert restart in seen
+    for rank in (0, 1):
+        pids = [int(path.name.rsplit("-", 1)[1]) for path in run.glob(f"attempt-{rank}-*")]
+        assert len(pids) == 2
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids), "a worker is left"
+
+
+@pytest.mark.slow
+def test_what_a_new_start_cannot_mend_is_not_tried_again(ray: None, tmp_path: Path, shards: Path) -> None:
+    settings = small_settings(shards, tmp_path)
+    settings.run.dir.mkdir()
+
+    def fail(config: dict[str, Any]) -> None:
+        raise RuntimeError("the loss is nan at step 3")
+
+    with pytest.raises(RunFailedError, match=r"failed: worker [01]: RuntimeError: the loss is nan at step 3"):
+        supervise(fail, settings, print)
+    assert restarts(settings.run.dir) == []

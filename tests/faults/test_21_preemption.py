@@ -1,0 +1,122 @@
+"""SIGTERM: to a worker, to all of them, to the driver; once, and twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_runs
+import torch.multiprocessing as mp
+from faulty_runs import STEPS, pretraining, restarts, weights_of
+from small_runs import events, small_settings
+
+from cluster import tracking
+from cluster.settings import PretrainSettings
+from cluster.training import preemption
+
+WORKER = "import time; from cluster.training import preemption; preemption.listen()"
+DRIVER = """
+import sys, time; from pathlib import Path; from cluster.training.preemption import taken
+with taken(Path(sys.argv[1])):
+"""
+
+
+def listening(rank: int, *arguments: Any) -> None:
+    preemption.listen()
+    small_runs._worker(rank, *arguments)
+
+
+def start_workers(settings: PretrainSettings) -> Any:
+    """A run's workers without Ray, listening for signals as under Ray, that have made two steps."""
+    assert settings.tracking.uri is not None
+    content = settings.model_dump(mode="json")
+    tracking.start_run(settings.tracking.uri, "test", "test", content, settings.run.dir)
+    store = str(settings.run.dir / "store")
+    context = mp.spawn(listening, args=(2, store, {"settings": content}), nprocs=2, join=False)
+    deadline = time.monotonic() + 90
+    while len(events(settings.run.dir, "step")) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return context
+
+
+@pytest.mark.parametrize("ranks", [(1,), pytest.param((0, 1), marks=pytest.mark.slow)])
+def test_all_workers_commit_the_same_step_when_one_is_asked_to_end(
+    tmp_path: Path, shards: Path, ranks: tuple[int, ...]
+) -> None:
+    settings = small_settings(
+        shards, tmp_path, train={"steps": 10**6, "validate_every": 10**6}, checkpoint={"every": 10**6}
+    )
+    context = start_workers(settings)
+    for rank in ranks:
+        os.kill(context.processes[rank].pid, signal.SIGTERM)
+    with pytest.raises(mp.ProcessRaisedException, match="preempted at step"):
+        context.join(timeout=60)
+    for process in context.processes:
+        process.join(timeout=30)
+    run = settings.run.dir
+    [commit] = events(run, "checkpoint")
+    assert commit["step"] == events(run, "step")[-1]["step"]
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{commit['step']:09d}"]
+    assert events(run, "finished") == []
+
+
+def in_python(code: str, *arguments: str) -> subprocess.Popen[str]:
+    code += " print('ready', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_a_second_signal_ends_a_worker_now() -> None:
+    process = in_python(WORKER + ";")
+    process.terminate()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=1)
+    process.terminate()
+    assert process.wait(timeout=5) == preemption.EXIT_CODE
+
+
+def test_a_second_signal_ends_the_driver_now(tmp_path: Path) -> None:
+    process = in_python(DRIVER, str(tmp_path))
+    control = tmp_path / preemption.FILE_NAME
+    assert control.read_text() == ""
+    process.terminate()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=1)
+    assert preemption.is_asked(tmp_path)
+    process.terminate()
+    assert process.wait(timeout=5) == preemption.EXIT_CODE
+
+
+@pytest.mark.slow
+def test_a_worker_is_started_again_and_the_command_ends_with_75(
+    tmp_path: Path, shards: Path, untroubled: Path
+) -> None:
+    with pretraining(tmp_path, shards, "cluster.max_failures=0") as command:
+        command.wait_for_step(3)
+        command.worker(1).terminate()
+        while not restarts(command.run):
+            assert command.process.poll() is None
+            time.sleep(0.05)
+        [restart] = restarts(command.run)
+        assert restart["restart"]["preemption"]
+        assert restart["step"] == command.steps()[-1]
+        command.wait_for_step(restart["step"] + 2)
+        command.process.terminate()
+        code, said, errors = command.end(timeout=60)
+    step = command.steps()[-1]
+    assert (code, errors.splitlines()[-1]) == (75, f"preempted at step {step}; the same command goes on")
+    assert f"preempted at step {restart['step']}; starting again" in said
+    assert events(command.run, "checkpoint")[-1]["step"] == step < STEPS
+    with pretraining(tmp_path, shards) as command:
+        assert command.end()[0] == 0
+    assert command.steps() == list(range(1, STEPS + 1)), "no step was made twice"
+    assert weights_of(command.run) == weights_of(untroubled)

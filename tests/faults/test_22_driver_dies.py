@@ -1,0 +1,75 @@
+"""The driver is killed: its processes do not linger, its folder goes, the same command goes on."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from faulty_runs import STEPS, pretraining, weights_of
+
+from cluster import sessions
+
+HOLD = """
+from cluster.sessions import session_folder
+with session_folder() as folder:
+    print(folder, flush=True)
+    input()
+"""
+
+
+def holder() -> tuple[subprocess.Popen[str], Path]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_a_dead_driver_s_folder_is_removed_by_the_next_and_a_living_one_s_is_not() -> None:
+    (killed, left), (living, held) = holder(), holder()
+    try:
+        killed.kill()
+        killed.wait()
+        assert left.is_dir()
+        with sessions.session_folder() as ours:
+            assert not left.exists()
+            assert held.is_dir()
+            sessions.remove_left_over()  # as another thread of this process would
+            assert ours.is_dir()
+        assert not ours.exists()
+        living.communicate("\n", timeout=10)
+        assert not held.exists()
+    finally:
+        living.kill()
+        living.wait()
+
+
+@pytest.mark.slow
+def test_nothing_lingers_and_the_same_command_goes_on(tmp_path: Path, shards: Path, untroubled: Path) -> None:
+    with pretraining(tmp_path, shards) as command:
+        command.wait_for_step(10)
+        family = command.family()
+        [left] = {Path(name) for p in family for name in re.findall(r"/tmp/odf-\w+", " ".join(p.cmdline()))}
+        assert left.is_dir()
+        agents = [p for p in family if p.name().endswith("Agent")]
+        command.process.send_signal(signal.SIGKILL)
+        command.process.wait()
+        _, alive = psutil.wait_procs([p for p in family if p not in agents], timeout=60)
+        assert alive == [], "what works, or talks to what works"
+    run_id = json.loads((command.run / "mlflow.json").read_text())["run_id"]
+    with pretraining(tmp_path, shards) as command:
+        code, _, errors = command.end()
+    assert code == 0, errors
+    assert json.loads((command.run / "mlflow.json").read_text())["run_id"] == run_id
+    assert command.steps()[-1] == STEPS
+    assert weights_of(command.run) == weights_of(untroubled)
+    assert not left.exists()
+    # Ray's agents of a node look for a while for the head that has died with the driver.
+    _, alive = psutil.wait_procs(agents, timeout=180)
+    assert alive == []
