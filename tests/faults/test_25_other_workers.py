@@ -37,7 +37,7 @@ def pretrain_one_leg(config: dict[str, Any]) -> None:
             raise LegEndsError
         return True
 
-    def step_and_note(engine: Any, batch: Any, *arguments: Any) -> tuple[float, int]:
+    def step_and_note(engine: Any, batch: Any, *arguments: Any) -> Any:
         with samples.open("a") as file:
             file.write(json.dumps(batch.sample_ids.tolist()) + "\n")
         return step(engine, batch, *arguments)
