@@ -10,6 +10,7 @@ from cluster.failures import RunFailedError, cause
 
 RETRIES = 3
 """How often a task is tried again whose worker has died; it writes the same bytes."""
+CANCEL_SECONDS = 30.0
 IN_FLIGHT = 2
 """Tasks that are with Ray for each worker: the next is there when one ends, and a million do not queue."""
 
@@ -47,6 +48,8 @@ def run_on_ray(workers: int) -> Callable[[Callable[[Any], Any], Sequence[Any]], 
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
+            if running:  # whoever clears up after them must not meet one that still writes
+                ray.wait(list(running), num_returns=len(running), timeout=CANCEL_SECONDS)
 
     return run
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import small_runs
 import torch.multiprocessing as mp
 from faulty_runs import STEPS, pretraining, restarts, weights_of
-from small_runs import events, small_settings
+from small_runs import events, run_workers, small_settings
 
-from cluster import tracking
+from cluster import pretrain
 from cluster.settings import PretrainSettings
 from cluster.training import preemption
 
@@ -27,18 +26,14 @@ with taken(Path(sys.argv[1])):
 """
 
 
-def listening(rank: int, *arguments: Any) -> None:
+def listen_and_pretrain(config: dict[str, Any]) -> None:
     preemption.listen()
-    small_runs._worker(rank, *arguments)
+    pretrain.pretrain_worker(config)
 
 
 def start_workers(settings: PretrainSettings) -> Any:
     """A run's workers without Ray, listening for signals as under Ray, that have made two steps."""
-    assert settings.tracking.uri is not None
-    content = settings.model_dump(mode="json")
-    tracking.start_run(settings.tracking.uri, "test", "test", content, settings.run.dir)
-    store = str(settings.run.dir / "store")
-    context = mp.spawn(listening, args=(2, store, {"settings": content}), nprocs=2, join=False)
+    context = run_workers(settings, join=False, work=listen_and_pretrain)
     deadline = time.monotonic() + 90
     while len(events(settings.run.dir, "step")) < 2:
         assert time.monotonic() < deadline
