@@ -29,11 +29,11 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     try:
         write(beside)
         for path in (*beside.iterdir(), beside):
-            _flush(path)
+            flush(path)
         if folder.exists():
             folder.rename(aside)
         beside.rename(folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     finally:
         if aside.exists() and not folder.exists():
             aside.rename(folder)
@@ -41,15 +41,15 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
             shutil.rmtree(left_over, ignore_errors=True)
 
 
-def replace_file(file: Path, write: Callable[[Path], None]) -> None:
+def replace_file(file: Path, write: Callable[[Path], object]) -> None:
     """As :func:`replace_folder`, of a single file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(f".{file.name}.incomplete")
     try:
         write(beside)
-        _flush(beside)
+        flush(beside)
         beside.replace(file)
-        _flush(file.parent)
+        flush(file.parent)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -83,7 +83,8 @@ def check_output_file(file: Path, sources: Iterable[Path], overwrite: bool) -> N
         raise ValueError(f"{file} is there already: give another --out, or --overwrite to replace it")
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Make a file, or a folder's list of names, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)

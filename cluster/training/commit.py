@@ -14,6 +14,7 @@ from torch import distributed as dist
 from cluster.settings import CheckpointSettings
 from cluster.training import durable, universal
 from cluster.training.durable import TogetherError, on_rank_0, together
+from odeformer.folder import flush
 
 FORMAT_VERSION = 2
 STATE = "state"
@@ -110,12 +111,12 @@ class Checkpoints:
         }
         durable.write(beside / "commit.json", json.dumps(content, indent=2))
         for folder in (beside / STATE, beside):
-            durable.sync(folder)
+            flush(folder)
         target = self._folder / _name(step)
         if target.exists():  # from before a rollback
             target.rename(_aside(target, "replaced"))
         beside.rename(target)
-        durable.sync(self._folder)
+        flush(self._folder)
         # It is there for good: now what it supersedes may go. Renamed first: half removed it is no commit.
         for old in superseded(_commits(self._folder), self._settings):
             old.rename(_aside(old, "superseded"))

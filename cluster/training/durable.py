@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed as dist
 
+from odeformer.folder import flush
+
 T = TypeVar("T")
 
 
@@ -92,14 +94,5 @@ def digest(path: Path) -> str:
 
 def write(path: Path, text: str) -> None:
     """Write a file and flush it to the disk."""
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync(folder: Path) -> None:
-    """Flush a folder's list of names to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    path.write_text(text)
+    flush(path)

@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 from collections import deque
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import distributed as dist
 
 from cluster.settings import GuardSettings
 from cluster.training import zero
-from cluster.training.commit import Checkpoints
+from cluster.training.commit import Checkpoints, Cursor
+from cluster.training.durable import on_rank_0, together
+from odeformer.folder import replace_file
 
 MAD_TO_DEVIATION = 1.4826
 """Of a normal distribution, the standard deviation over the median absolute deviation."""
@@ -51,13 +53,6 @@ class GuardError(RuntimeError):
     """A run that goes wrong whenever it goes on: nothing is gained by starting it again as it is."""
 
 
-class Position(Protocol):
-    """The stream's."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
 class Guards:
     """Asked by the loop once per step. Its state, and the stream's, is what a commit holds beside weights.
 
@@ -67,7 +62,7 @@ class Guards:
     def __init__(
         self,
         settings: GuardSettings,
-        stream: Position,
+        stream: Cursor,
         folder: Path,
         report: Callable[[str, int, dict[str, Any]], None],
     ) -> None:
@@ -77,7 +72,9 @@ class Guards:
         self._recent: deque[float] = deque(maxlen=settings.spike_window)
         self._in_a_row = 0
         # By the step of a commit: where in the data the run went on, each time it had gone back there.
-        self._passed_over: dict[str, list[int]] = _from_rank_0(self._journal)
+        self._passed_over: dict[str, list[int]] = on_rank_0(
+            lambda: json.loads(self._journal.read_text()) if self._journal.exists() else {}
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The stream's position and the recent losses: a resumed run judges as an uninterrupted one."""
@@ -124,7 +121,7 @@ class Guards:
         self._in_a_row += 1
         reason = "loss" if not finite else "spike" if result.loss > self.loss_limit else "gradient"
         # Where a loss is not finite, those samples; else any of the batch may be the cause.
-        samples = _of_all_ranks(sample_ids if finite else result.bad_samples)
+        samples = list(chain(*together(lambda: sample_ids if finite else result.bad_samples)))
         loss = {"loss": result.loss} if finite else {}
         self._report("skipped", step, {"reason": reason, "samples": samples, **loss})
         return self._in_a_row >= self._settings.max_skipped
@@ -152,7 +149,7 @@ class Guards:
             )
         times.append(cursor)
         if dist.get_rank() == 0:
-            _write_durably(self._journal, json.dumps(self._passed_over))
+            replace_file(self._journal, lambda beside: beside.write_text(json.dumps(self._passed_over)))
         self._report("rollback", step, {"reason": why, "to": back})
         return back
 
@@ -164,24 +161,3 @@ def weights_are_finite(engine: Any) -> bool:
         finite &= tensor.isfinite().all()
     dist.all_reduce(finite, op=dist.ReduceOp.MIN)
     return bool(finite)
-
-
-def _of_all_ranks(samples: list[int]) -> list[int]:
-    parts: list[list[int]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(parts, samples)
-    return [sample for part in parts for sample in part]
-
-
-def _from_rank_0(journal: Path) -> Any:
-    content = [json.loads(journal.read_text()) if dist.get_rank() == 0 and journal.exists() else {}]
-    dist.broadcast_object_list(content, src=0)
-    return content[0]
-
-
-def _write_durably(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}")
-    with beside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.rename(path)

@@ -13,7 +13,7 @@ from small_runs import events, run_workers, small_settings
 
 import odeformer
 from cluster import pretrain
-from cluster.training import durable
+from cluster.training import commit, durable
 
 NEXT = "step-000000004"
 BEFORE, AFTER = ("within a file", "before commit.json", "before the rename"), "before old ones go"
@@ -26,7 +26,7 @@ def die() -> NoReturn:
 
 def pretrain_and_die(config: dict[str, Any]) -> None:
     """What a worker does, until it kills itself in the commit of step 4, where the environment says."""
-    point, save, write, sync = os.environ["DIE"], torch.save, durable.write, durable.sync
+    point, save, write, sync = os.environ["DIE"], torch.save, durable.write, commit.flush
 
     def saving(state: Any, file: Any) -> None:
         save(state, file)
@@ -46,7 +46,7 @@ def pretrain_and_die(config: dict[str, Any]) -> None:
         if point == AFTER and (folder / NEXT).exists():
             die()
 
-    torch.save, durable.write, durable.sync = saving, writing, syncing  # type: ignore[assignment]
+    torch.save, durable.write, commit.flush = saving, writing, syncing  # type: ignore[assignment]
     pretrain.pretrain_worker(config)
 
 
