@@ -14,6 +14,7 @@ from cluster.settings import OptimSettings, TrainSettings
 from data.manifest import load_manifest
 from odeformer.depth import Grid
 from odeformer.model import Output
+from odeformer.solvers import solver_named
 from odeformer.vanilla.importing import read_ordinary
 
 ORDINARY_RATE = 4.5e-3
@@ -52,6 +53,7 @@ class LayersDropped(nn.Module):
         from transformers import AutoModelForCausalLM
 
         self.config, self.solver, self.gradient = read_ordinary(folder).config, "euler", "direct"
+        self.layer_solver = solver_named(self.solver)
         self.inner = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.kept = self.KEPT[0]
         self._draw = random.Random(f"layers/{seed}") if at_random else None

@@ -19,6 +19,7 @@ from odeformer.config import BasisConfig, ModelConfig
 from odeformer.cost import cell_flops, unembedding_flops
 from odeformer.hypernetwork import depth_parameters
 from odeformer.model import Odeformer, Output, parameter_count
+from odeformer.solvers import solver_named
 
 WIDTH, HEADS, DEPTH = 128, 4, 8
 BATCH = 8
@@ -126,6 +127,7 @@ class Peer(nn.Module):
         from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
         self.config, self.solver, self.gradient = config, "euler", "direct"
+        self.layer_solver = solver_named(self.solver)
         self.inner = GPTNeoXForCausalLM(
             GPTNeoXConfig(
                 vocab_size=config.vocabulary_size,

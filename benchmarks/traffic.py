@@ -98,7 +98,7 @@ def measure(rank: int, folder: str, name: str, stage: int) -> None:
             "stage": stage,
             "parameters": parameter_count(config),
             "depth_parameters": depth_parameters(config),
-            "operations": bytes_by_operation(deepspeed.comm.comm.comms_logger.get_raw_data()),
+            "operations": bytes_by_operation(deepspeed.comm.comm.comms_logger.get_raw_data(), WORKERS, STEPS),
         }
         row["bytes"] = sum(row["operations"].values())
         (Path(folder) / "row.json").write_text(json.dumps(row))
@@ -106,12 +106,12 @@ def measure(rank: int, folder: str, name: str, stage: int) -> None:
     os._exit(0)
 
 
-def bytes_by_operation(logged: dict[str, dict[int, list[Any]]]) -> dict[str, float]:
+def bytes_by_operation(logged: dict[str, dict[int, list[Any]]], workers: int, steps: int) -> dict[str, float]:
     """Of each operation the bytes of its messages for each step, from ``{operation: {size: [count, …]}}``."""
     sums = {
         operation: sum(size * entry[0] for size, entry in sizes.items())
-        * (WORKERS if operation in IN_PARTS else 1)
-        / STEPS
+        * (workers if operation in IN_PARTS else 1)
+        / steps
         for operation, sizes in logged.items()
     }
     return {operation: total for operation, total in sums.items() if total}

@@ -31,24 +31,25 @@ def ray_cluster(
     Raises:
         ConnectionError: when nothing answers at ``address``.
     """
-    if address is None:
+    if address is not None:
+        _check_answers(address)
+    else:
         # A token of its own for each cluster, in the environment: Ray would write one to a file that
         # everybody on the machine can read, and its ports are open to all of them.
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-        # One more process that waits for its node to be drained, which nobody does to a private cluster.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+    # One more process that waits for a node to be drained: the supervisor looks for that itself.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # How often a worker is asked how it is: that is when it notices a signal, and when we notice its end.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     import ray
 
-    if address is None:
-        # Ray reads both variables once per process; a process may start several clusters.
-        from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+    # Ray reads both variables once per process; a process may know several clusters.
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-        Config.initialize("")
-        AuthenticationTokenLoader.instance().reset_cache()
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
     with session_folder() as session:
         try:
@@ -66,7 +67,6 @@ def ray_cluster(
                         object_store_memory=256 * 2**20,
                     )
                 else:
-                    _check_answers(address)
                     ray.init(address=address, log_to_driver=False, logging_level="error")
             yield
         finally:

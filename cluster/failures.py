@@ -8,7 +8,8 @@ DEATHS = ("WorkerHealthCheckFailedError", "WorkerCrashedError", "ActorDiedError"
 """What Ray says of a process that is gone."""
 MENDABLE = ("DistBackendError", "DistNetworkError", "DistStoreError", "AcceleratorError")
 """What torch says of a peer, a network or a device that failed."""
-START_FAILURES = ("WorkerGroupStartupFailedError", "WorkerGroupStartupTimeoutError")
+NO_ROOM = "WorkerGroupStartupTimeoutError"
+START_FAILURES = ("WorkerGroupStartupFailedError", NO_ROOM)
 
 
 class RunFailedError(Exception):
@@ -58,6 +59,11 @@ def is_mendable(error: BaseException) -> bool:
         return not isinstance(inner, FileNotFoundError | PermissionError)
     kinds = {kind.__name__ for kind in type(inner).__mro__}
     return _is_echo(failure) or not kinds.isdisjoint((*DEATHS, *MENDABLE, *START_FAILURES))
+
+
+def found_no_room(error: BaseException) -> bool:
+    """Whether a group was never started, because Ray found no place for its workers in time."""
+    return type(_innermost(_root(error)[1])).__name__ == NO_ROOM
 
 
 def preemption(error: BaseException) -> PreemptedError | None:

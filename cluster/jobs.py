@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
-from cluster.settings import Name, PretrainSettings
+from cluster.names import Name
+from cluster.settings import PretrainSettings
 
 SETTINGS_FILE = "settings.json"
 RUN_DIR = "odeformer.run_dir"
@@ -93,7 +94,7 @@ class JobServer:
         Raises:
             ValueError: for a name that is taken or none, or settings without a tracking store.
         """
-        name = _checked_name(settings.run.dir.name if name is None else name)
+        name = checked_name(settings.run.dir.name if name is None else name)
         known = {job.submission_id: job for job in self._submissions()}
         if name in known:
             raise ValueError(
@@ -176,7 +177,7 @@ class JobServer:
         taken = _sum(_bundles(group) for group in groups if group["state"] == "CREATED")
         there = _sum(node["resources_total"] for node in nodes if node["state"] == "ALIVE")
         return {
-            group["creator_job_id"]: _lacking(_bundles(group), taken, there)
+            group["creator_job_id"]: lacking(_bundles(group), taken, there)
             for group in groups
             if group["state"] in ("PENDING", "RESCHEDULING")
         }
@@ -222,7 +223,7 @@ def _check_answers(address: str) -> None:
         raise ConnectionError(f"no Ray cluster answers at {address} ({error})") from None
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
     try:
         return str(TypeAdapter(Name).validate_python(name))
     except ValidationError:
@@ -233,7 +234,7 @@ def _checked_name(name: str) -> str:
 
 def _for_the_cluster(settings: PretrainSettings) -> PretrainSettings:
     """Settings that mean the same in the folder that the job starts in."""
-    from cluster.tracking import tracking_uri
+    from cluster.tracking.store import tracking_uri
     from data.remote import is_remote
 
     # This machine's own file, which is the default elsewhere, is of no use to the cluster.
@@ -302,7 +303,7 @@ def _sum(amounts: Any) -> dict[str, float]:
     return total
 
 
-def _lacking(wanted: Mapping[str, float], taken: Mapping[str, float], there: Mapping[str, float]) -> str:
+def lacking(wanted: Mapping[str, float], taken: Mapping[str, float], there: Mapping[str, float]) -> str:
     """The resources of which less is free than wanted, as ``pretrain: 2 wanted, 1 free of 1``."""
     short = [
         f"{name}: {amount:g} wanted, {max(0.0, there.get(name, 0.0) - taken.get(name, 0.0)):g} free of "

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from cluster import lock, registry, tracking, upload
+from cluster import lock, registration, registry, usage
 from cluster.settings import PretrainSettings, goes_with
-from cluster.supervision import OnEvent, supervise
+from cluster.supervision.supervisor import OnEvent, supervise
+from cluster.tracking import lineage, runs, store, upload
 from odeformer.config import ModelConfig
 from odeformer.solvers import LAYERS
-
-REGISTER_SECONDS = 120.0
-"""How long a run that has been trained tries to register its weights."""
 
 
 def check(settings: PretrainSettings) -> PretrainSettings:
@@ -31,7 +28,7 @@ def check(settings: PretrainSettings) -> PretrainSettings:
     settings = _continued(settings)
     model = complete_model(settings)
     for split in ("train", "validation"):
-        open_stream(settings, split, world_size=settings.cluster.workers)
+        open_stream(settings, split, world_size=settings.world_sizes[0])
     shards = settings.data.shards
     if not is_remote(shards):
         shards = str(Path(shards).absolute())
@@ -41,7 +38,7 @@ def check(settings: PretrainSettings) -> PretrainSettings:
             "data": settings.data.model_copy(update={"shards": shards}),
             "run": settings.run.model_copy(update={"dir": settings.run.dir.absolute()}),
             "tracking": settings.tracking.model_copy(
-                update={"uri": tracking.tracking_uri(settings.tracking.uri)}
+                update={"uri": store.tracking_uri(settings.tracking.uri)}
             ),
         }
     )
@@ -134,18 +131,17 @@ def _identity_file(settings: PretrainSettings) -> tuple[Path, str]:
     Raises:
         ValueError: when it is that of a run with other weights, data or batches.
     """
-    from cluster.shards import shards_folder
-    from data.manifest import load_manifest
+    from cluster.checkpoints.mirror import IDENTITY
 
     identity = {
         "model": settings.model.model_dump(mode="json"),
         "init": settings.init,
-        "data": load_manifest(shards_folder(settings)).digest(),
+        "data": _data_digest(settings),
         "global_batch": settings.train.global_batch,
         "seeds": [settings.run.seed, settings.data.seed],
         "start": settings.data.start,
     }
-    path = settings.run.dir / "run.json"
+    path = settings.run.dir / IDENTITY
     if path.is_file():
         known = json.loads(path.read_text())
         known.setdefault("start", 0)  # of runs from before there was one
@@ -156,6 +152,13 @@ def _identity_file(settings: PretrainSettings) -> tuple[Path, str]:
                 "choose another run.dir, or remove it"
             )
     return path, json.dumps(identity, indent=2)
+
+
+def _data_digest(settings: PretrainSettings) -> str:
+    from cluster.shards import shards_folder
+    from data.manifest import load_manifest
+
+    return load_manifest(shards_folder(settings)).digest()
 
 
 def pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version | None:
@@ -179,14 +182,18 @@ def pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version 
 
 
 def _pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version | None:
+    from cluster.checkpoints.mirror import committed_run
+
     assert settings.tracking.uri is not None
     try:
-        tracking.start_run(
+        runs.start_run(
             settings.tracking.uri,
             settings.tracking.experiment,
             settings.run.dir.name,
             settings.model_dump(mode="json"),
             settings.run.dir,
+            lineage.code_tags() | {"odeformer.data_digest": _data_digest(settings)},
+            known=committed_run(settings.run.dir, settings.checkpoint),
         )
     except ConnectionError as error:  # it is started when the store answers
         on_event({"event": "tracking_away", "step": 0, "reason": str(error)})
@@ -203,7 +210,7 @@ def _pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version
         return None
 
 
-def register(settings: PretrainSettings, seconds: float = REGISTER_SECONDS) -> registry.Version:
+def register(settings: PretrainSettings, seconds: float = registration.REGISTER_SECONDS) -> registry.Version:
     """Register what the finished run in ``run.dir`` made; done again, it makes no second version.
 
     Raises:
@@ -211,23 +218,7 @@ def register(settings: PretrainSettings, seconds: float = REGISTER_SECONDS) -> r
     """
     run, name = settings.run.dir, settings.tracking.register_as
     assert name is not None
-    deadline, pause = time.monotonic() + seconds, 1.0
-    while True:
-        try:
-            upload.sync(run, seconds=0)
-            return registry.register(
-                run / "final",
-                name,
-                run_id=tracking.open_run(run),
-                uri=tracking.run_uri(run),
-                tags=_version_tags(settings),
-                alias="champion",
-            )
-        except ConnectionError:
-            if time.monotonic() + pause > deadline:
-                raise
-        time.sleep(pause)
-        pause = min(2 * pause, 30.0)
+    return registration.register(run, run / "final", name, _version_tags(settings), seconds)
 
 
 def register_run(run: Path, name: str | None = None) -> registry.Version:
@@ -237,7 +228,7 @@ def register_run(run: Path, name: str | None = None) -> registry.Version:
         ValueError, FileNotFoundError: when the folder is no run's, or the run has not finished.
         ConnectionError: when the store cannot be reached.
     """
-    settings = PretrainSettings.model_validate(tracking.run_settings(run))
+    settings = PretrainSettings.model_validate(runs.run_settings(run))
     if not (run / "final" / "config.json").is_file():
         raise FileNotFoundError(f"{run / 'final'} holds no weights: the run has not finished")
     name = name or settings.tracking.register_as
@@ -260,6 +251,7 @@ def _version_tags(settings: PretrainSettings) -> dict[str, str]:
         "odeformer.parameters": str(parameter_count(settings.model)),
         "odeformer.ordinary_parameters": str(parameter_count(settings.model.ordinary())),
         "odeformer.depths": ",".join(map(str, sorted(set(settings.train.depths or (settings.model.depth,))))),
+        **usage.run_tags(settings.run.dir, settings.cluster),
     }
 
 
@@ -269,7 +261,9 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     from torch import distributed as dist
 
     from cluster.shards import open_stream, shards_folder
-    from cluster.training import preemption, worker, zero
+    from cluster.supervision import preemption
+    from cluster.tracking import node
+    from cluster.training import worker, zero
     from cluster.training.validation import sample_rows, validation_losses
     from data.manifest import load_manifest
     from odeformer import checkpoint
@@ -292,7 +286,8 @@ def pretrain_worker(config: dict[str, Any]) -> None:
         model = Odeformer(settings.model)
     else:
         model = registry.load(settings.init, settings.tracking.uri).model
-    with upload.Tracker(settings.run.dir) if rank == 0 else nullcontext(_ignore) as report:
+    tracker = upload.Tracker(settings.run.dir) if rank == 0 else nullcontext(_ignore)
+    with tracker as report, node.watched(settings.run.dir):
         engine = worker.train(
             worker.Work(
                 model=model,

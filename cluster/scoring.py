@@ -1,4 +1,4 @@
-"""How well a model does a task: loss on the completions, or accuracy over the labels."""
+"""How well a model does a task: loss on the completions, and accuracy over the labels."""
 
 from __future__ import annotations
 
@@ -16,26 +16,43 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
-def score(engine: Any, sets: TaskSets, tokenizer: Tokenizer, sequence_length: int, batch: int) -> float:
-    """The task's metric on its validation set.
+def scores(
+    engine: Any,
+    sets: TaskSets,
+    tokenizer: Tokenizer,
+    sequence_length: int,
+    batch: int,
+    depth: int | None = None,
+) -> dict[str, float]:
+    """The metrics of a task on its validation set, of a model run at depth N.
 
     Returns:
-        For completions and whole texts the mean loss in nats per token of theirs; for a classification the
-        part of the examples whose own label is the most likely completion among all labels.
+        ``loss``: the mean in nats per token of the completions, or of whole texts. Of a classification also
+        ``accuracy``: the part of the examples whose own label is the likeliest completion of all labels.
     """
+    asked = sets.validation
+    if sets.labels:
+        asked = [Example(e.prompt, label) for e in sets.validation for label in sets.labels]
+    total, count = completion_losses(engine, asked, tokenizer, sequence_length, batch, depth)
     if not sets.labels:
-        total, count = completion_losses(engine, sets.validation, tokenizer, sequence_length, batch)
-        return float(total.sum() / count.sum())
-    asked = [Example(e.prompt, label) for e in sets.validation for label in sets.labels]
-    total, _ = completion_losses(engine, asked, tokenizer, sequence_length, batch)
-    chosen = total.view(-1, len(sets.labels)).argmin(dim=1)
+        return {"loss": float(total.sum() / count.sum())}
     right = torch.tensor([sets.labels.index(e.completion) for e in sets.validation])
-    return float((chosen == right).double().mean())
+    total, count = (values.view(-1, len(sets.labels)) for values in (total, count))
+    own = right[:, None]
+    return {
+        "loss": float(total.gather(1, own).sum() / count.gather(1, own).sum()),
+        "accuracy": float((total.argmin(dim=1) == right).double().mean()),
+    }
 
 
 @torch.no_grad()
 def completion_losses(
-    engine: Any, examples: Sequence[Example], tokenizer: Tokenizer, sequence_length: int, batch: int
+    engine: Any,
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    sequence_length: int,
+    batch: int,
+    depth: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Each completion's summed loss in nats, and its number of tokens: both float64 [n].
 
@@ -59,7 +76,7 @@ def completion_losses(
             tokens[row, : len(ids)] = torch.tensor(ids)
             mask[row, : len(counted)] = torch.tensor(counted)
         tokens = tokens.to(engine.device)
-        losses = token_losses(engine(tokens[:, :-1]).logits, tokens[:, 1:]).cpu().double()
+        losses = token_losses(engine(tokens[:, :-1], depth=depth).logits, tokens[:, 1:]).cpu().double()
         totals[chosen] = (losses * mask).sum(dim=1)
         counts[chosen] = mask.sum(dim=1).double()
     return totals, counts

@@ -1,4 +1,4 @@
-"""What a pretraining run and a fine-tuning task are made of. Plain values only: they travel as JSON."""
+"""What a pretraining run is made of. Plain values only: they travel as JSON."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from cluster.names import Name
 from data.files import CACHE_BYTES
-from data.tasks.examples import Kind
-from odeformer.config import AdapterConfig, GradientName, ModelConfig, Section
+from odeformer.config import Count, GradientName, Layers, ModelConfig, Section
 from odeformer.solvers import (
     MEMORY_SAVING,
     SOLVERS,
@@ -42,16 +42,15 @@ def goes_with(gradient: str, solver: str) -> bool:
 
 
 SolverName = Annotated[str, AfterValidator(_known_solver)]
-Depth = Annotated[int, Field(ge=1)]
+Steps = Annotated[int, Field(ge=1, le=10**9)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
-# The one allow-list for everything that becomes a path, a registry name or a Ray name.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 
 
 class DataSettings(Section):
     shards: str
     """A folder made by ``odeformer data build``, or its address, as ``s3://bucket/shards``."""
-    sequence_length: int = Field(default=256, ge=2)
+    sequence_length: int = Field(default=256, ge=2, le=2**24)
+    """Tokens of a sequence, as the shards were built."""
     seed: int = 0
     """Of the order of the samples."""
     start: int = Field(default=0, ge=0)
@@ -65,19 +64,21 @@ class DataSettings(Section):
 
 
 class TrainSettings(Section):
-    steps: int = Field(ge=1)
+    steps: Steps
     """Optimizer steps."""
-    global_batch: int = Field(ge=1)
+    global_batch: Count
     """Sequences per optimizer step, over all workers."""
-    micro_batch: int = Field(ge=1)
+    micro_batch: Count
     """Sequences per forward pass on one worker."""
     solver: SolverName | None = None
     """When not given, ``damped_leapfrog`` for gradient ``reversible``; for the others the flavour's own:
     ``lie_trotter`` for ``llama``, ``euler`` else."""
     gradient: GradientName = "checkpoint"
-    segment: int = Field(default=1, ge=1)
+    """How the backward pass gets the states: ``direct`` keeps them, ``checkpoint`` computes them again,
+    ``reversible`` runs the solver backwards, ``adjoint`` solves the continuous adjoint equation."""
+    segment: Layers = 1
     """Cells that gradient ``checkpoint`` computes again together: one state is kept for each segment."""
-    depths: tuple[Depth, ...] = ()
+    depths: tuple[Layers, ...] = ()
     """Each batch's N is drawn from these, a repeated one more often; the model depth when empty."""
     vary_from: float = Field(default=0.0, ge=0, le=1)
     """The part of the steps, from the first on, that all run at the model depth, before ``depths`` begin."""
@@ -89,8 +90,10 @@ class TrainSettings(Section):
     first one's predictions instead of the text."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the matrix products; weights, states and coefficients are float32 in any case."""
-    validate_every: int = Field(default=100, ge=1)
-    validation_sequences: int = Field(default=64, ge=1)
+    validate_every: Steps = 100
+    """Optimizer steps between two looks at the held-out text."""
+    validation_sequences: Count = 64
+    """Sequences of it, at most."""
 
     def solver_for(self, model: ModelConfig) -> str:
         """The solver that a run of this model has."""
@@ -101,6 +104,7 @@ class TrainSettings(Section):
 
 class OptimSettings(Section):
     learning_rate: float = Field(default=1e-3, gt=0, lt=10)
+    """Of AdamW, at its height: that of the weights."""
     coefficient_rate: float = Field(default=2.0, gt=0, le=100)
     """The learning rate of the coefficient functions, relative to that of the weights. Short runs, of a few
     tokens for each parameter, want more."""
@@ -114,6 +118,7 @@ class OptimSettings(Section):
     decay: float = Field(default=0.2, gt=0, le=1)
     """The part of the steps, the last one, over which ``wsd`` falls."""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
+    """AdamW's: what the running means of gradient and square keep at each step."""
     weight_decay: float = Field(default=0.1, ge=0)
     """On matrices only."""
     clip: float = Field(default=1.0, gt=0)
@@ -135,6 +140,8 @@ class ZeroSettings(Section):
     weights."""
     offload_optimizer: Literal["none", "cpu"] = "none"
     """``cpu``: the optimizer's state and step are on the host, for a device that they do not fit on."""
+    offload_parameters: Literal["none", "cpu"] = "none"
+    """``cpu``: at stage 3 the worker's part of the weights is on the host between its uses, too."""
     param_persistence_threshold: int = Field(default=100_000, ge=0)
     """Stage 3 leaves parameters with fewer elements whole on every worker."""
 
@@ -142,6 +149,8 @@ class ZeroSettings(Section):
     def _offload_has_a_stage(self) -> ZeroSettings:
         if self.stage == 0 and self.offload_optimizer != "none":
             raise ValueError("zero.offload_optimizer needs zero.stage 1, 2 or 3")
+        if self.stage != 3 and self.offload_parameters != "none":
+            raise ValueError("zero.offload_parameters needs zero.stage 3, which alone shares weights out")
         return self
 
 
@@ -162,9 +171,18 @@ class GuardSettings(Section):
 
 
 class ClusterSettings(Section):
-    workers: int = Field(default=1, ge=1)
-    cpus_per_worker: int = Field(default=1, ge=1)
+    workers: Count = 1
+    """Processes that train together, each on a CPU or a GPU of its own."""
+    min_workers: Count | None = None
+    """With so many the run goes on while the cluster has no room for ``workers``; it waits for all of them
+    when not given. Any number from here to ``workers`` that divides the global batch may be taken."""
+    grow_after: float = Field(default=60.0, ge=0)
+    """Seconds for which there must have been room for more workers before a run that goes on with fewer is
+    started again on them, after its next commit."""
+    cpus_per_worker: int = Field(default=1, ge=1, le=4096)
+    """Logical CPUs that each asks for, and threads that it computes with."""
     gpus_per_worker: int = Field(default=0, ge=0, le=1)
+    """1 to train on GPUs."""
     address: str | None = None
     """Of a running Ray cluster; a private one is started on this machine when not given."""
     max_failures: int = Field(default=3, ge=0)
@@ -176,16 +194,27 @@ class ClusterSettings(Section):
     """Seconds without a sign of life, or without progress, after which a worker is taken for stuck, and
     killed. A micro-batch and a checkpoint must take less."""
 
+    @model_validator(mode="after")
+    def _range_is_one(self) -> ClusterSettings:
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(
+                f"cluster.min_workers {self.min_workers} is more than cluster.workers {self.workers}"
+            )
+        return self
+
 
 class CheckpointSettings(Section):
-    every: int = Field(default=500, ge=1)
+    every: Steps = 500
     """Optimizer steps between committed checkpoints."""
-    keep: int = Field(default=2, ge=1)
+    keep: Steps = 2
     """How many of the last ones stay."""
-    keep_every: int | None = Field(default=None, ge=1)
+    keep_every: Steps | None = None
     """Those of every so many steps stay for good, beside the last ones; a multiple of ``every``."""
     max_failed: int = Field(default=3, ge=1)
     """So many that cannot be written, one after the other, stop the run."""
+    mirror: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*://.+$")] | None = None
+    """A folder of this run alone in another store, as ``s3://bucket/runs/first``, to which finished ones are
+    copied: a fresh machine goes on from there. Whoever may write to it may run code on the workers."""
 
     @model_validator(mode="after")
     def _kept_ones_are_made(self) -> CheckpointSettings:
@@ -200,8 +229,10 @@ class TrackingSettings(Section):
     uri: str | None = None
     """MLflow's; ``MLFLOW_TRACKING_URI``, else a SQLite file under ``runs/``, when not given."""
     experiment: str = "odeformer"
+    """MLflow's, in which the run is."""
     register_as: Name | None = None
-    """Register the final weights under this name, as a new version with the alias ``champion``."""
+    """Register the final weights under this name, as a new version with the alias ``candidate``, and
+    ``champion`` where there is none."""
 
 
 class RunSettings(Section):
@@ -215,6 +246,7 @@ class PretrainSettings(Section):
     """Everything ``odeformer pretrain`` needs."""
 
     model: ModelConfig
+    """The shape, or ``preset: NAME`` and what differs from it."""
     init: str | None = None
     """Continue from these weights, ``models:/<name>@<alias>`` or a checkpoint folder, whose shape is then the
     model's, whatever ``model`` says. The shards must have been built with its tokenizer."""
@@ -230,13 +262,23 @@ class PretrainSettings(Section):
 
     @model_validator(mode="after")
     def _batches_fit(self) -> PretrainSettings:
-        train, workers = self.train, self.cluster.workers
-        if train.global_batch % (train.micro_batch * workers):
+        train, cluster = self.train, self.cluster
+        if not self.world_sizes:
+            fewest = cluster.min_workers
+            fewer = "" if fewest is None else f", nor with any number from cluster.min_workers {fewest} on"
             raise ValueError(
                 f"train.global_batch {train.global_batch} is not a multiple of train.micro_batch × "
-                f"cluster.workers = {train.micro_batch} × {workers}"
+                f"cluster.workers = {train.micro_batch} × {cluster.workers}{fewer}"
             )
         return self
+
+    @property
+    def world_sizes(self) -> list[int]:
+        """The numbers of workers that the run may have, the largest first: each takes whole micro-batches."""
+        train, most = self.train, self.cluster.workers
+        fewest = self.cluster.min_workers or most
+        sizes = range(most, fewest - 1, -1)
+        return [size for size in sizes if train.global_batch % (train.micro_batch * size) == 0]
 
     @model_validator(mode="after")
     def _gradient_fits(self) -> PretrainSettings:
@@ -272,51 +314,3 @@ class PretrainSettings(Section):
                 f"model.depth {self.model.depth}"
             )
         return self
-
-
-class TaskData(Section):
-    train: Path
-    """JSONL with objects, TSV/CSV with a header, Parquet, or a Hugging Face folder, of which the split
-    ``train`` is read; of a language model also a text file or a folder of them."""
-    validation: Path | None = None
-    """The same, with the split ``validation``; a part of ``train`` when not given."""
-    held_out: float = Field(default=0.1, gt=0, lt=1)
-    """That part, chosen by the examples' digests."""
-    prompt: str = "{prompt}"
-    completion: str = "{completion}"
-    """Templates filled with a row's fields; a language model's is the completion alone."""
-
-
-class TaskTrain(Section):
-    steps: int = Field(default=100, ge=1)
-    global_batch: int = Field(default=8, ge=1)
-    micro_batch: int | None = Field(default=None, ge=1)
-    """The global batch when not given."""
-    learning_rate: float = Field(default=2e-3, gt=0, lt=10)
-    depths: tuple[Depth, ...] = ()
-    """The base's model depth when empty."""
-    gradient: GradientName = "checkpoint"
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _batches_fit(self) -> TaskTrain:
-        if self.micro_batch is not None and self.global_batch % self.micro_batch:
-            raise ValueError(
-                f"global_batch {self.global_batch} is not a multiple of micro_batch {self.micro_batch}"
-            )
-        return self
-
-
-class Task(Section):
-    """One team's fine-tuning job: ten lines of YAML."""
-
-    name: Name
-    team: Name
-    base: str = Field(pattern=r"^models:/[A-Za-z0-9_-]+(@[A-Za-z0-9_-]+|/[0-9]+)$")
-    """The model to adapt, ``models:/<name>@<alias>`` or ``models:/<name>/<version>``."""
-    kind: Kind
-    """``completion``: loss in nats per token of it; ``classification``: accuracy over its labels;
-    ``language_model``: loss in nats per token of whole texts."""
-    data: TaskData
-    adapter: AdapterConfig = AdapterConfig()
-    train: TaskTrain = TaskTrain()

@@ -31,8 +31,8 @@ class Remote:
     ) -> None:
         """`first_wait` doubles with every attempt; `stall` is how long a server may say nothing (seconds)."""
         self.address = address.rstrip("/")
-        self._attempts, self._first_wait, self._stall = attempts, first_wait, stall
-        self._system = self._connect()
+        self._attempts, self._first_wait = attempts, first_wait
+        self._system = file_system(self.address, stall)
 
     def download(self, name: str, target: Path, size: int | None = None) -> None:
         """Fetch one file; it appears whole, or not at all.
@@ -60,20 +60,26 @@ class Remote:
                 beside.unlink(missing_ok=True)
         raise OSError(f"{self.address}/{name} could not be read in {self._attempts} attempts ({cause})")
 
-    def _connect(self) -> Any:
-        """The fsspec file system, with its own patience switched off."""
-        import fsspec
 
-        kind = self.address.split("://")[0]
-        options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
-        if kind == "s3":
-            timeouts = {"connect_timeout": self._stall, "read_timeout": self._stall}
-            options["config_kwargs"] = {**timeouts, "retries": {"max_attempts": 1}}
-        elif kind in ("http", "https"):
-            from aiohttp import ClientTimeout
+def file_system(address: str, stall: float = 20.0) -> Any:
+    """The fsspec file system of an address, with its own patience switched off.
 
-            options["client_kwargs"] = {"timeout": ClientTimeout(connect=self._stall, sock_read=self._stall)}
-        try:
-            return fsspec.filesystem(kind, **options)
-        except ImportError as error:
-            raise ValueError(f"{self.address}: {error}") from None
+    `stall` is how long a server may say nothing (seconds).
+    """
+    import fsspec
+
+    kind = address.split("://")[0]
+    options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+    if kind == "s3":
+        timeouts = {"connect_timeout": stall, "read_timeout": stall}
+        options["config_kwargs"] = {**timeouts, "retries": {"max_attempts": 1}}
+    elif kind in ("http", "https"):
+        from aiohttp import ClientTimeout
+
+        options["client_kwargs"] = {"timeout": ClientTimeout(connect=stall, sock_read=stall)}
+    elif kind == "file":
+        options["auto_mkdir"] = True
+    try:
+        return fsspec.filesystem(kind, **options)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{address}: {error}") from None

@@ -6,17 +6,29 @@ import json
 import os
 import sys
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cluster.failures import PreemptedError, RunFailedError
+from launcher import first_look
+from launcher.cli_analyze import analyze
 from launcher.cli_data import data_app
+from launcher.cli_doctor import doctor
+from launcher.cli_finetune import finetune_app
+from launcher.cli_init import init as write_config
 from launcher.cli_jobs import jobs_app, submit_app
-from launcher.cli_models import TrackingUri, models_app
+from launcher.cli_options import AsJson, Overrides, TrackingUri
+from launcher.cli_plan import plan
+from launcher.cli_pool import pool_app
 from launcher.cli_track import track_app
+from launcher.cli_usage import usage
+from launcher.cli_versions import models_app
 
+INTERRUPTED = 130
+"""Exit code, 128 + SIGINT as in a shell."""
 # Typer exports only one child of the class that all its usage errors share.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -25,18 +37,18 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-finetune_app = typer.Typer(help="Low-rank fine-tuning jobs of teams.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(finetune_app, name="finetune")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
+app.add_typer(pool_app, name="pool")
 app.add_typer(submit_app, name="submit")
 app.add_typer(track_app, name="track")
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting; may be repeated."),
-]
+app.command()(usage)
+app.command()(plan)
+app.command()(analyze)
+app.command("init")(write_config)
+app.command()(doctor)
 
 
 def main() -> None:
@@ -44,9 +56,11 @@ def main() -> None:
     that was asked to end, and can go on, one line and 75."""
     try:
         code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # what Typer makes of Ctrl-C, without a word
+            print("interrupted", file=sys.stderr)
     except (typer.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
-        code = 130
+        code = INTERRUPTED
     except UsageError as error:
         code = _complain(error.format_message())  # type: ignore[attr-defined]
     except RunFailedError as error:
@@ -75,19 +89,38 @@ def pretrain(
     init: Annotated[
         str | None, typer.Option(help="Continue from models:/<name>@<alias> or a folder; its shape counts.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show settings, placement and memory, and start nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The dry run for programs.")] = False,
 ) -> None:
     """Pretrain a model. Example: odeformer pretrain tiny --set data.shards=shards --set run.dir=runs/mine"""
     from launcher.console import make_console
     from launcher.settings import load_pretrain
 
+    if as_json and not dry_run:
+        raise ValueError("--json is of --dry-run")
     chosen = [*(overrides or []), *([f"init={json.dumps(init)}"] if init else [])]
     settings = load_pretrain(config, chosen)
+    if settings.init is not None:
+        first_look.at_model(settings.init, settings.tracking.uri)
+    first_look.at_shards(settings.data.shards)
     from cluster import pretrain as pretraining
     from cluster.connect import ray_cluster
     from launcher.progress import Progress
     from launcher.watch import PretrainWatcher
 
     settings = pretraining.check(settings)
+    if dry_run:
+        from cluster.dry_run import dry_run as look
+        from launcher.report.dry_run import show_dry_run
+
+        made = look(settings)
+        if as_json:
+            print(json.dumps(made.content(), indent=2))
+        else:
+            show_dry_run(made, make_console())
+        return
     progress, cluster = Progress(make_console()), settings.cluster
     with progress.stage(f"pretraining in {settings.run.dir}"):
         watcher = PretrainWatcher(settings, progress)
@@ -99,7 +132,9 @@ def pretrain(
         f"  weights: {settings.run.dir / 'final'}", highlight=False, markup=False, soft_wrap=True
     )
     if version is not None:
-        progress.console.print(f"  registered: {version.uri} (champion)", highlight=False, soft_wrap=True)
+        from launcher.report.versions import registered_line
+
+        progress.console.print(f"  {registered_line(version)}", highlight=False, soft_wrap=True)
     elif settings.tracking.register_as is not None:
         later = f"odeformer models register {settings.run.dir}"
         progress.console.print(f"  trained, not registered; later: {later}", highlight=False, soft_wrap=True)
@@ -115,17 +150,25 @@ def grad_check(
     model: Annotated[
         str | None, typer.Option(help="Trained weights to check: models:/<name>@<alias> or a folder.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Error, memory and time of every gradient method. Example: odeformer grad-check tiny"""
     from launcher.console import make_console
     from launcher.settings import load_pretrain
 
     settings = load_pretrain(config, overrides or [])
+    first_look.at_shards(settings.data.shards)
+    if model is not None:
+        first_look.at_model(model, settings.tracking.uri)
     from launcher import grad_check as checking
     from launcher.report.tables import gradients_table
 
+    found = checking.grad_check(settings, depth or [], model)
+    if as_json:
+        print(json.dumps([row for rows in found for row in rows], indent=2))
+        return
     console = make_console()
-    for rows in checking.grad_check(settings, depth or [], model):
+    for rows in found:
         title = f"N = {rows[0]['depth']}, {rows[0]['dtype']}, batch {settings.train.micro_batch} × "
         console.print(f"{title}{settings.data.sequence_length}", style="bold", highlight=False)
         console.print(gradients_table(rows))
@@ -134,38 +177,6 @@ def grad_check(
         "beside it what rounding alone does to that one. saved: after the forward pass.",
         highlight=False,
     )
-
-
-@finetune_app.command("run")
-def finetune_run(
-    task_file: Annotated[Path, typer.Argument(metavar="TASK.yaml")],
-    overrides: Overrides = None,
-    tracking_uri: TrackingUri = None,
-    address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster; a private one when not given.")
-    ] = None,
-    directory: Annotated[Path, typer.Option("--dir", help="Where jobs write.")] = Path("runs/finetune"),
-) -> None:
-    """Run one task on the pool. Example: odeformer finetune run task.yaml"""
-    from launcher.console import make_console
-    from launcher.settings import load_task
-
-    task = load_task(task_file, overrides or [])
-    from cluster import finetune as finetuning
-    from cluster.connect import ray_cluster
-    from launcher.finetunes import run_tasks
-    from launcher.progress import Progress
-    from launcher.report.tables import finetune_table
-
-    finetuning.check(task, tracking_uri)
-    progress = Progress(make_console())
-    with ExitStack() as cluster:
-        with progress.stage("Ray"):
-            cluster.enter_context(ray_cluster(address, finetune_slots=1))
-        results = run_tasks([task], directory, tracking_uri, progress)
-        with progress.stage("stopping Ray"):
-            cluster.close()
-    progress.console.print(finetune_table(results))
 
 
 @app.command("eval")
@@ -188,6 +199,7 @@ def evaluate(
     adapter: Annotated[
         str | None, typer.Option(help="An adapter to attach, models:/<name>/<version> or a folder.")
     ] = None,
+    as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Score a text or tasks. Example: odeformer eval --model models:/tiny@champion --tasks python_stdlib"""
@@ -196,13 +208,14 @@ def evaluate(
         raise ValueError("give --text, --tasks or both")
     if not names and (task_folder is not None or limit is not None):
         raise ValueError("--task-folder and --limit are for --tasks: name the tasks")
+    first_look.at_model(model, tracking_uri, adapter)
     from launcher.console import make_console
     from launcher.evaluation import evaluate as score
     from launcher.harness import Tasks
     from launcher.progress import Progress
     from launcher.report.tables import task_scores_table, text_scores_table
 
-    progress = Progress(make_console())
+    progress = Progress(make_console(as_json))
     with ExitStack() as asking:
         if names:
             asking.enter_context(progress.stage(", ".join(names)))
@@ -216,6 +229,9 @@ def evaluate(
             limit=limit,
             progress=progress.update,
         )
+    if as_json:
+        print(json.dumps(found.content(), indent=2))
+        return
     if found.text:
         progress.console.print(text_scores_table(found.text))
     if found.tasks:
@@ -249,6 +265,16 @@ def generate(
     top_p: Annotated[float, typer.Option(help="… and the fewest that have this probability together.")] = 1.0,
     stop: Annotated[list[str] | None, typer.Option(help="End before this string; may be repeated.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**62)] = 0,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Say which tokens of the prompt it leaned on, and how sure it is."),
+    ] = False,
+    audit: Annotated[
+        Path | None, typer.Option(help="Append a JSON line about the answer to this file, without its text.")
+    ] = None,
+    audit_text: Annotated[
+        bool, typer.Option("--audit-text", help="Put prompt and answer into that line, too.")
+    ] = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Continue a text. Example: odeformer generate --model models:/tiny@champion --depth 4 'It was'"""
@@ -259,15 +285,22 @@ def generate(
             uniform_grid(given)  # refuses a depth of 0 before anything is loaded
     if depth is not None and latency_ms is not None:
         raise ValueError("give either --depth or --latency-ms")
+    if audit_text and audit is None:
+        raise ValueError("--audit-text is for --audit: give the file, too")
+    if (explain or audit) and find_spec("captum") is None:
+        raise ValueError("captum is not installed: pip install 'odeformer[analyze]'")
     if not prompt:
         raise ValueError("the prompt is empty: at least one character is needed")
     if not prompt.isprintable() and any("\ud800" <= character <= "\udfff" for character in prompt):
         raise ValueError("the prompt is not UTF-8 text: convert it")
+    first_look.at_model(model, tracking_uri)
     from odeformer.sampling import Sampling
 
     sampling = Sampling(temperature, top_k, top_p)
-    from launcher.writing import write
+    from launcher.report.explanation import explanation_lines
+    from launcher.writing import Answer, write
 
+    answers: list[Answer] = []
     text = write(
         prompt,
         model,
@@ -280,10 +313,16 @@ def generate(
         stop=stop or [],
         seed=seed,
         tracking_uri=tracking_uri,
+        explain=explain,
+        audit=audit,
+        audit_text=audit_text,
+        finished=answers.append,
     )
     for piece in text:
         print(piece, end="", flush=True)
     print()
+    if explain:
+        print("", *explanation_lines(answers[0]), sep="\n")
 
 
 @app.command()

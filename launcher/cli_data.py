@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.failures import RunFailedError
+from launcher import first_look
+from launcher.cli_options import AsJson
+
+if TYPE_CHECKING:
+    from data.building.sources import TextSource
 
 data_app = typer.Typer(help="Text into WebDataset shards.", no_args_is_help=True)
 
@@ -56,16 +62,23 @@ def data_build(
         str | None, typer.Option(help="Of a Ray cluster; a private one when not given.")
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the folder if it exists.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Build shards. Example: odeformer data build --text book.txt --out shards"""
     from launcher.console import make_console
-    from launcher.data_build import build_shards, filters_table, sources_table
+    from launcher.data_build import build_shards, filters_table, shards_content, sources_table
     from launcher.progress import Progress
     from launcher.settings import load_sources
 
-    progress = Progress(make_console())
+    given: list[TextSource | Path | str] = [
+        *(load_sources(sources) if sources else []),
+        *(text or []),
+        *(more or []),
+    ]
+    first_look.at_sources(given)
+    progress = Progress(make_console(as_json))
     manifest = build_shards(
-        [*(load_sources(sources) if sources else []), *(text or []), *(more or [])],
+        given,
         out,
         workers=workers,
         address=address,
@@ -82,6 +95,9 @@ def data_build(
         end_of_text=end_of_text,
         overwrite=overwrite,
     )
+    if as_json:
+        print(json.dumps(shards_content(manifest), indent=2))
+        return
     progress.console.print(sources_table(manifest))
     if manifest.filters:
         progress.console.print(filters_table(manifest))
@@ -100,6 +116,7 @@ def data_verify(
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte, not only the sizes.")] = False,
 ) -> None:
     """Compare shards with their manifest. Example: odeformer data verify shards --deep"""
+    first_look.at_shards(str(folder))
     from data.verify import verify
     from launcher.console import make_console
     from launcher.progress import Progress
@@ -121,8 +138,16 @@ def data_inspect(
     png: Annotated[
         Path | None, typer.Option(help="The histogram to write; beside the folder when not given.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """What is in a folder of shards. Example: odeformer data inspect shards --sample 7"""
+    first_look.at_shards(str(folder))
+    if as_json:
+        from data.manifest import load_manifest
+        from launcher.data_build import shards_content
+
+        print(json.dumps(shards_content(load_manifest(folder)), indent=2))
+        return
     from launcher.console import make_console
     from launcher.report.shards import inspect_shards
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.failures import RunFailedError
+from launcher.cli_options import AsJson, Overrides
 
 if TYPE_CHECKING:
     from cluster.jobs import Job, JobServer
@@ -26,17 +27,13 @@ Address = Annotated[
     ),
 ]
 JobName = Annotated[str, typer.Argument(metavar="NAME", help="The job's name.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
 @submit_app.command("pretrain")
 def submit_pretrain(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
     address: Address = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting; may be repeated."),
-    ] = None,
+    overrides: Overrides = None,
     name: Annotated[str | None, typer.Option(help="The job's name; that of run.dir when not given.")] = None,
 ) -> None:
     """Queue a run. Example: odeformer submit pretrain run.yaml --address http://head:8265 --name first"""
@@ -82,7 +79,7 @@ def jobs_logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job has ended.")] = False,
     address: Address = None,
 ) -> None:
-    """What a job printed; -f ends as the job does, with exit code 1 if it failed. Example: … logs first -f"""
+    """What a job printed; -f ends as it does, 1 if it failed. Example: odeformer jobs logs first -f"""
     server = _server(address)
     if not follow:
         sys.stdout.write(server.log(name))

@@ -1,4 +1,4 @@
-"""``odeformer models``: the registry, and ways into and out of it."""
+"""``odeformer models``: ways into the registry and out of it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from launcher import first_look
+from launcher.cli_options import TrackingUri
+
 models_app = typer.Typer(help="The model registry.", no_args_is_help=True)
-
-TrackingUri = Annotated[
-    str | None, typer.Option(help="The MLflow store; runs/mlflow.db here when not given.")
-]
-
-
-@models_app.command("list")
-def models_list(tracking_uri: TrackingUri = None) -> None:
-    """List all versions of all models. Example: odeformer models list"""
-    from cluster import registry
-    from launcher.console import make_console
-    from launcher.report.tables import models_table
-
-    make_console().print(models_table(registry.versions(tracking_uri)))
 
 
 @models_app.command("export")
@@ -85,6 +74,7 @@ def models_import(
     """An ordinary checkpoint as an ODE. Example: odeformer models import --from pythia --out pythia-ode"""
     from launcher.console import make_console
     from launcher.exchange import import_checkpoint
+    from launcher.report.versions import registered_line
 
     done = import_checkpoint(source, out, size, overwrite, text, register, tracking_uri)
     lines = [
@@ -95,20 +85,28 @@ def models_import(
         *(f"{name:<10} {loss:.4f} nats/token" for name, loss in done.losses.items()),
     ]
     if done.version is not None:
-        lines.append(f"registered: {done.version.uri}")
+        lines.append(registered_line(done.version))
     make_console().print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 @models_app.command("register")
 def models_register(
-    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run.dir of a finished run.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN_DIR", help="The run.dir of a finished run, or a job's folder.")
+    ],
     name: Annotated[str | None, typer.Option(help="Another name than the run's register_as.")] = None,
 ) -> None:
     """Register what a run made while the registry was away. Example: odeformer models register runs/a"""
-    from cluster import pretrain, registry
-    from launcher.console import make_console
+    from cluster.names import check_model_name
 
     if name is not None:
-        registry.check_name(name)
-    version = pretrain.register_run(run, name)
-    make_console().print(f"registered: {version.uri} (champion)", highlight=False, soft_wrap=True)
+        check_model_name(name)
+    first_look.at_run(run)
+    from cluster import pretrain
+    from cluster.finetuning import job
+    from launcher.console import make_console
+    from launcher.report.versions import registered_line
+
+    of_a_job = (run / job.VERSION_FILE).is_file()
+    version = job.register_run(run, name) if of_a_job else pretrain.register_run(run, name)
+    make_console().print(registered_line(version), highlight=False, soft_wrap=True)

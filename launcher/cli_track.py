@@ -16,9 +16,9 @@ def track_sync(
     seconds: Annotated[float, typer.Option(min=0, help="How long to try.")] = 60.0,
 ) -> None:
     """Send what was measured while MLflow was away. Example: odeformer track sync runs/mine"""
-    from cluster import tracking, upload
+    from cluster.tracking import runs, upload
     from launcher.console import make_console
 
     upload.sync(run, seconds)
     console = make_console()
-    console.print(f"all of {run} is in {tracking.run_uri(run)}", highlight=False, soft_wrap=True)
+    console.print(f"all of {run} is in {runs.run_uri(run)}", highlight=False, soft_wrap=True)

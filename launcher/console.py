@@ -7,8 +7,13 @@ import sys
 from rich.console import Console
 
 
-def make_console() -> Console:
-    """The terminal as it is; into a file or a pipe wide enough that no table is cut, and without colour."""
+def make_console(as_json: bool = False) -> Console:
+    """The terminal as it is; into a file or a pipe wide enough that no table is cut, and without colour.
+
+    Args:
+        as_json: standard output is for a program; people read the standard error.
+    """
     # The stream by name: lines still go there while a library's own remarks are kept away.
-    console = Console(file=sys.stdout)
-    return console if console.is_terminal else Console(file=sys.stdout, width=160)
+    stream = sys.stderr if as_json else sys.stdout
+    console = Console(file=stream)
+    return console if console.is_terminal else Console(file=stream, width=160)

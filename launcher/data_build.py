@@ -54,6 +54,14 @@ def build_shards(
         return build(sources, out, progress=meter.stage, encoded=meter.encoded, **settings)
 
 
+def shards_content(manifest: Manifest) -> dict[str, Any]:
+    """What is in a folder of shards, for programs: the manifest, its lists of shards aside."""
+    content: dict[str, Any] = manifest.model_dump(mode="json")
+    for split in content["splits"].values():
+        split["shards"] = len(split["shards"])
+    return content
+
+
 class _Meter:
     """How fast a stage is and how long it will still take."""
 

@@ -36,6 +36,14 @@ class Evaluation:
     remarks: list[str] = field(default_factory=list)
     """What one has to know to read the tasks' numbers."""
 
+    def content(self) -> dict[str, Any]:
+        """As plain values, for programs."""
+        return {
+            "text": [score._asdict() for score in self.text],
+            "tasks": [score._asdict() for score in self.tasks],
+            "remarks": self.remarks,
+        }
+
 
 def evaluate(
     model: str,
@@ -118,7 +126,7 @@ def _remarks(loaded: Loaded, scores: Sequence[TaskScore]) -> list[str]:
 
 
 def _log(loaded: Loaded, settings: dict[str, Any], found: Evaluation, uri: str | None) -> None:
-    from cluster import tracking
+    from cluster.tracking import runs, store
 
     metrics = {
         f"{name}_{score.depth}": getattr(score, name)
@@ -131,4 +139,4 @@ def _log(loaded: Loaded, settings: dict[str, Any], found: Evaluation, uri: str |
         metrics[f"{name}_{score.depth}"] = score.value
     known = loaded.versions[0]
     settings = {"model": known.uri, **settings}
-    tracking.finished_run(tracking.tracking_uri(uri), "evaluations", known.name, settings, metrics)
+    runs.finished_run(store.tracking_uri(uri), "evaluations", known.name, settings, metrics)

@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.registry import Version, check_name
+from cluster.names import check_model_name
+from cluster.registry import Version
+from launcher import first_look
 from odeformer.config import BasisConfig
-from odeformer.folder import check_output, check_output_file
+from odeformer.folder import TRANSFORMERS_EXPECTED, check_is_there, check_output, check_output_file
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def export(
     check(out, [Path(name) for name in (model, adapter) if name], overwrite)
     if gguf:
         _check_gguf()
+    first_look.at_model(model, tracking_uri, adapter)
     _silence_transformers()
     from cluster import registry
     from data.tokenizer import end_of_text
@@ -129,7 +132,8 @@ def import_checkpoint(
     out = out.absolute()
     check_output(out, [source], overwrite)
     if register_as is not None:
-        check_name(register_as)
+        check_model_name(register_as)
+    check_is_there(source / "config.json", TRANSFORMERS_EXPECTED)
     _silence_transformers()
     from data.tokenizer import load_tokenizer
     from odeformer import checkpoint
@@ -204,14 +208,16 @@ def _losses(text: Path, tokenizer: Any, original: Any, model: Any, layers: int) 
 def _register(
     folder: Path, name: str, source: Path, shape: Any, losses: dict[str, float], uri: str | None
 ) -> Version:
-    from cluster import registry, tracking
+    from cluster import registry
+    from cluster.tracking import runs, store
+    from cluster.tracking.lineage import code_tags
     from odeformer.folder import folder_digest
     from odeformer.model import parameter_count
 
-    uri = tracking.tracking_uri(uri)
+    uri = store.tracking_uri(uri)
     origin = {"imported_from": str(source), "imported_digest": folder_digest(source)}
     metrics = {f"loss {key}".replace("=", "").replace("  ", " "): value for key, value in losses.items()}
-    run_id = tracking.finished_run(uri, "imports", name, origin, metrics)
+    run_id = runs.finished_run(uri, "imports", name, origin, metrics)
     tags = {
         "odeformer.kind": "checkpoint",
         "odeformer.parameters": str(parameter_count(shape)),
@@ -220,7 +226,9 @@ def _register(
         "odeformer.imported_from": source.name,
         "odeformer.imported_digest": origin["imported_digest"],
     }
-    return registry.register(folder, name, run_id=run_id, uri=uri, tags=tags)
+    scores = {int(key.removeprefix("N = ")): loss for key, loss in losses.items() if key.startswith("N = ")}
+    about = registry.About({"import": origin}, scores=scores, code=code_tags())
+    return registry.register(folder, name, run_id=run_id, uri=uri, tags=tags, alias="candidate", about=about)
 
 
 def _silence_transformers() -> None:

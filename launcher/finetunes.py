@@ -1,54 +1,107 @@
-"""Tasks on the pool as their user sees them: submitted, watched, and their results."""
+"""Jobs of the pool as their user sees them: submitted, watched, and what they came to."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.events import EventReader
 from cluster.failures import RunFailedError
-from cluster.pool import Pool
-from cluster.settings import Task
+from cluster.finetuning.task import Task
+from cluster.pool import Pool, PoolSettings
+from cluster.pool.states import ENDED
+from cluster.registration import REGISTER_SECONDS
 from launcher.progress import Progress
+
+LOOK_SECONDS = 0.3
 
 
 def run_tasks(
     tasks: Sequence[Task], folder: Path, uri: str | None, progress: Progress
 ) -> list[dict[str, Any]]:
-    """Submit tasks to the cluster's pool, show how they get on, and return their results in order.
+    """Run tasks on a pool of this cluster's own, show how they get on, and return their results in order.
+
+    A job that ended there before does not stand in the way of one of its name; one that was interrupted does:
+    it goes on.
 
     Raises:
         RunFailedError: with the job's error, when one failed.
     """
     with progress.stage(f"fine-tuning {', '.join(f'{task.team}/{task.name}' for task in tasks)}"):
-        pool = Pool.connect(folder, uri)
-        ids = [pool.submit(task) for task in tasks]
-        steps = {job_id: task.train.steps for job_id, task in zip(ids, tasks, strict=True)}
-        readers: dict[str, EventReader] = {}
-        last: dict[str, dict[str, Any]] = {}
+        pool = Pool.start(PoolSettings(dir=folder, tracking_uri=uri))
+        ids = [pool.submit(task, again=True) for task in tasks]
+        try:
+            jobs = _wait(pool, ids, progress, REGISTER_SECONDS)
+        except KeyboardInterrupt:
+            for job_id in ids:
+                pool.cancel(job_id)
+            raise
+    for job in jobs:
+        if job["state"] not in ("succeeded", "trained"):
+            raise RunFailedError(f"job {job['id']} {job['state']}: {job['error'] or job['reason']}")
+    return [job["result"] for job in jobs]
+
+
+def watch(pool: Pool, ids: Sequence[str], progress: Progress) -> list[dict[str, Any]]:
+    """Show how jobs get on until they have ended; the jobs."""
+    with progress.stage(", ".join(ids)):
+        return _wait(pool, ids, progress)
+
+
+def lines(pool: Pool, job_id: str, follow: bool) -> Iterator[str]:
+    """What happened in a job, a line each; with ``follow`` until it has ended."""
+    offset = 0
+    while True:
+        ended = pool.job(job_id)["state"] in ENDED
         while True:
-            jobs = {job["id"]: job for job in pool.jobs() if job["id"] in steps}
-            for job_id, job in jobs.items():
-                reader = readers.setdefault(job_id, EventReader(Path(job["folder"]), from_end=False))
-                for event in reader.new():
-                    if event["event"] == "step":
-                        last[job_id] = event
-            done = sum(last[job_id]["step"] / steps[job_id] for job_id in last)
-            progress.update(
-                done / len(jobs), " · ".join(_line(job, last.get(job["id"])) for job in jobs.values())
-            )
-            if all(job["state"] in ("succeeded", "failed") for job in jobs.values()):
+            events, end = pool.events(job_id, offset)
+            yield from map(_line_of, events)
+            if end == offset:
                 break
-            time.sleep(0.3)
-    for job in jobs.values():
-        if job["state"] == "failed":
-            raise RunFailedError(f"job {job['id']} failed: {job['error']}")
-    return [jobs[job_id]["result"] for job_id in ids]
+            offset = end
+        if ended or not follow:
+            return
+        time.sleep(LOOK_SECONDS)
 
 
-def _line(job: dict[str, Any], event: dict[str, Any] | None) -> str:
+def _line_of(event: dict[str, Any]) -> str:
+    at = time.strftime("%H:%M:%S", time.localtime(event["time"]))
+    shown = {
+        key: f"{value:.4g}" if isinstance(value, float) else value
+        for key, value in event.items()
+        if key not in ("time", "event", "step")
+    }
+    values = " ".join(f"{key}={value}" for key, value in shown.items())
+    return f"{at} {event['event']} {event['step']} {values}".rstrip()
+
+
+def _wait(
+    pool: Pool, ids: Sequence[str], progress: Progress, registry_seconds: float = math.inf
+) -> list[dict[str, Any]]:
+    last: dict[str, dict[str, Any]] = {}
+    offsets = dict.fromkeys(ids, 0)
+    while True:
+        jobs = {job["id"]: job for job in pool.jobs() if job["id"] in offsets}
+        for job_id in ids:
+            events, offsets[job_id] = pool.events(job_id, offsets[job_id])
+            last.update((job_id, event) for event in events if event["event"] == "step")
+        steps = {job_id: job["task"]["train"]["steps"] for job_id, job in jobs.items()}
+        done = sum(last[job_id]["step"] / steps[job_id] for job_id in last)
+        progress.update(done / len(jobs), " · ".join(_short(jobs[i], last.get(i)) for i in ids))
+        if all(_is_over(job, registry_seconds) for job in jobs.values()):
+            return [jobs[job_id] for job_id in ids]
+        time.sleep(LOOK_SECONDS)
+
+
+def _is_over(job: dict[str, Any], registry_seconds: float) -> bool:
+    """Whether a job has ended, or has been trained and waited for the registry for so long."""
+    waits = job["state"] == "trained" and time.time() - job["changed"] > registry_seconds
+    return waits or job["state"] in ENDED
+
+
+def _short(job: dict[str, Any], event: dict[str, Any] | None) -> str:
     if job["state"] == "running" and event is not None:
         return f"{job['team']} step {event['step']} loss {event['loss']:.2f}"
     return f"{job['team']} {job['state']}"

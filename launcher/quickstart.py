@@ -51,9 +51,11 @@ def run(directory: Path) -> None:
 
     with progress.stage("libraries"):
         from cluster import pretrain as pretraining
-        from cluster import registry, tracking
+        from cluster import registry
         from cluster.connect import ray_cluster
-        from cluster.settings import Task
+        from cluster.finetuning.task import Task
+        from cluster.registry import aliases
+        from cluster.tracking import store
         from data.shards import build
         from launcher import standard_library
         from launcher.finetunes import run_tasks
@@ -81,7 +83,7 @@ def run(directory: Path) -> None:
                 ],
             )
         )
-        uri = tracking.tracking_uri(settings.tracking.uri)
+        uri = store.tracking_uri(settings.tracking.uri)
     workers = settings.cluster.workers
     with ExitStack() as cluster:
         with progress.stage("Ray"):
@@ -91,6 +93,7 @@ def run(directory: Path) -> None:
             version = pretraining.pretrain(settings, watcher)
         if version is None:
             raise ConnectionError(f"the model could not be registered in {uri}: run the command again")
+        aliases.move(version, uri, why="the quick start")  # other code may have made an older one
         tasks = [
             Task.model_validate(
                 {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -11,7 +10,9 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from cluster.settings import PretrainSettings, Task
+from cluster.finetuning.task import Task
+from cluster.pool.settings import PoolSettings
+from cluster.settings import PretrainSettings
 from data.building.sources import Mixture, TextSource
 
 PRESETS = Path(__file__).parent / "presets"
@@ -53,6 +54,18 @@ def load_task(path: Path, overrides: Sequence[str] = ()) -> Task:
         "validation": None if data.validation is None else here / data.validation,
     }
     return task.model_copy(update={"data": data.model_copy(update=paths)})
+
+
+def load_pool(path: Path | None, overrides: Sequence[str] = ()) -> PoolSettings:
+    """The settings of a pool; ``dir`` is relative to the file it stands in, as given by ``--set`` to here.
+
+    Raises:
+        ValueError, FileNotFoundError: one line naming the file and the key.
+    """
+    content = {} if path is None else read_yaml(path)
+    if path is not None and isinstance(content.get("dir"), str):
+        content["dir"] = str(path.absolute().parent / content["dir"])
+    return _validated(PoolSettings, _override(content, overrides), path or Path("--set"))
 
 
 def load_sources(path: Path) -> list[TextSource]:
@@ -145,7 +158,7 @@ def _known_keys(kind: type[BaseModel], keys: Sequence[str]) -> list[str]:
         if key not in kind.model_fields:
             break
         annotation = kind.model_fields[key].annotation
-        options = get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+        options = get_args(annotation) or (annotation,)
         sections = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
         if not sections:
             break

@@ -19,7 +19,13 @@ LINES = {
     "rollback": "back to the last checkpoint, on with the samples that follow",
     "checkpoint_damaged": "a checkpoint is damaged, and left out",
     "checkpoint_failed": "a checkpoint could not be written",
+    "checkpoint_fetched": "a checkpoint was fetched",
+    "mirror_away": "checkpoint.mirror cannot be reached, tried again with the next checkpoint",
     "checkpoint_converted": "a checkpoint of other workers was converted",
+    "waiting": "waits for room",
+    "resized": "another number of workers",
+    "growing": "there is room for more workers: the step is finished and committed",
+    "leaving": "a node is about to go: the step is finished and committed",
 }
 """What is said of an event that is nothing but its name."""
 
@@ -57,6 +63,8 @@ class PretrainWatcher:
         elif event["event"] in LINES:
             reason = f" ({event['reason']})" if "reason" in event else ""
             step = f"step {event['step']:>5}  " if event["event"] in ("skipped", "spike", "rollback") else ""
+            if event["event"] == "waiting":
+                self._progress.update(event["step"] / self._steps, "waiting for room")
             self._progress.console.print(
                 f"  {step}{LINES[event['event']]}{reason}", highlight=False, markup=False, soft_wrap=True
             )

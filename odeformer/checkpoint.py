@@ -1,7 +1,8 @@
 """A model or an adapter as a folder: safetensors and JSON, nothing that could be executed.
 
 A model's folder holds ``config.json`` (with a format version), ``model.safetensors`` and
-``tokenizer.json``; an adapter's ``adapter.json`` (with the digest of its base) and ``adapter.safetensors``.
+``tokenizer.json``; an adapter's ``adapter.json`` (with the digest of its base) and ``adapter.safetensors``:
+low-rank pairs, or tuned norms and biases in place of the base's.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from odeformer.config import AdapterConfig, ModelConfig
-from odeformer.folder import folder_digest, replace_folder
+from odeformer.folder import CHECKPOINT_EXPECTED, check_is_there, folder_digest, replace_folder
 from odeformer.lora import Adapter
 from odeformer.model import Odeformer
+from odeformer.norms import vectors
 from odeformer.solvers import solver_named
+from odeformer.untrusted import check_json, check_tensors
 
 FORMAT_VERSION = 3
 
@@ -103,8 +106,22 @@ def save_adapter(adapter: Adapter, base: dict[str, str], folder: Path) -> None:
     replace_folder(folder, write)
 
 
+def save_norms(model: Odeformer, base: dict[str, str], folder: Path) -> None:
+    """As :func:`save_adapter`, of a model whose norms and biases have been trained."""
+
+    def write(target: Path) -> None:
+        _write_json(
+            target / "adapter.json", {"format_version": FORMAT_VERSION, "method": "norms", "base": base}
+        )
+        _write_tensors(target / "adapter.safetensors", dict(vectors(model)))
+
+    replace_folder(folder, write)
+
+
 def load_adapter(model: Odeformer, folder: Path, base: Path) -> None:
     """Attach the adapter of a folder to the model that was loaded from the folder ``base``.
+
+    Tuned norms and biases take the place of the model's.
 
     Raises:
         FileNotFoundError, ValueError: for a missing or damaged file, an adapter of other shapes, with NaN,
@@ -115,12 +132,19 @@ def load_adapter(model: Odeformer, folder: Path, base: Path) -> None:
     made_for = origin.get("digest") if isinstance(origin, dict) else None
     if made_for != found:
         raise ValueError(f"{folder}: this adapter was made for the base {made_for}, not for {base} ({found})")
-    config = _validated(AdapterConfig, content.get("adapter"), folder / "adapter.json")
-    adapter = Adapter(config, model.config)
-    state = _read_tensors(folder / "adapter.safetensors")
+    path = folder / "adapter.safetensors"
+    state = _read_tensors(path)
     if not all(tensor.isfinite().all() for tensor in state.values()):
-        raise ValueError(f"{folder / 'adapter.safetensors'}: holds NaN or infinite values")
-    _assign(adapter, state, folder / "adapter.safetensors")
+        raise ValueError(f"{path}: holds NaN or infinite values")
+    if content.get("method") == "norms":
+        _check_shapes(state, dict(vectors(model)), path)
+        model.load_state_dict(state, strict=False, assign=True)
+        return
+    config = _validated(AdapterConfig, content.get("adapter"), folder / "adapter.json")
+    # Whatever shapes a file claims: nothing is allocated before the tensors are seen to have them.
+    with torch.device("meta"):
+        adapter = Adapter(config, model.config)
+    _assign(adapter, state, path)
     model.hypernetwork.adapter = adapter.eval().to(model.embedding.weight)
 
 
@@ -133,11 +157,11 @@ def _write_tensors(path: Path, state: dict[str, torch.Tensor]) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; a checkpoint folder is expected")
+    check_is_there(path, CHECKPOINT_EXPECTED)
+    check_json(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
@@ -157,6 +181,7 @@ def _validated(kind: type[_Config], content: Any, path: Path) -> _Config:
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    check_tensors(path)
     try:
         return load_file(path)
     except (SafetensorError, ValueError) as error:
@@ -164,10 +189,14 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _assign(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
-    expected = {name: (tensor.dtype, *tensor.shape) for name, tensor in module.state_dict().items()}
+    _check_shapes(state, module.state_dict(), path)
+    module.load_state_dict(state, assign=True)
+
+
+def _check_shapes(state: dict[str, torch.Tensor], like: dict[str, torch.Tensor], path: Path) -> None:
+    expected = {name: (tensor.dtype, *tensor.shape) for name, tensor in like.items()}
     found = {name: (tensor.dtype, *tensor.shape) for name, tensor in state.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if wrong:
         name = wrong[0]
         raise ValueError(f"{path}: tensor {name!r} is {found.get(name)}, expected {expected.get(name)}")
-    module.load_state_dict(state, assign=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 GradientName = Literal["checkpoint", "direct", "reversible", "adjoint"]
+# Bounds: far above what anybody has trained, far below what a slip of the keyboard asks of a machine.
+Layers = Annotated[int, Field(ge=1, le=4096)]
+Width = Annotated[int, Field(ge=1, le=2**20)]
+Count = Annotated[int, Field(ge=1, le=2**24)]
 
 
 class Section(BaseModel):
@@ -22,11 +26,11 @@ class BasisConfig(Section):
     """``smooth_mlp``: learned, low-frequency; ``linear``: piecewise linear; ``chebyshev``: polynomials;
     ``fourier_mlp``: as published; ``none``: K = D independent layers, as in an ordinary model;
     ``constant``: K = 1, one layer at every t."""
-    size: int = Field(ge=1)
+    size: Layers
     """K, the number of stored weight sets per tensor."""
     step_aware: bool = False
     """Let the coefficients see the step size as well as t."""
-    low_rank: int | None = Field(default=None, ge=1)
+    low_rank: Width | None = None
     """Store W(t) = B_0 + Σ_k c_k(t) U_k V_k for matrices: one whole set, and K pairs of this rank."""
 
 
@@ -36,18 +40,21 @@ class ModelConfig(Section):
     flavour: Literal["neox", "llama", "paper"] = "neox"
     """``neox``: LayerNorm, GELU, biases, partly rotary positions; ``llama``: RMSNorm, SwiGLU, no biases,
     rotary positions; ``paper``: GPT-2's block with learned positions and dropout, as published."""
-    width: int = Field(ge=1)
-    heads: int = Field(ge=1)
-    depth: int = Field(ge=1)
+    width: Width
+    """Numbers in the state of a token; a multiple of ``heads``."""
+    heads: Width
+    """Attention heads."""
+    depth: Layers
     """D, the number of cells at which one Euler step equals one ordinary residual layer."""
     basis: BasisConfig
+    """How the stored weight sets are mixed into W(t)."""
     prelude: int | None = Field(default=None, ge=0)
     """Layers at the beginning that are one whole step each at any depth N and with any solver: what turns
     embeddings into a state is a jump, and the flow that N refines begins behind it. 1 when not given, 0 in
     ``paper``."""
-    feed_forward_width: int | None = Field(default=None, ge=1)
+    feed_forward_width: Width | None = None
     """Hidden units of the feed-forward part; 4 × width when not given."""
-    key_value_heads: int | None = Field(default=None, ge=1)
+    key_value_heads: Width | None = None
     """Heads of keys and values in ``llama``, each shared by a group of query heads; all when not given."""
     rotary_fraction: float | None = Field(default=None, gt=0, le=1)
     """The part of each head's dimensions that is rotated by position: 1/4 in ``neox``, all in ``llama``."""
@@ -59,9 +66,9 @@ class ModelConfig(Section):
     """0.1 in ``paper``, which alone has it."""
     tie_embeddings: bool = True
     """Use the token embedding as the output matrix too."""
-    vocabulary_size: int | None = Field(default=None, ge=1)
+    vocabulary_size: Count | None = None
     """Taken from the tokenizer when not given."""
-    context_length: int | None = Field(default=None, ge=1)
+    context_length: Count | None = None
     """The longest sequence in tokens; taken from ``data.sequence_length`` when not given."""
 
     @model_validator(mode="after")
@@ -142,10 +149,11 @@ class ModelConfig(Section):
 class AdapterConfig(Section):
     """The shape of a low-rank change ΔW(t) = B(t) A(t), smooth in t."""
 
-    rank: int = Field(default=8, ge=1)
+    rank: Width = 8
+    """Rows of A(t), columns of B(t)."""
     alpha: float = Field(default=16.0, gt=0)
     """The change is scaled by alpha / rank."""
-    size: int = Field(default=2, ge=1)
+    size: Layers = 2
     """Cosines cos(πjt), j = 0 … size − 1, that A(t) and B(t) are made of; 1 is the same change at every t."""
     targets: tuple[Literal["qkv", "out", "gate", "up", "down"], ...] = ("qkv", "out", "up", "down")
     """Which projections of the block are adapted; ``gate`` is for ``llama``."""

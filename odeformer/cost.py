@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from odeformer.config import BasisConfig, ModelConfig
 from odeformer.decoding import AtDepth, Reader
 from odeformer.hypernetwork import depth_parameters
 from odeformer.model import Odeformer
-from odeformer.solvers import Adaptive, solver_named
+from odeformer.solvers import LAYERS, SOLVERS, Adaptive, solver_named
 
 
 def cell_flops(config: ModelConfig, sequence_length: int) -> float:
@@ -29,6 +29,22 @@ def cell_flops(config: ModelConfig, sequence_length: int) -> float:
 def unembedding_flops(config: ModelConfig) -> float:
     """Forward FLOPs of the output matrix for each token."""
     return 2.0 * config.width * (config.vocabulary_size or 0)
+
+
+def forward_flops(config: ModelConfig, solver: str, depth: int, sequence_length: int) -> float:
+    """Of a forward pass at N cells over one sequence, its weights W(t) made beforehand.
+
+    Raises:
+        ValueError: for an adaptive solver, whose cost is not known before it has solved.
+    """
+    flow = solver_named(solver)
+    if isinstance(flow, Adaptive):
+        raise ValueError(f"solver {solver!r} has no depths to count: its tolerance chooses the cells")
+    prelude = SOLVERS[solver if solver in LAYERS else config.default_solver]
+    early = config.prelude_layers
+    evaluations = early * prelude.evaluations + (depth - early) * flow.evaluations
+    cell, last = cell_flops(config, sequence_length), unembedding_flops(config)
+    return sequence_length * (evaluations * cell + last)
 
 
 class DepthCost(NamedTuple):
@@ -66,11 +82,18 @@ class CostTable:
 
 @torch.no_grad()
 def measure_depths(
-    model: Odeformer, depths: Sequence[int], *, batch: int, time_steps: int, rounds: int = 7
+    model: Odeformer,
+    depths: Sequence[int],
+    *,
+    batch: int,
+    time_steps: int,
+    rounds: int = 7,
+    of_rounds: Callable[[list[float]], float] = statistics.median,
 ) -> CostTable:
     """The table for batches of ``batch`` sequences of ``time_steps`` tokens, on the model's device.
 
-    Depths are timed in turn, ``rounds`` times after one to warm up; milliseconds are medians.
+    Depths are timed in turn, ``rounds`` times after one to warm up; milliseconds are medians, or what else
+    ``of_rounds`` makes of them: ``min`` where others use the machine, too.
 
     Raises:
         ValueError: for an adaptive solver, whose cost is not known before it has solved.
@@ -96,7 +119,7 @@ def measure_depths(
         tuple(
             DepthCost(
                 depth,
-                1e3 * statistics.median(seconds[depth]),
+                1e3 * of_rounds(seconds[depth]),
                 time_steps * (evaluations[depth] * cell + batch * last),
             )
             for depth in sorted(depths)

@@ -8,6 +8,9 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+CHECKPOINT_EXPECTED = "a checkpoint folder is expected"
+TRANSFORMERS_EXPECTED = "a checkpoint folder of transformers is expected"
+
 
 def folder_digest(folder: Path) -> str:
     """SHA-256 over the names and contents of a folder's files, hidden ones aside: its identity."""
@@ -52,6 +55,19 @@ def replace_file(file: Path, write: Callable[[Path], object]) -> None:
         flush(file.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def check_is_there(file: Path, instead: str) -> None:
+    """Refuse a file that is not there.
+
+    Args:
+        instead: what should have been given, for the error.
+
+    Raises:
+        FileNotFoundError: naming the file.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; {instead}")
 
 
 def check_output(folder: Path, sources: Iterable[Path], overwrite: bool) -> None:

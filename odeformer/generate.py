@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from tokenizers import Tokenizer
@@ -82,6 +82,7 @@ def generate_text(
     stop_id: int | None = None,
     stop: Sequence[str] = (),
     draft: AtDepth | None = None,
+    on_token: Callable[[int], None] = lambda token: None,
 ) -> Iterator[str]:
     """Yield the continuation of a prompt piece by piece.
 
@@ -91,6 +92,7 @@ def generate_text(
     Args:
         stop: end before the first of these strings.
         draft: the same model at a smaller depth, to guess ahead (:mod:`odeformer.speculative`).
+        on_token: told each token's id when it is drawn.
     """
     ids = tokenizer.encode(prompt, add_special_tokens=False).ids
     tokens: Iterator[int]
@@ -105,7 +107,13 @@ def generate_text(
         tokens = speculate(
             at, draft, ids, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, stop_id=stop_id
         )
-    yield from until(stop, pieces(tokenizer, tokens))
+
+    def told() -> Iterator[int]:
+        for token in tokens:
+            on_token(token)
+            yield token
+
+    yield from until(stop, pieces(tokenizer, told()))
 
 
 def pieces(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:

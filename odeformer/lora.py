@@ -7,9 +7,11 @@ every depth. LoRA itself: Hu et al. 2021, arXiv 2106.09685.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from odeformer.config import AdapterConfig, ModelConfig
 from odeformer.field import BlockWeights, block_tensors
@@ -45,6 +47,29 @@ class Adapter(nn.Module):
             scale = self.config.alpha / self.config.rank
             pairs[f"{name}_lora_b"] = torch.einsum("mj,jor->mor", scale * cosines, b)
         return pairs
+
+
+def side_by_side(adapters: Sequence[Adapter], t: Tensor) -> BlockWeights:
+    """The pairs of several adapters, for a batch of as many equal parts, one behind the other.
+
+    At times t [M]: ``{name}_lora_a`` [M, adapters, r, in] and ``{name}_lora_b`` [M, adapters, out, r], r the
+    greatest of their ranks. What an adapter has less of is zero, and stays it.
+    """
+    rank = max(adapter.config.rank for adapter in adapters)
+    made = [adapter(t) for adapter in adapters]
+    pairs = {}
+    for name in dict.fromkeys(name for one in made for name in one):
+        like = next(one[name] for one in made if name in one)
+        parts = [one.get(name, torch.zeros_like(like)) for one in made]
+        pairs[name] = torch.stack([_of_rank(part, rank, name) for part in parts], dim=1)
+    return pairs
+
+
+def _of_rank(part: Tensor, rank: int, name: str) -> Tensor:
+    """A [M, r, in] or B [M, out, r] with zeros up to another rank."""
+    in_a = name.endswith("_lora_a")
+    missing = rank - part.shape[1 if in_a else 2]
+    return F.pad(part, (0, 0, 0, missing) if in_a else (0, missing))
 
 
 def merge(weights: BlockWeights) -> BlockWeights:

@@ -63,6 +63,11 @@ class Odeformer(nn.Module):
 
         Pass it to :meth:`forward` to generate once and run many times.
         """
+        made: BlockWeights = self.hypernetwork(*self.node_times(depth))
+        return made
+
+    def node_times(self, depth: int | Grid | None = None) -> tuple[Tensor, Tensor]:
+        """The times at which a solve of ``depth`` cells needs W, and the widths of their cells: each [M]."""
         solver = solver_named(self.solver)
         if isinstance(solver, Adaptive):
             raise ValueError(
@@ -75,8 +80,7 @@ class Odeformer(nn.Module):
                 node_times(self.layer_solver, prelude), node_times(solver, flow), strict=True
             )
         )
-        made: BlockWeights = self.hypernetwork(*time_tensors(times, widths, like=self.embedding.weight))
-        return made
+        return time_tensors(times, widths, like=self.embedding.weight)
 
     def grids(self, depth: int | Grid | None = None) -> tuple[Grid, Grid]:
         """The edges of the prelude's cells and of the flow's, for a solve of so many cells in all.
@@ -143,10 +147,8 @@ class Odeformer(nn.Module):
             segment=self.segment,
             tolerance=tolerance,
         )
-        x = self.final_norm(x)
-        head = self.embedding.weight if self.unembedding is None else self.unembedding.weight
         early_ones = self.config.prelude_layers * self.layer_solver.evaluations
-        return Output(F.linear(x, head), tuple(early_ones + count for count in evaluations))
+        return Output(self.unembed(x), tuple(early_ones + count for count in evaluations))
 
     def flow_start(
         self,
@@ -180,6 +182,11 @@ class Odeformer(nn.Module):
             x = x + self.positions.weight[: x.shape[1]]
             x = F.dropout(x, self.config.dropout_rate, self.training)
         return x
+
+    def unembed(self, x: Tensor) -> Tensor:
+        """Logits of the next token for states at t = 1: [..., width] → [..., vocabulary]."""
+        head = self.embedding.weight if self.unembedding is None else self.unembedding.weight
+        return F.linear(self.final_norm(x), head)
 
     def _check_ids(self, input_ids: Tensor) -> None:
         assert self.config.context_length is not None

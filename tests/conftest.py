@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sysconfig
 from pathlib import Path
 
@@ -10,6 +11,24 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+# Ray ends a process, without a word and whatever else it does, whose cluster has not answered for this long
+# (60 by default). The tests' own process outlives many clusters, some of which are killed.
+os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "3600")
+
+LONGEST_FIRST = ("test_road.py", "test_quickstart.py", "faults", "cluster")
+"""So that two workers that take a file at a time end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files first whose tests start processes of their own."""
+
+    def place(item: pytest.Item) -> int:
+        return next(
+            (n for n, name in enumerate(LONGEST_FIRST) if name in item.path.parts), len(LONGEST_FIRST)
+        )
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +58,20 @@ def shared_texts() -> Path:
     if not folder.is_dir():
         pytest.skip(f"ODEFORMER_DATA: {folder} is not there")
     return folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow store: making one takes seconds."""
+    from cluster.tracking import store
+
+    file = tmp_path_factory.mktemp("empty_store") / "mlflow.db"
+    store.connect(f"sqlite:///{file}", create=True)
+    return file
+
+
+@pytest.fixture
+def uri(empty_store: Path, tmp_path: Path) -> str:
+    """Of an empty MLflow store of the test's own."""
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"

@@ -66,11 +66,17 @@ def road(tmp_path_factory: pytest.TempPathFactory, text_files: list[Path]) -> Pa
 def test_pretraining_learns_at_every_depth_and_is_followed_in_mlflow(road: Path) -> None:
     from mlflow import MlflowClient
 
+    from data.manifest import load_manifest
+
     client = MlflowClient(tracking_uri=f"sqlite:///{road}/runs/mlflow.db")
     [experiment] = [e for e in client.search_experiments() if e.name == "odeformer"]
     [run] = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
     assert run.data.params["model.basis.size"] == "2"
+    manifest = load_manifest(road / "shards")
+    assert run.data.tags["odeformer.data_digest"] == manifest.digest()
+    assert {"odeformer.version", "odeformer.torch", "odeformer.deepspeed"} <= set(run.data.tags)
+    assert {f.path for f in client.list_artifacts(run.info.run_id)} >= {"deepspeed.json", "settings.json"}
     assert [m.step for m in client.get_metric_history(run.info.run_id, "loss")] == list(range(1, 31))
     for depth in (2, 4, 8):
         before, after = client.get_metric_history(run.info.run_id, f"validation_loss_{depth}")
@@ -134,6 +140,7 @@ def validations(run: Path) -> list[float]:
     return [event["validation_loss_4"] for event in events if "validation_loss_4" in event]
 
 
+@pytest.mark.slow
 def test_out_into_the_ordinary_world_and_back(road: Path, text_files: list[Path]) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -289,13 +296,14 @@ def mlflow_status(road: Path, name: str) -> str:
 
 
 def test_ctrl_c_leaves_no_process_behind(road: Path) -> None:
-    before = set(Path("/tmp").glob("odf-*"))
     process, family = start_long_run(road, "stopped")
+    folders = set(re.findall(r"/tmp/odf-\w+", " ".join(word for p in family for word in p.cmdline())))
+    assert len(folders) == 1, "Ray's, which its processes are told"
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
     assert process.wait(timeout=30) == 130
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == []
-    assert set(Path("/tmp").glob("odf-*")) <= before
+    assert not any(Path(folder).exists() for folder in folders)
     assert mlflow_status(road, "stopped") == "KILLED"
 
 

@@ -1,1 +1,1 @@
-"""What the workers of a run do together: the loop, DeepSpeed, committed checkpoints, validation."""
+"""What the workers of a run do together: the loop, DeepSpeed, guards, validation."""

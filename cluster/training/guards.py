@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import distributed as dist
 
+from cluster.checkpoints.commit import Checkpoints, Cursor
+from cluster.checkpoints.durable import on_rank_0, together
 from cluster.settings import GuardSettings
 from cluster.training import zero
-from cluster.training.commit import Checkpoints, Cursor
-from cluster.training.durable import on_rank_0, together
 from odeformer.folder import replace_file
 
 MAD_TO_DEVIATION = 1.4826

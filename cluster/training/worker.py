@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from cluster.checkpoints import commit
 from cluster.failures import PreemptedError
 from cluster.settings import (
     CheckpointSettings,
@@ -22,9 +22,13 @@ from cluster.settings import (
     TrainSettings,
     ZeroSettings,
 )
-from cluster.training import commit, heartbeat, zero
+from cluster.supervision import heartbeat
+from cluster.training import zero
 from cluster.training.guards import Guards, StepResult, weights_are_finite
 from cluster.training.schedule import learning_rate
+from cluster.training.step_times import StepTimes
+from cluster.training.token_count import TokenCount
+from cluster.training.utilization import peak_flops, step_flops, utilization
 from data.stream import Batch, documents_of
 from odeformer.config import ModelConfig
 from odeformer.depth import Grid, batch_depth, batch_grid, layered_grid
@@ -48,6 +52,7 @@ class Work:
     """What to train, on what, and how. ``model`` is whole and initialised; what requires grad is trained."""
 
     model: Odeformer
+    """Or what behaves as one, as :class:`odeformer.frozen.Tuned`."""
     stream: Stream
     validate: Callable[[Any], dict[str, float]]
     """Called by all ranks with the engine; gives the metrics to report."""
@@ -62,6 +67,8 @@ class Work:
     """The token that ends a document. Where given, no token sees another document's."""
     skip_damaged: int = 0
     """So many samples of all ranks may be damaged before the run stops."""
+    finish_backward: Callable[[], None] = lambda: None
+    """Called after each backward pass, where gradients do not come all the way by themselves."""
     is_asked_to_end: Callable[[], bool] = lambda: False
     """Asked of every rank at every step; when one says yes, all commit that step and end."""
 
@@ -79,21 +86,32 @@ def train(work: Work) -> Any:
     work.model.gradient, work.model.segment = settings.gradient, settings.segment
     engine = zero.initialize(work.model, settings, work.optim, work.zero, work.run.dir)
     guards = Guards(work.guard, work.stream, work.run.dir, work.report)
-    checkpoints = commit.Checkpoints(engine, guards, folder, work.checkpoint, work.report)
+    seen = TokenCount(guards)
+    with commit.Checkpoints(engine, seen, folder, work.checkpoint, work.report, work.run.seed) as checkpoints:
+        _train(work, engine, guards, seen, checkpoints)
+    return engine
+
+
+def _train(
+    work: Work, engine: Any, guards: Guards, seen: TokenCount, checkpoints: commit.Checkpoints
+) -> None:
+    settings = work.train
+    times, peak = StepTimes(engine), peak_flops(engine.device, settings.precision)
     step = checkpoints.restore()
-    work.report("resumed" if step else "started", step, {})
+    work.report("resumed" if step else "started", step, {"workers": dist.get_world_size()})
     work.report("validation", step, work.validate(engine))
 
     batches, damaged = iter(work.stream), 0
     while step < settings.steps:
         guards.pass_over(step)
-        started = time.monotonic()
+        times.begin()
         rate = learning_rate(work.optim, step, settings.steps)
         for group in engine.optimizer.param_groups:
             group["lr"] = rate * group["rate"]
         depths = step_depths(settings, work.model.config.depth, work.run.seed, step)
         grids = [step_grid(settings, work.model.config, work.run.seed, step, depth) for depth in depths]
-        batch = next(batches)
+        with times("data"):
+            batch = next(batches)
         if work.skip_damaged:
             damaged += damaged_samples(batch, engine.device)
             if damaged > work.skip_damaged:  # the same number on every rank
@@ -101,13 +119,16 @@ def train(work: Work) -> Any:
                     f"{damaged} damaged samples by step {step + 1}, data.skip_damaged allows "
                     f"{work.skip_damaged}: odeformer data verify --deep names the shards"
                 )
-        result = optimizer_step(engine, batch, grids, work, guards.loss_limit)
+        result = optimizer_step(engine, batch, grids, work, times, guards.loss_limit)
         step += 1
         heartbeat.passed(step)
         if guards.must_go_back(step, result, batch.sample_ids.tolist()):
             step = guards.go_back(checkpoints, step, "too many bad steps in a row")
             continue
         if result.applied:
+            seen.tokens += result.tokens
+            seconds, length = times.seconds(), batch.tokens.shape[1] - 1
+            flops = step_flops(work.model, grids, settings.global_batch, length)
             work.report(
                 "step",
                 step,
@@ -116,7 +137,10 @@ def train(work: Work) -> Any:
                     "depth": depths[-1],
                     "learning_rate": rate,
                     "gradient_norm": result.gradient_norm,
-                    "tokens_per_second": result.tokens / (time.monotonic() - started),
+                    "tokens": seen.tokens,
+                    "tokens_per_second": result.tokens / seconds["step_seconds"],
+                    **utilization(flops, seconds["step_seconds"], dist.get_world_size(), peak),
+                    **seconds,
                 },
             )
         last = step == settings.steps
@@ -131,7 +155,6 @@ def train(work: Work) -> Any:
             heartbeat.passed()
         if ending:
             raise PreemptedError(step)
-    return engine
 
 
 def step_depths(train: TrainSettings, model_depth: int, seed: int, step: int) -> list[int]:
@@ -159,7 +182,12 @@ def step_grid(train: TrainSettings, model: ModelConfig, seed: int, step: int, de
 
 
 def optimizer_step(
-    engine: Any, batch: Batch, grids: list[Grid], work: Work, loss_limit: float = math.inf
+    engine: Any,
+    batch: Batch,
+    grids: list[Grid],
+    work: Work,
+    times: StepTimes,
+    loss_limit: float = math.inf,
 ) -> StepResult:
     """One optimizer step on this rank's part of a global batch, in micro-batches, at one or two depths.
 
@@ -173,7 +201,8 @@ def optimizer_step(
         if batch.loss_mask is None
         else batch.loss_mask.to(engine.device)
     )
-    counted = all_reduce_sum(mask.sum())
+    with times("communication"):
+        counted = all_reduce_sum(mask.sum())
     # DeepSpeed averages over ranks, micro-batches and depths; the loss is a mean over tokens, wherever they
     # lie, and over depths.
     factor = dist.get_world_size() * engine.gradient_accumulation_steps() / (len(grids) * counted)
@@ -183,11 +212,14 @@ def optimizer_step(
         rows = tokens[chosen]
         teacher: Tensor | None = None
         for nth, grid in enumerate(grids):
-            logits = predictions(engine, rows, grid, work.end_of_text)
-            per_token = (
-                token_losses(logits, rows[:, 1:]) if teacher is None else distillation_losses(logits, teacher)
-            )
-            of_samples = (per_token * mask[chosen]).sum(dim=1)
+            with times("forward"):
+                logits = predictions(engine, rows, grid, work.end_of_text)
+                per_token = (
+                    token_losses(logits, rows[:, 1:])
+                    if teacher is None
+                    else distillation_losses(logits, teacher)
+                )
+                of_samples = (per_token * mask[chosen]).sum(dim=1)
             losses[nth, chosen] = of_samples.detach()
             if nth == 0:
                 teacher = logits.detach() if train.objective == "distillation" else None
@@ -196,12 +228,16 @@ def optimizer_step(
                 # the gradient of all ranks, and that is not applied. Whether any rank has been asked to end
                 # travels along: they must agree.
                 asked = torch.tensor([float(work.is_asked_to_end())], device=engine.device)
-                *sums, asked_ranks = all_reduce_sum(torch.cat([losses.sum(dim=1), asked]))
+                with times("communication"):
+                    *sums, asked_ranks = all_reduce_sum(torch.cat([losses.sum(dim=1), asked]))
                 mean = torch.stack(sums) / counted
                 good = mean.isfinite().all() & (mean[0] <= loss_limit)
                 factor = factor.where(good, math.nan)
-            engine.backward(of_samples.sum() * factor)
-            norm = zero.apply_gradients(engine, work.optim.clip)
+            with times("backward"):
+                engine.backward(of_samples.sum() * factor)
+                work.finish_backward()
+            with times("optimizer"):
+                norm = zero.apply_gradients(engine, work.optim.clip)
     bad = ~losses.isfinite().all(dim=0).cpu()
     samples = batch.sample_ids[bad].tolist()
     return StepResult(float(mean[0]), int(counted), norm, samples, bool(asked_ranks))

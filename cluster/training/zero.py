@@ -41,10 +41,28 @@ def import_deepspeed() -> ModuleType:
     return deepspeed
 
 
+def preload() -> None:
+    """Import DeepSpeed without joining anything, where there is no GPU.
+
+    Where there is one, its import may begin to use it, and a process that has cannot be copied by fork. Set
+    ``PYTORCH_NVML_BASED_CUDA_CHECK=1`` before torch is asked for GPUs: looking is then no use.
+    """
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        import deepspeed  # noqa: F401
+
+
+BUCKET = 500_000_000
+"""Elements of the buffer in which DeepSpeed collects gradients that travel together, at most."""
+
+
 def deepspeed_config(
-    train: TrainSettings, optim: OptimSettings, zero: ZeroSettings, workers: int
+    train: TrainSettings, optim: OptimSettings, zero: ZeroSettings, workers: int, parameters: int
 ) -> dict[str, Any]:
     """The dictionary DeepSpeed is started with; accumulation follows from global and micro batch.
+
+    Args:
+        parameters: the number of trained ones, in elements.
 
     To DeepSpeed a second pass over a micro-batch, at another depth, is one more micro-batch.
     """
@@ -62,7 +80,10 @@ def deepspeed_config(
         "zero_optimization": {
             "stage": zero.stage,
             "stage3_param_persistence_threshold": zero.param_persistence_threshold,
+            # On a GPU it is allocated whole, however small the model is.
+            "reduce_bucket_size": min(parameters, BUCKET),
             "offload_optimizer": {"device": zero.offload_optimizer, "pin_memory": True},
+            "offload_param": {"device": zero.offload_parameters, "pin_memory": True},
         },
         # Autocast, not DeepSpeed's bf16 mode: that would cast the coefficient functions and t as well.
         # With no module listed as safe, gradients and parameters are communicated in float32.
@@ -109,10 +130,10 @@ def initialize(
     """
     deepspeed = import_deepspeed()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else "cpu"
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model.to(device), optim), lr=optim.learning_rate, betas=optim.betas
-    )
-    config = deepspeed_config(train, optim, zero, dist.get_world_size())
+    groups = parameter_groups(model.to(device), optim)
+    optimizer = torch.optim.AdamW(groups, lr=optim.learning_rate, betas=optim.betas)
+    parameters = sum(parameter.numel() for group in groups for parameter in group["params"])
+    config = deepspeed_config(train, optim, zero, dist.get_world_size(), parameters)
     if dist.get_rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "deepspeed.json").write_text(json.dumps(config, indent=2))

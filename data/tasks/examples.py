@@ -34,6 +34,15 @@ class TaskSets:
     validation: list[Example]
     labels: list[str]
 
+    def digest(self) -> str:
+        """SHA-256 in hex, of both sets' examples in their order: the same wherever they were read from."""
+        both = hashlib.sha256()
+        for examples in (self.train, self.validation):
+            both.update(len(examples).to_bytes(8, "big"))
+            for example in examples:
+                both.update(example.digest())
+        return both.hexdigest()
+
 
 def read_task_sets(
     train: Path, validation: Path | None, kind: Kind, prompt: str, completion: str, held_out: float = 0.1

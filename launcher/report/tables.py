@@ -10,30 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.jobs import Job
-from cluster.registry import BASE_NAME, BASE_VERSION, Version
 from launcher.evaluation import TextScore
 from launcher.harness import TaskScore
-
-
-def models_table(versions: Sequence[Version]) -> Table:
-    """All versions; beside a checkpoint's parameters those of an ordinary model of its width and depth."""
-    table = Table("model", "version", "alias", "kind", "base", box=None, header_style="bold", pad_edge=False)
-    for title in ("parameters", "ordinary", "trained at N"):
-        table.add_column(title, justify="right")
-    for version in versions:
-        tags = version.tags
-        base = f"{tags[BASE_NAME]}/{tags[BASE_VERSION]}" if BASE_NAME in tags else ""
-        table.add_row(
-            version.name,
-            version.version,
-            ", ".join(version.aliases),
-            tags.get("odeformer.kind", ""),
-            base,
-            _count(tags.get("odeformer.parameters")),
-            _count(tags.get("odeformer.ordinary_parameters")),
-            tags.get("odeformer.depths", ""),
-        )
-    return table
 
 
 def jobs_table(jobs: Sequence[Job]) -> Table:
@@ -68,7 +46,9 @@ def finetune_table(results: Sequence[dict[str, Any]]) -> Table:
             result["metric"],
             _metric(result["metric"], result["before"]),
             _metric(result["metric"], result["after"]),
-            f"models:/{result['adapter_model']}/{result['adapter_version']}",
+            f"models:/{result['adapter_model']}/{result['adapter_version']}"
+            if result["adapter_version"]
+            else "trained, not registered",
             result["base_version"],
         )
     return table
@@ -128,10 +108,6 @@ def _with_error(value: float, error: float | None) -> str:
 
 def _size(count: int) -> str:
     return f"{count / 2**20:,.1f} MiB"
-
-
-def _count(text: str | None) -> str:
-    return f"{int(text):,}" if text else ""
 
 
 def _metric(name: str, value: float) -> str:

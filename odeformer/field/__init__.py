@@ -6,6 +6,8 @@ One module per flavour; each has the block's ``tensors`` and a field class with 
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from odeformer.config import ModelConfig
@@ -25,6 +27,11 @@ def block_tensors(config: ModelConfig) -> dict[str, TensorSpec]:
     return TENSORS[config.flavour](config)
 
 
+def block_size(config: ModelConfig) -> int:
+    """The number of weights of one block: W(t) has as many at each t."""
+    return sum(math.prod(spec.shape) for spec in block_tensors(config).values())
+
+
 def build_field(config: ModelConfig, x: Tensor, training: bool, documents: Tensor | None = None) -> Field:
     """The flavour's field for a state shaped like x [batch, time, width].
 
@@ -34,4 +41,4 @@ def build_field(config: ModelConfig, x: Tensor, training: bool, documents: Tenso
     return FIELDS[config.flavour].at(config, x, training, mask)
 
 
-__all__ = ["BlockWeights", "Field", "TensorSpec", "block_tensors", "build_field"]
+__all__ = ["BlockWeights", "Field", "TensorSpec", "block_size", "block_tensors", "build_field"]

@@ -12,6 +12,7 @@ from odeformer.field.parts import (
     BlockWeights,
     Heads,
     TensorSpec,
+    alone,
     attend,
     project,
     reading_std,
@@ -68,7 +69,7 @@ class LlamaField:
         qkv = project(rms_norm(x, w, "attention_norm", self.config.epsilon), w, "qkv")
         qkv = qkv.view(batch, time, heads + 2 * groups, self.config.head_width).transpose(1, 2)
         query, key, value = qkv.split([heads, groups, groups], dim=1)
-        return Heads(rotate(query, self.cos, self.sin), rotate(key, self.cos, self.sin), value)
+        return Heads(rotate(query, self.cos, self.sin), rotate(key, self.cos, self.sin), alone(value))
 
     def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
         """Causal grouped-query attention (Ainslie et al. 2023). [batch, time, width] → the same."""

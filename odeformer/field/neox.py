@@ -12,6 +12,7 @@ from odeformer.field.parts import (
     BlockWeights,
     Heads,
     TensorSpec,
+    alone,
     attend,
     layer_norm,
     project,
@@ -72,7 +73,7 @@ class NeoXField:
         # GPT-NeoX's layout: each head's query, key and value lie side by side.
         qkv = project(x, w, "qkv").view(batch, time, self.config.heads, 3, self.config.head_width)
         query, key, value = qkv.transpose(1, 2).unbind(dim=3)
-        return Heads(rotate(query, self.cos, self.sin), rotate(key, self.cos, self.sin), value)
+        return Heads(rotate(query, self.cos, self.sin), rotate(key, self.cos, self.sin), alone(value))
 
     def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
         """Causal self-attention. [batch, time, width] → [batch, time, width]."""

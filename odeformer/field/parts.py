@@ -3,7 +3,7 @@
 Weights come as a flat dictionary. A projection ``name`` is y = x Wᵀ + b from ``{name}_weight`` [out, in]
 and, where there is one, ``{name}_bias`` [out]; where the dictionary also holds the low-rank pair
 ``{name}_lora_a`` [r, in] and ``{name}_lora_b`` [out, r], y gains (x Aᵀ) Bᵀ: the full-size ΔW is never
-formed.
+formed. With several pairs [J, r, in] and [J, out, r] each of J equal parts of the batch has its own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from odeformer.config import ModelConfig
+from odeformer.field.adapted import adapted_linear
 
 BlockWeights = dict[str, Tensor]
 """One block's tensors by name; or those of M blocks, every tensor stacked to [M, ...]."""
@@ -65,11 +66,11 @@ def writing_std(config: ModelConfig) -> float:
 
 
 def project(x: Tensor, w: BlockWeights, name: str) -> Tensor:
-    """y = x Wᵀ + b, plus the low-rank pair where there is one. x [..., in] → y [..., out]."""
-    y = F.linear(x, w[f"{name}_weight"], w.get(f"{name}_bias"))
-    if f"{name}_lora_a" in w:
-        y = y + F.linear(F.linear(x, w[f"{name}_lora_a"]), w[f"{name}_lora_b"])
-    return y
+    """y = x Wᵀ + b, plus the low-rank pair where there is one. x [batch, ..., in] → y [batch, ..., out]."""
+    weight, bias = w[f"{name}_weight"], w.get(f"{name}_bias")
+    if f"{name}_lora_a" not in w:
+        return F.linear(x, weight, bias)
+    return adapted_linear(x, weight, bias, w[f"{name}_lora_a"], w[f"{name}_lora_b"])
 
 
 def layer_norm(x: Tensor, w: BlockWeights, name: str, epsilon: float) -> Tensor:
@@ -124,6 +125,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = turned.chunk(2, dim=-1)
     turned = turned * cos + torch.cat([-second, first], dim=-1) * sin
     return torch.cat([turned.to(kept.dtype), kept], dim=-1)
+
+
+def alone(value: Tensor) -> Tensor:
+    """The values in memory of their own, where a backward pass will keep them: else they would keep queries
+    and keys from before their rotation as well."""
+    return value.contiguous() if value.requires_grad else value
 
 
 def join_heads(x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from odeformer.folder import TRANSFORMERS_EXPECTED, check_is_there
 from odeformer.vanilla.architectures import architecture_of
 from odeformer.vanilla.materialise import Ordinary
 
@@ -42,8 +43,7 @@ def read_ordinary(folder: Path) -> Ordinary:
 
 
 def _read_config(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; a checkpoint folder of transformers is expected")
+    check_is_there(path, TRANSFORMERS_EXPECTED)
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 

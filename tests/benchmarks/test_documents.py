@@ -6,15 +6,22 @@ import json
 from pathlib import Path
 
 from benchmarks import (
+    analysis_tables,
+    checkpointing_tables,
     data_tables,
+    faithfulness_tables,
     generation_tables,
     gradient_tables,
     importing_tables,
+    plan_tables,
     small_formats_tables,
     traffic_tables,
 )
+from benchmarks.adapters import tables as adapter_tables
 from benchmarks.quality_claims import judged
 from benchmarks.quality_tables import budgets, claims_table, page
+from benchmarks.startup import in_words
+from odeformer.analysis.attribution import DEFAULT
 
 ROOT = Path(__file__).parents[2]
 RESULTS = json.loads((ROOT / "benchmarks/results/quality.json").read_text())
@@ -59,3 +66,35 @@ def test_the_page_on_zero_shows_the_traffic_that_was_measured() -> None:
     assert traffic_tables.table(content) in (ROOT / "docs/zero.md").read_text()
     bytes_each = {(row["stage"], round(row["bytes"] / row["parameters"], 2)) for row in content["rows"]}
     assert len(bytes_each) == 4, "the same for each model"
+
+
+def test_the_page_on_planning_shows_how_far_off_it_was() -> None:
+    content = json.loads((ROOT / "benchmarks/results/plan.json").read_text())
+    assert plan_tables.tables(content) in (ROOT / "docs/planning.md").read_text()
+
+
+def test_the_page_on_checkpoints_shows_how_long_training_waited() -> None:
+    content = json.loads((ROOT / "benchmarks/results/checkpointing.json").read_text())
+    assert checkpointing_tables.table(content) in (ROOT / "docs/checkpoints.md").read_text()
+
+
+def test_the_page_on_adapters_shows_what_was_measured() -> None:
+    content = json.loads((ROOT / "benchmarks/results/adapters.json").read_text())
+    assert adapter_tables.part(content) in (ROOT / "docs/adapters.md").read_text()
+
+
+def test_the_page_on_analysis_shows_which_picture_is_faithful() -> None:
+    content = json.loads((ROOT / "benchmarks/results/faithfulness.json").read_text())
+    assert faithfulness_tables.part(content) in (ROOT / "docs/analysis.md").read_text()
+    best = content["judgement"]["best"]
+    assert best["deletion"] == best["insertion"] == DEFAULT, "the default picture is the one that won"
+
+
+def test_the_page_on_analysis_shows_what_it_costs() -> None:
+    content = json.loads((ROOT / "benchmarks/results/analysis.json").read_text())
+    assert analysis_tables.part(content) in (ROOT / "docs/analysis.md").read_text()
+
+
+def test_the_readme_says_how_fast_the_first_word_is() -> None:
+    content = json.loads((ROOT / "benchmarks/results/startup.json").read_text())
+    assert in_words(content) in (ROOT / "README.md").read_text()

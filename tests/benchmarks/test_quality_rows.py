@@ -35,6 +35,7 @@ def long_shards(tmp_path_factory: pytest.TempPathFactory, text_files: list[Path]
     return folder
 
 
+@pytest.mark.slow
 def test_an_ordinary_model_s_changed_depths_agree_where_nothing_changes(long_shards: Path) -> None:
     result = row(0, long_shards)
     assert result["train_loss"] < 6.2

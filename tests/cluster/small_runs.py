@@ -66,30 +66,30 @@ def run_workers(
 
     ``work``, a function of a module, is done instead where it is given.
     """
-    from cluster import tracking
+    from cluster.tracking import runs
 
     assert settings.tracking.uri is not None
     with suppress(ConnectionError):  # of a store that is away: it is started later
-        tracking.start_run(
+        runs.start_run(
             settings.tracking.uri, "test", "test", settings.model_dump(mode="json"), settings.run.dir
         )
-    store = settings.run.dir / f"store-{len(list(settings.run.dir.glob('store-*')))}"
+    meeting = settings.run.dir / f"store-{len(list(settings.run.dir.glob('store-*')))}"
     config = {"settings": settings.model_dump(mode="json")}
     return mp.spawn(
         _worker,
-        args=(settings.cluster.workers, str(store), config, work),
+        args=(settings.cluster.workers, str(meeting), config, work),
         nprocs=settings.cluster.workers,
         join=join,
     )
 
 
 def _worker(
-    rank: int, world: int, store: str, config: dict[str, Any], work: Callable[[dict[str, Any]], None]
+    rank: int, world: int, meeting: str, config: dict[str, Any], work: Callable[[dict[str, Any]], None]
 ) -> None:
     import torch
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
     work(config)
     dist.destroy_process_group()
     # Everything is written. At an interpreter's exit a communication thread of torch that has not been

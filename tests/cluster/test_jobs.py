@@ -3,144 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import shutil
 import socket
-import subprocess
-import sys
-import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from heads import Head, free_ports, head_node
 from small_runs import small_settings
 
 from cluster import jobs
+from cluster.doctor import ray_cluster
 from cluster.settings import PretrainSettings
-
-HEAD = """
-import sys
-from ray.scripts.scripts import main
-sys.exit(main())
-"""
-ODEFORMER = "from launcher.cli import main; main()"
-
-
-@dataclass
-class Head:
-    """A head node of its own, and the command line pointed at it."""
-
-    address: str
-    environment: dict[str, str]
-    folder: Path
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """``odeformer`` with these arguments."""
-        command = [sys.executable, "-c", ODEFORMER, *arguments]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=self.environment)
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=180)
-        return process.returncode, out, err
-
-    def job(self, name: str) -> dict[str, Any]:
-        """What ``jobs show --json`` says."""
-        code, out, err = self("jobs", "show", name, "--json")
-        assert code == 0, err
-        return dict(json.loads(out))
-
-    def wait(self, name: str, found: Callable[[dict[str, Any]], bool], seconds: float) -> dict[str, Any]:
-        """The job, as soon as it is like that."""
-        deadline = time.monotonic() + seconds
-        while not found(job := self.job(name)):
-            assert time.monotonic() < deadline, job
-            time.sleep(0.5)
-        return job
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listening.getsockname()[1] for listening in sockets]
-    for listening in sockets:
-        listening.close()
-    return ports
 
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    """Two CPUs and two places for pretraining workers, stopped by the ids of its processes."""
-    folder = Path(tempfile.mkdtemp(prefix="odf-head-", dir="/tmp"))
-    gcs, dashboard, agent, client = _free_ports(4)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment |= {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # where the job finds odeformer
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-c", HEAD, "start", "--head", "--block"]
-    options = {
-        "port": gcs,
-        "dashboard-port": dashboard,
-        "dashboard-agent-listen-port": agent,
-        "ray-client-server-port": client,
-        "temp-dir": folder,
-        "node-ip-address": "127.0.0.1",
-        "num-cpus": 2,
-        "resources": json.dumps({"pretrain": 2}),
-        "object-store-memory": 128 * 2**20,
-    }
-    command += [f"--{name}={value}" for name, value in options.items()]
-    with (folder / "head.log").open("w") as log:
-        node = subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True
-        )
-    address = f"http://127.0.0.1:{dashboard}"
-    try:
-        deadline = time.monotonic() + 90
-        while not _answers(address):
-            assert node.poll() is None, (folder / "head.log").read_text()
-            assert time.monotonic() < deadline, (folder / "head.log").read_text()
-            time.sleep(0.3)
-        yield Head(address, environment | {"RAY_API_SERVER_ADDRESS": address}, folder)
-    finally:
-        _stop(node.pid, folder)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _answers(address: str) -> bool:
-    try:
-        urllib.request.urlopen(f"{address}/api/version", timeout=5).close()
-    except urllib.error.HTTPError as error:
-        return error.code == 401  # it wants a token
-    except OSError:
-        return False
-    return True
-
-
-def _stop(pid: int, folder: Path) -> None:
-    """The node's processes: its children, and those in other sessions that name its folder."""
-    processes = psutil.Process(pid).children(recursive=True) if psutil.pid_exists(pid) else []
-    for process in [*psutil.process_iter()]:
-        with suppress(psutil.Error):
-            if process.pid == pid or any(str(folder) in argument for argument in process.cmdline()):
-                processes.append(process)
-    for process in processes:
-        with suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(processes, timeout=10)
+    """Two places for pretraining workers."""
+    with head_node({"pretrain": 2}) as head:
+        yield head
 
 
 @pytest.fixture
@@ -178,7 +62,7 @@ def test_a_job_that_fails_says_why_and_its_name_is_taken(
 
 
 def test_a_wrong_token_and_other_peoples_jobs(head: Head) -> None:
-    stranger = Head(head.address, head.environment | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}, head.folder)
+    stranger = replace(head, environment=head.environment | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
     code, out, err = stranger("jobs", "list")
     assert (code, out) == (2, "")
     assert "wants another token" in err
@@ -212,6 +96,7 @@ def test_a_job_waits_for_its_place_and_runs_to_the_end_when_another_is_stopped(
     assert code == 0, err
     assert out.startswith("stopped: long;")
     assert '"interrupted"' in events.read_text(), "it ended as by Ctrl-C"
+    assert head("jobs", "logs", "long")[1].splitlines()[-1] == "interrupted"
     out, err = follower.communicate(timeout=180)
     assert follower.returncode == 0, err
     assert f"weights: {tmp_path}/short/final" in out
@@ -225,7 +110,7 @@ def test_a_job_waits_for_its_place_and_runs_to_the_end_when_another_is_stopped(
 
 def test_where_nobody_answers_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "ANSWER_SECONDS", 1.0)
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     with pytest.raises(ConnectionError, match="no Ray cluster answers at"):
         jobs.JobServer(f"http://127.0.0.1:{port}")
     started = time.monotonic()
@@ -238,5 +123,21 @@ def test_where_nobody_answers_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -
 
 def test_what_a_job_lacks_names_only_what_is_short() -> None:
     wanted, there = {"CPU": 4.0, "GPU": 4.0, "pretrain": 4.0}, {"CPU": 64.0, "pretrain": 4.0}
-    lacks = jobs._lacking(wanted, {"CPU": 2.0, "pretrain": 2.0}, there)
+    lacks = jobs.lacking(wanted, {"CPU": 2.0, "pretrain": 2.0}, there)
     assert lacks == "GPU: 4 wanted, 0 free of 0; pretrain: 4 wanted, 2 free of 4"
+
+
+def test_the_doctor_asks_the_cluster_what_it_is(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, head.environment[name])
+    [dashboard] = ray_cluster.look(head.address)
+    assert dashboard.state == "ok", dashboard
+    deadline = time.monotonic() + 30
+    while "0 nodes" in (itself := ray_cluster.look(head.of_drivers)[0]).found:  # the dashboard is there first
+        assert time.monotonic() < deadline
+    assert itself.found.endswith(f"{head.of_drivers}, 1 nodes with 2 pretrain, 0 finetune"), itself
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    for address in (head.address, head.of_drivers):
+        [refused] = ray_cluster.look(address)
+        assert refused.state == "failed"
+        assert "refuses the token" in refused.found

@@ -1,123 +1,224 @@
-"""The pool on a real Ray cluster: its own resources, and a job that is killed."""
+"""The pool on a real Ray cluster: what is submitted, killed, preempted and cancelled."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import torch
-from small_runs import tiny_shape
+from pool_tasks import most_at_once, process_of, wait_for
+from small_runs import events, tiny_shape
+from small_tasks import a_task, register_base
 
-from cluster import registry, tracking
+from cluster import registry
 from cluster.connect import FINETUNE, PRETRAIN, ray_cluster
-from cluster.pool import Pool
-from cluster.settings import Task
-from data.tokenizer import train_tokenizer
+from cluster.pool import Pool, PoolSettings
+from cluster.registry.family import outdated
+from cluster.retraining import retrain
+from cluster.tracking import runs, store
+from cluster.usage import Cost, base_costs, by_team, running_seconds
 from odeformer import checkpoint
 from odeformer.model import Odeformer
 
-
-@pytest.fixture
-def uri(tmp_path: Path) -> str:
-    """A store with an untrained base model, ``models:/base@champion``."""
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    config = tiny_shape(vocabulary_size=300, context_length=32)
-    torch.manual_seed(0)
-    train_tokenizer(["red blue green yes no"] * 10, 300).save(str(tmp_path / "tokenizer.json"))
-    state = Odeformer(config).state_dict()
-    checkpoint.save(state, config, "euler", tmp_path / "tokenizer.json", tmp_path / "base")
-    run_id = tracking.start_run(uri, "test", "base", {}, tmp_path / "base-run")
-    tags = {"odeformer.kind": "checkpoint"}
-    registry.register(tmp_path / "base", "base", run_id=run_id, uri=uri, tags=tags, alias="champion")
-    return uri
+LONG = {"steps": 100_000, "global_batch": 8, "learning_rate": 1e-4}
 
 
-@pytest.fixture
-def task(tmp_path: Path) -> Callable[..., Task]:
-    """A factory of tasks that tell a colour from an answer."""
-    pairs = [("red", "colour"), ("yes", "answer"), ("blue", "colour"), ("no", "answer")] * 4
-    for split in ("train", "validation"):
-        rows = "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in pairs)
-        (tmp_path / f"{split}.jsonl").write_text(rows)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the base, the tasks' data and the pool are."""
+    folder = tmp_path_factory.mktemp("pool")
+    register_base(folder)
+    return folder
 
-    def make(team: str, steps: int, **changes: Any) -> Task:
-        content = {
-            "name": "kind",
-            "team": team,
-            "base": "models:/base@champion",
-            "kind": "classification",
-            "data": {
-                "train": tmp_path / "train.jsonl",
-                "validation": tmp_path / "validation.jsonl",
-                "prompt": "{text} ",
-                "completion": "{label}",
-            },
-            "train": {"steps": steps, "global_batch": 8, "learning_rate": 0.02},
+
+@pytest.fixture(scope="module")
+def settings(folder: Path) -> PoolSettings:
+    return PoolSettings.model_validate(
+        {
+            "dir": folder / "pool",
+            "tracking_uri": f"sqlite:///{folder}/mlflow.db",
+            "teams": {"one": {"max_running": 1, "max_queued": 2}, "low": {"max_priority": 0}},
         }
-        return Task.model_validate({**content, **changes})
-
-    return make
+    )
 
 
-def test_a_killed_job_fails_alone_and_jobs_keep_to_their_slots(
-    uri: str, task: Callable[..., Task], tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def pool(settings: PoolSettings) -> Iterator[Pool]:
+    """A pool with two slots, beside room for a pretraining worker."""
+    with ray_cluster(None, pretrain_workers=1, finetune_slots=2), Pool.start(settings) as pool:
+        yield pool
+
+
+def steps(job: dict[str, Any]) -> list[int]:
+    return [event["step"] for event in events(Path(job["folder"]), "step")]
+
+
+def is_at_work(pool: Pool, job: str) -> dict[str, Any]:
+    """The job, once it has made a step."""
+    return dict(wait_for(lambda: pool.job(job) if steps(pool.job(job)) else None))
+
+
+def test_what_cannot_run_is_refused_before_it_is_queued(pool: Pool, folder: Path) -> None:
+    other = folder / "other.jsonl"
+    other.write_text('{"text": "one", "label": "number"}\n{"text": "yes", "label": "answer"}\n')
+    (folder / "empty.jsonl").write_text("")
+    data = a_task(folder).data.model_dump()
+    late = datetime.now(UTC) - timedelta(seconds=1)
+    for changes, message in (
+        ({"data": {**data, "validation": other}}, "data: .*label 'number' does not occur in"),
+        ({"data": {**data, "prompt": "{nothing}"}}, "data: .*no field 'nothing'"),
+        ({"data": {**data, "train": folder / "empty.jsonl"}}, "data: .*empty"),
+        ({"base": "models:/missing@champion"}, "base: .*there are: models:/base"),
+        ({"deadline": late}, "deadline: .* has passed"),
+        ({"team": "low", "priority": 1}, "priority: 1 is above 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pool.submit(a_task(folder, **changes))
+    for team in ("../x", "a\x00b", "a\nb", "t" * 300, "", "-a"):
+        with pytest.raises(ValueError, match="team"):
+            a_task(folder, team=team)
+    assert pool.jobs() == []
+
+
+def test_a_killed_job_goes_on_and_a_quota_holds_the_team_s_next_one_back(pool: Pool, folder: Path) -> None:
     import ray
 
-    with ray_cluster(None, pretrain_workers=1, finetune_slots=1):
-        pool = Pool.connect(tmp_path / "jobs", uri)
-        doomed, waiting = pool.submit(task("doomed", steps=100_000)), pool.submit(task("waiting", steps=20))
-        process = None
-        deadline = time.monotonic() + 90
-        while process is None or not list((tmp_path / "jobs" / "doomed").glob("*/events.jsonl")):
-            assert time.monotonic() < deadline
-            names = {p: p.name() for p in psutil.Process().children(recursive=True)}
-            running = [p for p, name in names.items() if name.startswith("ray::run_job")]
-            assert len(running) <= 1, "one slot, one job"
-            process = running[0] if running else None
-            time.sleep(0.2)
-        states = {job["id"]: job["state"] for job in pool.jobs()}
-        assert states == {doomed: "running", waiting: "queued"}
-        assert ray.available_resources()[PRETRAIN] == 1
-        assert FINETUNE not in ray.available_resources()
-        process.kill()
-        first, second = pool.wait(doomed, waiting)
-    assert first["state"] == "failed"
-    assert first["error"] == "its process died (killed, or out of memory)"
-    assert second["state"] == "succeeded", second["error"]
-    assert second["result"]["after"] > second["result"]["before"]
-    registered = {version.name for version in registry.versions(uri)}
-    assert registered == {"base", "base-waiting-kind"}
+    first = pool.submit(a_task(folder, "one", "first", steps=120))
+    wait_for(lambda: pool.job(first)["state"] == "running")
+    second = pool.submit(a_task(folder, "one", "second"))
+    third = pool.submit(a_task(folder, "one", "third"))
+    with pytest.raises(ValueError, match="team: one has 2 jobs queued, its quota"):
+        pool.submit(a_task(folder, "one", "fourth"))
+    with pytest.raises(ValueError, match="name: team one has a job 'third' already"):
+        pool.submit(a_task(folder, "one", "third"))
+    is_at_work(pool, first)
+    assert ray.available_resources()[PRETRAIN] == 1
+    assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"], "none is pretraining's loss"
+    assert FINETUNE not in ray.available_resources()
+    wait_for(lambda: pool.status()["slots"]["starting"] == 0)
+    assert pool.status()["slots"] == {"free": 1, "busy": 1, "starting": 0}, "the team has one at a time"
+    process = process_of(pool.job(first))
+    assert process is not None
+    process.kill()
+    jobs = pool.wait(first, second, third)
+    assert [job["state"] for job in jobs] == ["succeeded"] * 3
+    assert jobs[0]["attempts"] == 2
+    killed = [entry["reason"] for entry in pool.job(first)["history"] if entry["state"] == "queued"]
+    assert killed == [None, "its process died (killed, or out of memory)"]
+    assert sorted(set(steps(jobs[0]))) == list(range(1, 121))
+    assert most_at_once(pool.transitions(), "one") == 1
+    assert (
+        jobs[0]["result"]["before"] == events(Path(jobs[0]["folder"]), "validation")[0]["validation_accuracy"]
+    ), "the base's, not what the second process found"
+    versions = [version.name for version in registry.versions(pool.uri())]
+    assert sorted(versions) == ["base", "base-one-first", "base-one-second", "base-one-third"]
 
 
-def test_what_cannot_run_is_refused_before_it_is_queued(
-    uri: str, task: Callable[..., Task], tmp_path: Path
+def test_one_of_a_higher_priority_has_the_slot_and_the_other_goes_on_later(pool: Pool, folder: Path) -> None:
+    low = [pool.submit(a_task(folder, "low", name, train=LONG)) for name in ("x", "y")]
+    for job in low:
+        is_at_work(pool, job)
+    urgent = pool.submit(a_task(folder, "urgent", "now", priority=5))
+    [done] = pool.wait(urgent)
+    assert done["state"] == "succeeded", done["error"]
+    preempted = [job for job in map(pool.job, low) if len(job["history"]) > 2]
+    assert len(preempted) == 1, "one was enough"
+    assert preempted[0]["history"][2]["state"] == "queued"
+    assert preempted[0]["history"][2]["reason"] == "preempted by a higher priority"
+    [committed] = [event["step"] for event in events(Path(preempted[0]["folder"]), "preempted")]
+    resumed = wait_for(lambda: events(Path(preempted[0]["folder"]), "resumed"))
+    assert resumed[0]["step"] == committed
+    for job in low:
+        pool.cancel(job)
+    assert [job["state"] for job in pool.wait(*low)] == ["cancelled", "cancelled"]
+
+
+def test_the_pool_is_killed_and_goes_on(pool: Pool, folder: Path) -> None:
+    running = pool.submit(a_task(folder, "a", "running", train=LONG))
+    is_at_work(pool, running)
+    waiting = [pool.submit(a_task(folder, "one", name)) for name in ("fifth", "sixth")]
+    [actor] = [p for p in psutil.Process().children(recursive=True) if p.name() == "ray::PoolActor"]
+    before = process_of(pool.job(running))
+    actor.kill()
+    assert [job["state"] for job in pool.wait(*waiting)] == ["succeeded", "succeeded"]
+    wait_for(lambda: pool.job(running)["attempts"] == 2)
+    pool.cancel(running)
+    [cancelled] = pool.wait(running)
+    assert cancelled["state"] == "cancelled"
+    assert before is not None
+    assert not before.is_running(), "nobody writes beside a successor"
+    reasons = [entry["reason"] for entry in pool.job(running)["history"] if entry["state"] == "queued"]
+    assert reasons == [None, "its process went with the pool"]
+    versions = [v.version for v in registry.versions(pool.uri()) if v.name == "base-one-fifth"]
+    assert versions == ["1"]
+    assert [t["max_running"] for t in pool.status()["teams"] if t["team"] == "one"] == [1], "from the journal"
+
+
+def test_deadlines_retries_and_the_end_of_a_pool(pool: Pool, settings: PoolSettings, folder: Path) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=5)
+    late = pool.submit(a_task(folder, "a", "late", train=LONG, deadline=soon))
+    again = pool.submit(a_task(folder, "a", "again", train=LONG))
+    is_at_work(pool, again)
+    pool.cancel(again)
+    [cancelled] = pool.wait(again)
+    assert cancelled["state"] == "cancelled"
+    assert pool.retry(again) == "queued"
+    [failed] = pool.wait(late)
+    assert (failed["state"], failed["error"]) == ("failed", "past its deadline")
+    with pytest.raises(ValueError, match="past its deadline"):
+        pool.retry(late)
+    with pytest.raises(ValueError, match="there is nothing to try again"):
+        pool.retry("one/first/1")
+    pool.drain()
+    with pytest.raises(ValueError, match="drained"):
+        pool.submit(a_task(folder, "a", "refused"))
+    run = store.connect(pool.uri()).get_run(runs.known_run(Path(failed["folder"])) or "")
+    wait_for(lambda: mlflow_tags(pool, failed).get("odeformer.job_state") == "failed")
+    assert run.data.tags["odeformer.base_version"] == "1"
+    pool.stop()
+    with pytest.raises(ConnectionError, match="there is no pool"):
+        Pool.connect()
+    again_started = Pool.start(settings)
+    assert again_started.status()["state"] == "running"
+    assert json.dumps(again_started.jobs()), "they are plain values"
+    job = again_started.job(again)
+    assert job["state"] in ("queued", "running")
+    assert again_started.find("a/again") == again_started.find("again") == again
+    again_started.cancel(again)
+
+
+def mlflow_tags(pool: Pool, job: dict[str, Any]) -> dict[str, str]:
+    run_id = runs.known_run(Path(job["folder"]))
+    assert run_id is not None
+    return dict(store.connect(pool.uri()).get_run(run_id).data.tags)
+
+
+def test_what_was_made_on_an_older_base_is_made_anew_once_and_costs_are_shared(
+    pool: Pool, folder: Path
 ) -> None:
-    from cluster import finetune
-
-    other = tmp_path / "other.jsonl"
-    other.write_text('{"text": "one", "label": "number"}\n{"text": "yes", "label": "answer"}\n')
-    with pytest.raises(ValueError, match="label 'number' does not occur in"):
-        finetune.check(task("a", 1, data={**task("a", 1).data.model_dump(), "validation": other}), uri)
-    with pytest.raises(ValueError, match="there are: models:/base"):
-        finetune.check(task("a", 1, base="models:/missing@champion"), uri)
-    with pytest.raises(ValueError, match="no field 'nothing'"):
-        finetune.check(task("a", 1, data={**task("a", 1).data.model_dump(), "prompt": "{nothing}"}), uri)
-    checked = finetune.check(task("a", 1), uri)
-    assert checked.base == "models:/base/1", "a job keeps the version its alias stood for"
-
-
-def test_clusters_of_one_process_have_each_their_own_token(tmp_path: Path) -> None:
-    """Ray reads its token once per process; the second cluster would be locked out by the first one's."""
-    import os
-
-    tokens = []
-    for _ in range(2):
-        with ray_cluster(None, finetune_slots=1):
-            tokens.append(os.environ["RAY_AUTH_TOKEN"])
-    assert len(set(tokens)) == 2
+    uri = f"sqlite:///{folder}/mlflow.db"
+    assert outdated(uri) == []
+    newer = Odeformer(tiny_shape(vocabulary_size=300, context_length=32))
+    checkpoint.save(newer.state_dict(), newer.config, "euler", folder / "tokenizer.json", folder / "newer")
+    run_id = runs.start_run(uri, "test", "newer", {}, folder / "newer-run")
+    tags = {"odeformer.kind": "checkpoint", "odeformer.cpu_hours": "6", "odeformer.parent": "models:/base/1"}
+    registry.register(folder / "newer", "base", run_id=run_id, uri=uri, tags=tags, alias="champion")
+    left = [one for one in outdated(uri) if one.adapter.name in ("base-one-fifth", "base-one-sixth")]
+    with Pool.connect() as again:
+        queued = retrain(left, again)
+        jobs = [one.job for one in queued]
+        assert all(job is not None for job in jobs), queued
+        ended = again.wait(*(job for job in jobs if job))
+        assert {job["state"] for job in ended} == {"succeeded"}
+        assert all(one.job is None and "already" in str(one.reason) for one in retrain(left, again))
+        seconds = running_seconds(again.transitions())
+        costs = base_costs((job["base"] for job in again.jobs()), uri)
+        teams = {team.team: team for team in by_team(again.jobs(), seconds, Cost(1.0), costs)}
+    assert costs == {"models:/base/1": Cost(), "models:/base/2": Cost(6.0)}
+    assert teams["one"].share == Cost(6.0), "alone on the newer base"
+    assert teams["a"].share == Cost()
+    assert teams["a"].own.cpu_hours > 0

@@ -10,18 +10,15 @@ import torch
 from small_runs import tiny_shape
 
 import odeformer
-from cluster import registry, tracking
+from cluster import registry
+from cluster.registry.fetching import read_json
+from cluster.tracking import runs, store
 from data.tokenizer import train_tokenizer
 from odeformer import checkpoint
 from odeformer.config import AdapterConfig
 from odeformer.folder import folder_digest
 from odeformer.lora import Adapter
 from odeformer.model import Odeformer
-
-
-@pytest.fixture
-def uri(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/mlflow.db"
 
 
 @pytest.fixture
@@ -36,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def make_version(folder: Path, uri: str, tmp_path: Path, name: str = "base") -> registry.Version:
-    run_id = tracking.start_run(uri, "test", name, {"a": {"b": 1}}, tmp_path / name)
+    run_id = runs.start_run(uri, "test", name, {"a": {"b": 1}}, tmp_path / name)
     return registry.register(
         folder, name, run_id=run_id, uri=uri, tags={"odeformer.kind": "checkpoint"}, alias="champion"
     )
@@ -62,17 +59,33 @@ def test_the_same_files_make_one_version_and_others_the_next(folder: Path, uri: 
     (folder / "config.json").write_text(json.dumps(content))
     assert make_version(folder, uri, tmp_path).version == "2"
     listed = registry.versions(uri)
-    assert [(v.version, v.aliases) for v in listed] == [("1", ()), ("2", ("champion",))]
+    assert [(v.version, v.aliases) for v in listed] == [("1", ("previous",)), ("2", ("champion",))]
 
 
 def test_changed_files_are_refused(folder: Path, uri: str, tmp_path: Path) -> None:
     version = make_version(folder, uri, tmp_path)
-    stored = Path(version.location.removeprefix("file://")) / "model.safetensors"
+    stored = Path(version.location.removeprefix("file://")) / "artifacts/model/model.safetensors"
     data = bytearray(stored.read_bytes())
     data[-1] ^= 1
     stored.write_bytes(data)
     with pytest.raises(ValueError, match="changed or damaged"):
         registry.fetch("models:/base@champion", uri)
+
+
+def test_a_version_of_before_there_was_anything_beside_the_weights(
+    folder: Path, uri: str, tmp_path: Path
+) -> None:
+    run_id = runs.start_run(uri, "test", "old", {}, tmp_path / "old")
+    client = store.connect(uri)
+    client.log_artifacts(run_id, str(folder), "model-1")
+    client.create_registered_model("old")
+    source = f"{client.get_run(run_id).info.artifact_uri}/model-1"
+    client.create_model_version("old", source, run_id, tags={registry.DIGEST: folder_digest(folder)})
+    assert folder_digest(registry.fetch("models:/old/1", uri)) == folder_digest(folder)
+    assert read_json(registry.resolve("models:/old/1", uri), "depths.json", uri) is None
+    # Its files registered again are still the same version.
+    again = registry.register(folder, "old", run_id=run_id, uri=uri, tags={}, alias="candidate")
+    assert (again.version, again.aliases) == ("1", ("candidate", "champion"))
 
 
 def test_an_adapter_comes_with_its_own_base(folder: Path, uri: str, tmp_path: Path) -> None:
@@ -88,7 +101,7 @@ def test_an_adapter_comes_with_its_own_base(folder: Path, uri: str, tmp_path: Pa
         registry.BASE_VERSION: base.version,
         registry.BASE_DIGEST: lineage["digest"],
     }
-    run_id = tracking.start_run(uri, "test", "adapter", {}, tmp_path / "adapter-run")
+    run_id = runs.start_run(uri, "test", "adapter", {}, tmp_path / "adapter-run")
     registry.register(tmp_path / "adapter", "adapted", run_id=run_id, uri=uri, tags=tags)
     # A new champion of the base must not change what the adapter is attached to.
     (folder / "config.json").write_text((folder / "config.json").read_text() + " ")

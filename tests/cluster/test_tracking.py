@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from cluster import tracking, upload
 from cluster.events import EventReader
+from cluster.tracking import runs, store, upload
 
 
 def test_metrics_settings_and_status_arrive(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    run_id = tracking.start_run(uri, "experiment", "name", {"train": {"steps": 3}}, tmp_path / "run")
+    run_id = runs.start_run(uri, "experiment", "name", {"train": {"steps": 3}}, tmp_path / "run")
     with upload.Tracker(tmp_path / "run") as tracker:
         for step in range(1, 4):
             tracker("step", step, {"loss": 1.0 / step})
-    client = tracking.connect(uri)
+    client = store.connect(uri)
     history = client.get_metric_history(run_id, "loss")
     assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
     run = client.get_run(run_id)
@@ -29,8 +29,8 @@ def test_metrics_settings_and_status_arrive(tmp_path: Path) -> None:
 
 def test_a_run_that_raised_is_failed_until_it_runs_again(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    run_id = tracking.start_run(uri, "experiment", "name", {}, tmp_path / "run")
-    client = tracking.connect(uri)
+    run_id = runs.start_run(uri, "experiment", "name", {}, tmp_path / "run")
+    client = store.connect(uri)
     for error, status in ((ZeroDivisionError, "FAILED"), (KeyboardInterrupt, "KILLED")):
         with (
             pytest.raises(error),
@@ -40,25 +40,25 @@ def test_a_run_that_raised_is_failed_until_it_runs_again(tmp_path: Path) -> None
             tracker("step", 1, {"loss": 1.0})
             raise error
         assert client.get_run(run_id).info.status == status
-    tracking.start_run(uri, "experiment", "name", {}, tmp_path / "run")
+    runs.start_run(uri, "experiment", "name", {}, tmp_path / "run")
     assert client.get_run(run_id).info.status == "RUNNING"
 
 
 def test_a_resumed_run_keeps_its_mlflow_run(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    first = tracking.start_run(uri, "experiment", "name", {}, tmp_path / "run")
-    assert tracking.start_run(uri, "experiment", "name", {}, tmp_path / "run") == first
-    assert tracking.start_run(uri, "experiment", "name", {}, tmp_path / "other") != first
+    first = runs.start_run(uri, "experiment", "name", {}, tmp_path / "run")
+    assert runs.start_run(uri, "experiment", "name", {}, tmp_path / "run") == first
+    assert runs.start_run(uri, "experiment", "name", {}, tmp_path / "other") != first
 
 
 def test_a_relative_store_is_the_same_from_every_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert tracking.tracking_uri("sqlite:///a/b.db") == f"sqlite:///{tmp_path}/a/b.db"
+    assert store.tracking_uri("sqlite:///a/b.db") == f"sqlite:///{tmp_path}/a/b.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///c.db")
-    assert tracking.tracking_uri() == f"sqlite:///{tmp_path}/c.db"
-    assert tracking.tracking_uri("http://host:5000") == "http://host:5000"
+    assert store.tracking_uri() == f"sqlite:///{tmp_path}/c.db"
+    assert store.tracking_uri("http://host:5000") == "http://host:5000"
 
 
 def test_a_reader_waits_for_the_end_of_a_line(tmp_path: Path) -> None:

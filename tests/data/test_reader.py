@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,53 +40,10 @@ def _reader(folder: Path) -> ShardReader:
     return ShardReader(manifest, "train", lambda index: folder / shards[index].name)
 
 
-def _overwrite(folder: Path, start: int, data: bytes) -> None:
-    with (folder / "train-000001.tar").open("r+b") as file:
-        file.seek(start)
-        file.write(data)
-
-
 def _flip_a_payload_bit(folder: Path) -> None:
-    byte = (folder / "train-000001.tar").read_bytes()[1500]
-    _overwrite(folder, 1500, bytes([byte ^ 1]))
-    with tarfile.open(folder / "train-000001.tar") as tar:  # tar itself sees nothing wrong
-        assert len(tar.getmembers()) == 1
-
-
-def _swap(folder: Path) -> None:
-    one, two = folder / "train-000000.tar", folder / "train-000001.tar"
-    assert one.stat().st_size == two.stat().st_size
-    one.rename(folder / "middle")
-    two.rename(one)
-    (folder / "middle").rename(two)
-
-
-DAMAGES: dict[str, tuple[Callable[[Path], object], str, bool]] = {
-    # what is done; what is said; whether the size shows it, so that it is found at the start
-    "payload bit": (_flip_a_payload_bit, r"train-000001\.tar.* SHA-256 is", False),
-    "header": (lambda f: _overwrite(f, 100, b"\xff" * 40), r"train-000001\.tar.* SHA-256 is", False),
-    "cut mid-member": (lambda f: os.truncate(f / "train-000001.tar", 1024), r"train-000001\.tar has", True),
-    "cut at a boundary": (
-        lambda f: os.truncate(f / "train-000001.tar", 512 * 8),
-        r"train-000001\.tar has 4096 bytes",
-        True,
-    ),
-    "empty": (lambda f: os.truncate(f / "train-000001.tar", 0), r"train-000001\.tar has 0 bytes", True),
-    "missing": (lambda f: (f / "train-000001.tar").unlink(), r"train-000001\.tar is missing", True),
-    "two swapped": (_swap, r"train-00000[01]\.tar.* SHA-256 is", False),
-}
-
-
-@pytest.mark.parametrize("name", DAMAGES)
-def test_damage_is_found_before_it_reaches_the_model_and_by_verify(folder: Path, name: str) -> None:
-    damage, message, shows_in_size = DAMAGES[name]
-    assert verify(folder, deep=True) == []
-    damage(folder)
-    with pytest.raises(ValueError, match=message) as error:
-        _open(folder) if shows_in_size else _first_batch(folder)
-    assert "\n" not in str(error.value)
-    assert any("train-00000" in problem for problem in verify(folder, deep=True))
-    assert bool(verify(folder, deep=False)) == shows_in_size
+    data = bytearray((folder / "train-000001.tar").read_bytes())
+    data[1500] ^= 1
+    (folder / "train-000001.tar").write_bytes(data)
 
 
 def test_an_extra_shard_is_found_by_verify_and_never_read(folder: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,13 @@ SECTIONS: dict[str, dict[str, Any]] = {
 class Command:
     """``odeformer pretrain`` in a folder of its own, in a session of its own."""
 
-    def __init__(self, folder: Path, shards: Path, *changes: str) -> None:
+    def __init__(self, folder: Path, shards: Path, *changes: str, program: Sequence[str | Path]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         settings = small_settings(shards, folder, **SECTIONS)
         (folder / "config.json").write_text(settings.model_dump_json())
         self.run = folder / "run"
         self.process = subprocess.Popen(
-            [ODEFORMER, "pretrain", "config.json", *(f"--set={change}" for change in changes)],
+            [*program, "pretrain", "config.json", *(f"--set={change}" for change in changes)],
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -71,9 +71,11 @@ class Command:
 
 
 @contextmanager
-def pretraining(folder: Path, shards: Path, *changes: str) -> Iterator[Command]:
-    """Start a run; whatever happens, nothing of it is left behind."""
-    command = Command(folder, shards, *changes)
+def pretraining(
+    folder: Path, shards: Path, *changes: str, program: Sequence[str | Path] = (ODEFORMER,)
+) -> Iterator[Command]:
+    """Start a run, by the command line or what does its work; whatever happens, nothing is left behind."""
+    command = Command(folder, shards, *changes, program=program)
     family: list[psutil.Process] = []
     try:
         yield command

@@ -29,7 +29,8 @@ def test_the_weights_are_those_of_an_uninterrupted_run(
     made = command.steps()
     reached = made[-(STEPS - committed) - 1]
     assert made == [*range(1, reached + 1), *range(committed + 1, STEPS + 1)]
-    assert 0 <= reached - committed < 7
+    # The commit after it may have been in flight.
+    assert 0 <= reached - committed < 14
     assert committed % 7 == 0
     assert weights_of(command.run) == weights_of(untroubled)
     assert len(events(command.run, "finished")) == 1

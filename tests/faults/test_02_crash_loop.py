@@ -15,7 +15,7 @@ from small_runs import small_settings
 
 from cluster.connect import ray_cluster
 from cluster.failures import RunFailedError
-from cluster.supervision import Budget, supervise
+from cluster.supervision.supervisor import Budget, supervise
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,7 @@ def test_no_failures_are_allowed() -> None:
     assert Budget(max_failures=0, max_preemptions=0).failure()[0] is None
 
 
+@pytest.mark.slow
 def test_the_same_rank_that_dies_every_time_ends_the_run(ray: None, tmp_path: Path, shards: Path) -> None:
     settings = small_settings(shards, tmp_path, cluster={"max_failures": 1})
     run = settings.run.dir

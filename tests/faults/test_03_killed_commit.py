@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from small_runs import events, run_workers, small_settings
 
 import odeformer
 from cluster import pretrain
-from cluster.training import commit, durable
+from cluster.checkpoints import durable, folder
 
 NEXT = "step-000000004"
 BEFORE, AFTER = ("within a file", "before commit.json", "before the rename"), "before old ones go"
@@ -26,7 +27,7 @@ def die() -> NoReturn:
 
 def pretrain_and_die(config: dict[str, Any]) -> None:
     """What a worker does, until it kills itself in the commit of step 4, where the environment says."""
-    point, save, write, sync = os.environ["DIE"], torch.save, durable.write, commit.flush
+    point, save, write, sync = os.environ["DIE"], torch.save, durable.write, folder.flush
 
     def saving(state: Any, file: Any) -> None:
         save(state, file)
@@ -34,29 +35,29 @@ def pretrain_and_die(config: dict[str, Any]) -> None:
             file.truncate(file.tell() // 2)
             die()
 
-    def writing(path: Path, text: str) -> None:
-        if point == "before commit.json" and NEXT in str(path):
+    def writing(path: Path, content: Callable[[BinaryIO], object]) -> str:
+        if point == "before commit.json" and NEXT in str(path) and path.name == "commit.json":
             die()
-        write(path, text)
+        return write(path, content)
 
-    def syncing(folder: Path) -> None:
-        if point == "before the rename" and NEXT in folder.name:
+    def syncing(path: Path) -> None:
+        if point == "before the rename" and NEXT in path.name:
             die()
-        sync(folder)
-        if point == AFTER and (folder / NEXT).exists():
+        sync(path)
+        if point == AFTER and (path / NEXT).exists():
             die()
 
-    torch.save, durable.write, commit.flush = saving, writing, syncing  # type: ignore[assignment]
+    torch.save, durable.write, folder.flush = saving, writing, syncing  # type: ignore[assignment]
     pretrain.pretrain_worker(config)
 
 
 def check(
-    shards: Path, folder: Path, points: tuple[str, ...], workers: int, monkeypatch: pytest.MonkeyPatch
+    shards: Path, tmp_path: Path, points: tuple[str, ...], workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A run that is killed at each point, resumed each time, and ends."""
     run = small_settings(
         shards,
-        folder,
+        tmp_path,
         train={"validate_every": 100},
         checkpoint={"every": 2, "keep": 1},
         cluster={"workers": workers},

@@ -11,7 +11,7 @@ from small_runs import events, run_workers, small_settings
 from torch import distributed as dist
 
 from cluster import pretrain
-from cluster.training.commit import Checkpoints
+from cluster.checkpoints.commit import Checkpoints
 
 FULL_AT = (2, 4, 5, 6)
 
@@ -20,12 +20,12 @@ def pretrain_with_a_full_disk(config: dict[str, Any]) -> None:
     """What a worker does; at some steps the second one cannot write a file of more than 8 KiB."""
     write = Checkpoints._write
 
-    def write_with_a_limit(self: Checkpoints, step: int) -> None:
+    def write_with_a_limit(self: Checkpoints, beside: Path, random: bytes) -> dict[str, str]:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        if step in FULL_AT and dist.get_rank() == 1:
+        if int(beside.stem.removeprefix(".step-")) in FULL_AT and dist.get_rank() == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (2**13, hard))
         try:
-            write(self, step)
+            return write(self, beside, random)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
@@ -44,7 +44,8 @@ def test_one_worker_that_cannot_write_is_heard_by_all_and_three_times_is_enough(
     failed = events(run.run.dir, "checkpoint_failed")
     assert [event["step"] for event in failed] == list(FULL_AT)
     assert {event["reason"] for event in failed} == {"worker 1: [Errno 27] File too large"}
-    assert [event["step"] for event in events(run.run.dir, "step")] == [1, 2, 3, 4, 5, 6]
+    # Step 7 was made while the commit of step 6 failed.
+    assert [event["step"] for event in events(run.run.dir, "step")] == [1, 2, 3, 4, 5, 6, 7]
     commits = sorted(path.name for path in (run.run.dir / "checkpoints").iterdir())
     assert commits == ["step-000000001", "step-000000003"], "nothing half written, nothing lost"
 

@@ -10,11 +10,12 @@ import pytest
 from small_runs import events, run_workers, small_settings
 from stores import Server, black_hole, free_port, server
 
-from cluster import pretrain, tracking, upload
+from cluster import pretrain
+from cluster.tracking import runs, store, upload
 
 
 def history(uri: str, run_id: str, key: str = "loss") -> list[tuple[int, float]]:
-    return [(m.step, m.value) for m in tracking.connect(uri).get_metric_history(run_id, key)]
+    return [(m.step, m.value) for m in store.connect(uri).get_metric_history(run_id, key)]
 
 
 def report(tracker: upload.Tracker, steps: range, seconds: float = 0.01) -> float:
@@ -35,17 +36,17 @@ def expected(steps: range) -> list[tuple[int, float]]:
 @pytest.mark.slow
 def test_a_server_that_goes_and_comes_back_has_every_value_once(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    with server(tmp_path / "server") as store:
-        tracking.start_run(store.uri, "experiment", "name", {"a": 1}, folder)
+    with server(tmp_path / "server") as away:
+        runs.start_run(away.uri, "experiment", "name", {"a": 1}, folder)
         with upload.Tracker(folder) as tracker:
             longest = [report(tracker, range(1, 101), 0.02)]
-            store.stop()
+            away.stop()
             longest += [report(tracker, range(101, 301))]
-            store.start()
+            away.start()
             longest += [report(tracker, range(301, 401))]
-        run_id = tracking.open_run(folder)
-        assert history(store.uri, run_id) == expected(range(1, 401))
-        assert tracking.connect(store.uri).get_run(run_id).info.status == "FINISHED"
+        run_id = runs.open_run(folder)
+        assert history(away.uri, run_id) == expected(range(1, 401))
+        assert store.connect(away.uri).get_run(run_id).info.status == "FINISHED"
     assert max(longest) < 0.5
     assert len(events(folder, "tracking_away")) == len(events(folder, "tracking_back")) == 1
 
@@ -54,28 +55,28 @@ def test_a_run_that_starts_without_a_server_is_sent_by_a_later_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upload, "FINISH_SECONDS", 0.5)
-    store, folder = Server(tmp_path / "server"), tmp_path / "run"
+    away, folder = Server(tmp_path / "server"), tmp_path / "run"
     with pytest.raises(ConnectionError):
-        tracking.start_run(store.uri, "experiment", "name", {"train": {"steps": 9}}, folder)
+        runs.start_run(away.uri, "experiment", "name", {"train": {"steps": 9}}, folder)
     with upload.Tracker(folder) as tracker:
         report(tracker, range(1, 11))
     try:
-        store.start()
+        away.start()
         upload.sync(folder)
-        run_id = tracking.open_run(folder)
-        run = tracking.connect(store.uri).get_run(run_id)
+        run_id = runs.open_run(folder)
+        run = store.connect(away.uri).get_run(run_id)
         assert run.data.params == {"train.steps": "9"}
         assert run.info.status == "FINISHED"
-        times = [m.timestamp for m in tracking.connect(store.uri).get_metric_history(run_id, "loss")]
+        times = [m.timestamp for m in store.connect(away.uri).get_metric_history(run_id, "loss")]
         assert times == [int(1000 * event["time"]) for event in events(folder, "step")]
-        assert tracking.start_run(store.uri, "experiment", "name", {}, folder) == run_id
+        assert runs.start_run(away.uri, "experiment", "name", {}, folder) == run_id
     finally:
-        store.stop()
+        away.stop()
 
 
 def test_steps_computed_again_and_batches_sent_again_add_nothing(tmp_path: Path) -> None:
     uri, folder = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "run"
-    run_id = tracking.start_run(uri, "experiment", "name", {}, folder)
+    run_id = runs.start_run(uri, "experiment", "name", {}, folder)
     with pytest.raises(ZeroDivisionError), upload.Tracker(folder) as tracker:
         report(tracker, range(1, 21), 0)
         raise ZeroDivisionError
@@ -101,7 +102,7 @@ def test_a_port_that_never_answers_holds_no_report(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(upload, "FINISH_SECONDS", 0.5)
     with black_hole() as uri:
         with pytest.raises(ConnectionError):
-            tracking.start_run(uri, "experiment", "name", {}, tmp_path)
+            runs.start_run(uri, "experiment", "name", {}, tmp_path)
         with upload.Tracker(tmp_path) as tracker:
             assert report(tracker, range(1, 301)) < 0.5
             started = time.monotonic()
@@ -128,11 +129,11 @@ def test_a_port_that_never_answers_holds_no_step(
 
 
 def test_what_was_trained_is_registered_later(tmp_path: Path, shards: Path) -> None:
-    store = f"sqlite:///{tmp_path}/mlflow.db"
+    there = f"sqlite:///{tmp_path}/mlflow.db"
     made = small_settings(
         shards,
         tmp_path,
-        tracking={"uri": store, "register_as": "late"},
+        tracking={"uri": there, "register_as": "late"},
         train={"steps": 2},
         cluster={"workers": 1},
     )
@@ -142,12 +143,12 @@ def test_what_was_trained_is_registered_later(tmp_path: Path, shards: Path) -> N
     nobody = f"http://127.0.0.1:{free_port()}"
     moved = made.model_copy(update={"tracking": made.tracking.model_copy(update={"uri": nobody})})
     with pytest.raises(ConnectionError):
-        tracking.start_run(nobody, "e", "n", moved.model_dump(mode="json"), moved.run.dir)
+        runs.start_run(nobody, "e", "n", moved.model_dump(mode="json"), moved.run.dir)
     started = time.monotonic()
     with pytest.raises(ConnectionError):
         pretrain.register(moved, seconds=3)
     assert time.monotonic() - started < 30
-    tracking.start_run(store, "e", "n", made.model_dump(mode="json"), made.run.dir)
+    runs.start_run(there, "e", "n", made.model_dump(mode="json"), made.run.dir)
     version = pretrain.register_run(made.run.dir)
-    assert (version.uri, version.aliases) == ("models:/late/1", ("champion",))
+    assert (version.uri, version.aliases) == ("models:/late/1", ("candidate", "champion"))
     assert pretrain.register_run(made.run.dir).uri == version.uri

@@ -42,22 +42,22 @@ def run(settings: PretrainSettings, *, loss: Sequence[int] = (), gradient: Seque
 
     They are counted from 1 as they are begun.
     """
-    store = settings.run.dir.parent / f"store-{len(list(settings.run.dir.parent.glob('store-*')))}"
+    meeting = settings.run.dir.parent / f"store-{len(list(settings.run.dir.parent.glob('store-*')))}"
     content = settings.model_dump(mode="json")
-    mp.spawn(_worker, args=(str(store), content, [*loss], [*gradient]), nprocs=2)
+    mp.spawn(_worker, args=(str(meeting), content, [*loss], [*gradient]), nprocs=2)
 
 
-def _worker(rank: int, store: str, content: dict[str, Any], loss: list[int], gradient: list[int]) -> None:
-    from cluster import tracking
+def _worker(rank: int, meeting: str, content: dict[str, Any], loss: list[int], gradient: list[int]) -> None:
     from cluster.pretrain import pretrain_worker
+    from cluster.tracking import runs
     from cluster.training import worker
 
     torch.set_num_threads(1)
     settings = PretrainSettings.model_validate(content)
     assert settings.tracking.uri is not None
     if rank == 0:
-        tracking.start_run(settings.tracking.uri, "test", "test", content, settings.run.dir)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+        runs.start_run(settings.tracking.uri, "test", "test", content, settings.run.dir)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     dist.barrier()
     healthy_losses, healthy_step, calls = worker.token_losses, worker.optimizer_step, 0
 

@@ -17,11 +17,11 @@ from small_runs import events, run_workers, small_settings
 
 from cluster import pretrain
 from cluster.settings import PretrainSettings
-from cluster.training import preemption
+from cluster.supervision import preemption
 
-WORKER = "import time; from cluster.training import preemption; preemption.listen()"
+WORKER = "import time; from cluster.supervision import preemption; preemption.listen()"
 DRIVER = """
-import sys, time; from pathlib import Path; from cluster.training.preemption import taken
+import sys, time; from pathlib import Path; from cluster.supervision.preemption import taken
 with taken(Path(sys.argv[1])):
 """
 

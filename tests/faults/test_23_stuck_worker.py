@@ -14,12 +14,12 @@ import psutil
 import pytest
 from faulty_runs import STEPS, pretraining, restarts, weights_of
 
-from cluster.watchdog import Stuck, Watchdog, _kill
+from cluster.supervision.watchdog import Stuck, Watchdog, _kill
 
 BEATING = """
 import sys, time
 from pathlib import Path
-from cluster.training import heartbeat
+from cluster.supervision import heartbeat
 folder, rank, points = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 with heartbeat.beating(folder, rank, "node"):
     for point in range(points):

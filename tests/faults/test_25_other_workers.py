@@ -15,8 +15,8 @@ from small_runs import events, run_workers, small_settings
 from torch import distributed as dist
 
 from cluster import pretrain
+from cluster.checkpoints.commit import Checkpoints
 from cluster.training import worker
-from cluster.training.commit import Checkpoints
 
 Leg = tuple[int, int, int]
 """Workers, ZeRO stage, and the step whose commit ends it."""
@@ -31,11 +31,10 @@ def pretrain_one_leg(config: dict[str, Any]) -> None:
     end, save, step = int(os.environ["LEG_ENDS"]), Checkpoints.save, worker.optimizer_step
     samples = Path(config["settings"]["run"]["dir"]) / f"samples-to-{end}-{dist.get_rank()}.jsonl"
 
-    def save_and_end(self: Checkpoints, step: int) -> bool:
-        assert save(self, step)
+    def save_and_end(self: Checkpoints, step: int) -> None:
+        save(self, step)
         if step == end:
             raise LegEndsError
-        return True
 
     def step_and_note(engine: Any, batch: Any, *arguments: Any) -> Any:
         with samples.open("a") as file:

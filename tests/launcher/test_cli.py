@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from data.manifest import load_manifest
+from launcher.cli import app
 
 ODEFORMER = Path(sys.executable).parent / "odeformer"
+WITHOUT_A_TABLE = {
+    *("init", "analyze", "generate", "quickstart", "data verify", "submit pretrain", "track sync"),
+    *("jobs logs", "jobs stop", "pool start", "pool drain", "pool stop"),
+    *(f"finetune {verb}" for verb in ("submit", "logs", "cancel", "retry")),
+    *(f"models {verb}" for verb in ("export", "import", "register", "rollback")),
+}
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -39,6 +52,8 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["pretrain", "nowhere"], "presets: 1b, continue, large, medium, medium-lean, small, tiny"),
         (["pretrain", "tiny", "--set", "data.shards=nowhere"], "nowhere"),
         (["pretrain", "tiny", "--set", "model.depth=0"], "model.depth"),
+        (["pretrain", "tiny", "--set", "data.shards=nowhere", "--dry-run"], "nowhere"),
+        (["pretrain", "tiny", "--json"], "--dry-run"),
         (["generate", "--model", "models:/tiny@champion", "x"], "no such MLflow store"),
         (["generate", "--model", "nowhere", "x"], "nowhere"),
         (["generate", "--model", "nowhere", "--depth", "0", "x"], "depth 0"),
@@ -46,6 +61,13 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["grad-check", "tiny", "--set", "data.shards=nowhere"], "nowhere"),
         (["grad-check", "tiny", "--depth", "0"], "--depth"),
         (["finetune", "run", "nowhere.yaml"], "nowhere.yaml"),
+        (["finetune", "submit", "nowhere.yaml"], "nowhere.yaml"),
+        (["finetune", "list", "--address", "127.0.0.1:9"], "no Ray cluster answers at 127.0.0.1:9"),
+        (["finetune", "list", "--address", "http://127.0.0.1:9"], "is that of a dashboard"),
+        (["pool", "start", "nowhere.yaml"], "nowhere.yaml"),
+        (["pool", "start", "--set", "teams.docs.weigth=2"], "did you mean 'weight'?"),
+        (["pool", "start", "--set", "teams.docs.weight=0"], "teams.docs.weight"),
+        (["pool", "start", "--set", "teams.a/b.weight=1"], "teams.a/b"),
         (["models", "list"], "no such MLflow store"),
         (["eval", "--model", "nowhere", "--text", "text.txt"], "nowhere"),
         (["eval", "--model", "nowhere"], "--text, --tasks or both"),
@@ -56,9 +78,12 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
             "nowhere is no folder of tasks",
         ),
         (["eval", "--model", "m", "--tasks", "python_text,helaswag"], "'helaswag'"),
+        (["analyze", "--model", "nowhere", "--text", "some words", "--out", "out"], "nowhere"),
+        (["analyze", "--model", "nowhere", "--text", "", "--out", "out"], "text is empty"),
+        (["analyze", "--model", "nowhere", "--text", "a b", "--out", "o", "--depth", "0"], "depth 0"),
         (["models", "export", "--model", "nowhere", "--out", "out"], "nowhere"),
         (
-            ["models", "export", "--model", "nowhere", "--adapter", "models:/a/1", "--out", "o"],
+            ["models", "export", "--model", "m", "--adapter", "models:/a/1", "--out", "o"],
             "MLflow store",
         ),
         (["models", "export", "--model", "m", "--out", "o", "--gguf", "q4"], "'--gguf'"),
@@ -76,6 +101,8 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_a_mistake_is_one_line_exit_code_2_and_leaves_nothing(
     tmp_path: Path, arguments: list[str], message: str
 ) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
     (tmp_path / "empty.txt").write_text(" \n")
     (tmp_path / "text.txt").write_text("a text\n" * 100)
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
@@ -90,6 +117,8 @@ def test_a_mistake_is_one_line_exit_code_2_and_leaves_nothing(
 
 
 def test_tasks_without_the_harness_say_how_to_get_it(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
     code = "import sys; sys.modules['lm_eval'] = None; from launcher.cli import main; main()"
     arguments = [sys.executable, "-c", code, "eval", "--model", "m", "--tasks", "python_text"]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
@@ -107,6 +136,18 @@ def test_gguf_without_its_package_says_how_to_get_it(tmp_path: Path) -> None:
     assert "pip install 'odeformer[gguf]'" in line
 
 
+def test_ctrl_c_is_one_word(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        command = [ODEFORMER, "jobs", "list", "--address", f"http://127.0.0.1:{silent.getsockname()[1]}"]
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        connection, _ = silent.accept()
+        connection.recv(1)  # it has asked, and waits for an answer
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+        connection.close()
+    assert (process.returncode, errors) == (130, "interrupted\n")
+
+
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys\n"
@@ -120,24 +161,42 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     assert "quickstart" in done.stdout
 
 
-def test_every_verb_has_help_with_an_example(tmp_path: Path) -> None:
-    for verb in (
-        ["data", "build"],
-        ["pretrain"],
-        ["grad-check"],
-        ["finetune", "run"],
-        ["models", "list"],
-        ["eval"],
-        ["models", "export"],
-        ["models", "import"],
-        ["models", "register"],
-        ["track", "sync"],
-        ["generate"],
-        ["quickstart"],
-    ):
-        done = run(*verb, "--help", cwd=tmp_path)
-        assert done.returncode == 0
-        assert f"Example: odeformer {' '.join(verb)}" in " ".join(done.stdout.split())
+def verbs(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command with its words."""
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from verbs(inner, (*path, name))
+    if not hasattr(command, "commands"):
+        yield path, command
+
+
+VERBS = dict(verbs(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("words", VERBS)
+def test_every_verb_has_one_line_of_help_with_an_example(words: tuple[str, ...]) -> None:
+    text = VERBS[words].help
+    assert "\n" not in text
+    line, example = text.split(" Example: ")
+    assert example.startswith(f"odeformer {' '.join(words)}")
+    assert line.endswith(".")
+
+
+@pytest.mark.parametrize("words", VERBS)
+def test_every_verb_with_a_table_speaks_json(words: tuple[str, ...]) -> None:
+    has_json = any("--json" in parameter.opts for parameter in VERBS[words].params)
+    assert has_json == (" ".join(words) not in WITHOUT_A_TABLE), words
+
+
+def test_json_is_all_there_is_on_standard_output(tmp_path: Path) -> None:
+    rows = [json.dumps({"text": f"{i} is the number of this text " * 9}) + "\n" for i in range(60)]
+    (tmp_path / "text.jsonl").write_text("".join(rows))
+    small = ["--vocabulary-size", "260", "--sequence-length", "16"]
+    built = run("data", "build", "--text", "text.jsonl", "--out", "out", *small, "--json", cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+    content = json.loads(built.stdout)
+    assert "shards in out" in built.stderr, "what people read goes to the other one"
+    assert content["splits"]["train"]["shards"] == len(load_manifest(tmp_path / "out").splits["train"].shards)
+    assert json.loads(run("data", "inspect", "out", "--json", cwd=tmp_path).stdout) == content
 
 
 def test_grad_check_shows_every_method_and_what_it_costs(tmp_path: Path, shards: Path) -> None:

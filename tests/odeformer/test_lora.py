@@ -9,6 +9,7 @@ from odeformer.config import AdapterConfig
 from odeformer.field import block_tensors
 from odeformer.lora import Adapter, merge
 from odeformer.model import Odeformer, token_losses
+from odeformer.norms import vectors
 
 TARGETS = ("qkv", "out", "up", "down")
 
@@ -161,3 +162,22 @@ def test_adapters_start_value_does_not_grow_with_its_size() -> None:
         a = adapter((torch.arange(64) + 0.5) / 64)["up_lora_a"]
         mean_square = a.square().mean().item() * 64
         assert 0.45 < mean_square < 1.1
+
+
+@pytest.mark.parametrize("gradient", ["direct", "checkpoint", "reversible"])
+def test_norms_alone_leave_matrices_without_gradient(gradient: str) -> None:
+    model = tiny_model()
+    model.solver, model.gradient = ("damped_leapfrog" if gradient == "reversible" else "euler"), gradient
+    model.requires_grad_(False)
+    trained = vectors(model)
+    assert {name.rsplit("_", 1)[-1].rsplit(".", 1)[-1] for name in trained} == {"weight", "bias"}
+    assert all("norm" in name or name.endswith("bias") for name in trained)
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
+    weights = model.depth_weights()
+    assert {name for name, w in weights.items() if w.requires_grad} == {
+        name for name, spec in block_tensors(model.config).items() if len(spec.shape) == 1
+    }
+    loss(model).backward()
+    with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert with_gradient == set(trained)

@@ -1,0 +1,159 @@
+"""Commits copied to a store, S3 or whatever fsspec knows: a fresh machine goes on from there.
+
+A commit is there once its manifest is. It is copied last, and removed first.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cluster.checkpoints import folder
+from cluster.settings import CheckpointSettings
+from data.remote import Remote, file_system
+
+IDENTITY = "run.json"
+"""In ``run.dir``: what makes the run another one."""
+
+
+class Mirror:
+    """What a store holds of a run's commits. Only rank 0 has one.
+
+    Args:
+        run: the run's folder, which says whose the commits are.
+    """
+
+    def __init__(self, address: str, run: Path, settings: CheckpointSettings) -> None:
+        self._address, self._settings = address.rstrip("/"), settings
+        self._identity = run / IDENTITY
+        self._system = file_system(self._address)
+
+    def send(self, place: Path) -> None:
+        """Copy those of a folder's commits that are not there, and remove what they supersede.
+
+        Raises:
+            Exception: of the store's own, when it cannot be reached. Called again it goes on.
+        """
+        for commit in folder.commits(place):
+            manifest = (commit / folder.MANIFEST).read_bytes()
+            if self._manifest(commit.name) != manifest:
+                self._remove(commit.name)  # of before a rollback, or half copied
+                for path in sorted(path for path in commit.rglob("*") if path.is_file()):
+                    if path.name != folder.MANIFEST:
+                        self._system.put_file(str(path), self._at(commit.name, path.relative_to(commit)))
+                self._system.pipe_file(self._at(commit.name, folder.MANIFEST), manifest)
+        names = self._names()
+        whole = [name for name in names if self._manifest(name) is not None]
+        superseded = [old.name for old in folder.superseded([*map(Path, whole)], self._settings)]
+        for name in names:
+            if name not in whole or name in superseded:
+                self._remove(name)
+
+    def fetch(self, place: Path) -> folder.Found:
+        """Copy the newest good commit into a folder that has none; the damaged ones are passed over.
+
+        Raises:
+            OSError: when the store cannot be reached: whether it holds any is not known then.
+            ValueError: when what it holds is another run's.
+        """
+        damaged: list[tuple[int, str]] = []
+        try:
+            names = self._names()
+        except Exception as error:  # noqa: BLE001 - of any store's
+            cause = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise OSError(
+                f"{self._address} cannot be read, and {place} holds no checkpoint to go on from ({cause})"
+            ) from None
+        for name in reversed(names):
+            manifest = self._manifest(name)
+            if manifest is None:
+                continue
+            beside = folder.aside(place / name, "incomplete")
+            try:
+                self._download(name, manifest, beside)
+                content = folder.verified(beside)
+            except ValueError as error:
+                shutil.rmtree(beside)
+                damaged.append((folder.step_of(place / name), f"{self._at(name)}: {error}"))
+                continue
+            self._check_identity(content)
+            folder.put_in_place(beside, content["step"], self._settings)
+            return folder.Found(place / name, content, damaged)
+        return folder.Found(None, {}, damaged)
+
+    def newest_manifest(self) -> bytes:
+        """What the newest commit says of itself; nothing, where there is none."""
+        return next(filter(None, map(self._manifest, reversed(self._names()))), b"{}")
+
+    def _download(self, name: str, manifest: bytes, beside: Path) -> None:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        (beside / folder.MANIFEST).write_bytes(manifest)
+        try:
+            files = list(json.loads(manifest)["files"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{folder.MANIFEST} cannot be read: {type(error).__name__}") from None
+        for file in files:
+            if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+                raise ValueError(f"{file!r} is no name of a file in a commit")
+            target = beside / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # found to be missing when it is verified
+                Remote(self._at(name)).download(file, target)
+
+    def _check_identity(self, content: dict[str, Any]) -> None:
+        ours = identity(self._identity.parent)
+        if ours is not None and content.get("run") not in (None, ours):
+            raise ValueError(
+                f"checkpoint.mirror {self._address} holds the checkpoints of another run: "
+                "give each run its own"
+            )
+
+    def _names(self) -> list[str]:
+        """Of all commits, half copied ones among them; oldest first."""
+        try:
+            paths = self._system.ls(self._address, detail=False)
+        except FileNotFoundError:
+            return []
+        names = {PurePosixPath(path).name for path in paths}
+        return sorted(name for name in names if name.startswith("step-"))
+
+    def _manifest(self, name: str) -> bytes | None:
+        try:
+            return bytes(self._system.cat_file(self._at(name, folder.MANIFEST)))
+        except FileNotFoundError:
+            return None
+
+    def _remove(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self._system.rm_file(self._at(name, folder.MANIFEST))
+        with suppress(FileNotFoundError):
+            self._system.rm(self._at(name), recursive=True)
+
+    def _at(self, *parts: str | Path) -> str:
+        return "/".join([self._address, *map(str, parts)])
+
+
+def identity(run: Path) -> dict[str, Any] | None:
+    """What makes a run another one, where that has been written down."""
+    try:
+        return dict(json.loads((run / IDENTITY).read_text()))
+    except FileNotFoundError:
+        return None
+
+
+def committed_run(run: Path, settings: CheckpointSettings) -> str | None:
+    """The MLflow run that the newest commit names: the folder may have lost it, or be a new one."""
+    here = folder.commits(run / "checkpoints")
+    with suppress(Exception):  # what is damaged, or cannot be reached, is found and said when it is loaded
+        if here:
+            manifest = (here[-1] / folder.MANIFEST).read_bytes()
+        elif settings.mirror is not None:
+            manifest = Mirror(settings.mirror, run, settings).newest_manifest()
+        else:
+            return None
+        return json.loads(manifest).get("mlflow_run")
+    return None

@@ -1,0 +1,37 @@
+"""Torch and DeepSpeed: imported in a process of their own, which may hang or die."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from cluster.doctor.finding import Finding
+
+IMPORT_SECONDS = 60.0
+REINSTALL = "make install, or pip install -c constraints.txt -e ."
+
+
+def look() -> list[Finding]:
+    """What can be imported, and which devices it finds."""
+    # The package by its folder: the current one may hold a data.py.
+    command = [sys.executable, "-m", "cluster.doctor.import_probe"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=IMPORT_SECONDS)
+    except subprocess.TimeoutExpired:
+        found = f"its import has not ended after {IMPORT_SECONDS:.0f} s"
+        remedy = "remove the locks of torch's extensions named below; a file system that hangs does the same"
+        return [Finding("DeepSpeed", "failed", found, remedy)]
+    lines = done.stdout.splitlines()
+    # DeepSpeed prints remarks of its own before.
+    parts = [json.loads(line) for line in lines if line.startswith('{"name": ')]
+    if not parts:
+        last = (done.stderr.strip() or f"ended with {done.returncode}").splitlines()[-1]
+        return [Finding("torch", "failed", last, REINSTALL)]
+    return [_finding(**part) for part in parts]
+
+
+def _finding(name: str, found: str, failed: str = "") -> Finding:
+    if failed:
+        return Finding(name, "failed", failed, REINSTALL)
+    return Finding(name, "ok", found)

@@ -1,0 +1,112 @@
+"""Locks that nobody holds any more, and what dead commands have left."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from cluster.doctor.finding import Finding
+from cluster.lock import FILE_NAME
+from cluster.sessions import LOCK, PREFIX, ROOT
+
+BEGINNING_SECONDS = 60.0
+"""A session's folder has no lock for a moment after it is made."""
+
+
+def of_extensions() -> list[Finding]:
+    """Of builds of DeepSpeed's operators: a process killed meanwhile leaves one that all later ones wait for.
+
+    Torch's lock is a file, which its holder has open; one that nobody here has open is stale, unless the
+    folder is shared and another machine builds into it.
+    """
+    name, opened = "extension locks", set(_open_files("lock"))
+    findings = []
+    for lock in sorted(file for root in _extension_folders() for file in root.rglob("lock")):
+        minutes = (time.time() - lock.stat().st_mtime) / 60
+        if str(lock.resolve()) in opened:
+            findings.append(Finding(name, "note", f"{lock.parent} is being built, for {minutes:.0f} minutes"))
+        else:
+            found = f"{lock} has been left by a build that was killed, {minutes:.0f} minutes ago"
+            findings.append(
+                Finding(
+                    name, "failed", f"{found}: whatever waits for it hangs", f"rm {shlex.quote(str(lock))}"
+                )
+            )
+    return findings or [Finding(name, "ok", "none")]
+
+
+def of_runs(folder: Path = Path("runs")) -> list[Finding]:
+    """Of runs and pools under ``runs/``. The kernel lets go of them when their processes die."""
+    name, holders = "run locks", _holders()
+    findings = []
+    for lock in sorted([*folder.glob(f"*/{FILE_NAME}"), *folder.glob(f"*/*/{FILE_NAME}")]):
+        pid = holders.get(lock.stat().st_ino)
+        if pid is None:
+            continue
+        holder = lock.read_text().strip()
+        here = holder.endswith(f" on {socket.gethostname()}")
+        if here and not Path(f"/proc/{_number(holder)}").is_dir():
+            found = f"{lock.parent} is held by process {pid}, a child of {holder}, which has ended"
+            findings.append(Finding(name, "failed", found, f"kill {pid}"))
+        else:
+            findings.append(Finding(name, "note", f"{lock.parent} is in use by {holder or f'process {pid}'}"))
+    return findings or [Finding(name, "ok", f"none held under {folder}/")]
+
+
+def of_sessions(root: Path = ROOT) -> list[Finding]:
+    """Folders of private Ray clusters: in use, or left by a command that was killed."""
+    name, holders = "session folders", _holders()
+    findings, used = [], 0
+    for folder in sorted(root.glob(f"{PREFIX}*")):
+        with suppress(OSError):  # gone meanwhile, or somebody else's
+            about = folder.stat()
+            if about.st_uid != os.getuid() or time.time() - about.st_mtime < BEGINNING_SECONDS:
+                continue
+            lock = folder / LOCK
+            if not lock.is_file():
+                found = f"{folder} has no lock: its command has ended, and nothing removes it"
+                findings.append(Finding(name, "note", found, f"rm -r {folder}"))
+            elif lock.stat().st_ino in holders:
+                used += 1
+            else:
+                findings.append(
+                    Finding(name, "note", f"{folder} is of a dead command; the next one removes it")
+                )
+    return [*findings, Finding(name, "ok", f"{used} in use")]
+
+
+def _extension_folders() -> list[Path]:
+    named = os.environ.get("TORCH_EXTENSIONS_DIR")
+    folder = Path(named) if named else Path.home() / ".cache" / "torch_extensions"
+    return [folder] if folder.is_dir() else []
+
+
+def _holders() -> dict[int, int]:
+    """Who holds a lock on which file: process ids by inode, without asking for the lock oneself.
+
+    Devices are not compared: several file systems name another one there than to ``stat``.
+    """
+    with suppress(OSError, ValueError):
+        rows = [line.split() for line in Path("/proc/locks").read_text().splitlines() if " -> " not in line]
+        return {int(row[5].rpartition(":")[2]): int(row[4]) for row in rows}
+    return {}
+
+
+def _open_files(name: str) -> Iterator[str]:
+    """Files of this name that this user's processes have open."""
+    for descriptors in Path("/proc").glob("[0-9]*/fd"):
+        with suppress(OSError):  # another user's, or ended
+            for descriptor in descriptors.iterdir():
+                with suppress(OSError):
+                    target = descriptor.readlink()
+                    if target.name == name:
+                        yield str(target)
+
+
+def _number(holder: str) -> str:
+    return holder.split()[1] if holder.startswith("process ") else "0"

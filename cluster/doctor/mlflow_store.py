@@ -1,0 +1,111 @@
+"""The MLflow store: whether it answers this user, and whether the installed MLflow can use it."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import os
+import re
+import socket
+import sqlite3
+import urllib.error
+import urllib.request
+from contextlib import closing
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cluster.doctor.finding import Finding
+from cluster.tracking.store import SQLITE, tracking_uri
+
+NAME = "MLflow"
+ANSWER_SECONDS = 5.0
+ELSEWHERE = "start it, or name another store: --tracking-uri or MLFLOW_TRACKING_URI"
+
+
+def look(given: str | None) -> list[Finding]:
+    """The store that commands would use. A file that is not there yet is made by the first run."""
+    uri, installed = tracking_uri(given), version("mlflow")
+    if uri.startswith(SQLITE):
+        return [_file(Path(uri.removeprefix(SQLITE)), installed)]
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https"):
+        return [_server(uri.rstrip("/"), installed)]
+    shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"  # without the password
+    try:
+        port = parts.port or {"postgresql": 5432, "mysql": 3306}[parts.scheme.partition("+")[0]]
+        socket.create_connection((parts.hostname or "localhost", port), timeout=ANSWER_SECONDS).close()
+    except (KeyError, ValueError):
+        return [Finding(NAME, "failed", f"{shown} is no store that can be looked at", ELSEWHERE)]
+    except OSError as error:
+        return [Finding(NAME, "failed", f"nothing answers at {shown} ({error})", ELSEWHERE)]
+    return [Finding(NAME, "ok", f"{installed}; {shown} answers")]
+
+
+def _file(file: Path, installed: str) -> Finding:
+    if not file.is_file():
+        return Finding(NAME, "ok", f"{installed}; {file} will be made by the first run")
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=ANSWER_SECONDS)) as store:
+            [(found,)] = store.execute("SELECT version_num FROM alembic_version").fetchall()
+    except (sqlite3.Error, ValueError) as error:
+        remedy = "put back a copy of the file, or move it away for a new one"
+        return Finding(NAME, "failed", f"{file} is no MLflow store ({error})", remedy)
+    if not os.access(file, os.W_OK):
+        return Finding(NAME, "failed", f"{file} may not be written", f"chmod u+w {file}")
+    known, latest = _revisions()
+    if found not in known:
+        remedy = "pip install --upgrade mlflow, to the version that last used it"
+        return Finding(NAME, "failed", f"{file} was made by a newer MLflow than {installed}", remedy)
+    if found != latest:
+        remedy = f"keep a copy of it, then: mlflow db upgrade {SQLITE}{file}"
+        return Finding(NAME, "failed", f"{file} is of an older MLflow than {installed}", remedy)
+    return Finding(NAME, "ok", f"{installed}; {file}")
+
+
+def _revisions() -> tuple[set[str], str]:
+    """The schemas that the installed MLflow knows, and its own. Its import would take seconds."""
+    spec = find_spec("mlflow")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    folder = Path(spec.submodule_search_locations[0]) / "store" / "db_migrations" / "versions"
+    before: dict[str, str | None] = {}
+    for file in folder.glob("*.py"):
+        found = re.findall(r"^(revision|down_revision)\b.*= (.+)$", file.read_text(), re.MULTILINE)
+        pairs = {name: ast.literal_eval(value) for name, value in found}
+        if pairs:
+            before[pairs["revision"]] = pairs["down_revision"]
+    [latest] = before.keys() - set(before.values())
+    return set(before), latest
+
+
+def _server(uri: str, installed: str) -> Finding:
+    try:
+        running = _get(f"{uri}/version").strip()
+        # Whether this user may read anything: the two pages before are open to all.
+        _get(f"{uri}/api/2.0/mlflow/experiments/get?experiment_id=0")
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            who = os.environ.get("MLFLOW_TRACKING_USERNAME")
+            remedy = "export MLFLOW_TRACKING_USERNAME=… MLFLOW_TRACKING_PASSWORD=…"
+            return Finding(NAME, "failed", f"{uri} refuses {who or 'a user without a name'}", remedy)
+        if error.code != 404 or "RESOURCE_DOES_NOT_EXIST" not in error.read().decode(errors="replace"):
+            return Finding(NAME, "failed", f"{uri} is no MLflow server (HTTP {error.code})", ELSEWHERE)
+    except (OSError, ValueError) as error:
+        return Finding(NAME, "failed", f"nothing answers at {uri} ({error})", ELSEWHERE)
+    if running.split(".")[:2] != installed.split(".")[:2]:
+        remedy = f"pip install 'mlflow=={running}' here, or {installed} there"
+        return Finding(NAME, "failed", f"{installed} is installed, {uri} runs {running}", remedy)
+    return Finding(NAME, "ok", f"{installed}; {uri} runs {running}")
+
+
+def _get(address: str) -> str:
+    request = urllib.request.Request(address)
+    if "MLFLOW_TRACKING_USERNAME" in os.environ:
+        pair = f"{os.environ['MLFLOW_TRACKING_USERNAME']}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
+        request.add_header("Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}")
+    elif "MLFLOW_TRACKING_TOKEN" in os.environ:
+        request.add_header("Authorization", f"Bearer {os.environ['MLFLOW_TRACKING_TOKEN']}")
+    with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
+        return str(answer.read().decode(errors="replace"))

@@ -1,0 +1,197 @@
+"""Fine-tuning jobs: base from the registry, tuned by the one loop, what came of it into the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster import registration, registry
+from cluster.events import EventLog
+from cluster.finetuning.gates import judged
+from cluster.finetuning.preparing import Base, open_base, prepare, read_sets, trainable, work_of
+from cluster.finetuning.result import (
+    VERSION_FILE,
+    FinetuneResult,
+    model_name,
+    read_scores,
+    register_run,
+    write_version_file,
+)
+from cluster.finetuning.task import Task
+from cluster.registry.about import DATA_DIGEST
+from cluster.registry.aliases import CHAMPION
+from cluster.tracking import runs, upload
+from cluster.tracking.lineage import code_tags
+
+if TYPE_CHECKING:
+    from cluster.finetuning.together import Together
+
+__all__ = ["VERSION_FILE", "FinetuneResult", "check", "finetune", "finetune_together", "register_run"]
+
+
+def check(task: Task, uri: str | None) -> Task:
+    """A task that can be queued: its base is the version that the name stands for now, its paths are whole.
+
+    Raises:
+        ValueError, FileNotFoundError: for an unknown base or unusable data, before anything runs.
+    """
+    try:
+        read_sets(task)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"data: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"data: {error}") from None
+    try:
+        base = registry.resolve(task.base, uri)
+    except ValueError as error:
+        raise ValueError(f"base: {error}") from None
+    if base.tags.get("odeformer.kind") != "checkpoint":
+        raise ValueError(f"base {task.base} is an adapter; a task needs a checkpoint to start from")
+    validation = task.data.validation
+    data = task.data.model_copy(
+        update={
+            "train": task.data.train.absolute(),
+            "validation": None if validation is None else validation.absolute(),
+        }
+    )
+    return task.model_copy(update={"base": base.uri, "data": data})
+
+
+def finetune(task: Task, folder: Path, uri: str, register_seconds: float | None = None) -> FinetuneResult:
+    """Train and register one task's adapter or model, in this process alone.
+
+    The store must be there at the start, for the base. It may be away from then on: what is to be logged
+    waits in the folder, and so does what cannot be registered for two minutes. The same folder again goes on
+    from the job's last checkpoint.
+
+    Args:
+        task: as :func:`check` gave it.
+        folder: where the job writes.
+        uri: the MLflow store.
+        register_seconds: how long to try to register it; two minutes when not given.
+
+    Raises:
+        PreemptedError: when SIGTERM, or the folder's ``control`` file, asked it to end; the step in progress
+            has been committed.
+    """
+    join_alone()
+    return _finetune(task, folder, uri, open_base(task.base, uri), register_seconds=register_seconds)
+
+
+def shape(task: Task) -> tuple[Any, ...] | None:
+    """Tasks of the same shape can be trained together; None: this one can not.
+
+    Their passes must have the same base, depths, sequence length and number of sequences.
+    """
+    from odeformer.frozen import GRADIENTS
+
+    train = task.train
+    if task.method != "lora" or train.sequence_length is None or train.gradient not in GRADIENTS:
+        return None
+    if task.latency_ms is not None:  # what it buys is not known beforehand
+        return None
+    drawn = train.seed if len(set(train.depths)) > 1 else None
+    batch = train.micro_batch or train.global_batch
+    return (task.base, task.depth, train.depths, drawn, train.sequence_length, batch, train.gradient)
+
+
+def finetune_together(
+    tasks: Sequence[Task], folders: Sequence[Path], uri: str, register_seconds: float | None = None
+) -> list[FinetuneResult | Exception]:
+    """As :func:`finetune` of each, in this process, with one pass over the base for all of them at a time.
+
+    Each has its own folder, stream, optimizer, schedule, events, checkpoints and version, as if it were
+    alone, and can be resumed alone. One that fails leaves the others alone: its error is in its place.
+
+    Raises:
+        ValueError: for tasks that are not of one :func:`shape`.
+    """
+    from cluster.finetuning.methods import frozen
+    from cluster.finetuning.together import Together
+
+    shapes = {shape(task) for task in tasks}
+    if len(shapes) != 1 or None in shapes:
+        raise ValueError(
+            "tasks are trained together when they are of method 'lora' with the same base, depth, "
+            "train.depths, train.sequence_length (given), batch and train.gradient ('direct' or 'checkpoint')"
+        )
+    join_alone()
+    base = open_base(tasks[0].base, uri)
+    depth = tasks[0].depth or base.model.config.depth
+    together = Together(frozen(base.model, {depth, *tasks[0].train.depths}))
+    jobs = zip(tasks, folders, strict=True)
+    return together.run(
+        [partial(_finetune, task, folder, uri, base, together, register_seconds) for task, folder in jobs]
+    )
+
+
+def _finetune(
+    task: Task,
+    folder: Path,
+    uri: str,
+    base: Base,
+    together: Together | None = None,
+    register_seconds: float | None = None,
+) -> FinetuneResult:
+    import torch
+
+    from cluster.training import worker
+
+    prepared = prepare(task, folder, base)
+    torch.manual_seed(task.train.seed)
+    trained = trainable(task, base, prepared.depth, together)
+    _start_run(task, folder, uri, base.lineage, prepared.sets.digest())
+    with upload.ended(folder), upload.Tracker(folder) as tracker:
+        worker.train(work_of(task, folder, base, prepared, trained, tracker))
+        trained.save(base.lineage, folder / trained.files)
+        before, after = read_scores(folder)
+        gate = judged(task, before, after)
+        reached = {"depth": prepared.depth, "metric": task.score, "score": after[task.score], "gate": gate}
+        write_version_file(task, base.version, folder, trained.files, trained.parameters, reached)
+    version = None
+    seconds = registration.REGISTER_SECONDS if register_seconds is None else register_seconds
+    try:
+        version = register_run(folder, seconds=seconds)
+        if gate is not None and gate["reached"] is None:
+            gate["reached"] = CHAMPION in version.aliases
+    except ConnectionError as error:
+        EventLog(folder)("not_registered", task.train.steps, {"reason": str(error)})
+    return FinetuneResult(
+        task.team,
+        task.name,
+        task.score,
+        before[task.score],
+        after[task.score],
+        model_name(task, base.version),
+        None if version is None else version.version,
+        base.version.version,
+        task.method,
+        prepared.depth,
+        gate,
+    )
+
+
+def _start_run(task: Task, folder: Path, uri: str, lineage: dict[str, str], data: str) -> None:
+    of_base = {f"odeformer.base_{key}": value for key, value in lineage.items()}
+    tags = code_tags() | of_base | {DATA_DIGEST: data}
+    try:
+        runs.start_run(
+            uri,
+            f"finetune-{task.team}",
+            f"{task.team}/{task.name}",
+            task.model_dump(mode="json"),
+            folder,
+            tags,
+        )
+    except ConnectionError as error:  # it is started when the store answers
+        EventLog(folder)("tracking_away", 0, {"reason": str(error)})
+
+
+def join_alone() -> None:
+    """A process group of one, which needs no port."""
+    from torch import distributed as dist
+
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

@@ -1,0 +1,198 @@
+"""What a task comes to on its base: sets, depth, sequence length, what is trained, the loop's work."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster import registry
+from cluster.finetuning.task import Task
+from cluster.settings import (
+    CheckpointSettings,
+    OptimSettings,
+    RunSettings,
+    TrainSettings,
+    ZeroSettings,
+    goes_with,
+)
+from cluster.tracking import runs
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from cluster.finetuning.methods import Trained
+    from cluster.finetuning.together import Together
+    from cluster.training.worker import Report, Work
+    from data.tasks.examples import TaskSets
+    from odeformer.model import Odeformer
+
+DEPTH_FILE = "depth.json"
+"""In a job's folder: the depth that a latency budget bought when the job first ran."""
+
+
+def read_sets(task: Task) -> TaskSets:
+    """Both sets of a task, checked.
+
+    Raises:
+        ValueError, FileNotFoundError: for malformed data, or validation labels that training never shows.
+    """
+    from data.tasks.examples import read_task_sets
+
+    data = task.data
+    return read_task_sets(data.train, data.validation, task.kind, data.prompt, data.completion, data.held_out)
+
+
+@dataclass(frozen=True)
+class Base:
+    """What tasks start from."""
+
+    version: registry.Version
+    folder: Path
+    tokenizer: Tokenizer
+    model: Odeformer
+
+    @property
+    def lineage(self) -> dict[str, str]:
+        """Name, version and digest."""
+        version = self.version
+        return {"name": version.name, "version": version.version, "digest": version.tags[registry.DIGEST]}
+
+
+def open_base(model: str, uri: str) -> Base:
+    """The version ``models:/…`` with its files, fetched and checked."""
+    import torch
+
+    import odeformer
+    from data.tokenizer import load_tokenizer
+
+    version, folder = registry.resolve(model, uri), registry.fetch(model, uri)
+    loaded = odeformer.load(folder)
+    loaded.to("cuda" if torch.cuda.is_available() else "cpu")
+    return Base(version, folder, load_tokenizer(folder), loaded)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What follows from a task and its base."""
+
+    sets: TaskSets
+    depth: int
+    """N at which it is scored."""
+    sequence_length: int
+    train: TrainSettings
+
+
+def prepare(task: Task, folder: Path, base: Base) -> Prepared:
+    """Read the sets; choose depth and sequence length.
+
+    Raises:
+        ValueError, FileNotFoundError: for unusable data, or a depth or a length that the base does not have.
+    """
+    sets, depth = read_sets(task), _depth(task, base.model, folder)
+    return Prepared(sets, depth, _sequence_length(task, sets, base), _train_settings(task, base.model, depth))
+
+
+def trainable(task: Task, base: Base, depth: int, together: Together | None = None) -> Trained:
+    """What the task's method trains of the base, to be run at N = ``depth``."""
+    from cluster.finetuning import methods
+
+    if task.method == "full":
+        return methods.full(base.model, base.folder / "tokenizer.json")
+    if task.method == "norms":
+        return methods.norms(base.model)
+    return methods.lora(task, base.model, depth, together)
+
+
+def work_of(
+    task: Task, folder: Path, base: Base, prepared: Prepared, trained: Trained, report: Report
+) -> Work:
+    """What the training loop is to do."""
+    from cluster.scoring import scores
+    from cluster.supervision import preemption
+    from cluster.training import worker
+    from data.tasks.stream import TaskStream
+
+    sets, train, length = prepared.sets, prepared.train, prepared.sequence_length
+
+    def validate(engine: Any) -> dict[str, float]:
+        found = scores(engine, sets, base.tokenizer, length, train.micro_batch, prepared.depth)
+        return {f"validation_{metric}": value for metric, value in found.items()}
+
+    return worker.Work(
+        model=trained.model,
+        stream=TaskStream(
+            sets.train,
+            base.tokenizer,
+            rank=0,
+            world_size=1,
+            global_batch=train.global_batch,
+            sequence_length=length,
+            seed=task.train.seed,
+        ),
+        validate=validate,
+        report=report,
+        run=RunSettings(dir=folder, seed=task.train.seed),
+        train=train,
+        optim=OptimSettings(learning_rate=task.train.learning_rate, weight_decay=0.0),
+        zero=ZeroSettings(stage=0),
+        checkpoint=CheckpointSettings(every=100, keep=1),
+        finish_backward=trained.finish_backward,
+        is_asked_to_end=lambda: preemption.is_asked(folder),
+    )
+
+
+def _train_settings(task: Task, model: Odeformer, depth: int) -> TrainSettings:
+    asked = task.train
+    return TrainSettings(
+        steps=asked.steps,
+        global_batch=asked.global_batch,
+        micro_batch=asked.micro_batch or asked.global_batch,
+        # What is tuned runs by the base's solver, by whichever it is trained.
+        solver=model.solver if goes_with(asked.gradient, model.solver) else None,
+        gradient=asked.gradient,
+        depths=asked.depths or (depth,),
+        validate_every=asked.steps,
+    )
+
+
+def _depth(task: Task, model: Odeformer, folder: Path) -> int:
+    """N at which the job is scored, the same one whenever it is resumed."""
+    if task.latency_ms is None:
+        depth = task.depth or model.config.depth
+    elif (folder / DEPTH_FILE).is_file():
+        depth = int(json.loads((folder / DEPTH_FILE).read_text())["depth"])
+    else:
+        from odeformer.cost import measure_decoding
+
+        depth = measure_decoding(model).depth_for(latency_ms=task.latency_ms)
+        folder.mkdir(parents=True, exist_ok=True)
+        runs.write_json(folder / DEPTH_FILE, {"depth": depth, "latency_ms": task.latency_ms})
+    for asked in (depth, *task.train.depths):
+        model.grids(asked)  # one that is too small is refused before anything is trained
+    return depth
+
+
+def _sequence_length(task: Task, sets: TaskSets, base: Base) -> int:
+    """In tokens: what the task says, else what its longest example takes; at most the base's context."""
+    limit, asked = base.model.config.context_length, task.train.sequence_length
+    assert limit is not None
+    if asked is None:
+        return _longest(sets, base.tokenizer, limit)
+    if asked > limit:
+        raise ValueError(
+            f"train.sequence_length {asked} is longer than the context of {task.base}, {limit} tokens"
+        )
+    return asked
+
+
+def _longest(sets: TaskSets, tokenizer: Tokenizer, limit: int) -> int:
+    """The sequence length the task needs, at most the base's context: padding costs as much as text."""
+    from data.tasks.examples import Example
+    from data.tasks.stream import encode
+
+    # Scoring asks for every label on every validation prompt: none of them may push a prompt out.
+    asked = [Example(e.prompt, label) for e in sets.validation for label in sets.labels]
+    examples = sets.train + sets.validation + asked
+    return max(len(window.ids) for e in examples for window in encode(e, tokenizer, limit)) - 1

@@ -1,0 +1,66 @@
+"""The arithmetic of an optimizer step on one GPU, and how long it takes."""
+
+from __future__ import annotations
+
+from cluster.planning.hardware import Gpu
+from cluster.settings import PretrainSettings
+from cluster.training.utilization import step_flops
+from odeformer.depth import uniform_grid
+from odeformer.field import block_size
+from odeformer.model import Odeformer
+from odeformer.solvers import SOLVERS
+
+AGAIN = {"direct": 0.0, "checkpoint": 1.0, "reversible": 1.0, "adjoint": 1.0}
+"""Forward passes through the cells that a gradient method makes once more on its way back."""
+
+
+def model_flops(model: Odeformer, settings: PretrainSettings) -> float:
+    """Model FLOPs of one optimizer step over all workers, in the mean over the depths it may have."""
+    train, config = settings.train, settings.model
+    length = settings.data.sequence_length
+    early = config.prelude_layers
+    drawn = train.depths or (config.depth,)
+    varied = [_flops(model, n, early, train.global_batch, length) for n in drawn]
+    fixed = _flops(model, config.depth, early, train.global_batch, length)
+    if train.objective != "one_depth":
+        return fixed + sum(varied) / len(varied)
+    return train.vary_from * fixed + (1 - train.vary_from) * sum(varied) / len(varied)
+
+
+def _flops(model: Odeformer, depth: int, early: int, sequences: int, length: int) -> float:
+    return step_flops(model, [uniform_grid(depth)], sequences, length)
+
+
+def compute_seconds(
+    model: Odeformer, settings: PretrainSettings, gpu: Gpu, efficiency: float, part: float, passes: int
+) -> dict[str, float]:
+    """Seconds of one step on each GPU: products, what makes W(t), the optimizer.
+
+    Args:
+        efficiency: the part of its peak that a GPU reaches in products.
+        part: of the optimizer's state that one GPU holds.
+        passes: forward and backward, of one GPU in a step.
+    """
+    train, config, workers = settings.train, settings.model, settings.cluster.workers
+    flops = model_flops(model, settings) * (1 + AGAIN[train.gradient] / 3) / workers
+    peak = gpu.bf16_flops if train.precision == "bf16" else gpu.fp32_flops
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {
+        "products": flops / (peak * efficiency),
+        "weights W(t)": passes * _generation(model, config.depth, gpu),
+        # Reads and writes two moments and a master copy, reads the gradient, writes the weight: 4 bytes each.
+        "optimizer": 8 * 4 * parameters * part / gpu.memory_bandwidth,
+    }
+
+
+def _generation(model: Odeformer, depth: int, gpu: Gpu) -> float:
+    """W(t) from K sets at the nodes of N cells, forward and backward, in float32: by arithmetic or by
+    memory, whichever takes longer."""
+    config = model.config
+    block, sets = block_size(config), config.basis.size
+    nodes = depth * len(SOLVERS[model.solver].nodes)
+    if config.basis.kind == "none":
+        return 0.0
+    arithmetic = 6.0 * nodes * sets * block / gpu.fp32_flops
+    memory = 4.0 * (3 * sets + 2 * nodes) * block / gpu.memory_bandwidth
+    return max(arithmetic, memory)

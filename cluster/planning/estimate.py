@@ -1,0 +1,195 @@
+"""A run on given machines: whether it fits, how fast it is, what it costs; and the settings that are fastest.
+
+Memory and bytes follow from DeepSpeed's source and are compared with real workers
+(``python -m benchmarks.plan``). Times are a model: products at a stated part of the GPU's peak, W(t) and the
+optimizer at the speed of its memory, communication by latency and bandwidth, and none of it overlapping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.planning.communication import collectives, seconds
+from cluster.planning.compute import compute_seconds, model_flops
+from cluster.planning.hardware import Gpu, Network
+from cluster.planning.reliability import Reliability, reliability
+from cluster.settings import PretrainSettings, goes_with
+from cluster.training.memory import Memory, parameter_sizes, unallocated, worker_memory
+
+USABLE = 0.92
+"""Of a GPU's memory; the rest is the driver's, the libraries', and lost in pieces."""
+POWER_USAGE = 1.2
+"""Energy of a data centre over that of its GPUs, with hosts and cooling."""
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What a run would be given."""
+
+    gpus: int
+    gpu: Gpu
+    network: Network
+    efficiency: float = 0.45
+    """The part of its peak that a GPU reaches in products: an assumption until it is measured."""
+    price: float | None = None
+    """For one GPU and hour, in whatever currency."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run on some machines comes to."""
+
+    settings: PretrainSettings
+    machines: Machines
+    memory: Memory
+    seconds: dict[str, float]
+    """Of an optimizer step, by what they go to."""
+    bytes_sent: dict[str, int]
+    """Of an optimizer step, by operation; each message counted once and whole."""
+    flops: float
+    """Model FLOPs of an optimizer step."""
+    reliability: Reliability
+
+    @property
+    def step_seconds(self) -> float:
+        return sum(self.seconds.values())
+
+    @property
+    def fits(self) -> bool:
+        return self.memory.total()[0] <= USABLE * self.machines.gpu.memory
+
+    @property
+    def tokens_per_second(self) -> float:
+        """While nothing is broken."""
+        train = self.settings.train
+        return train.global_batch * self.settings.data.sequence_length / self.step_seconds
+
+    @property
+    def utilization(self) -> float:
+        """Model FLOPs over what the GPUs could do."""
+        return self.flops / self.step_seconds / (self.machines.gpus * self.machines.gpu.bf16_flops)
+
+    def content(self) -> dict[str, Any]:
+        """As plain values, with what follows for the whole run."""
+        train, machines, reliable = self.settings.train, self.machines, self.reliability
+        days = train.steps * self.step_seconds / reliable.goodput / 86400
+        gpu_hours = 24 * days * machines.gpus
+        return {
+            "gpus": machines.gpus,
+            "gpu": machines.gpu.name,
+            "network": machines.network.name,
+            "efficiency": machines.efficiency,
+            "stage": self.settings.zero.stage,
+            "gradient": train.gradient,
+            "micro_batch": train.micro_batch,
+            "memory": self.memory._asdict(),
+            "memory_of_gpu": machines.gpu.memory,
+            "fits": self.fits,
+            "seconds": self.seconds,
+            "step_seconds": self.step_seconds,
+            "bytes_sent": self.bytes_sent,
+            "mfu": self.utilization,
+            "tokens_per_second": self.tokens_per_second,
+            "tokens_per_day": 86400 * self.tokens_per_second * reliable.goodput,
+            **reliable._asdict(),
+            "days": days,
+            "gpu_hours": gpu_hours,
+            "megawatt_hours": gpu_hours * machines.gpu.watts * POWER_USAGE / 1e6,
+            "price": None if machines.price is None else gpu_hours * machines.price,
+        }
+
+
+def estimate(settings: PretrainSettings, machines: Machines) -> Estimate:
+    """Of a run whose vocabulary and context are known.
+
+    Raises:
+        ValueError: when the GPUs cannot share the global batch in whole micro-batches.
+    """
+    settings = on_machines(settings, machines.gpus)
+    model = unallocated(settings)
+    sizes, workers = parameter_sizes(model, settings.optim), machines.gpus
+    memory, train = worker_memory(settings), settings.train
+    passes = train.global_batch // (train.micro_batch * workers)
+    passes *= 1 if train.objective == "one_depth" else 2
+    sent = collectives(sizes, settings.zero, workers, passes)
+    part = 1.0 if settings.zero.stage == 0 else 1.0 / workers
+    spent = compute_seconds(model, settings, machines.gpu, machines.efficiency, part, passes)
+    spent["communication"] = sum(seconds(one, workers, machines.gpu, machines.network) for one in sent)
+    # What each GPU copies for a commit: its part of optimizer and weights. At stage 0 rank 0 writes it all.
+    state = sum(place.get(name, 0) for place in memory for name in ("optimizer", "parameters"))
+    return Estimate(
+        settings,
+        machines,
+        memory,
+        spent,
+        {one.operation: one.bytes for one in sent},
+        model_flops(model, settings),
+        reliability(workers, state),
+    )
+
+
+def on_machines(settings: PretrainSettings, gpus: int) -> PretrainSettings:
+    """The run with one worker on each of so many GPUs.
+
+    Raises:
+        ValueError: when they cannot share the global batch in whole micro-batches.
+    """
+    train = settings.train
+    if train.global_batch % (gpus * train.micro_batch):
+        fits = _next(train.global_batch, gpus * train.micro_batch)
+        raise ValueError(
+            f"train.global_batch {train.global_batch} cannot be shared by {gpus} GPUs in micro-batches of "
+            f"{train.micro_batch}: --set train.global_batch={fits}"
+        )
+    cluster = settings.cluster.model_copy(
+        update={"workers": gpus, "min_workers": None, "gpus_per_worker": 1, "address": None}
+    )
+    return settings.model_copy(update={"cluster": cluster})
+
+
+def _next(number: int, of: int) -> int:
+    """The smallest multiple that is not less."""
+    return -(-number // of) * of
+
+
+def choices(settings: PretrainSettings, machines: Machines) -> list[Estimate]:
+    """The run at every ZeRO stage and with every gradient method that its solver allows, each at the largest
+    micro-batch that fits; those that fit first, the fastest first.
+
+    Raises:
+        ValueError: when the GPUs cannot share the global batch.
+    """
+    found = [
+        _largest(settings, machines, stage, gradient)
+        for stage in (0, 1, 2, 3)
+        for gradient in ("direct", "checkpoint", "reversible")
+        if goes_with(gradient, settings.train.solver_for(settings.model))
+    ]
+    return sorted(found, key=lambda one: (not one.fits, one.step_seconds))
+
+
+def _largest(settings: PretrainSettings, machines: Machines, stage: int, gradient: str) -> Estimate:
+    zero = settings.zero.model_copy(
+        update={"stage": stage}
+        | ({"offload_parameters": "none"} if stage != 3 else {})
+        | ({"offload_optimizer": "none"} if stage == 0 else {})
+    )
+    for micro_batch in _micro_batches(settings.train.global_batch, machines.gpus):
+        train = settings.train.model_copy(update={"gradient": gradient, "micro_batch": micro_batch})
+        made = estimate(settings.model_copy(update={"train": train, "zero": zero}), machines)
+        if made.fits:
+            break
+    return made
+
+
+def _micro_batches(global_batch: int, gpus: int) -> Iterator[int]:
+    """Those that a GPU's share of the batch is a multiple of, from the largest."""
+    if global_batch % gpus:
+        raise ValueError(
+            f"train.global_batch {global_batch} cannot be shared by {gpus} GPUs: "
+            f"--set train.global_batch={_next(global_batch, gpus)}"
+        )
+    share = global_batch // gpus
+    yield from (n for n in range(share, 0, -1) if share % n == 0)

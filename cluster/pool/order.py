@@ -1,0 +1,46 @@
+"""Which job begins next, and which makes room for one of a higher priority. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cluster.pool.journal import Job
+from cluster.pool.shares import Shares
+
+
+def next_job(queued: Sequence[Job], shares: Shares) -> Job | None:
+    """The job that a free slot should have, if any may begin.
+
+    Of teams whose quota has room: first the highest priority, then the team by its share, then whichever was
+    submitted first.
+
+    Args:
+        queued: in the order in which they were submitted.
+    """
+    may = [job for job in queued if shares.has_room(job.team)]
+    if not may:
+        return None
+    highest = max(job.priority for job in may)
+    may = [job for job in may if job.priority == highest]
+    team = shares.next_team({job.team for job in may})
+    return next(job for job in may if job.team == team)
+
+
+def to_preempt(queued: Sequence[Job], running: Sequence[Job], free_slots: int, shares: Shares) -> Job | None:
+    """A running job that must end so that one of a higher priority may begin, if there is any.
+
+    The lowest priority goes first, then the team that is furthest ahead of its share, then whichever began
+    last. A team at its quota makes room among its own jobs.
+    """
+    for job in sorted(queued, key=lambda job: -job.priority):
+        has_room = shares.has_room(job.team)
+        if has_room and free_slots:
+            return None  # it begins without that
+        lower = [
+            other
+            for other in running
+            if other.priority < job.priority and (has_room or other.team == job.team)
+        ]
+        if lower:
+            return min(lower, key=lambda j: (j.priority, shares.account(j.team).lag, -j.changed))
+    return None

@@ -1,0 +1,172 @@
+"""Weighted fair share of the slots between teams, by the service they have had. No clock, no files, no Ray.
+
+What is fair is a fluid: at every moment the slots that are busy are divided among the teams that have jobs,
+by weight; a team gets no more than its quota or its unfinished jobs can use, and what it leaves goes to the
+others. A team's *lag* is the fluid's service less its own, in slot-seconds. Jobs are whole and nobody knows
+how long they take, so lags cannot be zero; :meth:`Shares.next_team` keeps them within about the length of the
+longest job.
+
+A team that has nothing to do earns no credit for later: its lag goes to zero. What it is ahead stays: the
+fluid gives the time back to the others while the team is still paying for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+SHORTEST = 1.0
+"""Seconds: the longest job that was seen counts as at least so long."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a team is entitled to."""
+
+    weight: float = 1.0
+    max_running: int | None = None
+    """Jobs at a time."""
+
+
+@dataclass
+class Account:
+    """What a team has now, and has had."""
+
+    waiting: int = 0
+    service: float = 0.0
+    """Slot-seconds, all attempts of all jobs."""
+    lag: float = 0.0
+    """Slot-seconds that the fluid gave it and we did not."""
+    began: dict[str, float] = field(default_factory=dict)
+    """When each of its running jobs began."""
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it has jobs, or has had more than its share and so still takes part in the fluid."""
+        return self.waiting > 0 or bool(self.began) or self.lag < 0
+
+
+class Shares:
+    """The teams' accounts, moved on by what happens. ``terms`` says what a team is entitled to."""
+
+    def __init__(self, terms: Callable[[str], Terms]) -> None:
+        self._terms = terms
+        self._accounts: dict[str, Account] = {}
+        self._now = 0.0
+        self._longest = SHORTEST
+
+    def account(self, team: str) -> Account:
+        """That of a team; empty when nothing is known of it."""
+        return self._accounts.setdefault(team, Account())
+
+    def teams(self) -> list[str]:
+        """All that ever had a job, by name."""
+        return sorted(self._accounts)
+
+    def queued(self, now: float, team: str) -> None:
+        """A job of the team waits from now on."""
+        self.advance(now)
+        self.account(team).waiting += 1
+
+    def left(self, now: float, team: str) -> None:
+        """A job that waited does not any more, without having begun."""
+        self.advance(now)
+        self.account(team).waiting -= 1
+
+    def began(self, now: float, team: str, job: str) -> None:
+        """A job that waited has a slot."""
+        self.advance(now)
+        account = self.account(team)
+        account.waiting -= 1
+        account.began[job] = self._now
+
+    def ended(self, now: float, team: str, job: str) -> None:
+        """A job has given its slot back."""
+        self.advance(now)
+        self._longest = max(self._longest, self._now - self.account(team).began.pop(job))
+
+    def advance(self, now: float) -> None:
+        """Let time pass; a clock that was set back stands still instead."""
+        seconds = max(0.0, now - self._now)
+        if self._now == 0.0:  # nothing has happened yet
+            seconds = 0.0
+        self._now = max(self._now, now)
+        rates = self.rates()
+        for team, account in self._accounts.items():
+            had = seconds * len(account.began)
+            account.service += had
+            account.lag += seconds * rates.get(team, 0.0) - had
+            if not account.waiting and not account.began:
+                account.lag = min(account.lag, 0.0)
+
+    def rates(self) -> dict[str, float]:
+        """How many of the busy slots the fluid gives to each active team."""
+        active = {team: account for team, account in self._accounts.items() if account.is_active}
+        weights = {team: self._terms(team).weight for team in active}
+        most = {team: self._most(team, account) for team, account in active.items()}
+        return fluid_rates(sum(len(account.began) for account in active.values()), weights, most)
+
+    def next_team(self, teams: Collection[str]) -> str:
+        """Of teams with a job that may begin now, the one whose job should.
+
+        It is the one that would be furthest behind by the time that a job as long as the longest has run on
+        each slot, the rest of the running jobs, as long, already counted as service it has had. Looking only
+        at what is owed now would serve heavy teams too late: theirs grows faster. (The lookahead is the
+        virtual finish time of WF²Q, Bennett & Zhang 1996, as a lag, for several slots and unknown lengths.)
+        """
+        running = sum(len(account.began) for account in self._accounts.values())
+        active = {team for team, account in self._accounts.items() if account.is_active}
+        weights = {team: self._terms(team).weight for team in active | set(teams)}
+        most = {team: self._most(team, self.account(team)) for team in weights}
+        rates = fluid_rates(running + 1, weights, most)
+        longest = self._longest_now()
+
+        def behind(team: str) -> float:
+            account = self.account(team)
+            promised = sum(longest - (self._now - began) for began in account.began.values())
+            return account.lag - promised + longest * rates[team]
+
+        return max(sorted(teams), key=behind)
+
+    def has_room(self, team: str) -> bool:
+        """Whether its quota lets one more job begin."""
+        most = self._terms(team).max_running
+        return most is None or len(self.account(team).began) < most
+
+    def _longest_now(self) -> float:
+        running = (began for account in self._accounts.values() for began in account.began.values())
+        return max([self._longest, *(self._now - began for began in running)])
+
+    def _most(self, team: str, account: Account) -> float:
+        jobs = account.waiting + len(account.began)
+        quota = self._terms(team).max_running
+        # One that is only paying back has jobs in the fluid that have long ended here.
+        return min(max(jobs, 1), jobs or 1 if quota is None else quota)
+
+
+def fluid_rates(capacity: float, weights: Mapping[str, float], most: Mapping[str, float]) -> dict[str, float]:
+    """Divide a capacity by weight, no share above its ``most``; what one leaves is divided again."""
+    rates: dict[str, float] = {}
+    left = dict(weights)
+    while left:
+        share = capacity / sum(left.values())
+        full = [team for team, weight in left.items() if share * weight >= most[team]]
+        if not full:
+            return rates | {team: share * weight for team, weight in left.items()}
+        for team in full:
+            rates[team] = min(float(most[team]), capacity)
+            capacity = max(0.0, capacity - rates[team])
+            del left[team]
+    return rates
+
+
+def follow(shares: Shares, now: float, team: str, job: str, before: str | None, after: str) -> None:
+    """Move the accounts on by a job's change of state; ``before`` is ``None`` of a new one."""
+    if before == "running":
+        shares.ended(now, team, job)
+    elif before == "queued" and after != "running":
+        shares.left(now, team)
+    if after == "running":
+        shares.began(now, team, job)
+    elif after == "queued":
+        shares.queued(now, team)

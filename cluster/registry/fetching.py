@@ -1,0 +1,116 @@
+"""From the registry onto this machine: a version's files, verified, and the model that they are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.registry import flavour
+from cluster.registry.about import BASE_NAME, BASE_VERSION, DIGEST
+from cluster.registry.versions import FILES, Version, resolve
+from cluster.tracking.store import tracking_uri
+from odeformer.folder import folder_digest
+from odeformer.untrusted import check_folder
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from odeformer.model import Odeformer
+
+
+def fetch(model: str, uri: str | None = None) -> Path:
+    """A local folder with the files of ``models:/<name>@<alias>`` or ``models:/<name>/<version>``, verified.
+
+    None of them is opened before all of them are known to be plain files of harmless kinds, and to be those
+    that were registered.
+
+    Raises:
+        ValueError: when the model is unknown, or its files are not those that were registered.
+    """
+    version = resolve(model, uri)
+    inner = version.tags.get(FILES)
+    if inner not in (None, flavour.FILES):
+        raise ValueError(
+            f"{version.uri} is refused: its files should be in {flavour.FILES}, not in {inner!r}"
+        )
+    folder = _download(version, f"/{inner}" if inner else "", uri)
+    try:
+        check_folder(folder)
+    except ValueError as error:
+        raise ValueError(f"{version.uri} is refused: {error}") from None
+    digest = folder_digest(folder)
+    if digest != version.tags.get(DIGEST):
+        raise ValueError(
+            f"{version.uri}: the files in {folder} have digest {digest}, "
+            f"registered was {version.tags.get(DIGEST)}; they were changed or damaged since"
+        )
+    return folder
+
+
+def read_json(version: Version, file: str, uri: str | None = None) -> dict[str, Any] | None:
+    """A small file beside a version's weights, such as ``depths.json``; None where there is none."""
+    if FILES not in version.tags:  # of before there were any
+        return None
+    try:
+        content = json.loads(_download(version, f"/{file}", uri).read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _download(version: Version, inner: str, uri: str | None) -> Path:
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    place = version.location + inner
+    try:
+        return Path(download_artifacts(artifact_uri=place, tracking_uri=tracking_uri(uri)))
+    except (MlflowException, OSError) as error:
+        raise ValueError(f"{version.uri}: its files are not at {place} ({error})") from None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to run, and where it came from."""
+
+    model: Odeformer
+    tokenizer: Tokenizer
+    folder: Path
+    """The checkpoint's files; an adapter's are elsewhere."""
+    versions: tuple[Version, ...]
+    """What the registry knows of it: the adapter, if there is one, then the checkpoint. Empty for folders."""
+
+
+def load(model: str, uri: str | None = None, adapter: str | None = None) -> Loaded:
+    """A model with its tokenizer; an adapter comes attached to the base it was made for.
+
+    Args:
+        model: ``models:/<name>@<alias>``, ``models:/<name>/<version>``, or a checkpoint folder; a registered
+            adapter stands for its base with it.
+        uri: the MLflow store.
+        adapter: one to attach, the registry's or a folder.
+
+    Raises:
+        ValueError, FileNotFoundError: when it is unknown, damaged, or an adapter of another base.
+    """
+    import odeformer
+    from data.tokenizer import load_tokenizer
+
+    known: list[Version] = []
+
+    def files(name: str) -> Path:
+        if not name.startswith("models:/"):
+            return Path(name)
+        known.append(resolve(name, uri))
+        return fetch(known[-1].uri, uri)
+
+    if adapter is None and model.startswith("models:/"):
+        version = resolve(model, uri)
+        if version.kind == "adapter":
+            adapter = version.uri
+            model = f"models:/{version.tags[BASE_NAME]}/{version.tags[BASE_VERSION]}"
+    adapter_folder = None if adapter is None else files(adapter)
+    folder = files(model)
+    return Loaded(odeformer.load(folder, adapter_folder), load_tokenizer(folder), folder, tuple(known))

@@ -1,0 +1,68 @@
+"""A version as a model of MLflow's own, by "models from code": no pickle, and usable without this package.
+
+Around the files of a checkpoint or an adapter lie those that ``mlflow.pyfunc.load_model`` and
+``mlflow models serve`` look for: ``MLmodel``, the code it names (:mod:`cluster.registry.serving`), a copy of
+the package ``odeformer``, and what must be installed for it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from importlib import metadata
+from pathlib import Path
+
+FILES = "artifacts/model"
+"""Where the checkpoint's or adapter's own files lie in a version's folder."""
+REQUIREMENTS = ("mlflow", "pandas", "pydantic", "safetensors", "tokenizers", "torch")
+
+
+def write(folder: Path) -> None:
+    """Write everything but the weights into a folder that does not exist yet."""
+    import mlflow
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("string", "prompt")]),
+        outputs=Schema([ColSpec("string", "text")]),
+        params=ParamSchema(
+            [
+                ParamSpec("max_new_tokens", "long", 64),
+                ParamSpec("depth", "long", 0),
+                ParamSpec("temperature", "double", 0.8),
+                ParamSpec("seed", "long", 0),
+            ]
+        ),
+    )
+    code = folder.with_name(f".{folder.name}.code")
+    try:
+        copy_package(code)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its advice on type hints and input examples
+            mlflow.pyfunc.save_model(
+                folder,
+                python_model=str(Path(__file__).with_name("serving.py")),
+                code_paths=[str(path) for path in sorted(code.iterdir())],
+                signature=signature,
+                pip_requirements=[f"{name}=={metadata.version(name)}" for name in REQUIREMENTS],
+            )
+    finally:
+        shutil.rmtree(code, ignore_errors=True)
+    # The weights are sent as they are, without a copy of them here; and no path of this machine is told.
+    model = Model.load(str(folder))
+    function = model.flavors["python_function"]
+    function["artifacts"] = {"model": {"path": FILES, "uri": FILES}}
+    function["model_code_path"] = "serving.py"
+    model.save(str(folder / "MLmodel"))
+
+
+def copy_package(folder: Path) -> None:
+    """Copy the code that a version is served by: ``odeformer``, and how it loads tokenizers."""
+    import odeformer
+    from data import tokenizer
+
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(odeformer.__file__).parent, folder / "odeformer", ignore=ignore)
+    # Under a name of its own: many have a package called data.
+    shutil.copyfile(tokenizer.__file__, folder / "odeformer_tokenizer.py")

@@ -1,0 +1,1 @@
+"""A run that survives: its worker groups, who watches them, and what ends and restarts them."""

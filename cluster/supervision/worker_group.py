@@ -1,0 +1,97 @@
+"""One attempt at a run: a Ray Train worker group, from its start to its end, in a thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _TorchBackend
+
+from cluster.connect import worker_environment
+from cluster.settings import PretrainSettings
+from cluster.supervision import heartbeat, orphans, preemption
+from cluster.supervision.room import worker_resources
+
+Work = Callable[[dict[str, Any]], None]
+"""What each worker does, given ``{"settings": …}``; the process group exists."""
+
+
+class _Backend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        # Here because it runs in the workers' main threads, which alone may take a signal; the training
+        # function has a thread of its own.
+        worker_group.execute(preemption.listen)
+        worker_group.execute(orphans.end_with_parent)
+        try:
+            super().on_start(worker_group, backend_config)
+        except Exception:
+            # They could not meet. Ray would keep their places for as long as the driver lives, and so the
+            # next group waiting; a worker that waits for the others does not end by itself.
+            worker_group.abort()
+            raise
+
+
+@dataclass
+class _Config(TorchConfig):
+    @property
+    def backend_cls(self) -> type[_Backend]:
+        return _Backend
+
+
+class WorkerGroup:
+    """A group of so many workers that has been started."""
+
+    def __init__(self, work: Work, settings: PretrainSettings, workers: int, heartbeats: Path) -> None:
+        self.error: BaseException | None = None
+        """What it ended with, once it does not run any more."""
+        self._trainer = _trainer(work, settings, workers, heartbeats)
+        # Ray's own fit() would take over Ctrl-C for good when called from the main thread.
+        self._thread = threading.Thread(target=self._fit, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended yet, one way or the other."""
+        return self._thread.is_alive()
+
+    def _fit(self) -> None:
+        try:
+            self._trainer.fit()
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the thread looks at it
+            self.error = error
+
+
+def _trainer(work: Work, settings: PretrainSettings, workers: int, heartbeats: Path) -> TorchTrainer:
+    cluster = settings.cluster
+
+    def watched_work(config: dict[str, Any]) -> None:
+        node = ray.get_runtime_context().get_node_id()
+        with heartbeat.beating(heartbeats, ray.train.get_context().get_world_rank(), node):
+            work(config)
+
+    return TorchTrainer(
+        watched_work,
+        train_loop_config={"settings": settings.model_dump(mode="json")},
+        torch_config=_Config(backend="nccl" if cluster.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=cluster.gpus_per_worker > 0,
+            resources_per_worker=worker_resources(cluster),
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(settings.run.dir),
+            # Starting again is the supervisor's: only it knows what a failure means for this run.
+            failure_config=FailureConfig(
+                max_failures=0, max_preemption_failures=0, controller_failure_limit=0
+            ),
+            worker_runtime_env={"env_vars": worker_environment(cluster.cpus_per_worker)},
+        ),
+    )

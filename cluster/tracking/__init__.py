@@ -1,0 +1,1 @@
+"""What MLflow knows of a run."""

@@ -1,0 +1,36 @@
+"""What a run was made by: the code and the libraries, as tags of its MLflow run."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+LIBRARIES = ("torch", "deepspeed", "ray", "mlflow")
+
+
+def code_tags() -> dict[str, str]:
+    """``odeformer.version``, the versions of the libraries, and from a checkout ``odeformer.git_commit``."""
+    tags = {"odeformer.version": _version("odeformer")}
+    tags |= {f"odeformer.{library}": _version(library) for library in LIBRARIES}
+    commit = git_commit(Path(__file__).parents[2])
+    return tags | ({"odeformer.git_commit": commit} if commit else {})
+
+
+def git_commit(checkout: Path) -> str | None:
+    """The commit that a checkout is at, with ``-dirty`` behind it where tracked files differ from it."""
+    if not (checkout / ".git").exists():  # git would look further up, and find somebody else's repository
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

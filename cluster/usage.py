@@ -1,0 +1,137 @@
+"""Who pays: what pretraining has cost, what each team's jobs have, and what a team would have paid alone.
+
+A cost is the time for which workers computed, times the CPUs or GPUs that each of them had. Steps that had to
+be made again count, waiting for room does not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cluster.events import FILE_NAME, events_from
+from cluster.settings import ClusterSettings
+
+CPU_HOURS, GPU_HOURS, TOKENS = "odeformer.cpu_hours", "odeformer.gpu_hours", "odeformer.tokens"
+"""Tags of a checkpoint's version."""
+
+
+class Cost(NamedTuple):
+    """Of computing."""
+
+    cpu_hours: float = 0.0
+    gpu_hours: float = 0.0
+
+    def plus(self, other: Cost, share: float = 1.0) -> Cost:
+        """Both together, of the other only a share."""
+        return Cost(self.cpu_hours + share * other.cpu_hours, self.gpu_hours + share * other.gpu_hours)
+
+
+class TeamUsage(NamedTuple):
+    """What a team has had of the pool and its bases."""
+
+    team: str
+    jobs: int
+    """All that ever ran."""
+    own: Cost
+    """Of its jobs."""
+    bases: tuple[str, ...]
+    share: Cost
+    """Its part of what its bases cost: each base's cost is divided equally among the teams that used it."""
+    alone: Cost
+    """Its jobs and the whole of its bases: what it would have paid to pretrain alone."""
+
+    @property
+    def total(self) -> Cost:
+        return self.own.plus(self.share)
+
+
+def run_tags(run: Path, cluster: ClusterSettings) -> dict[str, str]:
+    """What a pretraining run has cost until now, from its event log, as tags of its version."""
+    seconds, workers, tokens = 0.0, cluster.workers, 0
+    for event in events_from(run / FILE_NAME, 0)[0]:
+        if event["event"] in ("started", "resumed"):
+            workers = event.get("workers", workers)
+        elif event["event"] == "step":
+            seconds += workers * event["step_seconds"]
+            tokens = event["tokens"]
+    hours = seconds / 3600
+    return {
+        CPU_HOURS: f"{hours * cluster.cpus_per_worker:.6g}",
+        GPU_HOURS: f"{hours * cluster.gpus_per_worker:.6g}",
+        TOKENS: str(tokens),
+    }
+
+
+def cost_of(tags: Mapping[str, str]) -> Cost:
+    """What making a version has cost, by its tags; nothing where they do not say."""
+    return Cost(float(tags.get(CPU_HOURS, 0)), float(tags.get(GPU_HOURS, 0)))
+
+
+def running_seconds(transitions: Iterable[Sequence[Any]], now: float | None = None) -> dict[str, float]:
+    """For how long each job has run in all, from the pool's changes of state, oldest first.
+
+    Args:
+        transitions: number, time, job, team, state and reason of each.
+        now: until when jobs that run have run, in seconds since the epoch.
+    """
+    seconds: dict[str, float] = {}
+    began: dict[str, float] = {}
+    for _, at, job, _, state, *_ in transitions:
+        if job in began:
+            seconds[job] = seconds.get(job, 0.0) + at - began.pop(job)
+        if state == "running":
+            began[job] = at
+    for job, at in began.items():
+        seconds[job] = seconds.get(job, 0.0) + (time.time() if now is None else now) - at
+    return seconds
+
+
+def by_team(
+    jobs: Iterable[Mapping[str, Any]], seconds: Mapping[str, float], each: Cost, bases: Mapping[str, Cost]
+) -> list[TeamUsage]:
+    """What every team has used, by name.
+
+    Args:
+        jobs: the pool's, with ``id``, ``team`` and ``base``; those that never ran do not count.
+        seconds: for how long each ran, by its id.
+        each: what a job costs in an hour.
+        bases: what each base has cost, all that it was made from included.
+    """
+    ran = [job for job in jobs if job["id"] in seconds]
+    users: dict[str, set[str]] = {}
+    for job in ran:
+        users.setdefault(job["base"], set()).add(job["team"])
+    found = []
+    for team in sorted({job["team"] for job in ran}):
+        mine = [job for job in ran if job["team"] == team]
+        own = Cost()
+        for job in mine:
+            own = own.plus(each, seconds[job["id"]] / 3600)
+        used = tuple(sorted({job["base"] for job in mine}))
+        share, alone = Cost(), own
+        for base in used:
+            share = share.plus(bases.get(base, Cost()), 1 / len(users[base]))
+            alone = alone.plus(bases.get(base, Cost()))
+        found.append(TeamUsage(team, len(mine), own, used, share, alone))
+    return found
+
+
+def base_costs(bases: Iterable[str], uri: str | None) -> dict[str, Cost]:
+    """What each base has cost with all that it was made from, as far as the registry knows; a base that is
+    not there any more cost nothing that is known."""
+    from cluster.registry.family import family
+
+    costs = {}
+    for base in set(bases):
+        try:
+            found = family(base, uri)
+        except ValueError:
+            costs[base] = Cost()
+            continue
+        costs[base] = Cost()
+        for version in (found.version, *found.ancestors):
+            costs[base] = costs[base].plus(cost_of(version.tags))
+    return costs

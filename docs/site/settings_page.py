@@ -1,0 +1,105 @@
+"""The page of all settings, from the settings themselves and the docstrings under them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from cluster.finetuning.task import Gate, Task
+from cluster.pool.settings import PoolSettings, TeamSettings
+from cluster.settings import PretrainSettings
+from launcher.setting_docs import setting_docs
+
+FILES: dict[str, tuple[str, type[BaseModel]]] = {
+    "A pretraining run": (
+        "`odeformer pretrain FILE`; `odeformer init` writes one to begin with.",
+        PretrainSettings,
+    ),
+    "A fine-tuning task": ("`odeformer finetune run FILE` and `odeformer finetune submit FILE`.", Task),
+    "A pool": ("`odeformer pool start FILE`.", PoolSettings),
+}
+NAMED: dict[str, type[BaseModel]] = {"gate": Gate, "default": TeamSettings}
+"""Sections that may be left out, or that stand for several."""
+
+
+def settings_page() -> str:
+    """Each setting with its values, its default and what it means, in Markdown."""
+    lines = [
+        "# Settings",
+        "",
+        "Made from the settings themselves. Any can be changed for one run: `--set section.key=value`. "
+        "A key that nobody knows, or a value out of range, is one line and exit code 2.",
+    ]
+    for title, (where, kind) in FILES.items():
+        lines += ["", f"## {title}", "", where]
+        for path, section in _sections(kind):
+            lines += ["", f"### {path or 'at the top'} {{#{title.split()[-1]}-{path or 'top'}}}", ""]
+            lines += _table(section)
+    return "\n".join(lines) + "\n"
+
+
+def _sections(kind: type[BaseModel], path: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """A section and those within it, by their paths; ones of nothing but sections have no table."""
+    inner = {name: section for name in kind.model_fields if (section := _section(kind, name))}
+    if set(kind.model_fields) - set(inner):
+        yield path, kind
+    for name, section in inner.items():
+        yield from _sections(section, f"{path}.{name}".strip("."))
+
+
+def _section(kind: type[BaseModel], name: str) -> type[BaseModel] | None:
+    annotation = kind.model_fields[name].annotation
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return NAMED.get(name)
+
+
+def _table(kind: type[BaseModel]) -> list[str]:
+    docs, schema = setting_docs(kind), kind.model_json_schema()
+    rows = ["| key | values | default | |", "|---|---|---|---|"]
+    for name, field in kind.model_fields.items():
+        if _section(kind, name) is None:
+            values = _values(schema["properties"][name], schema.get("$defs", {}))
+            cells = [f"`{name}`", values, _default(field), docs.get(name, "")]
+            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return rows
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "*needed*"
+    value = field.get_default(call_default_factory=True)
+    if value is None or value == {}:
+        return ""
+    return f"`{json.dumps(value, default=str)}`"
+
+
+def _values(schema: dict[str, Any], known: dict[str, Any]) -> str:
+    """What may be given, in words."""
+    if "$ref" in schema:
+        return _values(known[schema["$ref"].rpartition("/")[2]], known)
+    if "anyOf" in schema:
+        return " or ".join(_values(one, known) for one in schema["anyOf"] if one.get("type") != "null")
+    if "enum" in schema or "const" in schema:
+        return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+    if schema.get("type") == "array":
+        inner = schema.get("items") or schema["prefixItems"][0]
+        return f"list of {_values(inner, known)}"
+    bounds = [
+        f"{words} {schema[key]:,}"
+        for key, words in (
+            ("minimum", "from"),
+            ("exclusiveMinimum", "above"),
+            ("maximum", "to"),
+            ("exclusiveMaximum", "below"),
+        )
+        if key in schema
+    ]
+    name = {"string": "text", "object": "sections by name"}.get(
+        schema.get("type", ""), schema.get("type", "")
+    )
+    return " ".join([name, *bounds])

@@ -1,0 +1,146 @@
+"""``odeformer analyze``: one text through one model, looked at from all sides, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+FILE = "analysis.json"
+FORMAT_VERSION = 1
+
+
+def analyze(
+    model: str,
+    adapter: str | None,
+    text: str,
+    out: Path,
+    depth: int | None,
+    tracking_uri: str | None,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[float, str], None] = lambda fraction, part: None,
+) -> Path:
+    """Write ``analysis.json``, ``report.html`` and pictures into the folder ``out``; the report's path.
+
+    Args:
+        model, adapter: as :func:`cluster.registry.load` takes them.
+        text: a UTF-8 file's name, or the text itself.
+        depth: N; the model depth when not given.
+        progress: told how much is done, from 0 to 1, and the name of each part before it.
+
+    Raises:
+        ValueError, FileNotFoundError: for a text that is empty, too long, or has characters that the model's
+            tokenizer does not know; for a model without a depth to choose; for a folder that is not empty.
+    """
+    from odeformer.folder import check_output, replace_folder
+
+    content_of_text = read_text(text)
+    check_output(out, [Path(name) for name in (model, adapter) if name is not None], overwrite)
+    content = examine(model, adapter, content_of_text, depth, tracking_uri, progress)
+
+    def write(folder: Path) -> None:
+        from launcher.report.analysis.page import page
+        from launcher.report.analysis.pictures import write_pictures
+
+        written = json.dumps(content, allow_nan=False, ensure_ascii=False)
+        (folder / FILE).write_text(written + "\n", encoding="utf-8")
+        progress(0.95, "pictures")
+        write_pictures(content, folder)
+        (folder / "report.html").write_text(page(content), encoding="utf-8")
+
+    replace_folder(out, write)
+    return out / "report.html"
+
+
+def examine(
+    model: str,
+    adapter: str | None,
+    text: str,
+    depth: int | None,
+    tracking_uri: str | None,
+    progress: Callable[[float, str], None] = lambda fraction, part: None,
+) -> dict[str, Any]:
+    """What ``analysis.json`` holds. Arguments as :func:`analyze`; ``text`` is the text itself."""
+    import torch
+
+    from cluster import registry
+    from odeformer.analysis.digest import weights_digest
+    from odeformer.analysis.flow import flow_solver
+    from odeformer.analysis.whole import analyse
+
+    loaded = registry.load(model, tracking_uri, adapter)
+    trained_by = loaded.model.solver
+    loaded.model.solver = flow_solver(loaded.model)  # for one without steps, its flavour's layers
+    encoding = encode(loaded.tokenizer, text, loaded.model.config.context_length)
+    before = weights_digest(loaded.model)
+    found = analyse(loaded.model, torch.tensor([encoding.ids]), depth, progress)
+    if weights_digest(loaded.model) != before:
+        raise RuntimeError("the analysis has changed the model: its numbers are not this model's")
+    for named in (found["answer"], found["sensitivity"]):
+        key = "ids" if "ids" in named else "predicted_ids"
+        named["tokens"] = [loaded.tokenizer.decode([token]) for token in named[key]]
+    return {
+        "format_version": FORMAT_VERSION,
+        "made": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "model": {
+            "name": model,
+            "adapter": adapter,
+            "versions": [version.uri for version in loaded.versions],
+            "weights_sha256": before,
+            "trained_by": trained_by,
+        },
+        "tokens": [text[first:last] for first, last in encoding.offsets],
+        **found,
+    }
+
+
+def read_text(given: str) -> str:
+    """The text of a file, where there is one of that name, or what was given."""
+    if 0 < len(given) < 256 and "\n" not in given:
+        path = Path(given)
+        if path.is_file():
+            try:
+                given = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                raise ValueError(f"{path} is not UTF-8 text: convert it") from None
+            if not given.strip():
+                raise ValueError(f"{path} is empty: at least 2 tokens of text are needed")
+        elif path.is_dir():
+            raise ValueError(f"{path} is a folder: give a file, or the text itself")
+        elif path.suffix and not any(character.isspace() for character in given):
+            raise FileNotFoundError(f"{given} is no file; as a text it would be a single word")
+    if not given.strip():
+        raise ValueError("the text is empty: at least 2 tokens are needed")
+    return given
+
+
+def encode(tokenizer: Tokenizer, text: str, context_length: int | None) -> Encoding:
+    """The text's tokens.
+
+    Raises:
+        ValueError: for more than fit the context, fewer than two, or characters without a token.
+    """
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    unknown_id = None if unknown is None else tokenizer.token_to_id(unknown)
+    for token, (first, last) in zip(encoding.ids, encoding.offsets, strict=True):
+        if token == unknown_id:
+            raise ValueError(f"the model's tokenizer has no token for {text[first:last]!r}")
+    # One without a token for what it does not know leaves it out, and does not say where.
+    covered = {place for first, last in encoding.offsets for place in range(first, last)}
+    if any(place not in covered and not character.isspace() for place, character in enumerate(text)):
+        raise ValueError("the model's tokenizer does not have tokens for all characters of the text")
+    count = len(encoding.ids)
+    if count < 2:
+        raise ValueError(f"the text is {count} token: at least 2 are needed")
+    if context_length is not None and count > context_length:
+        raise ValueError(
+            f"the text has {count:,} tokens, the model's context {context_length:,}: give a shorter one"
+        )
+    return encoding

@@ -1,0 +1,52 @@
+"""``odeformer analyze``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launcher.cli_options import TrackingUri
+
+
+def analyze(
+    model: Annotated[
+        str, typer.Option(help="models:/<name>@<alias>, models:/<name>/<version>, or a folder.")
+    ],
+    text: Annotated[str, typer.Option(help="A file of text, or the text itself; it must fit the context.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    depth: Annotated[
+        int | None, typer.Option(help="N, the solver cells; the model depth when not given.")
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="An adapter to attach, models:/<name>/<version> or a folder.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Look inside. Example: odeformer analyze --model models:/tiny@champion --text a.txt --out seen"""
+    from importlib.util import find_spec
+
+    lacking = [name for name in ("captum", "plotly", "jinja2") if find_spec(name) is None]
+    if lacking:
+        raise ValueError(f"{', '.join(lacking)} not installed: pip install 'odeformer[analyze]'")
+    from odeformer.depth import uniform_grid
+
+    if depth is not None:
+        uniform_grid(depth)  # refuses a depth of 0 before anything is loaded
+    from launcher import analysis
+    from launcher.console import make_console
+    from launcher.progress import Progress
+
+    progress = Progress(make_console())
+    with progress.stage(f"analysis in {out}"):
+        report = analysis.analyze(
+            model, adapter, text, out, depth, tracking_uri, overwrite=overwrite, progress=progress.update
+        )
+    progress.console.print(
+        f"  open {report} in a browser; numbers: {out / analysis.FILE}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,67 @@
+"""``odeformer plan``: what a run on machines that nobody has rented yet would need, take and cost."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from launcher.cli_options import AsJson, Overrides
+
+if TYPE_CHECKING:
+    from cluster.settings import PretrainSettings
+
+VOCABULARY = 32_000
+
+
+def plan(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
+    overrides: Overrides = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="The run's workers when not given.")] = None,
+    gpu: Annotated[Literal["a100", "h100", "h200", "b200"], typer.Option(help="Kind of GPU.")] = "h100",
+    interconnect: Annotated[
+        Literal["ndr400", "hdr200", "ethernet100", "ethernet25"], typer.Option(help="Between nodes.")
+    ] = "ndr400",
+    efficiency: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Part of its peak that a GPU reaches in products.")
+    ] = 0.45,
+    price: Annotated[float | None, typer.Option(min=0, help="Of one GPU for an hour.")] = None,
+    vocabulary: Annotated[
+        int | None, typer.Option(min=1, help=f"{VOCABULARY:,} when neither this nor shards are there.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a run would need, take and cost. Example: odeformer plan large --gpus 64 --gpu h100"""
+    from cluster.planning import Machines, choices, estimate
+    from cluster.planning.hardware import GPUS, NETWORKS
+    from launcher.console import make_console
+    from launcher.report.estimate import show_estimate
+    from launcher.settings import load_pretrain
+
+    settings = _with_vocabulary(load_pretrain(config, overrides or []), vocabulary)
+    count = gpus or settings.cluster.workers
+    machines = Machines(count, GPUS[gpu], NETWORKS[interconnect], efficiency, price)
+    given = estimate(settings, machines)
+    ordered = choices(settings, machines)
+    if as_json:
+        content = {"given": given.content(), "choices": [one.content() for one in ordered]}
+        print(json.dumps(content, indent=2))
+    else:
+        show_estimate(given, ordered, make_console())
+
+
+def _with_vocabulary(settings: PretrainSettings, vocabulary: int | None) -> PretrainSettings:
+    """Vocabulary and context as given, by the shards where these are there, or assumed."""
+    from pathlib import Path
+
+    from cluster.pretrain import complete_model
+
+    model = settings.model
+    if vocabulary is None and (Path(settings.data.shards) / "manifest.json").is_file():
+        return settings.model_copy(update={"model": complete_model(settings)})
+    chosen = {
+        "vocabulary_size": vocabulary or model.vocabulary_size or VOCABULARY,
+        "context_length": model.context_length or settings.data.sequence_length,
+    }
+    return settings.model_copy(update={"model": model.model_copy(update=chosen)})

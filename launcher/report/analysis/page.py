@@ -1,0 +1,57 @@
+"""The report: one HTML file that needs no network and no other file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from launcher.report.analysis.figures import figures
+from launcher.report.analysis.first_screen import cards
+from launcher.report.tokens import shown
+
+
+def page(content: dict[str, Any]) -> str:
+    """The page of an ``analysis.json``."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template("page.html").render(
+        content=content,
+        cards=cards(content),
+        tokens=tokens(content),
+        figures=figures(content),
+        heat=heat(content),
+        # Written by Plotly, not by a user: the only thing that is not escaped.
+        plotly=Markup(get_plotlyjs()),
+    )
+
+
+def tokens(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each token's text, and of every token but the first how much its loss falls with depth."""
+    of = content["depth"]
+    least, most = of["token_loss"][0], of["token_loss"][-1]
+    return [
+        {
+            "text": shown(token),
+            "breaks": "\n" in token,
+            "losses": [] if i == 0 else [losses[i - 1] for losses in of["token_loss"]],
+            "gain": None if i == 0 else least[i - 1] - most[i - 1],
+        }
+        for i, token in enumerate(content["tokens"])
+    ]
+
+
+def heat(content: dict[str, Any]) -> dict[str, Any]:
+    """What the page's own script needs to colour tokens."""
+    of = content["sensitivity"]
+    return {
+        "outputs": of["outputs"],
+        "scores": of["scores"],
+        "predicted": [shown(token) for token in of["tokens"]],
+        "probabilities": of["probabilities"],
+        "depths": content["depth"]["depths"],
+    }

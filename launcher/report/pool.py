@@ -1,0 +1,81 @@
+"""Tables of the pool: its jobs, its teams, one job's history."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+_COLOURS = {"running": "cyan", "succeeded": "green", "trained": "green", "failed": "red", "cancelled": "dim"}
+
+
+def jobs_table(jobs: Sequence[dict[str, Any]]) -> Table:
+    """Jobs as the pool lists them: state, what they reached, or why they are in that state."""
+    table = Table("job", "state", box=None, header_style="bold", pad_edge=False)
+    for title in ("priority", "attempts", "age"):
+        table.add_column(title, justify="right")
+    table.add_column("result or reason", overflow="fold")
+    for job in jobs:
+        table.add_row(
+            job["id"],
+            Text(job["state"], style=_COLOURS.get(job["state"], "")),
+            str(job["priority"]) if job["priority"] else "",
+            str(job["attempts"]),
+            f"{time.time() - job['submitted']:,.0f} s",
+            Text(summary(job)),
+        )
+    return table
+
+
+def summary(job: dict[str, Any]) -> str:
+    """What a job came to, or why it is in its state, in a few words."""
+    result = job["result"]
+    if job["state"] == "succeeded" and result:
+        reached = f"{result['metric']} {result['before']:.3f} → {result['after']:.3f}"
+        return f"{reached}, models:/{result['adapter_model']}/{result['adapter_version']}"
+    if job["ending"]:
+        return f"asked to end: {job['ending']}"
+    return str(job["error"] if job["state"] == "failed" else job["reason"] or "")
+
+
+def history_table(job: dict[str, Any]) -> Table:
+    """A job's changes of state."""
+    table = Table("time", "state", box=None, header_style="bold", pad_edge=False)
+    table.add_column("why", overflow="fold")
+    for entry in job["history"]:
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["time"]))
+        table.add_row(at, entry["state"], Text(entry["reason"] or ""))
+    return table
+
+
+def teams_table(status: dict[str, Any]) -> Table:
+    """What each team has, may have, and has had."""
+    table = Table("team", box=None, header_style="bold", pad_edge=False)
+    for title in ("weight", "running", "fair now", "queued", "slot-seconds", "behind by"):
+        table.add_column(title, justify="right")
+    for team in status["teams"]:
+        most = team["max_running"]
+        table.add_row(
+            team["team"],
+            f"{team['weight']:g}",
+            f"{team['running']}" if most is None else f"{team['running']} of {most}",
+            f"{team['fair_slots']:.2f}",
+            f"{team['queued']} of {team['max_queued']}",
+            f"{team['service_seconds']:,.0f}",
+            f"{team['behind_seconds']:,.0f} s",
+        )
+    return table
+
+
+def status_line(status: dict[str, Any]) -> str:
+    """The pool in one line."""
+    slots = status["slots"]
+    line = (
+        f"{status['state']}, {slots['busy']} slots busy, {slots['free']} free, {slots['starting']} starting; "
+        f"journal and jobs in {status['dir']}, adapters in {status['tracking_uri']}"
+    )
+    waiting = f"; {status['trained']} trained, waiting for the registry" if status["trained"] else ""
+    return line + waiting

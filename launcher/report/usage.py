@@ -1,0 +1,64 @@
+"""Who pays, as tables and as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from cluster.usage import Cost, TeamUsage
+
+
+def teams_content(teams: Sequence[TeamUsage]) -> list[dict[str, Any]]:
+    """A team's usage as plain values; costs in hours."""
+    return [
+        {
+            "team": team.team,
+            "jobs": team.jobs,
+            "bases": list(team.bases),
+            **{part: getattr(team, part)._asdict() for part in ("own", "share", "total", "alone")},
+        }
+        for team in teams
+    ]
+
+
+def teams_table(teams: Sequence[TeamUsage]) -> Table:
+    """A line for each team."""
+    table = Table("team", box=None, header_style="bold", pad_edge=False)
+    for title in ("jobs", "own jobs", "share of bases", "together", "alone it would be"):
+        table.add_column(title, justify="right")
+    table.add_column("bases", overflow="fold")
+    for team in teams:
+        hours = (_hours(cost) for cost in (team.own, team.share, team.total, team.alone))
+        table.add_row(team.team, str(team.jobs), *hours, ", ".join(team.bases))
+    return table
+
+
+def bases_content(teams: Sequence[TeamUsage], costs: Mapping[str, Cost]) -> list[dict[str, Any]]:
+    """A base's cost and users as plain values."""
+    return [
+        {"base": base, "cost": costs[base]._asdict(), "teams": _users(teams, base)} for base in sorted(costs)
+    ]
+
+
+def bases_table(teams: Sequence[TeamUsage], costs: Mapping[str, Cost]) -> Table:
+    """A line for each base."""
+    table = Table("base", box=None, header_style="bold", pad_edge=False)
+    for title in ("cost", "for each team"):
+        table.add_column(title, justify="right")
+    table.add_column("teams", overflow="fold")
+    for base in sorted(costs):
+        users = _users(teams, base)
+        share = Cost().plus(costs[base], 1 / max(1, len(users)))
+        table.add_row(base, _hours(costs[base]), _hours(share), ", ".join(users))
+    return table
+
+
+def _users(teams: Sequence[TeamUsage], base: str) -> list[str]:
+    return [team.team for team in teams if base in team.bases]
+
+
+def _hours(cost: Cost) -> str:
+    parts = [f"{cost.gpu_hours:.3g} GPU h"] if cost.gpu_hours else []
+    return " + ".join([*parts, f"{cost.cpu_hours:.3g} CPU h"])

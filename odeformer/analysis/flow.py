@@ -1,0 +1,103 @@
+"""A model's solve, cut into the maps from one state to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from odeformer.depth import Grid
+from odeformer.field import BlockWeights, Field, build_field
+from odeformer.gradients import time_tensors
+from odeformer.lora import merge
+from odeformer.model import Odeformer
+from odeformer.solvers import SOLVERS, Cell, OneStep, Solver, cells_of, node_times
+
+Step = Callable[[Tensor], Tensor]
+
+
+class Flow(NamedTuple):
+    """The states x(t_0), …, x(t_N) are one another's images under N maps."""
+
+    edges: Grid
+    """t of every state, from 0 to 1: the prelude's cells come first."""
+    steps: tuple[Step, ...]
+    """Of joint states of all tokens, [batch, time, width] → the same."""
+
+    @property
+    def widths(self) -> list[float]:
+        """Of the cells, in t."""
+        return [after - before for before, after in pairwise(self.edges)]
+
+    def end(self, x: Tensor) -> Tensor:
+        """x(1) for the state x at t = 0."""
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+def flow_of(model: Odeformer, time: int, depth: int | Grid | None = None, constant: bool = False) -> Flow:
+    """The solve of sequences of ``time`` tokens at N = ``depth``, without dropout.
+
+    With ``constant`` every cell behind the prelude has the mean of all those cells' weights.
+
+    A solver whose state is more than x (a reversible one) or that chooses its cells is stood in for by the
+    flavour's own layers, which is how such models are run, too.
+    """
+    solver = SOLVERS[flow_solver(model)]
+    like = model.embedding.weight
+    field = build_field(model.config, like.new_empty(1, time, model.config.width), training=False)
+    steps: list[Step] = []
+    prelude, rest = model.grids(depth)
+    if len(prelude) > 1:
+        steps += _steps(model, field, model.layer_solver, prelude)
+    steps += _steps(model, field, solver, rest, constant)
+    return Flow((*prelude[:-1], *rest), tuple(steps))
+
+
+def flow_solver(model: Odeformer) -> str:
+    """The solver whose steps are looked at: the model's own, or its flavour's layers'."""
+    own = isinstance(SOLVERS.get(model.solver), OneStep)
+    return model.solver if own else model.config.default_solver
+
+
+def _steps(
+    model: Odeformer, field: Field, solver: Solver, grid: Grid, constant: bool = False
+) -> Iterator[Step]:
+    with torch.no_grad():
+        # Merged: a projection with a pair knows no forward derivatives, nor several at once.
+        times = time_tensors(*node_times(solver, grid), like=model.embedding.weight)
+        weights = merge(model.hypernetwork(*times))
+        if constant:
+            weights = {name: w.mean(0, keepdim=True).expand_as(w) for name, w in weights.items()}
+    nodes = len(solver.nodes)
+    for index, cell in enumerate(cells_of(grid, field.speed)):
+        part = range(index * nodes, (index + 1) * nodes)
+        blocks = [{name: stacked[node] for name, stacked in weights.items()} for node in part]
+        yield partial(_advance, solver, field, cell, blocks)
+
+
+def _advance(solver: Solver, field: Field, cell: Cell, blocks: Sequence[BlockWeights], x: Tensor) -> Tensor:
+    return solver.end(solver.step(field, solver.start(x), cell, blocks))
+
+
+@torch.no_grad()
+def states(steps: Sequence[Step], x: Tensor) -> Iterator[Tensor]:
+    """x and its images, one after the other: N + 1 states."""
+    yield x
+    for step in steps:
+        x = step(x)
+        yield x
+
+
+@contextmanager
+def differentiable_attention() -> Iterator[None]:
+    """Attention as plain products: the fused ones know no forward derivatives, nor several at once."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield

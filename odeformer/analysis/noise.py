@@ -1,0 +1,57 @@
+"""What noise on the embeddings does: predicted by derivatives, and measured."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+
+from odeformer.analysis.flow import differentiable_attention, flow_of
+from odeformer.model import Odeformer
+
+DRAWS = 8
+
+
+class Amplification(NamedTuple):
+    """Of noise of one size on the embeddings of one sequence, the mean over draws."""
+
+    size: float
+    """‖noise‖ / ‖embeddings‖."""
+    predicted: float
+    """‖change of x(1)‖ / ‖noise‖ by the derivative: √(mean of e^(2λ)) over all exponents λ of the whole
+    way."""
+    measured: float
+    """The same of the states themselves."""
+    relative: float
+    """‖change of x(1)‖ / ‖x(1)‖ over ``size``, measured: what a percent of noise becomes."""
+    same_answer: float
+    """How many of all positions' likeliest next tokens stay what they were, from 0 to 1."""
+
+
+@torch.no_grad()
+def amplification(
+    model: Odeformer, input_ids: Tensor, size: float, depth: int | None = None, seed: int = 0
+) -> Amplification:
+    """Of Gaussian noise on the embeddings of ``input_ids`` [1, time], the same draws for every size.
+
+    Args:
+        size: ‖noise‖ / ‖embeddings‖.
+    """
+    flow = flow_of(model, input_ids.shape[1], depth)
+    x = model.embed(input_ids)
+    drawn = torch.randn(DRAWS, *x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x)
+    noise = size * x.norm() * drawn / drawn.flatten(1).norm(dim=1)[:, None, None]
+    with differentiable_attention():
+        moved = vmap(lambda v: jvp(flow.end, (x,), (v[None],))[1][0])(noise)
+    end, ends = flow.end(x), flow.end(x + noise)
+    changed = (ends - end).flatten(1).norm(dim=1)
+    given = size * x.norm()
+    return Amplification(
+        size,
+        float(moved.flatten(1).norm(dim=1).square().mean().sqrt() / given),
+        float(changed.square().mean().sqrt() / given),
+        float(changed.square().mean().sqrt() / end.norm() / size),
+        float((model.unembed(ends).argmax(-1) == model.unembed(end).argmax(-1)).float().mean()),
+    )

@@ -1,0 +1,76 @@
+"""How much an answer, or a token's state at the end, moves with each token of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.func import vjp, vmap
+
+from odeformer.analysis.flow import differentiable_attention, flow_of
+from odeformer.depth import Grid
+from odeformer.model import Odeformer
+
+PROBES_AT_ONCE = 16
+
+
+def answer_sensitivity(
+    model: Odeformer, input_ids: Tensor, answer: Tensor, depth: int | Grid | None = None
+) -> Tensor:
+    """‖∂ logit of the answer / ∂ x_k(0)‖ for every token k: [batch, time].
+
+    Args:
+        input_ids: the prompts, [batch, time], int64; the answer is the token that follows the last one.
+        answer: its id for each prompt, [batch].
+    """
+    flow = flow_of(model, input_ids.shape[1], depth)
+    x = model.embed(input_ids).detach().requires_grad_()
+    with torch.enable_grad(), differentiable_attention():
+        logits = model.unembed(flow.end(x)[:, -1]).gather(1, answer[:, None])
+        (gradient,) = torch.autograd.grad(logits.sum(), x)
+    return gradient.norm(dim=-1)
+
+
+def pair_sensitivity(
+    model: Odeformer,
+    input_ids: Tensor,
+    outputs: Sequence[int] | None = None,
+    probes: int | None = None,
+    depth: int | Grid | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """The Frobenius norm of ∂ x_j(1) / ∂ x_k(0) for outputs j and all inputs k of one sequence.
+
+    Args:
+        input_ids: [1, time].
+        outputs: positions j; all when not given.
+        probes: estimate it from so many random directions, ‖J‖² = E ‖Jᵀ v‖² for standard normal v
+            (Hutchinson 1990); exactly, from all ``width`` of them, when not given. A norm is then off by
+            about 1 / √(2 · probes · effective rank of J) of itself.
+
+    Returns:
+        [outputs, time]; 0 where k comes after j.
+    """
+    time, width = input_ids.shape[1], model.config.width
+    positions = list(range(time)) if outputs is None else list(outputs)
+    flow = flow_of(model, time, depth)
+    x = model.embed(input_ids).detach()
+    if probes is None:
+        directions, scale = torch.eye(width, dtype=x.dtype, device=x.device), 1.0
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        directions = torch.randn(probes, width, generator=generator, dtype=x.dtype).to(x.device)
+        scale = 1 / probes
+    rows = []
+    with differentiable_attention():
+        pull = vjp(flow.end, x)[1]
+        for position in positions:
+            squares = x.new_zeros(time)
+            for few in directions.split(PROBES_AT_ONCE):
+                cotangents = x.new_zeros(len(few), *x.shape)
+                cotangents[:, 0, position] = few
+                (pulled,) = vmap(pull)(cotangents)
+                squares += pulled.square().sum(dim=(0, 1, 3)).detach()
+            rows.append((scale * squares).sqrt())
+    return torch.stack(rows)

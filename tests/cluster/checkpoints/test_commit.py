@@ -1,0 +1,115 @@
+"""Killed runs, damaged checkpoints: what is committed survives, nothing else is believed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import events, run_workers
+
+import odeformer
+from cluster import pretrain
+from cluster.checkpoints import folder
+from cluster.settings import PretrainSettings
+
+MakeSettings = Callable[..., PretrainSettings]
+
+
+def wait_for_step(folder: Path, step: int, seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not (folder / "events.jsonl").exists() or not any(
+        event["step"] >= step for event in events(folder, "step")
+    ):
+        assert time.monotonic() < deadline, f"no step {step} within {seconds} s"
+        time.sleep(0.01)
+
+
+def final_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return odeformer.load(folder / "final").state_dict()
+
+
+def test_a_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(
+    settings: MakeSettings, tmp_path: Path
+) -> None:
+    train = {"steps": 40, "validate_every": 40}
+    whole = settings(train=train, checkpoint={"every": 5}, run={"dir": tmp_path / "whole"})
+    run_workers(whole)
+
+    killed = settings(train=train, checkpoint={"every": 5}, run={"dir": tmp_path / "killed"})
+    group = run_workers(killed, join=False)
+    wait_for_step(killed.run.dir, 12)
+    os.kill(group.pids()[1], signal.SIGKILL)
+    with pytest.raises(Exception, match="SIGKILL"):
+        group.join()
+    assert not (killed.run.dir / "final").exists()
+
+    run_workers(killed)
+    [resumed] = events(killed.run.dir, "resumed")
+    assert resumed["step"] % 5 == 0
+    assert resumed["step"] >= 5, "that of step 10 may have been in flight"
+    first, second = final_weights(whole.run.dir), final_weights(killed.run.dir)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_old_commits_go_only_when_newer_ones_stand(settings: MakeSettings) -> None:
+    run = settings(checkpoint={"every": 1, "keep": 2, "keep_every": 3}, cluster={"workers": 1})
+    run_workers(run)
+    left = sorted(path.name for path in (run.run.dir / "checkpoints").iterdir())
+    assert left == ["step-000000003", "step-000000005", "step-000000006"]
+    with pytest.raises(ValueError, match="keep_every 3 is not a multiple of"):
+        settings(checkpoint={"every": 2, "keep_every": 3})
+
+
+def test_a_finished_run_run_again_changes_nothing(settings: MakeSettings) -> None:
+    run = settings()
+    run_workers(run)
+    before = final_weights(run.run.dir)
+    run_workers(run)
+    assert [event["step"] for event in events(run.run.dir, "resumed")] == [6]
+    after = final_weights(run.run.dir)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_another_run_may_not_resume_from_this_folder(settings: MakeSettings) -> None:
+    path, identity = pretrain._identity_file(settings())
+    assert not path.parent.exists(), "checking makes no folder"
+    path.parent.mkdir()
+    path.write_text(identity)
+    settings()
+    settings(zero={"stage": 2}, cluster={"workers": 1})
+    for change in ({"model": {"width": 16}}, {"train": {"global_batch": 4}}, {"run": {"seed": 1}}):
+        with pytest.raises(
+            ValueError, match=r"holds another run, which differs in (model|global_batch|seeds)"
+        ):
+            settings(**change)
+
+
+def test_a_commit_without_its_manifest_is_no_commit(tmp_path: Path) -> None:
+    (tmp_path / "step-000000004").mkdir()
+    good = tmp_path / "step-000000002"
+    good.mkdir()
+    (good / "state").write_text("x")
+    digest = {"state": "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}
+    content = {"format_version": 2, "step": 2, "files": digest}
+    (good / "commit.json").write_text(json.dumps(content))
+    found = folder.newest_good(tmp_path)
+    assert found.commit == good
+    assert [step for step, _ in found.damaged] == [4]
+
+
+def test_a_commit_of_a_later_version_is_refused_and_stays(tmp_path: Path) -> None:
+    for step, version in ((2, 3), (4, 99)):
+        commit = tmp_path / f"step-00000000{step}"
+        commit.mkdir()
+        (commit / "commit.json").write_text(json.dumps({"format_version": version, "step": 2, "files": {}}))
+    with pytest.raises(
+        folder.FormatError, match="step-000000004 is of format 99, and this version reads 2, 3"
+    ):
+        folder.newest_good(tmp_path)
+    assert (tmp_path / "step-000000004").is_dir()

@@ -1,0 +1,149 @@
+"""A head node with token authentication, and the command line pointed at it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+HEAD = """
+import sys
+from ray.scripts.scripts import main
+sys.exit(main())
+"""
+ODEFORMER = "from launcher.cli import main; main()"
+
+
+@dataclass
+class Head:
+    """A head node of its own, and the command line pointed at it."""
+
+    address: str
+    environment: dict[str, str]
+    folder: Path
+    of_drivers: str
+    """The address at which drivers and nodes join."""
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """``odeformer`` with these arguments."""
+        command = [sys.executable, "-c", ODEFORMER, *arguments]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=self.environment)
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=180)
+        return process.returncode, out, err
+
+    def job(self, name: str) -> dict[str, Any]:
+        """What ``jobs show --json`` says."""
+        code, out, err = self("jobs", "show", name, "--json")
+        assert code == 0, err
+        return dict(json.loads(out))
+
+    def wait(self, name: str, found: Callable[[dict[str, Any]], bool], seconds: float) -> dict[str, Any]:
+        """The job, as soon as it is like that."""
+        deadline = time.monotonic() + seconds
+        while not found(job := self.job(name)):
+            assert time.monotonic() < deadline, job
+            time.sleep(0.5)
+        return job
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on just now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [listening.getsockname()[1] for listening in sockets]
+    for listening in sockets:
+        listening.close()
+    return ports
+
+
+@contextmanager
+def head_node(resources: dict[str, int], dashboard: bool = True) -> Iterator[Head]:
+    """Two CPUs and these resources, stopped by the ids of its processes.
+
+    Without a dashboard, which takes longest to start, the address is that for drivers.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="odf-head-", dir="/tmp"))
+    gcs, dashboard_port, agent, client = free_ports(4)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # where the job finds odeformer
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-c", HEAD, "start", "--head", "--block"]
+    options = {
+        "port": gcs,
+        "include-dashboard": str(dashboard).lower(),
+        "dashboard-port": dashboard_port,
+        "dashboard-agent-listen-port": agent,
+        "ray-client-server-port": client,
+        "temp-dir": folder,
+        "node-ip-address": "127.0.0.1",
+        "num-cpus": 2,
+        "resources": json.dumps(resources),
+        "object-store-memory": 128 * 2**20,
+    }
+    command += [f"--{name}={value}" for name, value in options.items()]
+    with (folder / "head.log").open("w") as out:
+        node = subprocess.Popen(
+            command, stdout=out, stderr=out, env=environment, cwd=folder, start_new_session=True
+        )
+    of_drivers = f"127.0.0.1:{gcs}"
+    address = f"http://127.0.0.1:{dashboard_port}" if dashboard else of_drivers
+    try:
+        deadline = time.monotonic() + 90
+        while not (
+            _answers(address) if dashboard else "runtime started" in (folder / "head.log").read_text()
+        ):
+            assert node.poll() is None, (folder / "head.log").read_text()
+            assert time.monotonic() < deadline, (folder / "head.log").read_text()
+            time.sleep(0.3)
+        variable = "RAY_API_SERVER_ADDRESS" if dashboard else "RAY_ADDRESS"
+        yield Head(address, environment | {variable: address}, folder, of_drivers)
+    finally:
+        _stop(node.pid, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{address}/api/version", timeout=5).close()
+    except urllib.error.HTTPError as error:
+        return error.code == 401  # it wants a token
+    except OSError:
+        return False
+    return True
+
+
+def _stop(pid: int, folder: Path) -> None:
+    """The node's processes: its children, and those in other sessions that name its folder."""
+    processes = psutil.Process(pid).children(recursive=True) if psutil.pid_exists(pid) else []
+    for process in [*psutil.process_iter()]:
+        with suppress(psutil.Error):
+            if process.pid == pid or any(str(folder) in argument for argument in process.cmdline()):
+                processes.append(process)
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(processes, timeout=10)

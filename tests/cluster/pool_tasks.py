@@ -1,0 +1,74 @@
+"""Looking at a pool's jobs: their processes, how many ran at once, how far behind the fair share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cluster import lock
+from cluster.pool.shares import fluid_rates
+
+
+def process_of(job: dict[str, Any]) -> psutil.Process | None:
+    """The process that holds a job's folder."""
+    try:
+        words = (Path(job["folder"]) / lock.FILE_NAME).read_text().split()
+        return psutil.Process(int(words[1]))
+    except (OSError, IndexError, ValueError, psutil.NoSuchProcess):
+        return None
+
+
+def wait_for(found: Callable[[], Any], seconds: float = 120) -> Any:
+    """What ``found`` gives, once it gives anything."""
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return value
+
+
+def most_at_once(transitions: list[tuple[Any, ...]], team: str | None = None) -> int:
+    """How many jobs ran at a time, of one team or of all, by the journal."""
+    running: set[str] = set()
+    most = 0
+    for _, _, job, whose, state, _ in transitions:
+        if team in (None, whose):
+            running = running | {job} if state == "running" else running - {job}
+            most = max(most, len(running))
+    return most
+
+
+def lags(
+    transitions: list[tuple[Any, ...]], weights: dict[str, float], quotas: dict[str, int]
+) -> tuple[dict[str, float], float]:
+    """How far each team's service was behind the fluid fair share at most (below zero: ahead), while it had
+    jobs that waited; and how long the longest job had a slot, in all its attempts. Both in slot-seconds."""
+    queued, running = dict.fromkeys(weights, 0), dict[str, tuple[str, float]]()
+    lag, worst = dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0.0)
+    used: dict[str, float] = {}
+    was: dict[str, str] = {}
+    before = 0.0
+    for _, now, job, team, state, _ in sorted(transitions, key=lambda t: (t[1], t[0])):
+        had = {t: sum(whose == t for whose, _ in running.values()) for t in weights}
+        active = {t: weight for t, weight in weights.items() if queued[t] or had[t]}
+        most = {t: float(min(quotas.get(t, 10**6), queued[t] + had[t])) for t in active}
+        rates = fluid_rates(len(running), active, most)
+        for t in weights:
+            lag[t] += (now - before) * (rates.get(t, 0.0) - had[t])
+            if queued[t] and abs(lag[t]) > abs(worst[t]):
+                worst[t] = lag[t]
+        before = now
+        if was.get(job) == "queued":
+            queued[team] -= 1
+        if was.get(job) == "running":
+            used[job] = used.get(job, 0.0) + now - running.pop(job)[1]
+        if state == "queued":
+            queued[team] += 1
+        if state == "running":
+            running[job] = (team, now)
+        was[job] = state
+    return worst, max(used.values())

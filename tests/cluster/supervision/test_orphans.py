@@ -1,0 +1,31 @@
+"""A worker whose raylet was killed ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import psutil
+
+CHILD = "import time; from cluster.supervision import orphans; orphans.end_with_parent(); time.sleep(60)"
+PARENT = """
+import subprocess, sys
+print(subprocess.Popen([sys.executable, "-c", sys.argv[1]]).pid, flush=True)
+input()
+"""
+
+
+def test_a_worker_ends_soon_after_its_raylet_and_not_before() -> None:
+    raylet = subprocess.Popen(
+        [sys.executable, "-c", PARENT, CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert raylet.stdout is not None
+    worker = psutil.Process(int(raylet.stdout.readline()))
+    try:
+        assert psutil.wait_procs([worker], timeout=3)[1] == [worker]
+        raylet.kill()
+        raylet.wait()
+        assert psutil.wait_procs([worker], timeout=10)[1] == []
+    finally:
+        if worker.is_running():
+            worker.kill()

@@ -1,0 +1,60 @@
+"""Who pays, against sums done by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster.settings import ClusterSettings
+from cluster.usage import Cost, by_team, cost_of, run_tags, running_seconds
+
+
+def test_a_run_costs_its_workers_time_those_made_again_included(tmp_path: Path) -> None:
+    events = [
+        {"event": "started", "step": 0, "workers": 2},
+        {"event": "step", "step": 1, "step_seconds": 1800.0, "tokens": 100},
+        {"event": "step", "step": 2, "step_seconds": 1800.0, "tokens": 200},
+        {"event": "resumed", "step": 1, "workers": 1},
+        {"event": "step", "step": 2, "step_seconds": 3600.0, "tokens": 200},
+    ]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    tags = run_tags(tmp_path, ClusterSettings(workers=2, cpus_per_worker=4, gpus_per_worker=1))
+    assert cost_of(tags) == Cost(cpu_hours=12.0, gpu_hours=3.0)
+    assert tags["odeformer.tokens"] == "200"
+    assert cost_of({}) == Cost()
+
+
+def test_a_job_runs_from_running_to_whatever_follows() -> None:
+    transitions = [
+        (1, 0.0, "a/x/1", "a", "queued", None),
+        (2, 10.0, "a/x/1", "a", "running", None),
+        (3, 12.0, "b/y/1", "b", "running", None),
+        (4, 40.0, "a/x/1", "a", "queued", "preempted"),
+        (5, 50.0, "a/x/1", "a", "running", None),
+        (6, 60.0, "a/x/1", "a", "trained", None),
+        (7, 99.0, "a/x/1", "a", "succeeded", None),
+        (8, 99.0, "c/z/1", "c", "cancelled", None),
+    ]
+    assert running_seconds(transitions, now=100.0) == {"a/x/1": 40.0, "b/y/1": 88.0}
+
+
+def test_a_base_is_shared_by_the_teams_that_used_it() -> None:
+    jobs = [
+        {"id": "a/1", "team": "a", "base": "models:/m/1"},
+        {"id": "a/2", "team": "a", "base": "models:/m/1"},
+        {"id": "b/1", "team": "b", "base": "models:/m/1"},
+        {"id": "b/2", "team": "b", "base": "models:/other/1"},
+        {"id": "c/1", "team": "c", "base": "models:/m/1"},
+    ]
+    seconds = {"a/1": 3600.0, "a/2": 1800.0, "b/1": 3600.0, "b/2": 3600.0}  # that of team c never ran
+    bases = {"models:/m/1": Cost(100.0, 8.0), "models:/other/1": Cost(10.0)}
+    a, b = by_team(jobs, seconds, Cost(cpu_hours=2.0, gpu_hours=1.0), bases)
+    assert (a.team, a.jobs, a.own, a.share) == ("a", 2, Cost(3.0, 1.5), Cost(50.0, 4.0))
+    assert a.alone == Cost(103.0, 9.5)
+    assert b.share == Cost(60.0, 4.0)
+    assert b.bases == ("models:/m/1", "models:/other/1")
+    shares = [team.share.cpu_hours for team in (a, b)]
+    assert sum(shares) == pytest.approx(110.0), "all that was paid is paid by somebody"
+    assert b.total == b.own.plus(b.share)

@@ -1,0 +1,100 @@
+"""The scripts of deploy/: written as shells want them, and the Slurm one against a stand-in for Slurm."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+SRUN = """#!/bin/sh
+echo "srun $*" >> calls
+case "$*" in *--head*) exec "{python}" -c "
+import socket, time
+with socket.create_server(('127.0.0.1', 6379)): time.sleep(60)
+" ;; *) exec sleep 60 ;; esac
+"""
+SCONTROL = """#!/bin/sh
+echo "scontrol $*" >> calls
+[ "$1" = show ] && printf '127.0.0.1\\n127.0.0.2\\n' || true
+"""
+ODEFORMER = """#!/bin/sh
+echo "odeformer $*" >> calls
+trap 'echo committed >> calls; exit 75' TERM
+[ -n "$RAY_AUTH_TOKEN" ] && echo ready > ready
+for second in 1 2 3 4 5 6 7 8 9 10; do [ -f end ] && exit "$(cat end)"; sleep 0.2; done
+"""
+
+
+def test_shells_would_not_complain() -> None:
+    shellcheck = Path(sys.executable).parent / "shellcheck"
+    scripts = [DEPLOY / "slurm" / "pretrain.sbatch", DEPLOY / "local" / "two_nodes"]
+    done = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert all(os.access(script, os.X_OK) for script in scripts)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Path:
+    """A folder with ``srun``, ``scontrol`` and an ``odeformer`` that note how they are called."""
+    programs = {"srun": SRUN.format(python=sys.executable), "scontrol": SCONTROL, "odeformer": ODEFORMER}
+    for name, text in programs.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    return tmp_path
+
+
+def start(slurm: Path) -> subprocess.Popen[str]:
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node[1-2]"}
+    environment = (
+        os.environ
+        | job
+        | {
+            "PATH": f"{slurm}:{os.environ['PATH']}",
+            "SLURM_GPUS_ON_NODE": "4",
+            "SLURM_CPUS_PER_TASK": "16",
+        }
+    )
+    process = subprocess.Popen(
+        ["bash", DEPLOY / "slurm" / "pretrain.sbatch", "run.yaml", "--set", "cluster.min_workers=4"],
+        cwd=slurm,
+        env=environment,
+        text=True,
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 20
+    while not (slurm / "ready").exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+def test_a_slurm_job_brings_up_ray_and_goes_back_into_the_queue_when_it_is_told_to_end(slurm: Path) -> None:
+    process = start(slurm)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 75
+    calls = (slurm / "calls").read_text().splitlines()
+    [head, other] = [call for call in calls if call.startswith("srun")]
+    assert "--nodelist=127.0.0.1 ray start --head --port 6379" in head
+    assert "--nodelist=127.0.0.2 ray start --address 127.0.0.1:6379" in other
+    assert all('--num-gpus 4 --resources {"pretrain": 4}' in call for call in (head, other))
+    [run] = [call for call in calls if call.startswith("odeformer")]
+    assert run == (
+        "odeformer pretrain run.yaml --set cluster.address=127.0.0.1:6379 --set cluster.workers=8 "
+        "--set cluster.gpus_per_worker=1 --set cluster.min_workers=4"
+    )
+    assert calls[-2:] == ["committed", "scontrol requeue 7"]
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_a_slurm_job_ends_as_its_run_does_and_is_not_queued_again(slurm: Path, code: int) -> None:
+    process = start(slurm)
+    (slurm / "end").write_text(str(code))
+    assert process.wait(timeout=20) == code
+    assert "requeue" not in (slurm / "calls").read_text()

@@ -1,0 +1,68 @@
+"""``odeformer pretrain`` whose workers note their samples, and go no further than they are let.
+
+``python -m noting_run pretrain …`` is the command; each worker's notes lie in ``run.dir``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from cluster import pretrain
+from cluster.training import worker
+
+NO_FURTHER = "no-further"
+
+
+def let(run: Path, step: int) -> None:
+    """Workers make this step, and no later one."""
+    beside = run / f"{NO_FURTHER}.new"
+    beside.write_text(str(step))
+    beside.replace(run / NO_FURTHER)
+
+
+def work(config: dict[str, Any]) -> None:
+    """What a worker does."""
+    run = Path(config["settings"]["run"]["dir"])
+    rate, optimizer_step, at = worker.learning_rate, worker.optimizer_step, [0]
+
+    def wait_and_rate(optim: Any, step: int, steps: int) -> float:
+        while step >= int((run / NO_FURTHER).read_text()):
+            time.sleep(0.05)
+        at[0] = step + 1
+        return rate(optim, step, steps)
+
+    def step_and_note(engine: Any, batch: Any, *arguments: Any) -> Any:
+        result = optimizer_step(engine, batch, *arguments)
+        with (run / f"samples-{os.getpid()}.jsonl").open("a") as file:
+            file.write(json.dumps([at[0], batch.sample_ids.tolist()]) + "\n")
+        return result
+
+    worker.learning_rate = wait_and_rate
+    worker.optimizer_step = step_and_note
+    from cluster.pretrain import pretrain_worker
+
+    pretrain_worker(config)
+
+
+def samples(run: Path) -> dict[int, list[int]]:
+    """The samples of each step, of all workers that have made it."""
+    found: dict[int, set[int]] = defaultdict(set)
+    for file in run.glob("samples-*.jsonl"):
+        for line in file.read_text().splitlines():
+            step, ids = json.loads(line)
+            found[step] |= set(ids)
+    return {step: sorted(found[step]) for step in sorted(found)}
+
+
+if __name__ == "__main__":
+    import noting_run  # by its name, as workers know it
+
+    from launcher.cli import main
+
+    pretrain.pretrain_worker = noting_run.work
+    main()

@@ -1,0 +1,95 @@
+"""MLflow is away while the pool has work: no job is lost, none is registered twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from pool_tasks import wait_for
+from small_tasks import a_task, register_base
+from stores import server
+
+from cluster import registry
+from cluster.connect import ray_cluster
+from cluster.finetuning.job import VERSION_FILE
+from cluster.pool import Pool, PoolSettings, mirror
+from cluster.pool.board import Board
+from cluster.pool.clerk import Clerk
+from cluster.pool.journal import Journal
+from cluster.tracking import runs, store
+
+
+def test_what_was_trained_is_registered_when_the_store_answers(tmp_path: Path) -> None:
+    """The store is a broken file at first."""
+    folder = tmp_path / "a" / "x-1"
+    good = f"sqlite:///{tmp_path}/good.db"
+    runs.start_run(good, "finetune-a", "a/x", {}, folder)
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter.json").write_text("{}")
+    (folder / VERSION_FILE).write_text(json.dumps({"name": "base-a-x", "tags": {}, "files": "adapter"}))
+    record = json.loads((folder / runs.RUN_FILE).read_text())
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    (folder / runs.RUN_FILE).write_text(json.dumps({**record, "tracking_uri": uri}))
+    (tmp_path / "mlflow.db").write_text("no database " * 100)
+
+    board = Board(Journal(tmp_path / "pool"), PoolSettings(dir=tmp_path))
+    journal, lock = board.journal, threading.RLock()
+    task = {"team": "a", "name": "x", "base": "models:/base/1", "priority": 0}
+    job = board.move(board.submit(task, "token", None, again=False), "running", attempts=1)
+    board.move(job, "trained", result={"after": 1.0, "adapter_version": None})
+    clerk = Clerk(board, lock)
+    clerk.start()
+    time.sleep(2.5)
+    with lock:
+        assert journal.job(job.id).state == "trained"
+        assert journal.unmirrored()
+    shutil.copyfile(tmp_path / "good.db", tmp_path / "mlflow.db")
+
+    def state() -> str:
+        with lock:
+            return "" if journal.unmirrored() else journal.job(job.id).state
+
+    assert wait_for(state, 30) == "succeeded"
+    assert journal.job(job.id).result == {"after": 1.0, "adapter_version": "1"}
+    assert [version.uri for version in registry.versions(uri)] == ["models:/base-a-x/1"]
+    assert mirror.register(journal.job(job.id), folder)["adapter_version"] == "1", "again, and no second one"
+    run = store.connect(uri).get_run(record["run_id"])
+    assert run.data.tags[mirror.STATE] == "succeeded"
+    assert run.data.tags[mirror.JOB] == "a/x/1"
+    assert run.info.status == "FINISHED"
+    clerk.stop()
+
+
+@pytest.mark.slow
+def test_a_minute_without_mlflow_under_load(tmp_path: Path) -> None:
+    with server(tmp_path / "server") as mlflow:
+        register_base(tmp_path, mlflow.uri)
+        settings = PoolSettings(dir=tmp_path / "pool", tracking_uri=mlflow.uri)
+        with ray_cluster(None, finetune_slots=2), Pool.start(settings) as pool:
+            ids = [
+                pool.submit(a_task(tmp_path, team, f"t{number}", steps=steps))
+                for number, steps in enumerate((300, 20, 20))
+                for team in ("a", "b")
+            ]
+            wait_for(lambda: sum(job["attempts"] for job in pool.jobs()) >= 2)
+            time.sleep(5)
+            mlflow.stop()
+            time.sleep(60)
+            states = {job["state"] for job in pool.jobs()}
+            assert states <= {"queued", "running", "trained", "succeeded"}, pool.jobs()
+            mlflow.start()
+            jobs = pool.wait(*ids)
+        assert [job["state"] for job in jobs] == ["succeeded"] * len(ids)
+        names = [version.name for version in registry.versions(mlflow.uri) if version.name != "base"]
+        assert sorted(names) == sorted(f"base-{job['team']}-{job['name']}" for job in jobs)
+        for job in jobs:
+            steps = [
+                event["step"]
+                for event in map(json.loads, (Path(job["folder"]) / "events.jsonl").read_text().splitlines())
+                if event["event"] == "step"
+            ]
+            assert steps == list(range(1, job["task"]["train"]["steps"] + 1)), "nothing was trained twice"

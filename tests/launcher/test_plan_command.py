@@ -1,0 +1,45 @@
+"""``odeformer plan``: a run on machines that are not there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from launcher.cli import app, main
+
+RUNNER = CliRunner()
+
+
+def test_it_needs_no_shards_and_names_the_fastest_that_fits() -> None:
+    asked = ["plan", "large", "--gpus", "64", "--price", "2"]
+    shown = RUNNER.invoke(app, asked, env={"COLUMNS": "160"}).stdout
+    assert "64 × h100 on 8 nodes" in shown
+    content = json.loads(RUNNER.invoke(app, [*asked, "--json"]).stdout)
+    given, best = content["given"], content["choices"][0]
+    assert (given["stage"], given["gradient"], given["micro_batch"]) == (2, "checkpoint", 4)
+    assert given["price"] == pytest.approx(2 * given["gpu_hours"])
+    assert best["step_seconds"] == min(one["step_seconds"] for one in content["choices"])
+    assert f"--set zero.stage={best['stage']} --set train.gradient={best['gradient']}" in shown
+
+
+def test_it_takes_the_vocabulary_of_shards_that_are_there(shards: Path) -> None:
+    def weights(*more: str) -> int:
+        asked = ["plan", "tiny", "--gpus", "1", "--set", f"data.shards={shards}", *more, "--json"]
+        asked += ["--set", "data.sequence_length=32"]
+        return int(json.loads(RUNNER.invoke(app, asked).stdout)["given"]["memory"]["device"]["parameters"])
+
+    assert weights("--vocabulary", "500") - weights() == 4 * 100 * 128, "400 there"
+
+
+def test_what_cannot_be_shared_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["odeformer", "plan", "large", "--gpus", "1000"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("--set train.global_batch=4000")

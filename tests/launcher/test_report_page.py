@@ -1,0 +1,86 @@
+"""The report as a browser shows it: chromium without a window, at the width of a phone and of a screen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_checkpoint import small_checkpoint
+
+from launcher import analysis
+
+SCREENSHOTS = Path(__file__).parents[2] / "build/report"
+CHROMIUM = shutil.which("chromium")
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="chromium is not there: apt-get install chromium, to see the page drawn"
+)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    checkpoint = small_checkpoint(folder)
+    text = "def saved(folder):\n    return folder / FILE_NAME\n" * 3
+    return analysis.analyze(str(checkpoint), None, text, folder / "seen", None, None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+def test_everything_is_drawn_and_moves(report: Path, browser: Any, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: complaints.append(request.url) if "http" in request.url[:4] else None)
+    page.goto(report.as_uri())
+    places = page.locator("[data-figure]")
+    assert places.count() == 10
+    for index in range(places.count()):
+        place = places.nth(index)
+        place.locator(".main-svg").first.wait_for(state="visible")
+        assert place.locator(".point, .js-line").count() > 0, place.get_attribute("data-figure")
+        box = place.bounding_box()
+        assert 200 < box["width"] <= width
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
+
+    content = json.loads((report.parent / analysis.FILE).read_text())
+    told, tokens = page.locator("#told"), page.locator("#heat button")
+    assert tokens.count() == len(content["tokens"])
+    tokens.nth(2).hover()
+    assert "(token 3) has" in told.inner_text()
+    output = content["sensitivity"]["outputs"][5]
+    tokens.nth(output).click()
+    assert f"(token {output + 1}) the model expects" in told.inner_text()
+    scores = content["sensitivity"]["scores"][5]
+    strongest = tokens.nth(scores.index(max(scores)))
+    assert "rgba(0, 114, 178, 0.95)" in strongest.evaluate("e => getComputedStyle(e).background")
+    page.locator("#need button").nth(3).hover()
+    assert "N = 8" in page.locator("#told-depth").inner_text()
+
+    plot = page.locator("[data-figure=spectra-query_key]")
+    plot.scroll_into_view_if_needed()
+    first = plot.evaluate("e => e.data[0].x[0]")
+    rail = plot.locator(".slider-rail-touch-rect")
+    box = rail.bounding_box()
+    page.mouse.click(box["x"] + 0.9 * box["width"], box["y"] + box["height"] / 2)
+    page.wait_for_function("([e, x]) => e.data[0].x[0] !== x", arg=[plot.element_handle(), first])
+    assert float(plot.locator(".slider-label").first.text_content().split("=")[-1]) > 0.7
+
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.evaluate("scrollTo(0, 0)")
+    page.screenshot(path=SCREENSHOTS / f"report-{width}.png", full_page=True)
+    page.close()
+    assert complaints == []
