@@ -23,6 +23,11 @@ class Advice:
     base_parameters: int
 
 
+def name(probe: Probe) -> str:
+    """What it tried: ``lora 8 + embedding``."""
+    return f"{probe.method} {probe.rank or ''}".strip() + (" + embedding" if probe.embedding else "")
+
+
 def advice(task: Task, uri: str | None, steps: int, progress: Progress) -> Advice:
     """Try every method of the task here, for so many steps each.
 
@@ -37,10 +42,7 @@ def advice(task: Task, uri: str | None, steps: int, progress: Progress) -> Advic
     checked = job.check(task, uri)
 
     def on_probe(probe: Probe, part: float) -> None:
-        rank = f" rank {probe.rank}" if probe.rank else ""
-        progress.update(
-            part, f"{probe.method}{rank}, N = {probe.depth}: {probe.before:.3f} → {probe.after:.3f}"
-        )
+        progress.update(part, f"{name(probe)}, N = {probe.depth}: {probe.before:.3f} → {probe.after:.3f}")
 
     with tempfile.TemporaryDirectory(prefix="advice-") as folder:
         probes = advise.advise(checked, Path(folder), uri, steps, on_probe)

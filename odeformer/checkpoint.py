@@ -40,7 +40,7 @@ def save(
         solver: the solver it was trained with.
         tokenizer: the ``tokenizer.json`` to copy into the folder.
     """
-    if any("_lora_" in name for name in state):
+    if any(name.startswith("hypernetwork.adapter.") for name in state):
         raise ValueError(
             f"{folder}: the model has an adapter: save that with save_adapter, or merge it first"
         )

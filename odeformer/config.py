@@ -155,5 +155,11 @@ class AdapterConfig(Section):
     """The change is scaled by alpha / rank."""
     size: Layers = 2
     """Cosines cos(πjt), j = 0 … size − 1, that A(t) and B(t) are made of; 1 is the same change at every t."""
-    targets: tuple[Literal["qkv", "out", "gate", "up", "down"], ...] = ("qkv", "out", "up", "down")
-    """Which projections of the block are adapted; ``gate`` is for ``llama``."""
+    targets: tuple[Literal["qkv", "out", "gate", "up", "down", "embedding"], ...] = (
+        "qkv",
+        "out",
+        "up",
+        "down",
+    )
+    """Which projections of the block are adapted; ``gate`` is for ``llama``. ``embedding``: the token
+    embedding, and the output matrix where that is the same, for words that the base has hardly seen."""

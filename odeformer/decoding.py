@@ -83,7 +83,7 @@ class AtDepth:
             return _int8(own) if int8 else own
 
         self.positions, self.final_norm = own_copy(model.positions), own_copy(model.final_norm)
-        self.embedding = outer(model.embedding.weight)
+        self.embedding = outer(model.adapted_embedding())
         self.unembedding = self.embedding if model.unembedding is None else outer(model.unembedding.weight)
 
     @property

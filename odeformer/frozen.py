@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from odeformer.config import ModelConfig
 from odeformer.depth import Grid
 from odeformer.field import BlockWeights
-from odeformer.lora import Adapter, side_by_side
+from odeformer.lora import Adapter, embeddings_side_by_side, side_by_side
 from odeformer.model import Odeformer, Output
 from odeformer.solvers import Solver
 
@@ -43,11 +43,13 @@ class FrozenBase:
             adapters: one for all, several, or none.
         """
         pairs: BlockWeights = {}
+        embedding_pair = embeddings_side_by_side(adapters)
         if adapters:
             t, _ = self.model.node_times(depth)
             with torch.autocast(t.device.type, enabled=False):
                 pairs = adapters[0](t) if len(adapters) == 1 else side_by_side(adapters, t)
-        return self.model(input_ids, depth=depth, weights={**self._own(depth), **pairs})
+        weights = {**self._own(depth), **pairs}
+        return self.model(input_ids, depth=depth, weights=weights, embedding_pair=embedding_pair)
 
     def settle(self, depth: int | Grid | None) -> None:
         """Make W(t) for this depth and let go of the weight sets: from now on it runs at no other.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,20 +16,58 @@ from torch.nn import functional as F
 
 from odeformer.config import AdapterConfig, ModelConfig
 from odeformer.field import BlockWeights, block_tensors
+from odeformer.field.adapted import adapted_linear
+
+
+class EmbeddingPair(NamedTuple):
+    """ΔE = B A of a token embedding E [vocabulary, width]; or one for each of J equal parts of a batch."""
+
+    a: Tensor
+    """[r, width] or [J, r, width]."""
+    b: Tensor
+    """[vocabulary, r] or [J, vocabulary, r], already scaled."""
+
+    def rows(self, input_ids: Tensor) -> Tensor:
+        """ΔE of each token: [batch, time], int64 → [batch, time, width]."""
+        a, b = (factor if factor.ndim == 3 else factor[None] for factor in self)
+        count, vocabulary, rank = b.shape
+        first = vocabulary * torch.arange(count, device=input_ids.device)
+        rows = F.embedding(input_ids.reshape(count, -1) + first[:, None], b.reshape(-1, rank)) @ a
+        return rows.view(*input_ids.shape, -1)
+
+    def logits(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x (E + B A)ᵀ, E as the output matrix: [batch, ..., width] → [batch, ..., vocabulary]."""
+        return adapted_linear(x, embedding, None, self.a, self.b)
+
+
+class AdaptedEmbedding(nn.Module):
+    """The pair of one adapter: ``lora_a`` [r, width], and ``lora_b`` [vocabulary, r], at first zero."""
+
+    def __init__(self, config: AdapterConfig, model: ModelConfig) -> None:
+        super().__init__()
+        assert model.vocabulary_size is not None
+        self.scale = config.alpha / config.rank
+        self.lora_a = nn.Parameter(torch.randn(config.rank, model.width) / math.sqrt(model.width))
+        self.lora_b = nn.Parameter(torch.zeros(model.vocabulary_size, config.rank))
+
+    def forward(self) -> EmbeddingPair:
+        return EmbeddingPair(self.lora_a, self.scale * self.lora_b)
 
 
 class Adapter(nn.Module):
     """A(t) = Σ_j cos(πjt) A_j and B(t) = Σ_j cos(πjt) B_j for each adapted projection.
 
     Parameters ``{name}_lora_a`` [size, r, in] and ``{name}_lora_b`` [size, out, r]; B starts at zero, so
-    a fresh adapter changes nothing.
+    a fresh adapter changes nothing. ``embedding``: the token embedding's pair, where that is adapted too.
     """
 
     def __init__(self, config: AdapterConfig, model: ModelConfig) -> None:
         super().__init__()
         self.config = config
         tensors = block_tensors(model)
-        for name in config.targets:
+        self.projections = [name for name in config.targets if name != "embedding"]
+        self.embedding = AdaptedEmbedding(config, model) if "embedding" in config.targets else None
+        for name in self.projections:
             if f"{name}_weight" not in tensors:
                 raise ValueError(f"targets: {name!r} is not a projection of flavour {model.flavour!r}")
             out_features, in_features = tensors[f"{name}_weight"].shape
@@ -41,7 +80,7 @@ class Adapter(nn.Module):
         """At times t [M]: ``{name}_lora_a`` [M, r, in] and ``{name}_lora_b`` [M, out, r], already scaled."""
         cosines = torch.cos(math.pi * t[:, None] * torch.arange(self.config.size, device=t.device))
         pairs = {}
-        for name in self.config.targets:
+        for name in self.projections:
             a, b = getattr(self, f"{name}_lora_a"), getattr(self, f"{name}_lora_b")
             pairs[f"{name}_lora_a"] = torch.einsum("mj,jri->mri", cosines, a)
             scale = self.config.alpha / self.config.rank
@@ -63,6 +102,21 @@ def side_by_side(adapters: Sequence[Adapter], t: Tensor) -> BlockWeights:
         parts = [one.get(name, torch.zeros_like(like)) for one in made]
         pairs[name] = torch.stack([_of_rank(part, rank, name) for part in parts], dim=1)
     return pairs
+
+
+def embeddings_side_by_side(adapters: Sequence[Adapter]) -> EmbeddingPair | None:
+    """The pairs of several adapters' embeddings, as in :func:`side_by_side`; None where there is none."""
+    made = [None if adapter.embedding is None else adapter.embedding() for adapter in adapters]
+    like = next((pair for pair in made if pair is not None), None)
+    if like is None or len(made) == 1:
+        return like
+    rank = max(adapter.config.rank for adapter in adapters)
+    nothing = EmbeddingPair(torch.zeros_like(like.a), torch.zeros_like(like.b))
+    pairs = [nothing if pair is None else pair for pair in made]
+    return EmbeddingPair(
+        torch.stack([F.pad(pair.a, (0, 0, 0, rank - len(pair.a))) for pair in pairs]),
+        torch.stack([F.pad(pair.b, (0, rank - pair.b.shape[1])) for pair in pairs]),
+    )
 
 
 def _of_rank(part: Tensor, rank: int, name: str) -> Tensor:

@@ -14,6 +14,7 @@ from odeformer.depth import Grid, as_grid
 from odeformer.field import BlockWeights, Field, build_field
 from odeformer.gradients import integrate, time_tensors
 from odeformer.hypernetwork import Hypernetwork, WeightSource
+from odeformer.lora import EmbeddingPair
 from odeformer.solvers import LAYERS, SOLVERS, Adaptive, Solver, Tolerance, node_times, solver_named
 
 
@@ -103,6 +104,7 @@ class Odeformer(nn.Module):
         depth: int | Grid | Tolerance | None = None,
         weights: BlockWeights | None = None,
         documents: Tensor | None = None,
+        embedding_pair: EmbeddingPair | None = None,
     ) -> Output:
         """Logits of the next token at every position.
 
@@ -113,6 +115,7 @@ class Odeformer(nn.Module):
             weights: what :meth:`depth_weights` gave for this depth; generated when not given.
             documents: a number for each token's document, [batch, time]; where given, no token sees another
                 document's. Their positions go on from one to the next.
+            embedding_pair: a low-rank change of the embedding; an attached adapter's when not given.
 
         Raises:
             ValueError: for too small a depth, one that the solver does not take, too long a sequence, or ids
@@ -135,7 +138,7 @@ class Odeformer(nn.Module):
         early, late = self._sources(weights)
         # The prelude keeps what checkpoints keep, also where the flow's gradient would not suit it.
         x, field = self.flow_start(
-            input_ids, early, "direct" if gradient == "direct" else "checkpoint", documents
+            input_ids, early, "direct" if gradient == "direct" else "checkpoint", documents, embedding_pair
         )
         x, evaluations = integrate(
             field,
@@ -148,7 +151,7 @@ class Odeformer(nn.Module):
             tolerance=tolerance,
         )
         early_ones = self.config.prelude_layers * self.layer_solver.evaluations
-        return Output(self.unembed(x), tuple(early_ones + count for count in evaluations))
+        return Output(self.unembed(x, embedding_pair), tuple(early_ones + count for count in evaluations))
 
     def flow_start(
         self,
@@ -156,10 +159,11 @@ class Odeformer(nn.Module):
         weights: WeightSource | None = None,
         gradient: str = "direct",
         documents: Tensor | None = None,
+        embedding_pair: EmbeddingPair | None = None,
     ) -> tuple[Tensor, Field]:
         """The state where the flow begins, behind embedding and prelude; and the field that moves it."""
         prelude, _ = self.grids()
-        x = self.embed(input_ids)
+        x = self.embed(input_ids, embedding_pair)
         field = build_field(self.config, x, self.training, documents)
         source = self.hypernetwork if weights is None else weights
         x, _ = integrate(field, source, x, prelude, solver=self.layer_solver, gradient=gradient)
@@ -174,19 +178,35 @@ class Odeformer(nn.Module):
         late = {name: stacked[nodes:] for name, stacked in weights.items()}
         return lambda t, h: early, lambda t, h: late
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """The state at t = 0: [batch, time] → [batch, time, width]."""
+    def embed(self, input_ids: Tensor, pair: EmbeddingPair | None = None) -> Tensor:
+        """The state at t = 0: [batch, time] → [batch, time, width]. ``pair``: as in :meth:`forward`."""
         self._check_ids(input_ids)
         x: Tensor = self.embedding(input_ids)
+        pair = self.embedding_pair() if pair is None else pair
+        if pair is not None:
+            x = x + pair.rows(input_ids)
         if self.positions is not None:
             x = x + self.positions.weight[: x.shape[1]]
             x = F.dropout(x, self.config.dropout_rate, self.training)
         return x
 
-    def unembed(self, x: Tensor) -> Tensor:
+    def unembed(self, x: Tensor, pair: EmbeddingPair | None = None) -> Tensor:
         """Logits of the next token for states at t = 1: [..., width] → [..., vocabulary]."""
-        head = self.embedding.weight if self.unembedding is None else self.unembedding.weight
-        return F.linear(self.final_norm(x), head)
+        x = self.final_norm(x)
+        if self.unembedding is not None:
+            return F.linear(x, self.unembedding.weight)
+        pair = self.embedding_pair() if pair is None else pair
+        return F.linear(x, self.embedding.weight) if pair is None else pair.logits(x, self.embedding.weight)
+
+    def embedding_pair(self) -> EmbeddingPair | None:
+        """What an attached adapter changes of the embedding."""
+        adapter = self.hypernetwork.adapter
+        return None if adapter is None or adapter.embedding is None else adapter.embedding()
+
+    def adapted_embedding(self) -> Tensor:
+        """The embedding, [vocabulary, width], with an attached adapter's change in it."""
+        pair = self.embedding_pair()
+        return self.embedding.weight if pair is None else self.embedding.weight + pair.b @ pair.a
 
     def _check_ids(self, input_ids: Tensor) -> None:
         assert self.config.context_length is not None

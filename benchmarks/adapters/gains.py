@@ -27,6 +27,7 @@ from odeformer.lora import Adapter
 DEPTHS = (DEPTH // 2, DEPTH, 2 * DEPTH)
 """That every row is scored at."""
 RANK = 8
+ADAPTER = AdapterConfig(rank=RANK)
 
 
 @dataclass(frozen=True)
@@ -68,19 +69,27 @@ class Way:
     depths: tuple[int, ...]
     rates: tuple[float, ...]
     """Rising: tried with the first seed until it gets worse."""
+    adapter: AdapterConfig = ADAPTER
 
     @property
     def name(self) -> str:
-        return f"{self.method} at {', '.join(map(str, self.depths))}"
+        more = " and embedding" if "embedding" in self.adapter.targets else ""
+        rank = f" {self.adapter.rank}" if self.adapter.rank != RANK else ""
+        return f"{self.method}{rank}{more} at {', '.join(map(str, self.depths))}"
 
 
 LORA_RATES, FULL_RATES = (4e-3, 8e-3, 1.6e-2, 3.2e-2), (1e-3, 2e-3, 4e-3)
 LORA, FULL = Way("lora", (DEPTH,), LORA_RATES), Way("full", (DEPTH,), FULL_RATES)
+TARGETS = ("qkv", "out", "up", "down", "embedding")
+WIDER_RATES = (8e-3, 1.1e-2, 1.6e-2, 2.2e-2)
+WIDER = tuple(
+    Way("lora", (DEPTH,), WIDER_RATES, AdapterConfig(rank=rank, targets=TARGETS)) for rank in (RANK, 2 * RANK)
+)
 VARYING = Way("lora", DEPTHS, LORA_RATES)
 FIXED = {n: LORA if n == DEPTH else Way("lora", (n,), LORA_RATES) for n in DEPTHS}
 RUNS = (
     (SST2, (LORA, FULL)),
-    (GSM8K, (LORA, FULL, VARYING, *(way for way in FIXED.values() if way != LORA))),
+    (GSM8K, (LORA, FULL, *WIDER, VARYING, *(way for way in FIXED.values() if way != LORA))),
 )
 
 
@@ -91,7 +100,7 @@ def run(base: Path, text: Text, way: Way, rate: float, seed: int) -> dict[str, A
     torch.manual_seed(seed)
     tuned: Any = model
     if way.method == "lora":
-        tuned = Tuned(FrozenBase(model), Adapter(AdapterConfig(rank=RANK), model.config))
+        tuned = Tuned(FrozenBase(model), Adapter(way.adapter, model.config))
     else:
         model.requires_grad_(True)
 

@@ -22,6 +22,8 @@ class Probe:
     method: str
     rank: int | None
     """Of method ``lora``."""
+    embedding: bool
+    """Whether ``embedding`` is among ``adapter.targets``, too."""
     depth: int
     """N at which it was trained and scored."""
     trained: int
@@ -38,7 +40,8 @@ class Probe:
 
 
 def variants(task: Task, model_depth: int) -> Iterator[Task]:
-    """The task by every method, and as it is at half its depth; with its own rank among the ranks.
+    """The task by every method, with its own rank among the ranks and the embedding beside it; and as it is
+    at half its depth.
 
     A latency budget stays the task's: what it buys is the depth of all of them.
     """
@@ -46,6 +49,10 @@ def variants(task: Task, model_depth: int) -> Iterator[Task]:
         yield task.model_copy(
             update={"method": "lora", "adapter": task.adapter.model_copy(update={"rank": rank})}
         )
+    targets = task.adapter.targets
+    if "embedding" not in targets:
+        wider = task.adapter.model_copy(update={"targets": (*targets, "embedding")})
+        yield task.model_copy(update={"method": "lora", "adapter": wider})
     for method in ("norms", "full"):
         yield task.model_copy(update={"method": method})
     half = (task.depth or model_depth) // 2
@@ -86,18 +93,27 @@ def advise(
         torch.manual_seed(variant.train.seed)
         trained = preparing.trainable(variant, base, prepared.depth)
         worker.train(preparing.work_of(variant, place, base, prepared, trained, EventLog(place)))
-        rank = variant.adapter.rank if variant.method == "lora" else None
-        probes.append(_read(place, variant.method, rank, prepared.depth, trained.parameters, task.score))
+        probes.append(_read(variant, place, prepared.depth, trained.parameters))
         on_probe(probes[-1], len(probes) / len(tried))
     return probes
 
 
-def _read(folder: Path, method: str, rank: int | None, depth: int, trained: int, metric: str) -> Probe:
+def _read(variant: Task, folder: Path, depth: int, trained: int) -> Probe:
     events = events_from(folder / FILE_NAME, 0)[0]
-    found = [event[f"validation_{metric}"] for event in events if event["event"] == "validation"]
+    found = [event[f"validation_{variant.score}"] for event in events if event["event"] == "validation"]
     seconds = [event["step_seconds"] for event in events if event["event"] == "step"]
     # The first step pays for what is imported and allocated once.
-    return Probe(method, rank, depth, trained, found[0], found[-1], statistics.median(seconds[1:] or seconds))
+    is_lora = variant.method == "lora"
+    return Probe(
+        method=variant.method,
+        rank=variant.adapter.rank if is_lora else None,
+        embedding=is_lora and "embedding" in variant.adapter.targets,
+        depth=depth,
+        trained=trained,
+        before=found[0],
+        after=found[-1],
+        step_seconds=statistics.median(seconds[1:] or seconds),
+    )
 
 
 def recommended(probes: list[Probe], metric: str) -> Probe:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from launcher.advice import Advice
+from launcher.advice import Advice, name
 
 
 def show(advice: Advice, console: Console) -> None:
@@ -28,7 +28,7 @@ def show(advice: Advice, console: Console) -> None:
         table.add_column(title, justify="right")
     for probe in advice.probes:
         table.add_row(
-            f"{probe.method} {probe.rank or ''}".strip(),
+            name(probe),
             str(probe.depth),
             f"{probe.trained:,}",
             f"{probe.trained / advice.base_parameters:.1%}",
@@ -41,10 +41,11 @@ def show(advice: Advice, console: Console) -> None:
     console.print(table)
     best = advice.recommended
     rank = f" with adapter.rank {best.rank}" if best.rank else ""
+    embedding = " and embedding among adapter.targets" if best.embedding else ""
     console.print(
-        f"recommended: method {best.method}{rank} at depth {best.depth}, the fewest trained parameters that "
-        f"have 95 % of the largest gain after {advice.steps} steps. A short probe: methods that learn slowly "
-        "and go far look worse in it than they are.",
+        f"recommended: method {best.method}{rank}{embedding} at depth {best.depth}, the fewest trained "
+        f"parameters that have 95 % of the largest gain after {advice.steps} steps. A short probe: methods "
+        "that learn slowly and go far look worse in it than they are.",
         highlight=False,
         soft_wrap=True,
     )

@@ -61,7 +61,7 @@ def _of_answer(question: Question, values: Tensor) -> Tensor:
 
 def neutral_state(model: Odeformer, input_ids: Tensor) -> Tensor:
     """What stands for "no token here": the mean of all tokens' embeddings, [1, time, width]."""
-    mean = model.embedding.weight.mean(dim=0)
+    mean = model.adapted_embedding().mean(dim=0)
     positions = 0.0 if model.positions is None else model.positions.weight[: input_ids.shape[1]]
     return (mean + positions).expand(1, input_ids.shape[1], -1).detach()
 

@@ -19,6 +19,9 @@ from odeformer.vanilla.architectures import Architecture, architecture_for
 from odeformer.vanilla.comparing import check_rounding, own_logits, sample_ids
 from odeformer.vanilla.materialise import WRITING, Ordinary, layer_weights, materialise, step_scales
 
+HEAD = "lm_head"
+"""What all classes call the module of their output matrix, whatever its tensor is called in their files."""
+
 
 def export(
     model: Odeformer, tokenizer: Path, depth: int | None, card: str, folder: Path, end_of_text: str
@@ -163,6 +166,18 @@ def _adapter_state(
                 key = f"base_model.model.{architecture.layer.format(index)}{module}"
                 state[f"{key}.lora_A.weight"] = a.detach().clone()
                 state[f"{key}.lora_B.weight"] = (part.T if architecture.transposed else part).contiguous()
+    pair = model.embedding_pair()
+    if pair is not None:
+        a, b = pair.a.detach(), pair.b.detach()
+        embedding = architecture.outer["embedding.weight"].removesuffix(".weight")
+        # peft looks rows of its A up, and so has the factors the other way round.
+        state[f"base_model.model.{embedding}.lora_embedding_A"] = b.T.contiguous()
+        state[f"base_model.model.{embedding}.lora_embedding_B"] = a.T.contiguous()
+        modules[embedding.rsplit(".", 1)[-1]] = None
+        if model.unembedding is None:
+            state[f"base_model.model.{HEAD}.lora_A.weight"] = a.clone()
+            state[f"base_model.model.{HEAD}.lora_B.weight"] = b.clone()
+            modules[HEAD] = None
     return {name: tensor.cpu() for name, tensor in state.items()}, list(modules)
 
 

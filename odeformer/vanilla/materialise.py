@@ -68,6 +68,7 @@ def materialise(model: Odeformer, depth: int | None = None) -> Ordinary:
         for name, tensor in model.state_dict().items()
         if not name.startswith("hypernetwork.")
     }
+    outer["embedding.weight"] = model.adapted_embedding().detach()
     return Ordinary(config, layer_solver(model), layers, outer)
 
 

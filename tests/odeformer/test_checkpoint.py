@@ -37,7 +37,7 @@ def saved_adapter(saved: tuple[Odeformer, Path], tmp_path: Path) -> Path:
     """The folder of an adapter of the saved model, which has itself no adapter."""
     model, base = saved
     folder = tmp_path / "adapter"
-    adapter = attach_adapter(model, rank=2, targets=("qkv", "down"))
+    adapter = attach_adapter(model, rank=2, targets=("qkv", "down", "embedding"))
     checkpoint.save_adapter(adapter, {"name": "base", "digest": folder_digest(base)}, folder)
     model.hypernetwork.adapter = None
     return folder

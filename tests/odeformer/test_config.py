@@ -49,7 +49,7 @@ def test_none_basis_must_store_one_set_per_layer() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"rank": 0}, {"alpha": 0.0}, {"size": 0}, {"targets": ("embedding",)}, {"dropout": 0.1}]
+    "changes", [{"rank": 0}, {"alpha": 0.0}, {"size": 0}, {"targets": ("final_norm",)}, {"dropout": 0.1}]
 )
 def test_bad_adapters_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):

@@ -33,7 +33,7 @@ def worst(seen: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize(("flavour", "changes"), FLAVOURS)
 def test_what_was_read_is_remembered(flavour: str, changes: dict[str, Any], solver: str) -> None:
     model = make(flavour, changes, solver)
-    attach_adapter(model, rank=2, alpha=2)
+    attach_adapter(model, rank=2, alpha=2, targets=("qkv", "up", "down", "embedding"))
     tokens = ids(batch=3, time=CONTEXT)
     for depth in (3, 4, 6):
         expected = model(tokens, depth=depth).logits

@@ -19,7 +19,7 @@ from odeformer.model import token_losses
 
 SHAPES = (
     AdapterConfig(rank=2, targets=("qkv", "up"), size=2),
-    AdapterConfig(rank=3, size=1),
+    AdapterConfig(rank=3, size=1, targets=("qkv", "out", "up", "down", "embedding")),
     AdapterConfig(rank=1, targets=("down",), size=3),
 )
 

@@ -80,6 +80,34 @@ def test_merged_weights_are_the_adapted_model() -> None:
             model.hypernetwork.adapter = adapter
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_embeddings_pair_is_a_change_of_the_embedding(tied: bool) -> None:
+    model = tiny_model(tie_embeddings=tied).double().eval()
+    adapter = attach_adapter(model, rank=3, alpha=6.0, targets=("embedding",)).double()
+    assert set(adapter.state_dict()) == {"embedding.lora_a", "embedding.lora_b"}
+    with torch.no_grad():
+        adapted = [model(ids(), depth=n).logits for n in (3, 8)]
+        model.hypernetwork.adapter = None
+        assert (model(ids(), depth=3).logits - adapted[0]).abs().max() > 1e-2
+        model.embedding.weight += 2.0 * adapter.embedding.lora_b @ adapter.embedding.lora_a
+        for depth, found in zip((3, 8), adapted, strict=True):
+            torch.testing.assert_close(found, model(ids(), depth=depth).logits, rtol=1e-11, atol=1e-11)
+
+
+def test_an_embeddings_pair_has_the_embeddings_gradient() -> None:
+    """dL/dB = dL/dE Aᵀ and dL/dA = Bᵀ dL/dE, both uses of the tied embedding together."""
+    model = tiny_model().double()
+    adapter = attach_adapter(model, rank=3, alpha=3.0, targets=("embedding",)).double()
+    found = torch.autograd.grad(loss(model), list(adapter.parameters()))
+    model.hypernetwork.adapter = None
+    a, b = (parameter.detach() for parameter in adapter.parameters())
+    with torch.no_grad():
+        model.embedding.weight += b @ a
+    (of_embedding,) = torch.autograd.grad(loss(model), [model.embedding.weight])
+    expected = (b.T @ of_embedding, of_embedding @ a.T)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
 def test_merging_without_a_pair_changes_nothing() -> None:
     weights = tiny_model().depth_weights()
     merged = merge(weights)

@@ -110,14 +110,16 @@ def test_a_model_trained_by_a_reversible_solver_exports_eulers_layers(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("flavour", "solver", "changes"), [SHAPES[0], SHAPES[2], SHAPES[4]])
+@pytest.mark.parametrize("embedding", [False, True])
+@pytest.mark.parametrize(("flavour", "solver", "changes"), SHAPES)
 def test_one_adapter_is_right_in_peft_at_two_depths(
-    flavour: str, solver: str, changes: dict[str, Any], tokenizer: Path, tmp_path: Path
+    flavour: str, solver: str, changes: dict[str, Any], embedding: bool, tokenizer: Path, tmp_path: Path
 ) -> None:
     from peft import PeftModel
 
     model = moved(flavour, solver, changes)
     targets = ("qkv", "out", "up", "down") + (("gate",) if flavour == "llama" else ())
+    targets += ("embedding",) if embedding else ()
     adapter = attach_adapter(model, rank=2, alpha=2, targets=targets)
     for depth in (3, 8):
         model.hypernetwork.adapter = None
@@ -131,7 +133,8 @@ def test_one_adapter_is_right_in_peft_at_two_depths(
         expected = model(ids(), depth=depth).logits
         assert difference(expected, base) > 0.1
         assert difference(theirs.eval()(ids()).logits, expected) < 1e-4
-        assert difference(theirs.merge_and_unload()(ids()).logits, expected) < 1e-4
+        if not (embedding and model.config.tie_embeddings):  # one matrix, to which peft adds both pairs
+            assert difference(theirs.merge_and_unload()(ids()).logits, expected) < 1e-4
         # Merged by us, it is an ordinary checkpoint like any other.
         assert export(model, tokenizer, depth, "", tmp_path / "merged", END) < 1e-4
     model.hypernetwork.adapter = None

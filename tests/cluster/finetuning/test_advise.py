@@ -15,7 +15,7 @@ from cluster.finetuning.advise import Probe, advise, recommended, variants
 
 
 def probe(method: str, trained: int, after: float, depth: int = 8) -> Probe:
-    return Probe(method, None, depth, trained, before=2.0, after=after, step_seconds=0.1)
+    return Probe(method, None, False, depth, trained, before=2.0, after=after, step_seconds=0.1)
 
 
 def test_the_smallest_that_gains_nearly_as_much_is_recommended() -> None:
@@ -30,9 +30,13 @@ def test_the_smallest_that_gains_nearly_as_much_is_recommended() -> None:
 
 def test_what_is_tried(tmp_path: Path) -> None:
     task = small_task(tmp_path, "a", adapter={"rank": 4})
-    tried = [(one.method, one.adapter.rank, one.depth) for one in variants(task, model_depth=8)]
-    ranks = [("lora", rank, None) for rank in (2, 4, 8, 32)]
-    assert tried == [*ranks, ("norms", 4, None), ("full", 4, None), ("lora", 4, 4)]
+    tried = [
+        (one.method, one.adapter.rank, "embedding" in one.adapter.targets, one.depth)
+        for one in variants(task, model_depth=8)
+    ]
+    ranks = [("lora", rank, False, None) for rank in (2, 4, 8, 32)]
+    others = [("norms", 4, False, None), ("full", 4, False, None), ("lora", 4, False, 4)]
+    assert tried == [*ranks, ("lora", 4, True, None), *others]
     assert all(one.depth is None for one in variants(small_task(tmp_path, "b", latency_ms=5.0), 8))
 
 
@@ -48,14 +52,16 @@ def test_each_is_trained_from_the_untouched_base(tmp_path: Path) -> None:
     uri = register_base(tmp_path)
     mp.spawn(run, args=(tmp_path, uri), nprocs=1)
     probes = json.loads((tmp_path / "probes.json").read_text())
-    assert [(one["method"], one["rank"], one["depth"]) for one in probes] == [
-        ("lora", 2, 4),
-        ("lora", 8, 4),
-        ("lora", 32, 4),
-        ("norms", None, 4),
-        ("full", None, 4),
-        ("lora", 8, 2),
+    assert [(one["method"], one["rank"], one["embedding"], one["depth"]) for one in probes] == [
+        ("lora", 2, False, 4),
+        ("lora", 8, False, 4),
+        ("lora", 32, False, 4),
+        ("lora", 8, True, 4),
+        ("norms", None, False, 4),
+        ("full", None, False, 4),
+        ("lora", 8, False, 2),
     ]
-    assert len({one["before"] for one in probes[:5]}) == 1
+    assert len({one["before"] for one in probes[:6]}) == 1
     assert probes[1]["trained"] == 4 * probes[0]["trained"]
+    assert probes[3]["trained"] > probes[1]["trained"]
     assert [version.name for version in registry.versions(uri)] == ["base"]

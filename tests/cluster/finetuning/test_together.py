@@ -38,7 +38,7 @@ def tasks(folder: Path) -> list[Task]:
             folder,
             "other",
             steps=7,
-            adapter={"rank": 2, "targets": ["qkv", "down"], "size": 1},
+            adapter={"rank": 2, "targets": ["qkv", "down", "embedding"], "size": 1},
             train={**same, "global_batch": 4, "learning_rate": 0.01, "seed": 3},
         ),
         small_task(folder, "asked-to-end", train={**same, "global_batch": 4, "seed": 5}),
