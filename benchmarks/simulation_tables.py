@@ -17,9 +17,9 @@ def tables(content: dict[str, Any]) -> str:
     off = [_off(row) for row in sorted(steps, key=_off_by)]
     lines = [
         "`python -m benchmarks.simulation`: nothing of it is measured here. Of long runs failures, commits "
-        "and the store are as `plan --simulate` has them (4 GB for each GPU, the most that Llama 3 names), and "
-        "a restart takes this planner's five minutes, or 25: MegaScale names less than 10 until the fault is "
-        "found, and 15 until the run is where it was.",
+        "and the store are as `plan --simulate` has them (4 GB for each GPU, the most that Llama 3 names), "
+        "and a restart takes this planner's five minutes, or 25: MegaScale names less than 10 until the "
+        "fault is found, and 15 until the run is where it was.",
         "",
         "| run | published: time | interruptions | training | restart, min | simulated: interruptions "
         "| training [5 %, 95 %] | made again | restarting |",
@@ -28,12 +28,13 @@ def tables(content: dict[str, Any]) -> str:
         "",
         "Llama 3's interruptions are no check, as the rate of failures is theirs; MegaScale's are (several "
         "weeks taken as 28 days). The parts of the time that were published, two of them as bounds, lie "
-        "between the two restarts, ByteRobust's (machines kept warm, checkpoints in memory) near the short one: how "
-        "long a restart takes decides, so measure yours. Slow nodes and missing spares are left out here.",
+        "between the two restarts, ByteRobust's (machines kept warm, checkpoints in memory) near the short "
+        "one: how long a restart takes decides, so measure yours. Slow nodes and missing spares are left "
+        "out here.",
         "",
         "Speed, Llama 3.1 8B on H100 (torchtitan, `benchmarks/llama3_h100_202412_torchtitan.md`, tables 1 "
-        f"and 3; {steps[0]['parameters']:,} parameters, as the published checkpoint has): how fast 8 GPUs are "
-        "sets the efficiency of products, and the α–β model says what 128 make of it.",
+        f"and 3; {steps[0]['parameters']:,} parameters, as the published checkpoint has): how fast 8 GPUs "
+        "are sets the efficiency of products, and the α–β model says what 128 make of it.",
         "",
         "| FSDP | published: tokens/s of a GPU, 8 | 128 | kept | efficiency | planned: 128 | kept | off "
         "| of a step is communication |",
