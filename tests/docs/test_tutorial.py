@@ -24,6 +24,9 @@ def commands(page: str) -> str:
     for line in BEGINS_WITH:
         assert blocks[0].startswith(line)
         blocks[0] = blocks[0].removeprefix(line)
+    # What it finds is about the machine, and on a busy one may be that nothing answers in time.
+    assert "odeformer doctor\n" in blocks[0]
+    blocks[0] = blocks[0].replace("odeformer doctor\n", "odeformer doctor || [ $? = 1 ]\n")
     return "".join(blocks)
 
 
