@@ -30,13 +30,30 @@ def plan(
     vocabulary: Annotated[
         int | None, typer.Option(min=1, help=f"{VOCABULARY:,} when neither this nor shards are there.")
     ] = None,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="The run many times, with failures, restarts and commits.")
+    ] = False,
+    spares: Annotated[
+        int | None, typer.Option(min=0, help="Of --simulate: nodes; one for each 64 when not given.")
+    ] = None,
+    preemptions: Annotated[
+        float | None, typer.Option(min=0, max=1000, help="Of --simulate: a day, of the whole run.")
+    ] = None,
+    stragglers: Annotated[
+        float | None, typer.Option(min=0, max=1000, help="Of --simulate: nodes that become slow in a day.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of --simulate.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """What a run would need, take and cost. Example: odeformer plan large --gpus 64 --gpu h100"""
+    if not simulate and any(one is not None for one in (spares, preemptions, stragglers)):
+        raise typer.BadParameter("--spares, --preemptions and --stragglers are of --simulate: add it")
+    from cluster import planning
     from cluster.planning import Machines, choices, estimate
     from cluster.planning.hardware import GPUS, NETWORKS
     from launcher.console import make_console
     from launcher.report.estimate import show_estimate
+    from launcher.report.simulation import show_simulated
     from launcher.settings import load_pretrain
 
     settings = _with_vocabulary(load_pretrain(config, overrides or []), vocabulary)
@@ -44,11 +61,18 @@ def plan(
     machines = Machines(count, GPUS[gpu], NETWORKS[interconnect], efficiency, price)
     given = estimate(settings, machines)
     ordered = choices(settings, machines)
+    simulated = None
+    if simulate:
+        run = planning.long_run(given, spares, preemptions or 0.0, stragglers or 0.0)
+        simulated = planning.summary(run, planning.simulate(run, seed), seed)
     if as_json:
         content = {"given": given.content(), "choices": [one.content() for one in ordered]}
-        print(json.dumps(content, indent=2))
-    else:
-        show_estimate(given, ordered, make_console())
+        print(json.dumps(content | ({"simulated": simulated} if simulated else {}), indent=2))
+        return
+    console = make_console()
+    show_estimate(given, ordered, console)
+    if simulated:
+        show_simulated(given, simulated, console)
 
 
 def _with_vocabulary(settings: PretrainSettings, vocabulary: int | None) -> PretrainSettings:

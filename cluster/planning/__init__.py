@@ -1,5 +1,7 @@
 """What a run on machines that nobody has rented yet would need, take and cost."""
 
 from cluster.planning.estimate import Estimate, Machines, choices, estimate
+from cluster.planning.forecast import long_run, summary
+from cluster.planning.simulation import simulate
 
-__all__ = ["Estimate", "Machines", "choices", "estimate"]
+__all__ = ["Estimate", "Machines", "choices", "estimate", "long_run", "simulate", "summary"]

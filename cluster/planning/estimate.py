@@ -50,6 +50,8 @@ class Estimate:
     """Of an optimizer step, by operation; each message counted once and whole."""
     flops: float
     """Model FLOPs of an optimizer step."""
+    commit_bytes: float
+    """That a GPU copies for a commit: its part of optimizer and weights. At stage 0 rank 0 writes it all."""
     reliability: Reliability
 
     @property
@@ -117,7 +119,6 @@ def estimate(settings: PretrainSettings, machines: Machines) -> Estimate:
     part = 1.0 if settings.zero.stage == 0 else 1.0 / workers
     spent = compute_seconds(model, settings, machines.gpu, machines.efficiency, part, passes)
     spent["communication"] = sum(seconds(one, workers, machines.gpu, machines.network) for one in sent)
-    # What each GPU copies for a commit: its part of optimizer and weights. At stage 0 rank 0 writes it all.
     state = sum(place.get(name, 0) for place in memory for name in ("optimizer", "parameters"))
     return Estimate(
         settings,
@@ -126,6 +127,7 @@ def estimate(settings: PretrainSettings, machines: Machines) -> Estimate:
         spent,
         {one.operation: one.bytes for one in sent},
         model_flops(model, settings),
+        state,
         reliability(workers, state),
     )
 

@@ -41,10 +41,10 @@ def _lines(made: Estimate) -> list[str]:
     tokens = train.global_batch * made.settings.data.sequence_length
     used, there = made.memory.total()[0] / 1e9, machines.gpu.memory / 1e9
     nodes = -(-machines.gpus // machines.gpu.per_node)
-    cost = [_duration(86400 * found["days"])]
+    cost = [duration(86400 * found["days"])]
     cost += [f"{found['gpu_hours']:,.0f} GPU hours", f"{found['megawatt_hours']:,.2f} MWh"]
     cost += [] if found["price"] is None else [f"{found['price']:,.0f} for it all"]
-    every = f"a commit every {_duration(found['commit_every'])}, {found['commit_seconds']:.2f} s each"
+    every = f"a commit every {duration(found['commit_every'])}, {found['commit_seconds']:.2f} s each"
     return [
         f"{machines.gpus} × {machines.gpu.name} on {nodes} nodes, {machines.network.name} between them",
         f"memory: {used:,.1f} of {there:,.0f} GB each" + ("" if made.fits else " – IT DOES NOT FIT"),
@@ -109,7 +109,8 @@ def _seconds(value: float) -> str:
     return f"{1000 * value:,.1f} ms" if value < 1 else f"{value:,.2f} s"
 
 
-def _duration(value: float) -> str:
+def duration(value: float) -> str:
+    """Of seconds, in the unit that fits."""
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "min")):
         if value >= 2 * size:
             return f"{value / size:,.1f} {unit}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from benchmarks import (
     analysis_tables,
     checkpointing_tables,
@@ -14,6 +16,8 @@ from benchmarks import (
     gradient_tables,
     importing_tables,
     plan_tables,
+    simulation,
+    simulation_tables,
     small_formats_tables,
     traffic_tables,
 )
@@ -71,6 +75,20 @@ def test_the_page_on_zero_shows_the_traffic_that_was_measured() -> None:
 def test_the_page_on_planning_shows_how_far_off_it_was() -> None:
     content = json.loads((ROOT / "benchmarks/results/plan.json").read_text())
     assert plan_tables.tables(content) in (ROOT / "docs/planning.md").read_text()
+
+
+def test_the_page_on_planning_shows_what_was_published_and_what_is_said_of_it() -> None:
+    content = json.loads((ROOT / "benchmarks/results/simulation.json").read_text())
+    assert simulation_tables.tables(content) in (ROOT / "docs/planning.md").read_text()
+    runs = [row for row in content["rows"] if row["kind"] == "run"]
+    for short, long in zip(runs[::2], runs[1::2], strict=True):
+        published = float(short["training_said"].split()[-2]) / 100
+        assert long["training"]["median"] < published < short["training"]["median"], "as the page says"
+    # No machine has a part in it: the planner of today says the same.
+    assert next(simulation.long_rows()) == runs[0]
+    for row, said in zip(simulation.step_rows(), content["rows"][len(runs) :], strict=True):
+        assert row["many_found"] == pytest.approx(said["many_found"])
+        assert row["mfu_whole_square"] == pytest.approx(said["mfu_whole_square"])
 
 
 def test_the_page_on_checkpoints_shows_how_long_training_waited() -> None:

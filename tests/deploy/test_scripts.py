@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 SRUN = """#!/bin/sh
 echo "srun $*" >> calls
 case "$*" in *--head*) exec "{python}" -c "
-import socket, time
-with socket.create_server(('127.0.0.1', 6379)): time.sleep(60)
-" ;; *) exec sleep 60 ;; esac
+import socket, sys, time
+port = int(sys.argv[sys.argv.index('--port') + 1])
+with socket.create_server(('127.0.0.1', port)): time.sleep(60)
+" "$@" ;; *) exec sleep 60 ;; esac
 """
 SCONTROL = """#!/bin/sh
 echo "scontrol $*" >> calls
@@ -42,15 +44,19 @@ def test_shells_would_not_complain() -> None:
 @pytest.fixture
 def slurm(tmp_path: Path) -> Path:
     """A folder with ``srun``, ``scontrol`` and an ``odeformer`` that note how they are called."""
-    programs = {"srun": SRUN.format(python=sys.executable), "scontrol": SCONTROL, "odeformer": ODEFORMER}
-    for name, text in programs.items():
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
+    write_programs(tmp_path)
     return tmp_path
 
 
-def start(slurm: Path) -> subprocess.Popen[str]:
-    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node[1-2]"}
+def write_programs(folder: Path) -> None:
+    programs = {"srun": SRUN.format(python=sys.executable), "scontrol": SCONTROL, "odeformer": ODEFORMER}
+    for name, text in programs.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+
+
+def start(slurm: Path, job_id: int = 7) -> subprocess.Popen[str]:
+    job = {"SLURM_JOB_ID": str(job_id), "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node[1-2]"}
     environment = (
         os.environ
         | job
@@ -81,12 +87,12 @@ def test_a_slurm_job_brings_up_ray_and_goes_back_into_the_queue_when_it_is_told_
     assert process.wait(timeout=20) == 75
     calls = (slurm / "calls").read_text().splitlines()
     [head, other] = [call for call in calls if call.startswith("srun")]
-    assert "--nodelist=127.0.0.1 ray start --head --port 6379" in head
-    assert "--nodelist=127.0.0.2 ray start --address 127.0.0.1:6379" in other
+    assert "--nodelist=127.0.0.1 ray start --head --port 20021 " in head, "by the number of the job"
+    assert "--nodelist=127.0.0.2 ray start --address 127.0.0.1:20021 " in other
     assert all('--num-gpus 4 --resources {"pretrain": 4}' in call for call in (head, other))
     [run] = [call for call in calls if call.startswith("odeformer")]
     assert run == (
-        "odeformer pretrain run.yaml --set cluster.address=127.0.0.1:6379 --set cluster.workers=8 "
+        "odeformer pretrain run.yaml --set cluster.address=127.0.0.1:20021 --set cluster.workers=8 "
         "--set cluster.gpus_per_worker=1 --set cluster.min_workers=4"
     )
     assert calls[-2:] == ["committed", "scontrol requeue 7"]
@@ -98,3 +104,22 @@ def test_a_slurm_job_ends_as_its_run_does_and_is_not_queued_again(slurm: Path, c
     (slurm / "end").write_text(str(code))
     assert process.wait(timeout=20) == code
     assert "requeue" not in (slurm / "calls").read_text()
+
+
+def test_two_jobs_on_one_node_have_no_port_in_common(tmp_path: Path) -> None:
+    used = []
+    for job_id in (31_999, 32_000):
+        folder = tmp_path / str(job_id)
+        folder.mkdir()
+        write_programs(folder)
+        process = start(folder, job_id)
+        (folder / "end").write_text("0")
+        assert process.wait(timeout=20) == 0
+        calls = (folder / "calls").read_text()
+        found = {int(port) for port in re.findall(r"port (\d+)", calls)}
+        assert "--min-worker-port 0 --max-worker-port 0" in calls, "any that are free"
+        used.append(found - {0})
+    first, second = used
+    assert len(first) == len(second) == 3
+    assert not first & second
+    assert all(20_000 <= port < 32_768 for port in first | second), "below those that Linux hands out"

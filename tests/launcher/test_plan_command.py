@@ -43,3 +43,35 @@ def test_what_cannot_be_shared_is_one_line(
     assert ended.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.endswith("--set train.global_batch=4000")
+
+
+def test_it_simulates_what_may_happen_under_the_plan_and_in_json() -> None:
+    asked = ["plan", "1b", "--gpus", "128", "--set", "train.steps=4000000", "--simulate"]
+    asked += ["--preemptions", "4", "--stragglers", "2", "--seed", "3"]
+    shown = RUNNER.invoke(app, asked, env={"COLUMNS": "160"}).stdout
+    content = json.loads(RUNNER.invoke(app, [*asked, "--json"]).stdout)
+    simulated = content["simulated"]
+    assert (simulated["seed"], simulated["runs"]) == (3, 100)
+    assert simulated["happens"]["preemptions_per_day"] == 4
+    assert simulated["days"]["median"] > content["given"]["days"], "the formula has neither"
+    assert f"the run: {simulated['days']['median']:,.1f} days [" in shown
+    assert all(f"{part} " in shown for part in simulated["parts"])
+    assert "simulated" not in json.loads(RUNNER.invoke(app, ["plan", "1b", "--gpus", "128", "--json"]).stdout)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["tiny", "--gpus", "1", "--spares", "2"], "are of --simulate: add it"),
+        (["1b", "--gpus", "4194304", "--set", "train.global_batch=8388608", "--simulate"], "nothing to sim"),
+    ],
+)
+def test_what_cannot_be_simulated_is_one_line(
+    asked: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["odeformer", "plan", *asked])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert said in line
