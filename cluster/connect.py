@@ -57,20 +57,34 @@ def ray_cluster(
             # that holds a data.py, workers would import that file.
             with chdir(session):
                 if address is None:
-                    ray.init(
-                        num_cpus=(pretrain_workers + finetune_slots) * cpus_per_worker,
-                        resources={PRETRAIN: pretrain_workers, FINETUNE: finetune_slots},
-                        include_dashboard=False,
-                        log_to_driver=False,
-                        logging_level="error",
-                        _temp_dir=str(session),
-                        object_store_memory=256 * 2**20,
-                    )
+                    with _slow_start_in_one_line():
+                        ray.init(
+                            num_cpus=(pretrain_workers + finetune_slots) * cpus_per_worker,
+                            resources={PRETRAIN: pretrain_workers, FINETUNE: finetune_slots},
+                            include_dashboard=False,
+                            log_to_driver=False,
+                            logging_level="error",
+                            _temp_dir=str(session),
+                            object_store_memory=256 * 2**20,
+                        )
                 else:
                     ray.init(address=address, log_to_driver=False, logging_level="error")
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _slow_start_in_one_line() -> Iterator[None]:
+    """Ray gives its own processes 30 seconds, which cannot be changed, and raises a bare ``Exception``."""
+    try:
+        yield
+    except Exception as error:
+        if "timed out during startup" in str(error):
+            raise ConnectionError(
+                "Ray did not start within 30 s: the machine is too busy or short of memory; try again"
+            ) from None
+        raise
 
 
 def _check_answers(address: str) -> None:

@@ -64,7 +64,7 @@ def test_never_silent_then_once_more_in_its_folder_beside_one_in_another(tmp_pat
         assert shown in output
 
     both = [start(tmp_path / name) for name in ("one", "two")]
-    outputs = [process.communicate(timeout=1500)[0] for process in both]
+    outputs = [process.communicate(timeout=3000)[0] for process in both]
     for process, output, name in zip(both, outputs, ("one", "two"), strict=True):
         assert process.returncode == 0, output
         assert check(tmp_path / name)["registered_version"] == "1"

@@ -47,7 +47,7 @@ class Head:
 
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=180)
+        out, err = process.communicate(timeout=400)
         return process.returncode, out, err
 
     def job(self, name: str) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def head_node(resources: dict[str, int], dashboard: bool = True) -> Iterator[Hea
     of_drivers = f"127.0.0.1:{gcs}"
     address = f"http://127.0.0.1:{dashboard_port}" if dashboard else of_drivers
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while not (
             _answers(address) if dashboard else "runtime started" in (folder / "head.log").read_text()
         ):
@@ -128,7 +128,7 @@ def head_node(resources: dict[str, int], dashboard: bool = True) -> Iterator[Hea
 
 def _answers(address: str) -> bool:
     try:
-        urllib.request.urlopen(f"{address}/api/version", timeout=5).close()
+        urllib.request.urlopen(f"{address}/api/version", timeout=30).close()
     except urllib.error.HTTPError as error:
         return error.code == 401  # it wants a token
     except OSError:

@@ -22,7 +22,7 @@ def process_of(job: dict[str, Any]) -> psutil.Process | None:
         return None
 
 
-def wait_for(found: Callable[[], Any], seconds: float = 120) -> Any:
+def wait_for(found: Callable[[], Any], seconds: float = 300) -> Any:
     """What ``found`` gives, once it gives anything."""
     deadline = time.monotonic() + seconds
     while not (value := found()):

@@ -79,7 +79,7 @@ def test_a_job_waits_for_its_place_and_runs_to_the_end_when_another_is_stopped(
     code, _, err = head("submit", "pretrain", config("long"), "--set", "train.steps=1000000")
     assert code == 0, err
     events = tmp_path / "long" / "events.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 1200
     while not (events.is_file() and '"checkpoint"' in events.read_text()):
         assert time.monotonic() < deadline, head("jobs", "logs", "long")
         time.sleep(0.5)
@@ -97,7 +97,7 @@ def test_a_job_waits_for_its_place_and_runs_to_the_end_when_another_is_stopped(
     assert out.startswith("stopped: long;")
     assert '"interrupted"' in events.read_text(), "it ended as by Ctrl-C"
     assert head("jobs", "logs", "long")[1].splitlines()[-1] == "interrupted"
-    out, err = follower.communicate(timeout=180)
+    out, err = follower.communicate(timeout=400)
     assert follower.returncode == 0, err
     assert f"weights: {tmp_path}/short/final" in out
     assert (tmp_path / "short" / "final" / "config.json").is_file()
@@ -132,7 +132,7 @@ def test_the_doctor_asks_the_cluster_what_it_is(head: Head, monkeypatch: pytest.
         monkeypatch.setenv(name, head.environment[name])
     [dashboard] = ray_cluster.look(head.address)
     assert dashboard.state == "ok", dashboard
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while "0 nodes" in (itself := ray_cluster.look(head.of_drivers)[0]).found:  # the dashboard is there first
         assert time.monotonic() < deadline
     assert itself.found.endswith(f"{head.of_drivers}, 1 nodes with 2 pretrain, 0 finetune"), itself

@@ -159,7 +159,7 @@ def test_the_pool_is_killed_and_goes_on(pool: Pool, folder: Path) -> None:
 
 
 def test_deadlines_retries_and_the_end_of_a_pool(pool: Pool, settings: PoolSettings, folder: Path) -> None:
-    soon = datetime.now(UTC) + timedelta(seconds=5)
+    soon = datetime.now(UTC) + timedelta(seconds=15)
     late = pool.submit(a_task(folder, "a", "late", train=LONG, deadline=soon))
     again = pool.submit(a_task(folder, "a", "again", train=LONG))
     is_at_work(pool, again)

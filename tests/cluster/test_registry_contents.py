@@ -134,7 +134,7 @@ def without_this_checkout(folder: Path, *arguments: str, uri: str) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -198,7 +198,7 @@ def test_mlflow_serves_a_model(uri: str, tmp_path: Path) -> None:
             ).encode(),
             {"Content-Type": "application/json"},
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while True:
             try:
                 answer = json.loads(urllib.request.urlopen(request, timeout=30).read())

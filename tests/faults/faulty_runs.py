@@ -47,7 +47,7 @@ class Command:
         """The steps that were made, in the order they were."""
         return [event["step"] for event in events(self.run, "step")]
 
-    def wait_for_step(self, step: int, timeout: float = 120) -> None:
+    def wait_for_step(self, step: int, timeout: float = 300) -> None:
         """Wait until this command has made a step that is no earlier than ``step``."""
         deadline = time.monotonic() + timeout
         while not any(made >= step for made in self.steps()[self._seen :]):
@@ -64,7 +64,7 @@ class Command:
         newest = max((self.run / "heartbeats").iterdir(), key=lambda attempt: int(attempt.name))
         return psutil.Process(json.loads((newest / f"{rank}.json").read_text())["pid"])
 
-    def end(self, timeout: float = 150) -> tuple[int, str, str]:
+    def end(self, timeout: float = 400) -> tuple[int, str, str]:
         """Wait for the end: exit code, what was said, and what was said of errors."""
         said, errors = self.process.communicate(timeout=timeout)
         return self.process.returncode, said, errors
@@ -85,7 +85,7 @@ def pretraining(
             for process in (command.process, *family):
                 process.kill()
         command.process.wait()
-        psutil.wait_procs(family, timeout=10)
+        psutil.wait_procs(family, timeout=60)
 
 
 def restarts(run: Path) -> list[dict[str, Any]]:

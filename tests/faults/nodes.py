@@ -116,7 +116,7 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def wait_until(found: Callable[[], Any], seconds: float) -> Any:
+def wait_until(found: Callable[[], Any], seconds: float = 300) -> Any:
     """What ``found`` gives, once it gives anything."""
     deadline = time.monotonic() + seconds
     while not (value := found()):

@@ -45,14 +45,14 @@ def test_a_job_is_trained_without_mlflow_and_its_adapter_registered_later(tmp_pa
     with server(tmp_path / "server") as mlflow:
         register_base(tmp_path, mlflow.uri)
         process = mp.spawn(job, args=(tmp_path, mlflow.uri), nprocs=1, join=False)
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 300
         while not (tmp_path / "fetched").exists():
             assert time.monotonic() < deadline
             time.sleep(0.1)
         mlflow.stop()
         (tmp_path / "gone").touch()
         while not process.join(timeout=1):
-            assert time.monotonic() < deadline + 120
+            assert time.monotonic() < deadline + 300
         result = json.loads((tmp_path / "result.json").read_text())
         assert result["adapter_version"] is None
         assert [event["step"] for event in events(tmp_path / "job", "step")] == list(range(1, 7))

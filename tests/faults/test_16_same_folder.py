@@ -32,7 +32,7 @@ def test_exactly_one_of_many_wins_and_its_death_frees_the_folder(tmp_path: Path)
     try:
         *losers, winner = sorted(processes, key=lambda process: process.stdout.readline() == "held\n")
         for loser in losers:
-            assert loser.wait(timeout=30) == 1
+            assert loser.wait(timeout=120) == 1
             message = loser.stderr.read().splitlines()[-1]
             assert f"run.dir {folder} is in use by process {winner.pid} on " in message
         with pytest.raises(BlockingIOError, match=f"process {winner.pid} on"), lock.held(folder):

@@ -34,7 +34,7 @@ def listen_and_pretrain(config: dict[str, Any]) -> None:
 def start_workers(settings: PretrainSettings) -> Any:
     """A run's workers without Ray, listening for signals as under Ray, that have made two steps."""
     context = run_workers(settings, join=False, work=listen_and_pretrain)
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while len(events(settings.run.dir, "step")) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -52,9 +52,9 @@ def test_all_workers_commit_the_same_step_when_one_is_asked_to_end(
     for rank in ranks:
         os.kill(context.processes[rank].pid, signal.SIGTERM)
     with pytest.raises(mp.ProcessRaisedException, match="preempted at step"):
-        context.join(timeout=60)
+        context.join(timeout=300)
     for process in context.processes:
-        process.join(timeout=30)
+        process.join(timeout=120)
     run = settings.run.dir
     [commit] = events(run, "checkpoint")
     assert commit["step"] == events(run, "step")[-1]["step"]
@@ -76,7 +76,7 @@ def test_a_second_signal_ends_a_worker_now() -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=1)
     process.terminate()
-    assert process.wait(timeout=5) == preemption.EXIT_CODE
+    assert process.wait(timeout=60) == preemption.EXIT_CODE
 
 
 def test_a_second_signal_ends_the_driver_now(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_second_signal_ends_the_driver_now(tmp_path: Path) -> None:
         process.wait(timeout=1)
     assert preemption.is_asked(tmp_path)
     process.terminate()
-    assert process.wait(timeout=5) == preemption.EXIT_CODE
+    assert process.wait(timeout=60) == preemption.EXIT_CODE
 
 
 @pytest.mark.slow
@@ -106,7 +106,7 @@ def test_a_worker_is_started_again_and_the_command_ends_with_75(
         assert restart["step"] == command.steps()[-1]
         command.wait_for_step(restart["step"] + 2)
         command.process.terminate()
-        code, said, errors = command.end(timeout=60)
+        code, said, errors = command.end()
     step = command.steps()[-1]
     assert (code, errors.splitlines()[-1]) == (75, f"preempted at step {step}; the same command goes on")
     assert f"preempted at step {restart['step']}; starting again" in said

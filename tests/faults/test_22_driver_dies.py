@@ -43,7 +43,7 @@ def test_a_dead_driver_s_folder_is_removed_by_the_next_and_a_living_one_s_is_not
             sessions.remove_left_over()  # as another thread of this process would
             assert ours.is_dir()
         assert not ours.exists()
-        living.communicate("\n", timeout=10)
+        living.communicate("\n", timeout=60)
         assert not held.exists()
     finally:
         living.kill()
@@ -71,5 +71,5 @@ def test_nothing_lingers_and_the_same_command_goes_on(tmp_path: Path, shards: Pa
     assert weights_of(command.run) == weights_of(untroubled)
     assert not left.exists()
     # Ray's agents of a node look for a while for the head that has died with the driver.
-    _, alive = psutil.wait_procs(agents, timeout=180)
+    _, alive = psutil.wait_procs(agents, timeout=300)
     assert alive == []

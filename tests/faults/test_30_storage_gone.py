@@ -75,7 +75,7 @@ def test_a_run_dir_that_cannot_be_made_is_refused_before_anything_starts(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode in (1, 2)
     assert len(done.stderr.splitlines()) == 1

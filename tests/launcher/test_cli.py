@@ -32,7 +32,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     # One thread, as conftest has it for the tests themselves: small products on shared cores stall on two.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [ODEFORMER, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
+        [ODEFORMER, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=400
     )
 
 
@@ -143,7 +143,7 @@ def test_ctrl_c_is_one_word(tmp_path: Path) -> None:
         connection, _ = silent.accept()
         connection.recv(1)  # it has asked, and waits for an answer
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
         connection.close()
     assert (process.returncode, errors) == (130, "interrupted\n")
 

@@ -21,7 +21,7 @@ ODEFORMER = Path(sys.executable).parent / "odeformer"
 
 def dry_run(folder: Path, *arguments: str) -> str:
     command = [ODEFORMER, "pretrain", "config.json", "--dry-run", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

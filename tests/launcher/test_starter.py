@@ -22,7 +22,7 @@ ODEFORMER = Path(sys.executable).parent / "odeformer"
 
 
 def odeformer(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([ODEFORMER, *arguments], cwd=folder, capture_output=True, text=True, timeout=120)
+    return subprocess.run([ODEFORMER, *arguments], cwd=folder, capture_output=True, text=True, timeout=400)
 
 
 def test_what_init_writes_is_a_run(tmp_path: Path, text_files: list[Path]) -> None:

@@ -18,7 +18,7 @@ from cluster.checkpoints.host_copy import HostCopies
 from cluster.settings import PretrainSettings
 from cluster.training import worker
 
-SECONDS = 2.0
+SECONDS = 4.0
 
 
 def pretrain_on_a_slow_disk(config: dict[str, Any]) -> None:
@@ -52,7 +52,7 @@ def test_steps_are_made_meanwhile_and_an_error_waits(settings: Callable[..., Pre
     # Step 3 is made while the first is in flight; the second one waits for it, and the error for both.
     made = {event["step"]: event["time"] for event in events(run.run.dir, "step")}
     assert made[3] < made[4] < first["time"] < made[5] < second["time"]
-    assert second["blocked_seconds"] > SECONDS / 2
+    assert second["blocked_seconds"] > 0.9 * (first["time"] - made[4])
     names = sorted(path.name for path in (run.run.dir / "checkpoints").iterdir())
     assert names == ["step-000000002", "step-000000004"]
 

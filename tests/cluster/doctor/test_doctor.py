@@ -41,7 +41,7 @@ def test_the_command_tells_everything_and_fails_with_a_remedy(tmp_path: Path) ->
     def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [ODEFORMER, "doctor", *arguments]
         return subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=90
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
         )
 
     failed = doctor("--json")

