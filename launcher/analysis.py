@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 FILE = "analysis.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def analyze(
@@ -67,6 +67,8 @@ def examine(
     progress: Callable[[float, str], None] = lambda fraction, part: None,
 ) -> dict[str, Any]:
     """What ``analysis.json`` holds. Arguments as :func:`analyze`; ``text`` is the text itself."""
+    import hashlib
+
     import torch
 
     from cluster import registry
@@ -95,6 +97,7 @@ def examine(
             "weights_sha256": before,
             "trained_by": trained_by,
         },
+        "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "tokens": [text[first:last] for first, last in encoding.offsets],
         **found,
     }

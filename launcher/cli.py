@@ -23,6 +23,7 @@ from launcher.cli_jobs import jobs_app, submit_app
 from launcher.cli_options import AsJson, Overrides, TrackingUri
 from launcher.cli_plan import plan
 from launcher.cli_pool import pool_app
+from launcher.cli_report import report
 from launcher.cli_track import track_app
 from launcher.cli_usage import usage
 from launcher.cli_versions import models_app
@@ -47,6 +48,7 @@ app.add_typer(track_app, name="track")
 app.command()(usage)
 app.command()(plan)
 app.command()(analyze)
+app.command()(report)
 app.command("init")(write_config)
 app.command()(doctor)
 

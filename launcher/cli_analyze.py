@@ -26,11 +26,7 @@ def analyze(
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Look inside. Example: odeformer analyze --model models:/tiny@champion --text a.txt --out seen"""
-    from importlib.util import find_spec
-
-    lacking = [name for name in ("captum", "plotly", "jinja2") if find_spec(name) is None]
-    if lacking:
-        raise ValueError(f"{', '.join(lacking)} not installed: pip install 'odeformer[analyze]'")
+    check_installed("captum", "plotly", "jinja2")
     from odeformer.depth import uniform_grid
 
     if depth is not None:
@@ -50,3 +46,16 @@ def analyze(
         markup=False,
         soft_wrap=True,
     )
+
+
+def check_installed(*packages: str) -> None:
+    """Refuse to begin without what only the analysis needs.
+
+    Raises:
+        ValueError: naming the packages, and how to get them.
+    """
+    from importlib.util import find_spec
+
+    lacking = [name for name in packages if find_spec(name) is None]
+    if lacking:
+        raise ValueError(f"{', '.join(lacking)} not installed: pip install 'odeformer[analyze]'")

@@ -38,7 +38,7 @@ def figures(content: dict[str, Any]) -> dict[str, Any]:
 def loss(content: dict[str, Any]) -> go.Figure:
     """Mean loss against N."""
     of = content["depth"]
-    figure = _figure("N, cells of the solve", "loss, nats per token")
+    figure = blank("N, cells of the solve", "loss, nats per token")
     figure.add_scatter(
         x=of["depths"],
         y=of["loss"],
@@ -53,7 +53,7 @@ def loss(content: dict[str, Any]) -> go.Figure:
 def distance(content: dict[str, Any]) -> go.Figure:
     """How far the solve at N is from its limit."""
     of = content["depth"]
-    figure = _figure("N, cells of the solve", f"distance from N = {of['settings']['limit']}")
+    figure = blank("N, cells of the solve", f"distance from N = {of['settings']['limit']}")
     figure.add_scatter(
         x=of["depths"],
         y=of["distance"],
@@ -79,7 +79,7 @@ def work(content: dict[str, Any]) -> go.Figure:
     """How fast states move along t, and how much they turn."""
     of = content["depth"]
     t = of["t"]
-    figure = _figure("t, the continuous layer index", "speed (bars)")
+    figure = blank("t, the continuous layer index", "speed (bars)")
     middles = [(a + b) / 2 for a, b in pairwise(t)]
     figure.add_bar(x=middles, y=of["speed"], name="speed", marker_color=BLUE)
     figure.add_scatter(
@@ -112,18 +112,13 @@ def feed_forward(content: dict[str, Any]) -> go.Figure:
 
 def radius(content: dict[str, Any]) -> go.Figure:
     """The largest |eigenvalue| over the norm along t, the mean over heads, beside a fresh model's."""
-    figure = _figure("t, the continuous layer index", "largest |eigenvalue| / norm")
+    figure = blank("t, the continuous layer index", "largest |eigenvalue| / norm")
     times = content["spectra"]["settings"]["times"]
     for index, (which, label) in enumerate(SPECTRA.items()):
         for who, dash in (("model", "solid"), ("random", "dot")):
-            of = content["spectra"][who][which]
-            largest = [
-                sum(abs(complex(*head[0])) / norm for head, norm in zip(*at, strict=True)) / len(at[0])
-                for at in _by_time(of)
-            ]
             figure.add_scatter(
                 x=times,
-                y=largest,
+                y=largest_eigenvalues(content["spectra"][who][which]),
                 mode="lines",
                 name=label if who == "model" else f"{label}, untrained",
                 line={"color": SERIES[index], "dash": dash},
@@ -131,10 +126,18 @@ def radius(content: dict[str, Any]) -> go.Figure:
     return figure
 
 
+def largest_eigenvalues(spectrum: dict[str, Any]) -> list[float]:
+    """At each t the largest |eigenvalue| over the norm, the mean over heads."""
+    return [
+        sum(abs(complex(*head[0])) / norm for head, norm in zip(*at, strict=True)) / len(at[0])
+        for at in _by_time(spectrum)
+    ]
+
+
 def exponents(content: dict[str, Any]) -> go.Figure:
     """Local exponents along t, of the flow: the prelude is a jump that would hide all else."""
     of, first = content["lyapunov"], content["settings"]["prelude"]
-    figure = _figure("t, the continuous layer index", "growth for each unit of t")
+    figure = blank("t, the continuous layer index", "growth for each unit of t")
     edges = of["edges"][first:]
     for rank in range(min(4, len(of["values"]))):
         figure.add_scatter(
@@ -150,7 +153,7 @@ def exponents(content: dict[str, Any]) -> go.Figure:
 def clustering(content: dict[str, Any]) -> go.Figure:
     """Three measures of clustering along t, with the model's own weights and with constant ones."""
     of = content["clustering"]
-    figure = _figure("t, the continuous layer index", "value")
+    figure = blank("t, the continuous layer index", "value")
     labels = {
         "effective_rank": "effective rank / first one",
         "mean_cosine": "mean cosine",
@@ -173,7 +176,7 @@ def clustering(content: dict[str, Any]) -> go.Figure:
 
 def calibration(content: dict[str, Any]) -> go.Figure:
     """The reliability diagram at every depth."""
-    figure = _figure("how sure the model was", "how often it was right")
+    figure = blank("how sure the model was", "how often it was right")
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", name="perfect", line={"color": GREY, "dash": "dash"})
     for index, (depth, of) in enumerate(content["calibration"]["depths"].items()):
         filled = [i for i, count in enumerate(of["counts"]) if count]
@@ -189,7 +192,8 @@ def calibration(content: dict[str, Any]) -> go.Figure:
     return figure.update_layout(xaxis_range=[-0.03, 1.03], yaxis_range=[-0.03, 1.03])
 
 
-def _figure(x: str, y: str) -> go.Figure:
+def blank(x: str, y: str) -> go.Figure:
+    """A figure without data, with the titles of its axes."""
     return go.Figure(
         layout={
             "template": "plotly_white",
@@ -219,7 +223,7 @@ def _plane(times: Sequence[float], clouds: Sequence[Sequence[Any]], names: Seque
             for index, (name, points) in enumerate(zip(names, at, strict=True))
         ]
 
-    figure = _figure("real part", "imaginary part")
+    figure = blank("real part", "imaginary part")
     figure.add_traces(traces(clouds[0]))
     figure.frames = [go.Frame(data=traces(at), name=f"{t:.2f}") for t, at in zip(times, clouds, strict=True)]
     reach = 1.08 * max(max(abs(v) for v in point) for at in clouds for one in at for point in one)

@@ -28,26 +28,45 @@ def _how_sure(content: dict[str, Any]) -> Card:
     answer = content["answer"]
     probability, token = answer["probabilities"][0], shown(answer["tokens"][0])
     sentences = [f"The model would go on with “{token}” and gives that {percent(probability)}."]
-    judged = content["calibration"]["depths"].get(str(content["settings"]["depth"]))
+    judged = first_guesses(content)
     if judged is None:
         sentences.append("The text is too short to say how far such numbers can be trusted.")
     else:
-        count = sum(judged["counts"])
-        sure, right = (
-            sum(of * n for of, n in zip(judged[name], judged["counts"], strict=True)) / count
-            for name in ("confidence", "accuracy")
-        )
+        right, sure, error = judged
         sentences.append(
             f"Over this text its first guess was right {percent(right)} of the time; "
             f"on average it had claimed {percent(sure)}."
         )
-        error = judged["expected_error"]
         if error < POORLY_CALIBRATED:
             sentences.append(f"So its percentages can be taken at face value here (off by {percent(error)}).")
         else:
             way = "too sure of itself" if sure > right else "surer than it says, or unevenly so"
             sentences.append(f"Its percentages are off by {percent(error)}: it is {way} here.")
     return Card("How sure is it?", percent(probability), tuple(sentences))
+
+
+class FirstGuesses(NamedTuple):
+    """Of a model's likeliest tokens over a text, at the depth of its analysis."""
+
+    right: float
+    """How many came."""
+    claimed: float
+    """The mean probability that they were given."""
+    error: float
+    """The expected calibration error."""
+
+
+def first_guesses(content: dict[str, Any]) -> FirstGuesses | None:
+    """None of a text that is too short for it."""
+    judged = content["calibration"]["depths"].get(str(content["settings"]["depth"]))
+    if judged is None:
+        return None
+    count = sum(judged["counts"])
+    sure, right = (
+        sum(of * n for of, n in zip(judged[name], judged["counts"], strict=True)) / count
+        for name in ("confidence", "accuracy")
+    )
+    return FirstGuesses(right, sure, judged["expected_error"])
 
 
 def _how_sensitive(content: dict[str, Any]) -> Card:

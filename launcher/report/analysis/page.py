@@ -16,18 +16,23 @@ from launcher.report.tokens import shown
 
 def page(content: dict[str, Any]) -> str:
     """The page of an ``analysis.json``."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
-    )
-    return environment.get_template("page.html").render(
+    return render(
+        "page.html",
         content=content,
         cards=cards(content),
         tokens=tokens(content),
         figures=figures(content),
         heat=heat(content),
-        # Written by Plotly, not by a user: the only thing that is not escaped.
-        plotly=Markup(get_plotlyjs()),
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template of this folder; all that it says is escaped but Plotly's own code."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
+    # Written by Plotly, not by a user: the only thing that is not escaped.
+    return environment.get_template(template).render(plotly=Markup(get_plotlyjs()), **values)
 
 
 def tokens(content: dict[str, Any]) -> list[dict[str, Any]]:

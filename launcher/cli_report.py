@@ -1,0 +1,32 @@
+"""``odeformer report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    compare: Annotated[
+        tuple[Path, Path],
+        typer.Option(metavar="A B", help="Two folders that odeformer analyze wrote, of the same text."),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+) -> None:
+    """Set two analyses side by side. Example: odeformer report --compare before after --out compared"""
+    from launcher.cli_analyze import check_installed
+
+    check_installed("plotly", "jinja2")
+    from launcher import comparison
+    from launcher.console import make_console
+
+    page = comparison.compare(*compare, out, overwrite=overwrite)
+    make_console().print(
+        f"open {page} in a browser; numbers: {out / comparison.FILE}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,212 @@
+"""``odeformer report --compare``: what it writes, what it refuses, and how a browser shows it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_checkpoint import small_checkpoint
+
+import odeformer
+from data.tokenizer import load_tokenizer
+from launcher import analysis, comparison
+from launcher.cli import app
+from launcher.report.analysis.comparison_page import most_changed
+from launcher.report.analysis.comparison_screen import cards, cost_rows
+from odeformer.folder import folder_digest
+
+SCREENSHOTS = Path(__file__).parents[2] / "build/report"
+CHROMIUM = shutil.which("chromium")
+TEXT = "def saved(folder):\n    return folder / '</script>' & FILE_NAME\n" * 2
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Of one tokenizer, with other weights and at other depths."""
+    folder = tmp_path_factory.mktemp("models")
+    first = small_checkpoint(folder / "first")
+    second = folder / "second"
+    shutil.copytree(first, second)
+    model = odeformer.load(first)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    from odeformer import checkpoint
+
+    shutil.rmtree(second)
+    tokenizer = folder / "first" / "tokenizer.json"
+    checkpoint.save(model.state_dict(), model.config, "euler", tokenizer, second)
+    return first, second
+
+
+@pytest.fixture(scope="module")
+def analyses(models: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("analyses")
+    first, second = models
+    analysis.analyze(str(first), None, TEXT, folder / "a", None, None)
+    analysis.analyze(str(second), None, TEXT, folder / "b", 6, None)
+    return folder / "a", folder / "b"
+
+
+@pytest.fixture(scope="module")
+def compared(analyses: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("comparison") / "compared"
+    before = [folder_digest(folder) for folder in analyses]
+    command(*analyses, out)
+    assert [folder_digest(folder) for folder in analyses] == before
+    return out
+
+
+def command(first: Path, second: Path, out: Path) -> None:
+    words = ["report", "--compare", str(first), str(second), "--out", str(out)]
+    app(words, standalone_mode=False)
+
+
+def test_numbers_are_those_of_the_models(models: tuple[Path, Path], compared: Path) -> None:
+    content = json.loads((compared / "comparison.json").read_text())
+    ids = torch.tensor([load_tokenizer(models[0]).encode(TEXT).ids])
+    losses = []
+    for path, depth in zip(models, (4, 6), strict=True):
+        with torch.no_grad():
+            logits = odeformer.load(path)(ids[:, :-1], depth=depth).logits
+        losses.append(torch.nn.functional.cross_entropy(logits[0].double(), ids[0, 1:], reduction="none"))
+    change = losses[1] - losses[0]
+    assert content["token_loss"]["difference"] == pytest.approx(change.tolist(), abs=1e-4)
+    assert content["figures"]["loss"]["difference"] == pytest.approx(float(change.mean()), abs=1e-4)
+    assert content["tokens_better"] == pytest.approx(float((change < 0).double().mean()))
+    found = content["loss_difference"]
+    assert found["low"] < found["mean"] < found["high"]
+    # A has no N = 6: it was not asked for; what is there of both has a difference.
+    rows = {row["depth"]: row["loss"] for row in content["depths"]}
+    assert sorted(rows) == [2, 4, 6, 8]
+    assert rows[6]["a"] is None
+    assert rows[6]["difference"] is None
+    assert rows[8]["difference"] == pytest.approx(rows[8]["b"] - rows[8]["a"], abs=1e-5)
+
+
+def test_the_first_screen_says_which_is_which(analyses: tuple[Path, Path], compared: Path) -> None:
+    a, b = (comparison.read(path) for path in analyses)
+    content = json.loads((compared / "comparison.json").read_text())
+    content["loss_difference"] = {"mean": -0.2, "low": -0.3, "high": -0.1}
+    content["tokens_better"] = 0.75
+    content["figures"]["noise_relative"] = {"a": 2.0, "b": 1.0, "difference": -1.0}
+    sure, sensitive, cost = cards(a, b, content)
+    assert cost.sentences[0].replace("\xa0", " ") == "B predicts this text better, on 75 % of its tokens."
+    assert "moves A more: 2 ×" in sensitive.sentences[0]
+    assert "A" in sure.sentences[0]
+    content["loss_difference"] = {"mean": 0.2, "low": 0.1, "high": 0.3}
+    assert cards(a, b, content)[2].sentences[0].replace("\xa0", " ").startswith("A predicts this text better")
+    content["loss_difference"] = {"mean": 0.2, "low": -0.1, "high": 0.3}
+    assert "neither" in cards(a, b, content)[2].sentences[0]
+    loss = content["depths"][0]["loss"]
+    assert cost.rows[0].a == f"{math.exp(loss['a']):.4g}"
+    assert cost_rows(content)[2][1][0] == "–", "A was not asked at N = 6"
+
+
+def test_the_tokens_that_changed_most_come_first() -> None:
+    losses = {"a": [1.0, 2.0, 3.0], "b": [1.1, 0.5, 3.0], "difference": [0.1, -1.5, 0.0]}
+    rows = most_changed(["a", "b", "c", " d"], losses)
+    assert [(row["text"], row["position"]) for row in rows] == [("c", 3), ("b", 2), ("␣d", 4)]
+    assert rows[0]["before"] == "ab"
+
+
+def test_an_analysis_beside_itself_has_no_differences(analyses: tuple[Path, Path], tmp_path: Path) -> None:
+    command(analyses[0] / "analysis.json", analyses[0], tmp_path / "out")
+    content = json.loads((tmp_path / "out/comparison.json").read_text())
+    assert {pair["difference"] for pair in content["figures"].values()} <= {0, None}
+    assert set(content["token_loss"]["difference"]) == {0}
+
+
+def changed(folder: Path, to: Path, **parts: Any) -> Path:
+    content = json.loads((folder / "analysis.json").read_text()) | parts
+    to.write_text(json.dumps({name: part for name, part in content.items() if part is not None}))
+    return to
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"text_sha256": "0"}, "are of different texts"),
+        ({"tokens": ["other", "tokens"]}, "into different tokens"),
+        ({"format_version": 1}, "format_version is 1, 2 is expected"),
+        ({"depth": None, "lyapunov": None}, "lacks lyapunov, depth"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_a_line(
+    analyses: tuple[Path, Path], tmp_path: Path, parts: dict[str, Any], message: str
+) -> None:
+    other = changed(analyses[1], tmp_path / "other.json", **parts)
+    with pytest.raises(ValueError, match=message) as refused:
+        command(analyses[0], other, tmp_path / "out")
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_analysis_is_refused(analyses: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "list.json").write_text("[1]")
+    for given, message in (
+        (tmp_path / "nowhere", "no such file"),
+        (tmp_path, "no such file"),
+        (tmp_path / "broken.json", "is not JSON"),
+        (tmp_path / "list.json", "format_version is None"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            command(analyses[0], given, tmp_path / "out")
+    with pytest.raises(ValueError, match="is what is read from"):
+        command(*analyses, analyses[0])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not there: apt-get install chromium, to see the page drawn")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+def test_a_browser_draws_both_in_every_figure(compared: Path, browser: Any, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: complaints.append(request.url) if "http" in request.url[:4] else None)
+    page.goto((compared / "comparison.html").as_uri())
+    places = page.locator("[data-figure]")
+    assert places.count() == 6
+    for index in range(places.count()):
+        place = places.nth(index)
+        place.locator(".main-svg").first.wait_for(state="visible")
+        names = place.evaluate("e => e.data.map(trace => trace.name[0])")
+        assert names.count("A") == names.count("B") > 0, place.get_attribute("data-figure")
+        assert place.locator(".js-line").count() >= 2
+        assert 200 < place.bounding_box()["width"] <= width
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
+    for card in page.locator(".card").all():
+        assert card.evaluate("e => e.scrollWidth <= e.clientWidth"), "nor out of a box"
+
+    losses = json.loads((compared / "comparison.json").read_text())["token_loss"]
+    buttons = page.locator("#changed button")
+    assert buttons.count() == len(losses["a"]) + 1
+    strongest = max(range(len(losses["a"])), key=lambda i: abs(losses["difference"][i]))
+    buttons.nth(strongest + 1).hover()
+    assert f"A {losses['a'][strongest]:.2f}, B {losses['b'][strongest]:.2f}" in page.inner_text("#told")
+    colour = buttons.nth(strongest + 1).evaluate("e => getComputedStyle(e).background")
+    better = losses["difference"][strongest] < 0
+    assert ("rgba(0, 114, 178, 0.95)" if better else "rgba(213, 94, 0, 0.95)") in colour
+
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.evaluate("scrollTo(0, 0)")
+    page.screenshot(path=SCREENSHOTS / f"comparison-{width}.png", full_page=True)
+    page.close()
+    assert complaints == []
