@@ -6,7 +6,9 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.sessions import session_folder
@@ -14,6 +16,8 @@ from cluster.sessions import session_folder
 PRETRAIN = "pretrain"
 FINETUNE = "finetune"
 """Custom resources that keep the two kinds of work apart: a node offers one, the other, or both."""
+STARTS = 3
+"""Of a private cluster, before a machine is called too busy for one."""
 
 
 @contextmanager
@@ -29,7 +33,7 @@ def ray_cluster(
         cpus_per_worker: logical CPUs of each of them.
 
     Raises:
-        ConnectionError: when nothing answers at ``address``.
+        ConnectionError: when nothing answers at ``address``, or a private one does not start.
     """
     if address is not None:
         _check_answers(address)
@@ -57,16 +61,16 @@ def ray_cluster(
             # that holds a data.py, workers would import that file.
             with chdir(session):
                 if address is None:
-                    with _slow_start_in_one_line():
-                        ray.init(
-                            num_cpus=(pretrain_workers + finetune_slots) * cpus_per_worker,
-                            resources={PRETRAIN: pretrain_workers, FINETUNE: finetune_slots},
-                            include_dashboard=False,
-                            log_to_driver=False,
-                            logging_level="error",
-                            _temp_dir=str(session),
-                            object_store_memory=256 * 2**20,
-                        )
+                    _start_patiently(
+                        session,
+                        num_cpus=(pretrain_workers + finetune_slots) * cpus_per_worker,
+                        resources={PRETRAIN: pretrain_workers, FINETUNE: finetune_slots},
+                        include_dashboard=False,
+                        log_to_driver=False,
+                        logging_level="error",
+                        _temp_dir=str(session),
+                        object_store_memory=256 * 2**20,
+                    )
                 else:
                     ray.init(address=address, log_to_driver=False, logging_level="error")
             yield
@@ -74,17 +78,30 @@ def ray_cluster(
             ray.shutdown()
 
 
-@contextmanager
-def _slow_start_in_one_line() -> Iterator[None]:
-    """Ray gives its own processes 30 seconds, which cannot be changed, and raises a bare ``Exception``."""
-    try:
-        yield
-    except Exception as error:
-        if "timed out during startup" in str(error):
-            raise ConnectionError(
-                "Ray did not start within 30 s: the machine is too busy or short of memory; try again"
-            ) from None
-        raise
+def _start_patiently(session: Path, **options: Any) -> None:
+    """``ray.init``, again where a busy machine was too slow for it.
+
+    Ray gives its own processes 30 seconds, which cannot be changed, raises a bare ``Exception`` after that
+    and leaves them to the end of this process.
+    """
+    import psutil
+    import ray
+
+    for _ in range(STARTS):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if str(session) in " ".join(process.cmdline()):
+                    process.kill()
+                    process.wait()
+    raise ConnectionError(
+        f"Ray did not start within 30 s, {STARTS} times: the machine is too busy or short of memory"
+    )
 
 
 def _check_answers(address: str) -> None:
