@@ -76,7 +76,9 @@ def check_same_text(a: dict[str, Any], b: dict[str, Any], first: Path, second: P
         ValueError: saying how they differ.
     """
     if a["text_sha256"] != b["text_sha256"]:
-        raise ValueError(f"{first} and {second} are of different texts: analyze the same one with both models")
+        raise ValueError(
+            f"{first} and {second} are of different texts: analyze the same one with both models"
+        )
     if a["tokens"] != b["tokens"]:
         raise ValueError(
             f"{first} and {second} cut the text into different tokens: "

@@ -21,7 +21,7 @@ from launcher.cli import app
 
 ODEFORMER = Path(sys.executable).parent / "odeformer"
 WITHOUT_A_TABLE = {
-    *("init", "analyze", "generate", "quickstart", "data verify", "submit pretrain", "track sync"),
+    *("init", "analyze", "report", "generate", "quickstart", "data verify", "submit pretrain", "track sync"),
     *("jobs logs", "jobs stop", "pool start", "pool drain", "pool stop"),
     *(f"finetune {verb}" for verb in ("submit", "logs", "cancel", "retry")),
     *(f"models {verb}" for verb in ("export", "import", "register", "rollback")),
@@ -81,6 +81,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["analyze", "--model", "nowhere", "--text", "some words", "--out", "out"], "nowhere"),
         (["analyze", "--model", "nowhere", "--text", "", "--out", "out"], "text is empty"),
         (["analyze", "--model", "nowhere", "--text", "a b", "--out", "o", "--depth", "0"], "depth 0"),
+        (["report", "--compare", "nowhere", "m", "--out", "out"], "nowhere: no such file"),
         (["models", "export", "--model", "nowhere", "--out", "out"], "nowhere"),
         (
             ["models", "export", "--model", "m", "--adapter", "models:/a/1", "--out", "o"],

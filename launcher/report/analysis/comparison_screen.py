@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from launcher.report.tokens import percent, shown
 
+Format = Callable[[float], str]
 AS_MUCH = 0.05
 """Amplifications that differ by less of themselves are called the same."""
 
@@ -35,7 +37,7 @@ def cards(a: dict[str, Any], b: dict[str, Any], content: dict[str, Any]) -> list
 
 
 def cost_rows(content: dict[str, Any]) -> list[tuple[int, list[str]]]:
-    """N, and loss, work and time at it: a, b and the difference of each."""
+    """N, and at it A, B and the difference of the loss; A, B and B / A of work and time."""
 
     def work(flops: float) -> str:
         return f"{flops / 1e6:.4g} M"
@@ -45,8 +47,8 @@ def cost_rows(content: dict[str, Any]) -> list[tuple[int, list[str]]]:
             row["depth"],
             [
                 *_three(row["loss"], "{:.3f}".format, "{:+.3f}".format),
-                *_three(row["flops"], work, lambda _, pair=row["flops"]: _of_a(pair)),
-                *_three(row["milliseconds"], "{:.3g}".format, lambda _, pair=row["milliseconds"]: _of_a(pair)),
+                *_beside(row["flops"], work),
+                *_beside(row["milliseconds"], "{:.3g}".format),
             ],
         )
         for row in content["depths"]
@@ -61,7 +63,8 @@ def _how_sure(a: dict[str, Any], b: dict[str, Any], content: dict[str, Any]) -> 
         sentences = [f"Both would go on with “{guesses[0]}”: A gives that {sure[0]}, B {sure[1]}."]
     else:
         sentences = [
-            f"They disagree: A would go on with “{guesses[0]}” ({sure[0]}), B with “{guesses[1]}” ({sure[1]})."
+            f"They disagree: A would go on with “{guesses[0]}” ({sure[0]}), "
+            f"B with “{guesses[1]}” ({sure[1]})."
         ]
     error = of["calibration_error"]
     if error["difference"] is None:
@@ -98,7 +101,9 @@ def _how_sensitive(content: dict[str, Any]) -> Compared:
         _row("10 % of it changes", of["changed_by_large_noise"], percent, _points),
         _row("leading exponent", of["leading_exponent"], "{:.2f}".format, "{:+.2f}".format),
     )
-    second = f"1 % of noise changes {percent(changed['a'])} of A's predictions, {percent(changed['b'])} of B's."
+    second = (
+        f"1 % of noise changes {percent(changed['a'])} of A's predictions, {percent(changed['b'])} of B's."
+    )
     figure = f"{noise['a']:.2g} × → {noise['b']:.2g} ×"
     return Compared("How sensitive are they?", figure, (sentence, second), rows)
 
@@ -130,11 +135,11 @@ def _perplexity(loss: dict[str, Any]) -> dict[str, Any]:
     return {"a": a, "b": b, "difference": None if a is None or b is None else b - a}
 
 
-def _row(label: str, pair: dict[str, Any], value: Any, difference: Any) -> Row:
+def _row(label: str, pair: dict[str, Any], value: Format, difference: Format) -> Row:
     return Row(label, *_three(pair, value, difference))
 
 
-def _three(pair: dict[str, Any], value: Any, difference: Any) -> tuple[str, str, str]:
+def _three(pair: dict[str, Any], value: Format, difference: Format) -> tuple[str, str, str]:
     a, b = ("–" if pair[who] is None else value(pair[who]) for who in "ab")
     return a, b, "–" if pair["difference"] is None else difference(pair["difference"])
 
@@ -143,5 +148,6 @@ def _points(difference: float) -> str:
     return f"{100 * difference:+.2g} points"
 
 
-def _of_a(pair: dict[str, Any]) -> str:
-    return f"{pair['b'] / pair['a']:.2f} ×"
+def _beside(pair: dict[str, Any], value: Format) -> tuple[str, str, str]:
+    a, b, _ = _three(pair, value, str)
+    return a, b, "–" if pair["difference"] is None else f"{pair['b'] / pair['a']:.2f} ×"
