@@ -100,7 +100,7 @@ def side_by_side(adapters: Sequence[Adapter], t: Tensor) -> BlockWeights:
     for name in dict.fromkeys(name for one in made for name in one):
         like = next(one[name] for one in made if name in one)
         parts = [one.get(name, torch.zeros_like(like)) for one in made]
-        pairs[name] = torch.stack([_of_rank(part, rank, name) for part in parts], dim=1)
+        pairs[name] = torch.stack([_of_rank(part, rank, name.endswith("_lora_a")) for part in parts], dim=1)
     return pairs
 
 
@@ -114,15 +114,14 @@ def embeddings_side_by_side(adapters: Sequence[Adapter]) -> EmbeddingPair | None
     nothing = EmbeddingPair(torch.zeros_like(like.a), torch.zeros_like(like.b))
     pairs = [nothing if pair is None else pair for pair in made]
     return EmbeddingPair(
-        torch.stack([F.pad(pair.a, (0, 0, 0, rank - len(pair.a))) for pair in pairs]),
-        torch.stack([F.pad(pair.b, (0, rank - pair.b.shape[1])) for pair in pairs]),
+        torch.stack([_of_rank(pair.a, rank, in_a=True) for pair in pairs]),
+        torch.stack([_of_rank(pair.b, rank, in_a=False) for pair in pairs]),
     )
 
 
-def _of_rank(part: Tensor, rank: int, name: str) -> Tensor:
-    """A [M, r, in] or B [M, out, r] with zeros up to another rank."""
-    in_a = name.endswith("_lora_a")
-    missing = rank - part.shape[1 if in_a else 2]
+def _of_rank(part: Tensor, rank: int, in_a: bool) -> Tensor:
+    """A [..., r, in] or B [..., out, r] with zeros up to another rank."""
+    missing = rank - part.shape[-2 if in_a else -1]
     return F.pad(part, (0, 0, 0, missing) if in_a else (0, missing))
 
 

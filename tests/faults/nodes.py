@@ -116,9 +116,9 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def wait_until(found: Callable[[], Any], seconds: float = 300) -> Any:
+def wait_until(found: Callable[[], Any]) -> Any:
     """What ``found`` gives, once it gives anything."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + 300
     while not (value := found()):
         assert time.monotonic() < deadline
         time.sleep(0.1)

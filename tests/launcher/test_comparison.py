@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from small_checkpoint import small_checkpoint
+from watched_page import WatchedPage
 
 import odeformer
 from data.tokenizer import load_tokenizer
@@ -21,8 +21,6 @@ from launcher.report.analysis.comparison_page import most_changed
 from launcher.report.analysis.comparison_screen import cards, cost_rows
 from odeformer.folder import folder_digest
 
-SCREENSHOTS = Path(__file__).parents[2] / "build/report"
-CHROMIUM = shutil.which("chromium")
 TEXT = "def saved(folder):\n    return folder / '</script>' & FILE_NAME\n" * 2
 
 
@@ -163,25 +161,10 @@ def test_what_is_no_analysis_is_refused(analyses: tuple[Path, Path], tmp_path: P
         command(*analyses, analyses[0])
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("chromium is not there: apt-get install chromium, to see the page drawn")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 @pytest.mark.parametrize("width", [360, 1440])
 def test_a_browser_draws_both_in_every_figure(compared: Path, browser: Any, width: int) -> None:
-    page = browser.new_page(viewport={"width": width, "height": 900})
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: complaints.append(request.url) if "http" in request.url[:4] else None)
-    page.goto((compared / "comparison.html").as_uri())
+    watched = WatchedPage(browser, compared / "comparison.html", width)
+    page = watched.page
     places = page.locator("[data-figure]")
     assert places.count() == 6
     for index in range(places.count()):
@@ -205,8 +188,4 @@ def test_a_browser_draws_both_in_every_figure(compared: Path, browser: Any, widt
     better = losses["difference"][strongest] < 0
     assert ("rgba(0, 114, 178, 0.95)" if better else "rgba(213, 94, 0, 0.95)") in colour
 
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.evaluate("scrollTo(0, 0)")
-    page.screenshot(path=SCREENSHOTS / f"comparison-{width}.png", full_page=True)
-    page.close()
-    assert complaints == []
+    watched.close("comparison")

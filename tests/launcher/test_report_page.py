@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_checkpoint import small_checkpoint
+from watched_page import WatchedPage
 
 from launcher import analysis
-
-SCREENSHOTS = Path(__file__).parents[2] / "build/report"
-CHROMIUM = shutil.which("chromium")
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="chromium is not there: apt-get install chromium, to see the page drawn"
-)
 
 
 @pytest.fixture(scope="module")
@@ -29,23 +21,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return analysis.analyze(str(checkpoint), None, text, folder / "seen", None, None)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 @pytest.mark.parametrize("width", [360, 1440])
 def test_everything_is_drawn_and_moves(report: Path, browser: Any, width: int) -> None:
-    page = browser.new_page(viewport={"width": width, "height": 900})
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: complaints.append(request.url) if "http" in request.url[:4] else None)
-    page.goto(report.as_uri())
+    watched = WatchedPage(browser, report, width)
+    page = watched.page
     places = page.locator("[data-figure]")
     assert places.count() == 10
     for index in range(places.count()):
@@ -79,8 +58,4 @@ def test_everything_is_drawn_and_moves(report: Path, browser: Any, width: int) -
     page.wait_for_function("([e, x]) => e.data[0].x[0] !== x", arg=[plot.element_handle(), first])
     assert float(plot.locator(".slider-label").first.text_content().split("=")[-1]) > 0.7
 
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.evaluate("scrollTo(0, 0)")
-    page.screenshot(path=SCREENSHOTS / f"report-{width}.png", full_page=True)
-    page.close()
-    assert complaints == []
+    watched.close("report")
