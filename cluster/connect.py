@@ -7,7 +7,6 @@ import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -62,7 +61,6 @@ def ray_cluster(
             with chdir(session):
                 if address is None:
                     _start_patiently(
-                        session,
                         num_cpus=(pretrain_workers + finetune_slots) * cpus_per_worker,
                         resources={PRETRAIN: pretrain_workers, FINETUNE: finetune_slots},
                         include_dashboard=False,
@@ -78,7 +76,7 @@ def ray_cluster(
             ray.shutdown()
 
 
-def _start_patiently(session: Path, **options: Any) -> None:
+def _start_patiently(**options: Any) -> None:
     """``ray.init``, again where a busy machine was too slow for it.
 
     Ray gives its own processes 30 seconds, which cannot be changed, raises a bare ``Exception`` after that
@@ -87,6 +85,8 @@ def _start_patiently(session: Path, **options: Any) -> None:
     import psutil
     import ray
 
+    this = psutil.Process()
+    others = this.children(recursive=True)
     for _ in range(STARTS):
         try:
             ray.init(**options)
@@ -94,11 +94,10 @@ def _start_patiently(session: Path, **options: Any) -> None:
         except Exception as error:
             if "timed out during startup" not in str(error):
                 raise
-        for process in psutil.Process().children(recursive=True):
+        for process in set(this.children(recursive=True)) - set(others):
             with suppress(psutil.NoSuchProcess):
-                if str(session) in " ".join(process.cmdline()):
-                    process.kill()
-                    process.wait()
+                process.kill()
+                process.wait()
     raise ConnectionError(
         f"Ray did not start within 30 s, {STARTS} times: the machine is too busy or short of memory"
     )

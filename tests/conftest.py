@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 # (60 by default). The tests' own process outlives many clusters, some of which are killed.
 os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "3600")
 
-LONGEST_FIRST = ("test_road.py", "test_quickstart.py", "faults", "cluster")
+LONGEST_FIRST = ("test_road.py", "faults", "cluster")
 """So that two workers that take a file at a time end together."""
 
 
