@@ -36,7 +36,8 @@ def test_the_command_tells_everything_and_fails_with_a_remedy(tmp_path: Path) ->
     lock.parent.mkdir(parents=True)
     lock.touch()
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
-    environment = clean | {"TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
+    # A home of its own: Ray writes a token that others can read into the home of whoever starts it bare.
+    environment = clean | {"HOME": str(tmp_path), "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
 
     def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [ODEFORMER, "doctor", *arguments]
