@@ -6,9 +6,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from cluster.registry import flavour
 from cluster.registry.about import BASE_NAME, BASE_VERSION, DIGEST
+from cluster.registry.downloads import place, shared_copy
 from cluster.registry.versions import FILES, Version, resolve
 from cluster.tracking.store import tracking_uri
 from odeformer.folder import folder_digest
@@ -35,7 +37,7 @@ def fetch(model: str, uri: str | None = None) -> Path:
         raise ValueError(
             f"{version.uri} is refused: its files should be in {flavour.FILES}, not in {inner!r}"
         )
-    folder = _download(version, f"/{inner}" if inner else "", uri)
+    folder = _files(version, f"/{inner}" if inner else "", uri)
     try:
         check_folder(folder)
     except ValueError as error:
@@ -49,6 +51,20 @@ def fetch(model: str, uri: str | None = None) -> Path:
     return folder
 
 
+def _files(version: Version, inner: str, uri: str | None) -> Path:
+    """Where the version's files are on this machine: their own place, or a copy that all processes share."""
+    if urlsplit(version.location).scheme in ("", "file"):
+        return _download(version, inner, uri)
+    try:
+        return shared_copy(
+            version.tags.get(DIGEST, ""), lambda folder: _download_into(folder, version, inner, uri)
+        )
+    except OSError as error:
+        raise ValueError(
+            f"{version.uri}: its files have no place in {place()} ({error}): set ODEFORMER_CACHE"
+        ) from None
+
+
 def read_json(version: Version, file: str, uri: str | None = None) -> dict[str, Any] | None:
     """A small file beside a version's weights, such as ``depths.json``; None where there is none."""
     if FILES not in version.tags:  # of before there were any
@@ -60,15 +76,23 @@ def read_json(version: Version, file: str, uri: str | None = None) -> dict[str, 
     return content if isinstance(content, dict) else None
 
 
-def _download(version: Version, inner: str, uri: str | None) -> Path:
+def _download_into(folder: Path, version: Version, inner: str, uri: str | None) -> None:
+    downloaded = _download(version, inner, uri, folder)
+    if downloaded != folder:  # MLflow puts a folder into the one it is given
+        for file in downloaded.iterdir():
+            file.rename(folder / file.name)
+        downloaded.rmdir()
+
+
+def _download(version: Version, inner: str, uri: str | None, into: Path | None = None) -> Path:
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    place = version.location + inner
+    source = version.location + inner
     try:
-        return Path(download_artifacts(artifact_uri=place, tracking_uri=tracking_uri(uri)))
+        return Path(download_artifacts(source, dst_path=into and str(into), tracking_uri=tracking_uri(uri)))
     except (MlflowException, OSError) as error:
-        raise ValueError(f"{version.uri}: its files are not at {place} ({error})") from None
+        raise ValueError(f"{version.uri}: its files are not at {source} ({error})") from None
 
 
 @dataclass(frozen=True)

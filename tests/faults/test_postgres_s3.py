@@ -57,6 +57,7 @@ def test_versions_adapters_and_races(tmp_path: Path, monkeypatch: pytest.MonkeyP
             content = bytearray(thing.get()["Body"].read())
             content[-1] ^= 1
             thing.put(Body=bytes(content))
+            monkeypatch.setenv("ODEFORMER_CACHE", str(tmp_path / "another machine's"))
             with pytest.raises(ValueError, match="changed or damaged since"):
                 registry.fetch(version.uri, remote.uri)
             bucket.Object(f"runs/{place}/artifacts/model/evil.pt").put(Body=b"\x80\x04.")

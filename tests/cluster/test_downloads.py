@@ -1,0 +1,126 @@
+"""A version whose files are elsewhere is downloaded once for each machine, and never taken for another."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+from stored_models import checkpoint_folder, register_model
+
+from cluster import registry
+from cluster.registry import downloads
+from cluster.tracking import store
+from odeformer.folder import folder_digest
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ODEFORMER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "versions"
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "MLFLOW_S3_ENDPOINT_URL": address,
+    }.items():
+        monkeypatch.setenv(name, value)
+    yield boto3.resource("s3", endpoint_url=address).create_bucket(Bucket="models")
+    server.stop()
+
+
+def test_one_copy_for_all_who_ask_at_once(tmp_path: Path, cache: Path) -> None:
+    source = checkpoint_folder(tmp_path / "made", 1)
+    digest, downloaded = folder_digest(source), []
+
+    def download(folder: Path) -> None:
+        downloaded.append(folder)
+        time.sleep(0.2)
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+
+    with ThreadPoolExecutor(4) as threads:
+        copies = list(threads.map(lambda _: downloads.shared_copy(digest, download), range(4)))
+    assert set(copies) == {cache / digest}
+    assert len(downloaded) == 1
+    assert (cache.stat().st_mode & 0o777) == 0o700
+    # A byte of it is lost: what is shared is whole again.
+    (copies[0] / "config.json").write_text("{}")
+    assert folder_digest(downloads.shared_copy(digest, download)) == digest
+    assert len(downloaded) == 2
+
+
+def test_what_did_not_come_whole_is_not_there(cache: Path) -> None:
+    def download(folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+        raise ConnectionError("the store has gone")
+
+    with pytest.raises(ConnectionError):
+        downloads.shared_copy("0" * 64, download)
+    assert not (cache / ("0" * 64)).exists()
+
+
+@pytest.mark.parametrize("digest", ["", "../../elsewhere", "0" * 63, "0" * 64 + "\n"])
+def test_what_is_no_digest_becomes_no_folder(digest: str, cache: Path) -> None:
+    with pytest.raises(ValueError, match="which is none"):
+        downloads.shared_copy(digest, lambda folder: None)
+    assert not cache.exists()
+
+
+def test_a_copy_that_nobody_uses_goes_when_another_comes(cache: Path) -> None:
+    def empty(folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+
+    old, used = (downloads.shared_copy(letter * 64, empty) for letter in "ab")
+    long_ago = time.time() - downloads.UNUSED_SECONDS - 60
+    for folder in (old, used):
+        os.utime(folder, (long_ago, long_ago))
+    downloads.shared_copy("b" * 64, empty)
+    downloads.shared_copy("c" * 64, empty)
+    assert sorted(folder.name[0] for folder in cache.iterdir() if folder.is_dir()) == ["b", "c"]
+
+
+def test_a_version_in_a_bucket_is_downloaded_once(
+    tmp_path: Path, uri: str, cache: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.connect(uri).create_experiment(f"of-{tmp_path.name}", artifact_location="s3://models/runs")
+    made = checkpoint_folder(tmp_path / "made", 1)
+    version = register_model(made, uri, tmp_path, "base")
+    assert version.location.startswith("s3://models/runs")
+    folder = registry.fetch(version.uri, uri)
+    assert folder.parent == cache
+    assert folder_digest(folder) == folder_digest(made)
+    weights = folder / "model.safetensors"
+    before = weights.stat()
+    assert registry.load(version.uri, uri).folder == folder
+    assert (weights.stat().st_ino, weights.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+    # Somebody with the keys changes the bucket: who has a copy goes on with what was registered, and a
+    # machine that comes later is told.
+    [thing] = [file for file in bucket.objects.all() if file.key.endswith("model.safetensors")]
+    content = bytearray(thing.get()["Body"].read())
+    content[-1] ^= 1
+    thing.put(Body=bytes(content))
+    assert registry.fetch(version.uri, uri) == folder
+    shutil.rmtree(folder)
+    with pytest.raises(ValueError, match="changed or damaged since"):
+        registry.fetch(version.uri, uri)
+    monkeypatch.setenv("ODEFORMER_CACHE", str(made / "config.json"))
+    with pytest.raises(ValueError, match="set ODEFORMER_CACHE"):
+        registry.fetch(version.uri, uri)
+    monkeypatch.setenv("ODEFORMER_CACHE", str(cache.parent))
+    thing.put(Body=bytes(content[:-1]) + bytes([content[-1] ^ 1]))
+    assert folder_digest(registry.fetch(version.uri, uri)) == folder_digest(made)
