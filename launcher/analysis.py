@@ -58,6 +58,22 @@ def analyze(
     return out / "report.html"
 
 
+def log(out: Path, tracking_uri: str | None) -> str:
+    """Send what :func:`analyze` wrote to the version in MLflow that it is of; where it is there.
+
+    An adapter's goes to the adapter's version.
+
+    Raises:
+        ConnectionError: when the store does not take it.
+    """
+    from cluster.registry import analyses
+
+    content = json.loads((out / FILE).read_text(encoding="utf-8"))
+    version = content["model"]["versions"][0]
+    sent = analyses.log(out, version, content["made"], content["text_sha256"], tracking_uri)
+    return f"{version}, run {sent.run_id}, {sent.path}"
+
+
 def examine(
     model: str,
     adapter: str | None,

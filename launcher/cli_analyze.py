@@ -22,6 +22,9 @@ def analyze(
     adapter: Annotated[
         str | None, typer.Option(help="An adapter to attach, models:/<name>/<version> or a folder.")
     ] = None,
+    log: Annotated[
+        bool, typer.Option("--log", help="Log the folder, text included, with the version in MLflow.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
@@ -31,6 +34,8 @@ def analyze(
 
     if depth is not None:
         uniform_grid(depth)  # refuses a depth of 0 before anything is loaded
+    if log and not (adapter or model).startswith("models:/"):
+        raise ValueError("--log: a folder has no version in MLflow: give a model of the registry, models:/…")
     from launcher import analysis
     from launcher.console import make_console
     from launcher.progress import Progress
@@ -46,6 +51,9 @@ def analyze(
         markup=False,
         soft_wrap=True,
     )
+    if log:
+        place = analysis.log(out, tracking_uri)
+        progress.console.print(f"  logged: {place}", highlight=False, markup=False, soft_wrap=True)
 
 
 def check_installed(*packages: str) -> None:

@@ -7,14 +7,20 @@ from typing import Annotated
 
 import typer
 
+from launcher.cli_options import TrackingUri
+
 
 def report(
     compare: Annotated[
-        tuple[Path, Path],
-        typer.Option(metavar="A B", help="Two folders that odeformer analyze wrote, of the same text."),
+        tuple[str, str],
+        typer.Option(
+            metavar="A B",
+            help="Folders that odeformer analyze wrote of the same text, or versions that it logged them with.",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Set two analyses side by side. Example: odeformer report --compare before after --out compared"""
     from launcher.cli_analyze import check_installed
@@ -23,7 +29,7 @@ def report(
     from launcher import comparison
     from launcher.console import make_console
 
-    page = comparison.compare(*compare, out, overwrite=overwrite)
+    page = comparison.compare(*compare, out, tracking_uri, overwrite=overwrite)
     make_console().print(
         f"open {page} in a browser; numbers: {out / comparison.FILE}",
         highlight=False,

@@ -5,31 +5,39 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launcher.analysis import FILE as ANALYSIS
 from launcher.analysis import FORMAT_VERSION as ANALYSIS_FORMAT
+
+if TYPE_CHECKING:
+    from cluster.registry.analyses import Logged
 
 FILE = "comparison.json"
 FORMAT_VERSION = 1
 PARTS = ("model", "settings", "tokens", "answer", "lyapunov", "depth", "calibration", "clustering", "spectra")
 
 
-def compare(first: Path, second: Path, out: Path, *, overwrite: bool = False) -> Path:
+def compare(
+    first: str, second: str, out: Path, tracking_uri: str | None = None, *, overwrite: bool = False
+) -> Path:
     """Write ``comparison.json`` and ``comparison.html`` into the folder ``out``; the page's path.
 
     Args:
-        first, second: folders that ``odeformer analyze`` wrote, or their ``analysis.json``.
+        first, second: folders that ``odeformer analyze`` wrote, their ``analysis.json``, or versions,
+            ``models:/…``, with which it logged them.
 
     Raises:
         ValueError, FileNotFoundError: for what is no analysis, is one of another format, or of another text;
             for a folder that is not empty.
+        ConnectionError: when the store does not answer.
     """
     from odeformer.folder import check_output, replace_folder
 
-    a, b = read(first), read(second)
+    paths = find(first, second, tracking_uri)
+    a, b = (read(path) for path in paths)
     check_same_text(a, b, first, second)
-    folders = [path if path.is_dir() else path.parent for path in (first, second)]
+    folders = [path if path.is_dir() else path.parent for path in paths]
     check_output(out, folders, overwrite)
     content = differences(a, b)
 
@@ -42,6 +50,49 @@ def compare(first: Path, second: Path, out: Path, *, overwrite: bool = False) ->
 
     replace_folder(out, write)
     return out / "comparison.html"
+
+
+def find(first: str, second: str, tracking_uri: str | None) -> tuple[Path, Path]:
+    """Where the two analyses are; of versions the newest ones that are of the same text.
+
+    Raises:
+        ValueError: when nothing was logged with a version, or nothing of the other's text.
+    """
+    from cluster.registry import analyses
+
+    logged = {
+        given: _logged(given, tracking_uri) for given in (first, second) if given.startswith("models:/")
+    }
+    if not logged:
+        return Path(first), Path(second)
+    texts = {
+        given: [analysis.text for analysis in logged[given]]
+        if given in logged
+        else [read(Path(given))["text_sha256"][:12]]
+        for given in (first, second)
+    }
+    same = [text for text in texts[first] if text in texts[second]]
+    if not same:
+        raise ValueError(
+            f"{first} and {second} have no analyses of the same text: odeformer analyze --log one with both"
+        )
+
+    def newest(given: str) -> Path:
+        if given not in logged:
+            return Path(given)
+        found = [analysis for analysis in logged[given] if analysis.text == same[-1]]
+        return analyses.fetch(found[-1], ANALYSIS, tracking_uri)
+
+    return newest(first), newest(second)
+
+
+def _logged(version: str, tracking_uri: str | None) -> list[Logged]:
+    from cluster.registry import analyses
+
+    found = analyses.logged(version, tracking_uri)
+    if not found:
+        raise ValueError(f"{version} has no analysis: odeformer analyze --model {version} --log makes one")
+    return found
 
 
 def read(given: Path) -> dict[str, Any]:
@@ -69,7 +120,7 @@ def read(given: Path) -> dict[str, Any]:
     return content
 
 
-def check_same_text(a: dict[str, Any], b: dict[str, Any], first: Path, second: Path) -> None:
+def check_same_text(a: dict[str, Any], b: dict[str, Any], first: str, second: str) -> None:
     """Refuse two analyses whose numbers are not of the same tokens.
 
     Raises:
