@@ -31,8 +31,8 @@ TWO_AT_A_TIME := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restar
 test: lint
 	$(BIN)/python -m pytest -m "not slow" $(TWO_AT_A_TIME)
 
-# Two quick starts side by side fill the machine: nothing else beside them. Most of the others wait for something
-# to be noticed: two of them fit into one machine.
+# A quick start fills the machine: nothing else beside it. Most of the others wait for something to be noticed:
+# two of them fit into one machine.
 test-slow: install
 	$(BIN)/python -m pytest -m slow tests/test_quickstart.py
 	$(BIN)/python -m pytest -m slow --ignore tests/test_quickstart.py $(TWO_AT_A_TIME)
