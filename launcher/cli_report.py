@@ -15,7 +15,7 @@ def report(
         tuple[str, str],
         typer.Option(
             metavar="A B",
-            help="Folders that odeformer analyze wrote of the same text, or versions that it logged them with.",
+            help="Folders that odeformer analyze wrote of the same text, or versions it logged them with.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
