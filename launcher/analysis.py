@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 FILE = "analysis.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 def analyze(
@@ -72,6 +72,7 @@ def examine(
     import torch
 
     from cluster import registry
+    from launcher.robustness import robustness
     from odeformer.analysis.digest import weights_digest
     from odeformer.analysis.flow import flow_solver
     from odeformer.analysis.whole import analyse
@@ -82,6 +83,8 @@ def examine(
     encoding = encode(loaded.tokenizer, text, loaded.model.config.context_length)
     before = weights_digest(loaded.model)
     found = analyse(loaded.model, torch.tensor([encoding.ids]), depth, progress)
+    progress(0.9, "robustness")
+    found["robustness"] = robustness(loaded.model, loaded.tokenizer, text, found["settings"]["depth"])
     if weights_digest(loaded.model) != before:
         raise RuntimeError("the analysis has changed the model: its numbers are not this model's")
     for named in (found["answer"], found["sensitivity"]):

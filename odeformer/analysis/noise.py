@@ -41,8 +41,7 @@ def amplification(
     """
     flow = flow_of(model, input_ids.shape[1], depth)
     x = model.embed(input_ids)
-    drawn = torch.randn(DRAWS, *x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x)
-    noise = size * x.norm() * drawn / drawn.flatten(1).norm(dim=1)[:, None, None]
+    noise = noise_on(x, size, DRAWS, seed)
     with differentiable_attention():
         moved = vmap(lambda v: jvp(flow.end, (x,), (v[None],))[1][0])(noise)
     end, ends = flow.end(x), flow.end(x + noise)
@@ -55,3 +54,10 @@ def amplification(
         float(changed.square().mean().sqrt() / end.norm() / size),
         float((model.unembed(ends).argmax(-1) == model.unembed(end).argmax(-1)).float().mean()),
     )
+
+
+def noise_on(x: Tensor, size: float, draws: int, seed: int = 0) -> Tensor:
+    """Gaussian noise on the states x [1, time, width] of one sequence, each draw of norm ``size`` · ‖x‖:
+    [draws, time, width]."""
+    drawn = torch.randn(draws, *x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x)
+    return size * x.norm() * drawn / drawn.flatten(1).norm(dim=1)[:, None, None]
