@@ -111,12 +111,7 @@ def read_text(given: str) -> str:
     if 0 < len(given) < 256 and "\n" not in given:
         path = Path(given)
         if path.is_file():
-            try:
-                given = path.read_text(encoding="utf-8")
-            except UnicodeDecodeError:
-                raise ValueError(f"{path} is not UTF-8 text: convert it") from None
-            if not given.strip():
-                raise ValueError(f"{path} is empty: at least 2 tokens of text are needed")
+            given = read_file(path)
         elif path.is_dir():
             raise ValueError(f"{path} is a folder: give a file, or the text itself")
         elif path.suffix and not any(character.isspace() for character in given):
@@ -124,6 +119,21 @@ def read_text(given: str) -> str:
     if not given.strip():
         raise ValueError("the text is empty: at least 2 tokens are needed")
     return given
+
+
+def read_file(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        ValueError: for one that is not UTF-8, or has nothing but spaces.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text: convert it") from None
+    if not text.strip():
+        raise ValueError(f"{path} is empty: at least 2 tokens of text are needed")
+    return text
 
 
 def encode(tokenizer: Tokenizer, text: str, context_length: int | None) -> Encoding:
