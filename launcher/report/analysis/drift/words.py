@@ -30,8 +30,8 @@ WORDS = {
     ),
     "calibration_gap": Words(
         "too sure of itself by",
-        "The model is surer of itself, against how often it is right",
-        "The model is less sure of itself, against how often it is right",
+        "Its percentages promise more than they did, beside what comes true",
+        "Its percentages promise less than they did, beside what comes true",
         ".3f",
     ),
     "entropy": Words(
@@ -41,7 +41,7 @@ WORDS = {
         "leading exponent", "Small differences grow more", "Small differences grow less", ".3f"
     ),
     "noise_growth": Words(
-        "1 % of noise becomes, %",
+        "1 % of noise becomes (%)",
         "Noise on the input does more",
         "Noise on the input does less",
         ".3f",
