@@ -39,7 +39,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prose = ["the", "king", "and", "my", "lord", "speak", "of", "war"]
     code = ["def", "x(self):", "return", "1", "+", "x[0]"]
     for name, words in (("old", prose), ("same_kind", prose), ("other", code)):
-        (folder / f"{name}.txt").write_text(sentences(words, 24))
+        (folder / f"{name}.txt").write_text(sentences(words, 17))
     (folder / "train.txt").write_text(sentences(prose, 120))
     return folder
 

@@ -55,7 +55,7 @@ def test_the_exponent_is_the_largest_singular_value_of_the_whole_jacobian(
     x = model.embed(window).detach()
     jacobian = torch.autograd.functional.jacobian(flow_of(model, 5, 5).end, x).view(x.numel(), -1)
     expected = float(torch.linalg.svdvals(jacobian)[0].log())
-    monkeypatch.setattr(drift, "ITERATIONS", 12)
+    monkeypatch.setattr(drift, "ITERATIONS", 6)
     assert float(drift.figures(model, window, 5)["leading_exponent"]) == pytest.approx(expected, abs=1e-4)
 
 
