@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 FILE = "analysis.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 def analyze(
@@ -88,6 +88,7 @@ def examine(
     import torch
 
     from cluster import registry
+    from launcher.robustness import robustness
     from odeformer.analysis.digest import weights_digest
     from odeformer.analysis.flow import flow_solver
     from odeformer.analysis.whole import analyse
@@ -98,6 +99,8 @@ def examine(
     encoding = encode(loaded.tokenizer, text, loaded.model.config.context_length)
     before = weights_digest(loaded.model)
     found = analyse(loaded.model, torch.tensor([encoding.ids]), depth, progress)
+    progress(0.9, "robustness")
+    found["robustness"] = robustness(loaded.model, loaded.tokenizer, text, found["settings"]["depth"])
     if weights_digest(loaded.model) != before:
         raise RuntimeError("the analysis has changed the model: its numbers are not this model's")
     for named in (found["answer"], found["sensitivity"]):
@@ -124,12 +127,7 @@ def read_text(given: str) -> str:
     if 0 < len(given) < 256 and "\n" not in given:
         path = Path(given)
         if path.is_file():
-            try:
-                given = path.read_text(encoding="utf-8")
-            except UnicodeDecodeError:
-                raise ValueError(f"{path} is not UTF-8 text: convert it") from None
-            if not given.strip():
-                raise ValueError(f"{path} is empty: at least 2 tokens of text are needed")
+            given = read_file(path)
         elif path.is_dir():
             raise ValueError(f"{path} is a folder: give a file, or the text itself")
         elif path.suffix and not any(character.isspace() for character in given):
@@ -137,6 +135,21 @@ def read_text(given: str) -> str:
     if not given.strip():
         raise ValueError("the text is empty: at least 2 tokens are needed")
     return given
+
+
+def read_file(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        ValueError: for one that is not UTF-8, or has nothing but spaces.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text: convert it") from None
+    if not text.strip():
+        raise ValueError(f"{path} is empty: at least 2 tokens of text are needed")
+    return text
 
 
 def encode(tokenizer: Tokenizer, text: str, context_length: int | None) -> Encoding:

@@ -17,6 +17,7 @@ from launcher import first_look
 from launcher.cli_analyze import analyze
 from launcher.cli_data import data_app
 from launcher.cli_doctor import doctor
+from launcher.cli_drift import drift
 from launcher.cli_finetune import finetune_app
 from launcher.cli_init import init as write_config
 from launcher.cli_jobs import jobs_app, submit_app
@@ -49,6 +50,7 @@ app.command()(usage)
 app.command()(plan)
 app.command()(analyze)
 app.command()(report)
+app.command()(drift)
 app.command("init")(write_config)
 app.command()(doctor)
 

@@ -41,8 +41,7 @@ def amplification(
     """
     flow = flow_of(model, input_ids.shape[1], depth)
     x = model.embed(input_ids)
-    drawn = torch.randn(DRAWS, *x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x)
-    noise = size * x.norm() * drawn / drawn.flatten(1).norm(dim=1)[:, None, None]
+    noise = noise_on(x, size, DRAWS, seed)
     with differentiable_attention():
         moved = vmap(lambda v: jvp(flow.end, (x,), (v[None],))[1][0])(noise)
     end, ends = flow.end(x), flow.end(x + noise)
@@ -55,3 +54,26 @@ def amplification(
         float(changed.square().mean().sqrt() / end.norm() / size),
         float((model.unembed(ends).argmax(-1) == model.unembed(end).argmax(-1)).float().mean()),
     )
+
+
+def noise_on(x: Tensor, size: float, draws: int, seed: int = 0) -> Tensor:
+    """Gaussian noise on the states x [1, time, width] of one sequence, each draw of norm ``size`` · ‖x‖:
+    [draws, time, width]."""
+    drawn = torch.randn(draws, *x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x)
+    return size * x.norm() * drawn / drawn.flatten(1).norm(dim=1)[:, None, None]
+
+
+@torch.no_grad()
+def relative_growth(
+    model: Odeformer, input_ids: Tensor, size: float, draws: int, depth: int | None = None, seed: int = 0
+) -> Tensor:
+    """:attr:`Amplification.relative` of each sequence of ``input_ids`` [batch, time] by itself: [batch]."""
+    flow = flow_of(model, input_ids.shape[1], depth)
+    x = model.embed(input_ids)
+    end = flow.end(x)
+    norms, directions = x.flatten(1).norm(dim=1), noise_on(x[:1], 1.0, draws, seed) / x[:1].norm()
+    squares = torch.zeros_like(norms)
+    for direction in directions:  # the same for every sequence, so that they differ by themselves alone
+        moved = flow.end(x + size * norms[:, None, None] * direction)
+        squares += (moved - end).flatten(1).norm(dim=1).square()
+    return (squares / draws).sqrt() / end.flatten(1).norm(dim=1) / size

@@ -21,7 +21,10 @@ from odeformer.analysis.digest import weights_digest
 from odeformer.folder import folder_digest
 
 TEXT = 'def main() -> None:\n    """</script><script>alert(1)</script> & more."""\n' * 2
-KEYS = {"spectra", "lyapunov", "sensitivity", "clustering", "depth", "faithfulness", "calibration", "answer"}
+KEYS = {
+    *("spectra", "lyapunov", "sensitivity", "clustering", "depth", "faithfulness", "calibration", "answer"),
+    "robustness",
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def command(*arguments: str | Path) -> None:
 
 
 def test_the_folder_has_numbers_pictures_and_a_page(seen: Path, checkpoint: Path) -> None:
-    pictures = ("calibration", "clustering", "depth", "exponents", "sensitivity", "spectra")
+    pictures = (*("calibration", "clustering", "depth", "exponents", "robustness", "sensitivity", "spectra"),)
     assert sorted(path.name for path in seen.iterdir()) == sorted(
         ["analysis.json", "report.html", *(f"{name}.png" for name in pictures)]
     )
@@ -160,6 +163,12 @@ def test_the_first_screen_says_what_the_numbers_are(seen: Path) -> None:
     assert sensitive.figure.startswith(f"{noise['relative']:.2g}")
     # Make N = 4 as good as any, at half the cost: it is the one to be named.
     changed: dict[str, Any] = json.loads(json.dumps(content))
+    many_typos = changed["robustness"]["rows"][1]
+    assert (many_typos["kind"], many_typos["strength"]) == ("typos", 0.1)
+    assert changed["robustness"]["settings"]["depths"][1] == 6
+    many_typos["rise"][1]["mean"] = changed["robustness"]["clean"][1] / 4
+    told = cards(changed)[1].sentences[-1].replace("\xa0", " ")
+    assert told == "With 10 % of the letters mistyped, each character of the text is 25 % harder to predict."
     changed["depth"] |= {"loss": [9.0, 3.0, 3.0, 2.995], "flops": [1.0, 2.0, 3.0, 4.0]}
     assert cards(changed)[2].figure == "N = 4"
     assert "1.00 × the work of N = 4" in cards(changed)[2].sentences[0]

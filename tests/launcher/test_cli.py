@@ -82,6 +82,14 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["analyze", "--model", "nowhere", "--text", "", "--out", "out"], "text is empty"),
         (["analyze", "--model", "nowhere", "--text", "a b", "--out", "o", "--depth", "0"], "depth 0"),
         (["report", "--compare", "nowhere", "m", "--out", "out"], "nowhere: no such file"),
+        (
+            ["drift", "--model", "m", "--reference", "text.txt", "--text", "empty.txt", "--out", "o"],
+            "empty.txt is empty",
+        ),
+        (
+            ["drift", "--model", "m", "--reference", "a", "--text", "text.txt", "--out", "o"],
+            "a: no such file",
+        ),
         (["models", "export", "--model", "nowhere", "--out", "out"], "nowhere"),
         (
             ["models", "export", "--model", "m", "--adapter", "models:/a/1", "--out", "o"],

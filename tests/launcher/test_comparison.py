@@ -132,7 +132,7 @@ def changed(folder: Path, to: Path, **parts: Any) -> Path:
     [
         ({"text_sha256": "0"}, "are of different texts"),
         ({"tokens": ["other", "tokens"]}, "into different tokens"),
-        ({"format_version": 1}, "format_version is 1, 2 is expected"),
+        ({"format_version": 2}, "format_version is 2, 3 is expected"),
         ({"depth": None, "lyapunov": None}, "lacks lyapunov, depth"),
     ],
 )

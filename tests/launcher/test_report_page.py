@@ -26,7 +26,7 @@ def test_everything_is_drawn_and_moves(report: Path, browser: Any, width: int) -
     watched = WatchedPage(browser, report, width)
     page = watched.page
     places = page.locator("[data-figure]")
-    assert places.count() == 10
+    assert places.count() == 11
     for index in range(places.count()):
         place = places.nth(index)
         place.locator(".main-svg").first.wait_for(state="visible")

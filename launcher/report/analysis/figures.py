@@ -32,6 +32,8 @@ def figures(content: dict[str, Any]) -> dict[str, Any]:
     }
     if content["calibration"]["depths"]:
         made["calibration"] = calibration
+    if content["robustness"]["rows"]:
+        made["robustness"] = robustness
     return {name: json.loads(make(content).to_json()) for name, make in made.items()}
 
 
@@ -190,6 +192,33 @@ def calibration(content: dict[str, Any]) -> go.Figure:
             hovertemplate="sure %{x:.2f}, right %{y:.2f}, %{customdata} predictions<extra></extra>",
         )
     return figure.update_layout(xaxis_range=[-0.03, 1.03], yaxis_range=[-0.03, 1.03])
+
+
+def robustness(content: dict[str, Any]) -> go.Figure:
+    """What each disturbance adds to the loss at each depth, the weakest above the strongest."""
+    of = content["robustness"]
+    figure = blank("added bits / character", "")
+    for index, depth in enumerate(of["settings"]["depths"]):
+        rises = [row["rise"][index] for row in of["rows"]]
+        means = [rise["mean"] for rise in rises]
+        figure.add_bar(
+            orientation="h",
+            y=[row["label"].replace(", ", ",<br>") for row in of["rows"]],
+            x=means,
+            name=f"N = {depth}",
+            marker_color=SERIES[index],
+            error_x={
+                "type": "data",
+                "array": [rise["high"] - mean for rise, mean in zip(rises, means, strict=True)],
+                "arrayminus": [mean - rise["low"] for rise, mean in zip(rises, means, strict=True)],
+                "color": "#14181c",
+                "thickness": 1,
+            },
+            hovertemplate="%{y}: %{x:+.3f} bits<extra>N = " + str(depth) + "</extra>",
+        )
+    figure.update_yaxes(autorange="reversed", tickfont={"size": 11})
+    figure.update_xaxes(title_font_size=12)
+    return figure.update_layout(height=110 + 56 * len(of["rows"]), legend={"y": -0.14})
 
 
 def blank(x: str, y: str) -> go.Figure:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from launcher.report.tokens import percent, shown
 
+TYPOS = 0.1
+"""The share of letters, of those that an analysis tries, that is told of."""
 POORLY_CALIBRATED = 0.1
 """An expected calibration error from here on is worth a warning."""
 
@@ -74,17 +76,23 @@ def _how_sensitive(content: dict[str, Any]) -> Card:
     becomes = small["relative"] * small["size"]
     changed = [1 - row["same_answer"] for row in (small, large)]
     agree = abs(small["measured"] / small["predicted"] - 1)
-    return Card(
-        "How sensitive is it?",
-        f"{small['relative']:.2g} ×",
-        (
-            f"{percent(small['size'])} of noise on the input becomes {percent(becomes)} at the end: it is "
-            f"{'amplified' if small['relative'] > 1 else 'damped'}.",
-            f"It changes {percent(changed[0])} of the predictions; {percent(large['size'])} of noise "
-            f"changes {percent(changed[1])}.",
-            f"The derivatives had predicted this to within {percent(max(agree, 1e-4))}.",
-        ),
-    )
+    sentences = [
+        f"{percent(small['size'])} of noise on the input becomes {percent(becomes)} at the end: it is "
+        f"{'amplified' if small['relative'] > 1 else 'damped'}.",
+        f"It changes {percent(changed[0])} of the predictions; {percent(large['size'])} of noise "
+        f"changes {percent(changed[1])}.",
+        f"The derivatives had predicted this to within {percent(max(agree, 1e-4))}.",
+    ]
+    disturbed, depth = content["robustness"], content["settings"]["depth"]
+    for row in disturbed["rows"]:
+        if row["kind"] == "typos" and row["strength"] == TYPOS:
+            at = disturbed["settings"]["depths"].index(depth)
+            rise = row["rise"][at]["mean"] / disturbed["clean"][at]
+            sentences.append(
+                f"With {percent(TYPOS)} of the letters mistyped, each character of the text is "
+                f"{percent(abs(rise))} {'harder' if rise > 0 else 'easier'} to predict."
+            )
+    return Card("How sensitive is it?", f"{small['relative']:.2g} ×", tuple(sentences))
 
 
 def _what_it_costs(content: dict[str, Any]) -> Card:

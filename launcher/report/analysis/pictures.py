@@ -14,7 +14,7 @@ from launcher.report.analysis.colours import BLUE, GREY, ORANGE, SERIES
 
 def write_pictures(content: dict[str, Any], folder: Path) -> None:
     """``depth.png``, ``sensitivity.png``, ``exponents.png``, ``clustering.png``, ``spectra.png`` and, of a
-    text that is long enough, ``calibration.png``."""
+    text that is long enough, ``calibration.png`` and ``robustness.png``."""
     drawn = {
         "depth": _depth,
         "sensitivity": _sensitivity,
@@ -24,6 +24,8 @@ def write_pictures(content: dict[str, Any], folder: Path) -> None:
     }
     if content["calibration"]["depths"]:
         drawn["calibration"] = _calibration
+    if content["robustness"]["rows"]:
+        drawn["robustness"] = _robustness
     for name, draw in drawn.items():
         figure = Figure(figsize=(7, 4), layout="constrained")
         draw(content, figure)
@@ -105,4 +107,28 @@ def _calibration(content: dict[str, Any], figure: Figure) -> None:
             color=SERIES[index],
             label=f"N = {depth}",
         )
+    axes.legend()
+
+
+def _robustness(content: dict[str, Any], figure: Figure) -> None:
+    of = content["robustness"]
+    axes = _axes(figure, "added bits per character", "")
+    depths, rows = of["settings"]["depths"], of["rows"]
+    height = 0.8 / len(depths)
+    for index, depth in enumerate(depths):
+        rises = [row["rise"][index] for row in rows]
+        means = [rise["mean"] for rise in rises]
+        axes.barh(
+            [place + (index - (len(depths) - 1) / 2) * height for place in range(len(rows))],
+            means,
+            height,
+            xerr=[
+                [mean - rise["low"] for rise, mean in zip(rises, means, strict=True)],
+                [rise["high"] - mean for rise, mean in zip(rises, means, strict=True)],
+            ],
+            color=SERIES[index],
+            label=f"N = {depth}",
+        )
+    axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
+    axes.invert_yaxis()
     axes.legend()

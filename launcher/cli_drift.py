@@ -1,0 +1,67 @@
+"""``odeformer drift``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launcher.cli_options import AsJson, TrackingUri
+
+
+def drift(
+    model: Annotated[
+        str, typer.Option(help="models:/<name>@<alias>, models:/<name>/<version>, or a folder.")
+    ],
+    reference: Annotated[Path, typer.Option(help="A file of text such as the model was judged on.")],
+    text: Annotated[Path, typer.Option(help="A file of the text that comes in now.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    depth: Annotated[
+        int | None, typer.Option(help="N, the solver cells; the model depth when not given.")
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="An adapter to attach, models:/<name>/<version> or a folder.")
+    ] = None,
+    fail_on_drift: Annotated[
+        bool, typer.Option("--fail-on-drift", help="Exit with code 1 if any figure has moved.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    as_json: AsJson = False,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """What has moved. Example: odeformer drift --model m --reference old.txt --text new.txt --out seen"""
+    from launcher.cli_analyze import check_installed
+
+    check_installed("plotly", "jinja2")
+    from odeformer.depth import uniform_grid
+
+    if depth is not None:
+        uniform_grid(depth)  # refuses a depth of 0 before anything is loaded
+    from launcher import drift as monitor
+    from launcher.console import make_console
+    from launcher.progress import Progress
+    from launcher.report.analysis.drift.words import table, verdict
+
+    progress = Progress(make_console(as_json))
+    with progress.stage(f"drift in {out}"):
+        content = monitor.drift(
+            model,
+            adapter,
+            reference,
+            text,
+            out,
+            depth,
+            tracking_uri,
+            overwrite=overwrite,
+            progress=progress.update,
+        )
+    if as_json:
+        print(json.dumps(content, indent=2))
+    else:
+        progress.console.print(table(content))
+        for line in (*verdict(content), f"open {out / 'drift.html'} in a browser"):
+            progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if fail_on_drift and content["moved"]:
+        raise typer.Exit(1)

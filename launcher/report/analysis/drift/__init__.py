@@ -1,0 +1,1 @@
+"""What ``odeformer drift`` shows: the page of a ``drift.json``, and the same in words."""
