@@ -1,7 +1,7 @@
 """Whether tokens' states cluster along t.
 
 With one layer at every t they do: that is what theory says (Geshkovski et al. 2023, arXiv 2305.05465). So the
-same model with the mean of its weights over t is there to compare with.
+same model with the mean of its weights over t, or with its cells in another order, is there to compare with.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from odeformer.analysis.flow import flow_of, states
+from odeformer.analysis.flow import Along, flow_of, states
 from odeformer.model import Odeformer
 
 
@@ -30,14 +30,14 @@ class Clustering(NamedTuple):
 
 
 def clustering(
-    model: Odeformer, input_ids: Tensor, depth: int | None = None, constant: bool = False
+    model: Odeformer, input_ids: Tensor, depth: int | None = None, along: Along = "own"
 ) -> Clustering:
     """Of the states of ``input_ids`` [batch, time], time at least 2.
 
     Args:
-        constant: let every cell of the flow have the mean of all cells' weights.
+        along: which weights the cells of the flow have.
     """
-    flow = flow_of(model, input_ids.shape[1], depth, constant=constant)
+    flow = flow_of(model, input_ids.shape[1], depth, along)
     visited = torch.stack(list(states(flow.steps, model.embed(input_ids).detach())))
     return Clustering(flow.edges, effective_rank(visited), mean_cosine(visited), nearest_neighbour(visited))
 

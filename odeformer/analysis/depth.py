@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from odeformer.analysis.flow import flow_of
+from odeformer.analysis.flow import Along, flow_of
 from odeformer.model import Odeformer, token_losses
 
 
@@ -16,6 +16,18 @@ def losses_by_depth(model: Odeformer, input_ids: Tensor, depths: Sequence[int]) 
     """The loss of every token but the first, in nats, at every N: [depths, batch, time − 1]."""
     inputs, targets = input_ids[:, :-1], input_ids[:, 1:]
     return torch.stack([token_losses(model(inputs, depth=n).logits, targets) for n in depths])
+
+
+@torch.no_grad()
+def loss_along(model: Odeformer, input_ids: Tensor, depth: int, along: Along, seed: int = 0) -> Tensor:
+    """The mean loss of every token but the first, in nats, with other weights along t: [batch].
+
+    What the order of the cells is worth is seen where it is shuffled; what t is worth at all, where the
+    weights are constant. No such model was trained.
+    """
+    inputs, targets = input_ids[:, :-1], input_ids[:, 1:]
+    flow = flow_of(model, inputs.shape[1], depth, along, seed)
+    return token_losses(model.unembed(flow.end(model.embed(inputs))), targets).mean(1)
 
 
 def default_depths(model: Odeformer) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from odeformer.model import Odeformer
 from odeformer.solvers import SOLVERS, Cell, OneStep, Solver, cells_of, node_times
 
 Step = Callable[[Tensor], Tensor]
+Along = Literal["own", "constant", "shuffled"]
+"""Which weights the cells behind the prelude have: their own; the mean of them all; or one another's, in an
+order drawn by a seed. The latter two are controls: what is alike with them does not come from t."""
 
 
 class Flow(NamedTuple):
@@ -42,10 +45,14 @@ class Flow(NamedTuple):
         return x
 
 
-def flow_of(model: Odeformer, time: int, depth: int | Grid | None = None, constant: bool = False) -> Flow:
+def flow_of(
+    model: Odeformer, time: int, depth: int | Grid | None = None, along: Along = "own", seed: int = 0
+) -> Flow:
     """The solve of sequences of ``time`` tokens at N = ``depth``, without dropout.
 
-    With ``constant`` every cell behind the prelude has the mean of all those cells' weights.
+    Args:
+        along: which weights the cells have.
+        seed: of the order, where it is shuffled.
 
     A solver whose state is more than x (a reversible one) or that chooses its cells is stood in for by the
     flavour's own layers, which is how such models are run, too.
@@ -57,7 +64,7 @@ def flow_of(model: Odeformer, time: int, depth: int | Grid | None = None, consta
     prelude, rest = model.grids(depth)
     if len(prelude) > 1:
         steps += _steps(model, field, model.layer_solver, prelude)
-    steps += _steps(model, field, solver, rest, constant)
+    steps += _steps(model, field, solver, rest, along, seed)
     return Flow((*prelude[:-1], *rest), tuple(steps))
 
 
@@ -68,16 +75,18 @@ def flow_solver(model: Odeformer) -> str:
 
 
 def _steps(
-    model: Odeformer, field: Field, solver: Solver, grid: Grid, constant: bool = False
+    model: Odeformer, field: Field, solver: Solver, grid: Grid, along: Along = "own", seed: int = 0
 ) -> Iterator[Step]:
     with torch.no_grad():
         # Merged: a projection with a pair knows no forward derivatives, nor several at once.
         times = time_tensors(*node_times(solver, grid), like=model.embedding.weight)
         weights = merge(model.hypernetwork(*times))
-        if constant:
+        if along == "constant":
             weights = {name: w.mean(0, keepdim=True).expand_as(w) for name, w in weights.items()}
-    nodes = len(solver.nodes)
-    for index, cell in enumerate(cells_of(grid, field.speed)):
+    nodes, order = len(solver.nodes), list(range(len(grid) - 1))
+    if along == "shuffled":
+        order = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed)).tolist()
+    for index, cell in zip(order, cells_of(grid, field.speed), strict=True):
         part = range(index * nodes, (index + 1) * nodes)
         blocks = [{name: stacked[node] for name, stacked in weights.items()} for node in part]
         yield partial(_advance, solver, field, cell, blocks)

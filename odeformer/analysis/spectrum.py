@@ -114,6 +114,19 @@ def product_spectrum(left: Tensor, right: Tensor) -> Spectrum:
     return Spectrum(eigenvalues.gather(-1, order), singular, singular.square().sum(-1).sqrt())
 
 
+def roughness(values: Tensor) -> Tensor:
+    """How much values [times, ...] move from one t to the next, beside the same in random order: [...].
+
+    Σ |v(t_{i+1}) − v(t_i)| over its mean over all orders, (times − 1) · the mean |difference| of two.
+    1 where the order in t says nothing, near 0 where they are smooth in t; 1 where none differs from another.
+    (Von Neumann's ratio, 1941, with absolute differences.)
+    """
+    times = len(values)
+    moved = values.diff(dim=0).abs().sum(0)
+    in_any_order = (values[:, None] - values[None]).abs().sum((0, 1)) / times
+    return torch.where(in_any_order > 0, moved / in_any_order, torch.ones_like(moved))
+
+
 def feed_forward_eigenvalues(config: ModelConfig, block: BlockWeights, x: Tensor) -> Tensor:
     """Eigenvalues of ∂ feed_forward / ∂ x at real states.
 

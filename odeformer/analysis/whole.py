@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ from torch import Tensor
 from odeformer.analysis.attribution import DEFAULT, METHODS, Question
 from odeformer.analysis.calibration import BINS, reliability
 from odeformer.analysis.clustering import Clustering, clustering
-from odeformer.analysis.depth import default_depths, distance_from_limit, losses_by_depth
+from odeformer.analysis.depth import default_depths, distance_from_limit, loss_along, losses_by_depth
 from odeformer.analysis.faithfulness import POINTS, faithfulness, leave_one_out
-from odeformer.analysis.flow import flow_of, states
+from odeformer.analysis.flow import Along, flow_of, states
 from odeformer.analysis.heat_map import HeatMap
 from odeformer.analysis.lyapunov import finite_time_exponents
 from odeformer.analysis.movement import movement
@@ -24,6 +24,7 @@ from odeformer.analysis.spectrum import (
     feed_forward_eigenvalues,
     output_value_spectrum,
     query_key_spectrum,
+    roughness,
     weights_at,
 )
 from odeformer.cost import measure_depths
@@ -40,6 +41,8 @@ OUTPUTS = 64
 LEAST_PREDICTIONS = 64
 """With fewer, ten bins of them say nothing about calibration."""
 NOISE = (0.01, 0.1)
+ORDERS = 5
+"""Of the cells, drawn at random."""
 LIMIT = 4
 """Times the greatest depth: what stands for the solve's limit."""
 
@@ -73,7 +76,7 @@ def analyse(
         "lyapunov": lambda: lyapunov(model, input_ids, depth),
         "sensitivity": lambda: sensitivity(model, input_ids, depth),
         "clustering": lambda: clusters(model, input_ids, depth),
-        "depth": lambda: by_depth(model, input_ids, depths),
+        "depth": lambda: by_depth(model, input_ids, depths, depth),
         "calibration": lambda: calibration(model, input_ids, depths),
         "faithfulness": lambda: faithful(model, input_ids, depth),
     }
@@ -128,6 +131,7 @@ def spectra(model: Odeformer, input_ids: Tensor, depth: int) -> dict[str, Any]:
             "unit": "of the state behind its norm; eigenvalues as [real, imaginary], largest first",
             "norm": "Frobenius: divide by it for a spectrum without a scale",
             "random": "the same shape as it is initialised, seed 0",
+            "roughness": "of the largest |eigenvalue| / norm along t: 1 is that of the same in random order",
         },
         **found,
         "feed_forward": feed_forward(model, input_ids, depth),
@@ -191,22 +195,28 @@ def sensitivity(model: Odeformer, input_ids: Tensor, depth: int) -> dict[str, An
 
 
 def clusters(model: Odeformer, input_ids: Tensor, depth: int) -> dict[str, Any]:
-    """Whether tokens' states come together along t, beside the same model with constant weights."""
-    own, constant = (clustering(model, input_ids, depth, constant=which) for which in (False, True))
+    """Whether tokens' states come together along t, beside the same model with other weights along it."""
+    own, constant, shuffled = (clustering(model, input_ids, depth, along) for along in get_args(Along))
 
     def shown(of: Clustering) -> dict[str, Any]:
         return {name: numbers(getattr(of, name)[:, 0]) for name in Clustering._fields[1:]}
 
     return {
-        "settings": {"depth": depth, "constant": "every cell of the flow with the mean of all their weights"},
+        "settings": {
+            "depth": depth,
+            "constant": "every cell of the flow with the mean of all their weights",
+            "shuffled": "the cells of the flow in an order drawn at random, seed 0",
+        },
         "t": list(own.t),
         "model": shown(own),
         "constant": shown(constant),
+        "shuffled": shown(shuffled),
     }
 
 
-def by_depth(model: Odeformer, input_ids: Tensor, depths: list[int]) -> dict[str, Any]:
-    """Loss and cost at every N, which tokens need depth, and where along t the work is."""
+def by_depth(model: Odeformer, input_ids: Tensor, depths: list[int], depth: int) -> dict[str, Any]:
+    """Loss and cost at every N, which tokens need depth, where along t the work is, and what t is worth at
+    N = ``depth``."""
     losses = losses_by_depth(model, input_ids, depths)[:, 0]
     limit = LIMIT * depths[-1]
     distance = distance_from_limit(model, input_ids, depths, limit)[:, 0]
@@ -223,6 +233,7 @@ def by_depth(model: Odeformer, input_ids: Tensor, depths: list[int]) -> dict[str
             "milliseconds": "of a forward pass over this text here, the fastest of 5",
             "speed": "‖change of a token's state‖ for each unit of t",
             "turning": "radians between one step and the next",
+            "controls": f"loss at N = {depth} with the mean of all weights, and with other orders of cells",
         },
         "depths": depths,
         "loss": numbers(losses.mean(1)),
@@ -233,6 +244,13 @@ def by_depth(model: Odeformer, input_ids: Tensor, depths: list[int]) -> dict[str
         "t": list(work.t),
         "speed": numbers(work.speed[:, 0]),
         "turning": numbers(work.turning[:, 0]),
+        "controls": {
+            "constant": _rounded(float(loss_along(model, input_ids, depth, "constant"))),
+            "shuffled": [
+                _rounded(float(loss_along(model, input_ids, depth, "shuffled", seed)))
+                for seed in range(ORDERS)
+            ],
+        },
     }
 
 
@@ -297,6 +315,7 @@ def _spectrum(found: Spectrum) -> dict[str, Any]:
         "eigenvalues": numbers(torch.view_as_real(found.eigenvalues)),
         "singular_values": numbers(found.singular_values),
         "norm": numbers(found.norm),
+        "roughness": numbers(roughness(found.eigenvalues[..., 0].abs() / found.norm)),
     }
 
 

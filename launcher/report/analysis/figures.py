@@ -153,7 +153,7 @@ def exponents(content: dict[str, Any]) -> go.Figure:
 
 
 def clustering(content: dict[str, Any]) -> go.Figure:
-    """Three measures of clustering along t, with the model's own weights and with constant ones."""
+    """Three measures of clustering along t: with the own weights, constant ones and shuffled cells."""
     of = content["clustering"]
     figure = blank("t, the continuous layer index", "value")
     labels = {
@@ -162,7 +162,7 @@ def clustering(content: dict[str, Any]) -> go.Figure:
         "nearest": "nearest neighbour",
     }
     for index, (name, label) in enumerate(labels.items()):
-        for who, dash in (("model", "solid"), ("constant", "dot")):
+        for who, dash in (("model", "solid"), ("constant", "dot"), ("shuffled", "dash")):
             values = of[who][name]
             if name == "effective_rank":
                 values = [None if v is None or not values[0] else v / values[0] for v in values]
@@ -170,7 +170,7 @@ def clustering(content: dict[str, Any]) -> go.Figure:
                 x=of["t"],
                 y=values,
                 mode="lines",
-                name=label if who == "model" else f"{label}, constant",
+                name=label if who == "model" else f"{label}, {who}",
                 line={"color": SERIES[index], "dash": dash},
             )
     return figure

@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 
 from launcher.report.analysis.figures import figures
 from launcher.report.analysis.first_screen import cards
-from launcher.report.tokens import shown
+from launcher.report.tokens import percent, shown
 
 
 def page(content: dict[str, Any]) -> str:
@@ -23,6 +23,8 @@ def page(content: dict[str, Any]) -> str:
         tokens=tokens(content),
         figures=figures(content),
         heat=heat(content),
+        controls=controls(content),
+        smoothness=smoothness(content),
     )
 
 
@@ -48,6 +50,37 @@ def tokens(content: dict[str, Any]) -> list[dict[str, Any]]:
         }
         for i, token in enumerate(content["tokens"])
     ]
+
+
+def controls(content: dict[str, Any]) -> str:
+    """What the weights' dependence on t is worth for this text, in words."""
+    of, depth = content["depth"], content["settings"]["depth"]
+    orders, constant = of["controls"]["shuffled"], of["controls"]["constant"]
+    if constant is None or None in orders:
+        return "The loss without it is not finite."
+    own = of["loss"][of["depths"].index(depth)]
+    return (
+        f"At N = {depth} the loss is {own:.2f} nats per token; with the cells in another order "
+        f"{min(orders):.2f} to {max(orders):.2f} ({len(orders)} orders drawn at random); with the mean of "
+        f"all their weights in each {constant:.2f}. No such model was trained."
+    )
+
+
+def smoothness(content: dict[str, Any]) -> str:
+    """How smooth the spectra are in t, in words."""
+
+    def mean(who: str, which: str) -> float:
+        values = content["spectra"][who][which]["roughness"]
+        return sum(values) / len(values)
+
+    shares = [
+        f"{percent(mean('model', which))} ({percent(mean('random', which))} before any training)"
+        for which in ("query_key", "output_value")
+    ]
+    return (
+        f"From one t to the next the largest ones move {shares[0]} as much as they would in random order in "
+        f"queries and keys, and {shares[1]} in outputs and values: the less, the smoother in t."
+    )
 
 
 def heat(content: dict[str, Any]) -> dict[str, Any]:

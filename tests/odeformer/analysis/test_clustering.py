@@ -7,6 +7,7 @@ import torch
 from tiny_models import ids, tiny_model
 
 from odeformer.analysis import clustering as clouds
+from odeformer.analysis.depth import loss_along, losses_by_depth
 from odeformer.analysis.flow import flow_of, states
 
 
@@ -31,12 +32,41 @@ def test_cosines_and_neighbours_of_known_clouds() -> None:
 def test_constant_weights_are_the_mean_over_t() -> None:
     """At as many cells as there are weights to average, by hand; the prelude keeps its own."""
     model = tiny_model().eval()
-    own, constant = (clouds.clustering(model, ids(), 5, constant=which) for which in (False, True))
+    own, constant = (clouds.clustering(model, ids(), 5, along) for along in ("own", "constant"))
     assert own.t == constant.t
     torch.testing.assert_close(own.effective_rank[:2], constant.effective_rank[:2])
     assert (own.effective_rank[2:] - constant.effective_rank[2:]).abs().max() > 1e-3
     x = model.embed(ids()).detach()
-    *_, end = states(flow_of(model, 10, 5, constant=True).steps, x)
+    *_, end = states(flow_of(model, 10, 5, "constant").steps, x)
     torch.testing.assert_close(clouds.mean_cosine(end), constant.mean_cosine[-1])
     same = tiny_model("constant", 1).eval()
-    torch.testing.assert_close(flow_of(same, 10, 5, constant=True).end(x), flow_of(same, 10, 5).end(x))
+    torch.testing.assert_close(flow_of(same, 10, 5, "constant").end(x), flow_of(same, 10, 5).end(x))
+
+
+def test_shuffled_cells_are_the_same_ones_in_another_order() -> None:
+    model = tiny_model().eval()
+    x = model.embed(ids()).detach()
+    own, shuffled = (flow_of(model, 10, 6, along) for along in ("own", "shuffled"))
+    assert own.edges == shuffled.edges
+    first = len(own.steps) - 5  # the prelude's keep their place
+    order = torch.randperm(5, generator=torch.Generator().manual_seed(0)).tolist()
+    assert order != sorted(order)
+    for place, source in enumerate(order):
+        torch.testing.assert_close(shuffled.steps[first + place](x), own.steps[first + source](x))
+    torch.testing.assert_close(shuffled.steps[0](x), own.steps[0](x))
+    other = flow_of(model, 10, 6, "shuffled", seed=1)
+    assert (other.end(x) - shuffled.end(x)).abs().max() > 1e-4
+    same = tiny_model("constant", 1).eval()
+    torch.testing.assert_close(flow_of(same, 10, 6, "shuffled").end(x), flow_of(same, 10, 6).end(x))
+
+
+def test_losses_of_the_controls() -> None:
+    model, text = tiny_model().eval(), ids()
+    own = losses_by_depth(model, text, [5])[0].mean(1)
+    torch.testing.assert_close(loss_along(model, text, 5, "own"), own)
+    for along in ("constant", "shuffled"):
+        assert (loss_along(model, text, 5, along) - own).abs().max() > 1e-5
+    same = tiny_model("constant", 1).eval()
+    own = losses_by_depth(same, text, [5])[0].mean(1)
+    for along in ("constant", "shuffled"):
+        torch.testing.assert_close(loss_along(same, text, 5, along), own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -99,3 +100,14 @@ def test_the_feed_forward_jacobian_is_that_of_finite_differences() -> None:
         ]
         expected = torch.linalg.eigvals(torch.stack(columns, dim=1)).abs().sort(descending=True).values
         torch.testing.assert_close(found[token].abs(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_roughness_is_one_on_average_over_all_orders() -> None:
+    values = torch.tensor([0.3, 2.0, -1.0, 0.7, 0.0], dtype=torch.float64)
+    orders = torch.stack([values[list(order)] for order in itertools.permutations(range(5))], dim=1)
+    assert spectrum.roughness(orders).mean().item() == pytest.approx(1)
+    assert spectrum.roughness(orders).max() > 1.2
+    # A straight line of n values: n − 1 steps of one, beside (n − 1)(n + 1) / 3 in random order.
+    line = torch.arange(17.0, dtype=torch.float64)[:, None].expand(-1, 2)
+    torch.testing.assert_close(spectrum.roughness(line), torch.full((2,), 3 / 18, dtype=torch.float64))
+    assert spectrum.roughness(torch.ones(4, 1)).item() == 1
