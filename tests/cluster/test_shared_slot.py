@@ -15,6 +15,7 @@ from cluster import lock, registry
 from cluster.connect import ray_cluster
 from cluster.finetuning.task import Task
 from cluster.pool import Pool, PoolSettings
+from launcher.report.pool import status_line, summary
 
 NAMES = (("one", "x"), ("one", "y"), ("other", "z"))
 LONG = {"steps": 100_000, "learning_rate": 1e-4}
@@ -104,7 +105,8 @@ def test_those_whose_process_is_killed_go_on_one_by_one(
     )
     jobs = at_work(pool, *pair)
     assert [job["together_with"] for job in map(pool.job, pair)] == [[pair[1]], [pair[0]]]
-    assert (pool.status()["slots"]["busy"], pool.status()["running"]) == (1, 2)
+    assert summary(pool.job(pair[0])) == "shares its slot with 1 more"
+    assert "1 slots busy with 2 jobs, 0 free" in status_line(pool.status())
     process = process_of(jobs[0])
     assert process is not None
     process.kill()
