@@ -77,7 +77,7 @@ def measured(pool: Pool, task: Task) -> dict[str, float]:
     return {"to_first_step": steps[0] - submitted, "beside_steps": held - (steps[-1] - steps[0])}
 
 
-def prepare(folder: Path, uri: str) -> None:
+def prepare(folder: Path, uri: str, width: int = 64) -> None:
     """Register an untrained base, and write a task's data."""
     import torch
 
@@ -86,7 +86,7 @@ def prepare(folder: Path, uri: str) -> None:
     from odeformer.model import Odeformer
 
     config = ModelConfig(
-        width=64, heads=2, depth=4, basis=BasisConfig(size=4), vocabulary_size=300, context_length=64
+        width=width, heads=2, depth=4, basis=BasisConfig(size=4), vocabulary_size=300, context_length=64
     )
     torch.manual_seed(0)
     train_tokenizer(["red blue green yes no"] * 10, 300).save(str(folder / "tokenizer.json"))

@@ -6,8 +6,10 @@ be made again count, waiting for room does not.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +50,15 @@ class TeamUsage(NamedTuple):
         return self.own.plus(self.share)
 
 
+@dataclass
+class _Run:
+    """A job's time in a process."""
+
+    job: str
+    began: float
+    end: float
+
+
 def run_tags(run: Path, cluster: ClusterSettings) -> dict[str, str]:
     """What a pretraining run has cost until now, from its event log, as tags of its version."""
     seconds, workers, tokens = 0.0, cluster.workers, 0
@@ -71,21 +82,29 @@ def cost_of(tags: Mapping[str, str]) -> Cost:
 
 
 def running_seconds(transitions: Iterable[Sequence[Any]], now: float | None = None) -> dict[str, float]:
-    """For how long each job has run in all, from the pool's changes of state, oldest first.
+    """The slot-seconds that each job has had in all, from the pool's changes of state, oldest first.
+
+    The time of jobs that share a process is divided among them, equally at every moment.
 
     Args:
-        transitions: number, time, job, team, state and reason of each.
+        transitions: number, time, job, team, state, reason and process of each.
         now: until when jobs that run have run, in seconds since the epoch.
     """
-    seconds: dict[str, float] = {}
-    began: dict[str, float] = {}
-    for _, at, job, _, state, *_ in transitions:
-        if job in began:
-            seconds[job] = seconds.get(job, 0.0) + at - began.pop(job)
+    runs: dict[str, list[_Run]] = {}
+    running: dict[str, _Run] = {}
+    for number, at, job, _, state, _, process in transitions:
+        if job in running:
+            running.pop(job).end = at
         if state == "running":
-            began[job] = at
-    for job, at in began.items():
-        seconds[job] = seconds.get(job, 0.0) + (time.time() if now is None else now) - at
+            running[job] = _Run(job, at, time.time() if now is None else now)
+            runs.setdefault(process or str(number), []).append(running[job])
+    seconds = {run.job: 0.0 for together in runs.values() for run in together}
+    for together in runs.values():
+        moments = sorted({moment for run in together for moment in (run.began, run.end)})
+        for begin, end in itertools.pairwise(moments):
+            there = [run.job for run in together if run.began <= begin and end <= run.end]
+            for job in there:
+                seconds[job] += (end - begin) / len(there)
     return seconds
 
 

@@ -69,8 +69,8 @@ def pool_drain(address: PoolAddress = None) -> None:
 
     with Pool.connect(address) as pool:
         pool.drain()
-        busy = pool.status()["slots"]["busy"]
-    _say(f"draining: {busy} jobs still run; odeformer pool start takes and begins jobs again")
+        running = pool.status()["running"]
+    _say(f"draining: {running} jobs still run; odeformer pool start takes and begins jobs again")
 
 
 @pool_app.command("stop")

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 GradientName = Literal["checkpoint", "direct", "reversible", "adjoint"]
+FROZEN_GRADIENTS: tuple[GradientName, ...] = ("direct", "checkpoint")
+"""Those that take weights made beforehand; the others make W(t) themselves, adapter and all."""
 # Bounds: far above what anybody has trained, far below what a slip of the keyboard asks of a machine.
 Layers = Annotated[int, Field(ge=1, le=4096)]
 Width = Annotated[int, Field(ge=1, le=2**20)]

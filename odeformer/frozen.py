@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from odeformer.config import ModelConfig
+from odeformer.config import FROZEN_GRADIENTS, ModelConfig
 from odeformer.depth import Grid
 from odeformer.field import BlockWeights
 from odeformer.lora import Adapter, embeddings_side_by_side, side_by_side
@@ -16,14 +16,12 @@ from odeformer.solvers import Solver
 
 KEPT_GRIDS = 4
 """Of so many grids the weights stay."""
-GRADIENTS = ("direct", "checkpoint")
-"""Those that take weights made beforehand; the others make W(t) themselves, adapter and all."""
 
 
 class FrozenBase:
     """A model whose W(t) is made once for each grid instead of at every step, and needs no gradient.
 
-    Its gradient methods are those in ``GRADIENTS``.
+    Its gradient methods are ``FROZEN_GRADIENTS``.
     """
 
     def __init__(self, model: Odeformer) -> None:
@@ -113,9 +111,9 @@ class Tuned(nn.Module):
 
     @gradient.setter
     def gradient(self, name: str) -> None:
-        if name not in GRADIENTS:
+        if name not in FROZEN_GRADIENTS:
             raise ValueError(
-                f"gradient {name!r} makes W(t) itself; a frozen base takes {', '.join(GRADIENTS)}"
+                f"gradient {name!r} makes W(t) itself; a frozen base takes {', '.join(FROZEN_GRADIENTS)}"
             )
         self._base.model.gradient = name
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cluster import registration, registry
 from cluster.events import EventLog
@@ -19,6 +19,7 @@ from cluster.finetuning.result import (
     register_run,
     write_version_file,
 )
+from cluster.finetuning.shape import shape
 from cluster.finetuning.task import Task
 from cluster.registry.about import DATA_DIGEST
 from cluster.registry.aliases import CHAMPION
@@ -80,33 +81,28 @@ def finetune(task: Task, folder: Path, uri: str, register_seconds: float | None 
     return _finetune(task, folder, uri, open_base(task.base, uri), register_seconds=register_seconds)
 
 
-def shape(task: Task) -> tuple[Any, ...] | None:
-    """Tasks of the same shape can be trained together; None: this one can not.
-
-    Their passes must have the same base, depths, sequence length and number of sequences.
-    """
-    from odeformer.frozen import GRADIENTS
-
-    train = task.train
-    if task.method != "lora" or train.sequence_length is None or train.gradient not in GRADIENTS:
-        return None
-    if task.latency_ms is not None:  # what it buys is not known beforehand
-        return None
-    drawn = train.seed if len(set(train.depths)) > 1 else None
-    batch = train.micro_batch or train.global_batch
-    return (task.base, task.depth, train.depths, drawn, train.sequence_length, batch, train.gradient)
-
-
 def finetune_together(
-    tasks: Sequence[Task], folders: Sequence[Path], uri: str, register_seconds: float | None = None
+    tasks: Sequence[Task],
+    folders: Sequence[Path],
+    uri: str,
+    register_seconds: float | None = None,
+    on_end: Callable[[int, FinetuneResult | Exception], None] = lambda number, end: None,
 ) -> list[FinetuneResult | Exception]:
     """As :func:`finetune` of each, in this process, with one pass over the base for all of them at a time.
 
     Each has its own folder, stream, optimizer, schedule, events, checkpoints and version, as if it were
     alone, and can be resumed alone. One that fails leaves the others alone: its error is in its place.
 
+    Args:
+        tasks: as :func:`check` gave them.
+        folders: where each writes.
+        uri: the MLflow store.
+        register_seconds: as of :func:`finetune`.
+        on_end: called with a job's place among them, and its result or error, as soon as it has ended.
+
     Raises:
-        ValueError: for tasks that are not of one :func:`shape`.
+        ValueError: for tasks that are not of one :func:`~cluster.finetuning.shape.shape`, or a base that
+            cannot be shared.
     """
     from cluster.finetuning.methods import frozen
     from cluster.finetuning.together import Together
@@ -121,10 +117,18 @@ def finetune_together(
     base = open_base(tasks[0].base, uri)
     depth = tasks[0].depth or base.model.config.depth
     together = Together(frozen(base.model, {depth, *tasks[0].train.depths}))
-    jobs = zip(tasks, folders, strict=True)
-    return together.run(
-        [partial(_finetune, task, folder, uri, base, together, register_seconds) for task, folder in jobs]
-    )
+
+    def to_its_end(number: int, task: Task, folder: Path) -> FinetuneResult:
+        try:
+            result = _finetune(task, folder, uri, base, together, register_seconds)
+        except Exception as error:
+            on_end(number, error)
+            raise
+        on_end(number, result)
+        return result
+
+    jobs = enumerate(zip(tasks, folders, strict=True))
+    return together.run([partial(to_its_end, number, *job) for number, job in jobs])
 
 
 def _finetune(

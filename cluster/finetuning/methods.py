@@ -12,7 +12,8 @@ from torch import nn
 from cluster.finetuning.task import Task
 from cluster.finetuning.together import Member, Together
 from odeformer import checkpoint
-from odeformer.frozen import GRADIENTS, FrozenBase, Tuned
+from odeformer.config import FROZEN_GRADIENTS
+from odeformer.frozen import FrozenBase, Tuned
 from odeformer.lora import Adapter
 from odeformer.model import Odeformer
 from odeformer.norms import vectors
@@ -71,7 +72,7 @@ def lora(task: Task, model: Odeformer, depth: int, together: Together | None = N
         member: Member = together.member(adapter)
         return Trained(member, "adapter", save, member.finish_backward)
     trained: nn.Module = model
-    if task.train.gradient in GRADIENTS:
+    if task.train.gradient in FROZEN_GRADIENTS:
         trained = Tuned(frozen(model, {depth, *task.train.depths}), adapter)
     else:  # it makes W(t) anew in its backward pass
         model.requires_grad_(False)

@@ -30,6 +30,10 @@ from odeformer.model import Output
 _T = TypeVar("_T")
 
 
+class JointPassError(RuntimeError):
+    """A pass failed that several jobs share: each of them raises this, whichever of them is to blame."""
+
+
 @dataclass(eq=False)
 class _Part:
     """What one job puts into a pass, and gets out of it."""
@@ -68,7 +72,7 @@ class _Pass:
     def check(self) -> None:
         """Raise what went wrong in it."""
         if self.error is not None:
-            raise RuntimeError(f"the joint pass failed: {self.error}") from self.error
+            raise JointPassError(f"the joint pass failed: {self.error}") from self.error
 
 
 class Together:

@@ -14,7 +14,7 @@ from cluster.finetuning.task import Task
 from cluster.pool.board import Board
 from cluster.pool.clerk import Clerk
 from cluster.pool.dispatch import CANCELLED, Dispatcher
-from cluster.pool.journal import Job, Journal
+from cluster.pool.journal import Job, Journal, Transition
 from cluster.pool.settings import PoolSettings
 from cluster.pool.slots import Slots
 from cluster.pool.warm import LOG
@@ -124,12 +124,12 @@ class PoolActor:
         """
         with self._lock:
             job = self._journal.job(job_id)
-            history = self._journal.transitions(job_id)
+            history = [self._history(entry) for entry in self._journal.transitions(job_id)]
         log = self._board.folder(job) / LOG
         lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
         return {
             **self._shown(job),
-            "history": [{"time": t.time, "state": t.state, "reason": t.reason} for t in history],
+            "history": history,
             "last_lines": lines[-LAST_LINES:],
         }
 
@@ -140,7 +140,7 @@ class PoolActor:
         return events_from(folder / EVENTS, offset, EVENT_BYTES)
 
     def transitions(self) -> list[tuple[Any, ...]]:
-        """All changes of state that there ever were: number, time, job, team, state, reason."""
+        """All changes of state that there ever were: number, time, job, team, state, reason, process."""
         with self._lock:
             return [tuple(transition) for transition in self._journal.transitions()]
 
@@ -205,9 +205,10 @@ class PoolActor:
                 "state": "stopping" if dispatcher.is_stopping else is_draining,
                 "slots": {
                     "free": self._slots.free,
-                    "busy": len(self._board.jobs("running")),
+                    "busy": shares.busy,
                     "starting": self._slots.starting,
                 },
+                "running": len(self._board.jobs("running")),
                 "trained": len(self._board.jobs("trained")),
                 "teams": teams,
             }
@@ -235,5 +236,12 @@ class PoolActor:
         self._journal.keep_settings({"settings": content, "is_draining": self._dispatcher.is_draining})
 
     def _shown(self, job: Job) -> dict[str, Any]:
-        content = {key: value for key, value in vars(job).items() if key not in ("failures", "failed_at")}
-        return {**content, "folder": str(self._board.folder(job))}
+        inner = ("failures", "failed_at", "process")
+        content = {key: value for key, value in vars(job).items() if key not in inner}
+        together = [one.id for one in self._board.in_process(job.process) if one.id != job.id]
+        return {**content, "folder": str(self._board.folder(job)), "together_with": together}
+
+    def _history(self, entry: Transition) -> dict[str, Any]:
+        others = [job for job in self._journal.shared(entry.process or "") if job != entry.job]
+        reason = f"together with {', '.join(others)}" if others else entry.reason
+        return {"time": entry.time, "state": entry.state, "reason": reason}

@@ -30,7 +30,8 @@ class Board:
         self.shares = Shares(self._terms)
         states = dict[str, str]()
         for entry in sorted(journal.transitions(), key=lambda t: (t.time, t.number)):
-            follow(self.shares, entry.time, entry.team, entry.job, states.get(entry.job), entry.state)
+            before = states.get(entry.job)
+            follow(self.shares, entry.time, entry.team, entry.job, before, entry.state, entry.process)
             states[entry.job] = entry.state
 
     def submit(self, task: dict[str, Any], token: str, deadline: float | None, again: bool) -> Job:
@@ -49,7 +50,7 @@ class Board:
     ) -> Job:
         """Put a job into another state; arguments as those of :meth:`Journal.move`."""
         moved = self.journal.move(job.id, state, reason, at=at, **changes)
-        follow(self.shares, moved.changed, moved.team, moved.id, job.state, state)
+        follow(self.shares, moved.changed, moved.team, moved.id, job.state, state, moved.process)
         if state in ENDED:
             self._jobs.pop(job.id, None)
         else:
@@ -69,6 +70,10 @@ class Board:
         """A job, if it runs."""
         job = self._jobs.get(job_id)
         return job if job is not None and job.state == "running" else None
+
+    def in_process(self, process: str | None) -> list[Job]:
+        """The jobs that run in a process; none in none."""
+        return [job for job in self.jobs("running") if job.process == process is not None]
 
     def folder(self, job: Job) -> Path:
         """Where a job writes."""

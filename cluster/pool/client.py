@@ -27,7 +27,8 @@ class Pool:
 
     A job is a dictionary: ``id``, ``name``, ``team``, ``state`` (:data:`~cluster.pool.states.STATES`),
     ``reason``, ``priority``, ``deadline``, ``base``, ``folder``, ``submitted`` and ``changed`` (seconds since
-    the epoch), ``attempts``, and at its end ``result`` (a ``FinetuneResult`` as a dictionary) or ``error``.
+    the epoch), ``attempts``, ``together_with`` (the jobs that share its slot), and at its end ``result`` (a
+    ``FinetuneResult`` as a dictionary) or ``error``.
     """
 
     def __init__(self, actor: Any, connection: ExitStack) -> None:
@@ -164,7 +165,7 @@ class Pool:
         return dict(self._ask("status"))
 
     def transitions(self) -> list[tuple[Any, ...]]:
-        """All changes of state: number, time, job, team, state, reason."""
+        """All changes of state: number, time, job, team, state, reason, process."""
         return list(self._ask("transitions"))
 
     def wait(self, *ids: str, poll_seconds: float = 0.3) -> list[dict[str, Any]]:

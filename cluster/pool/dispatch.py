@@ -11,6 +11,7 @@ from cluster.pool.board import Board
 from cluster.pool.journal import Job
 from cluster.pool.slots import Ended, Slots
 from cluster.pool.states import State
+from cluster.supervision import preemption
 
 ADJUST_SECONDS = 1.0
 AWAY_SECONDS = 5.0
@@ -18,6 +19,8 @@ AWAY_SECONDS = 5.0
 LATE = "past its deadline"
 CANCELLED = "cancelled"
 PREEMPTED = "preempted by a higher priority"
+ITS_OWN = (CANCELLED, LATE)
+"""Why one job ends, and those that share its slot do not."""
 
 
 class Dispatcher:
@@ -31,6 +34,8 @@ class Dispatcher:
         """Neither are there to be any slots."""
         self._not_before: dict[str, float] = {}
         self._asked_at: dict[str, float] = {}
+        self._signalled = set[str]()
+        """Processes that had a SIGTERM; a second one would end them without a commit."""
         self._adjusted = 0.0
 
     def recover(self) -> None:
@@ -53,14 +58,13 @@ class Dispatcher:
         if now - self._adjusted > ADJUST_SECONDS:
             self._adjusted = now
             self._slots.adjust()
+            self._settle_early()
         self._keep_deadlines(now)
         if self.is_draining:
             return
         shares.advance(now)
         queued = [job for job in self._board.jobs("queued") if self._not_before.get(job.id, 0.0) <= now]
-        while self._slots.free and (job := order.next_job(queued, shares)):
-            queued.remove(job)
-            self._begin(job)
+        self._begin(queued)
         running = self._board.jobs("running")
         # One at a time; and where a slot is about to be free, that is waited for.
         if not self._slots.starting and not any(job.ending for job in running):
@@ -69,35 +73,83 @@ class Dispatcher:
                 self.ask_to_end(victim, PREEMPTED)
 
     def ask_to_end(self, job: Job, why: str) -> None:
-        """Ask a running job to finish and commit its step, and end; a cancelled one stays so."""
+        """Ask a running job to finish and commit its step, and end; a cancelled one stays so.
+
+        Where that is not its own affair, its slot is wanted: those that share it are asked as well.
+        """
         if job.ending in (why, CANCELLED):
             return
-        self._board.ask_to_end(job, why)
-        if job.ending is None:  # a second SIGTERM would end it without a commit
-            self._asked_at[job.id] = time.time()
-            self._slots.end(job.id)
+        assert job.process is not None
+        for one in [job] if why in ITS_OWN else self._board.in_process(job.process):
+            if one.ending != CANCELLED:
+                self._board.ask_to_end(one, why)
+            self._asked_at.setdefault(one.id, time.time())
+        if why in ITS_OWN:
+            preemption.ask(self._board.folder(job))
+        elif job.process not in self._signalled:
+            self._signalled.add(job.process)
+            self._slots.end(job.process)
 
-    def _begin(self, job: Job) -> None:
-        settings = self._board.settings
-        job = self._board.move(job, "running", attempts=job.attempts + 1)
+    def _begin(self, queued: list[Job]) -> None:
+        """Give each free slot a job; then let some of those that would wait share it."""
+        now, shares, begun = time.time(), self._board.shares, list[list[Job]]()
+        while len(begun) < self._slots.free and (job := order.next_job(queued, shares)):
+            queued.remove(job)
+            begun.append([self._has_begun(job, now, f"{job.id}/{job.attempts + 1}")])
+        for _ in range(self._board.settings.jobs_per_slot - 1):
+            for jobs in begun:
+                # Those that a slot will soon be there for need not share one.
+                if len(queued) > self._slots.starting and (job := order.next_to_join(jobs, queued, shares)):
+                    queued.remove(job)
+                    jobs.append(self._has_begun(job, now, jobs[0].process))
+        for jobs in begun:
+            self._run(jobs)
+
+    def _has_begun(self, job: Job, now: float, process: str | None) -> Job:
+        return self._board.move(job, "running", at=now, attempts=job.attempts + 1, process=process)
+
+    def _run(self, jobs: list[Job]) -> None:
+        """Run jobs in one process."""
+        settings, folders = self._board.settings, [self._board.folder(job) for job in jobs]
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            preemption.take_back(folder)
         self._slots.run(
             {
-                "id": job.id,
-                "attempt": job.attempts,
-                "task": job.task,
-                "folder": str(self._board.folder(job)),
+                "process": jobs[0].process,
+                "jobs": [
+                    {"attempt": job.attempts, "task": job.task, "folder": str(folder)}
+                    for job, folder in zip(jobs, folders, strict=True)
+                ],
                 "uri": settings.tracking_uri,
                 "cpus": settings.cpus_per_job,
             }
         )
 
     def _take(self, ended: Ended) -> None:
-        job = self._board.running(ended.job)
-        if job is not None:
-            self._settle(job, self._board.outcome(job), _died(ended.code))
+        self._signalled.discard(ended.process)
+        now, jobs = time.time(), self._board.in_process(ended.process)
+        for job in jobs:
+            self._settle(job, self._board.outcome(job), _died(ended.code), now, is_its_own=len(jobs) == 1)
 
-    def _settle(self, job: Job, outcome: dict[str, Any], died: str, at: float | None = None) -> None:
-        """Bring a job whose process has ended into the state that follows from how it ended."""
+    def _settle_early(self) -> None:
+        """Of jobs that share a slot, some end before the others."""
+        for job in self._board.jobs("running"):
+            if len(self._board.in_process(job.process)) > 1 and (outcome := self._board.outcome(job)):
+                self._settle(job, outcome, "")
+
+    def _settle(
+        self, job: Job, outcome: dict[str, Any], died: str, at: float | None = None, is_its_own: bool = True
+    ) -> None:
+        """Bring a job whose process has ended into the state that follows from how it ended.
+
+        Args:
+            job: that ran.
+            outcome: what it has left of its end, if anything.
+            died: what happened to it otherwise.
+            at: when that was, if not now.
+            is_its_own: that death; otherwise it may be that of a job which shared its process.
+        """
         self._asked_at.pop(job.id, None)
         if "result" in outcome:
             result = outcome["result"]
@@ -115,14 +167,18 @@ class Dispatcher:
             self._not_before[job.id] = time.time() + AWAY_SECONDS
             self._board.move(job, "queued", outcome["error"], at)
         else:
-            self._fail(job, outcome.get("error", died), outcome.get("is_mendable", True), at)
+            is_its_own = outcome.get("is_its_own", is_its_own)
+            self._fail(job, outcome.get("error", died), outcome.get("is_mendable", True), is_its_own, at)
 
-    def _fail(self, job: Job, error: str, is_mendable: bool, at: float | None) -> None:
-        """Queue a job again whose process died or met what may pass, unless that was too often."""
+    def _fail(self, job: Job, error: str, is_mendable: bool, is_its_own: bool, at: float | None) -> None:
+        """Queue a job again whose process died or met what may pass, unless that was too often.
+
+        One that is not known to be to blame is queued whatever it was: the next time it runs alone.
+        """
         step = self._board.committed(job)
         failures = job.failures + 1 if step <= job.failed_at else 1
         state: State = "failed"
-        if is_mendable and failures <= self._board.settings.max_failures:
+        if not is_its_own or (is_mendable and failures <= self._board.settings.max_failures):
             state = "queued"
             self._not_before[job.id] = time.time() + min(2.0 ** (failures - 1) - 1, 60.0)
         self._board.move(job, state, error, at, failures=failures, failed_at=step, error=error)
@@ -142,8 +198,13 @@ class Dispatcher:
 
     def _kill_overdue(self, now: float) -> None:
         for job_id, asked in self._asked_at.items():
-            if now - asked > self._board.settings.grace_seconds:
-                self._slots.end(job_id, signal.SIGKILL)
+            job = self._board.running(job_id)
+            if job is None or job.process is None or now - asked <= self._board.settings.grace_seconds:
+                continue
+            for other in self._board.in_process(job.process):
+                if other.ending is None:  # it is not to blame
+                    self._board.ask_to_end(other, f"its process was killed: {job.id} did not end in time")
+            self._slots.end(job.process, signal.SIGKILL)
 
 
 def _died(code: int | None) -> str:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from cluster.pool.states import ENDED, State, may_follow
 
 FILE_NAME = "journal.db"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE jobs (
@@ -28,16 +28,22 @@ CREATE TABLE jobs (
     state TEXT NOT NULL, submitted REAL NOT NULL, changed REAL NOT NULL,
     reason TEXT, ending TEXT,
     attempts INTEGER NOT NULL, failures INTEGER NOT NULL, failed_at INTEGER NOT NULL,
-    result TEXT, error TEXT, mirrored INTEGER NOT NULL,
+    result TEXT, error TEXT, mirrored INTEGER NOT NULL, process TEXT,
     UNIQUE (team, name, number)
 ) STRICT;
 CREATE INDEX jobs_by_state ON jobs (state);
 CREATE TABLE transitions (
     number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL,
-    job TEXT NOT NULL REFERENCES jobs (id), team TEXT NOT NULL, state TEXT NOT NULL, reason TEXT
+    job TEXT NOT NULL REFERENCES jobs (id), team TEXT NOT NULL, state TEXT NOT NULL, reason TEXT,
+    process TEXT
 ) STRICT;
 CREATE TABLE settings (one INTEGER PRIMARY KEY CHECK (one = 1), content TEXT NOT NULL) STRICT;
 """
+_FROM_1 = """
+ALTER TABLE jobs ADD COLUMN process TEXT;
+ALTER TABLE transitions ADD COLUMN process TEXT;
+"""
+"""Until then every job had a process of its own."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,8 @@ class Job:
     """The optimizer step of its last checkpoint when that happened last."""
     result: dict[str, Any] | None
     error: str | None
+    process: str | None = None
+    """Of a running job: the name of its process, which it may share with others."""
 
 
 class Transition(NamedTuple):
@@ -78,6 +86,8 @@ class Transition(NamedTuple):
     team: str
     state: State
     reason: str | None
+    process: str | None = None
+    """Of one to running: the process that the job has since then, alone where none is named."""
 
 
 class Journal:
@@ -85,7 +95,7 @@ class Journal:
 
     Raises:
         BlockingIOError: when another process has it.
-        ValueError: when it is of another format.
+        ValueError: when it is of a newer format. One of an older is made one of this.
     """
 
     def __init__(self, folder: Path, wait_seconds: float = 10.0) -> None:
@@ -101,9 +111,9 @@ class Journal:
                 self._database.execute(f"PRAGMA {pragma}")
             with self._transaction():
                 [version] = self._database.execute("PRAGMA user_version").fetchone()
-                if version == 0:
-                    for statement in _SCHEMA.split(";"):
-                        self._database.execute(statement)
+                for statement in {0: _SCHEMA, 1: _FROM_1}.get(version, "").split(";"):
+                    self._database.execute(statement)
+                if version < FORMAT_VERSION:
                     self._database.execute(f"PRAGMA user_version={FORMAT_VERSION}")
         except sqlite3.OperationalError as error:
             self._database.close()
@@ -112,7 +122,7 @@ class Journal:
             raise BlockingIOError(
                 f"{path} is in use by another pool: stop it, or choose another dir"
             ) from None
-        if version not in (0, FORMAT_VERSION):
+        if version > FORMAT_VERSION:
             self._database.close()
             raise ValueError(f"{path} is of format {version}, and this version reads {FORMAT_VERSION}")
 
@@ -154,7 +164,7 @@ class Journal:
             now, job = time.time(), f"{team}/{name}/{number}"
             self._database.execute(
                 "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?, NULL, NULL, 0, 0, -1, "
-                "NULL, NULL, 0)",
+                "NULL, NULL, 0, NULL)",
                 (
                     *(job, token, team, name, number, base, task["priority"], deadline),
                     *(json.dumps(task), now, now),
@@ -187,6 +197,7 @@ class Journal:
         reason: str | None = None,
         *,
         at: float | None = None,
+        process: str | None = None,
         **changes: Any,
     ) -> Job:
         """Put a job into another state.
@@ -196,6 +207,7 @@ class Journal:
             state: the new one.
             reason: in words.
             at: when it happened, if it is noted later.
+            process: that it has from now on; jobs that run in the same one share it.
             changes: of ``attempts``, ``failures``, ``failed_at``, ``result``, ``error``.
 
         Raises:
@@ -206,9 +218,9 @@ class Journal:
             if not may_follow(before.state, state):
                 raise ValueError(f"job {job} is {before.state}: it cannot be {state} now")
             now = time.time() if at is None else at
-            changes |= {"state": state, "changed": now, "reason": reason, "ending": None}
+            changes |= {"state": state, "changed": now, "reason": reason, "ending": None, "process": process}
             self._update(job, changes)
-            self._note(now, job, before.team, state, reason)
+            self._note(now, job, before.team, state, reason, process)
         return self.job(job)
 
     def ask_to_end(self, job: str, why: str | None) -> None:
@@ -248,6 +260,11 @@ class Journal:
         rows = self._database.execute(f"SELECT * FROM transitions {query}ORDER BY number", values)
         return [Transition(*row) for row in rows]
 
+    def shared(self, process: str) -> list[str]:
+        """The jobs that a process was begun with."""
+        rows = self._database.execute("SELECT job FROM transitions WHERE process = ?", (process,))
+        return [row["job"] for row in rows]
+
     def unmirrored(self) -> list[tuple[Job, int]]:
         """Jobs whose last transition MLflow does not know, with its number."""
         query = (
@@ -261,10 +278,12 @@ class Journal:
         with self._transaction():
             self._update(job, {"mirrored": transition})
 
-    def _note(self, now: float, job: str, team: str, state: State, reason: str | None) -> None:
+    def _note(
+        self, now: float, job: str, team: str, state: State, reason: str | None, process: str | None = None
+    ) -> None:
         self._database.execute(
-            "INSERT INTO transitions (time, job, team, state, reason) VALUES (?, ?, ?, ?, ?)",
-            (now, job, team, state, reason),
+            "INSERT INTO transitions (time, job, team, state, reason, process) VALUES (?, ?, ?, ?, ?, ?)",
+            (now, job, team, state, reason, process),
         )
 
     def _update(self, job: str, changes: dict[str, Any]) -> None:

@@ -1,9 +1,11 @@
-"""Which job begins next, and which makes room for one of a higher priority. Pure functions."""
+"""Which job begins next, which share its slot, and which makes room for a higher priority. Pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cluster.finetuning.shape import shape
+from cluster.finetuning.task import Task
 from cluster.pool.journal import Job
 from cluster.pool.shares import Shares
 
@@ -24,6 +26,35 @@ def next_job(queued: Sequence[Job], shares: Shares) -> Job | None:
     may = [job for job in may if job.priority == highest]
     team = shares.next_team({job.team for job in may})
     return next(job for job in may if job.team == team)
+
+
+def next_to_join(there: Sequence[Job], queued: Sequence[Job], shares: Shares) -> Job | None:
+    """The job that should share the slot of others that are just about to begin, if any may.
+
+    It has their shape and priority, its team's quota has room, and that it joins is fair to all; of several
+    it is chosen as :func:`next_job` does. A job whose process
+    has died since it got further runs alone: it may be what killed it.
+
+    Args:
+        there: whichever has the slot, and those that share it already.
+        queued: in the order in which they were submitted.
+    """
+    first, wanted = there[0], _shape(there[0])
+    if wanted is None or first.failures:
+        return None
+    may = [
+        job
+        for job in queued
+        if (job.base, job.priority, job.failures) == (first.base, first.priority, 0)
+        and shares.has_room(job.team)
+        and _shape(job) == wanted
+    ]
+    team = shares.next_team_to_join({job.team for job in may}, first.process or first.id)
+    return next((job for job in may if job.team == team), None)
+
+
+def _shape(job: Job) -> object:
+    return shape(Task.model_validate(job.task))
 
 
 def to_preempt(queued: Sequence[Job], running: Sequence[Job], free_slots: int, shares: Shares) -> Job | None:

@@ -33,6 +33,9 @@ class PoolSettings(Section):
     """Threads that a job computes with."""
     gpus_per_job: int = Field(default=0, ge=0, le=1)
     """1 to run jobs on GPUs."""
+    jobs_per_slot: int = Field(default=1, ge=1, le=8)
+    """So many jobs may share a slot, in one process that makes each pass over their base for all of them:
+    of those that would wait otherwise, ones that can be trained together."""
     max_failures: int = Field(default=3, ge=0)
     """So often a job whose process died is begun again, from its last checkpoint; after a later checkpoint
     the count begins anew."""

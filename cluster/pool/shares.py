@@ -4,7 +4,8 @@ What is fair is a fluid: at every moment the slots that are busy are divided amo
 by weight; a team gets no more than its quota or its unfinished jobs can use, and what it leaves goes to the
 others. A team's *lag* is the fluid's service less its own, in slot-seconds. Jobs are whole and nobody knows
 how long they take, so lags cannot be zero; :meth:`Shares.next_team` keeps them within about the length of the
-longest job.
+longest job. Jobs that share a slot, in one process, are served an equal part of its time each; lags are then
+within about twice that.
 
 A team that has nothing to do earns no credit for later: its lag goes to zero. What it is ahead stays: the
 fluid gives the time back to the others while the team is still paying for it.
@@ -12,11 +13,14 @@ fluid gives the time back to the others while the team is still paying for it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 SHORTEST = 1.0
 """Seconds: the longest job that was seen counts as at least so long."""
+SLACK = 0.25
+"""Of the longest job: so far from its share a team may be brought by letting jobs share a slot."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,10 @@ class Shares:
     def __init__(self, terms: Callable[[str], Terms]) -> None:
         self._terms = terms
         self._accounts: dict[str, Account] = {}
+        self._processes: dict[str, str] = {}
+        """By running jobs."""
+        self._sharing = Counter[str]()
+        """How many jobs each process has."""
         self._now = 0.0
         self._longest = SHORTEST
 
@@ -73,17 +81,23 @@ class Shares:
         self.advance(now)
         self.account(team).waiting -= 1
 
-    def began(self, now: float, team: str, job: str) -> None:
-        """A job that waited has a slot."""
+    def began(self, now: float, team: str, job: str, process: str | None = None) -> None:
+        """A job that waited has a slot: with the others of its process, alone when none is named."""
         self.advance(now)
         account = self.account(team)
         account.waiting -= 1
         account.began[job] = self._now
+        self._processes[job] = process or job
+        self._sharing[process or job] += 1
 
     def ended(self, now: float, team: str, job: str) -> None:
-        """A job has given its slot back."""
+        """A job has given its slot, or its part of one, back."""
         self.advance(now)
         self._longest = max(self._longest, self._now - self.account(team).began.pop(job))
+        process = self._processes.pop(job)
+        self._sharing[process] -= 1
+        if not self._sharing[process]:
+            del self._sharing[process]
 
     def advance(self, now: float) -> None:
         """Let time pass; a clock that was set back stands still instead."""
@@ -93,7 +107,7 @@ class Shares:
         self._now = max(self._now, now)
         rates = self.rates()
         for team, account in self._accounts.items():
-            had = seconds * len(account.began)
+            had = seconds * sum(map(self._part, account.began))
             account.service += had
             account.lag += seconds * rates.get(team, 0.0) - had
             if not account.waiting and not account.began:
@@ -104,34 +118,79 @@ class Shares:
         active = {team: account for team, account in self._accounts.items() if account.is_active}
         weights = {team: self._terms(team).weight for team in active}
         most = {team: self._most(team, account) for team, account in active.items()}
-        return fluid_rates(sum(len(account.began) for account in active.values()), weights, most)
+        return fluid_rates(self.busy, weights, most)
+
+    @property
+    def busy(self) -> int:
+        """How many slots have jobs."""
+        return len(self._sharing)
 
     def next_team(self, teams: Collection[str]) -> str:
-        """Of teams with a job that may begin now, the one whose job should.
+        """Of teams with a job that may have a slot now, the one whose job should.
 
         It is the one that would be furthest behind by the time that a job as long as the longest has run on
         each slot, the rest of the running jobs, as long, already counted as service it has had. Looking only
         at what is owed now would serve heavy teams too late: theirs grows faster. (The lookahead is the
         virtual finish time of WF²Q, Bennett & Zhang 1996, as a lag, for several slots and unknown lengths.)
         """
-        running = sum(len(account.began) for account in self._accounts.values())
+        behind = self._behind_by_then(teams, self.busy + 1)
+        return max(sorted(teams), key=behind.__getitem__)
+
+    def next_team_to_join(self, teams: Collection[str], process: str) -> str | None:
+        """Of teams with a job that may join those that have just begun in a process, the one whose should.
+
+        It takes from those that are there. So it is none whose team is too far ahead by then, by the same
+        measure, but for one that is there alone; and none by which a team would be too far behind that has
+        no more jobs to make up for it with.
+        """
+        longest = self._longest_now()
+        most = SLACK * longest + 1e-9  # rounding
+        there = Counter(
+            team
+            for team, account in self._accounts.items()
+            for job in account.began
+            if self._processes[job] == process
+        )
+        behind = self._behind_by_then({*teams, *there}, self.busy)
+
+        def is_fair(team: str) -> bool:
+            if behind[team] < -most and set(there) != {team}:
+                return False
+            with_it = there + Counter([team])
+            for one, jobs in with_it.items():
+                more = longest * (jobs / with_it.total() - there[one] / there.total())
+                if behind[one] - more > most and not self._has_more(one, 1 + (one == team)):
+                    return False
+            return True
+
+        return max(filter(is_fair, sorted(teams)), key=behind.__getitem__, default=None)
+
+    def _has_more(self, team: str, jobs: int) -> bool:
+        """Whether so many of a team's jobs wait that its quota lets begin."""
+        account, most = self.account(team), self._terms(team).max_running
+        return account.waiting >= jobs and (most is None or len(account.began) + jobs <= most)
+
+    def _behind_by_then(self, teams: Collection[str], slots: int) -> dict[str, float]:
         active = {team for team, account in self._accounts.items() if account.is_active}
         weights = {team: self._terms(team).weight for team in active | set(teams)}
         most = {team: self._most(team, self.account(team)) for team in weights}
-        rates = fluid_rates(running + 1, weights, most)
+        rates = fluid_rates(slots, weights, most)
         longest = self._longest_now()
 
-        def behind(team: str) -> float:
-            account = self.account(team)
-            promised = sum(longest - (self._now - began) for began in account.began.values())
-            return account.lag - promised + longest * rates[team]
+        def promised(team: str) -> float:
+            began = self.account(team).began.items()
+            return sum(self._part(job) * (longest - (self._now - at)) for job, at in began)
 
-        return max(sorted(teams), key=behind)
+        return {team: self.account(team).lag - promised(team) + longest * rates[team] for team in teams}
 
     def has_room(self, team: str) -> bool:
         """Whether its quota lets one more job begin."""
         most = self._terms(team).max_running
         return most is None or len(self.account(team).began) < most
+
+    def _part(self, job: str) -> float:
+        """Of its slot, that a running job has."""
+        return 1 / self._sharing[self._processes[job]]
 
     def _longest_now(self) -> float:
         running = (began for account in self._accounts.values() for began in account.began.values())
@@ -160,13 +219,21 @@ def fluid_rates(capacity: float, weights: Mapping[str, float], most: Mapping[str
     return rates
 
 
-def follow(shares: Shares, now: float, team: str, job: str, before: str | None, after: str) -> None:
+def follow(
+    shares: Shares,
+    now: float,
+    team: str,
+    job: str,
+    before: str | None,
+    after: str,
+    process: str | None = None,
+) -> None:
     """Move the accounts on by a job's change of state; ``before`` is ``None`` of a new one."""
     if before == "running":
         shares.ended(now, team, job)
     elif before == "queued" and after != "running":
         shares.left(now, team)
     if after == "running":
-        shares.began(now, team, job)
+        shares.began(now, team, job, process)
     elif after == "queued":
         shares.queued(now, team)

@@ -17,7 +17,7 @@ WARM = "from cluster.pool.warm import main; main()"
 
 
 class Slot:
-    """Runs one job after another, each in a process of its own. Calls may overlap."""
+    """Runs one process with jobs after another. Calls may overlap."""
 
     def __init__(self) -> None:
         orphans.end_with_parent()
@@ -42,10 +42,11 @@ class Slot:
         return socket.gethostname()
 
     def run(self, order: dict[str, Any]) -> int:
-        """Run a job to its end; the exit code of its process, negative where a signal ended it.
+        """Run a process to its end; its exit code, negative where a signal ended it.
 
         Args:
-            order: ``id``, ``attempt``, ``task``, ``folder``, ``uri``, ``cpus``.
+            order: its name, ``process``; its ``jobs``, of each ``attempt``, ``task`` and ``folder``; ``uri``
+                and ``cpus``.
 
         Raises:
             RuntimeError: when the warm process is gone; the slot is of no use then.
@@ -53,23 +54,23 @@ class Slot:
         assert self._warm.stdin is not None
         self._warm.stdin.write(json.dumps(order) + "\n")
         self._warm.stdin.flush()
-        job = order["id"]
-        self._running[job] = self._answer("pid")
-        if job in self._asked:
-            self.end(job, self._asked[job])
+        process = order["process"]
+        self._running[process] = self._answer("pid")
+        if process in self._asked:
+            self.end(process, self._asked[process])
         try:
             return self._answer("status")
         finally:
-            del self._running[job]
-            self._asked.pop(job, None)
+            del self._running[process]
+            self._asked.pop(process, None)
 
-    def end(self, job: str, number: int = signal.SIGTERM) -> None:
-        """Send a signal to the process of a job, as soon as it has one."""
-        if job not in self._running:
-            self._asked[job] = number
+    def end(self, process: str, number: int = signal.SIGTERM) -> None:
+        """Send a signal to a process, as soon as it is there."""
+        if process not in self._running:
+            self._asked[process] = number
             return
         with suppress(ProcessLookupError):
-            os.kill(self._running[job], number)
+            os.kill(self._running[process], number)
 
     def _answer(self, key: str) -> int:
         assert self._warm.stdout is not None

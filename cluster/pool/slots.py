@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 
 class Ended(NamedTuple):
-    """A job's process that is not there any more."""
+    """A process with jobs that is not there any more."""
 
-    job: str
+    process: str
     code: int | None
     """Its exit code, negative where a signal ended it; none when it went with its slot."""
 
@@ -33,9 +33,9 @@ class Ended(NamedTuple):
 class _Held:
     actor: Any
     waited_for: Any
-    """Of Ray: that it is warm, or that its job has ended."""
+    """Of Ray: that it is warm, or that its process has ended."""
     is_warm: bool = False
-    job: str | None = None
+    process: str | None = None
 
 
 class Slots:
@@ -54,7 +54,7 @@ class Slots:
             num_cpus=0,
             num_gpus=gpus_per_job,
             resources={FINETUNE: 1},
-            max_concurrency=4,  # one runs the job, the others are asked to end it
+            max_concurrency=4,  # one runs the process, the others are asked to end it
             runtime_env={"env_vars": worker_environment(cpus_per_job) | ({} if gpus_per_job else NO_GPU)},
         )
 
@@ -70,13 +70,13 @@ class Slots:
             self._drop(held)  # it waited for a place on a node that has gone
 
     def look(self) -> list[Ended]:
-        """The jobs that have ended since the last look."""
+        """The processes that have ended since the last look."""
         waited_for = [held.waited_for for held in self._held if held.waited_for is not None]
         ready = self._ray.wait(waited_for, num_returns=len(waited_for), timeout=0)[0] if waited_for else []
         return [ended for held in list(self._held) if held.waited_for in ready for ended in self._take(held)]
 
     def _take(self, held: _Held) -> list[Ended]:
-        job, held.job = held.job, None
+        process, held.process = held.process, None
         try:
             answer = self._ray.get(held.waited_for)
         except self._ray.exceptions.RayError as error:
@@ -84,14 +84,14 @@ class Slots:
             if not held.is_warm:  # it may not get further the next time
                 self._not_before = time.monotonic() + PAUSE_SECONDS
             self._drop(held)
-            return [] if job is None else [Ended(job, None)]
+            return [] if process is None else [Ended(process, None)]
         held.waited_for, held.is_warm = None, True
-        return [] if job is None else [Ended(job, answer)]
+        return [] if process is None else [Ended(process, answer)]
 
     @property
     def free(self) -> int:
-        """How many are warm and have no job."""
-        return sum(held.is_warm and held.job is None for held in self._held)
+        """How many are warm and have nothing to run."""
+        return sum(held.is_warm and held.process is None for held in self._held)
 
     @property
     def starting(self) -> int:
@@ -99,15 +99,15 @@ class Slots:
         return sum(not held.is_warm for held in self._held)
 
     def run(self, order: dict[str, Any]) -> None:
-        """Run a job in a free one."""
-        held = next(held for held in self._held if held.is_warm and held.job is None)
-        held.job, held.waited_for = order["id"], held.actor.run.remote(order)
+        """Run a process in a free one; ``order`` as of :meth:`Slot.run`."""
+        held = next(held for held in self._held if held.is_warm and held.process is None)
+        held.process, held.waited_for = order["process"], held.actor.run.remote(order)
 
-    def end(self, job: str, number: int = signal.SIGTERM) -> None:
-        """Send a signal to a job's process."""
+    def end(self, process: str, number: int = signal.SIGTERM) -> None:
+        """Send a signal to a process."""
         for held in self._held:
-            if held.job == job:
-                held.actor.end.remote(job, number)
+            if held.process == process:
+                held.actor.end.remote(process, number)
 
     def close(self) -> None:
         """Give all of them back."""

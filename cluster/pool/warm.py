@@ -1,7 +1,7 @@
-"""A process that has imported all that a job needs. Each job is a copy of it, made in milliseconds (fork).
+"""A process that has imported all that a job needs. Copies of it, made in milliseconds (fork), run the jobs.
 
 It is started by a :class:`~cluster.pool.slot.Slot`, reads one order a line, and writes what becomes of it. It
-has no threads: a copy would lack them. It ends when its input does, and so does its job.
+has no threads: a copy would lack them. It ends when its input does, and so do its jobs.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from cluster.tracking import runs, store
 
+if TYPE_CHECKING:
+    from cluster.finetuning.result import FinetuneResult
+
 LOG = "log.txt"
-"""In a job's folder: what its processes have printed."""
+"""In a job's folder: what its processes have printed, and the error that it failed with."""
 OUTCOME = "outcome.json"
 """In a job's folder: how its last attempt ended, in the job's own words. One that was killed left none."""
 MODULES = (
     "cluster.finetuning.job",
+    "cluster.finetuning.together",
     "cluster.scoring",
     "cluster.training.worker",
     "data.tasks.stream",
@@ -63,15 +67,15 @@ def main() -> None:
 
 
 def _wait(pid: int, orders: FileIO) -> int:
-    """Wait for a job; its exit code, negative where a signal ended it. It is killed when our input ends."""
-    job = os.pidfd_open(pid)
-    watched = [job, orders.fileno()]
+    """Wait for a copy; its exit code, negative where a signal ended it. It is killed when our input ends."""
+    copy = os.pidfd_open(pid)
+    watched = [copy, orders.fileno()]
     while True:
         ready, _, _ = select.select(watched, [], [])
-        if job in ready:
-            os.close(job)
+        if copy in ready:
+            os.close(copy)
             return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if not orders.readline():  # the slot has gone: nobody waits for this job any more
+        if not orders.readline():  # the slot has gone: nobody waits for it any more
             os.kill(pid, signal.SIGKILL)
             os._exit(1)
 
@@ -81,15 +85,11 @@ def _say(answers: IO[str], **content: Any) -> None:
 
 
 def _work(order: dict[str, Any]) -> None:
-    """The copy's part: one job, from its last checkpoint on, and its outcome. Never returns."""
+    """The copy's part: one job, or several together, each to its outcome. Never returns."""
     code = 1
     try:
-        folder = Path(order["folder"])
-        folder.mkdir(parents=True, exist_ok=True)
-        log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        code = _run(order, folder)
+        _print_to_log(*(Path(job["folder"]) for job in order["jobs"]))
+        code = _run(order)
     except BaseException:  # noqa: BLE001 - whatever it is, this is a copy and must end
         traceback.print_exc()
     finally:
@@ -99,35 +99,82 @@ def _work(order: dict[str, Any]) -> None:
         os._exit(code)
 
 
-def _run(order: dict[str, Any], folder: Path) -> int:
+def _print_to_log(first: Path, *others: Path) -> None:
+    """What the process prints goes into the first job's log; the others' say so."""
+    for folder in (first, *others):
+        folder.mkdir(parents=True, exist_ok=True)
+    log = os.open(first / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    for folder in others:
+        _add_to_log(folder, f"together with other jobs: what their process prints is in {first / LOG}\n")
+
+
+def _add_to_log(folder: Path, text: str) -> None:
+    with (folder / LOG).open("a") as log:
+        log.write(text)
+
+
+def _run(order: dict[str, Any]) -> int:
+    """Run the order's jobs; 1 if one of them has failed, or has no outcome."""
     import torch
 
-    from cluster import failures
-    from cluster.finetuning.job import finetune
+    from cluster.finetuning.job import finetune, finetune_together
     from cluster.finetuning.task import Task
     from cluster.supervision import orphans, preemption
 
     preemption.listen()
     orphans.end_with_parent()
     torch.set_num_threads(order["cpus"])
-    attempt = {"attempt": order["attempt"]}
-    with ExitStack() as until_end:
-        try:
+    jobs, uri = order["jobs"], order["uri"]
+    folders, tasks = [Path(job["folder"]) for job in jobs], [Task.model_validate(job["task"]) for job in jobs]
+    held = [ExitStack() for _ in jobs]
+    running, failed = set(range(len(jobs))), set[int]()
+
+    def end(number: int, how: FinetuneResult | Exception, *, is_its_own: bool = True) -> None:
+        """Write a job's outcome and let go of its folder: the pool may act on it while others go on."""
+        outcome = _outcome(how, is_its_own)
+        if "error" in outcome:
+            failed.add(number)
+            _add_to_log(folders[number], "".join(traceback.format_exception(how)))  # type: ignore[arg-type]
+        runs.write_json(folders[number] / OUTCOME, {"attempt": jobs[number]["attempt"], **outcome})
+        running.remove(number)
+        held[number].close()
+
+    # To be registered later is the pool's business, not one that a slot waits for.
+    try:
+        for folder, until_end in zip(folders, held, strict=True):
             _hold(folder, until_end)
-            # To be registered later is the pool's business, not one that a slot waits for.
-            result = finetune(Task.model_validate(order["task"]), folder, order["uri"], register_seconds=0)
-        except failures.PreemptedError as error:
-            runs.write_json(folder / OUTCOME, {**attempt, "preempted": error.step})
-            return os.EX_TEMPFAIL
-        except Exception as error:  # noqa: BLE001 - it is passed on in words
-            traceback.print_exc()
-            is_mendable = failures.is_mendable(error)
-            reason = {"error": failures.cause(error), "is_mendable": is_mendable}
-            away = isinstance(error, ConnectionError)
-            runs.write_json(folder / OUTCOME, {**attempt, **reason, "is_store_away": away})
-            return 1
-        runs.write_json(folder / OUTCOME, {**attempt, "result": asdict(result)})
-    return 0
+        if len(jobs) == 1:
+            end(0, finetune(tasks[0], folders[0], uri, register_seconds=0))
+        else:
+            finetune_together(tasks, folders, uri, register_seconds=0, on_end=end)
+    except Exception as error:  # noqa: BLE001 - it is passed on in words
+        for number in sorted(running):
+            end(number, error, is_its_own=len(jobs) == 1)
+    return int(bool(failed or running))
+
+
+def _outcome(how: FinetuneResult | Exception, is_its_own: bool) -> dict[str, Any]:
+    """How a job ended, in words that the pool knows.
+
+    Args:
+        how: its result, or what ended it.
+        is_its_own: that error; otherwise it says nothing of the job, which has to be tried alone.
+    """
+    from cluster import failures
+    from cluster.finetuning.together import JointPassError
+
+    if isinstance(how, failures.PreemptedError):
+        return {"preempted": how.step}
+    if not isinstance(how, Exception):
+        return {"result": asdict(how)}
+    return {
+        "error": failures.cause(how),
+        "is_its_own": is_its_own and not isinstance(how, JointPassError),
+        "is_mendable": failures.is_mendable(how),
+        "is_store_away": isinstance(how, ConnectionError),
+    }
 
 
 def _hold(folder: Path, until_end: ExitStack) -> None:

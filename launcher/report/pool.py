@@ -38,6 +38,8 @@ def summary(job: dict[str, Any]) -> str:
         return f"{reached}, models:/{result['adapter_model']}/{result['adapter_version']}"
     if job["ending"]:
         return f"asked to end: {job['ending']}"
+    if job["together_with"]:
+        return f"shares its slot with {len(job['together_with'])} more"
     return str(job["error"] if job["state"] == "failed" else job["reason"] or "")
 
 
@@ -73,8 +75,10 @@ def teams_table(status: dict[str, Any]) -> Table:
 def status_line(status: dict[str, Any]) -> str:
     """The pool in one line."""
     slots = status["slots"]
+    sharing = f" with {status['running']} jobs" if status["running"] > slots["busy"] else ""
     line = (
-        f"{status['state']}, {slots['busy']} slots busy, {slots['free']} free, {slots['starting']} starting; "
+        f"{status['state']}, {slots['busy']} slots busy{sharing}, {slots['free']} free, "
+        f"{slots['starting']} starting; "
         f"journal and jobs in {status['dir']}, adapters in {status['tracking_uri']}"
     )
     waiting = f"; {status['trained']} trained, waiting for the registry" if status["trained"] else ""

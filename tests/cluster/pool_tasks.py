@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,23 @@ def wait_for(found: Callable[[], Any], seconds: float = 300) -> Any:
     return value
 
 
+def most_slots(transitions: list[tuple[Any, ...]]) -> int:
+    """How many slots were taken at a time, by the journal."""
+    running: dict[str, str] = {}
+    most = 0
+    for _, _, job, _, state, _, process in transitions:
+        running.pop(job, None)
+        if state == "running":
+            running[job] = process
+        most = max(most, len(set(running.values())))
+    return most
+
+
 def most_at_once(transitions: list[tuple[Any, ...]], team: str | None = None) -> int:
     """How many jobs ran at a time, of one team or of all, by the journal."""
     running: set[str] = set()
     most = 0
-    for _, _, job, whose, state, _ in transitions:
+    for _, _, job, whose, state, *_ in transitions:
         if team in (None, whose):
             running = running | {job} if state == "running" else running - {job}
             most = max(most, len(running))
@@ -46,17 +59,22 @@ def lags(
     transitions: list[tuple[Any, ...]], weights: dict[str, float], quotas: dict[str, int]
 ) -> tuple[dict[str, float], float]:
     """How far each team's service was behind the fluid fair share at most (below zero: ahead), while it had
-    jobs that waited; and how long the longest job had a slot, in all its attempts. Both in slot-seconds."""
-    queued, running = dict.fromkeys(weights, 0), dict[str, tuple[str, float]]()
+    jobs that waited; and how long the longest job had a slot, in all its attempts. Both in slot-seconds, of
+    which jobs that share a process have equal parts."""
+    queued, running = dict.fromkeys(weights, 0), dict[str, tuple[str, float, str]]()
     lag, worst = dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0.0)
     used: dict[str, float] = {}
     was: dict[str, str] = {}
     before = 0.0
-    for _, now, job, team, state, _ in sorted(transitions, key=lambda t: (t[1], t[0])):
-        had = {t: sum(whose == t for whose, _ in running.values()) for t in weights}
-        active = {t: weight for t, weight in weights.items() if queued[t] or had[t]}
-        most = {t: float(min(quotas.get(t, 10**6), queued[t] + had[t])) for t in active}
-        rates = fluid_rates(len(running), active, most)
+    for _, now, job, team, state, _, process in sorted(transitions, key=lambda t: (t[1], t[0])):
+        sharing = Counter(place for _, _, place in running.values())
+        jobs = {t: sum(whose == t for whose, _, _ in running.values()) for t in weights}
+        had = {
+            t: sum(1 / sharing[place] for whose, _, place in running.values() if whose == t) for t in weights
+        }
+        active = {t: weight for t, weight in weights.items() if queued[t] or jobs[t]}
+        most = {t: float(min(quotas.get(t, 10**6), queued[t] + jobs[t])) for t in active}
+        rates = fluid_rates(len(sharing), active, most)
         for t in weights:
             lag[t] += (now - before) * (rates.get(t, 0.0) - had[t])
             if queued[t] and abs(lag[t]) > abs(worst[t]):
@@ -69,6 +87,6 @@ def lags(
         if state == "queued":
             queued[team] += 1
         if state == "running":
-            running[job] = (team, now)
+            running[job] = (team, now, process or job)
         was[job] = state
     return worst, max(used.values())

@@ -28,16 +28,33 @@ def test_a_run_costs_its_workers_time_those_made_again_included(tmp_path: Path) 
 
 def test_a_job_runs_from_running_to_whatever_follows() -> None:
     transitions = [
-        (1, 0.0, "a/x/1", "a", "queued", None),
-        (2, 10.0, "a/x/1", "a", "running", None),
-        (3, 12.0, "b/y/1", "b", "running", None),
-        (4, 40.0, "a/x/1", "a", "queued", "preempted"),
-        (5, 50.0, "a/x/1", "a", "running", None),
-        (6, 60.0, "a/x/1", "a", "trained", None),
-        (7, 99.0, "a/x/1", "a", "succeeded", None),
-        (8, 99.0, "c/z/1", "c", "cancelled", None),
+        (1, 0.0, "a/x/1", "a", "queued", None, None),
+        (2, 10.0, "a/x/1", "a", "running", None, "a/x/1/1"),
+        (3, 12.0, "b/y/1", "b", "running", None, None),  # of a journal from before jobs could share a slot
+        (4, 40.0, "a/x/1", "a", "queued", "preempted", None),
+        (5, 50.0, "a/x/1", "a", "running", None, "a/x/1/2"),
+        (6, 60.0, "a/x/1", "a", "trained", None, None),
+        (7, 99.0, "a/x/1", "a", "succeeded", None, None),
+        (8, 99.0, "c/z/1", "c", "cancelled", None, None),
     ]
     assert running_seconds(transitions, now=100.0) == {"a/x/1": 40.0, "b/y/1": 88.0}
+
+
+def test_jobs_that_share_a_slot_share_its_time() -> None:
+    transitions = [
+        (1, 10.0, "a/x/1", "a", "running", None, "a/x/1/1"),
+        (2, 10.0, "b/y/1", "b", "running", None, "a/x/1/1"),
+        (3, 10.0, "b/z/1", "b", "running", None, "a/x/1/1"),
+        (4, 10.0, "c/alone/1", "c", "running", None, "c/alone/1/1"),
+        (5, 40.0, "a/x/1", "a", "failed", None, None),
+        (6, 45.0, "a/x/1", "a", "queued", None, None),
+        (7, 50.0, "a/x/1", "a", "running", None, "a/x/1/2"),
+        (8, 60.0, "b/z/1", "b", "succeeded", None, None),
+        (9, 70.0, "b/y/1", "b", "queued", "its process died", None),
+    ]
+    seconds = running_seconds(transitions, now=80.0)
+    assert seconds == {"a/x/1": 10.0 + 30.0, "b/y/1": 10.0 + 10.0 + 10.0, "b/z/1": 20.0, "c/alone/1": 70.0}
+    assert sum(seconds.values()) == 60.0 + 30.0 + 70.0, "what the three slots were held for"
 
 
 def test_a_base_is_shared_by_the_teams_that_used_it() -> None:

@@ -19,7 +19,7 @@ from cluster import registry
 from cluster.failures import PreemptedError
 from cluster.finetuning import job
 from cluster.finetuning.task import Task
-from cluster.finetuning.together import Together
+from cluster.finetuning.together import JointPassError, Together
 from cluster.supervision import preemption
 from odeformer.config import AdapterConfig
 from odeformer.frozen import FrozenBase
@@ -171,6 +171,7 @@ def test_a_pass_that_fails_fails_all_its_jobs() -> None:
     too_long = torch.zeros(2, 17, dtype=torch.long)
     found = together.run([lambda m=m: m(too_long, 4) for m in members])
     assert all("longer than context_length 16" in str(error) for error in found)
+    assert all(isinstance(error, JointPassError) for error in found), "of none of them alone"
 
 
 @pytest.mark.parametrize(

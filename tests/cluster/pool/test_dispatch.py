@@ -18,10 +18,11 @@ from cluster.pool.journal import Job, Journal
 from cluster.pool.settings import PoolSettings
 from cluster.pool.slots import Ended
 from cluster.pool.warm import OUTCOME
+from cluster.supervision import preemption
 
 
 class NotedSlots:
-    """Slots whose jobs end when the test says so."""
+    """Slots whose processes end when the test says so. A process is known here by its first job's id."""
 
     def __init__(self, count: int) -> None:
         self._count, self.starting = count, 0
@@ -41,19 +42,26 @@ class NotedSlots:
         return ended
 
     def run(self, order: dict[str, Any]) -> None:
-        self.orders[order["id"]] = order
+        self.orders[_first(order["process"])] = order
 
-    def end(self, job: str, number: int = signal.SIGTERM) -> None:
-        self.signals.append((job, number))
+    def end(self, process: str, number: int = signal.SIGTERM) -> None:
+        self.signals.append((_first(process), number))
 
-    def ends(self, job: str, code: int | None, **outcome: Any) -> None:
-        """Have a job's process end, with what it leaves of its end."""
-        order = self.orders.pop(job)
+    def leaves(self, first: str, place: int, **outcome: Any) -> None:
+        """Have a job leave something of its end."""
+        job = self.orders[first]["jobs"][place]
+        content = {"attempt": job["attempt"], **outcome}
+        (Path(job["folder"]) / OUTCOME).write_text(json.dumps(content))
+
+    def ends(self, first: str, code: int | None, **outcome: Any) -> None:
+        """Have a process end, with what its first job leaves of its end."""
         if outcome:
-            folder = Path(order["folder"])
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / OUTCOME).write_text(json.dumps({"attempt": order["attempt"], **outcome}))
-        self._ended.append(Ended(job, code))
+            self.leaves(first, 0, **outcome)
+        self._ended.append(Ended(self.orders.pop(first)["process"], code))
+
+
+def _first(process: str) -> str:
+    return process.rpartition("/")[0]
 
 
 class Bench:
@@ -66,11 +74,33 @@ class Bench:
         self.slots = NotedSlots(slots)
         self.dispatcher = Dispatcher(self.board, self.slots)  # type: ignore[arg-type]
 
-    def submit(self, name: str, team: str = "a", priority: int = 0, deadline: float | None = None) -> str:
-        task = {"team": team, "name": name, "base": "models:/base/1", "priority": priority}
+    def submit(
+        self,
+        name: str,
+        team: str = "a",
+        priority: int = 0,
+        deadline: float | None = None,
+        sequence_length: int | None = 8,
+        look: bool = True,
+    ) -> str:
+        task = {
+            "team": team,
+            "name": name,
+            "base": "models:/base/1",
+            "priority": priority,
+            "kind": "classification",
+            "data": {"train": "train.jsonl"},
+            "train": {"sequence_length": sequence_length},
+        }
         job = self.board.submit(task, f"{team}/{name}", deadline, again=False).id
-        self.dispatcher.look()
+        if look:
+            self.dispatcher.look()
         return job
+
+    def state(self, job: str) -> tuple[str, str | None]:
+        """A job's state and the reason of it."""
+        found = self.journal.job(job)
+        return found.state, found.reason
 
     def end(self, job: str, code: int | None, **outcome: Any) -> Job:
         """End a job's process; the job, once the pool has looked."""
@@ -96,10 +126,11 @@ def test_a_killed_job_is_begun_again_until_it_gets_no_further(
     monkeypatch.setattr(time, "time", lambda: began + next(pauses))
     job = bench.submit("x")
     for attempt in (1, 2):
-        assert bench.slots.orders[job]["attempt"] == attempt
+        assert bench.slots.orders[job]["jobs"][0]["attempt"] == attempt
         bench.end(job, -9)
         bench.dispatcher.look()
-    (Path(bench.slots.orders[job]["folder"]) / "checkpoints" / commit_name(100)).mkdir(parents=True)
+    folder = bench.board.folder(bench.journal.job(job))
+    (folder / "checkpoints" / commit_name(100)).mkdir(parents=True)
     for _ in range(2):  # it has got further: the count begins anew
         assert bench.end(job, None).state == "queued"
         bench.dispatcher.look()
@@ -152,7 +183,7 @@ def test_a_deadline_ends_what_waits_and_what_runs_but_not_what_was_trained_in_ti
     time.sleep(0.25)
     bench.dispatcher.look()
     assert bench.journal.job(waiting).error == "past its deadline"
-    assert bench.slots.signals == [(running, signal.SIGTERM)]
+    assert preemption.is_asked(bench.board.folder(bench.journal.job(running)))
     assert bench.end(running, 0, result=RESULT).state == "succeeded", "it was about to end anyway"
 
 
@@ -198,3 +229,151 @@ def test_a_drained_pool_begins_nothing(bench: Bench) -> None:
     bench.dispatcher.is_draining = False
     bench.dispatcher.look()
     assert job in bench.slots.orders
+
+
+TWO = ("a", "b")
+
+
+def test_jobs_that_would_wait_share_a_slot_if_they_are_alike(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, slots=2, jobs_per_slot=3)
+    bench.slots.starting = 1
+    jobs = [bench.submit(name, look=False) for name in "123"]
+    other = bench.submit("other", sequence_length=16, look=False)
+    unlike = bench.submit("unlike", sequence_length=None, look=False)
+    urgent = bench.submit("urgent", priority=1, look=False)
+    bench.dispatcher.look()
+    assert list(bench.slots.orders) == [urgent, jobs[0]], "each free slot has a job of its own first"
+    assert [len(order["jobs"]) for order in bench.slots.orders.values()] == [1, 3], "none of another priority"
+    assert [bench.state(job)[0] for job in (other, unlike)] == ["queued", "queued"]
+    assert [job.id for job in bench.board.in_process(bench.journal.job(jobs[0]).process)] == jobs
+    assert bench.board.shares.busy == 2
+
+
+def test_a_job_that_a_slot_will_soon_be_there_for_has_it_to_itself(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, slots=1, jobs_per_slot=3)
+    bench.slots.starting = 2
+    jobs = [bench.submit(name, look=False) for name in "1234"]
+    bench.dispatcher.look()
+    assert [bench.state(job)[0] for job in jobs] == ["running", "running", "queued", "queued"]
+
+
+def test_slots_that_become_free_together_are_filled_evenly(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, slots=2, jobs_per_slot=4)
+    for name in "1234":
+        bench.submit(name, look=False)
+    bench.dispatcher.look()
+    assert [len(order["jobs"]) for order in bench.slots.orders.values()] == [2, 2]
+
+
+def test_a_quota_counts_jobs_not_slots(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, jobs_per_slot=4, teams={"a": {"max_running": 2}})
+    for name in "123":
+        bench.submit(name, look=False)
+    bench.dispatcher.look()
+    [order] = bench.slots.orders.values()
+    assert len(order["jobs"]) == 2
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_those_whose_process_is_killed_are_tried_alone(tmp_path: Path, gone: bool) -> None:
+    bench = Bench(tmp_path, jobs_per_slot=3, max_failures=1)
+    jobs = [bench.submit(name, look=False) for name in "12"]
+    bench.dispatcher.look()
+    bench.end(jobs[0], None if gone else -9)
+    bench.dispatcher.look()
+    assert [len(order["jobs"]) for order in bench.slots.orders.values()] == [1]
+    assert sorted(bench.state(job)[0] for job in jobs) == ["queued", "running"]
+    assert {bench.journal.job(job).failures for job in jobs} == {1}
+
+
+def test_what_fails_for_all_is_nobody_s_failure_and_what_fails_for_one_is(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, jobs_per_slot=3, max_failures=0)
+    jobs = [bench.submit(name, look=False) for name in "123"]
+    bench.dispatcher.look()
+    for place in (0, 1):
+        bench.slots.leaves(jobs[0], place, error="the joint pass failed", is_mendable=False, is_its_own=False)
+    bench.slots.leaves(jobs[0], 2, error="ValueError: bad", is_mendable=False, is_its_own=True)
+    bench.end(jobs[0], 1)
+    bench.dispatcher.look()
+    assert bench.state(jobs[2]) == ("failed", "ValueError: bad")
+    assert [len(order["jobs"]) for order in bench.slots.orders.values()] == [1], "alone"
+    assert bench.end(jobs[0], -9).state == "failed", "max_failures is 0, and now it is its own"
+
+
+def test_one_that_ends_before_the_others_is_not_kept_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "ADJUST_SECONDS", 0.0)
+    bench = Bench(tmp_path, jobs_per_slot=2)
+    jobs = [bench.submit(name, look=False) for name in "12"]
+    bench.dispatcher.look()
+    bench.slots.leaves(jobs[0], 1, result=RESULT)
+    bench.dispatcher.look()
+    assert [bench.state(job)[0] for job in jobs] == ["running", "succeeded"]
+    assert bench.board.shares.busy == 1
+    assert bench.end(jobs[0], -9).failures == 1, "it was alone by then"
+
+
+def test_one_that_is_cancelled_or_late_leaves_the_others_alone(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, jobs_per_slot=3)
+    cancelled, late, other = (
+        bench.submit(name, deadline=time.time() + 0.2 if name == "late" else None, look=False)
+        for name in ("cancelled", "late", "other")
+    )
+    bench.dispatcher.look()
+    time.sleep(0.25)
+    bench.dispatcher.ask_to_end(bench.journal.job(cancelled), CANCELLED)
+    bench.dispatcher.look()
+    folders = {job: bench.board.folder(bench.journal.job(job)) for job in (cancelled, late, other)}
+    assert [preemption.is_asked(folders[job]) for job in (cancelled, late, other)] == [True, True, False]
+    assert bench.slots.signals == []
+    # None of the two ends in time: their process is killed, and the third is not to blame.
+    time.sleep(0.35)
+    bench.dispatcher.look()
+    assert bench.slots.signals[-1] == (cancelled, signal.SIGKILL)
+    bench.slots.ends(cancelled, -9)
+    bench.dispatcher.is_draining = True
+    bench.dispatcher.look()
+    assert [bench.state(job)[0] for job in (cancelled, late)] == ["cancelled", "failed"]
+    assert bench.state(other) == ("queued", f"its process was killed: {cancelled} did not end in time")
+    assert bench.journal.job(other).failures == 0
+
+
+def test_a_slot_that_is_wanted_is_given_back_by_all_and_asked_for_once(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, jobs_per_slot=3)
+    jobs = [bench.submit(name, look=False) for name in "123"]
+    bench.dispatcher.look()
+    bench.dispatcher.ask_to_end(bench.journal.job(jobs[2]), CANCELLED)
+    urgent = bench.submit("urgent", "b", priority=1)
+    assert bench.slots.signals == [], "a job is about to end: that is waited for"
+    bench.slots.leaves(jobs[0], 2, preempted=7)
+    bench.dispatcher._adjusted = 0.0
+    bench.dispatcher.look()
+    assert bench.state(jobs[2])[0] == "cancelled"
+    bench.dispatcher.look()
+    assert bench.slots.signals == [(jobs[0], signal.SIGTERM)]
+    for job in bench.board.jobs("running"):
+        bench.dispatcher.ask_to_end(job, "the pool was stopped")
+    assert bench.slots.signals == [(jobs[0], signal.SIGTERM)], "a second one would end it without a commit"
+    for place in (0, 1):
+        bench.slots.leaves(jobs[0], place, preempted=7)
+    bench.slots.ends(jobs[0], 0)
+    bench.dispatcher.look()
+    assert list(bench.slots.orders) == [urgent]
+    assert [bench.state(job)[0] for job in jobs[:2]] == ["queued", "queued"]
+
+
+def test_a_pool_that_died_divides_what_shared_slots_took_as_before(tmp_path: Path) -> None:
+    before = Bench(tmp_path, jobs_per_slot=2)
+    jobs = [before.submit("x", team, look=False) for team in TWO]
+    before.dispatcher.look()
+    time.sleep(0.2)
+    before.dispatcher.is_draining = True
+    before.slots.ends(jobs[0], -9)
+    before.dispatcher.look()
+    served = [before.board.shares.account(team).service for team in TWO]
+    assert served == pytest.approx([served[0]] * 2, abs=0.05)
+    assert sum(served) < 0.35, "of one slot"
+    before.journal.close()
+    after = Bench(tmp_path, jobs_per_slot=2)
+    assert [after.board.shares.account(team).service for team in TWO] == pytest.approx(served)

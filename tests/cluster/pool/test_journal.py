@@ -133,3 +133,28 @@ def test_what_was_said_to_be_written_is_there_after_a_kill(tmp_path: Path) -> No
         assert all(len(set(entries)) == len(entries) for entries in history.values())
         begin = len(states)
         journal.close()
+
+
+def test_a_journal_from_before_jobs_could_share_a_slot_is_read_and_goes_on(tmp_path: Path) -> None:
+    old = Journal(tmp_path)
+    job = old.submit(task(), "1").id
+    old.move(job, "running", attempts=1)
+    old.close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as database:
+        for table in ("jobs", "transitions"):
+            database.execute(f"ALTER TABLE {table} DROP COLUMN process")
+        database.execute("PRAGMA user_version=1")
+    database.close()
+    for _ in range(2):
+        journal = Journal(tmp_path)
+        assert journal.job(job).state == "running"
+        assert [entry.process for entry in journal.transitions()] == [None, None]
+        journal.close()
+    journal = Journal(tmp_path)
+    journal.move(job, "queued")
+    journal.submit(task(team="b"), "2")
+    for one in (job, "b/kind/1"):
+        assert journal.move(one, "running", process=f"{job}/2").process == f"{job}/2"
+    assert journal.shared(f"{job}/2") == [job, "b/kind/1"]
+    assert journal.move(job, "succeeded").process is None
+    assert [entry.process for entry in journal.transitions(job)][-2:] == [f"{job}/2", None]

@@ -7,11 +7,22 @@ from typing import Any
 import pytest
 
 from cluster.pool.journal import Job
-from cluster.pool.order import next_job, to_preempt
+from cluster.pool.order import next_job, next_to_join, to_preempt
 from cluster.pool.shares import Shares, Terms, follow
 
+TASK = {"kind": "classification", "data": {"train": "train.jsonl"}, "train": {"sequence_length": 8}}
 
-def a_job(team: str, name: str, priority: int = 0, state: Any = "queued", changed: float = 1.0) -> Job:
+
+def a_job(
+    team: str,
+    name: str,
+    priority: int = 0,
+    state: Any = "queued",
+    changed: float = 1.0,
+    process: str | None = None,
+    failures: int = 0,
+    **task: Any,
+) -> Job:
     return Job(
         id=f"{team}/{name}/1",
         team=team,
@@ -20,27 +31,33 @@ def a_job(team: str, name: str, priority: int = 0, state: Any = "queued", change
         base="models:/base/1",
         priority=priority,
         deadline=None,
-        task={},
+        task={"team": team, "name": name, "base": "models:/base/1", **TASK, **task},
         state=state,
         submitted=1.0,
         changed=changed,
         reason=None,
         ending=None,
         attempts=1,
-        failures=0,
+        failures=failures,
         failed_at=-1,
         result=None,
         error=None,
+        process=process,
     )
 
 
-def shares_of(*jobs: Job, quotas: dict[str, int] | None = None) -> Shares:
-    shares = Shares(lambda team: Terms(max_running=(quotas or {}).get(team)))
+def shares_of(
+    *jobs: Job,
+    quotas: dict[str, int] | None = None,
+    weights: dict[str, float] | None = None,
+    now: float = 11.0,
+) -> Shares:
+    shares = Shares(lambda team: Terms((weights or {}).get(team, 1.0), (quotas or {}).get(team)))
     for job in jobs:
         follow(shares, 1.0, job.team, job.id, None, "queued")
         if job.state == "running":
-            follow(shares, 1.0, job.team, job.id, "queued", "running")
-    shares.advance(11.0)
+            follow(shares, 1.0, job.team, job.id, "queued", "running", job.process)
+    shares.advance(now)
     return shares
 
 
@@ -51,6 +68,45 @@ def test_priority_then_share_then_age() -> None:
     assert next_job(queued, shares) == queued[3]
     assert next_job(queued[:3], shares) == queued[1], "team a has a slot, team b has none"
     assert next_job([], shares) is None
+
+
+def test_who_shares_a_slot_is_alike_and_chosen_like_the_next_one() -> None:
+    first = a_job("a", "r", state="running", process="p")
+    alike = [a_job("a", "1"), a_job("b", "2"), a_job("b", "3")]
+    others = [
+        a_job("b", "urgent", priority=1),
+        a_job("b", "long", train={"sequence_length": 16}),
+        a_job("b", "unsaid", train={}),
+        a_job("b", "whole", method="full"),
+        a_job("b", "died", failures=1),
+    ]
+    shares = shares_of(first, *others, *alike, now=1.0)
+    assert next_to_join([first], [*others, *alike], shares) == alike[1], "team b has no slot"
+    assert next_to_join([first], others, shares) is None
+    assert next_to_join([a_job("a", "r", failures=1)], alike, shares) is None, "it is tried alone"
+    assert next_to_join([a_job("a", "r", train={})], alike, shares) is None
+    of_a = shares_of(first, alike[0], a_job("b", "r", state="running"), *alike[1:], quotas={"b": 1}, now=1.0)
+    assert next_to_join([first], alike, of_a) == alike[0], "team b's quota is used up"
+
+
+def test_nobody_takes_much_more_than_its_share_of_another_team_s_slot() -> None:
+    heavy = a_job("a", "r", state="running", process="p")
+    light = a_job("b", "l", state="running", process="p")
+    queued = [a_job("b", "2"), a_job("b", "3")]
+    shares = shares_of(heavy, light, *queued, weights={"a": 5.0}, now=1.0)
+    assert next_to_join([heavy, light], queued, shares) is None, "half of it is too much already"
+    alone = shares_of(light, *queued, now=1.0)
+    assert next_to_join([light], queued, alone) == queued[0], "from its own it may take"
+
+
+def test_a_team_that_cannot_make_up_for_it_is_not_joined() -> None:
+    heavy, light = a_job("a", "r", state="running", process="p"), a_job("b", "l")
+    only = shares_of(heavy, light, weights={"a": 5.0}, now=1.0)
+    assert next_to_join([heavy], [light], only) is None
+    with_more = shares_of(heavy, a_job("a", "2"), light, weights={"a": 5.0}, now=1.0)
+    assert next_to_join([heavy], [light], with_more) == light
+    at_its_quota = shares_of(heavy, a_job("a", "2"), light, weights={"a": 5.0}, quotas={"a": 1}, now=1.0)
+    assert next_to_join([heavy], [light], at_its_quota) is None
 
 
 def test_a_team_at_its_quota_waits_whatever_its_priority() -> None:
