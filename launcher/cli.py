@@ -21,7 +21,7 @@ from launcher.cli_drift import drift
 from launcher.cli_finetune import finetune_app
 from launcher.cli_init import init as write_config
 from launcher.cli_jobs import jobs_app, submit_app
-from launcher.cli_options import AsJson, Overrides, TrackingUri
+from launcher.cli_options import AsJson, AttachedAdapter, Depth, Model, Overrides, TrackingUri
 from launcher.cli_plan import plan
 from launcher.cli_pool import pool_app
 from launcher.cli_report import report
@@ -185,9 +185,7 @@ def grad_check(
 
 @app.command("eval")
 def evaluate(
-    model: Annotated[
-        str, typer.Option(help="models:/<name>@<alias>, models:/<name>/<version>, or a folder.")
-    ],
+    model: Model,
     text: Annotated[Path | None, typer.Option(help="A file of text.")] = None,
     tasks: Annotated[
         list[str] | None,
@@ -200,9 +198,7 @@ def evaluate(
     depth: Annotated[
         list[int] | None, typer.Option(help="N, may be repeated; the model depth when not given.")
     ] = None,
-    adapter: Annotated[
-        str | None, typer.Option(help="An adapter to attach, models:/<name>/<version> or a folder.")
-    ] = None,
+    adapter: AttachedAdapter = None,
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
@@ -247,12 +243,8 @@ def evaluate(
 @app.command()
 def generate(
     prompt: str,
-    model: Annotated[
-        str, typer.Option(help="models:/<name>@<alias>, models:/<name>/<version>, or a folder.")
-    ],
-    depth: Annotated[
-        int | None, typer.Option(help="N, the solver cells; the model depth when not given.")
-    ] = None,
+    model: Model,
+    depth: Depth = None,
     latency_ms: Annotated[
         float | None,
         typer.Option(help="Instead of a depth: the deepest that keeps to it for a token here."),

@@ -7,25 +7,19 @@ from typing import Annotated
 
 import typer
 
-from launcher.cli_options import TrackingUri
+from launcher.cli_options import AttachedAdapter, Depth, Model, Overwrite, TrackingUri
 
 
 def analyze(
-    model: Annotated[
-        str, typer.Option(help="models:/<name>@<alias>, models:/<name>/<version>, or a folder.")
-    ],
+    model: Model,
     text: Annotated[str, typer.Option(help="A file of text, or the text itself; it must fit the context.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
-    depth: Annotated[
-        int | None, typer.Option(help="N, the solver cells; the model depth when not given.")
-    ] = None,
-    adapter: Annotated[
-        str | None, typer.Option(help="An adapter to attach, models:/<name>/<version> or a folder.")
-    ] = None,
+    depth: Depth = None,
+    adapter: AttachedAdapter = None,
     log: Annotated[
         bool, typer.Option("--log", help="Log the folder, text included, with the version in MLflow.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    overwrite: Overwrite = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Look inside. Example: odeformer analyze --model models:/tiny@champion --text a.txt --out seen"""

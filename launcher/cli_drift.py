@@ -8,26 +8,20 @@ from typing import Annotated
 
 import typer
 
-from launcher.cli_options import AsJson, TrackingUri
+from launcher.cli_options import AsJson, AttachedAdapter, Depth, Model, Overwrite, TrackingUri
 
 
 def drift(
-    model: Annotated[
-        str, typer.Option(help="models:/<name>@<alias>, models:/<name>/<version>, or a folder.")
-    ],
+    model: Model,
     reference: Annotated[Path, typer.Option(help="A file of text such as the model was judged on.")],
     text: Annotated[Path, typer.Option(help="A file of the text that comes in now.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
-    depth: Annotated[
-        int | None, typer.Option(help="N, the solver cells; the model depth when not given.")
-    ] = None,
-    adapter: Annotated[
-        str | None, typer.Option(help="An adapter to attach, models:/<name>/<version> or a folder.")
-    ] = None,
+    depth: Depth = None,
+    adapter: AttachedAdapter = None,
     fail_on_drift: Annotated[
         bool, typer.Option("--fail-on-drift", help="Exit with code 1 if any figure has moved.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
 ) -> None:

@@ -8,16 +8,14 @@ from typing import Annotated, Literal
 import typer
 
 from launcher import first_look
-from launcher.cli_options import TrackingUri
+from launcher.cli_options import Model, Overwrite, TrackingUri
 
 models_app = typer.Typer(help="The model registry.", no_args_is_help=True)
 
 
 @models_app.command("export")
 def models_export(
-    model: Annotated[
-        str, typer.Option(help="models:/<name>@<alias>, models:/<name>/<version>, or a folder.")
-    ],
+    model: Model,
     out: Annotated[Path, typer.Option(help="The folder to write; with --gguf the file.")],
     depth: Annotated[
         int | None, typer.Option(help="N, the layers it will have; the model depth when not given.")
@@ -68,7 +66,7 @@ def models_import(
         Path | None, typer.Option(help="Measure the loss on this text, before and after.")
     ] = None,
     register: Annotated[str | None, typer.Option(metavar="NAME", help="Register it under this name.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    overwrite: Overwrite = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """An ordinary checkpoint as an ODE. Example: odeformer models import --from pythia --out pythia-ode"""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from launcher.cli_options import TrackingUri
+from launcher.cli_options import Overwrite, TrackingUri
 
 
 def report(
@@ -19,7 +19,7 @@ def report(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    overwrite: Overwrite = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Set two analyses side by side. Example: odeformer report --compare before after --out compared"""
