@@ -45,6 +45,13 @@ class _Config(TorchConfig):
         return _Backend
 
 
+class _Trainer(TorchTrainer):
+    def _create_default_callbacks(self) -> list[Any]:
+        # Ray Data serves nothing here, and its manager would be a process more, of 200 MB, for each group.
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if type(callback).__name__ != "DatasetsCallback"]
+
+
 class WorkerGroup:
     """A group of so many workers that has been started."""
 
@@ -68,7 +75,7 @@ class WorkerGroup:
             self.error = error
 
 
-def _trainer(work: Work, settings: PretrainSettings, workers: int, heartbeats: Path) -> TorchTrainer:
+def _trainer(work: Work, settings: PretrainSettings, workers: int, heartbeats: Path) -> _Trainer:
     cluster = settings.cluster
 
     def watched_work(config: dict[str, Any]) -> None:
@@ -76,7 +83,7 @@ def _trainer(work: Work, settings: PretrainSettings, workers: int, heartbeats: P
         with heartbeat.beating(heartbeats, ray.train.get_context().get_world_rank(), node):
             work(config)
 
-    return TorchTrainer(
+    return _Trainer(
         watched_work,
         train_loop_config={"settings": settings.model_dump(mode="json")},
         torch_config=_Config(backend="nccl" if cluster.gpus_per_worker else "gloo"),
