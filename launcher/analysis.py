@@ -87,21 +87,17 @@ def examine(
 
     import torch
 
-    from cluster import registry
+    from launcher.analysed_model import open_model
     from launcher.robustness import robustness
     from odeformer.analysis.digest import weights_digest
-    from odeformer.analysis.flow import flow_solver
     from odeformer.analysis.whole import analyse
 
-    loaded = registry.load(model, tracking_uri, adapter)
-    trained_by = loaded.model.solver
-    loaded.model.solver = flow_solver(loaded.model)  # for one without steps, its flavour's layers
+    loaded, described = open_model(model, adapter, tracking_uri)
     encoding = encode(loaded.tokenizer, text, loaded.model.config.context_length)
-    before = weights_digest(loaded.model)
     found = analyse(loaded.model, torch.tensor([encoding.ids]), depth, progress)
     progress(0.9, "robustness")
     found["robustness"] = robustness(loaded.model, loaded.tokenizer, text, found["settings"]["depth"])
-    if weights_digest(loaded.model) != before:
+    if weights_digest(loaded.model) != described["weights_sha256"]:
         raise RuntimeError("the analysis has changed the model: its numbers are not this model's")
     for named in (found["answer"], found["sensitivity"]):
         key = "ids" if "ids" in named else "predicted_ids"
@@ -109,13 +105,7 @@ def examine(
     return {
         "format_version": FORMAT_VERSION,
         "made": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "model": {
-            "name": model,
-            "adapter": adapter,
-            "versions": [version.uri for version in loaded.versions],
-            "weights_sha256": before,
-            "trained_by": trained_by,
-        },
+        "model": described,
         "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "tokens": [text[first:last] for first, last in encoding.offsets],
         **found,

@@ -84,14 +84,10 @@ def examine(
     "new"."""
     import hashlib
 
-    from cluster import registry
+    from launcher.analysed_model import open_model
     from odeformer.analysis import drift as monitor
-    from odeformer.analysis.digest import weights_digest
-    from odeformer.analysis.flow import flow_solver
 
-    loaded = registry.load(model, tracking_uri, adapter)
-    trained_by = loaded.model.solver
-    loaded.model.solver = flow_solver(loaded.model)  # for one without steps, its flavour's layers
+    loaded, described = open_model(model, adapter, tracking_uri)
     depth = loaded.model.config.depth if depth is None else depth
     loaded.model.grids(depth)  # refuses one that the model does not have before anything is run
     length = min(monitor.WINDOW, loaded.model.config.context_length or monitor.WINDOW)
@@ -108,13 +104,7 @@ def examine(
     return {
         "format_version": FORMAT_VERSION,
         "made": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "model": {
-            "name": model,
-            "adapter": adapter,
-            "versions": [version.uri for version in loaded.versions],
-            "weights_sha256": weights_digest(loaded.model),
-            "trained_by": trained_by,
-        },
+        "model": described,
         "settings": {
             **monitor.settings(depth, length),
             "model_depth": loaded.model.config.depth,

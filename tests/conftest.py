@@ -42,7 +42,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+def own_downloads(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Downloads of test models do not stay in the home of whoever tests."""
     os.environ["ODEFORMER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 

@@ -72,8 +72,8 @@ class Board:
         return job if job is not None and job.state == "running" else None
 
     def in_process(self, process: str | None) -> list[Job]:
-        """The jobs that run in a process; none in none."""
-        return [job for job in self.jobs("running") if job.process == process is not None]
+        """The jobs that run in a process; without one there are none."""
+        return [job for job in self.jobs("running") if process is not None and job.process == process]
 
     def folder(self, job: Job) -> Path:
         """Where a job writes."""

@@ -32,8 +32,8 @@ def next_to_join(there: Sequence[Job], queued: Sequence[Job], shares: Shares) ->
     """The job that should share the slot of others that are just about to begin, if any may.
 
     It has their shape and priority, its team's quota has room, and that it joins is fair to all; of several
-    it is chosen as :func:`next_job` does. A job whose process
-    has died since it got further runs alone: it may be what killed it.
+    it is chosen as :func:`next_job` does. A job whose process has died since it got further runs alone: it
+    may be what killed it.
 
     Args:
         there: whichever has the slot, and those that share it already.

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from odeformer.folder import folder_digest, replace_folder
+from odeformer.folder import replace_folder
 
 UNUSED_SECONDS = 30 * 86400
 """A copy that nobody has used for so long goes when the next one comes."""
@@ -25,18 +25,17 @@ def place() -> Path:
     return Path(os.environ.get("ODEFORMER_CACHE") or Path.home() / ".cache" / "odeformer") / "versions"
 
 
-def shared_copy(digest: str, download: Callable[[Path], None]) -> Path:
+def shared_copy(digest: str, download: Callable[[Path], None], check: Callable[[Path], None]) -> Path:
     """The folder of the files that have ``digest``: downloaded unless they are here, once however many ask.
-
-    When what came has another digest, the folder is that, for the caller to refuse, and next time it is
-    downloaded again.
 
     Args:
         digest: as :func:`~odeformer.folder.folder_digest` makes it.
         download: writes the files into an empty folder.
+        check: raises ``ValueError`` for a folder with other files, which are then downloaded again.
 
     Raises:
-        ValueError: for what is no digest: it comes from a tag, and becomes a folder's name.
+        ValueError: for what is no digest: it comes from a tag, and becomes a folder's name. And what
+            ``check`` raises of files that have just been downloaded.
         OSError: where nothing can be written.
     """
     if not re.fullmatch("[0-9a-f]{64}", digest):
@@ -46,11 +45,22 @@ def shared_copy(digest: str, download: Callable[[Path], None]) -> Path:
     folder = copies / digest
     with (copies / f".{digest}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir() or folder_digest(folder) != digest:
+        if not _is_there(folder, check):
             _remove_unused(copies)
             replace_folder(folder, download)
+            check(folder)
         os.utime(folder)
     return folder
+
+
+def _is_there(folder: Path, check: Callable[[Path], None]) -> bool:
+    if not folder.is_dir():
+        return False
+    try:
+        check(folder)
+    except ValueError:
+        return False
+    return True
 
 
 def _remove_unused(copies: Path) -> None:

@@ -37,7 +37,25 @@ def fetch(model: str, uri: str | None = None) -> Path:
         raise ValueError(
             f"{version.uri} is refused: its files should be in {flavour.FILES}, not in {inner!r}"
         )
-    folder = _files(version, f"/{inner}" if inner else "", uri)
+    inner = f"/{inner}" if inner else ""
+    if urlsplit(version.location).scheme in ("", "file"):
+        folder = _download(version, inner, uri)
+        _check(version, folder)
+        return folder
+    try:
+        return shared_copy(
+            version.tags.get(DIGEST, ""),
+            lambda folder: _download_into(folder, version, inner, uri),
+            lambda folder: _check(version, folder),
+        )
+    except OSError as error:
+        raise ValueError(
+            f"{version.uri}: its files have no place in {place()} ({error}): set ODEFORMER_CACHE"
+        ) from None
+
+
+def _check(version: Version, folder: Path) -> None:
+    """Refuse files that are not harmless, or not those of the version."""
     try:
         check_folder(folder)
     except ValueError as error:
@@ -48,21 +66,6 @@ def fetch(model: str, uri: str | None = None) -> Path:
             f"{version.uri}: the files in {folder} have digest {digest}, "
             f"registered was {version.tags.get(DIGEST)}; they were changed or damaged since"
         )
-    return folder
-
-
-def _files(version: Version, inner: str, uri: str | None) -> Path:
-    """Where the version's files are on this machine: their own place, or a copy that all processes share."""
-    if urlsplit(version.location).scheme in ("", "file"):
-        return _download(version, inner, uri)
-    try:
-        return shared_copy(
-            version.tags.get(DIGEST, ""), lambda folder: _download_into(folder, version, inner, uri)
-        )
-    except OSError as error:
-        raise ValueError(
-            f"{version.uri}: its files have no place in {place()} ({error}): set ODEFORMER_CACHE"
-        ) from None
 
 
 def read_json(version: Version, file: str, uri: str | None = None) -> dict[str, Any] | None:

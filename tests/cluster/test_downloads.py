@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from odeformer.folder import folder_digest
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ODEFORMER_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "versions"
 
@@ -43,7 +43,17 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     server.stop()
 
 
-def test_one_copy_for_all_who_ask_at_once(tmp_path: Path, cache: Path) -> None:
+def has(digest: str) -> Callable[[Path], None]:
+    """A check that refuses other files."""
+
+    def check(folder: Path) -> None:
+        if folder_digest(folder) != digest:
+            raise ValueError("other files")
+
+    return check
+
+
+def test_one_copy_for_all_who_ask_at_once(tmp_path: Path, copies: Path) -> None:
     source = checkpoint_folder(tmp_path / "made", 1)
     digest, downloaded = folder_digest(source), []
 
@@ -53,55 +63,55 @@ def test_one_copy_for_all_who_ask_at_once(tmp_path: Path, cache: Path) -> None:
         shutil.copytree(source, folder, dirs_exist_ok=True)
 
     with ThreadPoolExecutor(4) as threads:
-        copies = list(threads.map(lambda _: downloads.shared_copy(digest, download), range(4)))
-    assert set(copies) == {cache / digest}
+        given = list(threads.map(lambda _: downloads.shared_copy(digest, download, has(digest)), range(4)))
+    assert set(given) == {copies / digest}
     assert len(downloaded) == 1
-    assert (cache.stat().st_mode & 0o777) == 0o700
+    assert (copies.stat().st_mode & 0o777) == 0o700
     # A byte of it is lost: what is shared is whole again.
-    (copies[0] / "config.json").write_text("{}")
-    assert folder_digest(downloads.shared_copy(digest, download)) == digest
+    (given[0] / "config.json").write_text("{}")
+    assert folder_digest(downloads.shared_copy(digest, download, has(digest))) == digest
     assert len(downloaded) == 2
 
 
-def test_what_did_not_come_whole_is_not_there(cache: Path) -> None:
+def test_what_did_not_come_whole_is_not_there(copies: Path) -> None:
     def download(folder: Path) -> None:
         (folder / "config.json").write_text("{}")
         raise ConnectionError("the store has gone")
 
     with pytest.raises(ConnectionError):
-        downloads.shared_copy("0" * 64, download)
-    assert not (cache / ("0" * 64)).exists()
+        downloads.shared_copy("0" * 64, download, has("0" * 64))
+    assert not (copies / ("0" * 64)).exists()
 
 
 @pytest.mark.parametrize("digest", ["", "../../elsewhere", "0" * 63, "0" * 64 + "\n"])
-def test_what_is_no_digest_becomes_no_folder(digest: str, cache: Path) -> None:
+def test_what_is_no_digest_becomes_no_folder(digest: str, copies: Path) -> None:
     with pytest.raises(ValueError, match="which is none"):
-        downloads.shared_copy(digest, lambda folder: None)
-    assert not cache.exists()
+        downloads.shared_copy(digest, lambda folder: None, has(digest))
+    assert not copies.exists()
 
 
-def test_a_copy_that_nobody_uses_goes_when_another_comes(cache: Path) -> None:
+def test_a_copy_that_nobody_uses_goes_when_another_comes(copies: Path) -> None:
     def empty(folder: Path) -> None:
         (folder / "config.json").write_text("{}")
 
-    old, used = (downloads.shared_copy(letter * 64, empty) for letter in "ab")
+    old, used = (downloads.shared_copy(letter * 64, empty, lambda folder: None) for letter in "ab")
     long_ago = time.time() - downloads.UNUSED_SECONDS - 60
     for folder in (old, used):
         os.utime(folder, (long_ago, long_ago))
-    downloads.shared_copy("b" * 64, empty)
-    downloads.shared_copy("c" * 64, empty)
-    assert sorted(folder.name[0] for folder in cache.iterdir() if folder.is_dir()) == ["b", "c"]
+    downloads.shared_copy("b" * 64, empty, lambda folder: None)
+    downloads.shared_copy("c" * 64, empty, lambda folder: None)
+    assert sorted(folder.name[0] for folder in copies.iterdir() if folder.is_dir()) == ["b", "c"]
 
 
 def test_a_version_in_a_bucket_is_downloaded_once(
-    tmp_path: Path, uri: str, cache: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, uri: str, copies: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.connect(uri).create_experiment(f"of-{tmp_path.name}", artifact_location="s3://models/runs")
     made = checkpoint_folder(tmp_path / "made", 1)
     version = register_model(made, uri, tmp_path, "base")
     assert version.location.startswith("s3://models/runs")
     folder = registry.fetch(version.uri, uri)
-    assert folder.parent == cache
+    assert folder.parent == copies
     assert folder_digest(folder) == folder_digest(made)
     weights = folder / "model.safetensors"
     before = weights.stat()
@@ -121,6 +131,6 @@ def test_a_version_in_a_bucket_is_downloaded_once(
     monkeypatch.setenv("ODEFORMER_CACHE", str(made / "config.json"))
     with pytest.raises(ValueError, match="set ODEFORMER_CACHE"):
         registry.fetch(version.uri, uri)
-    monkeypatch.setenv("ODEFORMER_CACHE", str(cache.parent))
+    monkeypatch.setenv("ODEFORMER_CACHE", str(copies.parent))
     thing.put(Body=bytes(content[:-1]) + bytes([content[-1] ^ 1]))
     assert folder_digest(registry.fetch(version.uri, uri)) == folder_digest(made)
