@@ -192,6 +192,7 @@ class PoolActor:
                     "running": len(shares.account(name).began),
                     "queued": shares.account(name).waiting,
                     "service_seconds": round(shares.account(name).service, 1),
+                    "spent_hours": {per: spent / 3600 for per, spent in shares.account(name).spent.items()},
                     "fair_slots": round(rates.get(name, 0.0), 2),
                     "behind_seconds": round(shares.account(name).lag, 1),
                 }
@@ -239,7 +240,9 @@ class PoolActor:
         inner = ("failures", "failed_at", "process")
         content = {key: value for key, value in vars(job).items() if key not in inner}
         together = [one.id for one in self._board.in_process(job.process) if one.id != job.id]
-        return {**content, "folder": str(self._board.folder(job)), "together_with": together}
+        waits_for = self._dispatcher.waits_for(job) if job.state == "queued" else None
+        folder = str(self._board.folder(job))
+        return {**content, "folder": folder, "together_with": together, "waits_for": waits_for}
 
     def _history(self, entry: Transition) -> dict[str, Any]:
         others = [job for job in self._journal.shared(entry.process or "") if job != entry.job]

@@ -101,4 +101,4 @@ class Board:
 
     def _terms(self, team: str) -> Terms:
         settings = self.settings.team(team)
-        return Terms(settings.weight, settings.max_running)
+        return Terms(settings.weight, settings.max_running, settings.budget)

@@ -26,9 +26,9 @@ class Pool:
     """The pool of a cluster. Usable as a context manager, which lets go of the connection, not of the pool.
 
     A job is a dictionary: ``id``, ``name``, ``team``, ``state`` (:data:`~cluster.pool.states.STATES`),
-    ``reason``, ``priority``, ``deadline``, ``base``, ``folder``, ``submitted`` and ``changed`` (seconds since
-    the epoch), ``attempts``, ``together_with`` (the jobs that share its slot), and at its end ``result`` (a
-    ``FinetuneResult`` as a dictionary) or ``error``.
+    ``reason``, ``priority``, ``deadline``, ``base``, ``task``, ``folder``, ``submitted`` and ``changed``
+    (seconds since the epoch), ``attempts``, ``together_with`` (the jobs that share its slot), ``waits_for``
+    (of a queued one), and at its end ``result`` (a ``FinetuneResult`` as a dictionary) or ``error``.
     """
 
     def __init__(self, actor: Any, connection: ExitStack) -> None:

@@ -19,7 +19,8 @@ AWAY_SECONDS = 5.0
 LATE = "past its deadline"
 CANCELLED = "cancelled"
 PREEMPTED = "preempted by a higher priority"
-ITS_OWN = (CANCELLED, LATE)
+SPENT = "its team's budget is spent"
+ITS_OWN = (CANCELLED, LATE, SPENT)
 """Why one job ends, and those that share its slot do not."""
 
 
@@ -60,10 +61,11 @@ class Dispatcher:
             self._slots.adjust()
             self._settle_early()
         self._keep_deadlines(now)
+        shares.advance(now)
+        self._keep_budgets()
         if self.is_draining:
             return
-        shares.advance(now)
-        queued = [job for job in self._board.jobs("queued") if self._not_before.get(job.id, 0.0) <= now]
+        queued = [job for job in self._board.jobs("queued") if self.may_begin(job, now)]
         self._begin(queued)
         running = self._board.jobs("running")
         # One at a time; and where a slot is about to be free, that is waited for.
@@ -71,6 +73,23 @@ class Dispatcher:
             victim = order.to_preempt(queued, running, self._slots.free, shares)
             if victim is not None:
                 self.ask_to_end(victim, PREEMPTED)
+
+    def may_begin(self, job: Job, now: float) -> bool:
+        """Whether a queued job may have a slot, as far as that is its own affair and its budget's."""
+        return self._not_before.get(job.id, 0.0) <= now and self._board.shares.has_budget(job.team)
+
+    def waits_for(self, job: Job) -> str:
+        """What keeps a queued job from beginning, in words."""
+        team, shares = self._board.settings.team(job.team), self._board.shares
+        if self.is_draining:
+            return "odeformer pool start: the pool is being drained"
+        if team.budget is not None and not shares.has_budget(job.team):
+            return f"the next {team.budget.per}: its team's {team.budget.slot_hours:g} slot-hours are spent"
+        if not self.may_begin(job, time.time()):
+            return "its next try"
+        if not shares.has_room(job.team):
+            return f"its team's quota: {team.max_running} at a time"
+        return "a slot"
 
     def ask_to_end(self, job: Job, why: str) -> None:
         """Ask a running job to finish and commit its step, and end; a cancelled one stays so.
@@ -195,6 +214,11 @@ class Dispatcher:
                 self.ask_to_end(job, LATE)
             else:
                 self._board.move(job, "failed", LATE, error=LATE)
+
+    def _keep_budgets(self) -> None:
+        for job in self._board.jobs("running"):
+            if job.ending is None and not self._board.shares.has_budget(job.team):
+                self.ask_to_end(job, SPENT)
 
     def _kill_overdue(self, now: float) -> None:
         for job_id, asked in self._asked_at.items():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from cluster.pool.budget import Budget
 from cluster.settings import Name
 from odeformer.config import Section
 
@@ -17,6 +18,9 @@ class TeamSettings(Section):
     """Jobs at a time; all slots when not given."""
     max_queued: int = Field(default=100, ge=1)
     """Jobs that may wait; one more is refused when it is submitted."""
+    budget: Budget | None = None
+    """Slot-hours in each day, week or month: when they are spent, its jobs commit their step and wait for
+    the next one."""
     max_priority: int = Field(default=10, ge=-10, le=10)
     """The highest that its tasks may have."""
 

@@ -7,6 +7,7 @@ how long they take, so lags cannot be zero; :meth:`Shares.next_team` keeps them 
 longest job. Jobs that share a slot, in one process, are served an equal part of its time each; lags are then
 within about twice that.
 
+A team that has spent its budget is given nothing until the next period begins, and loses nothing of its lag.
 A team that has nothing to do earns no credit for later: its lag goes to zero. What it is ahead stays: the
 fluid gives the time back to the others while the team is still paying for it.
 """
@@ -16,6 +17,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+
+from cluster.pool.budget import PERIODS, Budget, Per, period
 
 SHORTEST = 1.0
 """Seconds: the longest job that was seen counts as at least so long."""
@@ -30,6 +33,7 @@ class Terms:
     weight: float = 1.0
     max_running: int | None = None
     """Jobs at a time."""
+    budget: Budget | None = None
 
 
 @dataclass
@@ -39,6 +43,8 @@ class Account:
     waiting: int = 0
     service: float = 0.0
     """Slot-seconds, all attempts of all jobs."""
+    spent: dict[Per, float] = field(default_factory=lambda: dict.fromkeys(PERIODS, 0.0))
+    """Slot-seconds of that in the day, week and month that it is."""
     lag: float = 0.0
     """Slot-seconds that the fluid gave it and we did not."""
     began: dict[str, float] = field(default_factory=dict)
@@ -101,14 +107,19 @@ class Shares:
 
     def advance(self, now: float) -> None:
         """Let time pass; a clock that was set back stands still instead."""
-        seconds = max(0.0, now - self._now)
-        if self._now == 0.0:  # nothing has happened yet
-            seconds = 0.0
-        self._now = max(self._now, now)
         rates = self.rates()
+        then = self._now or now  # nothing has happened yet
+        self._now = max(then, now)
+        seconds = self._now - then
+        begins = {per: period(self._now, per).begin for per in PERIODS}
         for team, account in self._accounts.items():
-            had = seconds * sum(map(self._part, account.began))
+            slots = sum(map(self._part, account.began))
+            had = seconds * slots
             account.service += had
+            for per, begin in begins.items():
+                if then < begin:
+                    account.spent[per] = 0.0
+                account.spent[per] += slots * (self._now - max(then, begin))
             account.lag += seconds * rates.get(team, 0.0) - had
             if not account.waiting and not account.began:
                 account.lag = min(account.lag, 0.0)
@@ -183,6 +194,11 @@ class Shares:
 
         return {team: self.account(team).lag - promised(team) + longest * rates[team] for team in teams}
 
+    def has_budget(self, team: str) -> bool:
+        """Whether the team has slot-hours left in its budget's period."""
+        budget = self._terms(team).budget
+        return budget is None or self.account(team).spent[budget.per] < 3600 * budget.slot_hours
+
     def has_room(self, team: str) -> bool:
         """Whether its quota lets one more job begin."""
         most = self._terms(team).max_running
@@ -197,6 +213,8 @@ class Shares:
         return max([self._longest, *(self._now - began for began in running)])
 
     def _most(self, team: str, account: Account) -> float:
+        if not self.has_budget(team):
+            return 0.0
         jobs = account.waiting + len(account.began)
         quota = self._terms(team).max_running
         # One that is only paying back has jobs in the fluid that have long ended here.

@@ -40,7 +40,10 @@ def summary(job: dict[str, Any]) -> str:
         return f"asked to end: {job['ending']}"
     if job["together_with"]:
         return f"shares its slot with {len(job['together_with'])} more"
-    return str(job["error"] if job["state"] == "failed" else job["reason"] or "")
+    if job["state"] == "failed":
+        return str(job["error"])
+    why = [job["reason"] or "", f"waits for {job['waits_for']}" if job["waits_for"] else ""]
+    return "; ".join(filter(None, why))
 
 
 def history_table(job: dict[str, Any]) -> Table:
@@ -56,7 +59,7 @@ def history_table(job: dict[str, Any]) -> Table:
 def teams_table(status: dict[str, Any]) -> Table:
     """What each team has, may have, and has had."""
     table = Table("team", box=None, header_style="bold", pad_edge=False)
-    for title in ("weight", "running", "fair now", "queued", "slot-seconds", "behind by"):
+    for title in ("weight", "running", "fair now", "queued", "slot-seconds", "behind by", "budget"):
         table.add_column(title, justify="right")
     for team in status["teams"]:
         most = team["max_running"]
@@ -68,8 +71,16 @@ def teams_table(status: dict[str, Any]) -> Table:
             f"{team['queued']} of {team['max_queued']}",
             f"{team['service_seconds']:,.0f}",
             f"{team['behind_seconds']:,.0f} s",
+            _budget(team),
         )
     return table
+
+
+def _budget(team: dict[str, Any]) -> str:
+    budget = team["budget"]
+    if budget is None:
+        return ""
+    return f"{team['spent_hours'][budget['per']]:.1f} of {budget['slot_hours']:g} h this {budget['per']}"
 
 
 def status_line(status: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ from cluster.usage import Cost, base_costs, by_team, running_seconds
 from odeformer import checkpoint
 from odeformer.model import Odeformer
 
+THRIFTY = {"thrifty": {"budget": {"slot_hours": 1 / 3600, "per": "month"}}}
 LONG = {"steps": 100_000, "global_batch": 8, "learning_rate": 1e-4}
 
 
@@ -41,7 +42,7 @@ def settings(folder: Path) -> PoolSettings:
         {
             "dir": folder / "pool",
             "tracking_uri": f"sqlite:///{folder}/mlflow.db",
-            "teams": {"one": {"max_running": 1, "max_queued": 2}, "low": {"max_priority": 0}},
+            "teams": {"one": {"max_running": 1, "max_queued": 2}, "low": {"max_priority": 0}} | THRIFTY,
         }
     )
 
@@ -135,6 +136,25 @@ def test_one_of_a_higher_priority_has_the_slot_and_the_other_goes_on_later(pool:
     for job in low:
         pool.cancel(job)
     assert [job["state"] for job in pool.wait(*low)] == ["cancelled", "cancelled"]
+
+
+def test_a_team_whose_slot_hours_are_spent_waits_for_more(
+    pool: Pool, settings: PoolSettings, folder: Path
+) -> None:
+    job = pool.submit(a_task(folder, "thrifty", "long", train=LONG))
+    wait_for(lambda: len(pool.job(job)["history"]) == 3)
+    shown = pool.job(job)
+    assert (shown["state"], shown["reason"]) == ("queued", "its team's budget is spent")
+    assert shown["waits_for"].startswith("the next month: ")
+    [committed] = [event["step"] for event in events(Path(shown["folder"]), "preempted")]
+    [team] = [team for team in pool.status()["teams"] if team["team"] == "thrifty"]
+    assert 1 <= 3600 * team["spent_hours"]["month"] < 60, "its step and its commit, no more"
+    more = {"thrifty": settings.team("thrifty").model_copy(update={"budget": None})}
+    Pool.start(settings.model_copy(update={"teams": {**settings.teams, **more}}))
+    resumed = wait_for(lambda: events(Path(shown["folder"]), "resumed"))
+    assert resumed[0]["step"] == committed
+    pool.cancel(job)
+    assert [job["state"] for job in pool.wait(job)] == ["cancelled"]
 
 
 def test_the_pool_is_killed_and_goes_on(pool: Pool, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -377,3 +378,52 @@ def test_a_pool_that_died_divides_what_shared_slots_took_as_before(tmp_path: Pat
     before.journal.close()
     after = Bench(tmp_path, jobs_per_slot=2)
     assert [after.board.shares.account(team).service for team in TWO] == pytest.approx(served)
+
+
+def test_a_team_s_jobs_end_when_its_budget_is_spent_and_go_on_in_the_next_period(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [datetime(2026, 11, 30, 22, tzinfo=UTC).timestamp()]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    thrifty = {"budget": {"slot_hours": 0.5, "per": "day"}}
+    bench = Bench(tmp_path, grace_seconds=60, jobs_per_slot=2, teams={"thrifty": thrifty})
+    for name in ("x", "y"):
+        for team in ("thrifty", "other"):
+            bench.submit(name, team, look=False)
+    bench.dispatcher.look()
+    [order] = bench.slots.orders.values()
+    mine, theirs = "thrifty/x/1", "other/x/1"
+    clock[0] += 3600 - 0.2  # half of the slot
+    bench.dispatcher.look()
+    assert bench.journal.job(mine).ending is None
+    clock[0] += 0.4
+    bench.dispatcher.look()
+    assert bench.journal.job(mine).ending == "its team's budget is spent"
+    assert bench.journal.job(theirs).ending is None
+    assert bench.slots.signals == [], "the one that shares the slot goes on"
+    assert preemption.is_asked(bench.board.folder(bench.journal.job(mine)))
+    places = [job["task"]["team"] for job in order["jobs"]]
+    bench.slots.leaves(theirs, places.index("thrifty"), preempted=7)
+    clock[0] += 2
+    bench.dispatcher.look()
+    assert bench.state(mine) == ("queued", "its team's budget is spent")
+    bench.slots.leaves(theirs, places.index("other"), result=RESULT)
+    bench.end(theirs, 0)
+    assert set(bench.slots.orders) == {"other/y/1"}, "no job of the team that has spent its own"
+    assert bench.dispatcher.waits_for(bench.journal.job(mine)) == (
+        "the next day: its team's 0.5 slot-hours are spent"
+    )
+    clock[0] = datetime(2026, 12, 1, tzinfo=UTC).timestamp()
+    bench.end("other/y/1", 0, result=RESULT)
+    bench.dispatcher.look()
+    assert bench.journal.job(mine).attempts == 2
+
+
+def test_a_queued_job_says_what_it_waits_for(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, teams={"one": {"max_running": 1}})
+    bench.submit("runs", "one")
+    quota, slot = bench.submit("second", "one"), bench.submit("x", "other")
+    assert bench.dispatcher.waits_for(bench.journal.job(quota)) == "its team's quota: 1 at a time"
+    assert bench.dispatcher.waits_for(bench.journal.job(slot)) == "a slot"
+    bench.dispatcher.is_draining = True
+    assert "drained" in bench.dispatcher.waits_for(bench.journal.job(slot))
