@@ -107,6 +107,29 @@ def finetune_submit(
             _end_as(pool.job(job_id))
 
 
+@finetune_app.command("search")
+def finetune_search(
+    task_file: TaskFile, overrides: Overrides = None, as_json: AsJson = False, address: PoolAddress = None
+) -> None:
+    """Try settings as jobs, run the task with the best. Example: odeformer finetune search task.yaml"""
+    from launcher.console import make_console
+    from launcher.settings import load_searched_task
+
+    task = load_searched_task(task_file, overrides or [])
+    from launcher.finetunes import run_search
+    from launcher.progress import Progress
+    from launcher.report.search import content, trials_table
+
+    progress = Progress(make_console(as_json))
+    with _pool(address) as pool:
+        search, job = run_search(pool, task, progress)
+    if as_json:
+        print(json.dumps(content(search, job), indent=2))
+    else:
+        progress.console.print(trials_table(search))
+        _end_as(job)
+
+
 @finetune_app.command("list")
 def finetune_list(
     as_json: AsJson = False,

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster.failures import RunFailedError
+from cluster.finetuning.search import SearchedTask
 from cluster.finetuning.task import Task
 from cluster.pool import Pool, PoolSettings
+from cluster.pool.search import TaskSearch
 from cluster.pool.states import ENDED
 from cluster.registration import REGISTER_SECONDS
 from launcher.progress import Progress
+from launcher.report.search import state_in_words
 
 LOOK_SECONDS = 0.3
 
@@ -48,6 +52,25 @@ def watch(pool: Pool, ids: Sequence[str], progress: Progress) -> list[dict[str, 
     """Show how jobs get on until they have ended; the jobs."""
     with progress.stage(", ".join(ids)):
         return _wait(pool, ids, progress)
+
+
+def run_search(pool: Pool, task: SearchedTask, progress: Progress) -> tuple[TaskSearch, dict[str, Any]]:
+    """Search a task's settings, then run it with the best; the search and that job, once it has ended."""
+    name = f"{task.team}/{task.name}"
+    search = TaskSearch(pool, task)
+
+    def on_look(search: TaskSearch) -> None:
+        states = Counter(state_in_words(trial) for trial in search.trials.values())
+        best = search.best
+        found = "" if best is None else f" · best {task.score} {best.result:.3f} by trial {best.number}"
+        words = ", ".join(f"{count} {state}" for state, count in states.items())
+        ended = sum(trial.state in ENDED for trial in search.trials.values())
+        progress.update(ended / task.search.trials, f"{words}{found}")
+
+    with progress.stage(f"{name}: {task.search.trials} trials"):
+        search.run(on_look)
+    [job] = watch(pool, [search.submit_best()], progress)
+    return search, job
 
 
 def lines(pool: Pool, job_id: str, follow: bool) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from cluster.finetuning.search import SearchedTask
 from cluster.finetuning.task import Task
 from cluster.pool.settings import PoolSettings
 from cluster.settings import PretrainSettings
@@ -18,6 +19,7 @@ from data.building.sources import Mixture, TextSource
 PRESETS = Path(__file__).parent / "presets"
 
 _Settings = TypeVar("_Settings", bound=BaseModel)
+_Task = TypeVar("_Task", bound=Task)
 
 
 def load_pretrain(config: str, overrides: Sequence[str] = ()) -> PretrainSettings:
@@ -47,7 +49,16 @@ def load_task(path: Path, overrides: Sequence[str] = ()) -> Task:
     Raises:
         ValueError, FileNotFoundError: one line naming the file and the key.
     """
-    task = _validated(Task, _override(read_yaml(path), overrides), path)
+    return _load_task(Task, path, overrides)
+
+
+def load_searched_task(path: Path, overrides: Sequence[str] = ()) -> SearchedTask:
+    """The same, with a section ``search``."""
+    return _load_task(SearchedTask, path, overrides)
+
+
+def _load_task(kind: type[_Task], path: Path, overrides: Sequence[str]) -> _Task:
+    task = _validated(kind, _override(read_yaml(path), overrides), path)
     here, data = path.absolute().parent, task.data
     paths = {
         "train": here / data.train,

@@ -157,9 +157,10 @@ def _finetune(
     version = None
     seconds = registration.REGISTER_SECONDS if register_seconds is None else register_seconds
     try:
-        version = register_run(folder, seconds=seconds)
-        if gate is not None and gate["reached"] is None:
-            gate["reached"] = CHAMPION in version.aliases
+        if task.trial is None:
+            version = register_run(folder, seconds=seconds)
+            if gate is not None and gate["reached"] is None:
+                gate["reached"] = CHAMPION in version.aliases
     except ConnectionError as error:
         EventLog(folder)("not_registered", task.train.steps, {"reason": str(error)})
     return FinetuneResult(
@@ -179,7 +180,8 @@ def _finetune(
 
 def _start_run(task: Task, folder: Path, uri: str, lineage: dict[str, str], data: str) -> None:
     of_base = {f"odeformer.base_{key}": value for key, value in lineage.items()}
-    tags = code_tags() | of_base | {DATA_DIGEST: data}
+    nested = {} if task.parent_run is None else {runs.PARENT: task.parent_run}
+    tags = code_tags() | of_base | nested | {DATA_DIGEST: data}
     try:
         runs.start_run(
             uri,

@@ -153,7 +153,7 @@ def _train_settings(task: Task, model: Odeformer, depth: int) -> TrainSettings:
         solver=model.solver if goes_with(asked.gradient, model.solver) else None,
         gradient=asked.gradient,
         depths=asked.depths or (depth,),
-        validate_every=asked.steps,
+        validate_every=asked.validate_every or asked.steps,
     )
 
 

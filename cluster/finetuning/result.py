@@ -29,7 +29,8 @@ class FinetuneResult:
     adapter_model: str
     """The registered model: an adapter, or of method ``full`` a checkpoint."""
     adapter_version: str | None
-    """None: trained, not registered. ``odeformer models register`` of the job's folder does it later."""
+    """None: trained, not registered. ``odeformer models register`` of the job's folder does it later. A
+    search's trials are not."""
     base_version: str
     method: str
     depth: int

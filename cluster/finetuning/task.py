@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import AwareDatetime, Field, model_validator
 
@@ -43,6 +43,8 @@ class TaskTrain(Section):
     the base's context. Jobs that are to be trained together need the same."""
     gradient: GradientName = "checkpoint"
     """How the backward pass gets the states, as in pretraining."""
+    validate_every: Steps | None = None
+    """Optimizer steps between validations; only before and after all of them when not given."""
     seed: int = 0
     """Of the order of the examples and of the fresh adapter."""
 
@@ -104,6 +106,10 @@ class Task(Section):
     """Higher ones begin first, and may have lower ones make room: these go on later, from where they were."""
     deadline: AwareDatetime | None = None
     """With its time zone. A job that has not been trained by then fails: it is not begun, or asked to end."""
+    trial: dict[str, Any] | None = None
+    """What a search has drawn for it, by key. It is to be compared: nothing is registered."""
+    parent_run: str | None = None
+    """The MLflow run that the job's is nested in: a search's."""
 
     @model_validator(mode="after")
     def _fields_fit(self) -> Task:

@@ -172,9 +172,9 @@ class Dispatcher:
         self._asked_at.pop(job.id, None)
         if "result" in outcome:
             result = outcome["result"]
-            is_registered = result["adapter_version"] is not None
-            state: State = "succeeded" if is_registered else "trained"
-            reason = None if is_registered else "waits for the registry"
+            is_done = result["adapter_version"] is not None or job.task.get("trial") is not None
+            state: State = "succeeded" if is_done else "trained"
+            reason = None if is_done else "waits for the registry"
             self._board.move(job, state, reason, at, result=result, error=None)
         elif job.ending == CANCELLED:
             self._board.move(job, "cancelled", None, at)

@@ -18,6 +18,8 @@ RUN_FILE = "mlflow.json"
 """In a run's folder: what its MLflow run is called and made of, and its id once it has one."""
 RUN_KEY = "odeformer.run"
 """Tag of an MLflow run: whose it is. It finds a run whose id got lost on the way back."""
+PARENT = "mlflow.parentRunId"
+"""Tag of an MLflow run that is nested in another: MLflow's own."""
 ROWS_AT_ONCE, PARAMETERS_AT_ONCE = 1000, 100
 """MLflow takes no more in one request."""
 
@@ -185,6 +187,31 @@ def finished_run(
         client.log_metric(run_id, key, value)
     client.set_terminated(run_id, "FINISHED")
     return run_id
+
+
+def parent_run(uri: str, experiment: str, name: str, settings: Mapping[str, Any], key: str) -> str:
+    """The MLflow run of that key, begun if there is none; others name it as their :data:`PARENT`.
+
+    Raises:
+        ConnectionError: when the store cannot be reached.
+    """
+    with answering(uri), patience():
+        return _new_run(connect(uri, create=True), uri, experiment, name, settings, key)
+
+
+def end_run(uri: str, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+    """Log what came of a run that has no folder, and end it; done again, the last counts.
+
+    Raises:
+        ConnectionError: when the store cannot be reached.
+    """
+    with answering(uri), patience():
+        client = connect(uri)
+        for key, value in metrics.items():
+            client.log_metric(run_id, key, value)
+        for tag, content in tags.items():
+            client.set_tag(run_id, tag, content)
+        client.set_terminated(run_id, "FINISHED")
 
 
 def _new_run(

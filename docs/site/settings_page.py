@@ -9,7 +9,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from cluster.finetuning.search import Search
 from cluster.finetuning.task import Gate, Task
+from cluster.pool.budget import Budget
 from cluster.pool.settings import PoolSettings, TeamSettings
 from cluster.settings import PretrainSettings
 from launcher.setting_docs import setting_docs
@@ -20,9 +22,13 @@ FILES: dict[str, tuple[str, type[BaseModel]]] = {
         PretrainSettings,
     ),
     "A fine-tuning task": ("`odeformer finetune run FILE` and `odeformer finetune submit FILE`.", Task),
+    "A search": (
+        "`odeformer finetune search FILE`: the file of a task, and these in it under `search`.",
+        Search,
+    ),
     "A pool": ("`odeformer pool start FILE`.", PoolSettings),
 }
-NAMED: dict[str, type[BaseModel]] = {"gate": Gate, "default": TeamSettings}
+NAMED: dict[str, type[BaseModel]] = {"gate": Gate, "default": TeamSettings, "budget": Budget}
 """Sections that may be left out, or that stand for several."""
 
 

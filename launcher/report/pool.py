@@ -35,6 +35,8 @@ def summary(job: dict[str, Any]) -> str:
     result = job["result"]
     if job["state"] == "succeeded" and result:
         reached = f"{result['metric']} {result['before']:.3f} → {result['after']:.3f}"
+        if result["adapter_version"] is None:  # a trial
+            return reached
         return f"{reached}, models:/{result['adapter_model']}/{result['adapter_version']}"
     if job["ending"]:
         return f"asked to end: {job['ending']}"

@@ -16,7 +16,9 @@ from small_tasks import a_task, register_base
 
 from cluster import registry
 from cluster.connect import FINETUNE, PRETRAIN, ray_cluster
+from cluster.finetuning.search import SearchedTask
 from cluster.pool import Pool, PoolSettings
+from cluster.pool.search import TaskSearch
 from cluster.registry.family import outdated
 from cluster.retraining import retrain
 from cluster.tracking import runs, store
@@ -155,6 +157,33 @@ def test_a_team_whose_slot_hours_are_spent_waits_for_more(
     assert resumed[0]["step"] == committed
     pool.cancel(job)
     assert [job["state"] for job in pool.wait(job)] == ["cancelled"]
+
+
+def test_a_search_s_trials_are_jobs_and_only_the_best_is_made_a_version(pool: Pool, folder: Path) -> None:
+    space = {"train.learning_rate": {"low": 1e-3, "high": 0.1, "log": True}, "adapter.rank": [2, 4]}
+    content = a_task(folder, "a", "searched", steps=8).model_dump()
+    how = {"space": space, "trials": 4, "at_once": 2, "validations": 2}
+    search = TaskSearch(pool, SearchedTask.model_validate({**content, "search": how}))
+    search.run()
+    [final] = pool.wait(search.submit_best())
+    trials = list(search.trials.values())
+    assert [list(trial.validations) for trial in trials] == [[0, 4, 8]] * 4
+    assert search.best is not None
+    assert search.best.result == max(trial.result for trial in trials if trial.result is not None)
+    assert final["result"]["after"] == search.best.result, "the same settings, the same job"
+    versions = {version.name for version in registry.versions(pool.uri())}
+    assert "base-a-searched" in versions
+    assert not any("trial" in name for name in versions)
+    assert {pool.job(trial.job)["state"] for trial in trials} == {"succeeded"}
+    client = store.connect(pool.uri())
+    of_jobs = [runs.known_run(Path(pool.job(job)["folder"])) for job in (*search.trials, final["id"])]
+    parents = {client.get_run(run).data.tags["mlflow.parentRunId"] for run in of_jobs if run}
+    [parent] = parents
+    found = client.get_run(parent)
+    assert found.info.status == "FINISHED"
+    assert found.data.metrics["best_accuracy"] == search.best.result
+    assert json.loads(found.data.tags["odeformer.best_trial"])["job"] == search.best.job
+    assert len(of_jobs) == 5
 
 
 def test_the_pool_is_killed_and_goes_on(pool: Pool, folder: Path) -> None:

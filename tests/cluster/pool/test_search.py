@@ -1,0 +1,201 @@
+"""Searches on a queue whose jobs do what the test says; those on a real pool are in test_pool.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_tasks import a_task, register_base
+
+from cluster.failures import RunFailedError
+from cluster.finetuning.search import SearchedTask
+from cluster.finetuning.task import Task
+from cluster.pool import search as searching
+from cluster.pool.search import TaskSearch
+from cluster.pool.states import ENDED
+
+STEPS = 8
+SPACE = {
+    "train.learning_rate": {"low": 1e-4, "high": 1.0, "log": True},
+    "adapter.rank": {"low": 1, "high": 8},
+    "train.depths": [[], [2, 4]],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("search")
+    register_base(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "LOOK_SECONDS", 0.0)
+
+
+def searched(folder: Path, name: str = "kind", **search: Any) -> SearchedTask:
+    content = a_task(folder, "a", name, steps=STEPS).model_dump()
+    return SearchedTask.model_validate(
+        {**content, "search": {"space": SPACE, "trials": 12, "at_once": 2, **search}}
+    )
+
+
+class Queue:
+    """Each look at the jobs lets those that run make two steps, with the accuracy that ``at`` says."""
+
+    def __init__(self, uri: str, at: Callable[[dict[str, Any], int], float]) -> None:
+        self._uri, self._at = uri, at
+        self._jobs: dict[str, dict[str, Any]] = {}
+        self._events: dict[str, list[dict[str, Any]]] = {}
+        self.at_once = 0
+
+    def uri(self) -> str:
+        return self._uri
+
+    def submit(self, task: Task, *, again: bool = False) -> str:
+        content = task.model_dump(mode="json")
+        number = sum((job["team"], job["name"]) == (task.team, task.name) for job in self._jobs.values()) + 1
+        if number > 1 and not again:
+            raise ValueError(f"name: team {task.team} has a job {task.name!r} already")
+        known = {key: content[key] for key in ("team", "name", "base")}
+        job = {"id": f"{task.team}/{task.name}/{number}", **known, "task": content, "state": "queued"}
+        self._jobs[job["id"]] = {**job, "ending": None, "error": None, "result": None}
+        self._events[job["id"]] = []
+        return str(job["id"])
+
+    def jobs(self) -> list[dict[str, Any]]:
+        for job in self._jobs.values():
+            self._move(job)
+        trials = [job for job in self._jobs.values() if job["task"]["trial"] is not None]
+        self.at_once = max(self.at_once, sum(job["state"] not in ENDED for job in trials))
+        return [dict(job) for job in self._jobs.values()]
+
+    def _move(self, job: dict[str, Any]) -> None:
+        events, values = self._events[job["id"]], job["task"]["trial"] or {}
+        if job["state"] == "queued":
+            job["state"] = "running"
+        elif job["state"] == "running":
+            step = 2 * len(events)
+            value = self._at(values, step)
+            if math.isnan(value):
+                job.update(state="failed", error="FloatingPointError: no number")
+            elif job["ending"]:
+                job["state"] = "cancelled"
+            else:
+                events.append({"event": "validation", "step": step, "validation_accuracy": value})
+                if step == STEPS:
+                    job.update(state="succeeded", result={"after": value, "adapter_version": None})
+
+    def events(self, job_id: str, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+        events = self._events[job_id]
+        return events[offset:], len(events)
+
+    def cancel(self, job_id: str) -> str:
+        self._jobs[job_id]["ending"] = "cancelled"
+        return "running"
+
+
+def a_queue(folder: Path, at: Callable[[dict[str, Any], int], float]) -> Queue:
+    return Queue(f"sqlite:///{folder}/mlflow.db", at)
+
+
+def accuracy(values: dict[str, Any], step: int) -> float:
+    """Best at a rate of 0.01, better with every step."""
+    return step / STEPS * math.exp(-(math.log10(values.get("train.learning_rate", 0.01) / 0.01) ** 2))
+
+
+def test_trials_are_drawn_compared_and_stopped_and_the_best_one_becomes_the_task(folder: Path) -> None:
+    queue = a_queue(folder, accuracy)
+    search = TaskSearch(queue, searched(folder, "compared"))
+    search.run()
+    trials = list(search.trials.values())
+    assert [trial.number for trial in trials] == list(range(1, 13))
+    assert queue.at_once == 2
+    ended = [trial for trial in trials if trial.state == "succeeded"]
+    stopped = [trial for trial in trials if trial.state == "cancelled"]
+    assert len(ended) >= 5, "none is stopped before five have ended"
+    assert stopped
+    assert len(ended) + len(stopped) == 12
+    for trial in stopped:
+        last = max(trial.validations)
+        before = [other.validations[last] for other in ended[:5]]
+        assert last < STEPS
+        assert trial.validations[last] < max(before)
+    assert search.best is not None
+    assert search.best.result == max(trial.result for trial in ended if trial.result is not None)
+    assert abs(math.log10(search.best.values["train.learning_rate"] / 0.01)) < 1, "near the best rate"
+    final = search.submit_best()
+    [job] = [job for job in queue.jobs() if job["id"] == final]
+    assert job["name"] == "compared"
+    assert job["task"]["trial"] is None, "it is registered"
+    assert job["task"]["train"]["learning_rate"] == search.best.values["train.learning_rate"]
+    assert job["task"]["adapter"]["rank"] == search.best.values["adapter.rank"]
+    assert job["task"]["train"]["depths"] == search.best.values["train.depths"]
+    assert search.submit_best() == final, "once"
+
+
+def test_a_search_that_was_killed_goes_on_with_the_trials_there_are(folder: Path) -> None:
+    queue = a_queue(folder, accuracy)
+
+    def die(search: TaskSearch) -> None:
+        if len(search.trials) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        TaskSearch(queue, searched(folder, "killed")).run(die)
+    before = {job["id"]: job["task"]["trial"] for job in queue.jobs()}
+    again = TaskSearch(queue, searched(folder, "killed"))
+    again.run()
+    assert len(again.trials) == len(queue.jobs()) == 12
+    assert {job: again.trials[job].values for job in before} == before
+    done = TaskSearch(queue, searched(folder, "killed"))
+    done.run()
+    assert {t.job: t.result for t in done.trials.values()} == {t.job: t.result for t in again.trials.values()}
+    assert len(queue.jobs()) == 12, "there was nothing left to do"
+    other = searched(folder, "killed", space={"adapter.rank": [2, 4]}, trials=2)
+    narrower = TaskSearch(queue, other)
+    narrower.run()
+    assert [trial.number for trial in narrower.trials.values()] == [13, 14], "another search's do not count"
+
+
+def test_a_trial_that_fails_is_left_out_and_all_of_them_are_an_error(folder: Path) -> None:
+    queue = a_queue(
+        folder, lambda values, step: math.nan if values["adapter.rank"] > 4 else accuracy(values, step)
+    )
+    search = TaskSearch(queue, searched(folder, "fails"))
+    search.run()
+    failed = [trial for trial in search.trials.values() if trial.state == "failed"]
+    assert failed
+    assert all(trial.values["adapter.rank"] > 4 for trial in failed)
+    assert search.best is not None
+    assert search.best.values["adapter.rank"] <= 4
+    hopeless = TaskSearch(a_queue(folder, lambda values, step: math.nan), searched(folder, "none", trials=2))
+    hopeless.run()
+    with pytest.raises(RunFailedError, match="no trial of a/none has got to its end: FloatingPointError"):
+        hopeless.submit_best()
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"train.learning_rates": [1e-3]}, "search.space: train.learning_rates 0.001: Extra inputs"),
+        ({"team": ["x"]}, "search.space.team: open to a search are method, depth, adapter.…, train.…"),
+        ({"adapter.rank": []}, "search.space.adapter.rank: no values"),
+        ({"adapter.rank": {"low": 0, "high": 4}}, "search.space: adapter.rank 0: "),
+        ({"train.learning_rate": {"low": 0.1, "high": 100.0}}, "search.space: train.learning_rate 100.0: "),
+        ({"method": ["lora", "magic"]}, "search.space: method 'magic': "),
+        ({"adapter.rank": {"low": 4, "high": 4}}, "low 4 is not below high 4"),
+        ({"train.learning_rate": {"low": 0.0, "high": 0.1, "log": True}}, "begins above zero"),
+        ({}, "at least 1"),
+    ],
+)
+def test_a_space_that_cannot_be_drawn_from_is_refused(
+    folder: Path, space: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match="search") as error:
+        searched(folder, space=space)
+    assert message in str(error.value)
