@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from cluster.registry.analyses import Logged
 
 FILE = "comparison.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+OLDEST_ANALYSIS = 2
+"""Analyses of later formats only have more in them, which is compared where both have it."""
 PARTS = ("model", "settings", "tokens", "answer", "lyapunov", "depth", "calibration", "clustering", "spectra")
 
 
@@ -110,9 +112,10 @@ def read(given: Path) -> dict[str, Any]:
     except ValueError:  # JSON's and UTF-8's
         raise ValueError(f"{file} is not JSON: a file that odeformer analyze wrote is expected") from None
     form = content.get("format_version") if isinstance(content, dict) else None
-    if form != ANALYSIS_FORMAT:
+    if form not in range(OLDEST_ANALYSIS, ANALYSIS_FORMAT + 1):
         raise ValueError(
-            f"{file}: format_version is {form}, {ANALYSIS_FORMAT} is expected: analyze the text again"
+            f"{file}: format_version is {form}, {OLDEST_ANALYSIS} to {ANALYSIS_FORMAT} is expected: "
+            "analyze the text again"
         )
     lacking = [part for part in PARTS if part not in content]
     if lacking:
@@ -153,6 +156,8 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
             "loss": "nats for each token but the first, each model at the depth of its analysis",
             "interval": "95 %, bootstrap over tokens, as if they were independent",
             "milliseconds": "of each analysis, on the machine where it was made",
+            "disturbances": "bits per character that they add, each model at the depth of its analysis; "
+            "clearly_less: whose interval lies below the other's",
         },
         "text_sha256": a["text_sha256"],
         "a": {"made": a["made"], "model": a["model"], "settings": a["settings"]},
@@ -164,6 +169,7 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         "loss_difference": bootstrap(change)._asdict() if len(change) > 1 else None,
         "tokens_better": float((change < 0).double().mean()),
         "depths": depths(a["depth"], b["depth"]),
+        "disturbances": disturbances(a, b),
         "token_loss": {
             "a": losses[0].tolist(),
             "b": losses[1].tolist(),
@@ -210,6 +216,46 @@ def depths(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
         | {name: _pair(at(a, name, n), at(b, name, n)) for name in ("loss", "flops", "milliseconds")}
         for n in sorted({*a["depths"], *b["depths"]})
     ]
+
+
+def disturbances(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any] | None:
+    """What each disturbance of the text adds to both; None where neither was looked at with any."""
+    both = {"a": _disturbed(a), "b": _disturbed(b)}
+    there = [one for one in both.values() if one is not None]
+    if not there:
+        return None
+    # Contexts of other lengths leave other parts of a text, and so other disturbed ones.
+    same_text = len({one["characters"] for one in there}) == 1
+    rises = {who: {} if one is None else one.pop("rises") for who, one in both.items()}
+    rows = []
+    for label in dict.fromkeys([*rises["a"], *rises["b"]]):
+        pair = {who: rises[who].get(label) for who in "ab"}
+        less = _clearly_less(pair["a"], pair["b"]) if same_text else None
+        rows.append({"label": label, **pair, "clearly_less": less})
+    return {**both, "same_text": same_text, "rows": rows}
+
+
+def _disturbed(content: dict[str, Any]) -> dict[str, Any] | None:
+    """Of one analysis, at its depth; None of an older one, or of a text that was too short."""
+    of, depth = content.get("robustness"), content["settings"]["depth"]
+    if of is None or not of["rows"]:
+        return None
+    at = of["settings"]["depths"].index(depth)
+    return {
+        "depth": depth,
+        "characters": of["settings"]["characters"],
+        "clean": of["clean"][at],
+        "rises": {row["label"]: row["rise"][at] for row in of["rows"]},
+    }
+
+
+def _clearly_less(a: dict[str, float] | None, b: dict[str, float] | None) -> str | None:
+    """Which of two rises is the smaller one; None where their intervals overlap, or one is not there."""
+    from odeformer.analysis.interval import Interval
+
+    if a is None or b is None or Interval(**a).overlaps(Interval(**b)):
+        return None
+    return "a" if a["mean"] < b["mean"] else "b"
 
 
 def _pair(a: float | None, b: float | None) -> dict[str, float | None]:

@@ -17,6 +17,8 @@ import odeformer
 from data.tokenizer import load_tokenizer
 from launcher import analysis, comparison
 from launcher.cli import app
+from launcher.report.analysis.comparison_disturbances import disturbance_rows, verdict
+from launcher.report.analysis.comparison_figures import figures
 from launcher.report.analysis.comparison_page import most_changed
 from launcher.report.analysis.comparison_screen import cards, cost_rows
 from odeformer.folder import folder_digest
@@ -107,6 +109,106 @@ def test_the_first_screen_says_which_is_which(analyses: tuple[Path, Path], compa
     assert cost_rows(content)[2][1][0] == "–", "A was not asked at N = 6"
 
 
+def test_disturbances_are_those_of_each_analysis_at_its_depth(
+    analyses: tuple[Path, Path], compared: Path
+) -> None:
+    a, b = (comparison.read(path) for path in analyses)
+    content = json.loads((compared / "comparison.json").read_text())
+    found = content["disturbances"]
+    for who, of, depth in (("a", a, 4), ("b", b, 6)):
+        at = of["robustness"]["settings"]["depths"].index(depth)
+        assert found[who]["clean"] == of["robustness"]["clean"][at]
+        assert [row["label"] for row in found["rows"]] == [row["label"] for row in of["robustness"]["rows"]]
+        assert [row[who] for row in found["rows"]] == [row["rise"][at] for row in of["robustness"]["rows"]]
+    assert found["same_text"]
+    for row in found["rows"]:
+        apart = row["a"]["high"] < row["b"]["low"] or row["b"]["high"] < row["a"]["low"]
+        less = "a" if row["a"]["mean"] < row["b"]["mean"] else "b"
+        assert row["clearly_less"] == (less if apart else None)
+
+    # In the figure, in the table and on the first screen.
+    bars = figures(a, b, content)["disturbances"]["data"]
+    assert [(bar["name"], bar["marker"]["color"]) for bar in bars] == [("A", "#0072B2"), ("B", "#D55E00")]
+    for who, bar in zip("ab", bars, strict=True):
+        assert bar["x"] == [row[who]["mean"] for row in found["rows"]]
+        ends = zip(bar["x"], bar["error_x"]["array"], strict=True)
+        assert [x + more for x, more in ends] == pytest.approx([row[who]["high"] for row in found["rows"]])
+    rows = disturbance_rows(content)
+    assert len(rows) == 1 + len(found["rows"])
+    assert (rows[0].a, rows[1].b) == (f"{found['a']['clean']:.3f}", f"{found['rows'][0]['b']['mean']:+.3f}")
+    assert cards(a, b, content)[1].sentences[-1] == verdict(content)
+
+
+def disturbed(*clearly_less: str | None, **parts: Any) -> dict[str, Any]:
+    """A ``comparison.json`` with so many disturbances."""
+    a, b = ({"depth": 4, "characters": 200, "clean": clean} for clean in (2.0, 2.5))
+    rows = [{"label": "", "a": {}, "b": {}, "clearly_less": who} for who in clearly_less]
+    return {"disturbances": {"a": a, "b": b, "same_text": True, "rows": rows} | parts}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"disturbances": None}, ""),
+        (disturbed(None, None), "No clear difference in how they take a disturbed text"),
+        (disturbed("a", None, "a", None), "A takes a disturbed text better: 2 of 4 disturbances cost it"),
+        (
+            disturbed("b", "b"),
+            "B takes a disturbed text better: 2 of 2 disturbances cost it clearly less. But",
+        ),
+        (
+            disturbed("b", None, None),
+            "Neither takes a disturbed text better in general: of 3 disturbances, 0",
+        ),
+        (disturbed("a", "a", "a", "b"), "Neither takes a disturbed text better in general"),
+        (disturbed("b", a=None), "A was not looked at with a disturbed text"),
+        (disturbed("b", b=None), "B was not looked at with a disturbed text"),
+        (disturbed(None, same_text=False), "cannot be said"),
+    ],
+)
+def test_no_model_is_called_better_by_chance(content: dict[str, Any], sentence: str) -> None:
+    assert sentence in verdict(content)
+    assert ("But it predicts" in verdict(content)) == sentence.endswith("But"), "B is the worse one here"
+
+
+def test_other_parts_of_a_text_are_not_called_better(analyses: tuple[Path, Path]) -> None:
+    a, b = (comparison.read(path) for path in analyses)
+    for row in a["robustness"]["rows"]:
+        row["rise"] = [{"mean": 99.0, "low": 98.0, "high": 99.5} for _ in row["rise"]]
+    assert {row["clearly_less"] for row in comparison.differences(a, b)["disturbances"]["rows"]} == {"b"}
+    a["robustness"]["settings"]["characters"] -= 1
+    found = comparison.differences(a, b)["disturbances"]
+    assert not found["same_text"]
+    assert {row["clearly_less"] for row in found["rows"]} == {None}
+
+
+@pytest.mark.parametrize("older", [0, 1])
+def test_an_older_analysis_without_disturbances_is_compared_in_all_else(
+    analyses: tuple[Path, Path], tmp_path: Path, older: int
+) -> None:
+    given = list(analyses)
+    given[older] = changed(analyses[older], tmp_path / "older.json", format_version=2, robustness=None)
+    command(*given, tmp_path / "out")
+    content = json.loads((tmp_path / "out/comparison.json").read_text())
+    who, other = ("a", "b") if older == 0 else ("b", "a")
+    assert content["disturbances"][who] is None
+    assert all(row[who] is None and row[other] for row in content["disturbances"]["rows"])
+    a, b = (comparison.read(path) for path in given)
+    assert [bar["name"] for bar in figures(a, b, content)["disturbances"]["data"]] == [other.upper()]
+    page = (tmp_path / "out/comparison.html").read_text()
+    assert f"{who.upper()} was not looked at with a disturbed text" in page
+
+
+def test_two_analyses_without_disturbances_have_no_such_part(
+    analyses: tuple[Path, Path], tmp_path: Path
+) -> None:
+    short = {"robustness": {"settings": {"depths": []}, "clean": None, "rows": [], "left_out": {}}}
+    given = [changed(folder, tmp_path / f"{i}.json", **short) for i, folder in enumerate(analyses)]
+    command(*given, tmp_path / "out")
+    assert json.loads((tmp_path / "out/comparison.json").read_text())["disturbances"] is None
+    assert "What if the text is disturbed?" not in (tmp_path / "out/comparison.html").read_text()
+
+
 def test_the_tokens_that_changed_most_come_first() -> None:
     losses = {"a": [1.0, 2.0, 3.0], "b": [1.1, 0.5, 3.0], "difference": [0.1, -1.5, 0.0]}
     rows = most_changed(["a", "b", "c", " d"], losses)
@@ -132,7 +234,8 @@ def changed(folder: Path, to: Path, **parts: Any) -> Path:
     [
         ({"text_sha256": "0"}, "are of different texts"),
         ({"tokens": ["other", "tokens"]}, "into different tokens"),
-        ({"format_version": 2}, "format_version is 2, 3 is expected"),
+        ({"format_version": 1}, f"format_version is 1, 2 to {analysis.FORMAT_VERSION} is expected"),
+        ({"format_version": 99}, "format_version is 99, "),
         ({"depth": None, "lyapunov": None}, "lacks lyapunov, depth"),
     ],
 )
@@ -166,15 +269,19 @@ def test_a_browser_draws_both_in_every_figure(compared: Path, browser: Any, widt
     watched = WatchedPage(browser, compared / "comparison.html", width)
     page = watched.page
     places = page.locator("[data-figure]")
-    assert places.count() == 6
+    assert places.count() == 7
     for index in range(places.count()):
         place = places.nth(index)
         place.locator(".main-svg").first.wait_for(state="visible")
         names = place.evaluate("e => e.data.map(trace => trace.name[0])")
         assert names.count("A") == names.count("B") > 0, place.get_attribute("data-figure")
-        assert place.locator(".js-line").count() >= 2
+        assert place.locator(".js-line, .point").count() >= 2
         assert 200 < place.bounding_box()["width"] <= width
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
+    disturbances = json.loads((compared / "comparison.json").read_text())["disturbances"]["rows"]
+    bars = page.locator("[data-figure=disturbances] .bars .point")
+    assert bars.count() == 2 * len(disturbances)
+    assert page.locator("[data-figure=disturbances] .errorbar").count() == bars.count()
     for card in page.locator(".card").all():
         assert card.evaluate("e => e.scrollWidth <= e.clientWidth"), "nor out of a box"
 

@@ -10,13 +10,14 @@ from typing import Any
 import plotly.graph_objects as go
 
 from launcher.report.analysis.colours import BLUE, GREY, ORANGE
-from launcher.report.analysis.figures import SPECTRA, blank, largest_eigenvalues
+from launcher.report.analysis.figures import SPECTRA, add_rises, blank, blank_rises, largest_eigenvalues
 
 NAMES, COLOURS, DASHES = ("A", "B"), (BLUE, ORANGE), ("solid", "dot", "dashdot")
 
 
-def figures(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """By the name of its place in the page, each figure's data and layout."""
+def figures(a: dict[str, Any], b: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    """By the name of its place in the page, each figure's data and layout: of two analyses and their
+    ``comparison.json``."""
     both = (a, b)
     made = {
         "loss": loss(both),
@@ -27,6 +28,8 @@ def figures(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     }
     if all(of["calibration"]["depths"] for of in both):
         made["calibration"] = calibration(both)
+    if content["disturbances"] is not None:
+        made["disturbances"] = disturbances(content["disturbances"])
     return {name: json.loads(figure.to_json()) for name, figure in made.items()}
 
 
@@ -95,6 +98,17 @@ def clustering(both: Sequence[dict[str, Any]]) -> go.Figure:
             if name == "effective_rank":
                 values = [None if v is None or not values[0] else v / values[0] for v in values]
             _line(figure, which, content["clustering"]["t"], values, label, dash)
+    return figure
+
+
+def disturbances(of: dict[str, Any]) -> go.Figure:
+    """What each disturbance adds to the loss of both, or of the one that was looked at so."""
+    figure = blank_rises([row["label"] for row in of["rows"]])
+    for which, who in enumerate("ab"):
+        rows = [row for row in of["rows"] if row[who] is not None]
+        if rows:
+            labels, rises = [row["label"] for row in rows], [row[who] for row in rows]
+            add_rises(figure, labels, rises, NAMES[which], COLOURS[which])
     return figure
 
 

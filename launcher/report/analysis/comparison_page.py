@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from launcher.report.analysis.comparison_disturbances import disturbance_rows, verdict
 from launcher.report.analysis.comparison_figures import figures
 from launcher.report.analysis.comparison_screen import cards, cost_rows
 from launcher.report.analysis.page import render
@@ -23,7 +24,9 @@ def page(a: dict[str, Any], b: dict[str, Any], content: dict[str, Any]) -> str:
         costs=cost_rows(content),
         tokens=tokens(a["tokens"], content["token_loss"]),
         changed=most_changed(a["tokens"], content["token_loss"]),
-        figures=figures(a, b),
+        verdict=verdict(content),
+        disturbances=disturbance_rows(content),
+        figures=figures(a, b, content),
     )
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from launcher.report.analysis.comparison_disturbances import verdict
 from launcher.report.tokens import percent, shown
 
 Format = Callable[[float], str]
@@ -105,7 +106,8 @@ def _how_sensitive(content: dict[str, Any]) -> Compared:
         f"1 % of noise changes {percent(changed['a'])} of A's predictions, {percent(changed['b'])} of B's."
     )
     figure = f"{noise['a']:.2g} × → {noise['b']:.2g} ×"
-    return Compared("How sensitive are they?", figure, (sentence, second), rows)
+    disturbed = () if content["disturbances"] is None else (verdict(content),)
+    return Compared("How sensitive are they?", figure, (sentence, second, *disturbed), rows)
 
 
 def _what_it_costs(content: dict[str, Any]) -> Compared:

@@ -197,28 +197,42 @@ def calibration(content: dict[str, Any]) -> go.Figure:
 def robustness(content: dict[str, Any]) -> go.Figure:
     """What each disturbance adds to the loss at each depth, the weakest above the strongest."""
     of = content["robustness"]
-    figure = blank("added bits / character", "")
+    labels = [row["label"] for row in of["rows"]]
+    figure = blank_rises(labels)
     for index, depth in enumerate(of["settings"]["depths"]):
         rises = [row["rise"][index] for row in of["rows"]]
-        means = [rise["mean"] for rise in rises]
-        figure.add_bar(
-            orientation="h",
-            y=[row["label"].replace(", ", ",<br>") for row in of["rows"]],
-            x=means,
-            name=f"N = {depth}",
-            marker_color=SERIES[index],
-            error_x={
-                "type": "data",
-                "array": [rise["high"] - mean for rise, mean in zip(rises, means, strict=True)],
-                "arrayminus": [mean - rise["low"] for rise, mean in zip(rises, means, strict=True)],
-                "color": "#14181c",
-                "thickness": 1,
-            },
-            hovertemplate="%{y}: %{x:+.3f} bits<extra>N = " + str(depth) + "</extra>",
-        )
+        add_rises(figure, labels, rises, f"N = {depth}", SERIES[index])
+    return figure
+
+
+def blank_rises(labels: Sequence[str]) -> go.Figure:
+    """A figure without data for :func:`add_rises`, with room for so many disturbances."""
+    figure = blank("added bits / character", "")
     figure.update_yaxes(autorange="reversed", tickfont={"size": 11})
     figure.update_xaxes(title_font_size=12)
-    return figure.update_layout(height=110 + 56 * len(of["rows"]), legend={"y": -0.14})
+    return figure.update_layout(height=110 + 56 * len(labels), legend={"y": -0.14})
+
+
+def add_rises(
+    figure: go.Figure, labels: Sequence[str], rises: Sequence[dict[str, float]], name: str, colour: str
+) -> None:
+    """A bar for each disturbance, with its interval."""
+    means = [rise["mean"] for rise in rises]
+    figure.add_bar(
+        orientation="h",
+        y=[label.replace(", ", ",<br>") for label in labels],
+        x=means,
+        name=name,
+        marker_color=colour,
+        error_x={
+            "type": "data",
+            "array": [rise["high"] - mean for rise, mean in zip(rises, means, strict=True)],
+            "arrayminus": [mean - rise["low"] for rise, mean in zip(rises, means, strict=True)],
+            "color": "#14181c",
+            "thickness": 1,
+        },
+        hovertemplate="%{y}: %{x:+.3f} bits<extra>" + name + "</extra>",
+    )
 
 
 def blank(x: str, y: str) -> go.Figure:
