@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 FILE = "analysis.json"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 def analyze(

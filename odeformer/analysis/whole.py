@@ -19,6 +19,7 @@ from odeformer.analysis.heat_map import HeatMap
 from odeformer.analysis.lyapunov import finite_time_exponents
 from odeformer.analysis.movement import movement
 from odeformer.analysis.noise import DRAWS, amplification
+from odeformer.analysis.sensitivity import pair_sensitivity
 from odeformer.analysis.spectrum import (
     Spectrum,
     feed_forward_eigenvalues,
@@ -37,7 +38,10 @@ TOKENS_OF_SPECTRA = 4
 OFFSET = -1
 """Of queries and keys: the token before."""
 OUTPUTS = 64
-"""Predictions whose attributions are asked for, spread over a longer text."""
+"""Predictions whose attributions are asked for, spread over a longer text; and tokens at the end of the way
+whose sensitivity to all others is."""
+PROBES = 4
+"""Random directions of each of those; all would take ``width``, minutes for a text of 256 tokens."""
 LEAST_PREDICTIONS = 64
 """With fewer, ten bins of them say nothing about calibration."""
 NOISE = (0.01, 0.1)
@@ -75,6 +79,7 @@ def analyse(
         "spectra": lambda: spectra(model, input_ids, depth),
         "lyapunov": lambda: lyapunov(model, input_ids, depth),
         "sensitivity": lambda: sensitivity(model, input_ids, depth),
+        "pairs": lambda: pairs(model, input_ids, depth),
         "clustering": lambda: clusters(model, input_ids, depth),
         "depth": lambda: by_depth(model, input_ids, depths, depth),
         "calibration": lambda: calibration(model, input_ids, depths),
@@ -191,6 +196,23 @@ def sensitivity(model: Odeformer, input_ids: Tensor, depth: int) -> dict[str, An
         "predicted_ids": best.indices.tolist(),
         "probabilities": numbers(best.values),
         "scores": [row[: output + 1] for row, output in zip(numbers(scores), outputs, strict=True)],
+    }
+
+
+def pairs(model: Odeformer, input_ids: Tensor, depth: int) -> dict[str, Any]:
+    """How much of a small change of each token arrives at each token behind it."""
+    outputs = _spread(input_ids.shape[1], OUTPUTS)
+    norms = pair_sensitivity(model, input_ids, outputs, PROBES, depth)
+    growth = norms / model.config.width**0.5
+    return {
+        "settings": {
+            "depth": depth,
+            "probes": PROBES,
+            "unit": "‖∂x_j(1) / ∂x_k(0)‖ / √width: how many times as large a small change of token k arrives "
+            "at token j, root mean square over directions; estimated from random ones, seed 0",
+        },
+        "outputs": outputs,
+        "growth": [row[: output + 1] for row, output in zip(numbers(growth), outputs, strict=True)],
     }
 
 

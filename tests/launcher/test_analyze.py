@@ -18,12 +18,13 @@ from launcher.cli import app
 from launcher.report.analysis.first_screen import cards
 from launcher.report.tokens import percent, shown
 from odeformer.analysis.digest import weights_digest
+from odeformer.analysis.sensitivity import pair_sensitivity
 from odeformer.folder import folder_digest
 
 TEXT = 'def main() -> None:\n    """</script><script>alert(1)</script> & more."""\n' * 2
 KEYS = {
     *("spectra", "lyapunov", "sensitivity", "clustering", "depth", "faithfulness", "calibration", "answer"),
-    "robustness",
+    *("robustness", "pairs"),
 }
 
 
@@ -45,7 +46,8 @@ def command(*arguments: str | Path) -> None:
 
 
 def test_the_folder_has_numbers_pictures_and_a_page(seen: Path, checkpoint: Path) -> None:
-    pictures = (*("calibration", "clustering", "depth", "exponents", "robustness", "sensitivity", "spectra"),)
+    pictures = ["calibration", "clustering", "depth", "exponents", "pairs", "robustness"]
+    pictures += ["sensitivity", "spectra"]
     assert sorted(path.name for path in seen.iterdir()) == sorted(
         ["analysis.json", "report.html", *(f"{name}.png" for name in pictures)]
     )
@@ -67,6 +69,12 @@ def test_numbers_in_the_folder_are_the_model_s(seen: Path, checkpoint: Path) -> 
     assert content["answer"]["ids"][0] == int(probabilities.argmax())
     assert content["depth"]["depths"] == [2, 4, 6, 8]
     assert len(content["sensitivity"]["scores"][-1]) == ids.shape[1]
+    last = content["pairs"]["outputs"][-1]
+    estimated = pair_sensitivity(model, ids, [last], content["pairs"]["settings"]["probes"], depth=6)[0]
+    assert content["pairs"]["growth"][-1] == pytest.approx((estimated / 32**0.5).tolist(), rel=1e-4)
+    # The rough numbers of four directions still are about those of all: half of them to within a third.
+    exact = pair_sensitivity(model, ids, [last], depth=6)[0]
+    assert float((estimated / exact - 1).abs().median()) < 1 / 3
 
 
 def test_the_page_stands_alone_and_runs_nothing_that_the_text_says(seen: Path) -> None:

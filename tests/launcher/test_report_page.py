@@ -26,16 +26,19 @@ def test_everything_is_drawn_and_moves(report: Path, browser: Any, width: int) -
     watched = WatchedPage(browser, report, width)
     page = watched.page
     places = page.locator("[data-figure]")
-    assert places.count() == 11
+    assert places.count() == 12
     for index in range(places.count()):
         place = places.nth(index)
         place.locator(".main-svg").first.wait_for(state="visible")
-        assert place.locator(".point, .js-line").count() > 0, place.get_attribute("data-figure")
+        assert place.locator(".point, .js-line, .hm image").count() > 0, place.get_attribute("data-figure")
         box = place.bounding_box()
         assert 200 < box["width"] <= width
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
 
     content = json.loads((report.parent / analysis.FILE).read_text())
+    pairs = page.locator("[data-figure=pairs]").evaluate("e => e.data[0].z")
+    given = [len(row) for row in content["pairs"]["growth"]]
+    assert [len(row) - row.count(None) for row in pairs] == given
     told, tokens = page.locator("#told"), page.locator("#heat button")
     assert tokens.count() == len(content["tokens"])
     tokens.nth(2).hover()

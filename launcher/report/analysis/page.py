@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from launcher.report.analysis.figures import figures
 from launcher.report.analysis.first_screen import cards
+from launcher.report.analysis.pairs import pairs
 from launcher.report.tokens import percent, shown
 
 
@@ -21,7 +23,7 @@ def page(content: dict[str, Any]) -> str:
         content=content,
         cards=cards(content),
         tokens=tokens(content),
-        figures=figures(content),
+        figures=figures(content) | {"pairs": json.loads(pairs(content).to_json())},
         heat=heat(content),
         controls=controls(content),
         smoothness=smoothness(content),

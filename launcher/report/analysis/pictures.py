@@ -10,14 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from launcher.report.analysis.colours import BLUE, GREY, ORANGE, SERIES
+from launcher.report.analysis.pairs import draw_pairs
 
 
 def write_pictures(content: dict[str, Any], folder: Path) -> None:
-    """``depth.png``, ``sensitivity.png``, ``exponents.png``, ``clustering.png``, ``spectra.png`` and, of a
-    text that is long enough, ``calibration.png`` and ``robustness.png``."""
+    """``depth.png``, ``sensitivity.png``, ``pairs.png``, ``exponents.png``, ``clustering.png``,
+    ``spectra.png`` and, of a text that is long enough, ``calibration.png`` and ``robustness.png``."""
     drawn = {
         "depth": _depth,
         "sensitivity": _sensitivity,
+        "pairs": draw_pairs,
         "exponents": _exponents,
         "clustering": _clustering,
         "spectra": _spectra,

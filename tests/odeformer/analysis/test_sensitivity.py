@@ -33,6 +33,15 @@ def test_random_probes_estimate_them() -> None:
     torch.testing.assert_close(estimated, exact, rtol=0.15, atol=0)
 
 
+def test_what_comes_behind_an_output_does_not_matter() -> None:
+    model = tiny_model().eval()
+    prompt = ids(batch=1, time=9)
+    found = pair_sensitivity(model, prompt, outputs=[3], probes=2)
+    assert torch.equal(found[:, :4], pair_sensitivity(model, prompt[:, :4], outputs=[3], probes=2))
+    assert found.shape == (1, 9)
+    assert found[0, 4:].abs().max() == 0
+
+
 def test_the_answer_moves_by_finite_differences() -> None:
     model = tiny_model().double().eval()
     prompt, answer = ids(time=7), torch.tensor([3, 8])
