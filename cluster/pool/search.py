@@ -91,13 +91,13 @@ class TaskSearch:
                     self._follow(job)
             on_look(self)
             running = sum(trial.state not in ENDED for trial in self.trials.values())
-            left = self._search.trials - len(self.trials)
+            left = max(0, self._search.trials - len(self.trials))
             for _ in range(min(left, self._search.at_once - running)):
                 self._begin(jobs)
                 jobs = self._pool.jobs()
             if not left and not running:
                 return
-            if left <= 0 or running >= self._search.at_once:
+            if not left or running >= self._search.at_once:
                 time.sleep(LOOK_SECONDS)
 
     @property

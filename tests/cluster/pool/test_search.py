@@ -152,7 +152,7 @@ def test_a_search_that_was_killed_goes_on_with_the_trials_there_are(folder: Path
     again.run()
     assert len(again.trials) == len(queue.jobs()) == 12
     assert {job: again.trials[job].values for job in before} == before
-    done = TaskSearch(queue, searched(folder, "killed"))
+    done = TaskSearch(queue, searched(folder, "killed", trials=6))
     done.run()
     assert {t.job: t.result for t in done.trials.values()} == {t.job: t.result for t in again.trials.values()}
     assert len(queue.jobs()) == 12, "there was nothing left to do"
