@@ -58,10 +58,16 @@ def main() -> None:
         "beside_steps": statistics.median(row["beside_steps"] for row in rows),
     }
     arguments.json.write_text(json.dumps(content, indent=1) + "\n")
-    print(
-        f"{JOBS} jobs: first step {statistics.median(first):.2f} s (at most {first[-1]:.2f} s) after the "
-        f"submission, bar {BAR:.0f} s; a job's slot beside its steps {content['beside_steps']:.2f} s; load "
-        f"of the machine {content['load']:.1f}"
+    print(f"{in_words(content)} (bar: {BAR:.0f} s); load of the machine {content['load']:.1f}")
+
+
+def in_words(content: dict[str, Any]) -> str:
+    """What a results file says."""
+    first = content["to_first_step"]
+    return (
+        f"{len(content['rows'])} small jobs, one after the other, made their first step "
+        f"{first['median']:.1f} s after their submission ({first['max']:.1f} s at most), and had their slot "
+        f"for {content['beside_steps']:.1f} s beside their steps"
     )
 
 

@@ -24,6 +24,7 @@ from benchmarks import (
 from benchmarks.adapters import tables as adapter_tables
 from benchmarks.quality_claims import judged
 from benchmarks.quality_tables import budgets, claims_table, page
+from benchmarks.pool import in_words as pool_in_words
 from benchmarks.startup import in_words
 from odeformer.analysis.attribution import DEFAULT
 
@@ -111,6 +112,11 @@ def test_the_page_on_analysis_shows_which_picture_is_faithful() -> None:
 def test_the_page_on_analysis_shows_what_it_costs() -> None:
     content = json.loads((ROOT / "benchmarks/results/analysis.json").read_text())
     assert analysis_tables.part(content) in (ROOT / "docs/analysis.md").read_text()
+
+
+def test_the_page_on_the_pool_says_how_soon_a_job_begins() -> None:
+    content = json.loads((ROOT / "benchmarks/results/pool.json").read_text())
+    assert pool_in_words(content) in (ROOT / "docs/pool.md").read_text()
 
 
 def test_the_readme_says_how_fast_the_first_word_is() -> None:
