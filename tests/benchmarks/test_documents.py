@@ -22,9 +22,9 @@ from benchmarks import (
     traffic_tables,
 )
 from benchmarks.adapters import tables as adapter_tables
+from benchmarks.pool import in_words as pool_in_words
 from benchmarks.quality_claims import judged
 from benchmarks.quality_tables import budgets, claims_table, page
-from benchmarks.pool import in_words as pool_in_words
 from benchmarks.startup import in_words
 from odeformer.analysis.attribution import DEFAULT
 
