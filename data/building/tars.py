@@ -10,7 +10,6 @@ from data.building.records import text_of_line
 from data.corpus import Readable
 
 os.environ.setdefault("WDS_SECURE", "1")  # before webdataset: no commands, no pickle
-from webdataset.tariterators import group_by_keys
 
 PICKLED = ("pyd", "pickle", "pkl", "pth", "pt")
 LONGEST_MEMBER = 256 * 1024 * 1024  # bytes; a member has to be held whole
@@ -22,6 +21,8 @@ def tar_texts(stream: Readable, name: str, field: str) -> Iterator[tuple[str, st
     `name` says whose bytes they are. Raises ValueError for a broken archive, a sample without text and
     anything pickled.
     """
+    from webdataset.tariterators import group_by_keys  # it brings torch, which other sources do not need
+
     try:
         for sample in group_by_keys(_members(_Watched(stream), name)):
             key = sample["__key__"]

@@ -18,7 +18,6 @@ from data.corpus import BLOCK
 from data.manifest import Member, Shard, SplitName
 
 os.environ.setdefault("WDS_SECURE", "1")  # before webdataset: no commands, no pickle
-from webdataset.writer import TarWriter
 
 MEMBER_BYTES = 256 * 1024  # a tar header per 2 KB sequence would waste half of the file
 SHARD_BYTES = 64 * 1024 * 1024  # a shard of more would take long to fetch and to check
@@ -157,6 +156,8 @@ def _stretches(streams: Sequence[tuple[Path, int]], start: int, count: int) -> I
 
 def _tar(rows: np.ndarray, first_member: int) -> tuple[bytes, list[Member]]:
     """Return a WebDataset shard and its members; the same rows, the same bytes."""
+    from webdataset.writer import TarWriter  # it brings torch: sources without text are told of before
+
     stream = io.BytesIO()
     per_member = sequences_per_member(rows.shape[1] - 1, str(rows.dtype))
     starts = range(0, len(rows), per_member)
