@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -261,31 +262,47 @@ def test_a_task_on_an_adapter_is_refused(road: Path) -> None:
     assert "is an adapter" in done.stderr
 
 
-def start_long_run(road: Path, name: str, *more: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
-    """A run of very many steps that has committed a checkpoint, and all processes below it."""
-    changes = (
-        f"run.dir={name}",
-        "checkpoint.every=5",
-        "train.steps=100000",
-        "tracking.register_as=null",
-        *more,
-    )
-    process = subprocess.Popen(
-        [ODEFORMER, "pretrain", "config.yaml", *(f"--set={change}" for change in (*changes, *more))],
-        cwd=road,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 300
-    while not list((road / name / "checkpoints").glob("step-*")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.1)
-    family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) > 5, "Ray should be running"
-    return process, family
+LongRun = Callable[..., tuple[subprocess.Popen[str], list[psutil.Process]]]
+
+
+@pytest.fixture
+def start_long_run(road: Path) -> Iterator[LongRun]:
+    """Starts a run of very many steps: it, once it has committed a checkpoint, and all processes below it.
+
+    One that its test has not ended would take the machine from all tests after it.
+    """
+    started: list[subprocess.Popen[str]] = []
+
+    def start(name: str, *more: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+        changes = (
+            f"run.dir={name}",
+            "checkpoint.every=5",
+            "train.steps=100000",
+            "tracking.register_as=null",
+            *more,
+        )
+        process = subprocess.Popen(
+            [ODEFORMER, "pretrain", "config.yaml", *(f"--set={change}" for change in changes)],
+            cwd=road,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        deadline = time.monotonic() + 300
+        while not list((road / name / "checkpoints").glob("step-*")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.1)
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) > 5, "Ray should be running"
+        return process, family
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def mlflow_status(road: Path, name: str) -> str:
@@ -295,8 +312,8 @@ def mlflow_status(road: Path, name: str) -> str:
     return str(MlflowClient(tracking_uri=f"sqlite:///{road}/runs/mlflow.db").get_run(run_id).info.status)
 
 
-def test_ctrl_c_leaves_no_process_behind(road: Path) -> None:
-    process, family = start_long_run(road, "stopped")
+def test_ctrl_c_leaves_no_process_behind(road: Path, start_long_run: LongRun) -> None:
+    process, family = start_long_run("stopped")
     folders = set(re.findall(r"/tmp/odf-\w+", " ".join(word for p in family for word in p.cmdline())))
     assert len(folders) == 1, "Ray's, which its processes are told"
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
@@ -307,8 +324,10 @@ def test_ctrl_c_leaves_no_process_behind(road: Path) -> None:
     assert mlflow_status(road, "stopped") == "KILLED"
 
 
-def test_a_killed_worker_ends_the_command_soon_and_with_its_cause(road: Path) -> None:
-    process, family = start_long_run(road, "broken", "cluster.max_failures=0")
+def test_a_killed_worker_ends_the_command_soon_and_with_its_cause(
+    road: Path, start_long_run: LongRun
+) -> None:
+    process, family = start_long_run("broken", "cluster.max_failures=0")
     workers = [p for p in family if "RayTrainWorker" in p.name()]
     assert len(workers) == 2
     workers[1].kill()
