@@ -46,13 +46,8 @@ def ray_cluster(
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # How often a worker is asked how it is: that is when it notices a signal, and when we notice its end.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
+    read_token_again()
     import ray
-
-    # Ray reads both variables once per process; a process may know several clusters.
-    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
 
     with session_folder() as session:
         try:
@@ -74,6 +69,19 @@ def ray_cluster(
             yield
         finally:
             ray.shutdown()
+
+
+def read_token_again() -> None:
+    """Have ``RAY_AUTH_MODE`` and ``RAY_AUTH_TOKEN`` count as they are now.
+
+    Ray reads them once per process, and a process may come to know several clusters.
+    """
+    import ray
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    if not ray.is_initialized():  # the rest of a connected process's configuration is its cluster's
+        Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _start_patiently(**options: Any) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
+from cluster.connect import read_token_again
 from cluster.names import Name
 from cluster.settings import PretrainSettings
 
@@ -68,6 +69,7 @@ class JobServer:
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
         _check_answers(self.address)
+        read_token_again()
         from ray.job_submission import JobSubmissionClient
 
         for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):

@@ -72,6 +72,17 @@ def test_a_wrong_token_and_other_peoples_jobs(head: Head) -> None:
     assert "no pretraining job 'nobodys'" in err
 
 
+def test_a_process_that_has_had_another_token_is_let_in_with_this_one(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    with pytest.raises(PermissionError, match="wants another token"):
+        jobs.JobServer(head.address)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", head.environment["RAY_AUTH_TOKEN"])
+    assert isinstance(jobs.JobServer(head.address).jobs(), list)
+
+
 @pytest.mark.slow
 def test_a_job_waits_for_its_place_and_runs_to_the_end_when_another_is_stopped(
     head: Head, config: Callable[..., str], tmp_path: Path

@@ -24,6 +24,7 @@ from data.building.sources import TextSource
 from data.building.spill import read_records
 from data.shards import build
 import pyarrow
+import webdataset  # which a build imports when it comes to it, and torch with it
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
