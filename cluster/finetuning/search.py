@@ -12,8 +12,8 @@ from odeformer.config import Count, Section
 
 OPEN = ("method", "depth")
 OPEN_SECTIONS = ("adapter", "train")
-LONGEST_NAME = 50
 """What a search may draw. The rest says what the task is, and results would not compare."""
+LONGEST_NAME = 50
 
 
 class Range(Section):
@@ -98,7 +98,9 @@ def with_values(task: Task, values: Mapping[str, Any]) -> Task:
         *sections, last = key.split(".")
         section = content
         for name in sections:
-            section = section.get(name, {})
+            section = section.get(name)
+            if not isinstance(section, dict):
+                raise ValueError(f"search.space.{key}: a task has no such setting")
         section[last] = value
     try:
         return Task.model_validate(content)

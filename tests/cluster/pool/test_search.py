@@ -183,6 +183,8 @@ def test_a_trial_that_fails_is_left_out_and_all_of_them_are_an_error(folder: Pat
     ("space", "message"),
     [
         ({"train.learning_rates": [1e-3]}, "search.space: train.learning_rates 0.001: Extra inputs"),
+        ({"adapter.rank.more": [1]}, "search.space.adapter.rank.more: a task has no such setting"),
+        ({"adapter.more.rank": [1]}, "search.space.adapter.more.rank: a task has no such setting"),
         ({"team": ["x"]}, "search.space.team: open to a search are method, depth, adapter.…, train.…"),
         ({"adapter.rank": []}, "search.space.adapter.rank: no values"),
         ({"adapter.rank": {"low": 0, "high": 4}}, "search.space: adapter.rank 0: "),
