@@ -44,7 +44,8 @@ class PoolActor:
         given = PoolSettings.model_validate(settings)
         self._journal = Journal(given.dir, JOURNAL_SECONDS)
         logging.basicConfig(filename=given.dir / "pool.log", format="%(asctime)s %(message)s")
-        kept = self._journal.settings() or {"settings": settings, "is_draining": False}
+        history = self._journal.settings()
+        kept = history[-1][1] if history else {"settings": settings, "is_draining": False}
         known = PoolSettings.model_validate({**kept["settings"], "dir": given.dir})
         self._lock = threading.RLock()
         self._board = Board(self._journal, known)
@@ -69,9 +70,10 @@ class PoolActor:
     def configure(self, settings: dict[str, Any]) -> None:
         """Take other settings from now on, durably; a pool that is drained begins jobs again."""
         with self._lock:
-            self._board.settings = PoolSettings.model_validate(settings)
+            now = time.time()
+            self._board.configure(PoolSettings.model_validate(settings), now)
             self._dispatcher.is_draining = self._dispatcher.is_stopping = False
-            self._keep()
+            self._keep(now)
 
     def uri(self) -> str:
         """The MLflow store of the pool's jobs."""
@@ -218,7 +220,7 @@ class PoolActor:
         """Begin no more jobs and take none, durably; those that run go on."""
         with self._lock:
             self._dispatcher.is_draining = True
-            self._keep()
+            self._keep(time.time())
 
     def stop(self) -> int:
         """Begin no more jobs and ask those that run to end; they are queued again. How many still run."""
@@ -232,9 +234,9 @@ class PoolActor:
                 self._slots.close()
             return len(running)
 
-    def _keep(self) -> None:
+    def _keep(self, at: float) -> None:
         content = self._board.settings.model_dump(mode="json")
-        self._journal.keep_settings({"settings": content, "is_draining": self._dispatcher.is_draining})
+        self._journal.keep_settings({"settings": content, "is_draining": self._dispatcher.is_draining}, at)
 
     def _shown(self, job: Job) -> dict[str, Any]:
         inner = ("failures", "failed_at", "process")

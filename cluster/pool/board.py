@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,32 @@ class Board:
         self.journal, self.settings = journal, settings
         self._jobs = {job.id: job for job in journal.jobs("queued", "running", "trained")}
         self.shares = Shares(self._terms)
+        self._replay()
+
+    def _replay(self) -> None:
+        """Bring the accounts to where they were, each change of state under the settings of its time."""
+        in_force, kept = self.settings, self.journal.settings()
+        if kept:
+            self.settings = PoolSettings.model_validate(kept[0][1]["settings"])
+
+        def configure_until(now: float) -> None:
+            while kept and kept[0][0] <= now:
+                since, content = kept.pop(0)
+                self.configure(PoolSettings.model_validate(content["settings"]), since)
+
         states = dict[str, str]()
-        for entry in sorted(journal.transitions(), key=lambda t: (t.time, t.number)):
+        for entry in sorted(self.journal.transitions(), key=lambda t: (t.time, t.number)):
+            configure_until(entry.time)
             before = states.get(entry.job)
             follow(self.shares, entry.time, entry.team, entry.job, before, entry.state, entry.process)
             states[entry.job] = entry.state
+        configure_until(math.inf)
+        self.settings = in_force
+
+    def configure(self, settings: PoolSettings, at: float) -> None:
+        """Other settings from then on."""
+        self.shares.advance(at)
+        self.settings = settings
 
     def submit(self, task: dict[str, Any], token: str, deadline: float | None, again: bool) -> Job:
         """Queue a task that is not known yet.

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from cluster.pool.states import ENDED, State, may_follow
 
 FILE_NAME = "journal.db"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE jobs (
@@ -37,13 +37,24 @@ CREATE TABLE transitions (
     job TEXT NOT NULL REFERENCES jobs (id), team TEXT NOT NULL, state TEXT NOT NULL, reason TEXT,
     process TEXT
 ) STRICT;
-CREATE TABLE settings (one INTEGER PRIMARY KEY CHECK (one = 1), content TEXT NOT NULL) STRICT;
+CREATE TABLE settings (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, content TEXT NOT NULL
+) STRICT;
 """
 _FROM_1 = """
 ALTER TABLE jobs ADD COLUMN process TEXT;
 ALTER TABLE transitions ADD COLUMN process TEXT;
 """
 """Until then every job had a process of its own."""
+_FROM_2 = """
+ALTER TABLE settings RENAME TO last_settings;
+CREATE TABLE settings (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, content TEXT NOT NULL
+) STRICT;
+INSERT INTO settings (time, content) SELECT 0, content FROM last_settings;
+DROP TABLE last_settings;
+"""
+"""Until then only the last settings were known: they count as having been in force all the time."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,7 @@ class Journal:
                 self._database.execute(f"PRAGMA {pragma}")
             with self._transaction():
                 [version] = self._database.execute("PRAGMA user_version").fetchone()
-                for statement in {0: _SCHEMA, 1: _FROM_1}.get(version, "").split(";"):
+                for statement in {0: _SCHEMA, 1: _FROM_1 + _FROM_2, 2: _FROM_2}.get(version, "").split(";"):
                     self._database.execute(statement)
                 if version < FORMAT_VERSION:
                     self._database.execute(f"PRAGMA user_version={FORMAT_VERSION}")
@@ -130,15 +141,17 @@ class Journal:
         """Let go of the file."""
         self._database.close()
 
-    def settings(self) -> dict[str, Any] | None:
-        """What was kept last, if anything was."""
-        row = self._database.execute("SELECT content FROM settings").fetchone()
-        return None if row is None else dict(json.loads(row["content"]))
+    def settings(self) -> list[tuple[float, dict[str, Any]]]:
+        """What was kept, each with the time since which it is in force, the latest last."""
+        rows = self._database.execute("SELECT time, content FROM settings ORDER BY number")
+        return [(row["time"], dict(json.loads(row["content"]))) for row in rows]
 
-    def keep_settings(self, content: dict[str, Any]) -> None:
+    def keep_settings(self, content: dict[str, Any], at: float) -> None:
         """Keep what the pool is to know when it starts again."""
         with self._transaction():
-            self._database.execute("INSERT OR REPLACE INTO settings VALUES (1, ?)", (json.dumps(content),))
+            self._database.execute(
+                "INSERT INTO settings (time, content) VALUES (?, ?)", (at, json.dumps(content))
+            )
 
     def submit(
         self, task: dict[str, Any], token: str, *, deadline: float | None = None, again: bool = False

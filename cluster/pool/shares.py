@@ -107,19 +107,21 @@ class Shares:
 
     def advance(self, now: float) -> None:
         """Let time pass; a clock that was set back stands still instead."""
+        self._now = self._now or now  # nothing has happened yet
+        # What the fluid gives changes when a budget's period ends, and those end with a day.
+        while (midnight := period(self._now, "day").end) < now:
+            self._pass(midnight)
+        self._pass(max(self._now, now))
+
+    def _pass(self, until: float) -> None:
         rates = self.rates()
-        then = self._now or now  # nothing has happened yet
-        self._now = max(then, now)
-        seconds = self._now - then
-        begins = {per: period(self._now, per).begin for per in PERIODS}
+        seconds, self._now = until - self._now, until
+        over = [per for per in PERIODS if period(until, per).begin == until]
         for team, account in self._accounts.items():
-            slots = sum(map(self._part, account.began))
-            had = seconds * slots
+            had = seconds * sum(map(self._part, account.began))
             account.service += had
-            for per, begin in begins.items():
-                if then < begin:
-                    account.spent[per] = 0.0
-                account.spent[per] += slots * (self._now - max(then, begin))
+            for per in PERIODS:
+                account.spent[per] = 0.0 if per in over else account.spent[per] + had
             account.lag += seconds * rates.get(team, 0.0) - had
             if not account.waiting and not account.began:
                 account.lag = min(account.lag, 0.0)

@@ -85,6 +85,24 @@ def test_a_team_without_slot_hours_is_given_nothing_and_keeps_what_it_is_owed() 
     assert shares.rates()["thrifty"] == pytest.approx(0.5)
 
 
+def test_it_makes_no_difference_how_often_time_is_let_pass() -> None:
+    sunday = at(2026, 11, 29, 13)
+    budget = Budget(slot_hours=1, per="day")
+    lags = []
+    for steps in (1, 23 * 60):
+        shares = Shares(lambda team: Terms(budget=budget if team == "thrifty" else None))
+        for team in ("thrifty", "other"):
+            for _ in range(2):
+                shares.queued(sunday - 12 * HOUR, team)
+            shares.began(sunday - 12 * HOUR, team, f"{team}'s")
+        shares.ended(sunday - 11 * HOUR, "thrifty", "thrifty's")
+        for step in range(1, steps + 1):
+            shares.advance(sunday + 23 * HOUR * step / steps)
+        lags.append(shares.account("thrifty").lag)
+    assert lags[0] == pytest.approx(lags[1])
+    assert lags[0] == pytest.approx(6 * HOUR), "half of twelve hours, since its new day"
+
+
 def test_a_budget_is_a_positive_number_of_hours() -> None:
     for hours in (0, -1, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="slot_hours"):

@@ -77,12 +77,12 @@ def test_what_mlflow_does_not_know_is_each_job_s_last_transition(journal: Journa
 
 def test_one_pool_at_a_time_and_the_next_has_all(journal: Journal, tmp_path: Path) -> None:
     journal.submit(task(), "1")
-    journal.keep_settings({"teams": {}})
+    journal.keep_settings({"teams": {}}, 5.0)
     with pytest.raises(BlockingIOError, match="in use by another pool"):
         Journal(tmp_path, wait_seconds=0.2)
     journal.close()
     again = Journal(tmp_path)
-    assert again.settings() == {"teams": {}}
+    assert again.settings() == [(5.0, {"teams": {}})]
     assert [job.state for job in again.jobs()] == ["queued"]
     again.close()
     with sqlite3.connect(tmp_path / FILE_NAME) as database:
@@ -135,6 +135,24 @@ def test_what_was_said_to_be_written_is_there_after_a_kill(tmp_path: Path) -> No
         journal.close()
 
 
+BEFORE_3 = """
+DROP TABLE settings;
+CREATE TABLE settings (one INTEGER PRIMARY KEY CHECK (one = 1), content TEXT NOT NULL) STRICT;
+INSERT INTO settings VALUES (1, '{"teams": {}}');
+"""
+
+
+def test_a_journal_that_knew_only_the_last_settings_has_had_them_always(tmp_path: Path) -> None:
+    Journal(tmp_path).close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as database:
+        database.executescript(f"{BEFORE_3} PRAGMA user_version=2")
+    database.close()
+    journal = Journal(tmp_path)
+    journal.keep_settings({"teams": {"a": {}}}, 7.0)
+    assert journal.settings() == [(0.0, {"teams": {}}), (7.0, {"teams": {"a": {}}})]
+    journal.close()
+
+
 def test_a_journal_from_before_jobs_could_share_a_slot_is_read_and_goes_on(tmp_path: Path) -> None:
     old = Journal(tmp_path)
     job = old.submit(task(), "1").id
@@ -143,7 +161,7 @@ def test_a_journal_from_before_jobs_could_share_a_slot_is_read_and_goes_on(tmp_p
     with sqlite3.connect(tmp_path / FILE_NAME) as database:
         for table in ("jobs", "transitions"):
             database.execute(f"ALTER TABLE {table} DROP COLUMN process")
-        database.execute("PRAGMA user_version=1")
+        database.executescript(f"{BEFORE_3} PRAGMA user_version=1")
     database.close()
     for _ in range(2):
         journal = Journal(tmp_path)
