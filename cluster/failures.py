@@ -16,6 +16,10 @@ class RunFailedError(Exception):
     """A run or a job that could not finish; the message names the worker and the cause in one line."""
 
 
+class QueueFullError(ValueError):
+    """A job that is not taken because its team has as many in the queue as it may have."""
+
+
 class PreemptedError(Exception):
     """A run that was asked to end, and has committed the step it was at."""
 

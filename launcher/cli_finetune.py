@@ -125,6 +125,7 @@ def finetune_search(
         search, job = run_search(pool, task, progress)
     if as_json:
         print(json.dumps(content(search, job), indent=2))
+        _check_succeeded(job)
     else:
         progress.console.print(trials_table(search))
         _end_as(job)
@@ -212,9 +213,15 @@ def _end_as(job: dict[str, Any]) -> None:
     """Say how a job ended; exit code 1 unless it succeeded."""
     from launcher.report.pool import summary
 
+    _check_succeeded(job)
+    _say(f"{job['id']} succeeded: {summary(job)}")
+
+
+def _check_succeeded(job: dict[str, Any]) -> None:
+    from launcher.report.pool import summary
+
     if job["state"] != "succeeded":
         raise RunFailedError(f"job {job['id']} is {job['state']}: {summary(job) or 'no reason was given'}")
-    _say(f"{job['id']} succeeded: {summary(job)}")
 
 
 def _show(table: Any, watch: bool) -> None:

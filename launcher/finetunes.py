@@ -65,7 +65,7 @@ def run_search(pool: Pool, task: SearchedTask, progress: Progress) -> tuple[Task
         found = "" if best is None else f" · best {task.score} {best.result:.3f} by trial {best.number}"
         words = ", ".join(f"{count} {state}" for state, count in states.items())
         ended = sum(trial.state in ENDED for trial in search.trials.values())
-        progress.update(ended / task.search.trials, f"{words}{found}")
+        progress.update(ended / max(task.search.trials, len(search.trials)), f"{words}{found}")
 
     with progress.stage(f"{name}: {task.search.trials} trials"):
         search.run(on_look)

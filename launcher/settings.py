@@ -59,6 +59,9 @@ def load_searched_task(path: Path, overrides: Sequence[str] = ()) -> SearchedTas
 
 def _load_task(kind: type[_Task], path: Path, overrides: Sequence[str]) -> _Task:
     task = _validated(kind, _override(read_yaml(path), overrides), path)
+    for field in ("trial", "parent_run"):
+        if getattr(task, field) is not None:
+            raise ValueError(f"{path}: {field}: only a search sets it, for its trials")
     here, data = path.absolute().parent, task.data
     paths = {
         "train": here / data.train,
@@ -157,21 +160,23 @@ def _validated(kind: type[_Settings], content: dict[str, Any], path: Path) -> _S
         if first["type"] == "extra_forbidden":
             known = _known_keys(kind, keys[:-1])
             close = difflib.get_close_matches(keys[-1], known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
-            raise ValueError(f"{path}: unknown key {where}; {hint}") from None
+            there = f"; there are: {', '.join(known)}" if known else ""
+            hint = f"; did you mean {close[0]!r}?" if close else there
+            raise ValueError(f"{path}: unknown key {where}{hint}") from None
         message = first["msg"].removeprefix("Value error, ")
         given = "" if first["type"] in ("missing", "value_error") else f" (given: {first['input']!r})"
         raise ValueError(f"{path}: {where + ': ' if where else ''}{message}{given}") from None
 
 
 def _known_keys(kind: type[BaseModel], keys: Sequence[str]) -> list[str]:
+    """Those of the section that a path leads to; none where it leads through a list or a mapping."""
     for key in keys:
         if key not in kind.model_fields:
-            break
+            return []
         annotation = kind.model_fields[key].annotation
         options = get_args(annotation) or (annotation,)
         sections = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
         if not sections:
-            break
+            return []
         kind = sections[0]
     return ["preset", *kind.model_fields] if kind.__name__ == "ModelConfig" else list(kind.model_fields)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from cluster.finetuning.task import Task
 from odeformer.config import Count, Section
@@ -13,14 +14,19 @@ from odeformer.config import Count, Section
 OPEN = ("method", "depth")
 OPEN_SECTIONS = ("adapter", "train")
 """What a search may draw. The rest says what the task is, and results would not compare."""
+ITS_OWN = ("train.validate_every",)
+"""That it sets itself."""
 LONGEST_NAME = 50
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Range(Section):
     """From ``low`` to ``high``, both included; whole numbers where both are."""
 
-    low: int | float
-    high: int | float
+    low: int | Finite
+    high: int | Finite
     log: bool = False
     """Drawn evenly on a logarithmic scale."""
 
@@ -37,26 +43,55 @@ class Range(Section):
         """Whether it is one of whole numbers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
+    @property
+    def examples(self) -> tuple[float, ...]:
+        """Both ends; of one that is not of whole numbers also one that is none."""
+        inner = () if self.is_whole else (self.low + (self.high - self.low) * 0.382,)
+        return (self.low, self.high, *inner)
+
+    def holds(self, value: Any) -> bool:
+        """Whether it could have been drawn."""
+        kind = int if self.is_whole else float
+        return type(value) is kind and self.low <= value <= self.high
+
+
+def _kind(given: Any) -> str | None:
+    if isinstance(given, dict | Range):
+        return "range"
+    return "values" if isinstance(given, list | tuple) else None
+
+
+Among = Annotated[
+    Annotated[Range, Tag("range")] | Annotated[tuple[Any, ...], Tag("values")],
+    Discriminator(
+        _kind,
+        custom_error_type="range_or_values",
+        custom_error_message="expected a range, {low: …, high: …}, or a list of values",
+    ),
+]
+
 
 class Search(Section):
     """How the open settings are searched: by Optuna's TPE. Once five trials have got to their ends, those
     that are worse than the median of them was at the same step are stopped."""
 
-    space: dict[str, Range | tuple[Any, ...]] = Field(min_length=1)
+    space: dict[str, Among] = Field(min_length=1)
     """By their keys, such as ``train.learning_rate``: a range, or a list of values."""
     trials: Count = 12
     at_once: Count = 4
     """Trials that are queued or run at a time."""
     validations: Count = 4
     """Of each trial, at equal distances."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     def holds(self, values: Mapping[str, Any]) -> bool:
         """Whether these could have been drawn."""
         if values.keys() != self.space.keys():
             return False
         return all(
-            among.low <= values[key] <= among.high if isinstance(among, Range) else values[key] in among
+            among.holds(values[key])
+            if isinstance(among, Range)
+            else json.dumps(values[key]) in map(json.dumps, among)
             for key, among in self.space.items()
         )
 
@@ -72,10 +107,11 @@ class SearchedTask(Task):
             raise ValueError(f"name: at most {LONGEST_NAME} letters: its trials are called <name>-trial-1")
         task = self.plain()
         for key, among in self.search.space.items():
-            if key not in OPEN and key.partition(".")[0] not in OPEN_SECTIONS:
+            section, _, name = key.partition(".")
+            if (key not in OPEN and not (section in OPEN_SECTIONS and name)) or key in ITS_OWN:
                 sections = ", ".join(f"{section}.…" for section in OPEN_SECTIONS)
                 raise ValueError(f"search.space.{key}: open to a search are {', '.join(OPEN)}, {sections}")
-            values = (among.low, among.high) if isinstance(among, Range) else among
+            values = among.examples if isinstance(among, Range) else among
             if not values:
                 raise ValueError(f"search.space.{key}: no values")
             for value in values:
@@ -96,7 +132,7 @@ def with_values(task: Task, values: Mapping[str, Any]) -> Task:
     content = task.model_dump(mode="json")
     for key, value in values.items():
         *sections, last = key.split(".")
-        section = content
+        section: Any = content
         for name in sections:
             section = section.get(name)
             if not isinstance(section, dict):
@@ -106,4 +142,5 @@ def with_values(task: Task, values: Mapping[str, Any]) -> Task:
         return Task.model_validate(content)
     except ValidationError as error:
         drawn = ", ".join(f"{key} {value!r}" for key, value in values.items())
-        raise ValueError(f"search.space: {drawn}: {error.errors()[0]['msg']}") from None
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ValueError(f"search.space: {drawn}: {message}") from None

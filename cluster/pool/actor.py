@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster.events import FILE_NAME as EVENTS
 from cluster.events import events_from
+from cluster.failures import QueueFullError
 from cluster.finetuning.task import Task
 from cluster.pool.board import Board
 from cluster.pool.clerk import Clerk
@@ -45,7 +46,9 @@ class PoolActor:
         self._journal = Journal(given.dir, JOURNAL_SECONDS)
         logging.basicConfig(filename=given.dir / "pool.log", format="%(asctime)s %(message)s")
         history = self._journal.settings()
-        kept = history[-1][1] if history else {"settings": settings, "is_draining": False}
+        kept: dict[str, Any] = {"settings": settings, "is_draining": False}
+        if history:
+            kept = history[-1][1]
         known = PoolSettings.model_validate({**kept["settings"], "dir": given.dir})
         self._lock = threading.RLock()
         self._board = Board(self._journal, known)
@@ -108,7 +111,7 @@ class PoolActor:
             )
         waiting = self._journal.count(task.team, "queued")
         if waiting >= team.max_queued:
-            raise ValueError(
+            raise QueueFullError(
                 f"team: {task.team} has {waiting} jobs queued, its quota (max_queued): wait until one has "
                 "begun, or cancel one"
             )

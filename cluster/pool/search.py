@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cluster.failures import RunFailedError
+from cluster.failures import QueueFullError, RunFailedError
 from cluster.finetuning import job as finetuning
 from cluster.finetuning.search import Range, Search, SearchedTask, with_values
 from cluster.finetuning.task import Task
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     import optuna
 
 LOOK_SECONDS = 0.3
+DRAWS = 50
+"""Of values that a task cannot have together, or that a trial has had: after so many in a row there are no
+others."""
 OF_NO_CONCERN = {"name", "trial", "parent_run", "priority", "deadline", "gate"}
 """In which a trial may differ from its task as it is now, and still be one of its search."""
 
@@ -47,7 +51,7 @@ class Trial:
     """Its id in the pool."""
     values: dict[str, Any]
     state: str
-    """That of its job; one that was stopped early is ``cancelled``."""
+    """That of its job; one that was stopped is ``cancelled``."""
     validations: dict[int, float] = field(default_factory=dict)
     """The task's metric by optimizer step, as far as it is known."""
     result: float | None = None
@@ -70,16 +74,23 @@ class TaskSearch:
     def __init__(self, pool: JobQueue, task: SearchedTask) -> None:
         self._pool, self._uri = pool, pool.uri()
         self._search, self._task = task.search, finetuning.check(task.plain(), self._uri)
-        self._every = max(1, -(-self._task.train.steps // self._search.validations))
-        self._study = _study(self._task, self._search)
+        self._study = _study(self._task)
         self._distributions = {key: _distribution(among) for key, among in self._search.space.items()}
         self._asked: dict[str, optuna.Trial] = {}
+        self._drawn: optuna.Trial | None = None
+        self._is_exhausted = False
         self.trials: dict[str, Trial] = {}
         """By their jobs' ids, in the order in which they were begun."""
         self._parent = self._parent_run()
+        for job in self._unfinished_of_its_name():
+            if job["task"].get("parent_run") != self._parent:
+                raise ValueError(
+                    f"name: the best of the search is to be called {self._task.name}, and job {job['id']} of "
+                    f"that name is {job['state']}: wait for it, cancel it, or choose another name"
+                )
 
     def run(self, on_look: Callable[[TaskSearch], object] = lambda search: None) -> None:
-        """Run trials until there are as many as asked for and all have ended.
+        """Run trials until there are as many as asked for, or no other values, and all have ended.
 
         Args:
             on_look: called again and again.
@@ -91,13 +102,10 @@ class TaskSearch:
                     self._follow(job)
             on_look(self)
             running = sum(trial.state not in ENDED for trial in self.trials.values())
-            left = max(0, self._search.trials - len(self.trials))
-            for _ in range(min(left, self._search.at_once - running)):
-                self._begin(jobs)
-                jobs = self._pool.jobs()
-            if not left and not running:
+            is_full = self._is_exhausted or len(self.trials) >= self._search.trials
+            if is_full and not running:
                 return
-            if not left or running >= self._search.at_once:
+            if is_full or running >= self._search.at_once or not self._begin(jobs):
                 time.sleep(LOOK_SECONDS)
 
     @property
@@ -125,9 +133,12 @@ class TaskSearch:
         """
         best = self.best
         if best is None:
+            runs.end_run(self._uri, self._parent, {}, {}, "FAILED")
             errors = [job["error"] for job in self._pool.jobs() if job["id"] in self.trials and job["error"]]
             why = f": {errors[-1]}" if errors else ""
-            raise RunFailedError(f"no trial of {self._task.team}/{self._task.name} has got to its end{why}")
+            raise RunFailedError(
+                f"no trial of {self._task.team}/{self._task.name} has got to its end with a number{why}"
+            )
         task = with_values(self._task, best.values).model_copy(update={"parent_run": self._parent})
         runs.end_run(
             self._uri,
@@ -135,12 +146,26 @@ class TaskSearch:
             {f"best_{task.score}": float(best.result or 0), "trials": float(len(self.trials))},
             {"odeformer.best_trial": json.dumps({"job": best.job, **best.values})},
         )
+        own = ("name", "trial", "gate")
+        wanted = _compared(task.model_dump(mode="json"), *own)
         same = [
             job["id"]
             for job in self._pool.jobs()
-            if job["task"] == task.model_dump(mode="json") and job["state"] not in ("failed", "cancelled")
+            if _compared(job["task"], *own) == wanted and job["state"] not in ("failed", "cancelled")
         ]
-        return same[-1] if same else self._pool.submit(task, again=True)
+        if same:
+            return str(same[-1])
+        while self._unfinished_of_its_name():  # with values that were the best until now
+            time.sleep(LOOK_SECONDS)
+        return self._pool.submit(task, again=True)
+
+    def _unfinished_of_its_name(self) -> list[dict[str, Any]]:
+        name = (self._task.team, self._task.name)
+        return [
+            job
+            for job in self._pool.jobs()
+            if (job["team"], job["name"]) == name and job["state"] not in ENDED
+        ]
 
     def _is_mine(self, job: dict[str, Any]) -> bool:
         values = job["task"].get("trial")
@@ -159,11 +184,14 @@ class TaskSearch:
         while True:
             events, end = self._pool.events(trial.job, trial.offset)
             for event in events:
+                if event["event"] != "validation":
+                    continue
                 # A job that went on from its last checkpoint validates some steps twice.
-                if event["event"] == "validation" and event["step"] not in trial.validations:
-                    trial.validations[event["step"]] = event[metric]
-                    if 0 < event["step"] < self._task.train.steps:
-                        asked.report(event[metric], event["step"])
+                step, value = event["step"], event[metric]
+                is_first = not math.isfinite(trial.validations.get(step, math.nan))
+                trial.validations[step] = value
+                if is_first and math.isfinite(value) and 0 < step < job["task"]["train"]["steps"]:
+                    asked.report(value, step)
             if end == trial.offset:
                 break
             trial.offset = end
@@ -177,7 +205,7 @@ class TaskSearch:
         from optuna.trial import TrialState
 
         asked = self._asked[trial.job]
-        if trial.state == "succeeded":
+        if trial.state == "succeeded" and math.isfinite(job["result"]["after"]):
             trial.result = job["result"]["after"]
             self._study.tell(asked, trial.result)
         else:
@@ -191,17 +219,55 @@ class TaskSearch:
         self._study.enqueue_trial({key: self._inner(key, value) for key, value in values.items()})
         return self._add(self._study.ask(self._distributions), values, job["id"], job["name"])
 
-    def _begin(self, jobs: list[dict[str, Any]]) -> None:
-        """Draw values and submit a trial of them."""
-        asked = self._study.ask(self._distributions)
-        values = {
-            key: asked.params[key] if isinstance(among, Range) else json.loads(asked.params[key])
-            for key, among in self._search.space.items()
-        }
+    def _begin(self, jobs: list[dict[str, Any]]) -> bool:
+        """Submit a trial of new values; whether there are any, and the team's queue has room."""
+        self._drawn = self._drawn or self._draw()
+        if self._drawn is None:
+            self._is_exhausted = True
+            return False
+        values = self._values(self._drawn)
         of_the_team = [job["name"] for job in jobs if job["team"] == self._task.team]
         number = 1 + max((_number(name, self._task.name) for name in of_the_team), default=0)
         task = self._trial_task(number, values)
-        self._add(asked, values, self._pool.submit(task), task.name)
+        try:
+            job = self._pool.submit(task)
+        except QueueFullError:
+            return False
+        self._add(self._drawn, values, job, task.name)
+        self._drawn = None
+        return True
+
+    def _draw(self) -> optuna.Trial | None:
+        """Values that the task can have and no trial has had; None when there seem to be none.
+
+        Raises:
+            ValueError: why the task cannot have them, when no trial has had any.
+        """
+        from optuna.trial import TrialState
+
+        tried = [trial.values for trial in self.trials.values()]
+        refused: ValueError | None = None
+        for attempt in range(DRAWS):
+            self._study.sampler = _sampler(self._search, len(self.trials), attempt)
+            asked = self._study.ask(self._distributions)
+            values = self._values(asked)
+            try:
+                self._trial_task(1, values)
+            except ValueError as error:
+                refused = error
+            else:
+                if values not in tried:
+                    return asked
+            self._study.tell(asked, state=TrialState.FAIL)
+        if refused and not tried:
+            raise refused
+        return None
+
+    def _values(self, asked: optuna.Trial) -> dict[str, Any]:
+        return {
+            key: asked.params[key] if isinstance(among, Range) else json.loads(asked.params[key])
+            for key, among in self._search.space.items()
+        }
 
     def _add(self, asked: optuna.Trial, values: dict[str, Any], job: str, name: str) -> Trial:
         self._asked[job] = asked
@@ -210,10 +276,11 @@ class TaskSearch:
 
     def _trial_task(self, number: int, values: dict[str, Any]) -> Task:
         drawn = with_values(self._task, values)
+        every = max(1, -(-drawn.train.steps // self._search.validations))
         return drawn.model_copy(
             update={
                 "name": f"{self._task.name}-trial-{number}",
-                "train": drawn.train.model_copy(update={"validate_every": self._every}),
+                "train": drawn.train.model_copy(update={"validate_every": every}),
                 "gate": None,
                 "trial": values,
                 "parent_run": self._parent,
@@ -226,24 +293,34 @@ class TaskSearch:
 
     def _parent_run(self) -> str:
         task, space = self._task, self._search.model_dump(mode="json")["space"]
-        settings = {**_compared(task.model_dump(mode="json")), "space": space}
+        settings = _compared(task.model_dump(mode="json"))
         key = hashlib.sha256(json.dumps([task.name, settings]).encode()).hexdigest()
         name = f"{task.team}/{task.name} search"
-        return runs.parent_run(self._uri, f"finetune-{task.team}", name, settings, key)
+        tags = {"odeformer.search_space": json.dumps(space)}
+        return runs.parent_run(self._uri, f"finetune-{task.team}", name, settings, key, tags)
 
 
-def _compared(task: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in task.items() if key not in OF_NO_CONCERN}
+def _compared(task: dict[str, Any], *more: str) -> dict[str, Any]:
+    return {key: value for key, value in task.items() if key not in OF_NO_CONCERN or key in more}
 
 
-def _study(task: Task, search: Search) -> optuna.Study:
+def _study(task: Task) -> optuna.Study:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(
-        direction="minimize" if task.score == "loss" else "maximize",
-        sampler=optuna.samplers.TPESampler(n_startup_trials=search.trials // 3, seed=search.seed),
-        pruner=optuna.pruners.MedianPruner(),
+        direction="minimize" if task.score == "loss" else "maximize", pruner=optuna.pruners.MedianPruner()
+    )
+
+
+def _sampler(search: Search, trial: int, attempt: int) -> optuna.samplers.BaseSampler:
+    """One for each draw: what is drawn does not depend on how often the search was interrupted."""
+    import numpy
+    import optuna
+
+    seed = numpy.random.SeedSequence([search.seed, trial, attempt]).generate_state(1)
+    return optuna.samplers.TPESampler(
+        n_startup_trials=search.trials // 3, constant_liar=True, seed=int(seed[0])
     )
 
 

@@ -189,17 +189,26 @@ def finished_run(
     return run_id
 
 
-def parent_run(uri: str, experiment: str, name: str, settings: Mapping[str, Any], key: str) -> str:
-    """The MLflow run of that key, begun if there is none; others name it as their :data:`PARENT`.
+def parent_run(
+    uri: str, experiment: str, name: str, settings: Mapping[str, Any], key: str, tags: Mapping[str, str]
+) -> str:
+    """The MLflow run of that key, running, begun if there is none; others name it as their :data:`PARENT`.
 
     Raises:
         ConnectionError: when the store cannot be reached.
     """
     with answering(uri), patience():
-        return _new_run(connect(uri, create=True), uri, experiment, name, settings, key)
+        client = connect(uri, create=True)
+        run_id = _new_run(client, uri, experiment, name, settings, key)
+        for tag, content in tags.items():
+            client.set_tag(run_id, tag, content)
+        client.update_run(run_id, status="RUNNING")
+        return run_id
 
 
-def end_run(uri: str, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+def end_run(
+    uri: str, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str], status: str = "FINISHED"
+) -> None:
     """Log what came of a run that has no folder, and end it; done again, the last counts.
 
     Raises:
@@ -207,11 +216,11 @@ def end_run(uri: str, run_id: str, metrics: Mapping[str, float], tags: Mapping[s
     """
     with answering(uri), patience():
         client = connect(uri)
-        for key, value in metrics.items():
-            client.log_metric(run_id, key, value)
+        for metric, value in metrics.items():
+            client.log_metric(run_id, metric, value)
         for tag, content in tags.items():
             client.set_tag(run_id, tag, content)
-        client.set_terminated(run_id, "FINISHED")
+        client.set_terminated(run_id, status)
 
 
 def _new_run(

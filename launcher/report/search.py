@@ -11,8 +11,10 @@ from cluster.pool.search import TaskSearch, Trial
 
 
 def state_in_words(trial: Trial) -> str:
-    """That of its job; only a search cancels its trials."""
-    return "stopped early" if trial.state == "cancelled" else trial.state
+    """That of its job."""
+    if trial.state == "succeeded" and trial.result is None:
+        return "no number"
+    return "stopped" if trial.state == "cancelled" else trial.state
 
 
 def trials_table(search: TaskSearch) -> Table:

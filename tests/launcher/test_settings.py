@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.settings import load_pretrain, load_task, preset_names
+from launcher.settings import load_pretrain, load_searched_task, load_task, preset_names
 from odeformer.model import parameter_count
 
 TASK = """
@@ -113,6 +113,17 @@ def test_broken_files(tmp_path: Path) -> None:
         load_pretrain(str(broken))
     with pytest.raises(FileNotFoundError, match="did you mean the preset 'medium'"):
         load_pretrain("mediun")
+
+
+def test_what_a_search_sets_is_not_set_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "task.yaml"
+    path.write_text(TASK)
+    for field in ("trial={}", "parent_run=x"):
+        with pytest.raises(ValueError, match=f"{field.partition('=')[0]}: only a search sets it"):
+            load_task(path, [field])
+    unknown = "search={space: {adapter.rank: {lo: 4}}}"
+    with pytest.raises(ValueError, match=r"unknown key search\.space\.adapter\.rank\.range\.lo$"):
+        load_searched_task(path, [unknown])
 
 
 def test_a_task_finds_its_data_beside_itself(tmp_path: Path) -> None:

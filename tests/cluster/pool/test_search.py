@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 from small_tasks import a_task, register_base
 
-from cluster.failures import RunFailedError
+from cluster.failures import QueueFullError, RunFailedError
 from cluster.finetuning.search import SearchedTask
 from cluster.finetuning.task import Task
 from cluster.pool import search as searching
@@ -52,11 +53,15 @@ class Queue:
         self._jobs: dict[str, dict[str, Any]] = {}
         self._events: dict[str, list[dict[str, Any]]] = {}
         self.at_once = 0
+        self.most = 1000
+        """That may wait or run, of a team."""
 
     def uri(self) -> str:
         return self._uri
 
     def submit(self, task: Task, *, again: bool = False) -> str:
+        if sum(job["state"] not in ENDED for job in self._jobs.values()) >= self.most:
+            raise QueueFullError("team: a has jobs queued")
         content = task.model_dump(mode="json")
         number = sum((job["team"], job["name"]) == (task.team, task.name) for job in self._jobs.values()) + 1
         if number > 1 and not again:
@@ -152,14 +157,19 @@ def test_a_search_that_was_killed_goes_on_with_the_trials_there_are(folder: Path
     again.run()
     assert len(again.trials) == len(queue.jobs()) == 12
     assert {job: again.trials[job].values for job in before} == before
+    assert len({str(trial.values) for trial in again.trials.values()}) == 12, "none is drawn twice"
+    further = TaskSearch(queue, searched(folder, "killed", trials=15))
+    further.run()
+    assert len({str(trial.values) for trial in further.trials.values()}) == 15, "nor by one that goes further"
+    again = further
     done = TaskSearch(queue, searched(folder, "killed", trials=6))
     done.run()
     assert {t.job: t.result for t in done.trials.values()} == {t.job: t.result for t in again.trials.values()}
-    assert len(queue.jobs()) == 12, "there was nothing left to do"
+    assert len(queue.jobs()) == 15, "there was nothing left to do"
     other = searched(folder, "killed", space={"adapter.rank": [2, 4]}, trials=2)
     narrower = TaskSearch(queue, other)
     narrower.run()
-    assert [trial.number for trial in narrower.trials.values()] == [13, 14], "another search's do not count"
+    assert [trial.number for trial in narrower.trials.values()] == [16, 17], "another search's do not count"
 
 
 def test_a_trial_that_fails_is_left_out_and_all_of_them_are_an_error(folder: Path) -> None:
@@ -175,8 +185,82 @@ def test_a_trial_that_fails_is_left_out_and_all_of_them_are_an_error(folder: Pat
     assert search.best.values["adapter.rank"] <= 4
     hopeless = TaskSearch(a_queue(folder, lambda values, step: math.nan), searched(folder, "none", trials=2))
     hopeless.run()
-    with pytest.raises(RunFailedError, match="no trial of a/none has got to its end: FloatingPointError"):
+    with pytest.raises(RunFailedError, match="has got to its end with a number: FloatingPointError"):
         hopeless.submit_best()
+
+
+def test_where_a_job_s_score_is_no_number_it_is_not_the_best(folder: Path) -> None:
+    at_end = iter([math.inf, *[0.5] * 3])
+    queue = a_queue(folder, lambda values, step: next(at_end) if step == STEPS else 0.1)
+    search = TaskSearch(queue, searched(folder, "infinite", trials=4))
+    search.run()
+    assert [trial.result for trial in search.trials.values()] == [None, 0.5, 0.5, 0.5]
+    assert search.best is not None
+    assert search.best.number == 2
+
+
+def test_values_that_do_not_go_together_are_not_tried_and_few_are_tried_once(folder: Path) -> None:
+    space = {"train.global_batch": [8, 12], "train.micro_batch": [4, 8]}
+    search = TaskSearch(a_queue(folder, accuracy), searched(folder, "few", space=space))
+    search.run()
+    values = [tuple(trial.values.values()) for trial in search.trials.values()]
+    assert sorted(values) == [(8, 4), (8, 8), (12, 4)], "12 is no multiple of 8, and the other three are all"
+
+
+def test_a_full_queue_is_waited_for(folder: Path) -> None:
+    queue = a_queue(folder, accuracy)
+    queue.most = 1
+    search = TaskSearch(queue, searched(folder, "full", trials=5, at_once=4))
+    search.run()
+    assert len(search.trials) == 5
+    assert queue.at_once == 1
+
+
+def test_the_name_of_the_best_must_be_free(folder: Path) -> None:
+    queue = a_queue(folder, accuracy)
+    task = searched(folder, "taken")
+    job = queue.submit(task.plain())
+    with pytest.raises(ValueError, match="is to be called taken, and job a/taken/1"):
+        TaskSearch(queue, task)
+    while queue.jobs()[0]["state"] not in ENDED:
+        pass
+    search = TaskSearch(queue, task)
+    search.run()
+    assert search.submit_best() != job
+
+
+def test_the_search_s_run_is_open_while_it_runs(folder: Path) -> None:
+    uri = f"sqlite:///{folder}/mlflow.db"
+
+    def states(name: str) -> list[str]:
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name("finetune-a")
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id], f"tags.`mlflow.runName` = 'a/{name} search'")
+        return [run.info.status for run in runs]
+
+    queue = a_queue(folder, accuracy)
+    for trials, space in ((2, SPACE), (4, {"adapter.rank": [2, 4, 8]})):
+        search = TaskSearch(queue, searched(folder, "open", trials=trials, space=space))
+        assert states("open") == ["RUNNING"], "one run, whatever is searched"
+        search.run()
+        search.submit_best()
+        assert states("open") == ["FINISHED"]
+    hopeless = TaskSearch(a_queue(folder, lambda values, step: math.nan), searched(folder, "lost", trials=2))
+    hopeless.run()
+    with pytest.raises(RunFailedError):
+        hopeless.submit_best()
+    assert states("lost") == ["FAILED"]
+
+
+def test_what_was_drawn_from_another_kind_of_range_is_of_another_search(folder: Path) -> None:
+    queue = a_queue(folder, accuracy)
+    spaces = ({"depth": [None, 4]}, {"depth": {"low": 2, "high": 8}}, {"adapter.alpha": [8, 16]})
+    for space in (*spaces, {"adapter.alpha": [8.0, 16.0]}):
+        search = TaskSearch(queue, searched(folder, "kinds", space=space, trials=2))
+        search.run()
+        assert len(search.trials) == 2
+    assert len(queue.jobs()) == 7, "a depth of 4 is of both"
 
 
 @pytest.mark.parametrize(
@@ -186,6 +270,11 @@ def test_a_trial_that_fails_is_left_out_and_all_of_them_are_an_error(folder: Pat
         ({"adapter.rank.more": [1]}, "search.space.adapter.rank.more: a task has no such setting"),
         ({"adapter.more.rank": [1]}, "search.space.adapter.more.rank: a task has no such setting"),
         ({"team": ["x"]}, "search.space.team: open to a search are method, depth, adapter.…, train.…"),
+        ({"train": [{}]}, "search.space.train: open to a search are"),
+        ({"train.validate_every": [1]}, "search.space.train.validate_every: open to a search are"),
+        ({"train.steps": {"low": 1e2, "high": 1e3}}, "search.space: train.steps 443.8: Input should"),
+        ({"adapter.rank": 4}, "expected a range, {low: …, high: …}, or a list"),
+        ({"adapter.alpha": {"low": 1.0, "high": math.inf}}, "finite"),
         ({"adapter.rank": []}, "search.space.adapter.rank: no values"),
         ({"adapter.rank": {"low": 0, "high": 4}}, "search.space: adapter.rank 0: "),
         ({"train.learning_rate": {"low": 0.1, "high": 100.0}}, "search.space: train.learning_rate 100.0: "),
