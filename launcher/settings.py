@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -169,11 +169,15 @@ def _validated(kind: type[_Settings], content: dict[str, Any], path: Path) -> _S
 
 
 def _known_keys(kind: type[BaseModel], keys: Sequence[str]) -> list[str]:
-    """Those of the section that a path leads to; none where it leads through a list or a mapping."""
-    for key in keys:
+    """Those of the section that a path leads to, if it leads to one."""
+    path = list(keys)
+    while path:
+        key = path.pop(0)
         if key not in kind.model_fields:
             return []
         annotation = kind.model_fields[key].annotation
+        if get_origin(annotation) in (dict, tuple):
+            del path[:1]  # which of them
         options = get_args(annotation) or (annotation,)
         sections = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
         if not sections:
