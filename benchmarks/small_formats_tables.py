@@ -19,7 +19,7 @@ odeformer generate --model models:/book@champion --depth 4 --int8 "It was"
 ```""",
     "**GGUF.** Any depth of a `llama` or `neox` model is a file for llama.cpp, with its tokenizer, in "
     "`f32`, `f16` or `q8_0` (blocks of 32 whole numbers with one scale; a matrix whose rows are no "
-    "whole number of blocks is `f16`). It needs `pip install 'odeformer[gguf]'`. Before the file is "
+    "whole number of blocks is `f16`). It needs `pip install -e '.[gguf]'`. Before the file is "
     "in its place, others load it – `transformers` a `llama`, the package `gguf` a `gptneox` –, and "
     "its logits are compared with those of the rounded weights; a difference beyond rounding is an "
     "error and leaves no file. Adapters are merged (`--adapter`). Refused are the flavour `paper`, a "

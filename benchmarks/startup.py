@@ -75,9 +75,11 @@ def in_words(content: dict[str, Any]) -> str:
     """The results as the README has them."""
     [shown, *mistakes] = content["rows"]
     late = [row for row in mistakes if row["more"] > content["bar"]]
-    said = f"help {shown['more']:.2f} s more, {len(mistakes) - len(late)} of {len(mistakes)} others at most "
-    said += f"{max(row['more'] for row in mistakes if row not in late):.2f} s"
-    return said + "".join(f"; {row['what']}, MISSED: {row['more']:.2f} s" for row in late)
+    said = f"help {shown['more']:.2f} s more (bar {content['bar']} s)"
+    if not late:
+        return f"{said}, everything else at most {max(row['more'] for row in mistakes):.2f} s"
+    least, most = (choose(row["more"] for row in late) for choose in (min, max))
+    return f"{said}; MISSED by {len(late)} of {len(mistakes)} others: {least:.2f} to {most:.2f} s"
 
 
 def fastest(command: list[str], folder: str) -> float:

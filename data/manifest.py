@@ -186,7 +186,7 @@ def load_manifest(path: Path) -> Manifest:
     """
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist: give a folder made by the data build")
+        raise FileNotFoundError(f"{file} does not exist: give a folder made by odeformer data build")
     try:
         fields = json.loads(file.read_bytes())
     except (ValueError, RecursionError):

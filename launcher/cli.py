@@ -28,6 +28,7 @@ from launcher.cli_report import report
 from launcher.cli_track import track_app
 from launcher.cli_usage import usage
 from launcher.cli_versions import models_app
+from odeformer import __version__
 
 INTERRUPTED = 130
 """Exit code, 128 + SIGINT as in a shell."""
@@ -35,24 +36,24 @@ INTERRUPTED = 130
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
-    help="Pretrain one continuous-depth transformer; fine-tune and run it at the depth you can afford.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.add_typer(data_app, name="data")
-app.add_typer(finetune_app, name="finetune")
-app.add_typer(jobs_app, name="jobs")
-app.add_typer(models_app, name="models")
-app.add_typer(pool_app, name="pool")
-app.add_typer(submit_app, name="submit")
-app.add_typer(track_app, name="track")
-app.command()(usage)
-app.command()(plan)
-app.command()(analyze)
-app.command()(report)
-app.command()(drift)
-app.command("init")(write_config)
-app.command()(doctor)
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which, and end.")
+    ] = False,
+) -> None:
+    """Pretrain one continuous-depth transformer; fine-tune and run it at the depth you can afford."""
 
 
 def main() -> None:
@@ -284,7 +285,7 @@ def generate(
     if audit_text and audit is None:
         raise ValueError("--audit-text is for --audit: give the file, too")
     if (explain or audit) and find_spec("captum") is None:
-        raise ValueError("captum is not installed: pip install 'odeformer[analyze]'")
+        raise ValueError("captum is not installed: pip install -e '.[analyze]'")
     if not prompt:
         raise ValueError("the prompt is empty: at least one character is needed")
     if not prompt.isprintable() and any("\ud800" <= character <= "\udfff" for character in prompt):
@@ -331,3 +332,20 @@ def quickstart(
     from launcher.quickstart import run
 
     run(directory)
+
+
+# In the order in which --help has them; commands come before groups.
+app.command()(analyze)
+app.command()(drift)
+app.command()(report)
+app.command("init")(write_config)
+app.command()(plan)
+app.command()(doctor)
+app.command()(usage)
+app.add_typer(data_app, name="data")
+app.add_typer(submit_app, name="submit")
+app.add_typer(jobs_app, name="jobs")
+app.add_typer(models_app, name="models")
+app.add_typer(finetune_app, name="finetune")
+app.add_typer(pool_app, name="pool")
+app.add_typer(track_app, name="track")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from launcher import first_look
 from launcher.cli_options import AttachedAdapter, Depth, Model, Overwrite, TrackingUri
 
 
@@ -30,6 +31,7 @@ def analyze(
         uniform_grid(depth)  # refuses a depth of 0 before anything is loaded
     if log and not (adapter or model).startswith("models:/"):
         raise ValueError("--log: a folder has no version in MLflow: give a model of the registry, models:/…")
+    first_look.at_model(model, tracking_uri, adapter)
     from launcher import analysis
     from launcher.console import make_console
     from launcher.progress import Progress
@@ -60,4 +62,4 @@ def check_installed(*packages: str) -> None:
 
     lacking = [name for name in packages if find_spec(name) is None]
     if lacking:
-        raise ValueError(f"{', '.join(lacking)} not installed: pip install 'odeformer[analyze]'")
+        raise ValueError(f"{', '.join(lacking)} not installed: pip install -e '.[analyze]'")

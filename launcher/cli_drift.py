@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from launcher import first_look
 from launcher.cli_options import AsJson, AttachedAdapter, Depth, Model, Overwrite, TrackingUri
 
 
@@ -33,6 +34,7 @@ def drift(
 
     if depth is not None:
         uniform_grid(depth)  # refuses a depth of 0 before anything is loaded
+    first_look.at_model(model, tracking_uri, adapter)
     from launcher import drift as monitor
     from launcher.console import make_console
     from launcher.progress import Progress

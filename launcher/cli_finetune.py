@@ -15,7 +15,7 @@ from launcher.cli_options import AsJson, Overrides, PoolAddress, TrackingUri
 if TYPE_CHECKING:
     from cluster.pool import Pool
 
-finetune_app = typer.Typer(help="Low-rank fine-tuning jobs of teams.", no_args_is_help=True)
+finetune_app = typer.Typer(help="Fine-tuning jobs of teams.", no_args_is_help=True)
 
 TaskFile = Annotated[Path, typer.Argument(metavar="TASK.yaml")]
 JobName = Annotated[

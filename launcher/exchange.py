@@ -87,9 +87,7 @@ def _check_gguf() -> None:
     try:
         import gguf  # noqa: F401
     except ImportError:
-        raise ValueError(
-            "--gguf needs the package gguf: install it with pip install 'odeformer[gguf]'"
-        ) from None
+        raise ValueError("--gguf needs the package gguf: install it with pip install -e '.[gguf]'") from None
 
 
 @dataclass(frozen=True)

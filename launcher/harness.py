@@ -55,7 +55,7 @@ class Tasks:
             from lm_eval.tasks import TaskManager
         except ImportError:
             raise ValueError(
-                "--tasks needs the LM Evaluation Harness: install it with pip install 'odeformer[eval]'"
+                "--tasks needs the LM Evaluation Harness: install it with pip install -e '.[eval]'"
             ) from None
         self.names = list(dict.fromkeys(names))
         self.folder = (folder or OWN_TASKS).absolute()

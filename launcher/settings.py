@@ -35,6 +35,10 @@ def load_pretrain(config: str, overrides: Sequence[str] = ()) -> PretrainSetting
     path = Path(config)
     if not path.is_file() and config in preset_names():
         path = PRESETS / f"{config}.yaml"
+    if not path.is_file():
+        close = difflib.get_close_matches(config, preset_names(), n=1)
+        hint = f"; did you mean the preset {close[0]!r}?" if close else ""
+        raise FileNotFoundError(f"{path}: no such file{hint} (presets: {', '.join(preset_names())})")
     content = _override(read_yaml(path), overrides)
     model = content.get("model")
     if isinstance(model, dict) and "preset" in model:
@@ -88,8 +92,6 @@ def load_sources(path: Path) -> list[TextSource]:
     Raises:
         ValueError, FileNotFoundError: one line naming the file and the key.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
     mixture = _validated(Mixture, read_yaml(path), path)
     return [source.beside(path.absolute().parent) for source in mixture.sources]
 
@@ -102,9 +104,7 @@ def preset_names() -> list[str]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping, read without running anything in it."""
     if not path.is_file():
-        close = difflib.get_close_matches(str(path), preset_names(), n=1)
-        hint = f"; did you mean the preset {close[0]!r}?" if close else ""
-        raise FileNotFoundError(f"{path}: no such file{hint} (presets: {', '.join(preset_names())})")
+        raise FileNotFoundError(f"{path}: no such file")
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -66,7 +66,8 @@ class Pool:
 
         Raises:
             ConnectionError: when there is no cluster.
-            ValueError: when the pool that is there has another ``dir``.
+            ValueError: when the pool that is there has another ``dir``, or for a store that the cluster of
+                another machine cannot reach.
             BlockingIOError: when a pool of another cluster has the journal.
         """
         import ray
@@ -74,6 +75,11 @@ class Pool:
         from cluster.tracking import store
 
         uri = store.tracking_uri(settings.tracking_uri)
+        if (address or "").startswith("ray://") and uri.startswith(store.SQLITE):
+            raise ValueError(
+                f"tracking_uri: {uri} is a file of this machine, and the pool is asked to run at {address}: "
+                "name a store that the cluster can reach"
+            )
         settings = settings.model_copy(update={"dir": settings.dir.absolute(), "tracking_uri": uri})
         from cluster.pool.actor import PoolActor
 

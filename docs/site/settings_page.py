@@ -28,6 +28,8 @@ FILES: dict[str, tuple[str, type[BaseModel]]] = {
     ),
     "A pool": ("`odeformer pool start FILE`.", PoolSettings),
 }
+OF_SEARCHES = ("trial", "parent_run")
+"""Of a task, which nobody sets by hand."""
 NAMED: dict[str, type[BaseModel]] = {"gate": Gate, "default": TeamSettings, "budget": Budget}
 """Sections that may be left out, or that stand for several."""
 
@@ -68,7 +70,7 @@ def _table(kind: type[BaseModel]) -> list[str]:
     docs, schema = setting_docs(kind), kind.model_json_schema()
     rows = ["| key | values | default | |", "|---|---|---|---|"]
     for name, field in kind.model_fields.items():
-        if _section(kind, name) is None:
+        if _section(kind, name) is None and not (kind is Task and name in OF_SEARCHES):
             values = _values(schema["properties"][name], schema.get("$defs", {}))
             cells = [f"`{name}`", values, _default(field), docs.get(name, "")]
             rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")

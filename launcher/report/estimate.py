@@ -11,7 +11,7 @@ from rich.text import Text
 from cluster.planning import Estimate
 
 SHOWN = 6
-"""Choices, of those there are."""
+"""Choices, of those there are; the run as it is configured is shown in any case."""
 
 
 def show_estimate(given: Estimate, ordered: Sequence[Estimate], console: Console) -> None:
@@ -44,9 +44,10 @@ def _lines(made: Estimate) -> list[str]:
     cost = [duration(86400 * found["days"])]
     cost += [f"{found['gpu_hours']:,.0f} GPU hours", f"{found['megawatt_hours']:,.2f} MWh"]
     cost += [] if found["price"] is None else [f"{found['price']:,.0f} for it all"]
+    named = "node" if nodes == 1 else "nodes"
     every = f"a commit every {duration(found['commit_every'])}, {found['commit_seconds']:.2f} s each"
     return [
-        f"{machines.gpus} × {machines.gpu.name} on {nodes} nodes, {machines.network.name} between them",
+        f"{machines.gpus} × {machines.gpu.name} on {nodes} {named}, {machines.network.name} between them",
         f"memory: {used:,.1f} of {there:,.0f} GB each" + ("" if made.fits else " – IT DOES NOT FIT"),
         f"a step: {tokens:,} tokens in {_seconds(made.step_seconds)}, MFU {made.utilization:.1%}",
         f"the run: {train.steps:,} steps, {train.steps * tokens / 1e9:,.1f} G tokens at "
@@ -79,7 +80,10 @@ def _choices(given: Estimate, ordered: Sequence[Estimate]) -> Table:
     table = Table("ZeRO stage", "gradient", box=None, header_style="bold", pad_edge=False)
     for title in ("micro-batch", "memory, GB", "step", "MFU", "G tokens a day"):
         table.add_column(title, justify="right")
-    for one in ordered[:SHOWN]:
+    shown = list(ordered[:SHOWN])
+    if not any(_same(one, given) for one in shown):
+        shown.append(given)
+    for one in shown:
         cells = (
             str(one.settings.zero.stage),
             one.settings.train.gradient,

@@ -60,6 +60,7 @@ def wait_for_nodes(count: int) -> None:
 def test_it_comes_up_with_two_nodes_and_goes_without_a_trace(two_nodes: Callable[[str], None]) -> None:
     two_nodes("up")
     wait_for_nodes(2)
+    assert os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:///"), "a submitted run needs a store"
 
 
 @pytest.mark.slow

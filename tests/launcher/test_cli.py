@@ -64,7 +64,8 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["finetune", "submit", "nowhere.yaml"], "nowhere.yaml"),
         (["finetune", "list", "--address", "127.0.0.1:9"], "no Ray cluster answers at 127.0.0.1:9"),
         (["finetune", "list", "--address", "http://127.0.0.1:9"], "is that of a dashboard"),
-        (["pool", "start", "nowhere.yaml"], "nowhere.yaml"),
+        (["pool", "start", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["pool", "start", "--address", "ray://127.0.0.1:9"], "is a file of this machine, and the pool is"),
         (["pool", "start", "--set", "teams.docs.weigth=2"], "did you mean 'weight'?"),
         (["pool", "start", "--set", "teams.docs.weight=0"], "teams.docs.weight"),
         (["pool", "start", "--set", "teams.a/b.weight=1"], "teams.a/b"),
@@ -79,7 +80,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ),
         (["eval", "--model", "m", "--tasks", "python_text,helaswag"], "'helaswag'"),
         (["analyze", "--model", "nowhere", "--text", "some words", "--out", "out"], "nowhere"),
-        (["analyze", "--model", "nowhere", "--text", "", "--out", "out"], "text is empty"),
+        (["analyze", "--model", "m", "--text", "", "--out", "out"], "text is empty"),
         (["analyze", "--model", "nowhere", "--text", "a b", "--out", "o", "--depth", "0"], "depth 0"),
         (["report", "--compare", "nowhere", "m", "--out", "out"], "nowhere: no such file"),
         (
@@ -133,7 +134,7 @@ def test_tasks_without_the_harness_say_how_to_get_it(tmp_path: Path) -> None:
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
-    assert "pip install 'odeformer[eval]'" in line
+    assert "pip install -e '.[eval]'" in line
 
 
 def test_gguf_without_its_package_says_how_to_get_it(tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_gguf_without_its_package_says_how_to_get_it(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, *given], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
-    assert "pip install 'odeformer[gguf]'" in line
+    assert "pip install -e '.[gguf]'" in line
 
 
 def test_ctrl_c_is_one_word(tmp_path: Path) -> None:
