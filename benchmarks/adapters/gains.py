@@ -58,7 +58,10 @@ class Text:
 GSM8K = Text(
     "GSM8K", "completion", "gsm8k/train.jsonl", "gsm8k/test.jsonl", "{question}\n", "{answer}", 128, 8, 80
 )
-SST2 = Text("SST-2", "classification", "sst2/train.tsv", "sst2/dev.tsv", "{0}\n", "{1}", 64, 16, 300)
+SST2 = Text(
+    "SST-2", "classification", "sst2/train.tsv", "sst2/dev.tsv", "{0}\n", "{1}", 64, 16, 300, steps=1200
+)
+"""Long: what an adapter learns of it in 150 steps is that an answer is one of two words, not which."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Way:
 
 LORA_RATES, FULL_RATES = (4e-3, 8e-3, 1.6e-2, 3.2e-2), (1e-3, 2e-3, 4e-3)
 LORA, FULL = Way("lora", (DEPTH,), LORA_RATES), Way("full", (DEPTH,), FULL_RATES)
+LORA_LONG = Way("lora", (DEPTH,), (2e-3, *LORA_RATES))
 TARGETS = ("qkv", "out", "up", "down", "embedding")
 WIDER_RATES = (8e-3, 1.1e-2, 1.6e-2, 2.2e-2)
 WIDER = tuple(
@@ -88,7 +92,7 @@ WIDER = tuple(
 VARYING = Way("lora", DEPTHS, LORA_RATES)
 FIXED = {n: LORA if n == DEPTH else Way("lora", (n,), LORA_RATES) for n in DEPTHS}
 RUNS = (
-    (SST2, (LORA, FULL)),
+    (SST2, (LORA_LONG, FULL)),
     (GSM8K, (LORA, FULL, *WIDER, VARYING, *(way for way in FIXED.values() if way != LORA))),
 )
 
@@ -170,9 +174,9 @@ def run_all(
                     if row is None:
                         row = run(base, text, way, rate, seed)
                         add(row)
-                    if loss(row) > best:
+                    if error(row) > best:
                         break
-                    best = loss(row)
+                    best = error(row)
 
 
 def find(rows: list[dict[str, Any]], text: Text, way: Way, rate: float, seed: int) -> dict[str, Any] | None:
@@ -186,9 +190,10 @@ def find(rows: list[dict[str, Any]], text: Text, way: Way, rate: float, seed: in
     return None
 
 
-def loss(row: dict[str, Any]) -> float:
-    """What a way's rate is chosen by: its loss at the depths that it is trained at."""
-    return sum(row["after"][str(n)]["loss"] for n in row["depths"]) / len(row["depths"])
+def error(row: dict[str, Any]) -> float:
+    """What a way's rate is chosen by, at the depths that it is trained at: wrong labels, else the loss."""
+    after = [row["after"][str(n)] for n in row["depths"]]
+    return sum(1 - at["accuracy"] if "accuracy" in at else at["loss"] for at in after) / len(after)
 
 
 def best_rate(rows: list[dict[str, Any]], text: Text, way: Way) -> float:
@@ -196,4 +201,4 @@ def best_rate(rows: list[dict[str, Any]], text: Text, way: Way) -> float:
     tried = [
         row for row in rows if (row.get("task"), row.get("way"), row.get("seed")) == (text.name, way.name, 0)
     ]
-    return float(min(tried, key=loss)["learning_rate"])
+    return float(min(tried, key=error)["learning_rate"])

@@ -67,7 +67,8 @@ def part(content: dict[str, Any]) -> str:
     if gains := of_kind(rows, "gain"):
         pieces += [
             "Gains in nats per token that counts, mean over seeds at the rate that was best for the first; "
-            "the untuned base's loss in the last line of each task. Accuracy of SST-2 in brackets.",
+            "the untuned base's loss in the last line of each task. Accuracy of SST-2 in brackets. "
+            f"{GSM8K.name} is trained for {GSM8K.steps:,} steps, {SST2.name} for {SST2.steps:,}.",
             table(
                 ("task", "trained", "learning rate", "seeds", *(f"N = {n}" for n in DEPTHS)),
                 gain_lines(gains),
