@@ -28,7 +28,7 @@ from launcher.settings import load_pretrain
 from launcher.standard_library import sources
 from odeformer import checkpoint
 from odeformer.analysis.flow import flow_of
-from odeformer.analysis.lyapunov import AT_ONCE, lyapunov_exponents
+from odeformer.analysis.lyapunov import lyapunov_exponents
 from odeformer.analysis.spectrum import product_spectrum
 from odeformer.config import ModelConfig
 from odeformer.memory import peak_bytes
@@ -122,7 +122,6 @@ def memory() -> dict[str, Any]:
         forward = peak_bytes(lambda: flow.end(state))
     return {
         "state": state.numel() * state.element_size(),
-        "at_once": AT_ONCE,
         "forward": forward,
         "exponents": {str(count): of(count) for count in COUNTS},
     }

@@ -171,7 +171,12 @@ class RememberingField:
         return self._part.heads(x, w)
 
     def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
-        query, key, value = self._part.heads(x, w)
+        seen = self._remember(self._part.heads(x, w))
+        return project(join_heads(self.mix(seen, self._mask)), w, "out")
+
+    def _remember(self, heads: Heads) -> Heads:
+        """The queries of these tokens, and the keys and values of all so far."""
+        query, key, value = heads
         if self._evaluation == len(self._memories):
             shape = (self._batch, key.shape[1], self._capacity, key.shape[3])
             self._memories.append((key.new_zeros(shape), value.new_zeros(shape)))
@@ -179,15 +184,19 @@ class RememberingField:
         self._evaluation += 1
         keys[:, :, self._first : self._last] = key
         values[:, :, self._first : self._last] = value
-        mixed = F.scaled_dot_product_attention(
+        return Heads(query, keys[:, :, : self._last], values[:, :, : self._last])
+
+    def mix(self, heads: Heads, mask: Tensor | None) -> Tensor:
+        """What the queries of these tokens take from all values so far, [batch, heads, new, head width]."""
+        query, key, value = heads
+        return F.scaled_dot_product_attention(
             query,
-            keys[:, :, : self._last],
-            values[:, :, : self._last],
-            attn_mask=self._mask,
-            is_causal=self._mask is None and self._first == 0,
+            key,
+            value,
+            attn_mask=mask,
+            is_causal=mask is None and self._first == 0,
             enable_gqa=key.shape[1] < query.shape[1],
         )
-        return project(join_heads(mixed), w, "out")
 
     def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
         return self._part.feed_forward(x, w)

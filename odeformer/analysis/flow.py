@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -20,9 +19,23 @@ from odeformer.model import Odeformer
 from odeformer.solvers import SOLVERS, Cell, OneStep, Solver, cells_of, node_times
 
 Step = Callable[[Tensor], Tensor]
+"""A map of states."""
 Along = Literal["own", "constant", "shuffled"]
 """Which weights the cells behind the prelude have: their own; the mean of them all; or one another's, in an
 order drawn by a seed. The latter two are controls: what is alike with them does not come from t."""
+
+
+class CellStep(NamedTuple):
+    """A solver's step over one cell, as a map of joint states of all tokens [batch, time, width]."""
+
+    solver: Solver
+    field: Field
+    cell: Cell
+    weights: Sequence[BlockWeights]
+    """At the cell's nodes."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.solver.end(self.solver.step(self.field, self.solver.start(x), self.cell, self.weights))
 
 
 class Flow(NamedTuple):
@@ -30,8 +43,7 @@ class Flow(NamedTuple):
 
     edges: Grid
     """t of every state, from 0 to 1: the prelude's cells come first."""
-    steps: tuple[Step, ...]
-    """Of joint states of all tokens, [batch, time, width] → the same."""
+    steps: tuple[CellStep, ...]
 
     @property
     def widths(self) -> list[float]:
@@ -60,7 +72,7 @@ def flow_of(
     solver = SOLVERS[flow_solver(model)]
     like = model.embedding.weight
     field = build_field(model.config, like.new_empty(1, time, model.config.width), training=False)
-    steps: list[Step] = []
+    steps: list[CellStep] = []
     prelude, rest = model.grids(depth)
     if len(prelude) > 1:
         steps += _steps(model, field, model.layer_solver, prelude)
@@ -76,7 +88,7 @@ def flow_solver(model: Odeformer) -> str:
 
 def _steps(
     model: Odeformer, field: Field, solver: Solver, grid: Grid, along: Along = "own", seed: int = 0
-) -> Iterator[Step]:
+) -> Iterator[CellStep]:
     with torch.no_grad():
         # Merged: a projection with a pair knows no forward derivatives, nor several at once.
         times = time_tensors(*node_times(solver, grid), like=model.embedding.weight)
@@ -89,11 +101,7 @@ def _steps(
     for index, cell in zip(order, cells_of(grid, field.speed), strict=True):
         part = range(index * nodes, (index + 1) * nodes)
         blocks = [{name: stacked[node] for name, stacked in weights.items()} for node in part]
-        yield partial(_advance, solver, field, cell, blocks)
-
-
-def _advance(solver: Solver, field: Field, cell: Cell, blocks: Sequence[BlockWeights], x: Tensor) -> Tensor:
-    return solver.end(solver.step(field, solver.start(x), cell, blocks))
+        yield CellStep(solver, field, cell, blocks)
 
 
 @torch.no_grad()

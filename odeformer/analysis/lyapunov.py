@@ -2,8 +2,8 @@
 
 The state is that of all tokens together, so what one token does to another is in it. Benettin et al. 1980
 (Meccanica 15): tangents are carried along by Jacobian–vector products and made orthonormal again after
-every step by a QR decomposition, whose diagonal says how much each has grown. Memory: a forward
-pass of a single step with a few tangents, whatever m, and m states.
+every step by a QR decomposition, whose diagonal says how much each has grown. Memory: m states, and about
+what a forward pass takes. The way back of :func:`finite_time_exponents` also keeps the states between steps.
 """
 
 from __future__ import annotations
@@ -13,12 +13,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp, vmap
 
-from odeformer.analysis.flow import Step, differentiable_attention
-
-AT_ONCE = 2
-"""Tangents that are moved together: more are hardly faster, and each takes the room of a forward pass."""
+from odeformer.analysis.flow import Step
+from odeformer.analysis.tangents import move
 
 
 class Exponents(NamedTuple):
@@ -115,19 +112,11 @@ def _orthonormalise(tangents: Tensor) -> Tensor:
     return triangle
 
 
-def _move(step: Step, x: Tensor, tangents: Tensor) -> Tensor:
-    """The next state; the tangents, a few at a time, become their images."""
-    with differentiable_attention(), torch.no_grad():
-        for few in tangents.split(AT_ONCE):
-            few.copy_(vmap(lambda v: jvp(step, (x,), (v,))[1])(few))
-        return step(x)
-
-
 def _sweep(steps: Sequence[Step], x: Tensor, tangents: Tensor) -> Tensor:
     """Logarithms of growth [steps, batch, m]; the tangents become their orthonormal images at the end."""
     logarithms = []
     for step in steps:
-        x = _move(step, x, tangents)
+        x = move(step, x, tangents)
         logarithms.append(_orthonormalise(tangents).diagonal(dim1=-2, dim2=-1).log())
     return torch.stack(logarithms)
 
@@ -138,7 +127,7 @@ def _carry(steps: Sequence[Step], x: Tensor, tangents: Tensor) -> tuple[Tensor, 
     logarithms = []
     product = torch.eye(len(tangents), dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
     for step in steps:
-        x = _move(step, x, tangents)
+        x = move(step, x, tangents)
         triangle = _orthonormalise(tangents)
         logarithms.append(triangle.diagonal(dim1=-2, dim2=-1).log())
         product = triangle @ product
@@ -152,10 +141,12 @@ def _back(steps: Sequence[Step], x: Tensor, cotangents: Tensor) -> None:
         for step in steps[:-1]:
             visited.append(step(visited[-1]))
     for step in reversed(steps):
-        with differentiable_attention():
-            pull = vjp(step, visited.pop())[1]
-            for few in cotangents.split(AT_ONCE):
-                few.copy_(vmap(pull)(few)[0])
+        with torch.enable_grad():
+            start = visited.pop().requires_grad_()
+            end = step(start)
+        for cotangent in cotangents:
+            (pulled,) = torch.autograd.grad(end, start, cotangent, retain_graph=True)
+            cotangent.copy_(pulled)
         _orthonormalise(cotangents)
 
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
 
-from odeformer.analysis.flow import differentiable_attention, flow_of
+from odeformer.analysis.flow import flow_of
+from odeformer.analysis.tangents import move
 from odeformer.model import Odeformer
 
 DRAWS = 8
@@ -42,9 +42,10 @@ def amplification(
     flow = flow_of(model, input_ids.shape[1], depth)
     x = model.embed(input_ids)
     noise = noise_on(x, size, DRAWS, seed)
-    with differentiable_attention():
-        moved = vmap(lambda v: jvp(flow.end, (x,), (v[None],))[1][0])(noise)
-    end, ends = flow.end(x), flow.end(x + noise)
+    moved, end = noise[:, None].clone(), x
+    for step in flow.steps:
+        end = move(step, end, moved)
+    ends = flow.end(x + noise)
     changed = (ends - end).flatten(1).norm(dim=1)
     given = size * x.norm()
     return Amplification(
