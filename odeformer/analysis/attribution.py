@@ -16,6 +16,7 @@ from torch.func import jacrev, vmap
 from odeformer.analysis.flow import Flow, differentiable_attention, flow_of, states
 from odeformer.depth import Grid
 from odeformer.field import BlockWeights, build_field
+from odeformer.field.parts import Heads, attend
 from odeformer.gradients import time_tensors
 from odeformer.lora import merge
 from odeformer.model import Odeformer
@@ -128,10 +129,14 @@ def published_surrogate(question: Question) -> Tensor:
     q = torch.eye(width).to(question.model.embedding.weight).expand(batch, time, width, width)
     logarithms = q.new_zeros(batch, time, width)
     field = build_field(config, q.new_empty(1, time, width), training=False)
+    sees_all = torch.ones(1, time, dtype=torch.bool, device=q.device)
     for scale, block, after in _behind_cells(question):
 
         def last(x: Tensor, block: BlockWeights = block) -> Tensor:
-            return field(x[None], block)[0, -1]
+            # The field at the last token alone: the others are only its keys and values.
+            query, key, value = field.heads(x[None], block)
+            mixed = attend(Heads(query[:, :, -1:], key, value), block, mask=sees_all)
+            return (mixed + field.feed_forward(x[None, -1:], block))[0, 0]
 
         with differentiable_attention(), torch.no_grad():
             jacobian = vmap(jacrev(last))(after).transpose(1, 2)  # [batch, time, out, in]

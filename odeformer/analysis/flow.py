@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -25,7 +26,8 @@ Along = Literal["own", "constant", "shuffled"]
 order drawn by a seed. The latter two are controls: what is alike with them does not come from t."""
 
 
-class CellStep(NamedTuple):
+@dataclass(frozen=True)
+class CellStep:
     """A solver's step over one cell, as a map of joint states of all tokens [batch, time, width]."""
 
     solver: Solver

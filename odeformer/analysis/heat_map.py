@@ -17,51 +17,48 @@ from odeformer.model import Odeformer
 OUTPUTS_AT_ONCE = 16
 
 
-class HeatMap:
+def heat_map(
+    model: Odeformer,
+    input_ids: Tensor,
+    outputs: Sequence[int],
+    answers: Tensor,
+    depth: int | Grid | None = None,
+    points: int = 8,
+) -> Tensor:
     """Integrated gradients of chosen logits of one text, as
     :func:`odeformer.analysis.attribution.integrated_gradients` gives them for each of its beginnings.
 
     No token sees those that come after it, so the states on the line from "no token" to the text are the same
-    for every prediction: they are made once, and each prediction costs a backward pass.
+    for every prediction: some predictions at a time share them, and each costs a backward pass.
+
+    Args:
+        input_ids: [1, time].
+        outputs: positions j, rising.
+        answers: ids of tokens, one for each.
+        points: of the line, at the nodes of a Gauss–Legendre formula.
+
+    Returns:
+        Scores of every token k for the logit of ``answers[i]`` behind position ``outputs[i]``,
+        [outputs, time], not negative; 0 where k comes after j.
     """
+    x = model.embed(input_ids).detach()
+    neutral = neutral_state(model, input_ids).expand_as(x)
+    nodes, weights = np.polynomial.legendre.leggauss(points)
+    scores = x.new_zeros(len(outputs), x.shape[1])
+    for rows in torch.arange(len(outputs)).split(OUTPUTS_AT_ONCE):
+        positions = torch.tensor(outputs)[rows]
+        time = int(positions[-1]) + 1  # the text may end here
+        flow, begin = flow_of(model, time, depth), neutral[:, :time]
+        way, total = x[:, :time] - begin, x.new_zeros(len(rows), time, x.shape[2])
 
-    def __init__(
-        self, model: Odeformer, input_ids: Tensor, depth: int | Grid | None = None, points: int = 8
-    ) -> None:
-        """
-        Args:
-            input_ids: [1, time].
-            points: of the line, at the nodes of a Gauss–Legendre formula.
-        """
-        self._model, self._flow = model, flow_of(model, input_ids.shape[1], depth)
-        self._x = model.embed(input_ids).detach()
-        self._neutral = neutral_state(model, input_ids)
-        nodes, weights = np.polynomial.legendre.leggauss(points)
-        self._line = list(zip((nodes + 1) / 2, weights / 2, strict=True))
+        def logits(x: Tensor) -> Tensor:
+            chosen = model.unembed(flow.end(x)[0, positions])  # noqa: B023 (called in this turn alone)
+            return chosen.gather(1, answers[rows, None])[:, 0]  # noqa: B023
 
-    def rows(self, outputs: Sequence[int], answers: Tensor) -> Tensor:
-        """Scores of every token k for the logit of ``answers[i]`` behind position ``outputs[i]``.
-
-        Args:
-            outputs: positions j.
-            answers: ids of tokens, as many.
-
-        Returns:
-            [outputs, time], not negative; 0 where k comes after j.
-        """
-        way = self._x - self._neutral
-        total = torch.zeros(len(outputs), *self._x.shape[1:]).to(self._x)
-        positions = torch.tensor(outputs)
         with differentiable_attention():
-            for place, weight in self._line:
-
-                def logits(x: Tensor) -> Tensor:
-                    chosen = self._model.unembed(self._flow.end(x)[0, positions])
-                    return chosen.gather(1, answers[:, None])[:, 0]
-
-                pull = vjp(logits, self._neutral + float(place) * way)[1]
-                for few in torch.eye(len(outputs)).to(self._x).split(OUTPUTS_AT_ONCE):
-                    first = int(few[0].argmax())
-                    (gradient,) = vmap(pull)(few)
-                    total[first : first + len(few)] += float(weight) * gradient[:, 0].detach()
-        return (total * way).sum(-1).abs()
+            for place, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+                pull = vjp(logits, begin + float(place) * way)[1]
+                (gradients,) = vmap(pull)(torch.eye(len(rows)).to(x))
+                total += float(weight) * gradients[:, 0].detach()
+        scores[rows, :time] = (total * way).sum(-1).abs()
+    return scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,29 +33,35 @@ class Amplification(NamedTuple):
 
 @torch.no_grad()
 def amplification(
-    model: Odeformer, input_ids: Tensor, size: float, depth: int | None = None, seed: int = 0
-) -> Amplification:
+    model: Odeformer, input_ids: Tensor, sizes: Sequence[float], depth: int | None = None, seed: int = 0
+) -> list[Amplification]:
     """Of Gaussian noise on the embeddings of ``input_ids`` [1, time], the same draws for every size.
 
     Args:
-        size: ‖noise‖ / ‖embeddings‖.
+        sizes: ‖noise‖ / ‖embeddings‖.
     """
     flow = flow_of(model, input_ids.shape[1], depth)
     x = model.embed(input_ids)
-    noise = noise_on(x, size, DRAWS, seed)
+    noise = noise_on(x, 1.0, DRAWS, seed)
     moved, end = noise[:, None].clone(), x
     for step in flow.steps:
         end = move(step, end, moved)
-    ends = flow.end(x + noise)
-    changed = (ends - end).flatten(1).norm(dim=1)
-    given = size * x.norm()
-    return Amplification(
-        size,
-        float(moved.flatten(1).norm(dim=1).square().mean().sqrt() / given),
-        float(changed.square().mean().sqrt() / given),
-        float(changed.square().mean().sqrt() / end.norm() / size),
-        float((model.unembed(ends).argmax(-1) == model.unembed(end).argmax(-1)).float().mean()),
-    )
+    predicted = float(moved.flatten(1).norm(dim=1).square().mean().sqrt() / x.norm())
+    answers = model.unembed(end).argmax(-1)
+    found = []
+    for size in sizes:
+        ends = flow.end(x + size * noise)
+        changed = float((ends - end).flatten(1).norm(dim=1).square().mean().sqrt())
+        found.append(
+            Amplification(
+                size,
+                predicted,
+                changed / (size * float(x.norm())),
+                changed / float(end.norm()) / size,
+                float((model.unembed(ends).argmax(-1) == answers).float().mean()),
+            )
+        )
+    return found
 
 
 def noise_on(x: Tensor, size: float, draws: int, seed: int = 0) -> Tensor:

@@ -35,16 +35,15 @@ def move(step: Step, x: Tensor, tangents: Tensor) -> Tensor:
 def _push_by_tokens(step: CellStep, x: Tensor, tangent: Tensor) -> None:
     """As many tokens at a time as a head is wide: their scores are then no larger than the state."""
     batch, time, _ = x.shape
+    few = step.field.part(0, 1).heads(x[:, :1], step.weights[0]).query.shape[-1]
     field = _PlainField(_with_still_tables(step.field), batch, time)
     weights = [{name: _still(w) if w.ndim == 1 else w for name, w in block.items()} for block in step.weights]
-    few = step.field.part(0, 1).heads(x[:, :1], step.weights[0]).query.shape[-1]
+    step = dataclasses.replace(step, field=field, weights=weights)
     for first in range(0, time, few):
         last = min(first + few, time)
         field.at(first, last, _seen(first, last, x.device))
-        tokens = step._replace(field=field, weights=weights)
         # Copies: the tangent of a view would be made as large as the whole state.
-        few_x, few_tangents = x[:, first:last].clone(), tangent[:, first:last].clone()
-        moved = tokens(forward_ad.make_dual(few_x, few_tangents))
+        moved = step(forward_ad.make_dual(x[:, first:last].clone(), tangent[:, first:last].clone()))
         tangent[:, first:last] = forward_ad.unpack_dual(moved).tangent
 
 
@@ -62,10 +61,11 @@ class _PlainField(RememberingField):
         assert mask is not None
         groups, new = key.shape[1], query.shape[2]
         # [batch, groups, queries of a group's heads, head width]
-        query = (query * query.shape[-1] ** -0.5).unflatten(1, (groups, -1)).flatten(2, 3)
+        scale = _still(query.new_tensor(query.shape[-1] ** -0.5))
+        query = (query * scale).unflatten(1, (groups, -1)).flatten(2, 3)
         scores = query @ key.mT
         scores.unflatten(2, (-1, new)).masked_fill_(~mask, float("-inf"))
-        scores -= forward_ad.unpack_dual(scores).primal.amax(-1, keepdim=True)
+        scores -= _still(forward_ad.unpack_dual(scores).primal.amax(-1, keepdim=True))
         scores.exp_()
         mixed = (scores @ value) / scores.sum(-1, keepdim=True)
         return mixed.unflatten(2, (-1, new)).flatten(1, 2)

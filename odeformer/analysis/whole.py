@@ -15,7 +15,7 @@ from odeformer.analysis.clustering import Clustering, clustering
 from odeformer.analysis.depth import default_depths, distance_from_limit, loss_along, losses_by_depth
 from odeformer.analysis.faithfulness import POINTS, faithfulness, leave_one_out
 from odeformer.analysis.flow import Along, flow_of, states
-from odeformer.analysis.heat_map import HeatMap
+from odeformer.analysis.heat_map import heat_map
 from odeformer.analysis.lyapunov import finite_time_exponents
 from odeformer.analysis.movement import movement
 from odeformer.analysis.noise import DRAWS, amplification
@@ -165,7 +165,7 @@ def lyapunov(model: Odeformer, input_ids: Tensor, depth: int) -> dict[str, Any]:
     x = model.embed(input_ids).detach()
     count = min(EXPONENTS, x[0].numel())
     found = finite_time_exponents(flow.steps, x, flow.widths, count)
-    noise = [amplification(model, input_ids, size, depth) for size in NOISE]
+    noise = amplification(model, input_ids, NOISE, depth)
     return {
         "settings": {
             "exponents": count,
@@ -189,7 +189,7 @@ def sensitivity(model: Odeformer, input_ids: Tensor, depth: int) -> dict[str, An
     with torch.no_grad():
         probabilities = model(input_ids, depth=depth).logits[0, outputs].double().softmax(-1)
     best = probabilities.max(-1)
-    scores = HeatMap(model, input_ids, depth).rows(outputs, best.indices)
+    scores = heat_map(model, input_ids, outputs, best.indices, depth)
     return {
         "settings": {"method": DEFAULT, "depth": depth, "unit": "change of the prediction's logit, its size"},
         "outputs": outputs,

@@ -51,12 +51,11 @@ def test_small_noise_is_amplified_as_the_whole_jacobian_says() -> None:
     """Over all directions the mean square is ‖J‖² / n; eight draws of it come near."""
     model = tiny_model().double().eval()
     text = ids(batch=1, time=6)
-    found = amplification(model, text, 1e-4, depth=5)
+    found, large = amplification(model, text, [1e-4, 3.0], depth=5)
     assert found.measured == pytest.approx(found.predicted, rel=1e-3)
     x = model.embed(text).detach()
     jacobian = torch.autograd.functional.jacobian(flow_of(model, 6, 5).end, x).view(x.numel(), -1)
     expected = float(jacobian.square().sum().div(x.numel()).sqrt())
     assert found.predicted == pytest.approx(expected, rel=0.15)
     assert found.same_answer == 1
-    large = amplification(model, text, 3.0, depth=5)
     assert large.same_answer < 1

@@ -63,7 +63,7 @@ def test_noise_of_many_sequences_is_that_of_each() -> None:
     model = tiny_model().double().eval()
     texts = ids(batch=3, time=6)
     found = relative_growth(model, texts, 0.01, draws=8, depth=5)
-    expected = [amplification(model, text[None], 0.01, depth=5).relative for text in texts]
+    expected = [amplification(model, text[None], [0.01], depth=5)[0].relative for text in texts]
     assert found.tolist() == pytest.approx(expected, rel=1e-6)
 
 

@@ -7,14 +7,14 @@ import torch
 from tiny_models import ids, tiny_model
 
 from odeformer.analysis.attribution import Question, answer_logit, integrated_gradients, neutral_state
-from odeformer.analysis.heat_map import HeatMap
+from odeformer.analysis.heat_map import heat_map
 
 
 @pytest.mark.parametrize("flavour", ["neox", "llama", "paper"])
 def test_each_row_is_that_of_the_text_up_to_there(flavour: str) -> None:
     model = tiny_model(flavour=flavour, rotary_fraction=None).eval()
     text, outputs, answers = ids(batch=1, time=9), [3, 8], torch.tensor([5, 7])
-    rows = HeatMap(model, text, depth=5, points=24).rows(outputs, answers)
+    rows = heat_map(model, text, outputs, answers, depth=5, points=24)
     for row, output, answer in zip(rows, outputs, answers, strict=True):
         alone = Question(model, text[:, : output + 1], answer[None], depth=5)
         expected = integrated_gradients(alone)[0]
