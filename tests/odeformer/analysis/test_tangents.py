@@ -1,0 +1,51 @@
+"""Tangents that move a few tokens at a time, against torch's own products of the whole step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import ids, tiny_model
+from torch.func import jvp
+
+from odeformer.analysis.flow import differentiable_attention, flow_of
+from odeformer.analysis.tangents import move
+from odeformer.memory import peak_bytes
+
+
+@pytest.mark.parametrize(
+    ("solver", "changes"),
+    [
+        ("euler", {"flavour": "neox"}),
+        ("rk4", {"flavour": "llama", "rotary_fraction": None, "key_value_heads": 1}),
+        ("lie_trotter", {"flavour": "paper", "rotary_fraction": None}),
+    ],
+)
+def test_they_are_the_derivative_s_products(solver: str, changes: dict[str, Any]) -> None:
+    model = tiny_model(**changes, context_length=40).double().eval()
+    model.solver = solver
+    time = 37  # the last few tokens are fewer
+    x = model.embed(ids(batch=2, time=time)).detach()
+    assert time > 2 * model.config.head_width
+    tangents = torch.randn(3, *x.shape, dtype=x.dtype)
+    for step in flow_of(model, time, 5).steps:
+        with differentiable_attention():
+            expected = torch.stack([jvp(step, (x,), (tangent,))[1] for tangent in tangents]).detach()
+        moved = tangents.clone()
+        after = move(step, x, moved)
+        torch.testing.assert_close(after, step(x), rtol=0, atol=0)
+        torch.testing.assert_close(moved, expected, rtol=1e-10, atol=1e-12)
+        x, tangents = after.detach(), moved
+
+
+def test_their_memory_grows_as_the_text_does() -> None:
+    """Not as its square, as attention's scores do."""
+    model = tiny_model(context_length=512).eval()
+
+    def most(time: int) -> int:
+        x = model.embed(ids(batch=1, time=time)).detach()
+        step, tangents = flow_of(model, time, 5).steps[-1], torch.randn(2, *x.shape)
+        return peak_bytes(lambda: move(step, x, tangents))
+
+    assert most(512) < 4.5 * most(128)
