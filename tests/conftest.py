@@ -10,12 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+
+# A machine that does something else for a second is no finding.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 # Ray ends a process, without a word and whatever else it does, whose cluster has not answered for this long
 # (60 by default). The tests' own process outlives many clusters, some of which are killed.
 os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "3600")
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
 
 LONGEST_FIRST = ("test_road.py", "faults", "cluster")
 """So that two workers that take a file at a time end together."""

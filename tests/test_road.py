@@ -257,7 +257,7 @@ def test_pretraining_again_registers_nothing_new(road: Path) -> None:
 
 def test_a_task_on_an_adapter_is_refused(road: Path) -> None:
     arguments = ["finetune", "run", "task.yaml", "--set", "base=models:/small-docs-docstring@champion"]
-    done = subprocess.run([ODEFORMER, *arguments], cwd=road, capture_output=True, text=True, timeout=240)
+    done = subprocess.run([ODEFORMER, *arguments], cwd=road, capture_output=True, text=True, timeout=600)
     assert done.returncode == 2
     assert "is an adapter" in done.stderr
 
@@ -290,7 +290,7 @@ def start_long_run(road: Path) -> Iterator[LongRun]:
             start_new_session=True,
         )
         started.append(process)
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while not list((road / name / "checkpoints").glob("step-*")):
             assert time.monotonic() < deadline
             assert process.poll() is None
@@ -317,8 +317,8 @@ def test_ctrl_c_leaves_no_process_behind(road: Path, start_long_run: LongRun) ->
     folders = set(re.findall(r"/tmp/odf-\w+", " ".join(word for p in family for word in p.cmdline())))
     assert len(folders) == 1, "Ray's, which its processes are told"
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
-    assert process.wait(timeout=120) == 130
-    _, alive = psutil.wait_procs(family, timeout=30)
+    assert process.wait(timeout=600) == 130
+    _, alive = psutil.wait_procs(family, timeout=120)
     assert alive == []
     assert not any(Path(folder).exists() for folder in folders)
     assert mlflow_status(road, "stopped") == "KILLED"
@@ -331,10 +331,10 @@ def test_a_killed_worker_ends_the_command_soon_and_with_its_cause(
     workers = [p for p in family if "RayTrainWorker" in p.name()]
     assert len(workers) == 2
     workers[1].kill()
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 1
     # Ray may notice the peer's lost connection before it notices the death.
     assert re.search(r"failed: worker [01]( lost its connection|: its process died)", errors.splitlines()[-1])
-    _, alive = psutil.wait_procs(family, timeout=30)
+    _, alive = psutil.wait_procs(family, timeout=120)
     assert alive == []
     assert mlflow_status(road, "broken") == "FAILED"

@@ -50,7 +50,7 @@ def test_a_job_that_fails_says_why_and_its_name_is_taken(
     assert code == 0, err
     assert out.startswith("submitted: doomed;")
     assert err == ""
-    job = head.wait("doomed", lambda job: job["state"] not in ("pending", "running"), 60)
+    job = head.wait("doomed", lambda job: job["state"] not in ("pending", "running"), 600)
     assert job["state"] == "failed"
     assert job["cause"].startswith("exit code 2: ")
     assert f"{tmp_path}/nowhere" in job["cause"]
@@ -127,7 +127,7 @@ def test_where_nobody_answers_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -
     started = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ConnectionError, match="timed out"):
         jobs.JobServer(f"http://127.0.0.1:{silent.getsockname()[1]}")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     with pytest.raises(ValueError, match="expected that of a cluster's dashboard"):
         jobs.JobServer("127.0.0.1:6379")
 

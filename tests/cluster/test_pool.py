@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -99,13 +100,14 @@ def test_a_killed_job_goes_on_and_a_quota_holds_the_team_s_next_one_back(pool: P
     with pytest.raises(ValueError, match="name: team one has a job 'third' already"):
         pool.submit(a_task(folder, "one", "third"))
     is_at_work(pool, first)
+    process = process_of(pool.job(first))
+    assert process is not None
+    process.suspend()  # however long the rest takes, it is not done by then
     assert ray.available_resources()[PRETRAIN] == 1
     assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"], "none is pretraining's loss"
     assert FINETUNE not in ray.available_resources()
     wait_for(lambda: pool.status()["slots"]["starting"] == 0)
     assert pool.status()["slots"] == {"free": 1, "busy": 1, "starting": 0}, "the team has one at a time"
-    process = process_of(pool.job(first))
-    assert process is not None
     process.kill()
     jobs = pool.wait(first, second, third)
     assert [job["state"] for job in jobs] == ["succeeded"] * 3
@@ -208,10 +210,12 @@ def test_the_pool_is_killed_and_goes_on(pool: Pool, folder: Path) -> None:
 
 
 def test_deadlines_retries_and_the_end_of_a_pool(pool: Pool, settings: PoolSettings, folder: Path) -> None:
-    soon = datetime.now(UTC) + timedelta(seconds=15)
-    late = pool.submit(a_task(folder, "a", "late", train=LONG, deadline=soon))
+    asked = time.monotonic()
     again = pool.submit(a_task(folder, "a", "again", train=LONG))
     is_at_work(pool, again)
+    soon = datetime.now(UTC) + timedelta(seconds=max(15, 5 * (time.monotonic() - asked)))
+    late = pool.submit(a_task(folder, "a", "late", train=LONG, deadline=soon))
+    is_at_work(pool, late)
     pool.cancel(again)
     [cancelled] = pool.wait(again)
     assert cancelled["state"] == "cancelled"

@@ -104,11 +104,12 @@ def test_those_whose_process_is_killed_go_on_one_by_one(
         pool, folder, alike(folder, "pair", "p", steps=120), alike(folder, "pair", "q", steps=110)
     )
     jobs = at_work(pool, *pair)
+    process = process_of(jobs[0])
+    assert process is not None
+    process.suspend()
     assert [job["together_with"] for job in map(pool.job, pair)] == [[pair[1]], [pair[0]]]
     assert summary(pool.job(pair[0])) == "shares its slot with 1 more"
     assert "1 slots busy with 2 jobs, 0 free" in status_line(pool.status())
-    process = process_of(jobs[0])
-    assert process is not None
     process.kill()
     ended = pool.wait(*pair)
     assert [(job["state"], job["attempts"]) for job in ended] == [("succeeded", 2)] * 2

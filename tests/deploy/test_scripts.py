@@ -18,8 +18,8 @@ echo "srun $*" >> calls
 case "$*" in *--head*) exec "{python}" -c "
 import socket, sys, time
 port = int(sys.argv[sys.argv.index('--port') + 1])
-with socket.create_server(('127.0.0.1', port)): time.sleep(60)
-" "$@" ;; *) exec sleep 60 ;; esac
+with socket.create_server(('127.0.0.1', port)): time.sleep(600)
+" "$@" ;; *) exec sleep 600 ;; esac
 """
 SCONTROL = """#!/bin/sh
 echo "scontrol $*" >> calls
@@ -29,7 +29,7 @@ ODEFORMER = """#!/bin/sh
 echo "odeformer $*" >> calls
 trap 'echo committed >> calls; exit 75' TERM
 [ -n "$RAY_AUTH_TOKEN" ] && echo ready > ready
-for second in 1 2 3 4 5 6 7 8 9 10; do [ -f end ] && exit "$(cat end)"; sleep 0.2; done
+for turn in $(seq 600); do [ -f end ] && exit "$(cat end)"; sleep 0.2; done
 """
 
 

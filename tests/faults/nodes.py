@@ -15,7 +15,11 @@ from typing import Any
 
 import psutil
 
-QUICK = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_timeout_ms": 500}
+QUICK = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 3000,
+}
 """Of Ray's own: a node that says nothing is given up after some seconds."""
 PLACE = {"pretrain": 1}
 EQUAL = {"RAY_worker_niceness": "0"}

@@ -53,7 +53,7 @@ def test_what_was_trained_is_registered_when_the_store_answers(tmp_path: Path) -
         with lock:
             return "" if journal.unmirrored() else journal.job(job.id).state
 
-    assert wait_for(state, 30) == "succeeded"
+    assert wait_for(state, 300) == "succeeded"
     assert journal.job(job.id).result == {"after": 1.0, "adapter_version": "1"}
     assert [version.uri for version in registry.versions(uri)] == ["models:/base-a-x/1"]
     assert mirror.register(journal.job(job.id), folder)["adapter_version"] == "1", "again, and no second one"

@@ -60,7 +60,7 @@ def first_stuck(dog: Watchdog, timeout: float = 120) -> Stuck:
 
 
 def test_a_stopped_process_is_named_though_all_others_wait_for_it(tmp_path: Path) -> None:
-    dog = Watchdog(tmp_path, seconds=4)
+    dog = Watchdog(tmp_path, seconds=10)
     with beating(tmp_path, 10**6, 10**6, 3) as processes:
         deadline = time.monotonic() + 120
         while len(dog.processes()) < 3:
@@ -79,7 +79,7 @@ def test_a_stopped_process_is_named_though_all_others_wait_for_it(tmp_path: Path
 
 
 def test_the_one_that_has_not_got_as_far_as_the_others_is_named(tmp_path: Path) -> None:
-    dog = Watchdog(tmp_path, seconds=3)
+    dog = Watchdog(tmp_path, seconds=8)
     with beating(tmp_path, 25, 21, 25) as processes:
         assert [process.stdout.readline() for process in processes] == ["passed\n"] * 3
         found = first_stuck(dog)

@@ -37,10 +37,10 @@ def test_a_killed_job_fails_alone_and_pretraining_keeps_its_place(tmp_path: Path
         assert states == {doomed: "running", waiting: "queued"}, "one slot, one job"
         process = process_of(pool.job(doomed))
         assert process is not None
-        process.kill()
         gone = a_task(tmp_path / "gone", "gone")
         lost = pool.submit(gone)
         gone.data.train.unlink()
+        process.kill()
         first, second, third = pool.wait(doomed, waiting, lost)
         assert ray.get(worker.beats.remote()) == 1, "the same actor: it was not restarted"
     assert (first["state"], first["error"]) == ("failed", "its process died (killed, or out of memory)")

