@@ -98,7 +98,7 @@ def test_a_job_waits_for_its_place_and_runs_to_the_end_when_another_is_stopped(
 
     code, _, err = head("submit", "pretrain", config("short"), "--name", "second", "--set", "train.steps=6")
     assert code == 0, err
-    waiting = head.wait("second", lambda job: "pretrain" in (job["lacks"] or ""), 120)
+    waiting = head.wait("second", lambda job: "pretrain" in (job["lacks"] or ""), 600)
     assert waiting["state"] == "pending"
     assert waiting["lacks"] == "CPU: 2 wanted, 0 free of 2; pretrain: 2 wanted, 0 free of 2"
 

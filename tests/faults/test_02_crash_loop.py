@@ -49,8 +49,9 @@ def test_the_same_rank_that_dies_every_time_ends_the_run(ray: None, tmp_path: Pa
 
         rank = ray.train.get_context().get_world_rank()
         (run / f"attempt-{rank}-{os.getpid()}").touch()
-        time.sleep(1)
         if rank == 1:
+            while len(list(run.glob("attempt-0-*"))) < len(list(run.glob("attempt-1-*"))):
+                time.sleep(0.1)
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)
 

@@ -95,20 +95,20 @@ def test_the_one_that_has_not_got_as_far_as_the_others_is_named(tmp_path: Path) 
 def test_a_run_whose_worker_is_stopped_ends_with_the_same_weights(
     tmp_path: Path, shards: Path, untroubled: Path
 ) -> None:
-    with pretraining(tmp_path, shards, "cluster.stuck_after=10") as command:
+    with pretraining(tmp_path, shards, "cluster.stuck_after=20") as command:
         command.wait_for_step(10)
         stopped = command.worker(1)
         stopped.suspend()
         began = time.monotonic()
         while not restarts(command.run):
-            assert time.monotonic() - began < 60
+            assert time.monotonic() - began < 300
             assert command.process.poll() is None
             time.sleep(0.05)
         assert not stopped.is_running()
         code, said, errors = command.end()
     assert code == 0, errors
     [restart] = restarts(command.run)
-    assert restart["reason"].startswith("worker 1 is stuck: no sign of life for 1")
+    assert restart["reason"].startswith("worker 1 is stuck: no sign of life for ")
     assert "worker 1 is stuck" in said
     assert command.steps()[-1] == STEPS
     assert weights_of(command.run) == weights_of(untroubled)

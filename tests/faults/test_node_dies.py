@@ -121,6 +121,7 @@ def test_a_run_goes_on_with_the_node_that_is_left_and_grows_when_one_comes(
         ) as command,
     ):
         command.wait_for_step(10)
+        wait_until(lambda: events(command.run, "checkpoint"))
         kill_node_of(command, 0, raylets)
         noting_run.let(command.run, 17)
         wait_until(lambda: command.steps()[-1] == 17)
@@ -150,6 +151,7 @@ def test_a_run_of_fixed_size_waits_for_another_node(shards: Path, tmp_path: Path
         pretraining(tmp_path, shards, f"cluster.address={there.address}", program=PROGRAM) as command,
     ):
         command.wait_for_step(10)
+        wait_until(lambda: events(command.run, "checkpoint"))
         kill_node_of(command, 1, raylets)
         noting_run.let(command.run, STEPS)
         wait_until(lambda: events(command.run, "waiting"))
