@@ -84,7 +84,6 @@ class TaskSearch:
         self._parent = self._parent_run()
         for job in self._unfinished_of_its_name():
             if job["task"].get("parent_run") != self._parent:
-                runs.end_run(self._uri, self._parent, {}, {}, "FAILED")
                 raise ValueError(
                     f"name: the best of the search is to be called {self._task.name}, and job {job['id']} of "
                     f"that name is {job['state']}: wait for it, cancel it, or choose another name"

@@ -239,11 +239,6 @@ def test_the_search_s_run_is_open_while_it_runs(folder: Path) -> None:
         runs = client.search_runs([experiment.experiment_id], f"tags.`mlflow.runName` = 'a/{name} search'")
         return [run.info.status for run in runs]
 
-    refused = a_queue(folder, accuracy)
-    refused.submit(searched(folder, "taken").plain())
-    with pytest.raises(ValueError, match="is to be called taken"):
-        TaskSearch(refused, searched(folder, "taken"))
-    assert states("taken") == ["FAILED"]
     queue = a_queue(folder, accuracy)
     for trials, space in ((2, SPACE), (4, {"adapter.rank": [2, 4, 8]})):
         search = TaskSearch(queue, searched(folder, "open", trials=trials, space=space))
