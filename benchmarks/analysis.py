@@ -28,7 +28,7 @@ from launcher.settings import load_pretrain
 from launcher.standard_library import sources
 from odeformer import checkpoint
 from odeformer.analysis.flow import flow_of
-from odeformer.analysis.lyapunov import lyapunov_exponents
+from odeformer.analysis.lyapunov import finite_time_exponents, lyapunov_exponents
 from odeformer.analysis.spectrum import product_spectrum
 from odeformer.config import ModelConfig
 from odeformer.memory import peak_bytes
@@ -110,7 +110,10 @@ def spectrum(rounds: int) -> dict[str, Any]:
 
 
 def memory() -> dict[str, Any]:
-    """Most bytes alive at once at N = D: of a forward pass, and of finding so many exponents."""
+    """Most bytes alive at once at N = D: of a forward pass, and of finding so many exponents.
+
+    ``forth_and_back``: as the report finds them, on the first few cells: each holds as much as any other.
+    """
     model = Odeformer(tiny(512)).eval()
     state = model.embed(torch.randint(512, (1, TOKENS))).detach()
     flow = flow_of(model, TOKENS)
@@ -124,6 +127,9 @@ def memory() -> dict[str, Any]:
         "state": state.numel() * state.element_size(),
         "forward": forward,
         "exponents": {str(count): of(count) for count in COUNTS},
+        "forth_and_back": peak_bytes(
+            lambda: finite_time_exponents(flow.steps[:3], state, flow.widths[:3], max(COUNTS), iterations=1)
+        ),
     }
 
 

@@ -172,7 +172,7 @@ class RememberingField:
 
     def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
         seen = self._remember(self._part.heads(x, w))
-        return project(join_heads(self.mix(seen, self._mask)), w, "out")
+        return project(join_heads(self.mix(seen)), w, "out")
 
     def _remember(self, heads: Heads) -> Heads:
         """The queries of these tokens, and the keys and values of all so far."""
@@ -186,15 +186,15 @@ class RememberingField:
         values[:, :, self._first : self._last] = value
         return Heads(query, keys[:, :, : self._last], values[:, :, : self._last])
 
-    def mix(self, heads: Heads, mask: Tensor | None) -> Tensor:
+    def mix(self, heads: Heads) -> Tensor:
         """What the queries of these tokens take from all values so far, [batch, heads, new, head width]."""
         query, key, value = heads
         return F.scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=mask,
-            is_causal=mask is None and self._first == 0,
+            attn_mask=self._mask,
+            is_causal=self._mask is None and self._first == 0,
             enable_gqa=key.shape[1] < query.shape[1],
         )
 

@@ -21,6 +21,7 @@ settings.load_profile("tests")
 # Ray ends a process, without a word and whatever else it does, whose cluster has not answered for this long
 # (60 by default). The tests' own process outlives many clusters, some of which are killed.
 os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "3600")
+# And it gives its workers 60 seconds to start, which is little beside other tests.
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
 
 LONGEST_FIRST = ("test_road.py", "faults", "cluster")

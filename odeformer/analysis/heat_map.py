@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -44,15 +45,18 @@ def heat_map(
     x = model.embed(input_ids).detach()
     neutral = neutral_state(model, input_ids).expand_as(x)
     nodes, weights = np.polynomial.legendre.leggauss(points)
-    scores = x.new_zeros(len(outputs), x.shape[1])
+    scores, flow = x.new_zeros(len(outputs), x.shape[1]), flow_of(model, x.shape[1], depth)
     for rows in torch.arange(len(outputs)).split(OUTPUTS_AT_ONCE):
         positions = torch.tensor(outputs)[rows]
         time = int(positions[-1]) + 1  # the text may end here
-        flow, begin = flow_of(model, time, depth), neutral[:, :time]
+        short = flow._replace(
+            steps=tuple(replace(step, field=step.field.part(0, time)) for step in flow.steps)
+        )
+        begin = neutral[:, :time]
         way, total = x[:, :time] - begin, x.new_zeros(len(rows), time, x.shape[2])
 
         def logits(x: Tensor) -> Tensor:
-            chosen = model.unembed(flow.end(x)[0, positions])  # noqa: B023 (called in this turn alone)
+            chosen = model.unembed(short.end(x)[0, positions])  # noqa: B023 (called in this turn alone)
             return chosen.gather(1, answers[rows, None])[:, 0]  # noqa: B023
 
         with differentiable_attention():

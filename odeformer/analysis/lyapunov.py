@@ -3,7 +3,8 @@
 The state is that of all tokens together, so what one token does to another is in it. Benettin et al. 1980
 (Meccanica 15): tangents are carried along by Jacobian–vector products and made orthonormal again after
 every step by a QR decomposition, whose diagonal says how much each has grown. Memory: m states, and about
-what a forward pass takes. The way back of :func:`finite_time_exponents` also keeps the states between steps.
+what a forward pass takes, with a solver of one evaluation. :func:`finite_time_exponents` carries a few
+tangents more, and its way back holds the graph of one step.
 """
 
 from __future__ import annotations
@@ -135,18 +136,22 @@ def _carry(steps: Sequence[Step], x: Tensor, tangents: Tensor) -> tuple[Tensor, 
 
 
 def _back(steps: Sequence[Step], x: Tensor, cotangents: Tensor) -> None:
-    """Directions at the end become orthonormal ones at the beginning, step by step."""
-    visited = [x]
-    with torch.no_grad():
-        for step in steps[:-1]:
-            visited.append(step(visited[-1]))
-    for step in reversed(steps):
+    """Directions at the end become orthonormal ones at the beginning, step by step.
+
+    Each step's beginning is found anew from x: that costs less time than a tangent, and keeps no states.
+    """
+    for index in reversed(range(len(steps))):
+        with torch.no_grad():
+            start = x.detach()
+            for step in steps[:index]:
+                start = step(start)
+        start.requires_grad_()
         with torch.enable_grad():
-            start = visited.pop().requires_grad_()
-            end = step(start)
+            end = steps[index](start)
         for cotangent in cotangents:
             (pulled,) = torch.autograd.grad(end, start, cotangent, retain_graph=True)
             cotangent.copy_(pulled)
+        del start, end, pulled  # and with them the step's graph, before the next one is made
         _orthonormalise(cotangents)
 
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.func import jacrev, vmap
 
-from odeformer.analysis.flow import differentiable_attention
 from odeformer.config import ModelConfig
 from odeformer.field import BlockWeights, build_field
 from odeformer.field.parts import rotary_table, rotate
@@ -142,7 +141,6 @@ def feed_forward_eigenvalues(config: ModelConfig, block: BlockWeights, x: Tensor
     def part(state: Tensor) -> Tensor:
         return field.feed_forward(state.view(1, 1, -1), block).flatten()
 
-    with differentiable_attention():
-        eigenvalues = torch.linalg.eigvals(vmap(jacrev(part))(x).detach())
+    eigenvalues = torch.linalg.eigvals(vmap(jacrev(part))(x).detach())
     order = eigenvalues.abs().argsort(dim=-1, descending=True)
     return eigenvalues.gather(-1, order)

@@ -56,6 +56,7 @@ class Moody(http.server.SimpleHTTPRequestHandler):
             self.wfile.flush()
             if mood == "stall":
                 # Say nothing until the other side has had enough.
+                self.connection.settimeout(60)
                 self.connection.recv(1)
             # Close with a reset instead of an orderly end.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -18,7 +18,7 @@ from odeformer.memory import peak_bytes
     ("solver", "changes"),
     [
         ("euler", {"flavour": "neox"}),
-        ("rk4", {"flavour": "llama", "rotary_fraction": None, "key_value_heads": 1}),
+        ("rk4", {"flavour": "llama", "rotary_fraction": None, "heads": 4, "key_value_heads": 2}),
         ("lie_trotter", {"flavour": "paper", "rotary_fraction": None}),
     ],
 )
