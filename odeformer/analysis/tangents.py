@@ -48,15 +48,11 @@ def _push_by_tokens(step: CellStep, x: Tensor, tangent: Tensor) -> None:
     step = dataclasses.replace(step, field=field, weights=weights)
     for first in range(0, time, few):
         last = min(first + few, time)
-        field.at(first, last, _seen(first, last, x.device))
+        causal = torch.ones(last - first, last, dtype=torch.bool, device=x.device).tril(first)
+        field.at(first, last, causal)
         # Copies: the tangent of a view would be made as large as the whole state.
         moved = step(forward_ad.make_dual(x[:, first:last].clone(), tangent[:, first:last].clone()))
         tangent[:, first:last] = forward_ad.unpack_dual(moved).tangent
-
-
-def _seen(first: int, last: int, device: torch.device) -> Tensor:
-    """Which tokens those from ``first`` on see: all before them, and themselves."""
-    return torch.arange(last, device=device) <= torch.arange(first, last, device=device)[:, None]
 
 
 class _PlainField(RememberingField):

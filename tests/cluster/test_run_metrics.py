@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import mlflow
 import pytest
@@ -41,7 +42,7 @@ def test_each_step_has_its_numbers_once_also_after_a_restart(
     for step, seconds in whole.items():
         assert sum(part[step] for part in parts) <= seconds
         assert all(part[step] > 0 for part in parts)
-    assert max(sum(part[step] for part in parts) / whole[step] for step in whole) > 0.5
+    assert median(sum(part[step] for part in parts) / whole[step] for step in whole) > 0.5
     rates, flops = history("tokens_per_second"), history("model_flops_per_second")
     for step, seconds in whole.items():
         assert rates[step] == pytest.approx(256 / seconds)

@@ -48,10 +48,12 @@ def test_steps_are_made_meanwhile_and_an_error_waits(settings: Callable[..., Pre
     first, second = events(run.run.dir, "checkpoint")
     assert (first["step"], second["step"]) == (2, 4)
     assert first["checkpoint_seconds"] > SECONDS
+    assert first["blocked_seconds"] < first["checkpoint_seconds"] / 2
     # Step 3 is made while the first is in flight; the second one waits for it, and the error for both.
     made = {event["step"]: event["time"] for event in events(run.run.dir, "step")}
     assert made[3] < made[4] < first["time"] < made[5] < second["time"]
     assert second["blocked_seconds"] > first["blocked_seconds"]
+    assert second["blocked_seconds"] > 0.5 * (first["time"] - made[4])
     names = sorted(path.name for path in (run.run.dir / "checkpoints").iterdir())
     assert names == ["step-000000002", "step-000000004"]
 
