@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import distributed as dist
 from torch import nn
 
+from cluster.events import FILE_NAME as EVENTS
+from cluster.events import EventLog, events_from
 from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
 from cluster.training import worker
 from data.manifest import SplitName
@@ -22,40 +25,61 @@ def train_here(
     module: nn.Module, stream: ShardStream, train: TrainSettings, optim: OptimSettings, seed: int
 ) -> tuple[Any, list[float]]:
     """Train a module with the interface of our model; the engine that holds the result, and all losses."""
-    alone()
-    losses: list[float] = []
-
-    def report(event: str, step: int, values: dict[str, float]) -> None:
-        if event == "step":
-            losses.append(values["loss"])
-
     with tempfile.TemporaryDirectory() as folder:
-        engine = worker.train(
-            worker.Work(
-                model=module,  # type: ignore[arg-type]
-                stream=stream,
-                validate=lambda engine: {},
-                report=report,
-                run=RunSettings(dir=Path(folder), seed=seed),
-                train=train,
-                optim=optim,
-                zero=ZeroSettings(stage=0),
-                checkpoint=CheckpointSettings(every=train.steps),
-            )
+        run = RunSettings(dir=Path(folder), seed=seed)
+        engine, events = train_in(run, module, stream, train, optim, commit_every=train.steps)
+    return engine, [event["loss"] for event in events if event["event"] == "step"]
+
+
+def train_in(
+    run: RunSettings,
+    module: nn.Module,
+    stream: ShardStream,
+    train: TrainSettings,
+    optim: OptimSettings,
+    commit_every: int,
+    validate: Callable[[Any], dict[str, float]] = lambda engine: {},
+) -> tuple[Any, list[dict[str, Any]]]:
+    """The same in a folder; called again after a stop, it goes on from the last commit there.
+
+    Args:
+        run: the folder, which holds nothing but this run, and the seed.
+        commit_every: optimizer steps between commits.
+        validate: called with the engine every ``train.validate_every`` steps; its numbers are in the events.
+
+    Returns:
+        The engine that holds the result, and the events of the run, each step's once.
+    """
+    alone()
+    log = EventLog(run.dir)
+    engine = worker.train(
+        worker.Work(
+            model=module,  # type: ignore[arg-type]
+            stream=stream,
+            validate=validate,
+            report=log,
+            run=run,
+            train=train,
+            optim=optim,
+            zero=ZeroSettings(stage=0),
+            checkpoint=CheckpointSettings(every=commit_every, keep=1),
         )
-    return engine, losses
+    )
+    # A step that was made again after a stop counts as it was made last.
+    events, _ = events_from(run.dir / EVENTS, 0)
+    return engine, list({(event["event"], event["step"]): event for event in events}.values())
 
 
 class AsEngine:
-    """A module behind the interface of an engine, its products in bf16 as in training: to evaluate it."""
+    """A module behind the interface of an engine, to evaluate it; its products in the given precision."""
 
     device = "cpu"
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+    def __init__(self, module: nn.Module, precision: Literal["fp32", "bf16"] = "bf16") -> None:
+        self.module, self._bf16 = module, precision == "bf16"
 
     def __call__(self, ids: torch.Tensor, depth: int) -> Any:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
             return self.module(ids, depth=depth)
 
     def eval(self) -> None:

@@ -1,17 +1,20 @@
 """Is a continuous-depth model as good as an ordinary one, smaller, and right at every depth?
 
-    python -m benchmarks.quality --tokens 1600000 --seeds 3 --json benchmarks/results/quality.json
+    python -m benchmarks.quality --tokens 8000000 --seeds 3 --json benchmarks/results/quality_long.json
 
 Every row is one training run on the same tokens in the same order; rows already in the file are not run
 again, so the table can grow over many calls. Claimed models try three learning rates with the first seed
 and run the other seeds at the best; the rest run once, at a fixed one. Ends with what the rows say of each
-claim, and draws the figure beside the JSON. With ODEFORMER_DATA a folder of texts adds to the default ones.
+claim, and draws the figure beside the JSON. A row that was stopped goes on from its last commit in the folder
+*.runs beside the JSON. The text is Python's standard library, seven of its packages, and the files in the
+folder ODEFORMER_DATA.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,11 +24,11 @@ from benchmarks.quality_claims import gain_per_flop, judged
 from benchmarks.quality_plot import plot
 from benchmarks.quality_rows import MODELS, Model, linear_identity, train_row
 from benchmarks.rows_file import RowsFile
-from benchmarks.texts import benchmark_texts
+from benchmarks.texts import benchmark_texts, package_texts
 from data.shards import build
 
-RATES = (3e-3, 4.5e-3, 6.5e-3)
-FIXED_RATE = 4.5e-3
+RATES = (2e-3, 3e-3, 4.5e-3)
+FIXED_RATE = 3e-3
 VOCABULARY = 2048
 
 
@@ -73,13 +76,26 @@ def main() -> None:
             ]
             running = [
                 pool.submit(
-                    train_row, m, shards, arguments.tokens, seed, rate, kept(m, seed, rate, arguments)
+                    train_row,
+                    m,
+                    shards,
+                    arguments.tokens,
+                    seed,
+                    rate,
+                    run_folder(m, seed, rate, arguments),
+                    kept(m, seed, rate, arguments),
                 )
                 for m, seed, rate in jobs
             ]
             for done in as_completed(running):
                 table.add(done.result())
     table.show(arguments.tokens)
+
+
+def run_folder(model: Model, seed: int, rate: float, arguments: argparse.Namespace) -> Path:
+    """Where a row's run is, to go on from there after a stop."""
+    name = re.sub("[^a-z0-9]+", "-", model.name.lower().replace("/", "-over-"))
+    return arguments.json.with_suffix(".runs") / f"{name}-{arguments.tokens}-{rate:g}-{seed}"
 
 
 def kept(model: Model, seed: int, rate: float, arguments: argparse.Namespace) -> Path | None:
@@ -101,7 +117,7 @@ def build_shards(texts: list[Path] | None, out: Path) -> Path:
     """Shards of the texts, built once."""
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
-        texts = texts or benchmark_texts(out.parent)
+        texts = texts or [*benchmark_texts(out.parent), *package_texts()]
         build(texts, out, vocabulary_size=VOCABULARY, sequence_length=256, held_out=0.03)
     return out
 

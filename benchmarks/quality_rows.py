@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.in_process import SEQUENCE_LENGTH, AsEngine, open_stream, train_here
-from cluster.settings import OptimSettings, TrainSettings
+from benchmarks.in_process import SEQUENCE_LENGTH, AsEngine, open_stream, train_in
+from cluster.settings import OptimSettings, RunSettings, TrainSettings
 from cluster.training.validation import sample_rows, validation_losses
 from cluster.training.worker import step_depths
 from data.manifest import load_manifest
@@ -18,13 +20,17 @@ from odeformer import checkpoint
 from odeformer.config import BasisConfig, ModelConfig
 from odeformer.cost import cell_flops, unembedding_flops
 from odeformer.hypernetwork import depth_parameters
-from odeformer.model import Odeformer, Output, parameter_count
+from odeformer.model import Odeformer, Output, parameter_count, token_losses
 from odeformer.solvers import solver_named
 
 WIDTH, HEADS, DEPTH = 128, 4, 8
 BATCH = 8
 VALIDATION_SEQUENCES = 256
 EVALUATED = (4, 6, 8, 12, 16, 32)
+COPYING_EVERY = 50
+"""Optimizer steps between two looks at whether a model copies."""
+CURVE, CURVE_EVERY = (4, 6, 8), 4
+"""Depths at which a model is evaluated while it is trained, on every fourth of the validation sequences."""
 ANY_DEPTH: dict[str, Any] = {"depths": (4, 8), "vary_from": 0.7}
 """Most of the steps at N = D, then each at D/2 or D; 2D and 4D are never trained at."""
 UP_TO_2D: dict[str, Any] = {"depths": (4, 8, 16), "vary_from": 0.7}
@@ -50,9 +56,10 @@ class Model:
     """Of the basis."""
     peer: bool = False
     """Built by ``transformers`` instead of by us."""
-    coefficient_rate: float | None = None
-    """Learning rate of the coefficient functions over that of the weights: 6 in runs below 3 M tokens, 2
-    above, when not given. The faster one is better by 3 % of perplexity at 1.6 M and worse at 5.8 M."""
+    coefficient_rate: float = 1.0
+    """Learning rate of the coefficient functions over that of the weights."""
+    feed_forward: int | None = None
+    """Hidden units of the feed-forward part; 4 × width when not given."""
     prelude: int | None = None
     """Layers before the flow; the model's default when not given."""
     kept: bool = False
@@ -65,7 +72,7 @@ class Model:
                 "width": WIDTH,
                 "heads": HEADS,
                 # SwiGLU has three matrices where the others have two: as many parameters at 8/3 of the width.
-                "feed_forward_width": 344 if self.flavour == "llama" else None,
+                "feed_forward_width": 344 if self.flavour == "llama" else self.feed_forward,
                 "depth": self.depth,
                 "prelude": self.prelude,
                 "basis": {"kind": self.kind, "size": self.size, **self.options},
@@ -77,7 +84,10 @@ class Model:
 
 MODELS = (
     Model("ordinary, D layers", "none", 8, claimed=True),
+    Model("ordinary, 3D/4 layers", "none", 6, depth=6, claimed=True),
     Model("ordinary, D/2 layers", "none", 4, depth=4, claimed=True),
+    # As many bytes as K = D/2, and half the FLOPs of its feed-forward parts.
+    Model("ordinary, D layers, narrow feed-forward", "none", 8, feed_forward=WIDTH, claimed=True),
     Model("K = D", "smooth_mlp", 8, claimed=True),
     Model("K = D/2", "smooth_mlp", 4, claimed=True),
     Model("K = D/2, any depth", "smooth_mlp", 4, training=ANY_DEPTH, claimed=True, kept=True),
@@ -100,15 +110,13 @@ MODELS = (
         "K = D/2, any depth, step-aware", "smooth_mlp", 4, training=ANY_DEPTH, options={"step_aware": True}
     ),
     Model("K = D/2, any depth, distillation", "smooth_mlp", 4, training=DISTILLATION),
-    Model("K = D, any depth", "smooth_mlp", 8, training=ANY_DEPTH),
-    # As published, their coefficient functions have the rate of everything else.
-    Model("published coefficients, K = D", "fourier_mlp", 8, coefficient_rate=1.0, prelude=0),
+    Model("K = D, any depth", "smooth_mlp", 8, training=ANY_DEPTH, claimed=True),
+    Model("published coefficients, K = D", "fourier_mlp", 8, prelude=0),
     Model(
         "published coefficients, K = D, any depth",
         "fourier_mlp",
         8,
         training=ANY_DEPTH,
-        coefficient_rate=1.0,
         prelude=0,
     ),
     Model("piecewise linear, K = D/2, any depth", "linear", 4, training=ANY_DEPTH),
@@ -148,13 +156,14 @@ class Peer(nn.Module):
 
 
 def train_row(
-    model: Model, shards: Path, tokens: int, seed: int, rate: float, keep: Path | None = None
+    model: Model, shards: Path, tokens: int, seed: int, rate: float, folder: Path, keep: Path | None = None
 ) -> dict[str, Any]:
     """Train one model on the first ``tokens`` tokens of the stream and evaluate it at every depth.
 
-    Losses are in nats per token. Every row sees the same tokens in the same order, with the same
-    optimizer, weight decay and schedule, through the same loop as any other run, its matrix products in
-    bf16. The model's weights go into the folder ``keep``, where one is given.
+    Losses are in nats per token. Every row sees the same tokens in the same order, with the same optimizer,
+    weight decay and schedule, through the same loop as any other run, in fp32: it is what every CPU is fast
+    in. The run is in ``folder``, and goes on from its last commit there after any stop. The model's weights
+    go into the folder ``keep``, where one is given.
     """
     manifest = load_manifest(shards)
     steps = tokens // (BATCH * SEQUENCE_LENGTH)
@@ -167,21 +176,30 @@ def train_row(
         global_batch=BATCH,
         micro_batch=BATCH,
         gradient="direct",
-        precision="bf16",
-        validate_every=steps,
+        validate_every=COPYING_EVERY,
         **model.training,
     )
-    optim = OptimSettings(
-        learning_rate=rate,
-        coefficient_rate=model.coefficient_rate or (6.0 if tokens < 3e6 else 2.0),
-    )
-    engine, losses = train_here(module, open_stream(shards, "train", BATCH), train, optim, seed)
+    optim = OptimSettings(learning_rate=rate, coefficient_rate=model.coefficient_rate)
     rows = sample_rows(open_stream(shards, "validation", BATCH), VALIDATION_SEQUENCES)
+    depths = (model.depth,) if model.peer or model.kind == "none" else CURVE
+
+    def look(engine: Any) -> dict[str, float]:
+        """How well it copies; at every fifth look, its loss at the depths too."""
+        found = {"copying": copying_advantage(engine, model.depth, manifest.vocabulary_size)}
+        if engine.global_steps % (5 * COPYING_EVERY) == 0:
+            found |= validation_losses(engine, rows[::CURVE_EVERY], depths, 16)
+        return found
+
+    run = RunSettings(dir=folder, seed=seed)
+    stream = open_stream(shards, "train", BATCH)
+    engine, events = train_in(run, module, stream, train, optim, commit_every=COPYING_EVERY, validate=look)
+    losses = [event["loss"] for event in events if event["event"] == "step"]
+    looks = [event for event in events if event["event"] == "validation"]
     # Whatever solver a model was trained with, it is used as an ordinary transformer: by Euler.
     module.solver = config.default_solver
     if keep is not None:
         checkpoint.save(module.state_dict(), config, config.default_solver, shards / "tokenizer.json", keep)
-    cells = sum(sum(step_depths(train, model.depth, seed, step)) for step in range(steps))
+    passes = [depth for step in range(steps) for depth in step_depths(train, model.depth, seed, step)]
     return {
         "name": model.name,
         "basis": model.kind,
@@ -192,19 +210,54 @@ def train_row(
         "parameters": sum(p.numel() for p in module.parameters()) if model.peer else parameter_count(config),
         "depth_parameters": depth_parameters(config),
         "cell_flops": cell_flops(config, SEQUENCE_LENGTH),
-        "training_flops": training_flops(config, cells, steps),
+        "training_flops": training_flops(config, passes),
         "seed": seed,
         "tokens": steps * BATCH * SEQUENCE_LENGTH,
         "learning_rate": rate,
+        "coefficient_rate": model.coefficient_rate,
+        "precision": train.precision,
         "train_loss": sum(losses[-50:]) / len(losses[-50:]),
+        "copies_from_step": copies_from(looks),
+        "curve": {
+            str(seen["step"]): {
+                key.rsplit("_", 1)[1]: round(value, 4) for key, value in seen.items() if "_loss_" in key
+            }
+            for seen in looks
+            if any("_loss_" in key for key in seen)
+        },
         "validation_loss": by_depth(engine, rows, (model.depth,) if model.peer else EVALUATED),
         **({"changed_depth": changed_depth(module, rows)} if _is_ordinary(model) else {}),
     }
 
 
-def training_flops(config: ModelConfig, cells: int, steps: int) -> float:
-    """Of all cells that all steps ran, and the unembedding; a backward pass counts as two forward ones."""
-    forward = cells * cell_flops(config, SEQUENCE_LENGTH) + steps * unembedding_flops(config)
+@torch.no_grad()
+def copying_advantage(engine: Any, depth: int, vocabulary_size: int) -> float:
+    """By how many nats per token random tokens are predicted better when they come for the second time.
+
+    The same 16 sequences of 128 random tokens, each twice, at every call.
+    """
+    engine.eval()
+    once = torch.randint(
+        vocabulary_size, (16, SEQUENCE_LENGTH // 2), generator=torch.Generator().manual_seed(0)
+    )
+    ids = torch.cat([once, once], dim=1)
+    losses = token_losses(engine(ids[:, :-1], depth=depth).logits, ids[:, 1:])
+    first, second = losses.split([SEQUENCE_LENGTH // 2 - 1, SEQUENCE_LENGTH // 2], dim=1)
+    # Of the second half's first token nothing is known yet.
+    return float(first.mean() - second[:, 1:].mean())
+
+
+def copies_from(looks: Sequence[dict[str, Any]]) -> int | None:
+    """The first of two looks running at which copying brings half a nat; none if there are none."""
+    for one, next_one in pairwise(looks):
+        if min(one["copying"], next_one["copying"]) >= 0.5:
+            return int(one["step"])
+    return None
+
+
+def training_flops(config: ModelConfig, passes: Sequence[int]) -> float:
+    """FLOPs of a run, of which each pass has so many cells; a backward pass counts as two forward ones."""
+    forward = sum(passes) * cell_flops(config, SEQUENCE_LENGTH) + len(passes) * unembedding_flops(config)
     return 3.0 * BATCH * SEQUENCE_LENGTH * forward
 
 
@@ -238,7 +291,7 @@ def changed_depth(model: Any, rows: torch.Tensor) -> dict[str, dict[str, float]]
     }
 
     return {
-        way: {str(n): by_depth(AsEngine(make(n)), rows, (n,))[str(n)] for n in EVALUATED}
+        way: {str(n): by_depth(AsEngine(make(n), "fp32"), rows, (n,))[str(n)] for n in EVALUATED}
         for way, make in ways.items()
     }
 

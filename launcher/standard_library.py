@@ -21,16 +21,17 @@ VALIDATION_EXAMPLES = 100
 def sources() -> list[Path]:
     """The standard library's modules that are UTF-8 text, sorted."""
     root = Path(sysconfig.get_path("stdlib"))
-    found = []
-    for path in sorted(root.rglob("*.py")):
-        if not SKIPPED & set(path.relative_to(root).parts) and path.stat().st_size:
-            try:
-                text = path.read_text(encoding="utf-8")
-            except UnicodeDecodeError:
-                continue
-            if text.strip() and "\0" not in text:
-                found.append(path)
-    return found
+    modules = [path for path in sorted(root.rglob("*.py")) if not SKIPPED & set(path.relative_to(root).parts)]
+    return [path for path in modules if is_text(path)]
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file is UTF-8 text that is not empty."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return False
+    return bool(text.strip()) and "\0" not in text
 
 
 def write_tasks(paths: list[Path], held_out: float, folder: Path) -> None:

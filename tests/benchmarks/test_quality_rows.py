@@ -14,7 +14,8 @@ from odeformer.model import parameter_count
 
 
 def _run(queue: Any, index: int, shards: Path) -> None:
-    queue.put(train_row(MODELS[index], shards, tokens=8192, seed=0, rate=4e-3))
+    folder = shards.parent / f"run-{index}"
+    queue.put(train_row(MODELS[index], shards, tokens=8192, seed=0, rate=4e-3, folder=folder))
 
 
 def row(index: int, shards: Path) -> dict[str, Any]:
