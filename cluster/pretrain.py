@@ -42,7 +42,7 @@ def check(settings: PretrainSettings) -> PretrainSettings:
             ),
         }
     )
-    _identity_file(resolved)
+    identity_file(resolved)
     return resolved
 
 
@@ -125,7 +125,7 @@ def complete_model(settings: PretrainSettings) -> ModelConfig:
     return model
 
 
-def _identity_file(settings: PretrainSettings) -> tuple[Path, str]:
+def identity_file(settings: PretrainSettings) -> tuple[Path, str]:
     """Where ``run.dir`` says whose it is, and what it should say: only the same run may resume from it.
 
     Raises:
@@ -197,7 +197,7 @@ def _pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version
         )
     except ConnectionError as error:  # it is started when the store answers
         on_event({"event": "tracking_away", "step": 0, "reason": str(error)})
-    path, identity = _identity_file(settings)
+    path, identity = identity_file(settings)
     path.write_text(identity)
     with upload.ended(settings.run.dir):
         supervise(pretrain_worker, settings, on_event)

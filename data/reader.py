@@ -46,8 +46,9 @@ class ShardReader:
             self._members += [(index, at, member) for at, member in zip(starts, shard.members, strict=True)]
         rows = [member.sequences for _, _, member in self._members]
         self._offsets = np.cumsum([0] + rows)
-        self._room = STREAMS * (-(-block_size(manifest.sequence_bytes) // max(rows)) + 2)
-        self._kept: OrderedDict[int, Future[np.ndarray]] = OrderedDict()
+        # Members that stay in memory, at most, and those that do.
+        self.room = STREAMS * (-(-block_size(manifest.sequence_bytes) // max(rows)) + 2)
+        self.kept: OrderedDict[int, Future[np.ndarray]] = OrderedDict()
         self._lock = Lock()
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
@@ -87,13 +88,13 @@ class ShardReader:
     def _member(self, index: int) -> np.ndarray:
         """Return a member's rows; of several threads that want it at once one reads it."""
         with self._lock:
-            found = self._kept.get(index)
+            found = self.kept.get(index)
             mine = found is None
             if found is None:
-                found = self._kept[index] = Future()
-                if len(self._kept) > self._room:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(index)
+                found = self.kept[index] = Future()
+                if len(self.kept) > self.room:
+                    self.kept.popitem(last=False)
+            self.kept.move_to_end(index)
         if mine:
             try:
                 found.set_result(self._read(*self._members[index]))
@@ -102,7 +103,7 @@ class ShardReader:
             except BaseException as error:
                 found.set_exception(error)
                 with self._lock:
-                    self._kept.pop(index, None)  # what was away may be there the next time
+                    self.kept.pop(index, None)  # what was away may be there the next time
                 raise
         return found.result()
 

@@ -7,17 +7,14 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-
-ODEFORMER = Path(sys.executable).parent / "odeformer"
+from forked import Command, run
+from waiting import wait_for, wait_until_gone
 
 CONFIG = """
 model: {width: 32, heads: 2, depth: 4, rotary_fraction: 0.5, basis: {size: 2}}
@@ -41,7 +38,7 @@ train: {steps: 30, global_batch: 4, learning_rate: 0.01}
 
 
 def odeformer(*arguments: str, cwd: Path) -> str:
-    done = subprocess.run([ODEFORMER, *arguments], cwd=cwd, capture_output=True, text=True, timeout=900)
+    done = run(*arguments, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -84,7 +81,7 @@ def test_pretraining_learns_at_every_depth_and_is_followed_in_mlflow(road: Path)
         assert after.value < before.value - 0.5
 
 
-def test_the_champion_is_the_run_s_last_weights(road: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_champion_has_the_last_weights_of_the_run(road: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import odeformer as package
     from cluster.registry import fetch
 
@@ -223,7 +220,7 @@ def test_a_text_and_tasks_are_scored_at_every_depth_asked_for(road: Path, tmp_pa
 
 def test_a_run_continues_only_from_what_fits(road: Path) -> None:
     def refused(*arguments: str) -> str:
-        done = subprocess.run([ODEFORMER, *arguments], cwd=road, capture_output=True, text=True, timeout=900)
+        done = run(*arguments, cwd=road)
         assert done.returncode == 2
         return done.stderr
 
@@ -257,12 +254,12 @@ def test_pretraining_again_registers_nothing_new(road: Path) -> None:
 
 def test_a_task_on_an_adapter_is_refused(road: Path) -> None:
     arguments = ["finetune", "run", "task.yaml", "--set", "base=models:/small-docs-docstring@champion"]
-    done = subprocess.run([ODEFORMER, *arguments], cwd=road, capture_output=True, text=True, timeout=600)
+    done = run(*arguments, cwd=road)
     assert done.returncode == 2
     assert "is an adapter" in done.stderr
 
 
-LongRun = Callable[..., tuple[subprocess.Popen[str], list[psutil.Process]]]
+LongRun = Callable[..., tuple[Command, list[psutil.Process]]]
 
 
 @pytest.fixture
@@ -271,9 +268,9 @@ def start_long_run(road: Path) -> Iterator[LongRun]:
 
     One that its test has not ended would take the machine from all tests after it.
     """
-    started: list[subprocess.Popen[str]] = []
+    started: list[Command] = []
 
-    def start(name: str, *more: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    def start(name: str, *more: str) -> tuple[Command, list[psutil.Process]]:
         changes = (
             f"run.dir={name}",
             "checkpoint.every=5",
@@ -281,20 +278,11 @@ def start_long_run(road: Path) -> Iterator[LongRun]:
             "tracking.register_as=null",
             *more,
         )
-        process = subprocess.Popen(
-            [ODEFORMER, "pretrain", "config.yaml", *(f"--set={change}" for change in changes)],
-            cwd=road,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        options = [f"--set={change}" for change in changes]
+        process = Command("pretrain", "config.yaml", *options, cwd=road, start_new_session=True)
         started.append(process)
-        deadline = time.monotonic() + 600
-        while not list((road / name / "checkpoints").glob("step-*")):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.1)
+        wait_for(lambda: process.poll() is not None or list((road / name / "checkpoints").glob("step-*")))
+        assert process.poll() is None, process.communicate()
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) > 5, "Ray should be running"
         return process, family
@@ -317,9 +305,8 @@ def test_ctrl_c_leaves_no_process_behind(road: Path, start_long_run: LongRun) ->
     folders = set(re.findall(r"/tmp/odf-\w+", " ".join(word for p in family for word in p.cmdline())))
     assert len(folders) == 1, "Ray's, which its processes are told"
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
-    assert process.wait(timeout=600) == 130
-    _, alive = psutil.wait_procs(family, timeout=120)
-    assert alive == []
+    assert process.wait() == 130
+    wait_until_gone(family)
     assert not any(Path(folder).exists() for folder in folders)
     assert mlflow_status(road, "stopped") == "KILLED"
 
@@ -331,10 +318,9 @@ def test_a_killed_worker_ends_the_command_soon_and_with_its_cause(
     workers = [p for p in family if "RayTrainWorker" in p.name()]
     assert len(workers) == 2
     workers[1].kill()
-    _, errors = process.communicate(timeout=600)
+    _, errors = process.communicate()
     assert process.returncode == 1
     # Ray may notice the peer's lost connection before it notices the death.
     assert re.search(r"failed: worker [01]( lost its connection|: its process died)", errors.splitlines()[-1])
-    _, alive = psutil.wait_procs(family, timeout=120)
-    assert alive == []
+    wait_until_gone(family)
     assert mlflow_status(road, "broken") == "FAILED"

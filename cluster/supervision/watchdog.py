@@ -124,9 +124,9 @@ def end(processes: Iterable[Process]) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    kill = ray.remote(num_cpus=0, max_retries=0)(_kill)
+    task = ray.remote(num_cpus=0, max_retries=0)(kill)
     asked = [
-        kill.options(scheduling_strategy=NodeAffinitySchedulingStrategy(one.node, soft=False)).remote(
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(one.node, soft=False)).remote(
             one.pid, one.started
         )
         for one in processes
@@ -135,7 +135,13 @@ def end(processes: Iterable[Process]) -> None:
         ray.wait(asked, num_returns=len(asked), timeout=END_SECONDS)
 
 
-def _kill(pid: int, started: float) -> None:
+def kill(pid: int, started: float) -> None:
+    """Kill a process of this machine and wait until it is gone, unless it is, or its number is another's now.
+
+    Args:
+        pid: its number.
+        started: when it began, in seconds since 1970, as psutil tells it.
+    """
     import psutil
 
     try:

@@ -86,11 +86,11 @@ def query_key_spectrum(config: ModelConfig, weights: BlockWeights, offset: int =
     heads = head_matrices(config, weights)
     key = heads.key
     if config.flavour != "paper" and offset:
-        key = _rotation(config, offset, key) @ key
+        key = rotation(config, offset, key) @ key
     return product_spectrum(heads.query.mT / math.sqrt(config.head_width), key)
 
 
-def _rotation(config: ModelConfig, offset: int, like: Tensor) -> Tensor:
+def rotation(config: ModelConfig, offset: int, like: Tensor) -> Tensor:
     """R(Δ) [head width, head width] with (R_i q)ᵀ (R_j k) = qᵀ R(j − i) k."""
     cos, sin = rotary_table(config, abs(offset) + 1, like)
     rows = rotate(torch.eye(config.head_width, dtype=like.dtype, device=like.device), cos[-1], sin[-1])

@@ -26,7 +26,7 @@ def row(name: str, seed: int, losses: dict[int, float], rate: float = 4e-3, dept
     }
 
 
-def test_the_interval_is_student_s_of_the_paired_differences() -> None:
+def test_the_interval_is_that_of_a_paired_t_test() -> None:
     ours = {seed: row("a", seed, {8: 3.7 + 0.1 * seed + 0.01 * seed**2}) for seed in range(4)}
     theirs = {seed: row("b", seed, {8: 3.7 + 0.1 * seed}) for seed in range(5)}
     measured = difference(ours, 8, theirs, 8)
@@ -39,7 +39,7 @@ def test_the_interval_is_student_s_of_the_paired_differences() -> None:
     assert difference(ours, 8, {9: theirs[0]}, 8) is None
 
 
-def test_rows_are_those_of_the_first_seed_s_best_rate() -> None:
+def test_rows_are_those_of_the_rate_that_is_best_for_the_first_seed() -> None:
     rows = [
         row("m", 0, {8: 3.9}, rate=3e-3),
         row("m", 0, {8: 3.7}, rate=6e-3),

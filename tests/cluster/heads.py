@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -20,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from forked import Command
+from waiting import wait_for, wait_until_gone
 
 HEAD = """
 import sys
 from ray.scripts.scripts import main
 sys.exit(main())
 """
-ODEFORMER = "from launcher.cli import main; main()"
 
 
 @dataclass
@@ -39,16 +39,14 @@ class Head:
     of_drivers: str
     """The address at which drivers and nodes join."""
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> Command:
         """``odeformer`` with these arguments."""
-        command = [sys.executable, "-c", ODEFORMER, *arguments]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=self.environment)
+        return Command(*arguments, cwd=self.folder, env=self.environment)
 
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=400)
-        return process.returncode, out, err
+        out, err = process.communicate()
+        return process.wait(), out, err
 
     def job(self, name: str) -> dict[str, Any]:
         """What ``jobs show --json`` says."""
@@ -56,13 +54,13 @@ class Head:
         assert code == 0, err
         return dict(json.loads(out))
 
-    def wait(self, name: str, found: Callable[[dict[str, Any]], bool], seconds: float) -> dict[str, Any]:
+    def wait(self, name: str, found: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The job, as soon as it is like that."""
-        deadline = time.monotonic() + seconds
-        while not found(job := self.job(name)):
-            assert time.monotonic() < deadline, job
-            time.sleep(0.5)
-        return job
+
+        def look() -> dict[str, Any] | None:
+            return job if found(job := self.job(name)) else None
+
+        return wait_for(look, lambda: self.job(name), pause=0.5)
 
 
 def free_ports(count: int) -> list[int]:
@@ -112,13 +110,13 @@ def head_node(resources: dict[str, int], dashboard: bool = True) -> Iterator[Hea
     of_drivers = f"127.0.0.1:{gcs}"
     address = f"http://127.0.0.1:{dashboard_port}" if dashboard else of_drivers
     try:
-        deadline = time.monotonic() + 300
-        while not (
-            _answers(address) if dashboard else "runtime started" in (folder / "head.log").read_text()
-        ):
-            assert node.poll() is None, (folder / "head.log").read_text()
-            assert time.monotonic() < deadline, (folder / "head.log").read_text()
-            time.sleep(0.3)
+        log = folder / "head.log"
+
+        def is_up() -> bool:
+            assert node.poll() is None, log.read_text()
+            return _answers(address) if dashboard else "runtime started" in log.read_text()
+
+        wait_for(is_up, log.read_text, pause=0.3)
         variable = "RAY_API_SERVER_ADDRESS" if dashboard else "RAY_ADDRESS"
         yield Head(address, environment | {variable: address}, folder, of_drivers)
     finally:
@@ -146,4 +144,4 @@ def _stop(pid: int, folder: Path) -> None:
     for process in processes:
         with suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(processes, timeout=10)
+    wait_until_gone(processes)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,6 @@ def process_of(job: dict[str, Any]) -> psutil.Process | None:
         return psutil.Process(int(words[1]))
     except (OSError, IndexError, ValueError, psutil.NoSuchProcess):
         return None
-
-
-def wait_for(found: Callable[[], Any], seconds: float = 300) -> Any:
-    """What ``found`` gives, once it gives anything."""
-    deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return value
 
 
 def most_slots(transitions: list[tuple[Any, ...]]) -> int:

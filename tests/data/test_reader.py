@@ -125,11 +125,11 @@ def test_ids_outside_the_split(folder: Path) -> None:
 
 def test_only_what_the_order_needs_stays_in_memory(built: dict[int, Path]) -> None:
     reader = _reader(built[7])
-    reader._room = 5
+    reader.room = 5
     count = load_manifest(built[7]).splits["train"].sequences
     rows = reader.rows(np.arange(count))
-    assert len(reader._kept) == 5
+    assert len(reader.kept) == 5
     assert np.array_equal(reader.rows(np.arange(count)), rows)
     # Members of 7 rows: so many hold the blocks of all streams, wherever these begin in a member.
     block = block_size(load_manifest(built[7]).sequence_bytes)
-    assert _reader(built[7])._room >= STREAMS * (block // 7 + 1)
+    assert _reader(built[7]).room >= STREAMS * (block // 7 + 1)

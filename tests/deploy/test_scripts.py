@@ -7,10 +7,10 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import DEADLINE, wait_for
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SRUN = """#!/bin/sh
@@ -73,18 +73,15 @@ def start(slurm: Path, job_id: int = 7) -> subprocess.Popen[str]:
         text=True,
         stderr=subprocess.PIPE,
     )
-    deadline = time.monotonic() + 120
-    while not (slurm / "ready").exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: (slurm / "ready").exists() or process.poll() is not None)
+    assert process.poll() is None, process.communicate()[1]
     return process
 
 
 def test_a_slurm_job_brings_up_ray_and_goes_back_into_the_queue_when_it_is_told_to_end(slurm: Path) -> None:
     process = start(slurm)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=120) == 75
+    assert process.wait(timeout=DEADLINE) == 75
     calls = (slurm / "calls").read_text().splitlines()
     [head, other] = [call for call in calls if call.startswith("srun")]
     assert "--nodelist=127.0.0.1 ray start --head --port 20021 " in head, "by the number of the job"
@@ -102,7 +99,7 @@ def test_a_slurm_job_brings_up_ray_and_goes_back_into_the_queue_when_it_is_told_
 def test_a_slurm_job_ends_as_its_run_does_and_is_not_queued_again(slurm: Path, code: int) -> None:
     process = start(slurm)
     (slurm / "end").write_text(str(code))
-    assert process.wait(timeout=120) == code
+    assert process.wait(timeout=DEADLINE) == code
     assert "requeue" not in (slurm / "calls").read_text()
 
 
@@ -114,7 +111,7 @@ def test_two_jobs_on_one_node_have_no_port_in_common(tmp_path: Path) -> None:
         write_programs(folder)
         process = start(folder, job_id)
         (folder / "end").write_text("0")
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=DEADLINE) == 0
         calls = (folder / "calls").read_text()
         found = {int(port) for port in re.findall(r"port (\d+)", calls)}
         assert "--min-worker-port 0 --max-worker-port 0" in calls, "any that are free"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import psutil
 import pytest
 from heads import free_ports
 from small_runs import small_settings
+from waiting import DEADLINE, wait_for
 
 from cluster.doctor import ray_cluster
 from cluster.jobs import JobServer
@@ -34,7 +34,8 @@ def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     def script(verb: str) -> None:
         # Not through pipes: the nodes would hold them open.
         with (tmp_path / "output").open("w") as output:
-            code = subprocess.run([SCRIPT, verb], env=environment, stdout=output, stderr=output, timeout=400)
+            printed = {"stdout": output, "stderr": output}
+            code = subprocess.run([SCRIPT, verb], env=environment, timeout=DEADLINE, **printed)
         assert code.returncode == 0, (tmp_path / "output").read_text()
         for line in (folder / "environment").read_text().splitlines() if verb == "up" else []:
             for setting in line.removeprefix("export ").split():
@@ -49,12 +50,10 @@ def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 
 
 def wait_for_nodes(count: int) -> None:
-    deadline = time.monotonic() + 300
-    while f" {count} nodes with {count} pretrain, {count} finetune" not in (
-        found := ray_cluster.look(os.environ["RAY_ADDRESS"])[0].found
-    ):
-        assert time.monotonic() < deadline, found
-        time.sleep(0.2)
+    def found() -> str:
+        return str(ray_cluster.look(os.environ["RAY_ADDRESS"])[0].found)
+
+    wait_for(lambda: f" {count} nodes with {count} pretrain, {count} finetune" in found(), found)
 
 
 def test_it_comes_up_with_two_nodes_and_goes_without_a_trace(two_nodes: Callable[[str], None]) -> None:
@@ -79,14 +78,17 @@ def test_a_submitted_run_has_a_worker_on_each_node_and_outlives_one(
     server = JobServer(os.environ["RAY_API_SERVER_ADDRESS"])
     name = server.submit(settings, "rehearsal")
     events = settings.run.dir / "events.jsonl"
-    deadline = time.monotonic() + 300
-    while not (events.exists() and '"checkpoint"' in events.read_text()):
-        assert time.monotonic() < deadline, server.log(name)
-        assert server.job(name).state in ("pending", "running"), server.log(name)
-        time.sleep(0.5)
+
+    def ended() -> bool:
+        return server.job(name).state not in ("pending", "running")
+
+    wait_for(
+        lambda: ended() or (events.exists() and '"checkpoint"' in events.read_text()),
+        lambda: server.log(name),
+    )
+    assert not ended(), server.log(name)
     two_nodes("kill")
-    while (job := server.job(name)).state in ("pending", "running"):
-        assert time.monotonic() < deadline + 300, server.log(name)
-        time.sleep(0.5)
+    wait_for(ended, lambda: server.log(name))
+    job = server.job(name)
     assert job.state == "succeeded", server.log(name)
     assert "another number of workers (1 of 2)" in server.log(name)

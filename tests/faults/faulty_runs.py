@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import forked
 import psutil
 from small_runs import events, small_settings
-
-ODEFORMER = Path(sys.executable).parent / "odeformer"
+from waiting import wait_for, wait_until_gone
 
 STEPS = 30
 SECTIONS: dict[str, dict[str, Any]] = {
@@ -28,18 +25,14 @@ SECTIONS: dict[str, dict[str, Any]] = {
 class Command:
     """``odeformer pretrain`` in a folder of its own, in a session of its own."""
 
-    def __init__(self, folder: Path, shards: Path, *changes: str, program: Sequence[str | Path]) -> None:
+    def __init__(self, folder: Path, shards: Path, *changes: str, program: Callable[[], None] | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         settings = small_settings(shards, folder, **SECTIONS)
         (folder / "config.json").write_text(settings.model_dump_json())
         self.run = folder / "run"
-        self.process = subprocess.Popen(
-            [*program, "pretrain", "config.json", *(f"--set={change}" for change in changes)],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
+        options = [f"--set={change}" for change in changes]
+        self.process = forked.Command(
+            "pretrain", "config.json", *options, cwd=folder, start_new_session=True, program=program
         )
         self._seen = len(self.steps())
 
@@ -47,13 +40,14 @@ class Command:
         """The steps that were made, in the order they were."""
         return [event["step"] for event in events(self.run, "step")]
 
-    def wait_for_step(self, step: int, timeout: float = 300) -> None:
+    def wait_for_step(self, step: int) -> None:
         """Wait until this command has made a step that is no earlier than ``step``."""
-        deadline = time.monotonic() + timeout
-        while not any(made >= step for made in self.steps()[self._seen :]):
-            assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(
+            lambda: (
+                self.process.poll() is not None or any(made >= step for made in self.steps()[self._seen :])
+            )
+        )
+        assert self.process.poll() is None, self.process.communicate()
 
     def family(self) -> list[psutil.Process]:
         """All processes below it."""
@@ -64,15 +58,15 @@ class Command:
         newest = max((self.run / "heartbeats").iterdir(), key=lambda attempt: int(attempt.name))
         return psutil.Process(json.loads((newest / f"{rank}.json").read_text())["pid"])
 
-    def end(self, timeout: float = 400) -> tuple[int, str, str]:
+    def end(self) -> tuple[int, str, str]:
         """Wait for the end: exit code, what was said, and what was said of errors."""
-        said, errors = self.process.communicate(timeout=timeout)
-        return self.process.returncode, said, errors
+        said, errors = self.process.communicate()
+        return self.process.wait(), said, errors
 
 
 @contextmanager
 def pretraining(
-    folder: Path, shards: Path, *changes: str, program: Sequence[str | Path] = (ODEFORMER,)
+    folder: Path, shards: Path, *changes: str, program: Callable[[], None] | None = None
 ) -> Iterator[Command]:
     """Start a run, by the command line or what does its work; whatever happens, nothing is left behind."""
     command = Command(folder, shards, *changes, program=program)
@@ -85,7 +79,7 @@ def pretraining(
             for process in (command.process, *family):
                 process.kill()
         command.process.wait()
-        psutil.wait_procs(family, timeout=60)
+        wait_until_gone(family)
 
 
 def restarts(run: Path) -> list[dict[str, Any]]:

@@ -7,13 +7,13 @@ import secrets
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
+from waiting import wait_until_gone
 
 QUICK = {
     "health_check_initial_delay_ms": 1000,
@@ -103,7 +103,7 @@ def _end_all(folder: str) -> None:
     for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left, timeout=20)
+    wait_until_gone(left)
 
 
 def _command(process: psutil.Process) -> str:
@@ -118,12 +118,3 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
         return process.children(recursive=True)
     except psutil.NoSuchProcess:
         return []
-
-
-def wait_until(found: Callable[[], Any]) -> Any:
-    """What ``found`` gives, once it gives anything."""
-    deadline = time.monotonic() + 300
-    while not (value := found()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return value

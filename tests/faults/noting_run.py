@@ -1,6 +1,6 @@
 """``odeformer pretrain`` whose workers note their samples, and go no further than they are let.
 
-``python -m noting_run pretrain …`` is the command; each worker's notes lie in ``run.dir``.
+:func:`command` is the program; each worker's notes lie in ``run.dir``.
 """
 
 from __future__ import annotations
@@ -59,10 +59,9 @@ def samples(run: Path) -> dict[int, list[int]]:
     return {step: sorted(found[step]) for step in sorted(found)}
 
 
-if __name__ == "__main__":
-    import noting_run  # by its name, as workers know it
-
+def command() -> None:
+    """``odeformer``, whose runs have these workers."""
     from launcher.cli import main
 
-    pretrain.pretrain_worker = noting_run.work
+    pretrain.pretrain_worker = work
     main()

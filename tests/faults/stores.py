@@ -8,11 +8,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from waiting import wait_for
 
 
 def free_port() -> int:
@@ -52,15 +53,16 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline and self._process.poll() is None:
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=10).read()
-                return
-            except OSError:
-                time.sleep(0.2)
-        self.stop()
-        raise TimeoutError((self._folder / "server.log").read_text())
+        wait_for(self._answers, (self._folder / "server.log").read_text)
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self._folder / "server.log").read_text()
+        try:
+            urllib.request.urlopen(f"{self.uri}/health", timeout=10).read()
+        except OSError:
+            return False
+        return True
 
     def stop(self) -> None:
         if self._process is not None:

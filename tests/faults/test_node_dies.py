@@ -14,14 +14,13 @@ import psutil
 import pytest
 import torch
 from faulty_runs import SECTIONS, STEPS, Command, pretraining, restarts, weights_of
-from nodes import TOKEN, nodes, wait_until
+from nodes import TOKEN, nodes
 from small_runs import events, small_settings
+from waiting import DEADLINE, wait_for, wait_until_gone
 
 from cluster.connect import ray_cluster
 from cluster.shards import open_stream
 from cluster.supervision import room
-
-PROGRAM = (sys.executable, "-m", "noting_run")
 
 
 @pytest.fixture(autouse=True)
@@ -59,13 +58,13 @@ def test_room_is_waited_for_and_seen_to_come_and_go(shards: Path, tmp_path: Path
             "2 workers of 1 CPU and 1 pretrain each are wanted, 1 fits now: free are 1 CPU and 1 pretrain"
         )
         assert growth.look() is None, "not for long enough"
-        assert wait_until(growth.look) == 2
+        assert wait_for(growth.look) == 2
         assert taken.look() is None, "it has all that it wishes for"
         too_many = small_settings(shards, tmp_path, cluster={"workers": 4})
         with pytest.raises(room.NoRoomError, match=r"4 workers of .* are wanted, 2 fit now"):
             room.wait(too_many, 0, said.append, lambda: None)  # as on a cluster of the run's own
         raylets[0].kill()
-        wait_until(lambda: room.wait(settings(1), 0, said.append, lambda: None) == 1)
+        wait_for(lambda: room.wait(settings(1), 0, said.append, lambda: None) == 1)
 
 
 def test_a_run_without_room_says_so_and_can_be_told_to_end(shards: Path, tmp_path: Path) -> None:
@@ -73,7 +72,7 @@ def test_a_run_without_room_says_so_and_can_be_told_to_end(shards: Path, tmp_pat
         nodes(1) as (there, _),
         pretraining(tmp_path, shards, f"cluster.address={there.address}") as command,
     ):
-        wait_until(lambda: events(command.run, "waiting"))
+        wait_for(lambda: events(command.run, "waiting"))
         command.process.terminate()
         code, said, errors = command.end()
     assert (code, errors.splitlines()[-1]) == (75, "preempted at step 0; the same command goes on")
@@ -87,12 +86,11 @@ def kill_node_of(command: Command, rank: int, raylets: list[psutil.Process]) -> 
     [raylet] = [one for one in raylets if worker in one.children(recursive=True)]
     family, started = raylet.children(recursive=True), time.monotonic()
     raylet.kill()
-    psutil.wait_procs([worker], timeout=60)
+    wait_until_gone([worker])
     print(f"worker {rank} ended {time.monotonic() - started:.1f} s after its raylet", end=", ")
-    wait_until(lambda: restarts(command.run))
+    wait_for(lambda: restarts(command.run))
     print(f"the run took note after {time.monotonic() - started:.1f} s")
-    assert not worker.is_running()
-    assert psutil.wait_procs(family, timeout=60)[1] == []
+    wait_until_gone(family)
 
 
 def assert_nothing_was_lost(command: Command, untroubled: Path, shards: Path, folder: Path) -> None:
@@ -117,18 +115,18 @@ def test_a_run_goes_on_with_the_node_that_is_left_and_grows_when_one_comes(
     with (
         nodes(2) as (there, raylets),
         pretraining(
-            tmp_path, shards, f"cluster.address={there.address}", *changes, program=PROGRAM
+            tmp_path, shards, f"cluster.address={there.address}", *changes, program=noting_run.command
         ) as command,
     ):
         command.wait_for_step(10)
-        wait_until(lambda: events(command.run, "checkpoint"))
+        wait_for(lambda: events(command.run, "checkpoint"))
         kill_node_of(command, 0, raylets)
         noting_run.let(command.run, 17)
-        wait_until(lambda: command.steps()[-1] == 17)
+        wait_for(lambda: command.steps()[-1] == 17)
         there.add()
         time.sleep(5)  # it must have been there for a second
         noting_run.let(command.run, 24)
-        wait_until(lambda: events(command.run, "growing"))
+        wait_for(lambda: events(command.run, "growing"))
         noting_run.let(command.run, STEPS)
         code, said, errors = command.end()
     assert code == 0, errors
@@ -148,13 +146,15 @@ def test_a_run_of_fixed_size_waits_for_another_node(shards: Path, tmp_path: Path
     noting_run.let(tmp_path / "run", 10)
     with (
         nodes(2) as (there, raylets),
-        pretraining(tmp_path, shards, f"cluster.address={there.address}", program=PROGRAM) as command,
+        pretraining(
+            tmp_path, shards, f"cluster.address={there.address}", program=noting_run.command
+        ) as command,
     ):
         command.wait_for_step(10)
-        wait_until(lambda: events(command.run, "checkpoint"))
+        wait_for(lambda: events(command.run, "checkpoint"))
         kill_node_of(command, 1, raylets)
         noting_run.let(command.run, STEPS)
-        wait_until(lambda: events(command.run, "waiting"))
+        wait_for(lambda: events(command.run, "waiting"))
         there.add()
         code, _, errors = command.end()
     assert code == 0, errors
@@ -173,7 +173,7 @@ def test_a_node_that_is_drained_is_left_after_a_commit(
     with (
         nodes(2) as (there, _),
         pretraining(
-            tmp_path, shards, f"cluster.address={there.address}", *changes, program=PROGRAM
+            tmp_path, shards, f"cluster.address={there.address}", *changes, program=noting_run.command
         ) as command,
     ):
         command.wait_for_step(10)
@@ -184,9 +184,9 @@ def test_a_node_that_is_drained_is_left_after_a_commit(
         subprocess.run(
             [Path(sys.executable).parent / "ray", *drain, *why, "--deadline-remaining-seconds=300"],
             check=True,
-            timeout=120,
+            timeout=DEADLINE,
         )
-        wait_until(lambda: events(command.run, "leaving"))
+        wait_for(lambda: events(command.run, "leaving"))
         noting_run.let(command.run, STEPS)
         code, _, errors = command.end()
     assert code == 0, errors

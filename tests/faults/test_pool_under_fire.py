@@ -12,8 +12,9 @@ from typing import Any
 import psutil
 import pytest
 from nodes import QUICK, TOKEN, nodes
-from pool_tasks import lags, most_at_once, process_of, wait_for
+from pool_tasks import lags, most_at_once, process_of
 from small_tasks import a_task, register_base
+from waiting import wait_for
 
 from cluster import registry
 from cluster.connect import ray_cluster
@@ -50,10 +51,10 @@ def fire(pool: Pool, chance: random.Random, until: int, kills: list[Callable[[],
     """Kill one thing after the other, each after some more jobs have succeeded, until so many have."""
     begun, killed = succeeded(pool), []
     for number, kill in enumerate(kills):
-        wait_for(partial(has, pool, begun + (until - begun) * number // len(kills)), seconds=600)
+        wait_for(partial(has, pool, begun + (until - begun) * number // len(kills)))
         time.sleep(chance.uniform(0, 3))
         killed.append(kill())
-    wait_for(partial(has, pool, until), seconds=600)
+    wait_for(partial(has, pool, until))
     return killed
 
 

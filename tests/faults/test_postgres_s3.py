@@ -9,7 +9,7 @@ import pytest
 from postgres import missing, postgres
 from stored_models import checkpoint_folder, register_adapter, register_model
 from stores import server
-from test_28_alias_race import race
+from test_alias_moved_by_two_at_once import race
 
 from cluster import registry
 from cluster.registry.fetching import read_json

@@ -54,7 +54,7 @@ def request(uri: str, path: str, user: str, method: str, body: bytes | None = No
         return error.code
 
 
-def test_a_team_can_use_another_s_model_and_change_nothing_of_it(
+def test_a_team_can_use_a_model_of_another_and_change_nothing_of_it(
     tmp_path: Path, as_user: Callable[[str | None], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # every password is hashed, slowly on purpose

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import socket
@@ -15,6 +14,8 @@ from typing import Any
 
 import pytest
 import typer
+from forked import run
+from waiting import DEADLINE
 
 from data.manifest import load_manifest
 from launcher.cli import app
@@ -26,14 +27,6 @@ WITHOUT_A_TABLE = {
     *(f"finetune {verb}" for verb in ("submit", "logs", "cancel", "retry")),
     *(f"models {verb}" for verb in ("export", "import", "register", "rollback")),
 }
-
-
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    # One thread, as conftest has it for the tests themselves: small products on shared cores stall on two.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [ODEFORMER, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=400
-    )
 
 
 @pytest.mark.parametrize(
@@ -153,7 +146,7 @@ def test_ctrl_c_is_one_word(tmp_path: Path) -> None:
         connection, _ = silent.accept()
         connection.recv(1)  # it has asked, and waits for an answer
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=DEADLINE)
         connection.close()
     assert (process.returncode, errors) == (130, "interrupted\n")
 

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import run
 from small_runs import small_settings
 
 from cluster.connect import ray_cluster
 from cluster.supervision.room import places
 from cluster.training.memory import worker_memory
 
-ODEFORMER = Path(sys.executable).parent / "odeformer"
-
 
 def dry_run(folder: Path, *arguments: str) -> str:
-    command = [ODEFORMER, "pretrain", "config.json", "--dry-run", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400)
+    done = run("pretrain", "config.json", "--dry-run", *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -67,7 +67,7 @@ def test_versions_are_compared_by_the_newest_analyses_of_one_text(uri: str, tmp_
     assert json.loads((tmp_path / "mixed" / "comparison.json").read_text())["figures"] == compared["figures"]
 
 
-def test_an_adapter_s_analysis_is_kept_with_the_adapter(uri: str, tmp_path: Path) -> None:
+def test_the_analysis_of_an_adapter_is_kept_with_the_adapter(uri: str, tmp_path: Path) -> None:
     base = register_model(checkpoint_folder(tmp_path / "1", 1), uri, tmp_path)
     adapter = register_adapter(base, uri, tmp_path)
     analyze(uri, base.uri, TEXT, tmp_path / "a", "--adapter", adapter.uri, "--log")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-import time
 
 import pytest
 from rich.console import Console
+from waiting import wait_for
 
 from launcher import progress as progress_module
 from launcher.progress import Progress
@@ -19,10 +19,7 @@ def test_a_silent_stage_still_shows_that_it_is_alive(monkeypatch: pytest.MonkeyP
     progress = Progress(Console(file=out, width=120))
     with progress.stage("waiting"):
         progress.update(0.25, "for nothing")
-        deadline = time.monotonic() + 60
-        while sum("for nothing" in line for line in out.getvalue().splitlines()) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for(lambda: out.getvalue().count("for nothing") >= 2)
     lines = out.getvalue().splitlines()
     assert sum("waiting  25%" in line and "for nothing" in line for line in lines) >= 2
     assert "✓ waiting" in lines[-1]

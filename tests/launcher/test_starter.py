@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from forked import run
 from pydantic import BaseModel
 
 from cluster.finetuning.task import Task
@@ -18,11 +18,9 @@ from data.shards import build
 from launcher.setting_docs import setting_docs
 from launcher.settings import load_pretrain
 
-ODEFORMER = Path(sys.executable).parent / "odeformer"
-
 
 def odeformer(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([ODEFORMER, *arguments], cwd=folder, capture_output=True, text=True, timeout=400)
+    return run(*arguments, cwd=folder)
 
 
 def test_what_init_writes_is_a_run(tmp_path: Path, text_files: list[Path]) -> None:

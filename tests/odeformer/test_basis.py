@@ -166,7 +166,7 @@ def test_linear_is_the_identity_on_its_own_midpoints_and_interpolates_between(si
         torch.testing.assert_close(at(basis, t)[0, :, k], torch.from_numpy(values))
 
 
-def test_chebyshev_are_numpy_s_polynomials() -> None:
+def test_chebyshev_polynomials_are_those_of_numpy() -> None:
     t = torch.linspace(0, 1, 33, dtype=torch.float64)
     expected = np.polynomial.chebyshev.chebvander(2 * t.numpy() - 1, 6)
     torch.testing.assert_close(at(made("chebyshev", 7), t)[1], torch.from_numpy(expected))

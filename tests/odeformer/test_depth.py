@@ -128,7 +128,7 @@ def test_the_prelude_keeps_its_width_at_every_depth(model_depth: int, prelude: i
     assert layered_grid(model_depth, prelude, model_depth) == uniform_grid(model_depth)
 
 
-def test_a_given_grid_must_have_the_prelude_s_cells() -> None:
+def test_a_given_grid_must_have_the_cells_of_the_prelude() -> None:
     assert as_grid((0.0, 0.25, 0.3, 1.0), 1, 4) == (0.0, 0.25, 0.3, 1.0)
     for edges in ((0.0, 0.3, 1.0), (0.0, 1.0)):
         with pytest.raises(ValueError, match=r"begins with its prelude's edges, \[0.0, 0.25\]"):

@@ -103,7 +103,9 @@ def test_depth_parameters_counts_what_is_stored(kind: str, size: int) -> None:
 
 @pytest.mark.parametrize("kind", ["smooth_mlp", "linear", "chebyshev", "fourier_mlp"])
 @pytest.mark.parametrize("low_rank", [None, 3])
-def test_deviation_is_the_tensor_s_for_every_basis_and_low_rank(kind: str, low_rank: int | None) -> None:
+def test_deviation_is_that_of_the_tensor_for_every_basis_and_low_rank(
+    kind: str, low_rank: int | None
+) -> None:
     shape = config(kind, 5, width=64, heads=4, depth=8)
     shape = shape.model_copy(update={"basis": shape.basis.model_copy(update={"low_rank": low_rank})})
     weights = [weights_at(Hypernetwork(shape), 8) for _ in range(4)]

@@ -44,7 +44,7 @@ class BandTask(Task[Found]):
         found = [
             pair
             for rows in _buckets(signatures.bands(self.first, self.count))
-            for pair in _alike(signatures, rows, self.threshold)
+            for pair in alike(signatures, rows, self.threshold)
         ]
         pairs = np.concatenate([np.empty((0, 2), np.int64), *found])
         with self.writing(".pairs") as file:
@@ -72,7 +72,7 @@ def _buckets(values: np.ndarray) -> Iterator[np.ndarray]:
         yield order[edges[bucket] : edges[bucket + 1]]
 
 
-def _alike(signatures: Signatures, rows: np.ndarray, threshold: float) -> Iterator[np.ndarray]:
+def alike(signatures: Signatures, rows: np.ndarray, threshold: float) -> Iterator[np.ndarray]:
     """Yield pairs [n, 2] that connect all of the rows that are alike, directly or through others.
 
     Who is connected already is not compared with those who are: a thousand copies of one page take a

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from small_runs import events, run_workers
+from waiting import wait_for
 
 import odeformer
 from cluster import pretrain
@@ -19,15 +19,6 @@ from cluster.checkpoints import folder
 from cluster.settings import PretrainSettings
 
 MakeSettings = Callable[..., PretrainSettings]
-
-
-def wait_for_step(folder: Path, step: int, seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while not (folder / "events.jsonl").exists() or not any(
-        event["step"] >= step for event in events(folder, "step")
-    ):
-        assert time.monotonic() < deadline, f"no step {step} within {seconds} s"
-        time.sleep(0.01)
 
 
 def final_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -43,7 +34,7 @@ def test_a_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(
 
     killed = settings(train=train, checkpoint={"every": 5}, run={"dir": tmp_path / "killed"})
     group = run_workers(killed, join=False)
-    wait_for_step(killed.run.dir, 12)
+    wait_for(lambda: any(event["step"] >= 12 for event in events(killed.run.dir, "step")), pause=0.01)
     os.kill(group.pids()[1], signal.SIGKILL)
     with pytest.raises(Exception, match=r"SIGKILL|[Cc]onnection"):  # of whichever worker is told of first
         group.join()
@@ -77,7 +68,7 @@ def test_a_finished_run_run_again_changes_nothing(settings: MakeSettings) -> Non
 
 
 def test_another_run_may_not_resume_from_this_folder(settings: MakeSettings) -> None:
-    path, identity = pretrain._identity_file(settings())
+    path, identity = pretrain.identity_file(settings())
     assert not path.parent.exists(), "checking makes no folder"
     path.parent.mkdir()
     path.write_text(identity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +46,7 @@ class Run:
         train = TrainSettings(steps=10, global_batch=2, micro_batch=1)
         settings = ZeroSettings(stage=stage, param_persistence_threshold=0)  # type: ignore[arg-type]
         self.engine = zero.initialize(Odeformer(tiny_shape(50, 8)), train, OPTIM, settings, folder)
-        self.stream, self.events = Cursor(), list[str]()
+        self.stream, self.events, self.folder = Cursor(), list[str](), folder
         self.commits = Checkpoints(
             self.engine,
             self.stream,
@@ -54,6 +55,14 @@ class Run:
             lambda event, step, values: self.events.append(event),
             seed,
         )
+
+    def restore(self, commits: Path) -> int:
+        """Load the commit of another run: the step it was made at."""
+        if dist.get_rank() == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.copytree(commits, self.folder)
+        dist.barrier()
+        return self.commits.restore()
 
     def train(self, steps: int) -> dict[str, torch.Tensor]:
         """The weights after some more steps, on rank 0."""
@@ -83,7 +92,7 @@ def load_everywhere(config: dict[str, Any]) -> None:
     copy_late()
     root = Path(config["settings"]["run"]["dir"]) / "stages"
     root.mkdir(exist_ok=True)
-    live = {stage: Run(stage, root / "unused", seed=1) for stage in range(4)}
+    live = {stage: Run(stage, root / f"live-{stage}", seed=1) for stage in range(4)}
     for run in live.values():
         run.train(2)  # something that must be forgotten
     for stage in range(4):
@@ -95,8 +104,7 @@ def load_everywhere(config: dict[str, Any]) -> None:
         gone_on = origin.train(3)
         origin.commits.wait()
         for other, run in live.items():
-            run.commits._folder = folder
-            assert run.commits.restore() == 3
+            assert run.restore(folder) == 3
             assert run.stream.place == 3
             assert ("checkpoint_converted" in run.events) == (other != stage)
             run.events.clear()

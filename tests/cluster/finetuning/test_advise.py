@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import torch.multiprocessing as mp
+from forked import spawn
 from small_tasks import register_base, small_task
 
 from cluster import registry
@@ -50,7 +50,7 @@ def run(index: int, folder: Path, uri: str) -> None:
 
 def test_each_is_trained_from_the_untouched_base(tmp_path: Path) -> None:
     uri = register_base(tmp_path)
-    mp.spawn(run, args=(tmp_path, uri), nprocs=1)
+    spawn(run, args=(tmp_path, uri), nprocs=1)
     probes = json.loads((tmp_path / "probes.json").read_text())
     assert [(one["method"], one["rank"], one["embedding"], one["depth"]) for one in probes] == [
         ("lora", 2, False, 4),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from forked import spawn
 from pydantic import ValidationError
 from small_tasks import register_base, small_task
 
@@ -43,7 +43,7 @@ def run_jobs(index: int, folder: Path, uri: str) -> None:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("methods")
     uri = register_base(folder)
-    mp.spawn(run_jobs, args=(folder, uri), nprocs=1)
+    spawn(run_jobs, args=(folder, uri), nprocs=1)
     results = {result["task"]: result for result in json.loads((folder / "results.json").read_text())}
     return folder, uri, results
 

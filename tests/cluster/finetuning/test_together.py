@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from forked import spawn
 from safetensors.torch import load_file
 from small_runs import tiny_shape
 from small_tasks import register_base, small_task
@@ -68,7 +68,7 @@ def train(index: int, folder: Path, uri: str) -> None:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("together")
-    mp.spawn(train, args=(folder, register_base(folder)), nprocs=1)
+    spawn(train, args=(folder, register_base(folder)), nprocs=1)
     return folder
 
 

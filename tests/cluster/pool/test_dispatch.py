@@ -7,12 +7,13 @@ import signal
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cluster.checkpoints.folder import name as commit_name
-from cluster.pool import dispatch
+from cluster.pool import board, dispatch, journal
 from cluster.pool.board import Board
 from cluster.pool.dispatch import CANCELLED, Dispatcher
 from cluster.pool.journal import Job, Journal
@@ -119,7 +120,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         now[0] += 1e-6
         return now[0]
 
-    monkeypatch.setattr(time, "time", tick)
+    for module in (board, dispatch, journal):
+        monkeypatch.setattr(module, "time", SimpleNamespace(time=tick))
     return now
 
 
@@ -133,11 +135,10 @@ RESULT = {"adapter_version": "1", "after": 1.0}
 
 
 def test_a_killed_job_is_begun_again_until_it_gets_no_further(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses = iter(range(10, 10_000, 100))  # each look is long after the one before
-    began = time.time()
-    monkeypatch.setattr(time, "time", lambda: began + next(pauses))
+    monkeypatch.setattr(dispatch, "time", SimpleNamespace(time=lambda: clock[0] + next(pauses)))
     job = bench.submit("x")
     for attempt in (1, 2):
         assert bench.slots.orders[job]["jobs"][0]["attempt"] == attempt
@@ -153,7 +154,7 @@ def test_a_killed_job_is_begun_again_until_it_gets_no_further(
     assert failed.error == "its process died (killed, or out of memory)"
 
 
-def test_a_program_s_error_is_final_and_a_store_that_is_away_is_not(bench: Bench) -> None:
+def test_an_error_of_the_program_is_final_and_a_store_that_is_away_is_not(bench: Bench) -> None:
     first = bench.submit("first")
     for _ in range(5):
         away = bench.end(first, 1, error="ConnectionError: no", is_mendable=True, is_store_away=True)
@@ -196,7 +197,7 @@ def test_a_job_that_is_asked_to_end_is_asked_once_and_killed_in_the_end(
 def test_a_deadline_ends_what_waits_and_what_runs_but_not_what_was_trained_in_time(
     bench: Bench, clock: list[float]
 ) -> None:
-    soon = time.time() + 0.2
+    soon = clock[0] + 0.2
     running, waiting = bench.submit("r", deadline=soon), bench.submit("w", deadline=soon)
     clock[0] += 0.25
     bench.dispatcher.look()
@@ -304,7 +305,7 @@ def test_those_whose_process_is_killed_are_tried_alone(tmp_path: Path, gone: boo
     assert {bench.journal.job(job).failures for job in jobs} == {1}
 
 
-def test_what_fails_for_all_is_nobody_s_failure_and_what_fails_for_one_is(tmp_path: Path) -> None:
+def test_what_fails_for_all_counts_against_nobody_and_what_fails_for_one_does(tmp_path: Path) -> None:
     bench = Bench(tmp_path, jobs_per_slot=3, max_failures=0)
     jobs = [bench.submit(name, look=False) for name in "123"]
     bench.dispatcher.look()
@@ -335,7 +336,7 @@ def test_one_that_ends_before_the_others_is_not_kept_waiting(
 def test_one_that_is_cancelled_or_late_leaves_the_others_alone(tmp_path: Path, clock: list[float]) -> None:
     bench = Bench(tmp_path, jobs_per_slot=3)
     cancelled, late, other = (
-        bench.submit(name, deadline=time.time() + 0.2 if name == "late" else None, look=False)
+        bench.submit(name, deadline=clock[0] + 0.2 if name == "late" else None, look=False)
         for name in ("cancelled", "late", "other")
     )
     bench.dispatcher.look()
@@ -357,15 +358,17 @@ def test_one_that_is_cancelled_or_late_leaves_the_others_alone(tmp_path: Path, c
     assert bench.journal.job(other).failures == 0
 
 
-def test_a_slot_that_is_wanted_is_given_back_by_all_and_asked_for_once(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, jobs_per_slot=3)
+def test_a_slot_that_is_wanted_is_given_back_by_all_and_asked_for_once(
+    tmp_path: Path, clock: list[float]
+) -> None:
+    bench = Bench(tmp_path, jobs_per_slot=3, grace_seconds=60)
     jobs = [bench.submit(name, look=False) for name in "123"]
     bench.dispatcher.look()
     bench.dispatcher.ask_to_end(bench.journal.job(jobs[2]), CANCELLED)
     urgent = bench.submit("urgent", "b", priority=1)
     assert bench.slots.signals == [], "a job is about to end: that is waited for"
     bench.slots.leaves(jobs[0], 2, preempted=7)
-    bench.dispatcher._adjusted = 0.0
+    clock[0] += 1.1 * dispatch.ADJUST_SECONDS
     bench.dispatcher.look()
     assert bench.state(jobs[2])[0] == "cancelled"
     bench.dispatcher.look()
@@ -398,7 +401,7 @@ def test_a_pool_that_died_divides_what_shared_slots_took_as_before(
     assert [after.board.shares.account(team).service for team in TWO] == pytest.approx(served)
 
 
-def test_a_team_s_jobs_end_when_its_budget_is_spent_and_go_on_in_the_next_period(
+def test_jobs_end_when_the_budget_is_spent_and_go_on_in_the_next_period(
     tmp_path: Path, clock: list[float]
 ) -> None:
     clock[0] = datetime(2026, 11, 30, 22, tzinfo=UTC).timestamp()

@@ -62,7 +62,7 @@ def test_only_what_may_follow_does(journal: Journal) -> None:
             assert after == "queued", "what has ended is only ever tried again"
 
 
-def test_what_mlflow_does_not_know_is_each_job_s_last_transition(journal: Journal) -> None:
+def test_what_mlflow_does_not_know_is_the_last_transition_of_each_job(journal: Journal) -> None:
     first, second = (journal.submit(task(name=name), name).id for name in ("x", "y"))
     journal.move(first, "running")
     waiting = {job.id: number for job, number in journal.unmirrored()}

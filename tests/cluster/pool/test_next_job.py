@@ -89,7 +89,7 @@ def test_who_shares_a_slot_is_alike_and_chosen_like_the_next_one() -> None:
     assert next_to_join([first], alike, of_a) == alike[0], "team b's quota is used up"
 
 
-def test_nobody_takes_much_more_than_its_share_of_another_team_s_slot() -> None:
+def test_nobody_takes_much_more_than_its_share_of_a_slot_of_another_team() -> None:
     heavy = a_job("a", "r", state="running", process="p")
     light = a_job("b", "l", state="running", process="p")
     queued = [a_job("b", "2"), a_job("b", "3")]
@@ -119,7 +119,7 @@ def test_a_team_at_its_quota_waits_whatever_its_priority() -> None:
 @pytest.mark.parametrize(
     ("free", "quota", "expected"), [(0, None, "b/old/1"), (1, None, None), (1, 1, "a/r/1")]
 )
-def test_room_is_made_by_the_lowest_and_at_the_quota_by_one_s_own(
+def test_room_is_made_by_the_lowest_and_at_the_quota_by_the_same_team(
     free: int, quota: int | None, expected: str | None
 ) -> None:
     own = a_job("a", "r", priority=1, state="running")

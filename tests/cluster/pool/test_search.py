@@ -189,7 +189,7 @@ def test_a_trial_that_fails_is_left_out_and_all_of_them_are_an_error(folder: Pat
         hopeless.submit_best()
 
 
-def test_where_a_job_s_score_is_no_number_it_is_not_the_best(folder: Path) -> None:
+def test_a_job_whose_score_is_no_number_is_not_the_best(folder: Path) -> None:
     at_end = iter([math.inf, *[0.5] * 3])
     queue = a_queue(folder, lambda values, step: next(at_end) if step == STEPS else 0.1)
     search = TaskSearch(queue, searched(folder, "infinite", trials=4))
@@ -229,7 +229,7 @@ def test_the_name_of_the_best_must_be_free(folder: Path) -> None:
     assert search.submit_best() != job
 
 
-def test_the_search_s_run_is_open_while_it_runs(folder: Path) -> None:
+def test_the_run_of_a_search_is_open_while_it_runs(folder: Path) -> None:
     uri = f"sqlite:///{folder}/mlflow.db"
 
     def states(name: str) -> list[str]:

@@ -150,7 +150,7 @@ def test_a_team_that_was_away_has_no_credit() -> None:
     assert turns[:6].count("new") == 3, "half, not all until it has had as much as the other one ever had"
 
 
-def test_what_follows_a_job_moves_its_team_s_account() -> None:
+def test_what_follows_a_job_moves_the_account_of_its_team() -> None:
     shares = Shares(lambda team: Terms(max_running=1))
     for now, (before, after) in enumerate(
         [(None, "queued"), ("queued", "running"), ("running", "queued"), ("queued", "running")], start=1

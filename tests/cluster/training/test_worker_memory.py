@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from forked import spawn
 from torch import Tensor
 from torch import distributed as dist
 
@@ -106,7 +106,7 @@ def compare(rank: int, folder: str) -> None:
 
 
 def test_what_is_held_between_passes_is_exact_at_every_stage(tmp_path: Path) -> None:
-    mp.spawn(compare, args=(str(tmp_path),), nprocs=WORKERS)
+    spawn(compare, args=(str(tmp_path),), nprocs=WORKERS)
 
 
 @pytest.mark.parametrize("flavour", ["neox", "llama", "paper"])

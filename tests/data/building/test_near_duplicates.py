@@ -250,7 +250,7 @@ def test_a_bucket_is_connected_as_comparing_everybody_would(
 
     everybody = [(a, b) for a, b in combinations(range(len(rows)), 2) if (rows[a] == rows[b]).mean() >= 0.8]
     found = [
-        tuple(pair) for part in pairs._alike(Signatures([path]), np.arange(len(rows)), 0.8) for pair in part
+        tuple(pair) for part in pairs.alike(Signatures([path]), np.arange(len(rows)), 0.8) for pair in part
     ]
     assert connected(found) == connected(everybody)
     assert len(found) < len(rows)

@@ -19,7 +19,9 @@ from odeformer.analysis.flow import flow_of, states
         ({"prelude": 2}, "midpoint", 5),
     ],
 )
-def test_the_last_state_gives_the_model_s_logits(changes: dict[str, object], solver: str, depth: int) -> None:
+def test_the_last_state_gives_the_logits_of_the_model(
+    changes: dict[str, object], solver: str, depth: int
+) -> None:
     model = tiny_model(**changes).eval()
     model.solver = solver
     attach_adapter(model)

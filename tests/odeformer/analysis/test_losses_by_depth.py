@@ -17,7 +17,7 @@ def test_losses_at_each_depth_are_the_model_s() -> None:
     torch.testing.assert_close(found[1], expected)
 
 
-def test_euler_s_distance_from_the_limit_halves() -> None:
+def test_the_distance_of_euler_from_the_limit_halves() -> None:
     model = tiny_model().double().eval()
     found = distance_from_limit(model, ids(), [32, 64, 128], 1024)
     ratios = found[:-1] / found[1:]

@@ -74,7 +74,7 @@ def test_the_lorenz_system_has_its_published_exponents() -> None:
 
 
 @pytest.mark.parametrize("flavour", ["neox", "llama"])
-def test_a_model_s_exponents_are_the_singular_values_of_its_whole_jacobian(flavour: str) -> None:
+def test_exponents_are_the_singular_values_of_the_whole_jacobian(flavour: str) -> None:
     model = tiny_model(flavour=flavour, rotary_fraction=None).double().eval()
     flow = flow_of(model, 5, 6)
     x = model.embed(ids(batch=2, time=5)).detach()

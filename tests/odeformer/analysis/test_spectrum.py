@@ -35,7 +35,7 @@ def test_scores_of_states_follow_from_the_matrices(flavour: str, offset: int) ->
     heads = spectrum.head_matrices(model.config, weights)
     rotated = heads.key[1]
     if flavour != "paper" and offset:
-        rotated = spectrum._rotation(model.config, offset, rotated) @ rotated
+        rotated = spectrum.rotation(model.config, offset, rotated) @ rotated
     whole = heads.query[1].mT @ rotated / math.sqrt(model.config.head_width)
     norms = norm_of(x[0], flavour, model.config.epsilon)
     expected = (x[0, first] @ whole @ x[0, first + offset]) / (norms[first] * norms[first + offset])
@@ -50,7 +50,7 @@ def norm_of(x: Tensor, flavour: str, epsilon: float) -> Tensor:
 
 
 @pytest.mark.parametrize("flavour", ["neox", "llama"])
-def test_small_matrices_have_the_whole_one_s_spectrum(flavour: str) -> None:
+def test_small_matrices_have_the_spectrum_of_the_whole_one(flavour: str) -> None:
     model = tiny_model(flavour=flavour, rotary_fraction=None).double().eval()
     config, weights = model.config, spectrum.weights_at(model, TIMES)
     heads = spectrum.head_matrices(config, weights)

@@ -22,7 +22,7 @@ from odeformer.memory import peak_bytes
         ("lie_trotter", {"flavour": "paper", "rotary_fraction": None}),
     ],
 )
-def test_they_are_the_derivative_s_products(solver: str, changes: dict[str, Any]) -> None:
+def test_tangents_are_products_with_the_derivative(solver: str, changes: dict[str, Any]) -> None:
     model = tiny_model(**changes, context_length=40).double().eval()
     model.solver = solver
     time = 37  # the last few tokens are fewer

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from faulty_runs import STEPS, pretraining, restarts, weights_of
+from waiting import wait_for
 
-from cluster.supervision.watchdog import Stuck, Watchdog, _kill
+from cluster.supervision import watchdog
+from cluster.supervision.watchdog import Watchdog, kill
 
 BEATING = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from cluster.supervision import heartbeat
 folder, rank, points = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 with heartbeat.beating(folder, rank, "node"):
@@ -51,44 +55,67 @@ def beating(folder: Path, *points: int) -> Iterator[list[subprocess.Popen[str]]]
             process.wait()
 
 
-def first_stuck(dog: Watchdog, timeout: float = 120) -> Stuck:
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if found := dog.look():
-            return found
-        time.sleep(0.1)
-    raise TimeoutError
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The watchdog's clock, which stands still until a test moves it on: no process is late by it."""
+    now = [1000.0]
+    monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
 
 
-def test_a_stopped_process_is_named_though_all_others_wait_for_it(tmp_path: Path) -> None:
+def wait_for_signs(folder: Path, *ranks: int) -> None:
+    """Wait until each of these has given another sign of life."""
+
+    def beat(rank: int) -> float:
+        return float(json.loads((folder / f"{rank}.json").read_text())["time"])
+
+    seen = {rank: beat(rank) for rank in ranks}
+    wait_for(lambda: all(beat(rank) > seen[rank] for rank in ranks))
+
+
+def test_a_stopped_process_is_named_though_all_others_wait_for_it(tmp_path: Path, clock: list[float]) -> None:
     dog = Watchdog(tmp_path, seconds=10)
     with beating(tmp_path, 10**6, 10**6, 3) as processes:
-        deadline = time.monotonic() + 120
-        while len(dog.processes()) < 3:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for(lambda: len(dog.processes()) == 3)
         assert dog.look() is None
         processes[1].send_signal(signal.SIGSTOP)
-        found = first_stuck(dog)
+        wait_for(lambda: psutil.Process(processes[1].pid).status() == psutil.STATUS_STOPPED)
+        assert len(dog.processes()) == 3, "its last sign has been read"
+        clock[0] += 6
+        wait_for_signs(tmp_path, 0, 2)
+        assert dog.look() is None
+        clock[0] += 6
+        wait_for_signs(tmp_path, 0, 2)
+        found = dog.look()
+        assert found is not None
         assert (found.process.rank, found.process.pid) == (1, processes[1].pid)
         assert "worker 1 is stuck: no sign of life for" in found.reason
-        _kill(found.process.pid, found.process.started + 1)  # another process, that got its number
+        kill(found.process.pid, found.process.started + 1)  # another process, that got its number
         assert processes[1].poll() is None
-        _kill(found.process.pid, found.process.started)
+        kill(found.process.pid, found.process.started)
         assert not psutil.pid_exists(found.process.pid)
-        _kill(found.process.pid, found.process.started)
+        kill(found.process.pid, found.process.started)
 
 
-def test_the_one_that_has_not_got_as_far_as_the_others_is_named(tmp_path: Path) -> None:
+def test_the_one_that_has_not_got_as_far_as_the_others_is_named(tmp_path: Path, clock: list[float]) -> None:
     dog = Watchdog(tmp_path, seconds=8)
     with beating(tmp_path, 25, 21, 25) as processes:
         assert [process.stdout.readline() for process in processes] == ["passed\n"] * 3
-        found = first_stuck(dog)
+        wait_for_signs(tmp_path, 0, 1, 2)  # they have told of their last point
+        assert dog.look() is None
+        clock[0] += 7
+        wait_for_signs(tmp_path, 0, 1, 2)
+        assert dog.look() is None
+        clock[0] += 7
+        wait_for_signs(tmp_path, 0, 1, 2)
+        found = dog.look()
+        assert found is not None
         assert found.process.rank == 1
         assert "worker 1 is stuck after step 2: nobody has made progress for" in found.reason
         processes[1].communicate("")
         assert [process.rank for process in dog.processes()] == [0, 2], "it ended by itself"
         dog.restart_clock()
+        clock[0] += 7
         assert dog.look() is None
 
 
@@ -100,11 +127,7 @@ def test_a_run_whose_worker_is_stopped_ends_with_the_same_weights(
         command.wait_for_step(10)
         stopped = command.worker(1)
         stopped.suspend()
-        began = time.monotonic()
-        while not restarts(command.run):
-            assert time.monotonic() - began < 300
-            assert command.process.poll() is None
-            time.sleep(0.05)
+        wait_for(lambda: restarts(command.run) or command.process.poll() is not None)
         assert not stopped.is_running()
         code, said, errors = command.end()
     assert code == 0, errors

@@ -7,7 +7,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
-import torch.multiprocessing as mp
+from forked import SERVER, spawn
 from stored_models import checkpoint_folder
 from stores import losing_answers, server
 
@@ -33,7 +33,7 @@ NAMES = ("one", "two", "three")
 
 
 def test_two_processes_that_register_the_same_files_make_one_version(folder: Path, uri: str) -> None:
-    mp.spawn(register_together, args=(folder, uri, mp.get_context("spawn").Barrier(2)), nprocs=2)
+    spawn(register_together, args=(folder, uri, SERVER.Barrier(2)), nprocs=2)
     found = registry.versions(uri)
     assert [version.uri for version in found] == [f"models:/{name}/1" for name in sorted(NAMES)]
     assert {version.aliases for version in found} == {("candidate", "champion")}

@@ -53,7 +53,8 @@ def test_the_same_rank_that_dies_every_time_ends_the_run(ray: None, tmp_path: Pa
             while len(list(run.glob("attempt-0-*"))) < len(list(run.glob("attempt-1-*"))):
                 time.sleep(0.1)
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(60)
+        while True:
+            time.sleep(60)
 
     seen: list[dict[str, Any]] = []
     with pytest.raises(RunFailedError, match="again and again without progress: worker 1: its process died"):

@@ -9,9 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 from faulty_runs import STEPS, pretraining, weights_of
+from waiting import DEADLINE, wait_until_gone
 
 from cluster import sessions
 
@@ -31,7 +31,7 @@ def holder() -> tuple[subprocess.Popen[str], Path]:
     return process, Path(process.stdout.readline().strip())
 
 
-def test_a_dead_driver_s_folder_is_removed_by_the_next_and_a_living_one_s_is_not() -> None:
+def test_the_folder_of_a_dead_driver_is_removed_and_that_of_a_living_one_is_not() -> None:
     (killed, left), (living, held) = holder(), holder()
     try:
         killed.kill()
@@ -43,7 +43,7 @@ def test_a_dead_driver_s_folder_is_removed_by_the_next_and_a_living_one_s_is_not
             sessions.remove_left_over()  # as another thread of this process would
             assert ours.is_dir()
         assert not ours.exists()
-        living.communicate("\n", timeout=60)
+        living.communicate("\n", timeout=DEADLINE)
         assert not held.exists()
     finally:
         living.kill()
@@ -60,8 +60,7 @@ def test_nothing_lingers_and_the_same_command_goes_on(tmp_path: Path, shards: Pa
         agents = [p for p in family if p.name().endswith("Agent")]
         command.process.send_signal(signal.SIGKILL)
         command.process.wait()
-        _, alive = psutil.wait_procs([p for p in family if p not in agents], timeout=60)
-        assert alive == [], "what works, or talks to what works"
+        wait_until_gone(p for p in family if p not in agents)  # what works, or talks to what works
     run_id = json.loads((command.run / "mlflow.json").read_text())["run_id"]
     with pretraining(tmp_path, shards) as command:
         code, _, errors = command.end()
@@ -71,5 +70,4 @@ def test_nothing_lingers_and_the_same_command_goes_on(tmp_path: Path, shards: Pa
     assert weights_of(command.run) == weights_of(untroubled)
     assert not left.exists()
     # Ray's agents of a node look for a while for the head that has died with the driver.
-    _, alive = psutil.wait_procs(agents, timeout=300)
-    assert alive == []
+    wait_until_gone(agents)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from waiting import DEADLINE
+
 START = """
 from torch import distributed as dist
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -28,7 +30,7 @@ def test_nothing_is_compiled_so_no_lock_is_waited_for(tmp_path: Path) -> None:
         env={"TORCH_EXTENSIONS_DIR": str(tmp_path), "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=DEADLINE,
     )
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.rglob("*")] == ["deepspeed_shm_comm", "lock"], "built nothing"

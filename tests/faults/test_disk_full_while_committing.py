@@ -11,25 +11,25 @@ from small_runs import events, run_workers, small_settings
 from torch import distributed as dist
 
 from cluster import pretrain
-from cluster.checkpoints.commit import Checkpoints
+from cluster.checkpoints.durable import DurableFiles
 
 FULL_AT = (2, 4, 5, 6)
 
 
 def pretrain_with_a_full_disk(config: dict[str, Any]) -> None:
     """What a worker does; at some steps the second one cannot write a file of more than 8 KiB."""
-    write = Checkpoints._write
+    write = DurableFiles.write
 
-    def write_with_a_limit(self: Checkpoints, beside: Path, random: bytes) -> dict[str, str]:
+    def write_with_a_limit(self: DurableFiles, beside: Path) -> dict[str, str]:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         if int(beside.stem.removeprefix(".step-")) in FULL_AT and dist.get_rank() == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (2**13, hard))
         try:
-            return write(self, beside, random)
+            return write(self, beside)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    Checkpoints._write = write_with_a_limit  # type: ignore[method-assign]
+    DurableFiles.write = write_with_a_limit  # type: ignore[method-assign]
     pretrain.pretrain_worker(config)
 
 

@@ -7,22 +7,27 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import DEADLINE
 
 from cluster import lock
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from cluster import lock
 with lock.held(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
 def holder(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -32,7 +37,7 @@ def test_exactly_one_of_many_wins_and_its_death_frees_the_folder(tmp_path: Path)
     try:
         *losers, winner = sorted(processes, key=lambda process: process.stdout.readline() == "held\n")
         for loser in losers:
-            assert loser.wait(timeout=120) == 1
+            assert loser.wait(timeout=DEADLINE) == 1
             message = loser.stderr.read().splitlines()[-1]
             assert f"run.dir {folder} is in use by process {winner.pid} on " in message
         with pytest.raises(BlockingIOError, match=f"process {winner.pid} on"), lock.held(folder):

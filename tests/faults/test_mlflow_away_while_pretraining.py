@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from small_runs import events, run_workers, small_settings
 from stores import Server, black_hole, free_port, server
+from waiting import DEADLINE
 
 from cluster import pretrain
 from cluster.tracking import runs, store, upload
@@ -18,15 +20,23 @@ def history(uri: str, run_id: str, key: str = "loss") -> list[tuple[int, float]]
     return [(m.step, m.value) for m in store.connect(uri).get_metric_history(run_id, key)]
 
 
-def report(tracker: upload.Tracker, steps: range, seconds: float = 0.01) -> float:
-    """Report steps as a training loop would; the longest that one report took."""
-    longest = 0.0
+NEVER = str(10**6)
+"""Seconds that MLflow waits for an answer: whoever waits for it misses the tests' deadline."""
+
+
+def report(tracker: upload.Tracker, steps: range, seconds: float = 0.01) -> None:
+    """Report steps as a training loop would."""
     for step in steps:
-        started = time.monotonic()
         tracker("step", step, {"loss": step / 7})
-        longest = max(longest, time.monotonic() - started)
         time.sleep(seconds)
-    return longest
+
+
+def returns(work: Callable[[], object]) -> bool:
+    """Whether it comes to an end, be it by an exception."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(DEADLINE)
+    return not thread.is_alive()
 
 
 def expected(steps: range) -> list[tuple[int, float]]:
@@ -39,15 +49,14 @@ def test_a_server_that_goes_and_comes_back_has_every_value_once(tmp_path: Path) 
     with server(tmp_path / "server") as away:
         runs.start_run(away.uri, "experiment", "name", {"a": 1}, folder)
         with upload.Tracker(folder) as tracker:
-            longest = [report(tracker, range(1, 101), 0.02)]
+            report(tracker, range(1, 101), 0.02)
             away.stop()
-            longest += [report(tracker, range(101, 301))]
+            report(tracker, range(101, 301))
             away.start()
-            longest += [report(tracker, range(301, 401))]
+            report(tracker, range(301, 401))
         run_id = runs.open_run(folder)
         assert history(away.uri, run_id) == expected(range(1, 401))
         assert store.connect(away.uri).get_run(run_id).info.status == "FINISHED"
-    assert max(longest) < 0.5
     assert len(events(folder, "tracking_away")) == len(events(folder, "tracking_back")) == 1
 
 
@@ -103,11 +112,13 @@ def test_a_port_that_never_answers_holds_no_report(tmp_path: Path, monkeypatch: 
     with black_hole() as uri:
         with pytest.raises(ConnectionError):
             runs.start_run(uri, "experiment", "name", {}, tmp_path)
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "300")
-        with upload.Tracker(tmp_path) as tracker:
-            assert report(tracker, range(1, 301)) < 60
-            started = time.monotonic()
-        assert time.monotonic() - started < 60
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", NEVER)
+
+        def reporting() -> None:
+            with upload.Tracker(tmp_path) as tracker:
+                report(tracker, range(1, 301))
+
+        assert returns(reporting)
     assert [event["step"] for event in events(tmp_path, "step")] == list(range(1, 301))
     assert len(events(tmp_path, "tracking_behind")) == 1
 
@@ -116,16 +127,14 @@ def test_a_port_that_never_answers_holds_no_report(tmp_path: Path, monkeypatch: 
 def test_a_port_that_never_answers_holds_no_step(
     tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     with black_hole() as uri:
         made = small_settings(shards, tmp_path, tracking={"uri": uri}, train={"steps": 12}, zero={"stage": 0})
-        started = time.monotonic()
-        run_workers(made)
-        assert time.monotonic() - started < 90
-    steps = events(made.run.dir, "step")
-    assert [event["step"] for event in steps] == list(range(1, 13))
-    gaps = [b["time"] - a["time"] for a, b in pairwise(steps)]
-    assert max(gaps) < 2.5, "a step waited for the timeout of a request"
+        with pytest.raises(ConnectionError):
+            runs.start_run(uri, "test", "test", made.model_dump(mode="json"), made.run.dir)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", NEVER)
+        assert returns(lambda: run_workers(made, starts_run=False))
+    assert [event["step"] for event in events(made.run.dir, "step")] == list(range(1, 13))
     assert (made.run.dir / "final" / "model.safetensors").is_file()
 
 
@@ -145,10 +154,8 @@ def test_what_was_trained_is_registered_later(tmp_path: Path, shards: Path) -> N
     moved = made.model_copy(update={"tracking": made.tracking.model_copy(update={"uri": nobody})})
     with pytest.raises(ConnectionError):
         runs.start_run(nobody, "e", "n", moved.model_dump(mode="json"), moved.run.dir)
-    started = time.monotonic()
     with pytest.raises(ConnectionError):
         pretrain.register(moved, seconds=3)
-    assert time.monotonic() - started < 120
     runs.start_run(there, "e", "n", made.model_dump(mode="json"), made.run.dir)
     version = pretrain.register_run(made.run.dir)
     assert (version.uri, version.aliases) == ("models:/late/1", ("candidate", "champion"))

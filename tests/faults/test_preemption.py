@@ -6,24 +6,39 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch.multiprocessing as mp
 from faulty_runs import STEPS, pretraining, restarts, weights_of
 from small_runs import events, run_workers, small_settings
+from torch.multiprocessing import ProcessRaisedException
+from waiting import DEADLINE, wait_for
 
 from cluster import pretrain
 from cluster.settings import PretrainSettings
 from cluster.supervision import preemption
 
-WORKER = "import time; from cluster.supervision import preemption; preemption.listen()"
+WORKER = """
+import sys, time
+from cluster.supervision import preemption
+preemption.listen()
+print("ready", flush=True)
+while not preemption.is_asked(None):
+    time.sleep(0.01)
+print("asked", flush=True)
+sys.stdin.read()
+"""
 DRIVER = """
-import sys, time; from pathlib import Path; from cluster.supervision.preemption import taken
-with taken(Path(sys.argv[1])):
+import sys, time
+from pathlib import Path
+from cluster.supervision.preemption import taken
+with taken(Path(sys.argv[1])) as is_asked:
+    print("ready", flush=True)
+    while not is_asked():
+        time.sleep(0.01)
+    print("asked", flush=True)
+    sys.stdin.read()
 """
 
 
@@ -35,10 +50,7 @@ def listen_and_pretrain(config: dict[str, Any]) -> None:
 def start_workers(settings: PretrainSettings) -> Any:
     """A run's workers without Ray, listening for signals as under Ray, that have made two steps."""
     context = run_workers(settings, join=False, work=listen_and_pretrain)
-    deadline = time.monotonic() + 300
-    while len(events(settings.run.dir, "step")) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: len(events(settings.run.dir, "step")) >= 2)
     return context
 
 
@@ -52,10 +64,10 @@ def test_all_workers_commit_the_same_step_when_one_is_asked_to_end(
     context = start_workers(settings)
     for rank in ranks:
         os.kill(context.processes[rank].pid, signal.SIGTERM)
-    with pytest.raises(mp.ProcessRaisedException, match="preempted at step"):
-        context.join(timeout=300)
+    with pytest.raises(ProcessRaisedException, match="preempted at step"):
+        context.join(timeout=DEADLINE)
     for process in context.processes:
-        process.join(timeout=120)
+        process.join(timeout=DEADLINE)
     run = settings.run.dir
     [commit] = events(run, "checkpoint")
     assert commit["step"] == events(run, "step")[-1]["step"]
@@ -64,28 +76,24 @@ def test_all_workers_commit_the_same_step_when_one_is_asked_to_end(
 
 
 def in_python(code: str, *arguments: str) -> subprocess.Popen[str]:
-    code += " print('ready', flush=True); time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert says(process) == "ready\n"
     return process
 
 
-def told_again(process: subprocess.Popen[str]) -> int:
-    """The exit code of one that is told to end once more: twice, if it has not got the first by then."""
-    for _ in range(2):
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            return process.wait(timeout=30)
-    raise TimeoutError
+def says(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
 
 
 def test_a_second_signal_ends_a_worker_now() -> None:
-    process = in_python(WORKER + ";")
+    process = in_python(WORKER)
     process.terminate()
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(timeout=1)
-    assert told_again(process) == preemption.EXIT_CODE
+    assert says(process) == "asked\n", "it goes on"
+    process.terminate()
+    assert process.wait(DEADLINE) == preemption.EXIT_CODE
 
 
 def test_a_second_signal_ends_the_driver_now(tmp_path: Path) -> None:
@@ -93,9 +101,9 @@ def test_a_second_signal_ends_the_driver_now(tmp_path: Path) -> None:
     control = tmp_path / preemption.FILE_NAME
     assert control.read_text() == ""
     process.terminate()
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(timeout=1)
-    assert told_again(process) == preemption.EXIT_CODE
+    assert says(process) == "asked\n", "it goes on"
+    process.terminate()
+    assert process.wait(DEADLINE) == preemption.EXIT_CODE
     assert preemption.is_asked(tmp_path)
 
 
@@ -106,9 +114,7 @@ def test_a_worker_is_started_again_and_the_command_ends_with_75(
     with pretraining(tmp_path, shards, "cluster.max_failures=0") as command:
         command.wait_for_step(3)
         command.worker(1).terminate()
-        while not restarts(command.run):
-            assert command.process.poll() is None
-            time.sleep(0.05)
+        wait_for(lambda: restarts(command.run) or command.process.poll() is not None)
         [restart] = restarts(command.run)
         assert restart["restart"]["preemption"]
         assert restart["step"] == command.steps()[-1]

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from forked import spawn
 from small_runs import events
 from small_tasks import base_folder, register_base, small_task
 from stores import server
+from waiting import wait_for
 
 from cluster import registration, registry
 from cluster.finetuning import job as finetuning
@@ -44,15 +45,11 @@ def job(index: int, folder: Path, uri: str) -> None:
 def test_a_job_is_trained_without_mlflow_and_its_adapter_registered_later(tmp_path: Path) -> None:
     with server(tmp_path / "server") as mlflow:
         register_base(tmp_path, mlflow.uri)
-        process = mp.spawn(job, args=(tmp_path, mlflow.uri), nprocs=1, join=False)
-        deadline = time.monotonic() + 300
-        while not (tmp_path / "fetched").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        process = spawn(job, args=(tmp_path, mlflow.uri), nprocs=1, join=False)
+        wait_for((tmp_path / "fetched").exists)
         mlflow.stop()
         (tmp_path / "gone").touch()
-        while not process.join(timeout=1):
-            assert time.monotonic() < deadline + 300
+        wait_for(lambda: process.join(timeout=1))
         result = json.loads((tmp_path / "result.json").read_text())
         assert result["adapter_version"] is None
         assert [event["step"] for event in events(tmp_path / "job", "step")] == list(range(1, 7))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
-from faulty_runs import ODEFORMER
 from small_runs import events, run_workers, small_settings
 
 from cluster import pretrain
@@ -70,13 +69,7 @@ def test_a_run_dir_that_cannot_be_made_is_refused_before_anything_starts(
     (tmp_path / "config.json").write_text(small_settings(shards, tmp_path).model_dump_json())
     (tmp_path / "file").touch()
     run = tmp_path / "file" / "run"
-    done = subprocess.run(
-        [ODEFORMER, "pretrain", "config.json", f"--set=run.dir={run}"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = forked.run("pretrain", "config.json", f"--set=run.dir={run}", cwd=tmp_path)
     assert done.returncode in (1, 2)
     assert len(done.stderr.splitlines()) == 1
     assert str(tmp_path / "file") in done.stderr

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pool_tasks import process_of, wait_for
+from pool_tasks import process_of
 from small_runs import events
 from small_tasks import a_task, register_base
+from waiting import wait_for
 
 from cluster import registry
 from cluster.connect import PRETRAIN, ray_cluster

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from forked import spawn
 from small_runs import events, small_settings
 from torch import Tensor
 from torch import distributed as dist
+from torch.multiprocessing import ProcessRaisedException
 
 from cluster.settings import GuardSettings, PretrainSettings
 from cluster.training.guards import Guards, StepResult
@@ -44,7 +45,7 @@ def run(settings: PretrainSettings, *, loss: Sequence[int] = (), gradient: Seque
     """
     meeting = settings.run.dir.parent / f"store-{len(list(settings.run.dir.parent.glob('store-*')))}"
     content = settings.model_dump(mode="json")
-    mp.spawn(_worker, args=(str(meeting), content, [*loss], [*gradient]), nprocs=2)
+    spawn(_worker, args=(str(meeting), content, [*loss], [*gradient]), nprocs=2)
 
 
 def _worker(rank: int, meeting: str, content: dict[str, Any], loss: list[int], gradient: list[int]) -> None:
@@ -150,7 +151,7 @@ def test_a_run_that_goes_wrong_whenever_it_goes_on_stops(settings: Callable[...,
         checkpoint={"every": 2},
         guard={"max_skipped": 1, "max_rollbacks": 1},
     )
-    with pytest.raises(mp.ProcessRaisedException, match=r"after the run has gone back to step 2 1 times"):
+    with pytest.raises(ProcessRaisedException, match=r"after the run has gone back to step 2 1 times"):
         run(made, loss=[*range(3, 99)])
     assert len(events(made.run.dir, "rollback")) == 1
     [commit] = (made.run.dir / "checkpoints").glob("step-*")

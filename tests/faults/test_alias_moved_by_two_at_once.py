@@ -7,7 +7,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
-import torch.multiprocessing as mp
+from forked import SERVER, spawn
 from stored_models import checkpoint_folder, register_model
 from stores import server
 
@@ -36,7 +36,7 @@ def contestant(index: int, uri: str, folder: Path, meeting: Barrier) -> None:
 def race(uri: str, folder: Path) -> None:
     for seed in range(4):
         register_model(checkpoint_folder(folder, seed), uri, folder, alias=None)
-    mp.spawn(contestant, args=(uri, folder, mp.get_context("spawn").Barrier(2)), nprocs=2)
+    spawn(contestant, args=(uri, folder, SERVER.Barrier(2)), nprocs=2)
 
     log = aliases.read_log("base", uri)
     counted = [move for move in log.moves if move.counts]

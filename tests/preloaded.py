@@ -1,0 +1,15 @@
+"""What test processes would import each anew; the fork server of :mod:`forked` imports it once."""
+
+import os
+from importlib import import_module
+
+from cluster.pool.warm import MODULES
+
+BEFORE = dict(os.environ)
+for name in (*MODULES, "cluster.pretrain", "cluster.training.validation", "launcher.cli", "ray.train.torch"):
+    import_module(name)
+import_module("cluster.tracking.store").import_client()
+import_module("cluster.training.zero").preload()
+
+SET_BY_IMPORTS = {name: value for name, value in os.environ.items() if BEFORE.get(name) != value}
+"""Environment variables that a copy has too, where its own environment does not say otherwise."""
