@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-slow lint install
+.PHONY: quickstart test test-busy test-slow lint install
 .DELETE_ON_ERROR:
 
 install: .venv/installed
@@ -24,15 +24,13 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# A file's tests stay together, on one of two workers; tests/conftest.py puts the longest files first. A worker
-# that dies ends the run and is named: a new one in its place would wait for ever (pytest-xdist issue 1378).
-TWO_AT_A_TIME := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations=20
+test: install
+	$(BIN)/python tests/suite.py normal
 
-test: lint
-	$(BIN)/python -m pytest -m "not slow" $(TWO_AT_A_TIME)
+# The same tests beside four loops that keep the cores busy, three times: no test may mind.
+test-busy: install
+	$(BIN)/python tests/suite.py busy
 
-# A quick start fills the machine: nothing else beside it. Most of the others wait for something to be noticed:
-# two of them fit into one machine.
+# All slow tests, or with THIRD=1, 2 or 3 the quick start and a third of the others.
 test-slow: install
-	$(BIN)/python -m pytest -m slow tests/test_quickstart.py
-	$(BIN)/python -m pytest -m slow --ignore tests/test_quickstart.py $(TWO_AT_A_TIME)
+	$(BIN)/python tests/suite.py slow $(if $(THIRD),--third $(THIRD))

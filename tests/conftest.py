@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
+import signal
 import sysconfig
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from empty_store import empty_store
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
@@ -24,6 +24,9 @@ os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "3600")
 # And it gives its workers 60 seconds to start, which is little beside other tests.
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
 
+# Where the tests are started in the background a shell has Ctrl-C ignored, and so would all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 LONGEST_FIRST = ("test_road.py", "faults", "cluster")
 """So that two workers that take a file at a time end together."""
 
@@ -37,15 +40,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         )
 
     items.sort(key=place)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Begin no slow test after ``TESTS_UNTIL`` (seconds since 1970, of CI), and say so: machines differ by
-    three times, and a run that is broken off shows nothing."""
-    until = os.environ.get("TESTS_UNTIL")
-    if until and time.time() > float(until) and item.get_closest_marker("slow"):
-        pytest.skip("not begun: the time that TESTS_UNTIL gives is over")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -83,18 +77,7 @@ def shared_texts() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow store: making one takes seconds."""
-    from cluster.tracking import store
-
-    file = tmp_path_factory.mktemp("empty_store") / "mlflow.db"
-    store.connect(f"sqlite:///{file}", create=True)
-    return file
-
-
 @pytest.fixture
-def uri(empty_store: Path, tmp_path: Path) -> str:
-    """Of an empty MLflow store of the test's own."""
-    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path}/mlflow.db"
+def uri(tmp_path: Path) -> str:
+    """The address of an empty MLflow store of the test's own."""
+    return empty_store(tmp_path)

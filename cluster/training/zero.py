@@ -20,10 +20,12 @@ from cluster.settings import OptimSettings, TrainSettings, ZeroSettings
 def import_deepspeed() -> ModuleType:
     """DeepSpeed, joined to the process group that is already there.
 
-    Three traps are dodged here. Without ``DS_ACCELERATOR`` it may pick a wrong device on a machine
+    Four traps are dodged here. Without ``DS_ACCELERATOR`` it may pick a wrong device on a machine
     without a GPU. Without all five rendezvous variables it looks for MPI. And on a CPU its start would
     compile a shared-memory operator, for up to two minutes, and a process killed meanwhile leaves a lock
-    on which every later start hangs without a word: the operator is marked as not compatible instead.
+    on which every later start hangs without a word: the operator is marked as not compatible instead. And
+    whatever the optimizer, it decorates Muon's functions with ``torch.compile``, whose import takes three
+    seconds: they stay as they are.
     """
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -35,7 +37,9 @@ def import_deepspeed() -> ModuleType:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     import deepspeed
     import deepspeed.ops
+    from deepspeed.runtime import compiler
 
+    compiler.compile = lambda: lambda function: function
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)
     return deepspeed

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from empty_store import empty_store
 from forked import spawn
 from torch import distributed as dist
 
@@ -48,7 +49,7 @@ def small_settings(shards: Path, folder: Path, **sections: dict[str, Any]) -> Pr
         "zero": {"stage": 1, "param_persistence_threshold": 0},
         "cluster": {"workers": 2},
         "checkpoint": {"every": 3, "keep": 3},
-        "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"},
+        "tracking": {"uri": empty_store(folder)},
         "run": {"dir": folder / "run"},
     }
     for section, values in sections.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from empty_store import empty_store
 from small_runs import tiny_shape
 
 from cluster import registry
@@ -31,7 +32,7 @@ def base_folder(folder: Path, name: str = "base", seed: int = 0) -> Path:
 
 def register_base(folder: Path, uri: str | None = None, name: str = "base", seed: int = 0) -> str:
     """Register one as ``models:/base@champion``, version 1; the store, else a file in the folder."""
-    uri = uri or f"sqlite:///{folder}/mlflow.db"
+    uri = uri or empty_store(folder)
     made = base_folder(folder, name, seed)
     run_id = runs.start_run(uri, "test", name, {}, folder / f"{name}-run")
     tags = {"odeformer.kind": "checkpoint"}

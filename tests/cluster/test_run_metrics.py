@@ -12,6 +12,7 @@ from statistics import median
 
 import mlflow
 import pytest
+from empty_store import empty_store
 from small_runs import events, run_workers
 
 from cluster.settings import PretrainSettings
@@ -72,7 +73,7 @@ def _node_events(made: PretrainSettings) -> list[dict[str, float]]:
 def test_a_changed_deepspeed_dictionary_is_sent_again(tmp_path: Path) -> None:
     from cluster.tracking import runs, upload
 
-    uri, folder = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "run"
+    uri, folder = empty_store(tmp_path), tmp_path / "run"
     run_id = runs.start_run(uri, "experiment", "name", {}, folder)
     for content in ('{"stage": 1}', '{"stage": 2}'):
         (folder / "deepspeed.json").write_text(content)
@@ -84,7 +85,7 @@ def test_a_changed_deepspeed_dictionary_is_sent_again(tmp_path: Path) -> None:
 
 
 def test_a_run_has_the_tags_of_its_last_start(tmp_path: Path) -> None:
-    uri, folder = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "run"
+    uri, folder = empty_store(tmp_path), tmp_path / "run"
     tags = {"odeformer.version": "1", "odeformer.data_digest": "abc"}
     run_id = runs.start_run(uri, "experiment", "name", {}, folder, tags)
     client = store.connect(uri)

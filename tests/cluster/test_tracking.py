@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from empty_store import empty_store
 
 from cluster.events import EventReader
 from cluster.tracking import runs, store, upload
 
 
 def test_metrics_settings_and_status_arrive(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = empty_store(tmp_path)
     run_id = runs.start_run(uri, "experiment", "name", {"train": {"steps": 3}}, tmp_path / "run")
     with upload.Tracker(tmp_path / "run") as tracker:
         for step in range(1, 4):
@@ -28,7 +29,7 @@ def test_metrics_settings_and_status_arrive(tmp_path: Path) -> None:
 
 
 def test_a_run_that_raised_is_failed_until_it_runs_again(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = empty_store(tmp_path)
     run_id = runs.start_run(uri, "experiment", "name", {}, tmp_path / "run")
     client = store.connect(uri)
     for error, status in ((ZeroDivisionError, "FAILED"), (KeyboardInterrupt, "KILLED")):
@@ -45,7 +46,7 @@ def test_a_run_that_raised_is_failed_until_it_runs_again(tmp_path: Path) -> None
 
 
 def test_a_resumed_run_keeps_its_mlflow_run(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = empty_store(tmp_path)
     first = runs.start_run(uri, "experiment", "name", {}, tmp_path / "run")
     assert runs.start_run(uri, "experiment", "name", {}, tmp_path / "run") == first
     assert runs.start_run(uri, "experiment", "name", {}, tmp_path / "other") != first

@@ -67,7 +67,7 @@ def pair(
     """A base, an adapter of it, and their store."""
     folder = tmp_path_factory.mktemp("pair")
     shutil.copyfile(empty_store, folder / "mlflow.db")
-    uri = f"sqlite:///{folder}/mlflow.db"
+    uri = empty_store(folder)
     base = register_model(checkpoint_folder(folder), uri, folder)
     return base, register_adapter(base, uri, folder), uri
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from empty_store import empty_store
 from small_runs import events, run_workers, small_settings
 from stores import Server, black_hole, free_port, server
 from waiting import DEADLINE
@@ -84,7 +85,7 @@ def test_a_run_that_starts_without_a_server_is_sent_by_a_later_one(
 
 
 def test_steps_computed_again_and_batches_sent_again_add_nothing(tmp_path: Path) -> None:
-    uri, folder = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "run"
+    uri, folder = empty_store(tmp_path), tmp_path / "run"
     run_id = runs.start_run(uri, "experiment", "name", {}, folder)
     with pytest.raises(ZeroDivisionError), upload.Tracker(folder) as tracker:
         report(tracker, range(1, 21), 0)

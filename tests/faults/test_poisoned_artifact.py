@@ -141,7 +141,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> t
     """A version that each test may poison, and its store."""
     folder = tmp_path_factory.mktemp("poisoned")
     shutil.copyfile(empty_store, folder / "mlflow.db")
-    uri = f"sqlite:///{folder}/mlflow.db"
+    uri = empty_store(folder)
     return register_model(checkpoint_folder(folder), uri, folder), uri
 
 

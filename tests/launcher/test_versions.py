@@ -25,7 +25,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> str:
     """The store of a champion with an adapter, and of a candidate that continued it and says so."""
     folder = tmp_path_factory.mktemp("shelf")
     shutil.copyfile(empty_store, folder / "mlflow.db")
-    uri = f"sqlite:///{folder}/mlflow.db"
+    uri = empty_store(folder)
     for seed, steps in ((0, 100), (1, 200)):
         parent = {"odeformer.parent": "models:/tiny/1"} if seed else {"odeformer.imported_from": "pythia"}
         version = registry.register(
