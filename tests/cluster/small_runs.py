@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -85,6 +86,32 @@ def run_workers(
         nprocs=settings.cluster.workers,
         join=join,
     )
+
+
+NO_FURTHER = "no-further"
+
+
+def let(run: Path, step: int) -> None:
+    """Have the workers of :func:`held_worker` make this step, and none after it until they are let."""
+    run.mkdir(parents=True, exist_ok=True)
+    beside = run / f"{NO_FURTHER}.new"
+    beside.write_text(str(step))
+    beside.replace(run / NO_FURTHER)
+
+
+def held_worker(config: dict[str, Any]) -> None:
+    """What each worker does, in a run that goes no further than it is let."""
+    from cluster.training import worker
+
+    rate, run = worker.learning_rate, Path(config["settings"]["run"]["dir"])
+
+    def wait_and_rate(optim: Any, step: int, steps: int) -> float:
+        while step >= int((run / NO_FURTHER).read_text()):
+            time.sleep(0.02)
+        return rate(optim, step, steps)
+
+    worker.learning_rate = wait_and_rate
+    pretrain.pretrain_worker(config)
 
 
 def _worker(

@@ -11,8 +11,10 @@ from typing import Any
 
 import forked
 import psutil
-from small_runs import events, small_settings
+from small_runs import events, held_worker, let, small_settings
 from waiting import wait_for, wait_until_gone
+
+from cluster import pretrain
 
 STEPS = 30
 SECTIONS: dict[str, dict[str, Any]] = {
@@ -22,14 +24,25 @@ SECTIONS: dict[str, dict[str, Any]] = {
 """What these runs change of the small ones."""
 
 
+def held_command() -> None:
+    """``odeformer``, whose runs go no further than they are let."""
+    from launcher.cli import main
+
+    pretrain.pretrain_worker = held_worker
+    main()
+
+
 class Command:
     """``odeformer pretrain`` in a folder of its own, in a session of its own."""
 
-    def __init__(self, folder: Path, shards: Path, *changes: str, program: Callable[[], None] | None) -> None:
+    def __init__(
+        self, folder: Path, shards: Path, *changes: str, until: int, program: Callable[[], None]
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         settings = small_settings(shards, folder, **SECTIONS)
         (folder / "config.json").write_text(settings.model_dump_json())
         self.run = folder / "run"
+        self.let(until)
         options = [f"--set={change}" for change in changes]
         self.process = forked.Command(
             "pretrain", "config.json", *options, cwd=folder, start_new_session=True, program=program
@@ -49,6 +62,19 @@ class Command:
         )
         assert self.process.poll() is None, self.process.communicate()
 
+    def let(self, step: int) -> None:
+        """Have the workers make this step, and none after it until they are let."""
+        let(self.run, step)
+
+    def go_on_until(self, condition: Callable[[], object]) -> None:
+        """Let the workers make one step more again and again, until something has come of it."""
+
+        def one_more() -> bool:
+            self.let(max(self.steps()[self._seen :], default=0) + 1)
+            return bool(condition())
+
+        wait_for(one_more)
+
     def family(self) -> list[psutil.Process]:
         """All processes below it."""
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -66,10 +92,19 @@ class Command:
 
 @contextmanager
 def pretraining(
-    folder: Path, shards: Path, *changes: str, program: Callable[[], None] | None = None
+    folder: Path,
+    shards: Path,
+    *changes: str,
+    until: int = STEPS,
+    program: Callable[[], None] = held_command,
 ) -> Iterator[Command]:
-    """Start a run, by the command line or what does its work; whatever happens, nothing is left behind."""
-    command = Command(folder, shards, *changes, program=program)
+    """Start a run; whatever happens, nothing is left behind.
+
+    Args:
+        until: its workers make this step, and wait then until they are let.
+        program: the command line.
+    """
+    command = Command(folder, shards, *changes, until=until, program=program)
     family: list[psutil.Process] = []
     try:
         yield command

@@ -7,22 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from small_runs import held_worker
+
 from cluster import pretrain
 from cluster.training import worker
-
-NO_FURTHER = "no-further"
-
-
-def let(run: Path, step: int) -> None:
-    """Workers make this step, and no later one."""
-    beside = run / f"{NO_FURTHER}.new"
-    beside.write_text(str(step))
-    beside.replace(run / NO_FURTHER)
 
 
 def work(config: dict[str, Any]) -> None:
@@ -30,9 +22,7 @@ def work(config: dict[str, Any]) -> None:
     run = Path(config["settings"]["run"]["dir"])
     rate, optimizer_step, at = worker.learning_rate, worker.optimizer_step, [0]
 
-    def wait_and_rate(optim: Any, step: int, steps: int) -> float:
-        while step >= int((run / NO_FURTHER).read_text()):
-            time.sleep(0.05)
+    def note_and_rate(optim: Any, step: int, steps: int) -> float:
         at[0] = step + 1
         return rate(optim, step, steps)
 
@@ -42,11 +32,8 @@ def work(config: dict[str, Any]) -> None:
             file.write(json.dumps([at[0], batch.sample_ids.tolist()]) + "\n")
         return result
 
-    worker.learning_rate = wait_and_rate
-    worker.optimizer_step = step_and_note
-    from cluster.pretrain import pretrain_worker
-
-    pretrain_worker(config)
+    worker.learning_rate, worker.optimizer_step = note_and_rate, step_and_note
+    held_worker(config)
 
 
 def samples(run: Path) -> dict[int, list[int]]:

@@ -61,12 +61,9 @@ def bits(model: Odeformer) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def pair(
-    tmp_path_factory: pytest.TempPathFactory, empty_store: Path
-) -> tuple[registry.Version, registry.Version, str]:
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[registry.Version, registry.Version, str]:
     """A base, an adapter of it, and their store."""
     folder = tmp_path_factory.mktemp("pair")
-    shutil.copyfile(empty_store, folder / "mlflow.db")
     uri = empty_store(folder)
     base = register_model(checkpoint_folder(folder), uri, folder)
     return base, register_adapter(base, uri, folder), uri

@@ -52,7 +52,7 @@ def test_the_folder_of_a_dead_driver_is_removed_and_that_of_a_living_one_is_not(
 
 @pytest.mark.slow
 def test_nothing_lingers_and_the_same_command_goes_on(tmp_path: Path, shards: Path, untroubled: Path) -> None:
-    with pretraining(tmp_path, shards) as command:
+    with pretraining(tmp_path, shards, until=10) as command:
         command.wait_for_step(10)
         family = command.family()
         [left] = {Path(name) for p in family for name in re.findall(r"/tmp/odf-\w+", " ".join(p.cmdline()))}

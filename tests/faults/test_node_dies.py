@@ -110,24 +110,27 @@ def test_a_run_goes_on_with_the_node_that_is_left_and_grows_when_one_comes(
     shards: Path, tmp_path: Path, untroubled: Path
 ) -> None:
     changes = ("cluster.min_workers=1", "cluster.grow_after=1", "cluster.max_failures=1")
-    (tmp_path / "run").mkdir()
-    noting_run.let(tmp_path / "run", 10)
     with (
         nodes(2) as (there, raylets),
         pretraining(
-            tmp_path, shards, f"cluster.address={there.address}", *changes, program=noting_run.command
+            tmp_path,
+            shards,
+            f"cluster.address={there.address}",
+            *changes,
+            until=10,
+            program=noting_run.command,
         ) as command,
     ):
         command.wait_for_step(10)
         wait_for(lambda: events(command.run, "checkpoint"))
         kill_node_of(command, 0, raylets)
-        noting_run.let(command.run, 17)
+        command.let(17)
         wait_for(lambda: command.steps()[-1] == 17)
         there.add()
         time.sleep(5)  # it must have been there for a second
-        noting_run.let(command.run, 24)
+        command.let(24)
         wait_for(lambda: events(command.run, "growing"))
-        noting_run.let(command.run, STEPS)
+        command.let(STEPS)
         code, said, errors = command.end()
     assert code == 0, errors
     assert reasons(command.run, "resized") == ["1 of 2", "2 of 2"]
@@ -142,18 +145,16 @@ def test_a_run_goes_on_with_the_node_that_is_left_and_grows_when_one_comes(
 
 @pytest.mark.slow
 def test_a_run_of_fixed_size_waits_for_another_node(shards: Path, tmp_path: Path, untroubled: Path) -> None:
-    (tmp_path / "run").mkdir()
-    noting_run.let(tmp_path / "run", 10)
     with (
         nodes(2) as (there, raylets),
         pretraining(
-            tmp_path, shards, f"cluster.address={there.address}", program=noting_run.command
+            tmp_path, shards, f"cluster.address={there.address}", until=10, program=noting_run.command
         ) as command,
     ):
         command.wait_for_step(10)
         wait_for(lambda: events(command.run, "checkpoint"))
         kill_node_of(command, 1, raylets)
-        noting_run.let(command.run, STEPS)
+        command.let(STEPS)
         wait_for(lambda: events(command.run, "waiting"))
         there.add()
         code, _, errors = command.end()
@@ -168,12 +169,15 @@ def test_a_node_that_is_drained_is_left_after_a_commit(
     shards: Path, tmp_path: Path, untroubled: Path
 ) -> None:
     changes = ("cluster.min_workers=1", "cluster.max_failures=0")
-    (tmp_path / "run").mkdir()
-    noting_run.let(tmp_path / "run", 10)
     with (
         nodes(2) as (there, _),
         pretraining(
-            tmp_path, shards, f"cluster.address={there.address}", *changes, program=noting_run.command
+            tmp_path,
+            shards,
+            f"cluster.address={there.address}",
+            *changes,
+            until=10,
+            program=noting_run.command,
         ) as command,
     ):
         command.wait_for_step(10)
@@ -187,7 +191,7 @@ def test_a_node_that_is_drained_is_left_after_a_commit(
             timeout=DEADLINE,
         )
         wait_for(lambda: events(command.run, "leaving"))
-        noting_run.let(command.run, STEPS)
+        command.let(STEPS)
         code, _, errors = command.end()
     assert code == 0, errors
     assert [restart["restart"]["preemption"] for restart in restarts(command.run)] == [True]

@@ -137,10 +137,9 @@ def stored(version: registry.Version) -> Path:
 
 
 @pytest.fixture(scope="module")
-def registered(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tuple[registry.Version, str]:
+def registered(tmp_path_factory: pytest.TempPathFactory) -> tuple[registry.Version, str]:
     """A version that each test may poison, and its store."""
     folder = tmp_path_factory.mktemp("poisoned")
-    shutil.copyfile(empty_store, folder / "mlflow.db")
     uri = empty_store(folder)
     return register_model(checkpoint_folder(folder), uri, folder), uri
 

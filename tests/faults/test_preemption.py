@@ -111,15 +111,17 @@ def test_a_second_signal_ends_the_driver_now(tmp_path: Path) -> None:
 def test_a_worker_is_started_again_and_the_command_ends_with_75(
     tmp_path: Path, shards: Path, untroubled: Path
 ) -> None:
-    with pretraining(tmp_path, shards, "cluster.max_failures=0") as command:
+    with pretraining(tmp_path, shards, "cluster.max_failures=0", until=3) as command:
         command.wait_for_step(3)
         command.worker(1).terminate()
-        wait_for(lambda: restarts(command.run) or command.process.poll() is not None)
+        command.go_on_until(lambda: restarts(command.run) or command.process.poll() is not None)
         [restart] = restarts(command.run)
         assert restart["restart"]["preemption"]
         assert restart["step"] == command.steps()[-1]
+        command.let(restart["step"] + 2)
         command.wait_for_step(restart["step"] + 2)
         command.process.terminate()
+        command.go_on_until(lambda: command.process.poll() is not None)
         code, said, errors = command.end()
     step = command.steps()[-1]
     assert (code, errors.splitlines()[-1]) == (75, f"preempted at step {step}; the same command goes on")

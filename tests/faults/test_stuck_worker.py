@@ -123,10 +123,11 @@ def test_the_one_that_has_not_got_as_far_as_the_others_is_named(tmp_path: Path, 
 def test_a_run_whose_worker_is_stopped_ends_with_the_same_weights(
     tmp_path: Path, shards: Path, untroubled: Path
 ) -> None:
-    with pretraining(tmp_path, shards, "cluster.stuck_after=20") as command:
+    with pretraining(tmp_path, shards, "cluster.stuck_after=20", until=10) as command:
         command.wait_for_step(10)
         stopped = command.worker(1)
         stopped.suspend()
+        command.let(STEPS)
         wait_for(lambda: restarts(command.run) or command.process.poll() is not None)
         assert not stopped.is_running()
         code, said, errors = command.end()

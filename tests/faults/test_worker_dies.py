@@ -15,9 +15,10 @@ def test_the_weights_are_those_of_an_uninterrupted_run(
     tmp_path: Path, shards: Path, untroubled: Path
 ) -> None:
     step = random.randrange(8, 26)
-    with pretraining(tmp_path, shards) as command:
+    with pretraining(tmp_path, shards, until=step) as command:
         command.wait_for_step(step)
         command.worker(1).kill()
+        command.let(STEPS)
         code, said, errors = command.end()
     assert code == 0, (step, said, errors)
     [restart] = restarts(command.run)

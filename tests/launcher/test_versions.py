@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +20,9 @@ Models = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> str:
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The store of a champion with an adapter, and of a candidate that continued it and says so."""
     folder = tmp_path_factory.mktemp("shelf")
-    shutil.copyfile(empty_store, folder / "mlflow.db")
     uri = empty_store(folder)
     for seed, steps in ((0, 100), (1, 200)):
         parent = {"odeformer.parent": "models:/tiny/1"} if seed else {"odeformer.imported_from": "pythia"}

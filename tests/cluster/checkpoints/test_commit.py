@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import events, run_workers
+from small_runs import events, held_worker, let, run_workers
 from waiting import wait_for
 
 import odeformer
@@ -28,13 +28,14 @@ def final_weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_a_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(
     settings: MakeSettings, tmp_path: Path
 ) -> None:
-    train = {"steps": 60, "validate_every": 60}
+    train = {"steps": 20, "validate_every": 20}
     whole = settings(train=train, checkpoint={"every": 5}, run={"dir": tmp_path / "whole"})
     run_workers(whole)
 
     killed = settings(train=train, checkpoint={"every": 5}, run={"dir": tmp_path / "killed"})
-    group = run_workers(killed, join=False)
-    wait_for(lambda: any(event["step"] >= 12 for event in events(killed.run.dir, "step")), pause=0.01)
+    let(killed.run.dir, 12)
+    group = run_workers(killed, join=False, work=held_worker)
+    wait_for(lambda: [event["step"] for event in events(killed.run.dir, "step")][-1:] == [12])
     os.kill(group.pids()[1], signal.SIGKILL)
     with pytest.raises(Exception, match=r"SIGKILL|[Cc]onnection"):  # of whichever worker is told of first
         group.join()
