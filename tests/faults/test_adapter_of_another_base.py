@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from empty_store import empty_store
 from safetensors.torch import load_file, save_file
 from stored_models import checkpoint_folder, register_adapter, register_model
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from empty_store import empty_store
 from stored_models import CHECKPOINT, checkpoint_folder, register_model
 
 from cluster import registry

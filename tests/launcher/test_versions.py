@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from empty_store import empty_store
 from stored_models import CHECKPOINT, checkpoint_folder, register_adapter
 
 from cluster import registry
