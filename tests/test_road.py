@@ -242,6 +242,7 @@ def test_a_run_continues_only_from_what_fits(road: Path) -> None:
     assert not (road / "other").exists()
 
 
+@pytest.mark.slow
 def test_pretraining_again_registers_nothing_new(road: Path) -> None:
     from cluster import registry
 
@@ -301,7 +302,7 @@ def mlflow_status(road: Path, name: str) -> str:
 
 
 def test_ctrl_c_leaves_no_process_behind(road: Path, start_long_run: LongRun) -> None:
-    process, family = start_long_run("stopped")
+    process, family = start_long_run("stopped", "cluster.workers=1")
     folders = set(re.findall(r"/tmp/odf-\w+", " ".join(word for p in family for word in p.cmdline())))
     assert len(folders) == 1, "Ray's, which its processes are told"
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them

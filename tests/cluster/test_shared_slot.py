@@ -102,7 +102,7 @@ def test_those_whose_process_is_killed_go_on_one_by_one(
 ) -> None:
     Pool.start(settings)
     pair = together(
-        pool, folder, alike(folder, "pair", "p", steps=120), alike(folder, "pair", "q", steps=110)
+        pool, folder, alike(folder, "pair", "p", steps=200), alike(folder, "pair", "q", steps=190)
     )
     jobs = at_work(pool, *pair)
     process = process_of(jobs[0])

@@ -28,7 +28,7 @@ def test_batches_have_the_promised_shapes(built: dict[int, Path]) -> None:
     assert not hasattr(stream, "__len__")
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     shard_sequences=st.sampled_from([7, 50, 200, 10_000]),
     seed=st.integers(0, 3),

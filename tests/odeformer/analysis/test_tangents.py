@@ -41,11 +41,11 @@ def test_tangents_are_products_with_the_derivative(solver: str, changes: dict[st
 
 def test_their_memory_grows_as_the_text_does() -> None:
     """Not as its square, as attention's scores do."""
-    model = tiny_model(context_length=512).eval()
+    model = tiny_model(context_length=256).eval()
 
     def most(time: int) -> int:
         x = model.embed(ids(batch=1, time=time)).detach()
         step, tangents = flow_of(model, time, 5).steps[-1], torch.randn(2, *x.shape)
         return peak_bytes(lambda: move(step, x, tangents))
 
-    assert most(512) < 4.5 * most(128)
+    assert most(256) < 4.5 * most(64)
