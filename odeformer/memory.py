@@ -40,9 +40,8 @@ def saved_bytes(run: Callable[[], object], device: torch.device | str = "cpu") -
 
 def _alive_on_cpu(run: Callable[[], object]) -> Iterator[int]:
     """Bytes alive above those before ``run()``, after each allocation and release; its result is kept."""
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
-    ) as profile:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         kept = run()
     del kept
     assert profile.profiler is not None

@@ -50,7 +50,7 @@ def small_settings(shards: Path, folder: Path, **sections: dict[str, Any]) -> Pr
         "zero": {"stage": 1, "param_persistence_threshold": 0},
         "cluster": {"workers": 2},
         "checkpoint": {"every": 3, "keep": 3},
-        "tracking": {"uri": empty_store(folder)},
+        "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"},
         "run": {"dir": folder / "run"},
     }
     for section, values in sections.items():
@@ -73,6 +73,8 @@ def run_workers(
     from cluster.tracking import runs
 
     assert settings.tracking.uri is not None
+    if settings.tracking.uri == f"sqlite:///{settings.run.dir.parent}/mlflow.db":
+        empty_store(settings.run.dir.parent)
     if starts_run:
         with suppress(ConnectionError):  # of a store that is away: it is started later
             runs.start_run(

@@ -11,6 +11,7 @@ from typing import Any
 
 import forked
 import psutil
+from empty_store import empty_store
 from small_runs import events, held_worker, let, small_settings
 from waiting import wait_for, wait_until_gone
 
@@ -42,6 +43,7 @@ class Command:
         settings = small_settings(shards, folder, **SECTIONS)
         (folder / "config.json").write_text(settings.model_dump_json())
         self.run = folder / "run"
+        empty_store(folder)
         self.let(until)
         options = [f"--set={change}" for change in changes]
         self.process = forked.Command(
