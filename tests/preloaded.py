@@ -6,7 +6,12 @@ from importlib import import_module
 from cluster.pool.warm import MODULES
 
 BEFORE = dict(os.environ)
-for name in (*MODULES, "cluster.pretrain", "cluster.training.validation", "launcher.cli", "ray.train.torch"):
+USED = (
+    *("cluster.pretrain", "cluster.training.validation", "data.shards", "launcher.cli", "launcher.watch"),
+    *("mlflow.store.model_registry.sqlalchemy_store", "mlflow.store.tracking.sqlalchemy_store"),
+    *("ray.train.torch", "rich.progress"),
+)
+for name in (*MODULES, *USED):
     import_module(name)
 import_module("cluster.tracking.store").import_client()
 import_module("cluster.training.zero").preload()
