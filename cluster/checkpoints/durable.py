@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import distributed as dist
 
 from cluster.checkpoints.host_copy import HostCopies
+from odeformer.folder import file_digest
 
 T = TypeVar("T")
 
@@ -112,10 +112,4 @@ def write(path: Path, content: Callable[[BinaryIO], object]) -> str:
         content(file)
         file.flush()
         os.fsync(file.fileno())
-    return digest(path)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path)

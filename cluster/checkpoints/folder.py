@@ -7,9 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cluster.checkpoints import durable
 from cluster.settings import CheckpointSettings
-from odeformer.folder import flush
+from odeformer.folder import file_digest, flush
 
 FORMAT_VERSION = 3
 READABLE = (2, 3)
@@ -68,7 +67,7 @@ def verified(commit: Path) -> dict[str, Any]:
         )
     for name, written in files.items():
         try:
-            found = durable.digest(commit / name)
+            found = file_digest(commit / name)
         except OSError as error:
             raise ValueError(f"{name} cannot be read: {error.strerror}") from None
         if found != written:
