@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,8 +48,14 @@ class Command:
         empty_store(folder)
         self.let(until)
         options = [f"--set={change}" for change in changes]
+        # Ray's own processes inherit it, and its workers find the function that is to be held.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self.process = forked.Command(
-            "pretrain", "config.json", *options, cwd=folder, start_new_session=True, program=program
+            *("pretrain", "config.json", *options),
+            cwd=folder,
+            env=environment,
+            start_new_session=True,
+            program=program,
         )
         self._seen = len(self.steps())
 
