@@ -59,7 +59,8 @@ def _take(environment: Mapping[str, str]) -> None:
 
     os.environ.clear()
     os.environ.update({**SET_BY_IMPORTS, **environment})
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    # One thread, as conftest has it for the tests themselves: small products on shared cores stall on two.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 
 class Command:
