@@ -21,7 +21,7 @@ from odeformer.analysis.digest import weights_digest
 from odeformer.analysis.sensitivity import pair_sensitivity
 from odeformer.folder import folder_digest
 
-TEXT = 'def main() -> None:\n    """</script><script>alert(1)</script> & more."""\n'
+TEXT = 'def main() -> None:\n    """</script><script>alert(1)</script> & more."""\n' * 2
 KEYS = {
     *("spectra", "lyapunov", "sensitivity", "clustering", "depth", "faithfulness", "calibration", "answer"),
     *("robustness", "pairs"),
