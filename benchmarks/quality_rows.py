@@ -111,6 +111,28 @@ MODELS = (
     ),
     Model("K = D/2, any depth, distillation", "smooth_mlp", 4, training=DISTILLATION),
     Model("K = D, any depth", "smooth_mlp", 8, training=ANY_DEPTH, claimed=True),
+    # D layers of their own, of which a coarser grid takes some and mixes in the others by what it learns.
+    Model(
+        "own layers, step-aware, any depth from the first step",
+        "none",
+        8,
+        training={"depths": (4, 8)},
+        options={"step_aware": True},
+    ),
+    Model(
+        "own layers, step-aware, any depth",
+        "none",
+        8,
+        training=ANY_DEPTH,
+        options={"step_aware": True},
+    ),
+    Model(
+        "K = D, step-aware, any depth from the first step",
+        "smooth_mlp",
+        8,
+        training={"depths": (4, 8)},
+        options={"step_aware": True},
+    ),
     Model("published coefficients, K = D", "fourier_mlp", 8, prelude=0),
     Model(
         "published coefficients, K = D, any depth",
@@ -181,7 +203,7 @@ def train_row(
     )
     optim = OptimSettings(learning_rate=rate, coefficient_rate=model.coefficient_rate)
     rows = sample_rows(open_stream(shards, "validation", BATCH), VALIDATION_SEQUENCES)
-    depths = (model.depth,) if model.peer or model.kind == "none" else CURVE
+    depths = CURVE if model.training else (model.depth,)
 
     def look(engine: Any) -> dict[str, float]:
         """How well it copies; at every fifth look, its loss at the depths too."""
@@ -309,4 +331,4 @@ def _changed(model: Odeformer, depth: int, kind: str) -> Odeformer:
 
 
 def _is_ordinary(model: Model) -> bool:
-    return model.kind == "none" and model.flavour == "neox" and not model.peer
+    return model.kind == "none" and model.flavour == "neox" and not model.peer and not model.options
