@@ -40,7 +40,7 @@ def train_in(
     commit_every: int,
     validate: Callable[[Any], dict[str, float]] = lambda engine: {},
 ) -> tuple[Any, list[dict[str, Any]]]:
-    """The same in a folder; called again after a stop, it goes on from the last commit there.
+    """Train a module as :func:`train_here` does, in a folder; called again, go on from its last commit.
 
     Args:
         run: the folder, which holds nothing but this run, and the seed.

@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def run_folder(model: Model, seed: int, rate: float, arguments: argparse.Namespace) -> Path:
-    """Where a row's run is, to go on from there after a stop."""
+    """The folder of a row's run, which goes on from its last commit there after a stop."""
     name = re.sub("[^a-z0-9]+", "-", model.name.lower().replace("/", "-over-"))
     return arguments.json.with_suffix(".runs") / f"{name}-{arguments.tokens}-{rate:g}-{seed}"
 

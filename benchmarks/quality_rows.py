@@ -254,9 +254,11 @@ def train_row(
 
 @torch.no_grad()
 def copying_advantage(engine: Any, depth: int, vocabulary_size: int) -> float:
-    """By how many nats per token random tokens are predicted better when they come for the second time.
+    """The advantage in nats per token with which random tokens are predicted when they are repeated.
 
-    The same 16 sequences of 128 random tokens, each twice, at every call.
+    The measure is the loss on the first half of a sequence minus that on its second half, which is the first
+    half again: a model that copies (induction) has a large one, and others none. Each call asks the same 16
+    sequences of 128 random tokens, each twice.
     """
     engine.eval()
     once = torch.randint(
