@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 
 import psutil
 from forked import Command
+from ports import free_ports
 from waiting import wait_for, wait_until_gone
 
 HEAD = """
@@ -61,15 +61,6 @@ class Head:
             return job if found(job := self.job(name)) else None
 
         return wait_for(look, lambda: self.job(name), pause=0.5)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on just now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listening.getsockname()[1] for listening in sockets]
-    for listening in sockets:
-        listening.close()
-    return ports
 
 
 @contextmanager

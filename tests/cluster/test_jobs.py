@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from heads import Head, free_ports, head_node
+from heads import Head, head_node
+from ports import free_port
 from small_runs import small_settings
 from waiting import wait_for
 
@@ -121,9 +122,8 @@ def test_a_job_waits_for_its_place_and_runs_to_the_end_when_another_is_stopped(
 
 def test_where_nobody_answers_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "ANSWER_SECONDS", 1.0)
-    (port,) = free_ports(1)
     with pytest.raises(ConnectionError, match="no Ray cluster answers at"):
-        jobs.JobServer(f"http://127.0.0.1:{port}")
+        jobs.JobServer(f"http://127.0.0.1:{free_port()}")
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ConnectionError, match="timed out"):
         jobs.JobServer(f"http://127.0.0.1:{silent.getsockname()[1]}")
     with pytest.raises(ValueError, match="expected that of a cluster's dashboard"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 from stored_models import checkpoint_folder, register_adapter, register_model
 from waiting import DEADLINE, wait_for
 
@@ -177,9 +177,7 @@ def test_mlflow_alone_loads_a_model_and_an_adapter_and_predicts(uri: str, tmp_pa
 @pytest.mark.slow
 def test_mlflow_serves_a_model(uri: str, tmp_path: Path) -> None:
     register_model(checkpoint_folder(tmp_path), uri, tmp_path)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", "models:/base@champion"]
     command += ["--env-manager", "local", "--port", str(port)]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from heads import free_ports
+from ports import free_ports
 from small_runs import small_settings
 from waiting import DEADLINE, wait_for
 
@@ -25,7 +25,7 @@ def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     """The script, for a cluster of the test's own; what ``up`` has one source is in the environment."""
     # Unix sockets have a limit of 107 bytes.
     folder = Path(f"/tmp/rehearsal-{os.getpid()}")
-    first = next(port for [port] in iter(lambda: free_ports(1), None) if not 10000 < port < 20000)
+    first = free_ports(5)[0]  # the script takes those after it too
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {"ODEFORMER_REHEARSAL": str(folder), "REHEARSAL_PORT": str(first)}
     environment["PYTHONPATH"] = str(SCRIPT.parents[2])

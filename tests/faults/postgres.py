@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stores import free_port
+from ports import free_port
 
 USER = "postgres"
 """Who runs it where the tests run as root, whom it refuses; Debian's package makes this user."""

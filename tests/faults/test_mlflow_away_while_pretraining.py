@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from empty_store import empty_store
+from ports import free_port
 from small_runs import events, run_workers, small_settings
-from stores import Server, black_hole, free_port, server
+from stores import Server, black_hole, server
 from waiting import DEADLINE
 
 from cluster import pretrain
