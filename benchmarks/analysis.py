@@ -24,8 +24,8 @@ import torch
 
 from benchmarks.analysis_tables import claims
 from data.tokenizer import FILE_NAME, train_tokenizer
-from launcher.settings import load_pretrain
-from launcher.standard_library import sources
+from launcher.configuration.load import load_pretrain
+from launcher.quickstart.standard_library import sources
 from odeformer import checkpoint
 from odeformer.analysis.flow import flow_of
 from odeformer.analysis.lyapunov import finite_time_exponents, lyapunov_exponents
@@ -71,7 +71,7 @@ def report(folder: Path, rounds: int) -> dict[str, Any]:
     offsets = tokenizer.encode(text).offsets[:TOKENS]
     (folder / "text.txt").write_text(text[: offsets[-1][1]], encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    command = [sys.executable, "-c", "from launcher.cli import main; main()", "analyze", "--overwrite"]
+    command = [sys.executable, "-c", "from launcher.cli.main import main; main()", "analyze", "--overwrite"]
     command += ["--model", str(folder / "model"), "--text", str(folder / "text.txt")]
     seconds = []
     for _ in range(rounds):

@@ -35,7 +35,7 @@ from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse
 from cluster.checkpoints.commit import STATE, Checkpoints
 from cluster.settings import CheckpointSettings, TrainSettings
 from cluster.training import zero
-from launcher.settings import load_pretrain
+from launcher.configuration.load import load_pretrain
 from odeformer.model import Odeformer, parameter_count, token_losses
 
 LENGTH = 64

@@ -26,7 +26,7 @@ import torch
 
 import odeformer
 from data.tokenizer import load_tokenizer
-from launcher.standard_library import sources
+from launcher.quickstart.standard_library import sources
 from odeformer.config import BasisConfig, ModelConfig
 from odeformer.decoding import AtDepth
 from odeformer.generate import generate

@@ -24,7 +24,7 @@ from torch import Tensor
 import odeformer
 from benchmarks.gradient_tables import claims
 from data.tokenizer import load_tokenizer
-from launcher.standard_library import sources
+from launcher.quickstart.standard_library import sources
 from odeformer.config import BasisConfig, ModelConfig
 from odeformer.gradient_check import Pair, check_gradients, pairs_of
 from odeformer.model import Odeformer, token_losses

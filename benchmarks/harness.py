@@ -27,7 +27,7 @@ from rich.table import Table
 
 import odeformer
 import odeformer.vanilla.automodel
-from launcher.harness import Tasks, harness_model, ordinary, task_scores
+from launcher.evaluation.lm_eval import Tasks, harness_model, ordinary, task_scores
 from odeformer.model import Odeformer
 
 SST2 = """

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import odeformer
 from data.tokenizer import load_tokenizer
-from launcher.standard_library import sources
+from launcher.quickstart.standard_library import sources
 from odeformer.gradients import integrate
 from odeformer.model import Odeformer
 from odeformer.solvers import SOLVERS

@@ -1,8 +1,8 @@
 """Write the evaluation tasks that come with the command line, by rule, from Python's standard library.
 
-    python -m benchmarks.python_tasks launcher/tasks
+    python -m benchmarks.python_tasks launcher/evaluation/tasks
 
-Only documents that ``launcher.quickstart.HELD_OUT`` keeps from training: what a model of the quick start
+Only documents that ``launcher.quickstart.run.HELD_OUT`` keeps from training: what a model of the quick start
 has read is not asked. Another version of Python has other sources, and gives other questions.
 
 ``next_line``: six lines of code, and which of four lines of that file comes next.
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from data.corpus import is_held_out, read_documents
-from launcher.quickstart import HELD_OUT
-from launcher.standard_library import sources
+from launcher.quickstart.run import HELD_OUT
+from launcher.quickstart.standard_library import sources
 
 CONTEXT_LINES = 6
 CHOICES = 4

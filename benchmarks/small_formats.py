@@ -31,7 +31,7 @@ import odeformer
 from benchmarks.generation import GREEDY, PROMPT, SHAPES, in_turn
 from data.corpus import is_held_out, read_documents
 from data.tokenizer import END_OF_TEXT, load_tokenizer
-from launcher.standard_library import sources
+from launcher.quickstart.standard_library import sources
 from odeformer.config import BasisConfig, ModelConfig
 from odeformer.decoding import AtDepth, Reader
 from odeformer.evaluate import text_loss

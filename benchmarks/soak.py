@@ -31,7 +31,7 @@ from benchmarks.troubles import ALL, Processes, odeformer, run_through
 from cluster.events import FILE_NAME, events_from
 from cluster.tracking import runs, store
 from data.shards import build
-from launcher.settings import load_pretrain
+from launcher.configuration.load import load_pretrain
 
 GAP = (60, 140)
 """So many steps lie between two troubles."""

@@ -7,7 +7,7 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from launcher.standard_library import is_text, sources
+from launcher.quickstart.standard_library import is_text, sources
 
 PACKAGES = ("matplotlib", "networkx", "numpy", "pandas", "scipy", "sklearn", "sqlalchemy")
 """Sources of 85 MB, written by many hands, of the versions in ``constraints.txt``."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cluster.finetuning.advise import Probe
 from cluster.finetuning.task import Task
-from launcher.progress import Progress
+from launcher.terminal.progress import Progress
 
 
 @dataclass(frozen=True)

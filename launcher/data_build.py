@@ -13,7 +13,7 @@ from rich.table import Table
 
 from data.building.sources import TextSource
 from data.manifest import Manifest
-from launcher.progress import Progress
+from launcher.terminal.progress import Progress
 
 SMALL = 256 * 1024 * 1024
 """Bytes of input below which starting Ray takes longer than it saves."""

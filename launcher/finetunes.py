@@ -16,8 +16,8 @@ from cluster.pool import Pool, PoolSettings
 from cluster.pool.search import TaskSearch
 from cluster.pool.states import ENDED
 from cluster.registration import REGISTER_SECONDS
-from launcher.progress import Progress
-from launcher.report.search import state_in_words
+from launcher.tables.search import state_in_words
+from launcher.terminal.progress import Progress
 
 LOOK_SECONDS = 0.3
 

@@ -163,7 +163,7 @@ def _run(
     sys.path[0] = str(Path(sys.executable).parent)  # not the folder that the fork server was started in
     time.tzset()
     if program is None:
-        from launcher.cli import main as program
+        from launcher.cli.main import main as program
     try:
         program()
     finally:

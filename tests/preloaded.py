@@ -7,7 +7,13 @@ from cluster.pool.warm import MODULES
 
 BEFORE = dict(os.environ)
 USED = (
-    *("cluster.pretrain", "cluster.training.validation", "data.shards", "launcher.cli", "launcher.watch"),
+    *(
+        "cluster.pretrain",
+        "cluster.training.validation",
+        "data.shards",
+        "launcher.cli.main",
+        "launcher.terminal.pretrain_watcher",
+    ),
     *("mlflow.store.model_registry.sqlalchemy_store", "mlflow.store.tracking.sqlalchemy_store"),
     *("ray.train.torch", "rich.progress"),
 )

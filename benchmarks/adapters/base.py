@@ -13,7 +13,7 @@ from benchmarks.quality_rows import DEPTH, UP_TO_2D
 from cluster.settings import OptimSettings, TrainSettings
 from data.manifest import load_manifest
 from data.shards import build
-from launcher.standard_library import sources
+from launcher.quickstart.standard_library import sources
 from odeformer import checkpoint
 from odeformer.config import BasisConfig, ModelConfig
 from odeformer.model import Odeformer

@@ -16,7 +16,7 @@ from cluster import lock, registry
 from cluster.connect import ray_cluster
 from cluster.finetuning.task import Task
 from cluster.pool import Pool, PoolSettings
-from launcher.report.pool import status_line, summary
+from launcher.tables.pool import status_line, summary
 
 NAMES = (("one", "x"), ("one", "y"), ("other", "z"))
 LONG = {"steps": 100_000, "learning_rate": 1e-4}

@@ -16,8 +16,8 @@ from kuberay_fields import ClusterSpec, RayCluster, RayJob
 from kubernetes_validate import validate
 
 from cluster.connect import FINETUNE, PRETRAIN
-from launcher.cli import app
-from launcher.settings import load_pretrain
+from launcher.cli.main import app
+from launcher.configuration.load import load_pretrain
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "kuberay"
 KUBERNETES = "1.33"

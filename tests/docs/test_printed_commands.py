@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer
 
-from launcher.cli import UsageError, app
+from launcher.cli.main import UsageError, app
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])

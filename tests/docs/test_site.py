@@ -14,7 +14,7 @@ import typer
 from cluster.finetuning.task import Task
 from cluster.pool.settings import PoolSettings
 from cluster.settings import OptimSettings, PretrainSettings, TrainSettings
-from launcher.cli import app
+from launcher.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 

@@ -29,7 +29,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
 
 def held_command() -> None:
     """``odeformer``, whose runs go no further than they are let."""
-    from launcher.cli import main
+    from launcher.cli.main import main
 
     pretrain.pretrain_worker = held_worker
     main()

@@ -48,7 +48,7 @@ def samples(run: Path) -> dict[int, list[int]]:
 
 def command() -> None:
     """``odeformer``, whose runs have these workers."""
-    from launcher.cli import main
+    from launcher.cli.main import main
 
     pretrain.pretrain_worker = work
     main()

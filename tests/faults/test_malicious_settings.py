@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.settings import load_pretrain, load_task
+from launcher.configuration.load import load_pretrain, load_task
 
 FILES = {
     "python object": ("!!python/object/apply:os.system ['touch owned']", "not valid YAML"),

@@ -13,10 +13,10 @@ from small_checkpoint import small_checkpoint
 
 import odeformer
 from data.tokenizer import load_tokenizer
-from launcher import analysis
-from launcher.cli import app
-from launcher.report.analysis.first_screen import cards
-from launcher.report.tokens import percent, shown
+from launcher.analysis import analyze
+from launcher.analysis.pages.first_screen import cards
+from launcher.cli.main import app
+from launcher.tables.tokens import percent, shown
 from odeformer.analysis.digest import weights_digest
 from odeformer.analysis.sensitivity import pair_sensitivity
 from odeformer.folder import folder_digest
@@ -87,7 +87,7 @@ def test_the_page_stands_alone_and_runs_nothing_that_the_text_says(seen: Path) -
 
 def test_nothing_changes_a_model(checkpoint: Path) -> None:
     files, state = folder_digest(checkpoint), torch.get_rng_state()
-    analysis.examine(str(checkpoint), None, "a text of some words", None, None)
+    analyze.examine(str(checkpoint), None, "a text of some words", None, None)
     assert folder_digest(checkpoint) == files
     assert torch.equal(torch.get_rng_state(), state), "nor what is drawn afterwards"
     model = odeformer.load(checkpoint)
@@ -110,7 +110,7 @@ def test_texts_with_little_in_them_have_a_report_too(checkpoint: Path, tmp_path:
 @pytest.mark.parametrize("solver", ["damped_leapfrog", "rk4", "dopri5"])
 def test_models_of_any_solver_have_a_report(tmp_path: Path, solver: str) -> None:
     folder = small_checkpoint(tmp_path, solver, context=32)
-    content = analysis.examine(str(folder), None, "some words", None, None)
+    content = analyze.examine(str(folder), None, "some words", None, None)
     assert content["settings"]["solver"] == ("rk4" if solver == "rk4" else "euler")
     assert content["model"]["trained_by"] == solver
 
@@ -155,12 +155,12 @@ def test_characters_without_a_token_are_named() -> None:
 
     with_unknown = Tokenizer(models.WordLevel({"[UNK]": 0, "some": 1, "words": 2}, unk_token="[UNK]"))
     with_unknown.pre_tokenizer = pre_tokenizers.Whitespace()
-    assert analysis.encode(with_unknown, "some words", None).ids == [1, 2]
+    assert analyze.encode(with_unknown, "some words", None).ids == [1, 2]
     with pytest.raises(ValueError, match="no token for 'other'"):
-        analysis.encode(with_unknown, "some other words", None)
+        analyze.encode(with_unknown, "some other words", None)
     silent = Tokenizer(models.BPE({"a": 0, "b": 1}, []))
     with pytest.raises(ValueError, match="for all characters"):
-        analysis.encode(silent, "abüa", None)
+        analyze.encode(silent, "abüa", None)
 
 
 def test_the_first_screen_says_what_the_numbers_are(seen: Path) -> None:

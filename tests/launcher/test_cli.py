@@ -18,7 +18,7 @@ from forked import run
 from waiting import DEADLINE
 
 from data.manifest import load_manifest
-from launcher.cli import app
+from launcher.cli.main import app
 
 ODEFORMER = Path(sys.executable).parent / "odeformer"
 WITHOUT_A_TABLE = {
@@ -122,7 +122,7 @@ def test_a_mistake_is_one_line_exit_code_2_and_leaves_nothing(
 def test_tasks_without_the_harness_say_how_to_get_it(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").write_text("{}")
-    code = "import sys; sys.modules['lm_eval'] = None; from launcher.cli import main; main()"
+    code = "import sys; sys.modules['lm_eval'] = None; from launcher.cli.main import main; main()"
     arguments = [sys.executable, "-c", code, "eval", "--model", "m", "--tasks", "python_text"]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
@@ -131,7 +131,7 @@ def test_tasks_without_the_harness_say_how_to_get_it(tmp_path: Path) -> None:
 
 
 def test_gguf_without_its_package_says_how_to_get_it(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['gguf'] = None; from launcher.cli import main; main()"
+    code = "import sys; sys.modules['gguf'] = None; from launcher.cli.main import main; main()"
     given = ["models", "export", "--model", "m", "--out", "o.gguf", "--gguf", "f16"]
     done = subprocess.run([sys.executable, "-c", code, *given], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
@@ -154,7 +154,7 @@ def test_ctrl_c_is_one_word(tmp_path: Path) -> None:
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "from launcher.cli import app\n"
+        "from launcher.cli.main import app\n"
         "app(['--help'], standalone_mode=False)\n"
         "heavy = {'torch', 'ray', 'mlflow', 'deepspeed', 'pydantic', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

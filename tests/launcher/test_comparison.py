@@ -15,12 +15,12 @@ from watched_page import WatchedPage
 
 import odeformer
 from data.tokenizer import load_tokenizer
-from launcher import analysis, comparison
-from launcher.cli import app
-from launcher.report.analysis.comparison_disturbances import disturbance_rows, verdict
-from launcher.report.analysis.comparison_figures import figures
-from launcher.report.analysis.comparison_page import most_changed
-from launcher.report.analysis.comparison_screen import cards, cost_rows
+from launcher.analysis import analyze, compare
+from launcher.analysis.pages.comparison_disturbances import disturbance_rows, verdict
+from launcher.analysis.pages.comparison_figures import figures
+from launcher.analysis.pages.comparison_page import most_changed
+from launcher.analysis.pages.comparison_screen import cards, cost_rows
+from launcher.cli.main import app
 from odeformer.folder import folder_digest
 
 TEXT = "def saved(folder):\n    return folder / '</script>' & FILE_NAME\n" * 2
@@ -49,8 +49,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def analyses(models: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("analyses")
     first, second = models
-    analysis.analyze(str(first), None, TEXT, folder / "a", None, None)
-    analysis.analyze(str(second), None, TEXT, folder / "b", 6, None)
+    analyze.analyze(str(first), None, TEXT, folder / "a", None, None)
+    analyze.analyze(str(second), None, TEXT, folder / "b", 6, None)
     return folder / "a", folder / "b"
 
 
@@ -91,7 +91,7 @@ def test_numbers_are_those_of_the_models(models: tuple[Path, Path], compared: Pa
 
 
 def test_the_first_screen_says_which_is_which(analyses: tuple[Path, Path], compared: Path) -> None:
-    a, b = (comparison.read(path) for path in analyses)
+    a, b = (compare.read(path) for path in analyses)
     content = json.loads((compared / "comparison.json").read_text())
     content["loss_difference"] = {"mean": -0.2, "low": -0.3, "high": -0.1}
     content["tokens_better"] = 0.75
@@ -112,7 +112,7 @@ def test_the_first_screen_says_which_is_which(analyses: tuple[Path, Path], compa
 def test_disturbances_are_those_of_each_analysis_at_its_depth(
     analyses: tuple[Path, Path], compared: Path
 ) -> None:
-    a, b = (comparison.read(path) for path in analyses)
+    a, b = (compare.read(path) for path in analyses)
     content = json.loads((compared / "comparison.json").read_text())
     found = content["disturbances"]
     for who, of, depth in (("a", a, 4), ("b", b, 6)):
@@ -172,12 +172,12 @@ def test_no_model_is_called_better_by_chance(content: dict[str, Any], sentence: 
 
 
 def test_other_parts_of_a_text_are_not_called_better(analyses: tuple[Path, Path]) -> None:
-    a, b = (comparison.read(path) for path in analyses)
+    a, b = (compare.read(path) for path in analyses)
     for row in a["robustness"]["rows"]:
         row["rise"] = [{"mean": 99.0, "low": 98.0, "high": 99.5} for _ in row["rise"]]
-    assert {row["clearly_less"] for row in comparison.differences(a, b)["disturbances"]["rows"]} == {"b"}
+    assert {row["clearly_less"] for row in compare.differences(a, b)["disturbances"]["rows"]} == {"b"}
     a["robustness"]["settings"]["characters"] -= 1
-    found = comparison.differences(a, b)["disturbances"]
+    found = compare.differences(a, b)["disturbances"]
     assert not found["same_text"]
     assert {row["clearly_less"] for row in found["rows"]} == {None}
 
@@ -193,7 +193,7 @@ def test_an_older_analysis_without_disturbances_is_compared_in_all_else(
     who, other = ("a", "b") if older == 0 else ("b", "a")
     assert content["disturbances"][who] is None
     assert all(row[who] is None and row[other] for row in content["disturbances"]["rows"])
-    a, b = (comparison.read(path) for path in given)
+    a, b = (compare.read(path) for path in given)
     assert [bar["name"] for bar in figures(a, b, content)["disturbances"]["data"]] == [other.upper()]
     page = (tmp_path / "out/comparison.html").read_text()
     assert f"{who.upper()} was not looked at with a disturbed text" in page
@@ -234,7 +234,7 @@ def changed(folder: Path, to: Path, **parts: Any) -> Path:
     [
         ({"text_sha256": "0"}, "are of different texts"),
         ({"tokens": ["other", "tokens"]}, "into different tokens"),
-        ({"format_version": 1}, f"format_version is 1, 2 to {analysis.FORMAT_VERSION} is expected"),
+        ({"format_version": 1}, f"format_version is 1, 2 to {analyze.FORMAT_VERSION} is expected"),
         ({"format_version": 99}, "format_version is 99, "),
         ({"depth": None, "lyapunov": None}, "lacks lyapunov, depth"),
     ],

@@ -14,9 +14,9 @@ from watched_page import WatchedPage
 
 import odeformer
 from data.tokenizer import FILE_NAME, load_tokenizer
-from launcher import drift
-from launcher.cli import app
-from launcher.report.analysis.drift.words import WORDS, headline, rows, verdict
+from launcher.analysis import drift
+from launcher.analysis.pages.drift.words import WORDS, headline, rows, verdict
+from launcher.cli.main import app
 from odeformer import checkpoint
 from odeformer.analysis.digest import weights_digest
 from odeformer.analysis.drift import UNITS

@@ -12,8 +12,8 @@ from small_checkpoint import small_checkpoint
 
 import odeformer
 from data.tokenizer import load_tokenizer
-from launcher.cli import app
-from launcher.writing import answer, write
+from launcher.cli.main import app
+from launcher.generation.generate import answer, write
 from odeformer.analysis.explanation import explain
 from odeformer.folder import folder_digest
 from odeformer.sampling import Sampling

@@ -12,8 +12,8 @@ import torch
 
 from benchmarks.python_tasks import last_names, next_lines
 from data.tokenizer import load_tokenizer
-from launcher.evaluation import evaluate
-from launcher.harness import OWN_TASKS, Tasks, harness_model, ordinary, score_tasks, task_scores
+from launcher.evaluation.evaluate import evaluate
+from launcher.evaluation.lm_eval import OWN_TASKS, Tasks, harness_model, ordinary, score_tasks, task_scores
 from odeformer import checkpoint
 from odeformer.config import ModelConfig
 from odeformer.model import Odeformer, token_losses

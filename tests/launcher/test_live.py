@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from launcher import live
+from launcher.terminal import live
 
 
 def test_it_is_made_anew_until_it_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:

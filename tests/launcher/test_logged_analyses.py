@@ -11,8 +11,8 @@ from stored_models import checkpoint_folder, register_adapter, register_model
 
 from cluster.registry import analyses
 from cluster.tracking import store
-from launcher.analysis import FILE
-from launcher.cli import app
+from launcher.analysis.analyze import FILE
+from launcher.cli.main import app
 from odeformer.folder import folder_digest
 
 TEXT, OTHER = "some text on", "to train on"

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from launcher.report.analysis.colours import SCALE
-from launcher.report.analysis.pairs import draw_pairs, matrix, pairs, reach
+from launcher.analysis.pages.colours import SCALE
+from launcher.analysis.pages.pairs import draw_pairs, matrix, pairs, reach
 
 
 def content(growth: list[list[float | None]], outputs: list[int]) -> dict[str, Any]:

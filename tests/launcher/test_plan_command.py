@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from launcher.cli import app, main
+from launcher.cli.main import app, main
 
 RUNNER = CliRunner()
 

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 from waiting import wait_for
 
-from launcher import progress as progress_module
-from launcher.progress import Progress
+from launcher.terminal import progress as progress_module
+from launcher.terminal.progress import Progress
 
 
 def test_a_silent_stage_still_shows_that_it_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:

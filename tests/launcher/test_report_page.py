@@ -10,7 +10,7 @@ import pytest
 from small_checkpoint import small_checkpoint
 from watched_page import WatchedPage
 
-from launcher import analysis
+from launcher.analysis import analyze
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     checkpoint = small_checkpoint(folder)
     text = "def saved(folder):\n    return folder / FILE_NAME\n" * 3
-    return analysis.analyze(str(checkpoint), None, text, folder / "seen", None, None)
+    return analyze.analyze(str(checkpoint), None, text, folder / "seen", None, None)
 
 
 @pytest.mark.parametrize("width", [360, 1440])
@@ -35,7 +35,7 @@ def test_everything_is_drawn_and_moves(report: Path, browser: Any, width: int) -
         assert 200 < box["width"] <= width
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
 
-    content = json.loads((report.parent / analysis.FILE).read_text())
+    content = json.loads((report.parent / analyze.FILE).read_text())
     pairs = page.locator("[data-figure=pairs]").evaluate("e => e.data[0].z")
     given = [len(row) for row in content["pairs"]["growth"]]
     assert [len(row) - row.count(None) for row in pairs] == given

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import odeformer
 from data.tokenizer import load_tokenizer
-from launcher.report.analysis.figures import robustness as figure
-from launcher.robustness import DRAWS, disturbed, fitting, robustness
+from launcher.analysis.pages.figures import robustness as figure
+from launcher.analysis.robustness import DRAWS, disturbed, fitting, robustness
 from odeformer.analysis.disturbance import DISTURBANCES
 
 TEXT = "def saved(folder):\n    return folder / FILE_NAME\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.settings import load_pretrain, load_searched_task, load_task, preset_names
+from launcher.configuration.load import load_pretrain, load_searched_task, load_task, preset_names
 from odeformer.model import parameter_count
 
 TASK = """

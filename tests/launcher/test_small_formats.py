@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data.tokenizer import FILE_NAME, train_tokenizer
-from launcher.cli import app
+from launcher.cli.main import app
 from odeformer import checkpoint
 from odeformer.config import ModelConfig
 from odeformer.model import Odeformer

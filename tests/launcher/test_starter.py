@@ -15,8 +15,8 @@ from cluster.finetuning.task import Task
 from cluster.pool.settings import PoolSettings
 from cluster.settings import PretrainSettings
 from data.shards import build
-from launcher.setting_docs import setting_docs
-from launcher.settings import load_pretrain
+from launcher.configuration.load import load_pretrain
+from launcher.configuration.setting_docs import setting_docs
 
 
 def odeformer(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

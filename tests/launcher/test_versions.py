@@ -15,7 +15,7 @@ from stored_models import CHECKPOINT, checkpoint_folder, register_adapter
 from cluster import registry
 from cluster.registry import About
 from cluster.tracking import runs
-from launcher.cli import main
+from launcher.cli.main import main
 
 Models = Callable[..., tuple[int, str, str]]
 

@@ -17,7 +17,7 @@ from cluster.planning.hardware import GPUS, LINK_LATENCY, NETWORKS
 from cluster.planning.reliability import best_interval, goodput, reliability
 from cluster.settings import PretrainSettings
 from cluster.training.memory import parameter_sizes, unallocated, worker_memory
-from launcher.settings import load_pretrain
+from launcher.configuration.load import load_pretrain
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "plan.json"
 H100, NDR = GPUS["h100"], NETWORKS["ndr400"]

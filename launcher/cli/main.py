@@ -1,0 +1,108 @@
+"""The command line. Bodies import what they need: ``odeformer --help`` must not wait for torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from cluster.failures import PreemptedError, RunFailedError
+from launcher.cli.analyze import analyze
+from launcher.cli.data import data_app
+from launcher.cli.doctor import doctor
+from launcher.cli.drift import drift
+from launcher.cli.evaluate import evaluate
+from launcher.cli.finetune import finetune_app
+from launcher.cli.generate import generate
+from launcher.cli.grad_check import grad_check
+from launcher.cli.init import init as write_config
+from launcher.cli.jobs import jobs_app, submit_app
+from launcher.cli.plan import plan
+from launcher.cli.pool import pool_app
+from launcher.cli.pretrain import pretrain
+from launcher.cli.quickstart import quickstart
+from launcher.cli.report import report
+from launcher.cli.track import track_app
+from launcher.cli.usage import usage
+from launcher.cli.versions import models_app
+from odeformer import __version__
+
+INTERRUPTED = 130
+"""Exit code, 128 + SIGINT as in a shell."""
+# Typer exports only one child of the class that all its usage errors share.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which, and end.")
+    ] = False,
+) -> None:
+    """Pretrain one continuous-depth transformer; fine-tune and run it at the depth you can afford."""
+
+
+def main() -> None:
+    """Run the command line. A user's mistake is one line and exit code 2, a failed run one line and 1, one
+    that was asked to end, and can go on, one line and 75."""
+    try:
+        code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # what Typer makes of Ctrl-C, without a word
+            print("interrupted", file=sys.stderr)
+    except (typer.Abort, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    except UsageError as error:
+        code = _complain(error.format_message())  # type: ignore[attr-defined]
+    except RunFailedError as error:
+        _complain(str(error))
+        code = 1
+    except PreemptedError as error:
+        print(f"{error}; the same command goes on", file=sys.stderr)
+        code = os.EX_TEMPFAIL
+    except (ValueError, OSError, ArithmeticError) as error:
+        if "ODEFORMER_TRACEBACK" in os.environ:
+            raise
+        code = _complain(str(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str) -> int:
+    if message:  # a group without a verb has shown its help instead
+        print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+# In the order in which --help has them; commands come before groups.
+app.command()(pretrain)
+app.command("grad-check")(grad_check)
+app.command("eval")(evaluate)
+app.command()(generate)
+app.command()(quickstart)
+app.command()(analyze)
+app.command()(drift)
+app.command()(report)
+app.command("init")(write_config)
+app.command()(plan)
+app.command()(doctor)
+app.command()(usage)
+app.add_typer(data_app, name="data")
+app.add_typer(submit_app, name="submit")
+app.add_typer(jobs_app, name="jobs")
+app.add_typer(models_app, name="models")
+app.add_typer(finetune_app, name="finetune")
+app.add_typer(pool_app, name="pool")
+app.add_typer(track_app, name="track")

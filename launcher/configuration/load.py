@@ -1,0 +1,186 @@
+"""YAML → checked settings. Every mistake is one line: which key, what was given, what was expected."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from cluster.finetuning.search import SearchedTask
+from cluster.finetuning.task import Task
+from cluster.pool.settings import PoolSettings
+from cluster.settings import PretrainSettings
+from data.building.sources import Mixture, TextSource
+
+PRESETS = Path(__file__).parents[1] / "presets"
+
+_Settings = TypeVar("_Settings", bound=BaseModel)
+_Task = TypeVar("_Task", bound=Task)
+
+
+def load_pretrain(config: str, overrides: Sequence[str] = ()) -> PretrainSettings:
+    """The settings of a pretraining run.
+
+    Args:
+        config: a YAML file, or the name of a preset.
+        overrides: ``section.key=value``, the value read as YAML.
+
+    Raises:
+        ValueError, FileNotFoundError: one line naming the file and the key.
+    """
+    path = Path(config)
+    if not path.is_file() and config in preset_names():
+        path = PRESETS / f"{config}.yaml"
+    if not path.is_file():
+        close = difflib.get_close_matches(config, preset_names(), n=1)
+        hint = f"; did you mean the preset {close[0]!r}?" if close else ""
+        raise FileNotFoundError(f"{path}: no such file{hint} (presets: {', '.join(preset_names())})")
+    content = _override(read_yaml(path), overrides)
+    model = content.get("model")
+    if isinstance(model, dict) and "preset" in model:
+        name = model.pop("preset")
+        content["model"] = _merged(read_yaml(_preset_path(name))["model"], model)
+    return _validated(PretrainSettings, content, path)
+
+
+def load_task(path: Path, overrides: Sequence[str] = ()) -> Task:
+    """A fine-tuning task; paths in it are relative to the file it stands in.
+
+    Raises:
+        ValueError, FileNotFoundError: one line naming the file and the key.
+    """
+    return _load_task(Task, path, overrides)
+
+
+def load_searched_task(path: Path, overrides: Sequence[str] = ()) -> SearchedTask:
+    """The same, with a section ``search``."""
+    return _load_task(SearchedTask, path, overrides)
+
+
+def _load_task(kind: type[_Task], path: Path, overrides: Sequence[str]) -> _Task:
+    task = _validated(kind, _override(read_yaml(path), overrides), path)
+    for field in ("trial", "parent_run"):
+        if getattr(task, field) is not None:
+            raise ValueError(f"{path}: {field}: only a search sets it, for its trials")
+    here, data = path.absolute().parent, task.data
+    paths = {
+        "train": here / data.train,
+        "validation": None if data.validation is None else here / data.validation,
+    }
+    return task.model_copy(update={"data": data.model_copy(update=paths)})
+
+
+def load_pool(path: Path | None, overrides: Sequence[str] = ()) -> PoolSettings:
+    """The settings of a pool; ``dir`` is relative to the file it stands in, as given by ``--set`` to here.
+
+    Raises:
+        ValueError, FileNotFoundError: one line naming the file and the key.
+    """
+    content = {} if path is None else read_yaml(path)
+    if path is not None and isinstance(content.get("dir"), str):
+        content["dir"] = str(path.absolute().parent / content["dir"])
+    return _validated(PoolSettings, _override(content, overrides), path or Path("--set"))
+
+
+def load_sources(path: Path) -> list[TextSource]:
+    """The sources that a YAML file names; paths in it are relative to the file.
+
+    Raises:
+        ValueError, FileNotFoundError: one line naming the file and the key.
+    """
+    mixture = _validated(Mixture, read_yaml(path), path)
+    return [source.beside(path.absolute().parent) for source in mixture.sources]
+
+
+def preset_names() -> list[str]:
+    """The presets there are."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping, read without running anything in it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ValueError(f"{path}{where}: not valid YAML: {problem}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected sections such as 'model:' and 'train:', found {content!r}")
+    return content
+
+
+def _preset_path(name: object) -> Path:
+    names = preset_names()
+    if name not in names:
+        close = difflib.get_close_matches(str(name), names, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"model.preset {name!r} is unknown; {hint}there are: {', '.join(names)}")
+    return PRESETS / f"{name}.yaml"
+
+
+def _override(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ValueError(f"--set {override!r}: expected section.key=value")
+        try:
+            value: Any = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"--set {override!r}: {text!r} is not a YAML value") from None
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        content = _merged(content, value)
+    return content
+
+
+def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _validated(kind: type[_Settings], content: dict[str, Any], path: Path) -> _Settings:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        # An unknown key is often the cause of a missing one: name it first.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        keys = [str(part) for part in first["loc"]]
+        where = ".".join(keys)
+        if first["type"] == "extra_forbidden":
+            known = _known_keys(kind, keys[:-1])
+            close = difflib.get_close_matches(keys[-1], known, n=1)
+            there = f"; there are: {', '.join(known)}" if known else ""
+            hint = f"; did you mean {close[0]!r}?" if close else there
+            raise ValueError(f"{path}: unknown key {where}{hint}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        given = "" if first["type"] in ("missing", "value_error") else f" (given: {first['input']!r})"
+        raise ValueError(f"{path}: {where + ': ' if where else ''}{message}{given}") from None
+
+
+def _known_keys(kind: type[BaseModel], keys: Sequence[str]) -> list[str]:
+    """Those of the section that a path leads to, if it leads to one."""
+    path = list(keys)
+    while path:
+        key = path.pop(0)
+        if key not in kind.model_fields:
+            return []
+        annotation = kind.model_fields[key].annotation
+        if get_origin(annotation) in (dict, tuple):
+            del path[:1]  # which of them
+        options = get_args(annotation) or (annotation,)
+        sections = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        if not sections:
+            return []
+        kind = sections[0]
+    return ["preset", *kind.model_fields] if kind.__name__ == "ModelConfig" else list(kind.model_fields)

@@ -1,0 +1,80 @@
+"""The first settings of somebody's own run: those that one has to decide about, each with what it means."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from cluster.settings import PretrainSettings
+from launcher.configuration.setting_docs import setting_docs
+
+DECIDED: dict[str, dict[str, Any]] = {
+    "model": {
+        "flavour": "neox",
+        "width": 128,
+        "heads": 4,
+        "depth": 8,
+        "basis": {"kind": "smooth_mlp", "size": 4},
+    },
+    "data": {"shards": "shards", "sequence_length": 256},
+    "train": {
+        "steps": 400,
+        "global_batch": 8,
+        "micro_batch": 4,
+        "depths": [4, 8],
+        "vary_from": 0.7,
+        "precision": "fp32",
+    },
+    "optim": {"learning_rate": 6e-3, "coefficient_rate": 6.0},
+    "cluster": {"workers": 2, "gpus_per_worker": 0},
+    "checkpoint": {"every": 200},
+    "tracking": {"experiment": "first", "register_as": "first"},
+    "run": {"dir": "runs/first"},
+}
+"""As the preset ``tiny`` has them: minutes on two CPU cores."""
+HEAD = """\
+# A pretraining run of your own; the values are those of minutes on two CPU cores. First the shards:
+#   odeformer data build --text FILE_OR_FOLDER --out shards
+# what a run would be, without starting it, and the run, which the same command continues after any end:
+#   odeformer pretrain {path} --dry-run
+#   odeformer pretrain {path}
+# Left out is what has a default. Any setting can be changed for one run: --set train.steps=1000
+"""
+WIDTH = 100
+
+
+def write_starter(path: Path) -> None:
+    """Write a commented configuration of a small run.
+
+    Raises:
+        FileExistsError: when there is something at ``path`` already; it is left as it is.
+    """
+    lines = HEAD.format(path=shlex.quote(str(path))).splitlines()
+    for section, values in DECIDED.items():
+        lines += ["", f"{section}:", *_lines(PretrainSettings, section, values)]
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+    except FileExistsError:
+        raise FileExistsError(f"{path} is there already: name another file, or remove it") from None
+
+
+def _lines(parent: type[BaseModel], section: str, values: dict[str, Any], indent: str = "  ") -> list[str]:
+    kind = parent.model_fields[section].annotation
+    assert isinstance(kind, type)
+    assert issubclass(kind, BaseModel)
+    docs, lines = setting_docs(kind), []
+    for key, value in values.items():
+        room = WIDTH - len(indent) - 2
+        lines += [f"{indent}# {line}" for line in textwrap.wrap(docs.get(key, ""), room)]
+        if isinstance(value, dict):
+            lines += [f"{indent}{key}:", *_lines(kind, key, value, f"{indent}  ")]
+        else:
+            shown = json.dumps(value) if isinstance(value, list) else value
+            lines.append(f"{indent}{key}: {shown}")
+    return lines
