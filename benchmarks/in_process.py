@@ -11,8 +11,8 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
-from cluster.events import FILE_NAME as EVENTS
-from cluster.events import EventLog, events_from
+from cluster.runs.events import FILE_NAME as EVENTS
+from cluster.runs.events import EventLog, events_from
 from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
 from cluster.training import worker
 from data.manifest import SplitName

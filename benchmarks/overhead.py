@@ -26,11 +26,11 @@ import torch
 
 from benchmarks.texts import benchmark_texts
 from cluster import pretrain as pretraining
-from cluster.connect import ray_cluster
-from cluster.events import FILE_NAME, events_from
+from cluster.connection.connect import ray_cluster
+from cluster.runs.events import FILE_NAME, events_from
 from cluster.settings import PretrainSettings
-from cluster.shards import open_stream
 from cluster.training.schedule import learning_rate
+from cluster.training.shards import open_stream
 from cluster.training.zero import parameter_groups
 from data.shards import build
 from odeformer.model import Odeformer, token_losses

@@ -26,6 +26,7 @@ from torch import distributed as dist
 from benchmarks.rows_file import RowsFile
 from benchmarks.traffic import bytes_by_operation
 from cluster.planning.communication import collectives
+from cluster.runs.deepspeed_import import import_deepspeed
 from cluster.settings import PretrainSettings
 from cluster.training import zero
 from cluster.training.memory import parameter_sizes, unallocated, worker_memory
@@ -95,7 +96,7 @@ def start(rank: int, settings: PretrainSettings, folder: str) -> Any:
     torch.set_num_threads(1)
     workers = settings.cluster.workers
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=workers)
-    zero.import_deepspeed()
+    import_deepspeed()
     torch.manual_seed(0)
     model = Odeformer(settings.model)
     model.solver = settings.train.solver_for(settings.model)

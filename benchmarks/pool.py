@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster import registry
-from cluster.connect import ray_cluster
-from cluster.finetuning.task import Task
+from cluster.connection.connect import ray_cluster
 from cluster.pool import Pool, PoolSettings
+from cluster.tasks.task import Task
 from cluster.tracking import runs
 from odeformer.config import BasisConfig, ModelConfig
 

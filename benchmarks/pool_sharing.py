@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 
 from benchmarks.pool import a_task, prepare
-from cluster.connect import ray_cluster
-from cluster.finetuning.task import Task
+from cluster.connection.connect import ray_cluster
 from cluster.pool import Pool, PoolSettings
+from cluster.tasks.task import Task
 
 JOBS, STEPS, ROUNDS = 8, 60, 3
 WAYS = (1, 4)

@@ -28,7 +28,7 @@ import torch
 
 from benchmarks.texts import benchmark_texts
 from benchmarks.troubles import ALL, Processes, odeformer, run_through
-from cluster.events import FILE_NAME, events_from
+from cluster.runs.events import FILE_NAME, events_from
 from cluster.tracking import runs, store
 from data.shards import build
 from launcher.configuration.load import load_pretrain

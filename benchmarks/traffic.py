@@ -23,6 +23,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import distributed as dist
 
+from cluster.runs.deepspeed_import import import_deepspeed
 from cluster.settings import OptimSettings, TrainSettings, ZeroSettings
 from cluster.training import zero
 from odeformer.config import BasisConfig, ModelConfig
@@ -67,7 +68,7 @@ def measure(rank: int, folder: str, name: str, stage: int) -> None:
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=WORKERS)
-    deepspeed = zero.import_deepspeed()
+    deepspeed = import_deepspeed()
     kind, size = MODELS[name]
     config = ModelConfig(
         width=128,

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import psutil
 
-from cluster.events import EventReader
+from cluster.runs.events import EventReader
 
 POLL_SECONDS = 0.02
 PREEMPTED = 75

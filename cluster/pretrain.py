@@ -8,7 +8,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from cluster import lock, registration, registry, usage
+from cluster import registry
+from cluster.registry import from_run
+from cluster.runs import cost, lock
 from cluster.settings import PretrainSettings, goes_with
 from cluster.supervision.supervisor import OnEvent, supervise
 from cluster.tracking import lineage, runs, store, upload
@@ -22,7 +24,7 @@ def check(settings: PretrainSettings) -> PretrainSettings:
     Raises:
         ValueError, FileNotFoundError: for missing or unfit shards, or a ``run.dir`` of another run.
     """
-    from cluster.shards import open_stream
+    from cluster.training.shards import open_stream
     from data.remote import is_remote
 
     settings = _continued(settings)
@@ -56,7 +58,7 @@ def _continued(settings: PretrainSettings) -> PretrainSettings:
         return settings
     import hashlib
 
-    from cluster.shards import shards_folder
+    from cluster.training.shards import shards_folder
     from data.manifest import load_manifest
     from data.tokenizer import load_tokenizer, to_json
     from odeformer import checkpoint
@@ -100,7 +102,7 @@ def complete_model(settings: PretrainSettings) -> ModelConfig:
     Raises:
         ValueError, FileNotFoundError: for missing shards, or a vocabulary that is too small for them.
     """
-    from cluster.shards import shards_folder
+    from cluster.training.shards import shards_folder
     from data.manifest import load_manifest
 
     manifest = load_manifest(shards_folder(settings))
@@ -155,7 +157,7 @@ def identity_file(settings: PretrainSettings) -> tuple[Path, str]:
 
 
 def _data_digest(settings: PretrainSettings) -> str:
-    from cluster.shards import shards_folder
+    from cluster.training.shards import shards_folder
     from data.manifest import load_manifest
 
     return load_manifest(shards_folder(settings)).digest()
@@ -210,7 +212,7 @@ def _pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version
         return None
 
 
-def register(settings: PretrainSettings, seconds: float = registration.REGISTER_SECONDS) -> registry.Version:
+def register(settings: PretrainSettings, seconds: float = from_run.REGISTER_SECONDS) -> registry.Version:
     """Register what the finished run in ``run.dir`` made; done again, it makes no second version.
 
     Raises:
@@ -218,7 +220,7 @@ def register(settings: PretrainSettings, seconds: float = registration.REGISTER_
     """
     run, name = settings.run.dir, settings.tracking.register_as
     assert name is not None
-    return registration.register(run, run / "final", name, _version_tags(settings), seconds)
+    return from_run.register(run, run / "final", name, _version_tags(settings), seconds)
 
 
 def register_run(run: Path, name: str | None = None) -> registry.Version:
@@ -251,7 +253,7 @@ def _version_tags(settings: PretrainSettings) -> dict[str, str]:
         "odeformer.parameters": str(parameter_count(settings.model)),
         "odeformer.ordinary_parameters": str(parameter_count(settings.model.ordinary())),
         "odeformer.depths": ",".join(map(str, sorted(set(settings.train.depths or (settings.model.depth,))))),
-        **usage.run_tags(settings.run.dir, settings.cluster),
+        **cost.run_tags(settings.run.dir, settings.cluster),
     }
 
 
@@ -260,10 +262,10 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     import torch
     from torch import distributed as dist
 
-    from cluster.shards import open_stream, shards_folder
-    from cluster.supervision import preemption
+    from cluster.runs import preemption
     from cluster.tracking import node
     from cluster.training import worker, zero
+    from cluster.training.shards import open_stream, shards_folder
     from cluster.training.validation import sample_rows, validation_losses
     from data.manifest import load_manifest
     from odeformer import checkpoint

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.finetuning.advise import Probe
-from cluster.finetuning.task import Task
+from cluster.tasks.task import Task
 from launcher.terminal.progress import Progress
 
 

@@ -45,8 +45,8 @@ def build_shards(
     meter = _Meter(progress)
     with progress.stage(f"shards in {out}"), ExitStack() as stack:
         if workers != 1 or address is not None:
-            from cluster.connect import ray_cluster
-            from cluster.data_build import cluster_cpus, run_on_ray
+            from cluster.connection.connect import ray_cluster
+            from cluster.connection.run_tasks import cluster_cpus, run_on_ray
 
             progress.update(0.0, "starting Ray")
             stack.enter_context(ray_cluster(address, pretrain_workers=workers or 0))

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.failures import RunFailedError
 from cluster.finetuning.search import SearchedTask
-from cluster.finetuning.task import Task
 from cluster.pool import Pool, PoolSettings
 from cluster.pool.search import TaskSearch
 from cluster.pool.states import ENDED
-from cluster.registration import REGISTER_SECONDS
+from cluster.registry.from_run import REGISTER_SECONDS
+from cluster.runs.failures import RunFailedError
+from cluster.tasks.task import Task
 from launcher.tables.search import state_in_words
 from launcher.terminal.progress import Progress
 

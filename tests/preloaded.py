@@ -20,7 +20,7 @@ USED = (
 for name in (*MODULES, *USED):
     import_module(name)
 import_module("cluster.tracking.store").import_client()
-import_module("cluster.training.zero").preload()
+import_module("cluster.runs.deepspeed_import").preload()
 
 SET_BY_IMPORTS = {name: value for name, value in os.environ.items() if BEFORE.get(name) != value}
 """Environment variables that a copy has too, where its own environment does not say otherwise."""

@@ -14,8 +14,8 @@ import torch
 import odeformer
 from benchmarks.in_process import AsEngine, alone
 from benchmarks.quality_rows import DEPTH
-from cluster.scoring import scores
 from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
+from cluster.tasks.scoring import scores
 from cluster.training import worker
 from data.tasks.examples import Kind, TaskSets, read_task_sets
 from data.tasks.stream import TaskStream

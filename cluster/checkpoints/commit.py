@@ -23,8 +23,8 @@ from torch import distributed as dist
 from cluster.checkpoints import durable, folder, random_state, universal
 from cluster.checkpoints.durable import TogetherError, on_rank_0, together
 from cluster.checkpoints.mirror import Mirror, identity
+from cluster.runs import heartbeat
 from cluster.settings import CheckpointSettings
-from cluster.supervision import heartbeat
 from cluster.tracking import runs
 
 STATE = "state"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional
 
-from cluster.training.zero import import_deepspeed
+from cluster.runs.deepspeed_import import import_deepspeed
 
 WEIGHT, MOMENTS = "fp32", ("exp_avg", "exp_avg_sq")
 NAMES = "trained_parameters"

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from cluster.connection.sessions import LOCK, PREFIX, ROOT
 from cluster.doctor.finding import Finding
-from cluster.lock import FILE_NAME
-from cluster.sessions import LOCK, PREFIX, ROOT
+from cluster.runs.lock import FILE_NAME
 
 BEGINNING_SECONDS = 60.0
 """A session's folder has no lock for a moment after it is made."""

@@ -11,8 +11,8 @@ import urllib.request
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+from cluster.connection.sessions import ROOT
 from cluster.doctor.finding import Finding
-from cluster.sessions import ROOT
 
 NEEDED = (3, 11)
 GIB = 2**30

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cluster.connect import FINETUNE, PRETRAIN
+from cluster.connection.connect import FINETUNE, PRETRAIN
 from cluster.doctor.finding import Finding
 
 NAME = "Ray"

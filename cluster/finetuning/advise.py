@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.events import FILE_NAME, EventLog, events_from
-from cluster.finetuning.task import Task
+from cluster.runs.events import FILE_NAME, EventLog, events_from
+from cluster.tasks.task import Task
 
 RANKS = (2, 8, 32)
 ENOUGH = 0.95

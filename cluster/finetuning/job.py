@@ -7,10 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster import registration, registry
-from cluster.events import EventLog
-from cluster.finetuning.gates import judged
-from cluster.finetuning.preparing import Base, open_base, prepare, read_sets, trainable, work_of
+from cluster import registry
+from cluster.finetuning.preparing import Base, open_base, prepare, trainable, work_of
 from cluster.finetuning.result import (
     VERSION_FILE,
     FinetuneResult,
@@ -19,10 +17,14 @@ from cluster.finetuning.result import (
     register_run,
     write_version_file,
 )
-from cluster.finetuning.shape import shape
-from cluster.finetuning.task import Task
+from cluster.promotion.task_gate import judged
+from cluster.registry import from_run
 from cluster.registry.about import DATA_DIGEST
 from cluster.registry.aliases import CHAMPION
+from cluster.runs.events import EventLog
+from cluster.tasks.sets import read_sets
+from cluster.tasks.shape import shape
+from cluster.tasks.task import Task
 from cluster.tracking import runs, upload
 from cluster.tracking.lineage import code_tags
 
@@ -101,7 +103,7 @@ def finetune_together(
         on_end: called with a job's place among them, and its result or error, as soon as it has ended.
 
     Raises:
-        ValueError: for tasks that are not of one :func:`~cluster.finetuning.shape.shape`, or a base that
+        ValueError: for tasks that are not of one :func:`~cluster.tasks.shape.shape`, or a base that
             cannot be shared.
     """
     from cluster.finetuning.methods import frozen
@@ -155,7 +157,7 @@ def _finetune(
         reached = {"depth": prepared.depth, "metric": task.score, "score": after[task.score], "gate": gate}
         write_version_file(task, base.version, folder, trained.files, trained.parameters, reached)
     version = None
-    seconds = registration.REGISTER_SECONDS if register_seconds is None else register_seconds
+    seconds = from_run.REGISTER_SECONDS if register_seconds is None else register_seconds
     try:
         if task.trial is None:
             version = register_run(folder, seconds=seconds)

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from cluster.finetuning.task import Task
 from cluster.finetuning.together import Member, Together
+from cluster.tasks.task import Task
 from odeformer import checkpoint
 from odeformer.config import FROZEN_GRADIENTS
 from odeformer.frozen import FrozenBase, Tuned

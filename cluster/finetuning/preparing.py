@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster import registry
-from cluster.finetuning.task import Task
 from cluster.settings import (
     CheckpointSettings,
     OptimSettings,
@@ -17,6 +16,8 @@ from cluster.settings import (
     ZeroSettings,
     goes_with,
 )
+from cluster.tasks.sets import read_sets
+from cluster.tasks.task import Task
 from cluster.tracking import runs
 
 if TYPE_CHECKING:
@@ -30,18 +31,6 @@ if TYPE_CHECKING:
 
 DEPTH_FILE = "depth.json"
 """In a job's folder: the depth that a latency budget bought when the job first ran."""
-
-
-def read_sets(task: Task) -> TaskSets:
-    """Both sets of a task, checked.
-
-    Raises:
-        ValueError, FileNotFoundError: for malformed data, or validation labels that training never shows.
-    """
-    from data.tasks.examples import read_task_sets
-
-    data = task.data
-    return read_task_sets(data.train, data.validation, task.kind, data.prompt, data.completion, data.held_out)
 
 
 @dataclass(frozen=True)
@@ -109,8 +98,8 @@ def work_of(
     task: Task, folder: Path, base: Base, prepared: Prepared, trained: Trained, report: Report
 ) -> Work:
     """What the training loop is to do."""
-    from cluster.scoring import scores
-    from cluster.supervision import preemption
+    from cluster.runs import preemption
+    from cluster.tasks.scoring import scores
     from cluster.training import worker
     from data.tasks.stream import TaskStream
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster import registration, registry
-from cluster.events import FILE_NAME, events_from
-from cluster.finetuning import gates
-from cluster.finetuning.task import Task
+from cluster import registry
+from cluster.promotion import task_gate
+from cluster.registry import from_run
+from cluster.runs.events import FILE_NAME, events_from
+from cluster.tasks.task import Task
 from cluster.tracking import runs
 
 VERSION_FILE = "version.json"
@@ -96,5 +97,5 @@ def register_run(folder: Path, name: str | None = None, seconds: float = 0) -> r
     name, tags = name or content["name"], content["tags"]
     gate, depth = (json.loads(tags.get(f"odeformer.{key}", "null")) for key in ("gate", "depth"))
     files = folder / content["files"]
-    version = registration.register(folder, files, name, tags, seconds, first=gate is None)
-    return version if gate is None else gates.settle(version, runs.run_uri(folder), gate, depth, folder)
+    version = from_run.register(folder, files, name, tags, seconds, first=gate is None)
+    return version if gate is None else task_gate.settle(version, runs.run_uri(folder), gate, depth, folder)

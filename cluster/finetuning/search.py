@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
-from cluster.finetuning.task import Task
+from cluster.tasks.task import Task
 from odeformer.config import Count, Section
 
 OPEN = ("method", "depth")

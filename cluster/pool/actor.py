@@ -8,10 +8,6 @@ import threading
 import time
 from typing import Any
 
-from cluster.events import FILE_NAME as EVENTS
-from cluster.events import events_from
-from cluster.failures import QueueFullError
-from cluster.finetuning.task import Task
 from cluster.pool.board import Board
 from cluster.pool.clerk import Clerk
 from cluster.pool.dispatch import CANCELLED, Dispatcher
@@ -19,7 +15,11 @@ from cluster.pool.journal import Job, Journal, Transition
 from cluster.pool.settings import PoolSettings
 from cluster.pool.slots import Slots
 from cluster.pool.warm import LOG
+from cluster.runs.events import FILE_NAME as EVENTS
+from cluster.runs.events import events_from
+from cluster.runs.failures import QueueFullError
 from cluster.supervision import orphans
+from cluster.tasks.task import Task
 
 LOOK_SECONDS = 0.1
 JOURNAL_SECONDS = 60.0

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from cluster.checkpoints.folder import commits, step_of
-from cluster.events import FILE_NAME as EVENTS
 from cluster.pool.journal import Job, Journal
 from cluster.pool.settings import PoolSettings
 from cluster.pool.shares import Shares, Terms, follow
 from cluster.pool.states import ENDED, State
 from cluster.pool.warm import OUTCOME
+from cluster.runs.events import FILE_NAME as EVENTS
 
 
 class Board:

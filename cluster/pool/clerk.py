@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 
-from cluster.failures import cause
 from cluster.pool import mirror
 from cluster.pool.board import Board
+from cluster.runs.failures import cause
 
 EVERY_SECONDS = 1.0
 LONGEST_PAUSE = 15.0

@@ -10,10 +10,10 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
-from cluster.connect import ray_cluster, worker_environment
-from cluster.finetuning.task import Task
+from cluster.connection.connect import ray_cluster, worker_environment
 from cluster.pool.settings import PoolSettings
 from cluster.pool.states import ENDED
+from cluster.tasks.task import Task
 
 ACTOR_NAME, NAMESPACE = "odeformer-pool", "odeformer"
 ANSWER_SECONDS = 90.0

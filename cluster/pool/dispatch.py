@@ -11,7 +11,7 @@ from cluster.pool.board import Board
 from cluster.pool.journal import Job
 from cluster.pool.slots import Ended, Slots
 from cluster.pool.states import State
-from cluster.supervision import preemption
+from cluster.runs import preemption
 
 ADJUST_SECONDS = 1.0
 AWAY_SECONDS = 5.0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cluster.finetuning.shape import shape
-from cluster.finetuning.task import Task
 from cluster.pool.journal import Job
 from cluster.pool.shares import Shares
+from cluster.tasks.shape import shape
+from cluster.tasks.task import Task
 
 
 def next_job(queued: Sequence[Job], shares: Shares) -> Job | None:

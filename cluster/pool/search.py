@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cluster.failures import QueueFullError, RunFailedError
 from cluster.finetuning import job as finetuning
 from cluster.finetuning.search import Range, Search, SearchedTask, with_values
-from cluster.finetuning.task import Task
 from cluster.pool.states import ENDED
+from cluster.runs.failures import QueueFullError, RunFailedError
+from cluster.tasks.task import Task
 from cluster.tracking import runs
 
 if TYPE_CHECKING:

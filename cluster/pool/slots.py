@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from cluster.connect import FINETUNE, worker_environment
+from cluster.connection.connect import FINETUNE, worker_environment
 from cluster.pool.slot import Slot
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}

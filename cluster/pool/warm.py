@@ -32,7 +32,7 @@ OUTCOME = "outcome.json"
 MODULES = (
     "cluster.finetuning.job",
     "cluster.finetuning.together",
-    "cluster.scoring",
+    "cluster.tasks.scoring",
     "cluster.training.worker",
     "data.tasks.stream",
     "data.tokenizer",
@@ -54,7 +54,7 @@ def main() -> None:
     for module in MODULES:
         importlib.import_module(module)
     store.import_client()
-    importlib.import_module("cluster.training.zero").preload()
+    importlib.import_module("cluster.runs.deepspeed_import").preload()
     _say(answers, ready=True)
     while line := orders.readline():
         pid = os.fork()
@@ -120,8 +120,9 @@ def _run(order: dict[str, Any]) -> int:
     import torch
 
     from cluster.finetuning.job import finetune, finetune_together
-    from cluster.finetuning.task import Task
-    from cluster.supervision import orphans, preemption
+    from cluster.runs import preemption
+    from cluster.supervision import orphans
+    from cluster.tasks.task import Task
 
     preemption.listen()
     orphans.end_with_parent()
@@ -162,8 +163,8 @@ def _outcome(how: FinetuneResult | Exception, is_its_own: bool) -> dict[str, Any
         how: its result, or what ended it.
         is_its_own: that error; otherwise it says nothing of the job, which has to be tried alone.
     """
-    from cluster import failures
     from cluster.finetuning.together import JointPassError
+    from cluster.runs import failures
 
     if isinstance(how, failures.PreemptedError):
         return {"preempted": how.step}
@@ -179,7 +180,7 @@ def _outcome(how: FinetuneResult | Exception, is_its_own: bool) -> dict[str, Any
 
 def _hold(folder: Path, until_end: ExitStack) -> None:
     """Hold the job's folder: a process of it that the pool has lost may still be there, and ends soon."""
-    from cluster import lock
+    from cluster.runs import lock
 
     deadline = time.monotonic() + LOCK_SECONDS
     while True:

@@ -21,9 +21,6 @@ BASE_NAME, BASE_VERSION, BASE_DIGEST = (
 DIGEST = "odeformer.digest"
 """Tag: the identity of a version's files."""
 
-OWN_DEPTH = 0
-"""In ``scores``: the model depth, where the run does not say which it is."""
-
 
 @dataclass(frozen=True)
 class About:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.registry.about import OWN_DEPTH
+OWN_DEPTH = 0
+"""In ``scores``: the model depth, where the run does not say which it is."""
 
 LONGEST, MOST_FLOPS = 256, 5e11
 """Passes are timed over one sequence of at most so many tokens, where the deepest takes at most so many

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from cluster.connect import PRETRAIN
+from cluster.connection.connect import PRETRAIN
 from cluster.settings import ClusterSettings, PretrainSettings
 
 LOOK_SECONDS = 1.0

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.checkpoints.folder import commits, step_of
-from cluster.events import EventLog, EventReader
-from cluster.failures import (
+from cluster.runs.events import EventLog, EventReader
+from cluster.runs.failures import (
     PreemptedError,
     RunFailedError,
     cause,
@@ -22,9 +22,9 @@ from cluster.failures import (
     is_mendable,
     preemption,
 )
+from cluster.runs.preemption import ask, take_back, taken
 from cluster.settings import PretrainSettings
 from cluster.supervision import room, watchdog
-from cluster.supervision.preemption import ask, take_back, taken
 from cluster.supervision.watchdog import Watchdog
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 
-from cluster.connect import worker_environment
+from cluster.connection.connect import worker_environment
+from cluster.runs import heartbeat, preemption
 from cluster.settings import PretrainSettings
-from cluster.supervision import heartbeat, orphans, preemption
+from cluster.supervision import orphans
 from cluster.supervision.room import worker_resources
 
 Work = Callable[[dict[str, Any]], None]

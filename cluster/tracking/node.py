@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import distributed as dist
 
-from cluster.events import EventLog, events_from
+from cluster.runs.events import EventLog, events_from
 from cluster.tracking.upload import NODES
 
 EVERY_SECONDS = 15.0

@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cluster.events import FILE_NAME, EventLog, events_from
-from cluster.failures import PreemptedError
+from cluster.runs.events import FILE_NAME, EventLog, events_from
+from cluster.runs.failures import PreemptedError
 from cluster.tracking import runs, store
 from cluster.tracking.runs import Row
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch import distributed as dist
 
 from cluster.checkpoints import commit
-from cluster.failures import PreemptedError
+from cluster.runs import heartbeat
+from cluster.runs.failures import PreemptedError
 from cluster.settings import (
     CheckpointSettings,
     GuardSettings,
@@ -22,7 +23,6 @@ from cluster.settings import (
     TrainSettings,
     ZeroSettings,
 )
-from cluster.supervision import heartbeat
 from cluster.training import zero
 from cluster.training.guards import Guards, StepResult, weights_are_finite
 from cluster.training.schedule import learning_rate

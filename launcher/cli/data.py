@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.failures import RunFailedError
+from cluster.runs.failures import RunFailedError
 from launcher.cli import preflight
 from launcher.cli.options import AsJson
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.failures import RunFailedError
+from cluster.runs.failures import RunFailedError
 from launcher.cli.options import AsJson, Overrides, PoolAddress, TrackingUri
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def finetune_run(
     from launcher.terminal.console import make_console
 
     task = load_task(task_file, overrides or [])
-    from cluster.connect import ray_cluster
+    from cluster.connection.connect import ray_cluster
     from cluster.finetuning.job import check
     from launcher.finetunes import run_tasks
     from launcher.tables.results import finetune_table

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.failures import RunFailedError
+from cluster.runs.failures import RunFailedError
 from launcher.cli.options import AsJson, Overrides
 
 if TYPE_CHECKING:
-    from cluster.jobs import Job, JobServer
+    from cluster.connection.jobs import Job, JobServer
 
 submit_app = typer.Typer(help="Work for a cluster that runs already.", no_args_is_help=True)
 jobs_app = typer.Typer(help="The pretraining jobs of a cluster.", no_args_is_help=True)
@@ -107,7 +107,7 @@ def jobs_stop(name: JobName, address: Address = None) -> None:
 def _server(address: str | None) -> JobServer:
     if address is None:
         raise ValueError("which cluster? give --address http://host:8265, or set RAY_API_SERVER_ADDRESS")
-    from cluster.jobs import JobServer
+    from cluster.connection.jobs import JobServer
 
     return JobServer(address)
 

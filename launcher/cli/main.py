@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.failures import PreemptedError, RunFailedError
+from cluster.runs.failures import PreemptedError, RunFailedError
 from launcher.cli.analyze import analyze
 from launcher.cli.data import data_app
 from launcher.cli.doctor import doctor

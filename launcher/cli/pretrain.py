@@ -34,13 +34,13 @@ def pretrain(
         preflight.at_model(settings.init, settings.tracking.uri)
     preflight.at_shards(settings.data.shards)
     from cluster import pretrain as pretraining
-    from cluster.connect import ray_cluster
+    from cluster.connection.connect import ray_cluster
     from launcher.terminal.pretrain_watcher import PretrainWatcher
     from launcher.terminal.progress import Progress
 
     settings = pretraining.check(settings)
     if dry_run:
-        from cluster.dry_run import dry_run as look
+        from cluster.planning.dry_run import dry_run as look
         from launcher.tables.dry_run import show_dry_run
 
         made = look(settings)

@@ -16,13 +16,14 @@ def usage(
     address: PoolAddress = None,
 ) -> None:
     """What teams have used, and saved by sharing a base. Example: odeformer usage --by team"""
-    from cluster import usage as using
     from cluster.pool import Pool
+    from cluster.pool import usage as using
+    from cluster.runs.cost import Cost
 
     with Pool.connect(address) as pool:
         jobs, status = pool.jobs(), pool.status()
         seconds = using.running_seconds(pool.transitions())
-    each = using.Cost(status["cpus_per_job"], status["gpus_per_job"])
+    each = Cost(status["cpus_per_job"], status["gpus_per_job"])
     costs = using.base_costs((job["base"] for job in jobs), status["tracking_uri"])
     teams = using.by_team(jobs, seconds, each, costs)
     from launcher.tables.usage import bases_content, bases_table, teams_content, teams_table

@@ -77,7 +77,7 @@ def models_promote(
     """Make a better version champion. Example: odeformer models promote models:/tiny@candidate"""
     from pydantic import ValidationError
 
-    from cluster.promotion import GateSettings, promote
+    from cluster.promotion.promote import GateSettings, promote
     from launcher.tables import versions as report
 
     try:
@@ -157,7 +157,7 @@ def models_outdated(
     table = report.outdated_table(found) if found else "no adapter is outdated"
     if found and retrain:
         from cluster.pool import Pool
-        from cluster.retraining import retrain as queue_again
+        from cluster.pool.retraining import retrain as queue_again
 
         with Pool.connect(address) as pool:
             queued = queue_again(found, pool)

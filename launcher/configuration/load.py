@@ -11,9 +11,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from cluster.finetuning.search import SearchedTask
-from cluster.finetuning.task import Task
 from cluster.pool.settings import PoolSettings
 from cluster.settings import PretrainSettings
+from cluster.tasks.task import Task
 from data.building.sources import Mixture, TextSource
 
 PRESETS = Path(__file__).parents[1] / "presets"

@@ -52,9 +52,9 @@ def run(directory: Path) -> None:
     with progress.stage("libraries"):
         from cluster import pretrain as pretraining
         from cluster import registry
-        from cluster.connect import ray_cluster
-        from cluster.finetuning.task import Task
+        from cluster.connection.connect import ray_cluster
         from cluster.registry import aliases
+        from cluster.tasks.task import Task
         from cluster.tracking import store
         from data.shards import build
         from launcher.configuration.load import load_pretrain

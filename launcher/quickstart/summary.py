@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from cluster.registry import Version
 from cluster.settings import PretrainSettings
-from cluster.shards import open_stream
+from cluster.training.shards import open_stream
 from cluster.training.validation import sample_rows
 from launcher.tables.results import finetune_table
 from launcher.terminal.progress import Progress

@@ -8,7 +8,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from cluster.dry_run import DryRun
+from cluster.planning.dry_run import DryRun
 
 
 def show_dry_run(made: DryRun, console: Console) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from cluster.usage import Cost, TeamUsage
+from cluster.pool.usage import Cost, TeamUsage
 
 
 def teams_content(teams: Sequence[TeamUsage]) -> list[dict[str, Any]]:

@@ -11,13 +11,13 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from cluster.promotion import Promotion
+from cluster.pool.retraining import Retraining
+from cluster.promotion.paired_bootstrap import Verdict
+from cluster.promotion.promote import Promotion
 from cluster.registry import Version
 from cluster.registry.about import DATA_DIGEST, DIGEST, FORMAT
 from cluster.registry.aliases import Log, Move
 from cluster.registry.family import Difference, Family, Outdated, base_of, origin_of
-from cluster.registry.gate import Verdict
-from cluster.retraining import Retraining
 
 ROWS = {
     "made from": None,

@@ -8,8 +8,8 @@ from typing import Any
 
 import psutil
 
-from cluster import lock
 from cluster.pool.shares import fluid_rates
+from cluster.runs import lock
 
 
 def process_of(job: dict[str, Any]) -> psutil.Process | None:

@@ -15,7 +15,7 @@ from forked import spawn
 from torch import distributed as dist
 
 from cluster import pretrain
-from cluster.events import FILE_NAME, events_from
+from cluster.runs.events import FILE_NAME, events_from
 from cluster.settings import PretrainSettings
 from odeformer.config import BasisConfig, ModelConfig
 

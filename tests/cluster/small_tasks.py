@@ -11,7 +11,7 @@ from empty_store import empty_store
 from small_runs import tiny_shape
 
 from cluster import registry
-from cluster.finetuning.task import Task
+from cluster.tasks.task import Task
 from cluster.tracking import runs
 from data.tokenizer import train_tokenizer
 from odeformer import checkpoint

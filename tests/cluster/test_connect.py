@@ -9,7 +9,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from cluster.connect import ray_cluster
+from cluster.connection.connect import ray_cluster
 
 
 def test_clusters_of_one_process_have_each_their_own_token() -> None:

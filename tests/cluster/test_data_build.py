@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster import data_build
-from cluster.connect import ray_cluster
-from cluster.data_build import run_on_ray
-from cluster.failures import RunFailedError
+from cluster.connection import run_tasks
+from cluster.connection.connect import ray_cluster
+from cluster.connection.run_tasks import run_on_ray
+from cluster.runs.failures import RunFailedError
 from data.building import scan, steps
 from data.shards import build
 
@@ -66,6 +66,6 @@ def test_tasks_whose_worker_dies_and_tasks_that_fail(
     with pytest.raises(RunFailedError, match="a task of the build failed: KeyError: 'item 1'") as error:
         list(run_on_ray(2)(fail, [1]))
     assert "\n" not in str(error.value)
-    monkeypatch.setattr(data_build, "RETRIES", 0)
+    monkeypatch.setattr(run_tasks, "RETRIES", 0)
     with pytest.raises(RunFailedError, match=r"a task of the build failed: .*process died"):
         list(run_on_ray(2)(die, [1]))

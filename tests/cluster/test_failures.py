@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from cluster.failures import PreemptedError, cause, is_mendable, preemption
+from cluster.runs.failures import PreemptedError, cause, is_mendable, preemption
 
 
 def group_error(**failures: Exception) -> Exception:

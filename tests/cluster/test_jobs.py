@@ -16,7 +16,7 @@ from ports import free_port
 from small_runs import small_settings
 from waiting import wait_for
 
-from cluster import jobs
+from cluster.connection import jobs
 from cluster.doctor import ray_cluster
 from cluster.settings import PretrainSettings
 

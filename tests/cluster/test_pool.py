@@ -16,14 +16,15 @@ from small_tasks import a_task, register_base
 from waiting import wait_for
 
 from cluster import registry
-from cluster.connect import FINETUNE, PRETRAIN, ray_cluster
+from cluster.connection.connect import FINETUNE, PRETRAIN, ray_cluster
 from cluster.finetuning.search import SearchedTask
 from cluster.pool import Pool, PoolSettings
+from cluster.pool.retraining import retrain
 from cluster.pool.search import TaskSearch
+from cluster.pool.usage import base_costs, by_team, running_seconds
 from cluster.registry.family import outdated
-from cluster.retraining import retrain
+from cluster.runs.cost import Cost
 from cluster.tracking import runs, store
-from cluster.usage import Cost, base_costs, by_team, running_seconds
 from odeformer import checkpoint
 from odeformer.model import Odeformer
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 from stored_models import CHECKPOINT, checkpoint_folder, register_adapter, register_model
 
-from cluster import asking, registry
-from cluster.finetuning.job import read_sets
-from cluster.finetuning.task import Task
-from cluster.promotion import GateSettings, promote
-from cluster.registry import aliases, family, gate
+from cluster import registry
+from cluster.promotion import evaluation, paired_bootstrap
+from cluster.promotion.promote import GateSettings, promote
+from cluster.registry import aliases, family
 from cluster.registry.about import About
+from cluster.tasks.sets import read_sets
+from cluster.tasks.task import Task
 from cluster.tracking import runs, store
 from data.tasks.examples import Example
 from data.tasks.stream import encode
@@ -51,26 +52,26 @@ def numbers(uri: str, name: str = "base") -> dict[str, str]:
 
 def test_the_interval_is_that_of_a_normal_mean_and_seeded() -> None:
     draw = np.random.default_rng(1)
-    champion = gate.Measured(draw.normal(3, 1, 400), np.ones(400))
-    candidate = gate.Measured(champion.sums - 0.05 + draw.normal(0, 0.3, 400), np.ones(400))
-    low, high = gate.interval(candidate, champion, seed=0)
+    champion = paired_bootstrap.Measured(draw.normal(3, 1, 400), np.ones(400))
+    candidate = paired_bootstrap.Measured(champion.sums - 0.05 + draw.normal(0, 0.3, 400), np.ones(400))
+    low, high = paired_bootstrap.interval(candidate, champion, seed=0)
     differences = candidate.sums - champion.sums
     half = 1.96 * differences.std() / math.sqrt(400)
     assert low == pytest.approx(differences.mean() - half, abs=0.06 * half)
     assert high == pytest.approx(differences.mean() + half, abs=0.06 * half)
-    assert gate.interval(candidate, champion, seed=0) == (low, high)
+    assert paired_bootstrap.interval(candidate, champion, seed=0) == (low, high)
     # Pairing is what makes it narrow: the examples themselves differ far more than the models do.
-    shuffled = gate.Measured(draw.permutation(champion.sums), np.ones(400))
-    wide_low, wide_high = gate.interval(candidate, shuffled, seed=0)
+    shuffled = paired_bootstrap.Measured(draw.permutation(champion.sums), np.ones(400))
+    wide_low, wide_high = paired_bootstrap.interval(candidate, shuffled, seed=0)
     assert wide_high - wide_low > 3 * (high - low)
 
 
 def test_examples_weigh_by_their_tokens() -> None:
     counts = np.array([1.0, 3.0] * 20)
-    champion = gate.Measured(counts * 2, counts)
-    candidate = gate.Measured(counts * np.array([1.0, 2.0] * 20), counts)
+    champion = paired_bootstrap.Measured(counts * 2, counts)
+    candidate = paired_bootstrap.Measured(counts * np.array([1.0, 2.0] * 20), counts)
     assert candidate.mean == (1 + 3 * 2) / 4
-    low, high = gate.interval(candidate, champion, seed=3)
+    low, high = paired_bootstrap.interval(candidate, champion, seed=3)
     assert low < candidate.mean - champion.mean < high < 0
 
 
@@ -80,10 +81,10 @@ def test_examples_weigh_by_their_tokens() -> None:
 def test_it_passes_where_the_whole_interval_keeps_to_the_threshold(
     shift: float, threshold: float, passed: bool
 ) -> None:
-    champion = gate.Measured(np.linspace(2, 4, 50), np.ones(50))
+    champion = paired_bootstrap.Measured(np.linspace(2, 4, 50), np.ones(50))
     noise = 0.01 * np.sin(np.arange(50)) if shift else 0
-    candidate = gate.Measured(champion.sums + shift + noise, champion.counts)
-    verdict = gate.judge(
+    candidate = paired_bootstrap.Measured(champion.sums + shift + noise, champion.counts)
+    verdict = paired_bootstrap.judge(
         candidate, champion, metric="loss", data="x", depth=4, threshold=threshold, seed=0, against="1"
     )
     assert verdict.passed is passed
@@ -92,7 +93,11 @@ def test_it_passes_where_the_whole_interval_keeps_to_the_threshold(
 
 def test_different_examples_are_refused() -> None:
     with pytest.raises(ValueError, match="same examples"):
-        gate.interval(gate.Measured(np.ones(4), np.ones(4)), gate.Measured(np.ones(3), np.ones(3)), seed=0)
+        paired_bootstrap.interval(
+            paired_bootstrap.Measured(np.ones(4), np.ones(4)),
+            paired_bootstrap.Measured(np.ones(3), np.ones(3)),
+            seed=0,
+        )
 
 
 # Promotion
@@ -240,7 +245,7 @@ def test_adapters_are_asked_their_task_as_the_job_was(kind: str, uri: str, tmp_p
         about=About(task.model_dump(mode="json")),
     )
     loaded = registry.load(again.uri, uri)
-    questions = asking.questions(again, None, 256, loaded, uri)
+    questions = evaluation.questions(again, None, 256, loaded, uri)
     measured = questions.ask(loaded, 4).mean
     # One after the other, without padding.
     sets, nats = read_sets(task), []

@@ -12,10 +12,11 @@ from small_runs import events
 from small_tasks import a_task, register_base
 from waiting import wait_for
 
-from cluster import lock, registry
-from cluster.connect import ray_cluster
-from cluster.finetuning.task import Task
+from cluster import registry
+from cluster.connection.connect import ray_cluster
 from cluster.pool import Pool, PoolSettings
+from cluster.runs import lock
+from cluster.tasks.task import Task
 from launcher.tables.pool import status_line, summary
 
 NAMES = (("one", "x"), ("one", "y"), ("other", "z"))

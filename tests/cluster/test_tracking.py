@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from empty_store import empty_store
 
-from cluster.events import EventReader
+from cluster.runs.events import EventReader
 from cluster.tracking import runs, store, upload
 
 

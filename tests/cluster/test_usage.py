@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.pool.usage import by_team, running_seconds
+from cluster.runs.cost import Cost, cost_of, run_tags
 from cluster.settings import ClusterSettings
-from cluster.usage import Cost, by_team, cost_of, run_tags, running_seconds
 
 
 def test_a_run_costs_its_workers_time_those_made_again_included(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from cluster.connect import FINETUNE, PRETRAIN
+from cluster.connection.connect import FINETUNE, PRETRAIN
 
 
 class Fields(BaseModel):

@@ -15,7 +15,7 @@ import yaml
 from kuberay_fields import ClusterSpec, RayCluster, RayJob
 from kubernetes_validate import validate
 
-from cluster.connect import FINETUNE, PRETRAIN
+from cluster.connection.connect import FINETUNE, PRETRAIN
 from launcher.cli.main import app
 from launcher.configuration.load import load_pretrain
 

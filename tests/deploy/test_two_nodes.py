@@ -14,8 +14,8 @@ from ports import free_ports
 from small_runs import small_settings
 from waiting import DEADLINE, wait_for
 
+from cluster.connection.jobs import JobServer
 from cluster.doctor import ray_cluster
-from cluster.jobs import JobServer
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "local" / "two_nodes"
 

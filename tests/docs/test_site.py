@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from cluster.finetuning.task import Task
 from cluster.pool.settings import PoolSettings
 from cluster.settings import OptimSettings, PretrainSettings, TrainSettings
+from cluster.tasks.task import Task
 from launcher.cli.main import app
 
 ROOT = Path(__file__).parents[2]

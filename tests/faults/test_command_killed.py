@@ -13,7 +13,7 @@ import pytest
 from faulty_runs import STEPS, pretraining, weights_of
 from waiting import DEADLINE, wait_until_gone
 
-from cluster import sessions
+from cluster.connection import sessions
 
 HOLD = """
 from cluster.sessions import session_folder

@@ -12,9 +12,9 @@ from pydantic import TypeAdapter
 from small_runs import small_settings
 
 from cluster import registry
-from cluster.finetuning.task import Task
-from cluster.jobs import checked_name
+from cluster.connection.jobs import checked_name
 from cluster.names import Name, check_model_name
+from cluster.tasks.task import Task
 from data.manifest import load_manifest
 
 NAMES = {

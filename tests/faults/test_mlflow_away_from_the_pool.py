@@ -14,7 +14,7 @@ from stores import server
 from waiting import wait_for
 
 from cluster import registry
-from cluster.connect import ray_cluster
+from cluster.connection.connect import ray_cluster
 from cluster.finetuning.job import VERSION_FILE
 from cluster.pool import Pool, PoolSettings, mirror
 from cluster.pool.board import Board

@@ -16,8 +16,9 @@ from small_tasks import base_folder, register_base, small_task
 from stores import server
 from waiting import wait_for
 
-from cluster import registration, registry
+from cluster import registry
 from cluster.finetuning import job as finetuning
+from cluster.registry import from_run
 from cluster.tracking import runs, store
 
 
@@ -33,7 +34,7 @@ def job(index: int, folder: Path, uri: str) -> None:
         return found
 
     registry.fetch = fetch_and_wait
-    registration.REGISTER_SECONDS = 2.0
+    from_run.REGISTER_SECONDS = 2.0
     torch.set_num_threads(1)
     (folder / "job").mkdir()
     result = finetuning.finetune(small_task(folder, "late", 6), folder / "job", uri)

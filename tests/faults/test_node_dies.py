@@ -18,9 +18,9 @@ from nodes import TOKEN, nodes
 from small_runs import events, small_settings
 from waiting import DEADLINE, wait_for, wait_until_gone
 
-from cluster.connect import ray_cluster
-from cluster.shards import open_stream
+from cluster.connection.connect import ray_cluster
 from cluster.supervision import room
+from cluster.training.shards import open_stream
 
 
 @pytest.fixture(autouse=True)

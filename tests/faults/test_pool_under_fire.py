@@ -17,7 +17,7 @@ from small_tasks import a_task, register_base
 from waiting import wait_for
 
 from cluster import registry
-from cluster.connect import ray_cluster
+from cluster.connection.connect import ray_cluster
 from cluster.pool import Pool, PoolSettings
 from cluster.pool.journal import Journal
 

@@ -14,8 +14,8 @@ from faulty_runs import restarts
 from small_runs import small_settings
 from torch import distributed as dist
 
-from cluster.connect import ray_cluster
-from cluster.failures import is_mendable
+from cluster.connection.connect import ray_cluster
+from cluster.runs.failures import is_mendable
 from cluster.supervision import worker_group
 from cluster.supervision.supervisor import supervise
 

@@ -16,8 +16,8 @@ from torch.multiprocessing import ProcessRaisedException
 from waiting import DEADLINE, wait_for
 
 from cluster import pretrain
+from cluster.runs import preemption
 from cluster.settings import PretrainSettings
-from cluster.supervision import preemption
 
 WORKER = """
 import sys, time

@@ -11,7 +11,7 @@ from waiting import DEADLINE
 START = """
 from torch import distributed as dist
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-from cluster.training.zero import import_deepspeed
+from cluster.runs.deepspeed_import import import_deepspeed
 deepspeed = import_deepspeed()
 from deepspeed import comm
 assert comm.comm.cdb.shm_comm_op is None

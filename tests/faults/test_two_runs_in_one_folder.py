@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from waiting import DEADLINE
 
-from cluster import lock
+from cluster.runs import lock
 
 HOLD = """
 import sys

@@ -13,8 +13,8 @@ import pytest
 from faulty_runs import restarts
 from small_runs import small_settings
 
-from cluster.connect import ray_cluster
-from cluster.failures import RunFailedError
+from cluster.connection.connect import ray_cluster
+from cluster.runs.failures import RunFailedError
 from cluster.supervision.supervisor import Budget, supervise
 
 

@@ -11,7 +11,7 @@ import pytest
 from forked import run
 from small_runs import small_settings
 
-from cluster.connect import ray_cluster
+from cluster.connection.connect import ray_cluster
 from cluster.supervision.room import places
 from cluster.training.memory import worker_memory
 

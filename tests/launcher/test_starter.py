@@ -11,9 +11,9 @@ import yaml
 from forked import run
 from pydantic import BaseModel
 
-from cluster.finetuning.task import Task
 from cluster.pool.settings import PoolSettings
 from cluster.settings import PretrainSettings
+from cluster.tasks.task import Task
 from data.shards import build
 from launcher.configuration.load import load_pretrain
 from launcher.configuration.setting_docs import setting_docs

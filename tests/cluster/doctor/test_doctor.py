@@ -22,7 +22,7 @@ import forked
 import pytest
 
 from cluster.doctor import Finding, locks, machine, mlflow_store, ray_cluster
-from cluster.lock import FILE_NAME, held
+from cluster.runs.lock import FILE_NAME, held
 
 ODEFORMER = Path(sys.executable).parent / "odeformer"
 

@@ -16,7 +16,7 @@ from small_tasks import register_base, small_task
 import odeformer
 from cluster import registry
 from cluster.finetuning import job, preparing
-from cluster.finetuning.gates import judged, settle
+from cluster.promotion.task_gate import judged, settle
 from cluster.registry import aliases
 from cluster.registry.about import DATA_DIGEST
 from odeformer.norms import vectors

@@ -16,11 +16,11 @@ from small_runs import tiny_shape
 from small_tasks import register_base, small_task
 
 from cluster import registry
-from cluster.failures import PreemptedError
 from cluster.finetuning import job
-from cluster.finetuning.task import Task
 from cluster.finetuning.together import JointPassError, Together
-from cluster.supervision import preemption
+from cluster.runs import preemption
+from cluster.runs.failures import PreemptedError
+from cluster.tasks.task import Task
 from odeformer.config import AdapterConfig
 from odeformer.frozen import FrozenBase
 from odeformer.lora import Adapter

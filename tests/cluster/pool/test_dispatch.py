@@ -20,7 +20,7 @@ from cluster.pool.journal import Job, Journal
 from cluster.pool.settings import PoolSettings
 from cluster.pool.slots import Ended
 from cluster.pool.warm import OUTCOME
-from cluster.supervision import preemption
+from cluster.runs import preemption
 
 
 class NotedSlots:

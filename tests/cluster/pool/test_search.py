@@ -11,12 +11,12 @@ import pytest
 from mlflow import MlflowClient
 from small_tasks import a_task, register_base
 
-from cluster.failures import QueueFullError, RunFailedError
 from cluster.finetuning.search import SearchedTask
-from cluster.finetuning.task import Task
 from cluster.pool import search as searching
 from cluster.pool.search import TaskSearch
 from cluster.pool.states import ENDED
+from cluster.runs.failures import QueueFullError, RunFailedError
+from cluster.tasks.task import Task
 
 STEPS = 8
 SPACE = {

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cluster.supervision import preemption
+from cluster.runs import preemption
 
 EVERY_SECONDS = 1.0
 

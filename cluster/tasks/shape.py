@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.finetuning.task import Task
+from cluster.tasks.task import Task
 from odeformer.config import FROZEN_GRADIENTS
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from cluster.finetuning.task import Task
+from cluster.tasks.task import Task
 
 if TYPE_CHECKING:
     from cluster.pool import Pool

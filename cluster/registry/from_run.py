@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from cluster import registry
-from cluster.events import FILE_NAME, events_from
+from cluster.runs.events import FILE_NAME, events_from
 from cluster.tracking import runs, store, upload
 
 REGISTER_SECONDS = 120.0

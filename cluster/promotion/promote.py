@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 
 from pydantic import Field
 
-from cluster import asking, registry
-from cluster.registry import aliases, gate
+from cluster import registry
+from cluster.promotion import evaluation, paired_bootstrap
+from cluster.registry import aliases
 from odeformer.config import Section
 
 FEWEST = 20
@@ -36,7 +37,7 @@ class Promotion:
     version: registry.Version
     before: registry.Version | None
     """The champion until then."""
-    verdict: gate.Verdict | None
+    verdict: paired_bootstrap.Verdict | None
     """None: there was no champion to compare with, or no gate was asked for."""
 
     @property
@@ -82,7 +83,7 @@ def _champion(name: str, uri: str) -> registry.Version | None:
 
 def compare(
     candidate: registry.Version, champion: registry.Version, settings: GateSettings, uri: str
-) -> gate.Verdict:
+) -> paired_bootstrap.Verdict:
     """Ask both the same examples; nothing changes.
 
     Raises:
@@ -91,7 +92,7 @@ def compare(
     """
     loaded = registry.load(candidate.uri, uri)
     depth = settings.depth or loaded.model.config.depth
-    questions = asking.questions(candidate, settings.data, settings.sequences, loaded, uri)
+    questions = evaluation.questions(candidate, settings.data, settings.sequences, loaded, uri)
     tokenizer = loaded.tokenizer.to_str()
     of_candidate = questions.ask(loaded, depth)
     if (count := len(of_candidate.sums)) < FEWEST:
@@ -108,7 +109,7 @@ def compare(
         raise ValueError(
             f"{questions.data} gives {len(of_candidate.sums)} examples; at least {FEWEST} are needed"
         )
-    return gate.judge(
+    return paired_bootstrap.judge(
         of_candidate,
         of_champion,
         metric=questions.metric,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cluster import promotion, registry
-from cluster.events import EventLog
-from cluster.finetuning.task import Task
-from cluster.promotion import GateSettings
+from cluster import registry
+from cluster.promotion import promote
+from cluster.promotion.promote import GateSettings
 from cluster.registry import aliases
+from cluster.runs.events import EventLog
+from cluster.tasks.task import Task
 
 
 def judged(task: Task, before: dict[str, float], after: dict[str, float]) -> dict[str, Any] | None:
@@ -51,7 +52,7 @@ def settle(
             aliases.move(version, uri, why=why, behind=log.last)
         else:
             asked = GateSettings(depth=depth, threshold=-gate["threshold"])
-            promotion.promote(version.uri, uri, asked, why="its task's gate")
+            promote.promote(version.uri, uri, asked, why="its task's gate")
     except ValueError as error:  # another came first, or there are too few examples to compare by
         EventLog(folder)("not_promoted", 0, {"reason": str(error)})
     return registry.resolve(version.uri, uri)

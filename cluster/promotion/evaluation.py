@@ -12,14 +12,14 @@ import numpy as np
 from pydantic import ValidationError
 
 from cluster import registry
-from cluster.registry import gate
+from cluster.promotion import paired_bootstrap
 from cluster.registry.about import LINEAGE_FILE
 from cluster.registry.fetching import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cluster.finetuning.task import Task
+    from cluster.tasks.task import Task
     from data.tasks.examples import TaskSets
 
 BATCH = 16
@@ -32,7 +32,7 @@ class Questions:
     metric: str
     """``loss`` in nats per token, or ``error``, the part of wrong answers."""
     data: str
-    ask: Callable[[registry.Loaded, int], gate.Measured]
+    ask: Callable[[registry.Loaded, int], paired_bootstrap.Measured]
     """What a model answers at depth N."""
 
 
@@ -62,7 +62,7 @@ def questions(
         raise ValueError(
             f"{version.uri} does not say what it was validated on: give --data, shards or a text"
         )
-    from cluster.finetuning.job import read_sets
+    from cluster.tasks.sets import read_sets
 
     metric, sets = "error" if task.kind == "classification" else "loss", read_sets(task)
     name = f"{task.team}/{task.name}, validation"
@@ -70,7 +70,7 @@ def questions(
 
 
 def _task(settings: dict[str, Any]) -> Task | None:
-    from cluster.finetuning.task import Task
+    from cluster.tasks.task import Task
 
     try:
         return Task.model_validate(settings)
@@ -115,7 +115,7 @@ def _shard_rows(shards: str, count: int) -> Tensor:
         return sample_rows(stream, count)
 
 
-def _losses(loaded: registry.Loaded, depth: int, rows: Tensor) -> gate.Measured:
+def _losses(loaded: registry.Loaded, depth: int, rows: Tensor) -> paired_bootstrap.Measured:
     import torch
 
     from odeformer.model import token_losses
@@ -127,11 +127,11 @@ def _losses(loaded: registry.Loaded, depth: int, rows: Tensor) -> gate.Measured:
             logits = loaded.model(batch[:, :-1], depth=depth, weights=weights).logits
             sums.append(token_losses(logits, batch[:, 1:]).double().sum(dim=1).numpy())
     found = np.concatenate(sums)
-    return gate.Measured(found, np.full(len(found), float(targets)))
+    return paired_bootstrap.Measured(found, np.full(len(found), float(targets)))
 
 
 class _AtDepth:
-    """A model as :mod:`cluster.scoring` asks it, at one depth."""
+    """A model as :mod:`cluster.tasks.scoring` asks it, at one depth."""
 
     def __init__(self, loaded: registry.Loaded, depth: int) -> None:
         self._model, self._depth = loaded.model, depth
@@ -144,17 +144,17 @@ class _AtDepth:
         return self._model(ids, depth=depth or self._depth)
 
 
-def _answers(loaded: registry.Loaded, depth: int, sets: TaskSets) -> gate.Measured:
-    from cluster.scoring import completion_losses
+def _answers(loaded: registry.Loaded, depth: int, sets: TaskSets) -> paired_bootstrap.Measured:
+    from cluster.tasks.scoring import completion_losses
     from data.tasks.examples import Example
 
     engine, length = _AtDepth(loaded, depth), loaded.model.config.context_length
     assert length is not None
     if not sets.labels:
         totals, counts = completion_losses(engine, sets.validation, loaded.tokenizer, length, BATCH)
-        return gate.Measured(totals.numpy(), counts.numpy())
+        return paired_bootstrap.Measured(totals.numpy(), counts.numpy())
     asked = [Example(e.prompt, label) for e in sets.validation for label in sets.labels]
     totals, _ = completion_losses(engine, asked, loaded.tokenizer, length, BATCH)
     chosen = totals.view(-1, len(sets.labels)).argmin(dim=1).numpy()
     right = np.array([sets.labels.index(e.completion) for e in sets.validation])
-    return gate.Measured((chosen != right).astype(np.float64), np.ones(len(right)))
+    return paired_bootstrap.Measured((chosen != right).astype(np.float64), np.ones(len(right)))

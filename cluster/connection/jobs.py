@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
-from cluster.connect import read_token_again
+from cluster.connection.connect import read_token_again
 from cluster.names import Name
 from cluster.settings import PretrainSettings
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from cluster.connect import worker_environment
-from cluster.failures import RunFailedError, cause
+from cluster.connection.connect import worker_environment
+from cluster.runs.failures import RunFailedError, cause
 
 RETRIES = 3
 """How often a task is tried again whose worker has died; it writes the same bytes."""

@@ -10,7 +10,7 @@ from contextlib import chdir, contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from cluster.sessions import session_folder
+from cluster.connection.sessions import session_folder
 
 PRETRAIN = "pretrain"
 FINETUNE = "finetune"

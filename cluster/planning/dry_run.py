@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.connect import ray_cluster
-from cluster.jobs import lacking
+from cluster.connection.connect import ray_cluster
+from cluster.connection.jobs import lacking
 from cluster.settings import PretrainSettings
 from cluster.supervision.room import places, worker_resources
 from cluster.training.memory import Memory, parameter_sizes, unallocated, worker_memory
