@@ -26,8 +26,8 @@ import odeformer
 from cluster.training.validation import sample_rows
 from data.stream import ShardStream
 from odeformer.by_difficulty import entropy, solve_by_difficulty
-from odeformer.cost import measure_depths
 from odeformer.gradients.adaptive import TooManyEvaluationsError
+from odeformer.measure.cost import measure_depths
 from odeformer.model import Odeformer, token_losses
 from odeformer.solvers import ADAPTIVE_SOLVERS, Tolerance
 

@@ -27,11 +27,11 @@ from data.tokenizer import FILE_NAME, train_tokenizer
 from launcher.configuration.load import load_pretrain
 from launcher.quickstart.standard_library import sources
 from odeformer import checkpoint
+from odeformer.analysis.dynamics.lyapunov import finite_time_exponents, lyapunov_exponents
+from odeformer.analysis.dynamics.spectrum import product_spectrum
 from odeformer.analysis.flow import flow_of
-from odeformer.analysis.lyapunov import finite_time_exponents, lyapunov_exponents
-from odeformer.analysis.spectrum import product_spectrum
 from odeformer.config import ModelConfig
-from odeformer.memory import peak_bytes
+from odeformer.measure.memory import peak_bytes
 from odeformer.model import Odeformer
 
 TOKENS = 256

@@ -4,7 +4,7 @@
 
 A small base is trained beside the JSON, or taken from there. Prompts are the first 32 tokens of held-out
 sequences, the answer of each is what the model finds likeliest. Every method of
-:mod:`odeformer.analysis.attribution` scores the same prompts.
+:mod:`odeformer.analysis.answers.attribution` scores the same prompts.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from benchmarks.faithfulness_tables import judged
 from benchmarks.in_process import open_stream
 from benchmarks.rows_file import RowsFile
 from cluster.training.validation import sample_rows
-from odeformer.analysis.attribution import METHODS, Question
-from odeformer.analysis.faithfulness import Faithfulness, faithfulness, leave_one_out
+from odeformer.analysis.answers.attribution import METHODS, Question
+from odeformer.analysis.answers.faithfulness import Faithfulness, faithfulness, leave_one_out
 
 PROMPT = 32
 HELD_OUT = 0.05

@@ -28,13 +28,13 @@ import odeformer
 from data.tokenizer import load_tokenizer
 from launcher.quickstart.standard_library import sources
 from odeformer.config import BasisConfig, ModelConfig
-from odeformer.decoding import AtDepth
-from odeformer.generate import generate
+from odeformer.inference.decoding import AtDepth
+from odeformer.inference.generate import generate
+from odeformer.inference.sampling import Sampling
+from odeformer.inference.speculative import Acceptance, speculate
+from odeformer.interop import materialise
+from odeformer.interop.hf.architectures import architecture_for
 from odeformer.model import Odeformer
-from odeformer.sampling import Sampling
-from odeformer.speculative import Acceptance, speculate
-from odeformer.vanilla import materialise
-from odeformer.vanilla.architectures import architecture_for
 
 GREEDY = Sampling(temperature=0)
 SHAPES = ({"width": 256, "heads": 4, "depth": 8}, {"width": 768, "heads": 12, "depth": 12})
@@ -129,7 +129,7 @@ def transformers_model(model: Odeformer) -> Any:
     """The model at N = D as ``transformers`` has it."""
     from safetensors.torch import save_file
 
-    from odeformer.vanilla.exporting import load_exported
+    from odeformer.interop.hf.exporting import load_exported
 
     ordinary = materialise(model)
     architecture = architecture_for(ordinary.config, ordinary.solver)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.gradients --json benchmarks/results/gradients.json [--model DIR]
 
-Columns are those of :class:`odeformer.gradient_check.GradientRow`. Fresh weights, and trained ones where
-``--model`` names a checkpoint, on a text. Rows that are in the JSON already are not measured again.
+Columns are those of :class:`odeformer.measure.gradient_check.GradientRow`. Fresh weights, and trained ones
+where ``--model`` names a checkpoint, on a text. Rows that are in the JSON already are not measured again.
 ``training``: 300 steps with the fixed-point state, ``reversible`` beside ``direct`` straight through.
 """
 
@@ -26,7 +26,7 @@ from benchmarks.gradient_tables import claims
 from data.tokenizer import load_tokenizer
 from launcher.quickstart.standard_library import sources
 from odeformer.config import BasisConfig, ModelConfig
-from odeformer.gradient_check import Pair, check_gradients, pairs_of
+from odeformer.measure.gradient_check import Pair, check_gradients, pairs_of
 from odeformer.model import Odeformer, token_losses
 
 DEPTHS = (6, 12, 24, 48, 96)

@@ -3,7 +3,7 @@
     python -m benchmarks.harness --model DIR --json OUT [--depth N ...] [--limit N]
 
 Both through ``AutoModelForCausalLM``: the export as the ordinary transformer that it is, the checkpoint as
-``odeformer.vanilla.automodel`` loads it. The tasks that come with the command line, and where
+``odeformer.interop.hf.automodel`` loads it. The tasks that come with the command line, and where
 ``ODEFORMER_DATA`` has SST-2, whether its sentences are positive or negative. What differs is rounding: the
 exported layers' steps are in their weights.
 """
@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 import odeformer
-import odeformer.vanilla.automodel
+import odeformer.interop.hf.automodel
 from launcher.evaluation.lm_eval import Tasks, harness_model, ordinary, task_scores
 from odeformer.model import Odeformer
 

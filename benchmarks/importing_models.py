@@ -13,9 +13,9 @@ from benchmarks.quality_rows import BATCH, MODELS, Peer
 from cluster.settings import OptimSettings, TrainSettings
 from data.manifest import load_manifest
 from odeformer.depth import Grid
+from odeformer.interop.hf.importing import read_ordinary
 from odeformer.model import Output
 from odeformer.solvers import solver_named
-from odeformer.vanilla.importing import read_ordinary
 
 ORDINARY_RATE = 4.5e-3
 """The best of three for our ordinary model of this shape on as many tokens (docs/quality.md)."""

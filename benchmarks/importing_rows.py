@@ -15,9 +15,9 @@ from benchmarks.quality_rows import BATCH, DEPTH, VALIDATION_SEQUENCES, by_depth
 from cluster.settings import OptimSettings, TrainSettings
 from cluster.training.validation import sample_rows
 from odeformer.config import BasisConfig
+from odeformer.interop import continuous
+from odeformer.interop.hf.importing import read_ordinary
 from odeformer.model import Odeformer
-from odeformer.vanilla import continuous
-from odeformer.vanilla.importing import read_ordinary
 
 HALF = DEPTH // 2
 BOTH_DEPTHS: dict[str, Any] = {"depths": (HALF,), "objective": "two_depths"}

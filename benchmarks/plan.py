@@ -30,7 +30,7 @@ from cluster.runs.deepspeed_import import import_deepspeed
 from cluster.settings import PretrainSettings
 from cluster.training import zero
 from cluster.training.memory import parameter_sizes, unallocated, worker_memory
-from odeformer.memory import peak_bytes
+from odeformer.measure.memory import peak_bytes
 from odeformer.model import Odeformer, token_losses
 
 MEMORY: tuple[dict[str, Any], ...] = (

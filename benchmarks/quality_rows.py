@@ -18,8 +18,8 @@ from cluster.training.worker import step_depths
 from data.manifest import load_manifest
 from odeformer import checkpoint
 from odeformer.config import BasisConfig, ModelConfig
-from odeformer.cost import cell_flops, unembedding_flops
 from odeformer.hypernetwork import depth_parameters
+from odeformer.measure.cost import cell_flops, unembedding_flops
 from odeformer.model import Odeformer, Output, parameter_count, token_losses
 from odeformer.solvers import solver_named
 

@@ -33,15 +33,15 @@ from data.corpus import is_held_out, read_documents
 from data.tokenizer import END_OF_TEXT, load_tokenizer
 from launcher.quickstart.standard_library import sources
 from odeformer.config import BasisConfig, ModelConfig
-from odeformer.decoding import AtDepth, Reader
-from odeformer.evaluate import text_loss
-from odeformer.generate import generate
+from odeformer.inference.decoding import AtDepth, Reader
+from odeformer.inference.generate import generate
+from odeformer.interop.comparing import difference, sample_ids
+from odeformer.interop.gguf.layout import architecture_name
+from odeformer.interop.gguf.reading import load_gguf
+from odeformer.interop.gguf.writing import PRECISIONS, export_gguf
+from odeformer.interop.materialise import layer_solver
+from odeformer.measure.text_loss import text_loss
 from odeformer.model import Odeformer
-from odeformer.vanilla.comparing import difference, sample_ids
-from odeformer.vanilla.llamacpp.layout import architecture_name
-from odeformer.vanilla.llamacpp.reading import load_gguf
-from odeformer.vanilla.llamacpp.writing import PRECISIONS, export_gguf
-from odeformer.vanilla.materialise import layer_solver
 
 HELD_OUT = 0.05
 """The part of the documents that every run's shards leave out."""

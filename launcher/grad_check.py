@@ -26,7 +26,7 @@ def grad_check(
     from cluster import registry
     from cluster.pretrain import complete_model
     from cluster.training.shards import open_stream
-    from odeformer.gradient_check import check_gradients, pairs_of
+    from odeformer.measure.gradient_check import check_gradients, pairs_of
     from odeformer.model import Odeformer
     from odeformer.solvers import MEMORY_SAVING, SOLVERS, ReversibleSolver
 

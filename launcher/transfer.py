@@ -55,8 +55,8 @@ def export(
     from cluster import registry
     from data.tokenizer import end_of_text
     from launcher.tables.model_card import model_card
-    from odeformer.vanilla import exporting
-    from odeformer.vanilla.materialise import layer_solver
+    from odeformer.interop.hf import exporting
+    from odeformer.interop.materialise import layer_solver
 
     loaded = registry.load(model, tracking_uri, adapter)
     shape, solver = loaded.model.config, layer_solver(loaded.model)
@@ -64,7 +64,7 @@ def export(
     tokenizer = loaded.folder / "tokenizer.json"
     losses = {} if text is None else _losses_by_solver(text, loaded, depth, solver)
     if gguf:
-        from odeformer.vanilla.llamacpp.writing import export_gguf
+        from odeformer.interop.gguf.writing import export_gguf
 
         name = f"{adapter or model} at {layers} layers"
         written = export_gguf(loaded.model, tokenizer, depth, gguf, name, out, end_of_text(loaded.tokenizer))
@@ -133,9 +133,9 @@ def import_checkpoint(
     _silence_transformers()
     from data.tokenizer import load_tokenizer
     from odeformer import checkpoint
+    from odeformer.interop import continuous
+    from odeformer.interop.hf.importing import read_ordinary
     from odeformer.model import parameter_count
-    from odeformer.vanilla import continuous
-    from odeformer.vanilla.importing import read_ordinary
 
     tokenizer = load_tokenizer(source)
     ordinary = read_ordinary(source)
@@ -169,7 +169,7 @@ def import_checkpoint(
 
 def _losses_by_solver(text: Path, loaded: Any, depth: int | None, layer_solver: str) -> dict[str, float]:
     """Of a model by the solver it was trained with, and by the one whose steps are ordinary layers."""
-    from odeformer.evaluate import text_loss
+    from odeformer.measure.text_loss import text_loss
 
     model, own = loaded.model, loaded.model.solver
     ids, losses = _token_ids(text, loaded.tokenizer), {}
@@ -187,7 +187,7 @@ def _token_ids(text: Path, tokenizer: Any) -> Any:
 
 
 def _losses(text: Path, tokenizer: Any, original: Any, model: Any, layers: int) -> dict[str, float]:
-    from odeformer.evaluate import text_loss
+    from odeformer.measure.text_loss import text_loss
 
     ids = _token_ids(text, tokenizer)
     context = model.config.context_length

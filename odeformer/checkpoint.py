@@ -50,7 +50,7 @@ def save(
             target / "config.json",
             {
                 "format_version": FORMAT_VERSION,
-                "model_type": "odeformer",  # by which transformers finds odeformer.vanilla.automodel
+                "model_type": "odeformer",  # by which transformers finds odeformer.interop.hf.automodel
                 "model": config.model_dump(),
                 "solver": solver,
             },

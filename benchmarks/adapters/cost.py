@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from benchmarks.adapters.base import shape
 from odeformer.config import AdapterConfig
 from odeformer.frozen import FrozenBase, Tuned
+from odeformer.interop.hf.architectures import architecture_for
+from odeformer.interop.hf.exporting import load_exported
+from odeformer.interop.materialise import materialise
 from odeformer.lora import Adapter
-from odeformer.memory import peak_bytes
+from odeformer.measure.memory import peak_bytes
 from odeformer.model import Odeformer, token_losses
-from odeformer.vanilla.architectures import architecture_for
-from odeformer.vanilla.exporting import load_exported
-from odeformer.vanilla.materialise import materialise
 
 RANK, SEQUENCES, LENGTH = 8, 4, 256
 WIDTHS = (256, 512, 768)

@@ -13,9 +13,9 @@ import odeformer
 from benchmarks.adapters.base import shape
 from odeformer.config import AdapterConfig, ModelConfig
 from odeformer.field import block_tensors
+from odeformer.interop.hf.exporting import export_adapter
 from odeformer.lora import Adapter
 from odeformer.model import parameter_count
-from odeformer.vanilla.exporting import export_adapter
 
 RANK = 8
 WIDTHS = (128, 256, 512, 768, 1024)

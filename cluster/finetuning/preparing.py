@@ -153,7 +153,7 @@ def _depth(task: Task, model: Odeformer, folder: Path) -> int:
     elif (folder / DEPTH_FILE).is_file():
         depth = int(json.loads((folder / DEPTH_FILE).read_text())["depth"])
     else:
-        from odeformer.cost import measure_decoding
+        from odeformer.measure.cost import measure_decoding
 
         depth = measure_decoding(model).depth_for(latency_ms=task.latency_ms)
         folder.mkdir(parents=True, exist_ok=True)

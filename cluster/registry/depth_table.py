@@ -42,7 +42,7 @@ class DepthTable:
 def depth_table(folder: Path, metric: str, scores: Mapping[int, float]) -> DepthTable:
     """The table of a checkpoint folder's model: at D/2, D, 2D, and wherever there is a score."""
     from odeformer import checkpoint
-    from odeformer.cost import forward_flops, measure_depths
+    from odeformer.measure.cost import forward_flops, measure_depths
     from odeformer.solvers import Adaptive, solver_named
 
     config, solver = checkpoint.load_config(folder)

@@ -16,7 +16,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 if TYPE_CHECKING:
-    from odeformer.decoding import AtDepth
+    from odeformer.inference.decoding import AtDepth
 
 MOST_TOKENS, DEEPEST = 100_000, 16
 """Of a request: tokens to add to a prompt, and its depth as a multiple of the model's own."""
@@ -56,8 +56,8 @@ class TextModel(PythonModel):
         """
         from odeformer_tokenizer import end_of_text_id
 
-        from odeformer.generate import generate
-        from odeformer.sampling import Sampling
+        from odeformer.inference.generate import generate
+        from odeformer.inference.sampling import Sampling
 
         given = {"max_new_tokens": 64, "depth": 0, "temperature": 0.8, "seed": 0, **(params or {})}
         prompts = [str(prompt) for prompt in model_input["prompt"]]
@@ -83,7 +83,7 @@ class TextModel(PythonModel):
         return pd.DataFrame({"text": [self._tokenizer.decode(text) for text in texts]})
 
     def _at_depth(self, depth: int) -> AtDepth:
-        from odeformer.decoding import AtDepth
+        from odeformer.inference.decoding import AtDepth
 
         return AtDepth(self._model, depth)
 

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 
 from odeformer.config import ModelConfig
-from odeformer.cost import cell_flops, unembedding_flops
 from odeformer.depth import Grid
+from odeformer.measure.cost import cell_flops, unembedding_flops
 from odeformer.model import Odeformer
 from odeformer.solvers import Adaptive, solver_named
 

@@ -144,7 +144,7 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     """What ``comparison.json`` holds: both models, and each figure of both with the difference b − a."""
     import torch
 
-    from odeformer.analysis.interval import bootstrap
+    from odeformer.analysis.statistics.interval import bootstrap
 
     losses = [torch.tensor(token_losses(of), dtype=torch.float64) for of in (a, b)]
     change = losses[1] - losses[0]
@@ -251,7 +251,7 @@ def _disturbed(content: dict[str, Any]) -> dict[str, Any] | None:
 
 def _clearly_less(a: dict[str, float] | None, b: dict[str, float] | None) -> str | None:
     """Which of two rises is the smaller one; None where their intervals overlap, or one is not there."""
-    from odeformer.analysis.interval import Interval
+    from odeformer.analysis.statistics.interval import Interval
 
     if a is None or b is None or Interval(**a).overlaps(Interval(**b)):
         return None

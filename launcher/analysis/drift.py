@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from odeformer.analysis.drift import Windows
+    from odeformer.analysis.texts.drift import Windows
 
 FILE = "drift.json"
 FORMAT_VERSION = 1
@@ -85,7 +85,7 @@ def examine(
     import hashlib
 
     from launcher.analysis.open_model import open_model
-    from odeformer.analysis import drift as monitor
+    from odeformer.analysis.texts import drift as monitor
 
     loaded, described = open_model(model, adapter, tracking_uri)
     depth = loaded.model.config.depth if depth is None else depth
@@ -129,7 +129,7 @@ def _windows(tokenizer: Any, file: Path, text: str, length: int) -> Windows:
     import torch
 
     from launcher.analysis.texts import encode
-    from odeformer.analysis.drift import windows_of
+    from odeformer.analysis.texts.drift import windows_of
 
     try:
         return windows_of(torch.tensor(encode(tokenizer, text, None).ids), length)

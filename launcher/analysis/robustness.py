@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
-    from odeformer.analysis.robustness import Cut
+    from odeformer.analysis.texts.robustness import Cut
     from odeformer.model import Odeformer
 
 DRAWS = 8
@@ -23,7 +23,7 @@ def robustness(model: Odeformer, tokenizer: Tokenizer, text: str, depth: int) ->
     Of a text that fills the context its beginning is taken: so much that all disturbed ones fit, too.
     """
     from odeformer.analysis.depth import default_depths
-    from odeformer.analysis.disturbance import STRANGE
+    from odeformer.analysis.texts.disturbance import STRANGE
     from odeformer.analysis.whole import NOISE
 
     usual = default_depths(model)
@@ -70,7 +70,7 @@ def fitting(
 
 def disturbed(tokenizer: Tokenizer, text: str) -> tuple[list[Version], dict[str, str]]:
     """The text in every way and strength; and of the ways that are not possible the reason."""
-    from odeformer.analysis.disturbance import DISTURBANCES
+    from odeformer.analysis.texts.disturbance import DISTURBANCES
 
     versions, left_out = [], {}
     for kind, way in DISTURBANCES.items():
@@ -85,7 +85,7 @@ def measured(
     model: Odeformer, tokenizer: Tokenizer, text: str, versions: list[Version], depths: list[int]
 ) -> dict[str, Any]:
     """Of the text as it is, and a row for each way and strength, noise on embeddings the last."""
-    from odeformer.analysis.robustness import bits_per_character, bits_under_noise
+    from odeformer.analysis.texts.robustness import bits_per_character, bits_under_noise
     from odeformer.analysis.whole import NOISE
 
     clean = _cut(tokenizer, text)
@@ -101,7 +101,7 @@ def measured(
 
 
 def _version(tokenizer: Tokenizer, text: str, kind: str, strength: float) -> Version:
-    from odeformer.analysis.disturbance import DISTURBANCES
+    from odeformer.analysis.texts.disturbance import DISTURBANCES
 
     way = DISTURBANCES[kind]
     texts = [way.disturb(text, strength, seed) for seed in range(DRAWS)]
@@ -110,14 +110,14 @@ def _version(tokenizer: Tokenizer, text: str, kind: str, strength: float) -> Ver
 
 def _cut(tokenizer: Tokenizer, text: str) -> Cut:
     from launcher.analysis.texts import encode
-    from odeformer.analysis.robustness import Cut
+    from odeformer.analysis.texts.robustness import Cut
 
     return Cut(encode(tokenizer, text, None).ids, len(text))
 
 
 def _row(kind: str, strength: float, label: str, bits: list[Tensor], clean: list[float]) -> dict[str, Any]:
     """At each depth what the disturbance adds, with its interval."""
-    from odeformer.analysis.interval import bootstrap
+    from odeformer.analysis.statistics.interval import bootstrap
 
     rises = [bootstrap(of - before) for of, before in zip(bits, clean, strict=True)]
     return {

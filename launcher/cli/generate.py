@@ -61,7 +61,7 @@ def generate(
     if not prompt.isprintable() and any("\ud800" <= character <= "\udfff" for character in prompt):
         raise ValueError("the prompt is not UTF-8 text: convert it")
     preflight.at_model(model, tracking_uri)
-    from odeformer.sampling import Sampling
+    from odeformer.inference.sampling import Sampling
 
     sampling = Sampling(temperature, top_k, top_p)
     from launcher.generation.generate import Answer, write

@@ -89,7 +89,7 @@ def _score_text(loaded: Loaded, text: Path, depths: Sequence[int]) -> tuple[list
     """And the text's number of tokens."""
     import torch
 
-    from odeformer.evaluate import text_loss
+    from odeformer.measure.text_loss import text_loss
 
     context = loaded.model.config.context_length
     assert context is not None
@@ -109,7 +109,7 @@ def _score_text(loaded: Loaded, text: Path, depths: Sequence[int]) -> tuple[list
 
 
 def _remarks(loaded: Loaded, scores: Sequence[TaskScore]) -> list[str]:
-    from odeformer.vanilla.materialise import layer_solver
+    from odeformer.interop.materialise import layer_solver
 
     remarks = []
     solver = layer_solver(loaded.model)

@@ -118,7 +118,7 @@ def ordinary(model: Odeformer, tokenizer: Path, depth: int, folder: Path) -> Any
         ValueError: for layers that no class of ``transformers`` has.
     """
     from data.tokenizer import end_of_text, load_tokenizer
-    from odeformer.vanilla.exporting import export
+    from odeformer.interop.hf.exporting import export
 
     with _quietly():
         export(model, tokenizer, depth, "", folder, end_of_text(load_tokenizer(tokenizer)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from odeformer.analysis.explanation import Explanation
+    from odeformer.analysis.answers.explanation import Explanation
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.generation.answer import Answer
-from odeformer.sampling import Sampling
+from odeformer.inference.sampling import Sampling
 
 
 def answer(prompt: str, model: str, **settings: Any) -> Answer:
@@ -50,14 +50,14 @@ def write(
         audit_text: with the prompt and the answer in it.
         finished: told the answer when it is whole.
 
-    Other arguments are those of :func:`odeformer.generate.generate_text`.
+    Other arguments are those of :func:`odeformer.inference.generate.generate_text`.
     """
     from cluster import registry
     from data.tokenizer import end_of_text_id
     from launcher.generation import audit as auditing
-    from odeformer.cost import measure_decoding
-    from odeformer.decoding import AtDepth
-    from odeformer.generate import generate_text
+    from odeformer.inference.decoding import AtDepth
+    from odeformer.inference.generate import generate_text
+    from odeformer.measure.cost import measure_decoding
 
     sampling = sampling or Sampling()
     loaded = registry.load(model, tracking_uri)
@@ -94,7 +94,7 @@ def write(
             yield piece
     finally:
         if explained is not None:
-            from odeformer.analysis.explanation import explain as explanation_of
+            from odeformer.analysis.answers.explanation import explain as explanation_of
         made = Answer(
             "".join(written),
             tuple(prompt[first:last] for first, last in encoding.offsets),

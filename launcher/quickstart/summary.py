@@ -22,7 +22,7 @@ from cluster.training.shards import open_stream
 from cluster.training.validation import sample_rows
 from launcher.tables.results import finetune_table
 from launcher.terminal.progress import Progress
-from odeformer.memory import peak_bytes
+from odeformer.measure.memory import peak_bytes
 from odeformer.model import Odeformer, token_losses
 
 

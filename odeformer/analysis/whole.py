@@ -9,18 +9,16 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from odeformer.analysis.attribution import DEFAULT, METHODS, Question
-from odeformer.analysis.calibration import BINS, reliability
-from odeformer.analysis.clustering import Clustering, clustering
+from odeformer.analysis.answers.attribution import DEFAULT, METHODS, Question
+from odeformer.analysis.answers.faithfulness import POINTS, faithfulness, leave_one_out
+from odeformer.analysis.answers.heat_map import heat_map
 from odeformer.analysis.depth import default_depths, distance_from_limit, loss_along, losses_by_depth
-from odeformer.analysis.faithfulness import POINTS, faithfulness, leave_one_out
-from odeformer.analysis.flow import Along, flow_of, states
-from odeformer.analysis.heat_map import heat_map
-from odeformer.analysis.lyapunov import finite_time_exponents
-from odeformer.analysis.movement import movement
-from odeformer.analysis.noise import DRAWS, amplification
-from odeformer.analysis.sensitivity import pair_sensitivity
-from odeformer.analysis.spectrum import (
+from odeformer.analysis.dynamics.clustering import Clustering, clustering
+from odeformer.analysis.dynamics.lyapunov import finite_time_exponents
+from odeformer.analysis.dynamics.movement import movement
+from odeformer.analysis.dynamics.noise import DRAWS, amplification
+from odeformer.analysis.dynamics.sensitivity import pair_sensitivity
+from odeformer.analysis.dynamics.spectrum import (
     Spectrum,
     feed_forward_eigenvalues,
     output_value_spectrum,
@@ -28,7 +26,9 @@ from odeformer.analysis.spectrum import (
     roughness,
     weights_at,
 )
-from odeformer.cost import measure_depths
+from odeformer.analysis.flow import Along, flow_of, states
+from odeformer.analysis.statistics.calibration import BINS, reliability
+from odeformer.measure.cost import measure_depths
 from odeformer.model import Odeformer
 
 EXPONENTS = 8

@@ -26,7 +26,7 @@ from benchmarks.pool import in_words as pool_in_words
 from benchmarks.quality_claims import judged
 from benchmarks.quality_tables import budgets, claims_table, page
 from benchmarks.startup import in_words
-from odeformer.analysis.attribution import DEFAULT
+from odeformer.analysis.answers.attribution import DEFAULT
 
 ROOT = Path(__file__).parents[2]
 RESULTS = json.loads((ROOT / "benchmarks/results/quality.json").read_text())

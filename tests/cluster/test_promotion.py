@@ -23,7 +23,7 @@ from data.tasks.examples import Example
 from data.tasks.stream import encode
 from data.tokenizer import load_tokenizer, train_tokenizer
 from odeformer import checkpoint
-from odeformer.evaluate import text_loss
+from odeformer.measure.text_loss import text_loss
 from odeformer.model import token_losses
 
 TEXT = "some text to train on, " * 60

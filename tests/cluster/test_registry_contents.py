@@ -24,8 +24,8 @@ from cluster.registry.fetching import read_json
 from cluster.runs.events import EventLog
 from cluster.tracking import runs
 from odeformer import checkpoint
-from odeformer.cost import forward_flops, measure_depths
 from odeformer.folder import folder_digest
+from odeformer.measure.cost import forward_flops, measure_depths
 
 
 def place(version: registry.Version) -> Path:
@@ -143,9 +143,9 @@ def without_this_checkout(folder: Path, *arguments: str, uri: str) -> str:
 
 
 def greedy(model: str, uri: str, depth: int) -> list[str]:
-    from odeformer.decoding import AtDepth
-    from odeformer.generate import generate_text
-    from odeformer.sampling import Sampling
+    from odeformer.inference.decoding import AtDepth
+    from odeformer.inference.generate import generate_text
+    from odeformer.inference.sampling import Sampling
 
     loaded = registry.load(model, uri)
     at = AtDepth(loaded.model, depth)

@@ -18,7 +18,7 @@ from launcher.analysis.pages.first_screen import cards
 from launcher.cli.main import app
 from launcher.tables.tokens import percent, shown
 from odeformer.analysis.digest import weights_digest
-from odeformer.analysis.sensitivity import pair_sensitivity
+from odeformer.analysis.dynamics.sensitivity import pair_sensitivity
 from odeformer.folder import folder_digest
 
 TEXT = 'def main() -> None:\n    """</script><script>alert(1)</script> & more."""\n' * 2

@@ -19,7 +19,7 @@ from launcher.analysis.pages.drift.words import WORDS, headline, rows, verdict
 from launcher.cli.main import app
 from odeformer import checkpoint
 from odeformer.analysis.digest import weights_digest
-from odeformer.analysis.drift import UNITS
+from odeformer.analysis.texts.drift import UNITS
 from odeformer.model import token_losses
 
 CONTEXT = 32

@@ -14,9 +14,9 @@ import odeformer
 from data.tokenizer import load_tokenizer
 from launcher.cli.main import app
 from launcher.generation.generate import answer, write
-from odeformer.analysis.explanation import explain
+from odeformer.analysis.answers.explanation import explain
 from odeformer.folder import folder_digest
-from odeformer.sampling import Sampling
+from odeformer.inference.sampling import Sampling
 
 PROMPT = "def secret(folder):"
 

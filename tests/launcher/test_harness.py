@@ -83,7 +83,7 @@ def answers(results: dict[str, Any]) -> dict[tuple[str, int], Any]:
 
 
 def itself(folder: Path, depth: int) -> Any:
-    import odeformer.vanilla.automodel  # noqa: F401
+    import odeformer.interop.hf.automodel  # noqa: F401
 
     return harness_model(folder, depth=depth)
 

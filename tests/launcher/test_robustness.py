@@ -14,7 +14,7 @@ import odeformer
 from data.tokenizer import load_tokenizer
 from launcher.analysis.pages.figures import robustness as figure
 from launcher.analysis.robustness import DRAWS, disturbed, fitting, robustness
-from odeformer.analysis.disturbance import DISTURBANCES
+from odeformer.analysis.texts.disturbance import DISTURBANCES
 
 TEXT = "def saved(folder):\n    return folder / FILE_NAME\n"
 

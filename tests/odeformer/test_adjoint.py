@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_models import attach_adapter, gradients, ids, loss, relative_error, shake, tiny_model
 
-from odeformer.memory import peak_bytes, saved_bytes
+from odeformer.measure.memory import peak_bytes, saved_bytes
 from odeformer.solvers import Tolerance
 
 

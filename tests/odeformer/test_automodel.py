@@ -11,11 +11,11 @@ from tiny_models import attach_adapter, tiny_model
 import odeformer
 from data.tokenizer import load_tokenizer, train_tokenizer
 from odeformer import checkpoint
-from odeformer.decoding import AtDepth
 from odeformer.folder import folder_digest
-from odeformer.generate import generate
+from odeformer.inference.decoding import AtDepth
+from odeformer.inference.generate import generate
+from odeformer.inference.sampling import Sampling
 from odeformer.model import Odeformer, token_losses
-from odeformer.sampling import Sampling
 
 PROMPTS = ["def f(", "    return self.parser", "x"]
 
@@ -35,7 +35,7 @@ def folder(tmp_path: Path, text_files: list[Path]) -> Path:
 def auto(folder: Path, **arguments: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
-    import odeformer.vanilla.automodel  # noqa: F401
+    import odeformer.interop.hf.automodel  # noqa: F401
 
     return AutoModelForCausalLM.from_pretrained(folder, **arguments)
 
@@ -43,7 +43,7 @@ def auto(folder: Path, **arguments: Any) -> Any:
 def tokens(folder: Path, texts: list[str], **arguments: Any) -> Any:
     from transformers import AutoTokenizer
 
-    import odeformer.vanilla.automodel  # noqa: F401
+    import odeformer.interop.hf.automodel  # noqa: F401
 
     return AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt", **arguments)
 
@@ -110,7 +110,7 @@ def test_beams_and_depths_are_the_same_with_and_without_memory(folder: Path) -> 
 def test_a_folder_by_its_name_is_enough_for_a_pipeline(folder: Path) -> None:
     from transformers import pipeline
 
-    import odeformer.vanilla.automodel  # noqa: F401
+    import odeformer.interop.hf.automodel  # noqa: F401
 
     write = pipeline("text-generation", model=str(folder), model_kwargs={"depth": 3})
     arguments = {"max_new_tokens": 8, "do_sample": False, "return_full_text": False}
@@ -149,7 +149,7 @@ def test_what_is_saved_is_the_checkpoint_again(folder: Path, tmp_path: Path) -> 
 
 @torch.no_grad()
 def test_checkpoints_from_before_they_named_their_type_load_by_the_class(folder: Path) -> None:
-    from odeformer.vanilla.automodel import OdeformerForCausalLM
+    from odeformer.interop.hf.automodel import OdeformerForCausalLM
 
     config = json.loads((folder / "config.json").read_text())
     assert config.pop("model_type") == "odeformer"

@@ -5,7 +5,7 @@ import torch
 from tiny_models import VOCABULARY, ids, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from odeformer.cost import (
+from odeformer.measure.cost import (
     CostTable,
     DepthCost,
     cell_flops,

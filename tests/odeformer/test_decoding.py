@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_models import CONTEXT, attach_adapter, config, ids, tiny_model
 
-from odeformer.decoding import AtDepth, Reader
 from odeformer.field.parts import rotary_table
+from odeformer.inference.decoding import AtDepth, Reader
 from odeformer.model import Odeformer
 
 FLAVOURS: list[tuple[str, dict[str, Any]]] = [

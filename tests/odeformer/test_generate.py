@@ -8,10 +8,10 @@ from tiny_models import CONTEXT, VOCABULARY, attach_adapter, config, ids, shake,
 from tokenizers import Tokenizer
 
 from data.tokenizer import END_OF_TEXT, train_tokenizer
-from odeformer.decoding import AtDepth
-from odeformer.generate import generate, generate_text, until
+from odeformer.inference.decoding import AtDepth
+from odeformer.inference.generate import generate, generate_text, until
+from odeformer.inference.sampling import Sampling
 from odeformer.model import Odeformer
-from odeformer.sampling import Sampling
 
 PROMPT = [3, 1, 4, 1, 5]
 

@@ -6,7 +6,7 @@ from tiny_models import attach_adapter, gradients, ids, loss, tiny_model
 from odeformer.depth import uniform_grid
 from odeformer.field import build_field
 from odeformer.gradients import integrate
-from odeformer.memory import peak_bytes, saved_bytes
+from odeformer.measure.memory import peak_bytes, saved_bytes
 from odeformer.model import token_losses
 from odeformer.solvers import SOLVERS, FixedPoint
 

@@ -7,8 +7,8 @@ import torch
 from tiny_models import CONTEXT, attach_adapter, ids, tiny_model
 from torch.nn import functional as F
 
-from odeformer.decoding import AtDepth, Reader
-from odeformer.int8 import Int8Matrix
+from odeformer.inference.decoding import AtDepth, Reader
+from odeformer.inference.int8 import Int8Matrix
 
 FLAVOURS: list[tuple[str, dict[str, Any]]] = [
     ("neox", {}),

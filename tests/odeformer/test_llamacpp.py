@@ -11,12 +11,12 @@ import torch
 from tiny_models import VOCABULARY, attach_adapter, ids, tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from odeformer.interop.comparing import difference
+from odeformer.interop.gguf import layout
+from odeformer.interop.gguf.reading import load_gguf
+from odeformer.interop.gguf.vocabulary import read_vocabulary
+from odeformer.interop.gguf.writing import export_gguf
 from odeformer.model import Odeformer
-from odeformer.vanilla.comparing import difference
-from odeformer.vanilla.llamacpp import layout
-from odeformer.vanilla.llamacpp.reading import load_gguf
-from odeformer.vanilla.llamacpp.vocabulary import read_vocabulary
-from odeformer.vanilla.llamacpp.writing import export_gguf
 
 END = "<|endoftext|>"
 TEXT = (

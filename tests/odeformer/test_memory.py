@@ -1,6 +1,6 @@
 import torch
 
-from odeformer.memory import peak_bytes
+from odeformer.measure.memory import peak_bytes
 
 MIB = 1 << 20
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from odeformer.sampling import Sampling
+from odeformer.inference.sampling import Sampling
 
 LOGITS = torch.log(torch.tensor([[0.1, 0.5, 0.3, 0.06, 0.04]]))
 

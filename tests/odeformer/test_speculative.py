@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny_models import CONTEXT, ids, tiny_model
 
-from odeformer.decoding import AtDepth, Reader
-from odeformer.generate import generate
-from odeformer.sampling import Sampling
-from odeformer.speculative import Acceptance, speculate
+from odeformer.inference.decoding import AtDepth, Reader
+from odeformer.inference.generate import generate
+from odeformer.inference.sampling import Sampling
+from odeformer.inference.speculative import Acceptance, speculate
 
 GREEDY = Sampling(temperature=0)
 

@@ -11,11 +11,11 @@ from tiny_models import CONTEXT, VOCABULARY, attach_adapter, ids, run_python, sh
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from odeformer.config import BasisConfig
+from odeformer.interop import Ordinary, continuous, materialise
+from odeformer.interop.hf.architectures import ARCHITECTURES, architecture_for
+from odeformer.interop.hf.exporting import export, export_adapter, load_exported
+from odeformer.interop.hf.importing import read_ordinary
 from odeformer.model import Odeformer
-from odeformer.vanilla import Ordinary, continuous, materialise
-from odeformer.vanilla.architectures import ARCHITECTURES, architecture_for
-from odeformer.vanilla.exporting import export, export_adapter, load_exported
-from odeformer.vanilla.importing import read_ordinary
 
 END = "<|endoftext|>"
 SHAPES: list[tuple[str, str, dict[str, Any]]] = [

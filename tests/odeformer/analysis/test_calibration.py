@@ -6,10 +6,10 @@ import pytest
 import torch
 from tiny_models import ids, tiny_model
 
-from odeformer.analysis.calibration import reliability
+from odeformer.analysis.dynamics.noise import amplification
 from odeformer.analysis.flow import flow_of
-from odeformer.analysis.interval import bootstrap
-from odeformer.analysis.noise import amplification
+from odeformer.analysis.statistics.calibration import reliability
+from odeformer.analysis.statistics.interval import bootstrap
 
 
 def test_a_model_that_says_what_it_knows_is_calibrated() -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_models import ids, tiny_model
 
-from odeformer.analysis import clustering as clouds
 from odeformer.analysis.depth import loss_along, losses_by_depth
+from odeformer.analysis.dynamics import clustering as clouds
 from odeformer.analysis.flow import flow_of, states
 
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from tiny_models import ids, tiny_model
 
-from odeformer.analysis.disturbance import (
+from odeformer.analysis.texts.disturbance import (
     DISTURBANCES,
     STRANGE,
     shuffled_words,
     strange_characters,
     typos,
 )
-from odeformer.analysis.robustness import Cut, bits_per_character, bits_under_noise
+from odeformer.analysis.texts.robustness import Cut, bits_per_character, bits_under_noise
 
 TEXT = "The quick brown Fox jumps over 13 lazy dogs,\n  and the dogs – being lazy – do not mind.\n" * 20
 

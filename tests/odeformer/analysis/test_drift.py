@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny_models import ids, tiny_model
 
-from odeformer.analysis import drift
+from odeformer.analysis.dynamics.noise import amplification, relative_growth
 from odeformer.analysis.flow import flow_of
-from odeformer.analysis.noise import amplification, relative_growth
+from odeformer.analysis.texts import drift
 
 
 def test_windows_are_spread_over_the_text_and_do_not_overlap() -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_models import ids, tiny_model
 
-from odeformer.analysis.attribution import METHODS, Question, answer_logit, log_probability
-from odeformer.analysis.faithfulness import compare, faithfulness, leave_one_out, spearman
+from odeformer.analysis.answers.attribution import METHODS, Question, answer_logit, log_probability
+from odeformer.analysis.answers.faithfulness import compare, faithfulness, leave_one_out, spearman
 
 
 @pytest.fixture

@@ -6,13 +6,15 @@ import pytest
 import torch
 from tiny_models import ids, tiny_model
 
-from odeformer.analysis.attribution import Question, answer_logit, integrated_gradients, neutral_state
-from odeformer.analysis.heat_map import heat_map
+from odeformer.analysis.answers.attribution import Question, answer_logit, integrated_gradients, neutral_state
+from odeformer.analysis.answers.heat_map import heat_map
 
 
 @pytest.mark.parametrize("flavour", ["neox", "llama", "paper"])
 def test_each_row_is_that_of_the_text_up_to_there(flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("odeformer.analysis.heat_map.OUTPUTS_AT_ONCE", 1)  # so that the first text ends early
+    monkeypatch.setattr(
+        "odeformer.analysis.answers.heat_map.OUTPUTS_AT_ONCE", 1
+    )  # so that the first text ends early
     model = tiny_model(flavour=flavour, rotary_fraction=None).eval()
     text, outputs, answers = ids(batch=1, time=9), [3, 8], torch.tensor([5, 7])
     rows = heat_map(model, text, outputs, answers, depth=5, points=24)

@@ -10,8 +10,8 @@ import torch
 from tiny_models import config, ids, tiny_model
 from torch import Tensor
 
+from odeformer.analysis.dynamics.lyapunov import finite_time_exponents, lyapunov_exponents
 from odeformer.analysis.flow import flow_of
-from odeformer.analysis.lyapunov import finite_time_exponents, lyapunov_exponents
 from odeformer.model import Odeformer
 
 

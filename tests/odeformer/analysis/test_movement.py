@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from tiny_models import ids, tiny_model
 
-from odeformer.analysis.clustering import clustering
-from odeformer.analysis.movement import movement
+from odeformer.analysis.dynamics.clustering import clustering
+from odeformer.analysis.dynamics.movement import movement
 
 
 def test_a_constant_field_moves_evenly_and_straight() -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from scipy import stats
 
-from odeformer.analysis import permutation
-from odeformer.analysis.interval import bootstrap_difference
-from odeformer.analysis.permutation import holm, permutation_test
+from odeformer.analysis.statistics import permutation
+from odeformer.analysis.statistics.interval import bootstrap_difference
+from odeformer.analysis.statistics.permutation import holm, permutation_test
 
 
 def drawn(count: int, seed: int, scale: float = 1.0) -> torch.Tensor:

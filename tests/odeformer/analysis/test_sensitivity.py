@@ -7,8 +7,8 @@ import torch
 from tiny_models import attach_adapter, ids, tiny_model
 from torch import Tensor
 
+from odeformer.analysis.dynamics.sensitivity import answer_sensitivity, pair_sensitivity
 from odeformer.analysis.flow import flow_of
-from odeformer.analysis.sensitivity import answer_sensitivity, pair_sensitivity
 
 
 @pytest.mark.parametrize("flavour", ["neox", "llama", "paper"])

@@ -10,7 +10,7 @@ import torch
 from tiny_models import attach_adapter, ids, tiny_model
 from torch import Tensor
 
-from odeformer.analysis import spectrum
+from odeformer.analysis.dynamics import spectrum
 from odeformer.field import build_field
 
 TIMES = torch.tensor([0.1, 0.6, 0.9], dtype=torch.float64)

@@ -9,9 +9,9 @@ import torch
 from tiny_models import ids, tiny_model
 from torch.func import jvp
 
+from odeformer.analysis.dynamics.tangents import move
 from odeformer.analysis.flow import differentiable_attention, flow_of
-from odeformer.analysis.tangents import move
-from odeformer.memory import peak_bytes
+from odeformer.measure.memory import peak_bytes
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,245 @@
+"""The continuous model itself for ``transformers``: import this module, and the ``Auto`` classes know it.
+
+>>> import odeformer.interop.hf.automodel                                                # doctest: +SKIP
+>>> model = AutoModelForCausalLM.from_pretrained("runs/book/final", depth=4)          # doctest: +SKIP
+>>> tokenizer = AutoTokenizer.from_pretrained("runs/book/final")                      # doctest: +SKIP
+>>> model.generate(**tokenizer("It was", return_tensors="pt"))                        # doctest: +SKIP
+
+``transformers`` has no entry point by which a package could announce its models without being imported.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationMixin,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+import odeformer
+from odeformer import checkpoint
+from odeformer.inference.decoding import AtDepth, Reader
+from odeformer.interop.hf.autoconfig import END_OF_TEXT, OdeformerConfig, OdeformerTokenizer
+from odeformer.model import Odeformer
+from odeformer.solvers import Adaptive, solver_named
+
+IGNORED = {
+    "_from_auto",
+    "_from_pipeline",
+    "adapter_kwargs",
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "max_memory",
+    "proxies",
+    "revision",
+    "token",
+    "trust_remote_code",
+    "use_safetensors",
+}
+"""What ``transformers`` and the evaluation harness pass along and a local folder has no use for."""
+
+
+class ReadSoFar:
+    """What ``generate`` carries from step to step: a reader that remembers all tokens so far."""
+
+    def __init__(self, reader: Reader, depth: int) -> None:
+        self.reader, self.depth = reader, depth
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens read, padding included."""
+        return self.reader.length
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Row i goes on from what row ``beam_idx[i]`` has read."""
+        self.reader.reorder(beam_idx)
+
+
+class OdeformerForCausalLM(PreTrainedModel, GenerationMixin):
+    """The model with the interface of ``transformers``. Its float32 weights lie on one device."""
+
+    config_class = OdeformerConfig
+    base_model_prefix = "odeformer"
+    _is_stateful = True
+
+    def __init__(self, config: OdeformerConfig, model: Odeformer | None = None) -> None:
+        super().__init__(config)
+        self.odeformer = Odeformer(config.shape) if model is None else model
+        self.odeformer.solver = config.solver
+        # Weights at an adaptive solver's times cannot be made beforehand, so nothing can be remembered there.
+        self.generation_config.use_cache = not isinstance(solver_named(config.solver), Adaptive)
+        self.post_init()
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        """Forward makes its own memory: a solver evaluates the field where no list of layers has a place."""
+        return False
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """They are initialised, or loaded, where they are made."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *model_args: Any,
+        config: OdeformerConfig | None = None,
+        **kwargs: Any,
+    ) -> OdeformerForCausalLM:
+        """The model of a checkpoint folder, read as :func:`odeformer.load` reads it: nothing may be missing.
+
+        Args:
+            pretrained_model_name_or_path: the folder.
+            config: what ``AutoConfig`` made of it.
+            kwargs: ``depth``: N of every call that does not give one; the model depth when not given.
+                ``adapter``: a folder with one made for this checkpoint. ``device_map``: one device.
+
+        Raises:
+            ValueError, FileNotFoundError: for a folder or a depth that cannot be used, or other arguments.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if config is None:
+            config, kwargs = OdeformerConfig.from_pretrained(folder, return_unused_kwargs=True, **kwargs)
+        dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None)
+        if dtype not in (None, "auto", "float32", torch.float32):
+            raise ValueError(f"dtype {dtype}: the weights are float32; run the model under torch.autocast")
+        config.dtype = torch.float32
+        device = _one_device(kwargs.pop("device_map", None))
+        unknown = sorted(name for name, value in kwargs.items() if value and name not in IGNORED)
+        if unknown:
+            raise ValueError(
+                f"from_pretrained: {unknown[0]!r} is not for this model; it takes depth, adapter, device_map"
+            )
+        loaded = odeformer.load(folder, config.adapter)
+        loaded.grids(config.depth)  # refuses one that it does not have before it is first run
+        model = cls(config, loaded)
+        vocabulary = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        ids = {token["content"]: token["id"] for token in vocabulary.get("added_tokens", [])}
+        model.generation_config.eos_token_id = ids.get(END_OF_TEXT)
+        model.generation_config.pad_token_id = ids.get(END_OF_TEXT)
+        return model.to(device).eval()
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Write a checkpoint folder, with the tokenizer of the one that the model came from.
+
+        Raises:
+            ValueError: for a folder that holds something, or a model with an adapter.
+        """
+        folder = Path(save_directory)
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(f"{folder} holds something already: a checkpoint needs a folder of its own")
+        tokenizer = Path(self.config.name_or_path) / "tokenizer.json"
+        model = self.odeformer
+        checkpoint.save(model.state_dict(), model.config, model.solver, tokenizer, folder)
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.odeformer.embedding
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        depth: int | None = None,
+        past_key_values: ReadSoFar | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        return_dict: bool | None = None,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Logits of the next token at every position, and with labels the loss.
+
+        Args:
+            input_ids: token ids [batch, time], int64; with ``past_key_values`` those that it has not read.
+            attention_mask: [batch, time] of all tokens: 0 for padding, on either side of a row, never within.
+            labels: [batch, time], −100 where there is nothing to predict; shifted here.
+            depth: N; that of :meth:`from_pretrained` when not given.
+            past_key_values: what the last call with ``use_cache`` returned.
+            logits_to_keep: how many of the last positions' logits to return; 0: all.
+
+        Raises:
+            ValueError: as :meth:`odeformer.model.Odeformer.forward`; for padding that is not at a row's end,
+                or on the right where the text is to go on; for another depth than the memory's.
+        """
+        depth = self.config.depth if depth is None else depth
+        if past_key_values is not None or use_cache:
+            past_key_values = past_key_values or self._reader(input_ids, attention_mask, depth)
+            logits = self._read_on(past_key_values, input_ids, depth, logits_to_keep == 1)
+        else:
+            padding = None if attention_mask is None else left_padding(attention_mask)
+            logits = self._run(input_ids, padding, depth)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1])
+        output = CausalLMOutputWithPast(
+            loss=loss, logits=logits[:, -logits_to_keep:], past_key_values=past_key_values
+        )
+        return output.to_tuple() if return_dict is False else output
+
+    def _run(self, input_ids: Tensor, padding: Tensor | None, depth: int | None) -> Tensor:
+        if padding is None or not padding.any():
+            return self.odeformer(input_ids, depth=depth).logits
+        # No token sees those behind it: padding that goes from a row's left to its right is out of the way.
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        forth = (places + padding[:, None]) % len(places)
+        back = (places - padding[:, None]) % len(places)
+        logits = self.odeformer(input_ids.gather(1, forth), depth=depth).logits
+        return logits.gather(1, back[:, :, None].expand_as(logits))
+
+    def _reader(self, input_ids: Tensor, attention_mask: Tensor | None, depth: int | None) -> ReadSoFar:
+        padding = None
+        if attention_mask is not None and not attention_mask.all():
+            if not attention_mask[:, -1].all():
+                raise ValueError("attention_mask: a row ends in padding: to generate, pad on the left")
+            padding = left_padding(attention_mask)
+        at = AtDepth(self.odeformer, depth)
+        capacity = at.config.context_length
+        assert capacity is not None
+        return ReadSoFar(Reader(at, input_ids.shape[0], capacity, padding), at.depth)
+
+    def _read_on(self, memory: ReadSoFar, input_ids: Tensor, depth: int | None, last_only: bool) -> Tensor:
+        wanted = self.odeformer.config.depth if depth is None else depth
+        if wanted != memory.depth:
+            raise ValueError(f"depth {wanted}: what was read so far was read at depth {memory.depth}")
+        total, most = memory.reader.length + input_ids.shape[1], self.config.max_position_embeddings
+        if total > most:
+            raise ValueError(f"a sequence of {total} tokens is longer than context_length {most}")
+        return memory.reader.read(input_ids, last_only)
+
+
+def left_padding(attention_mask: Tensor) -> Tensor:
+    """How many of each row's first tokens are padding, [batch], of a mask [batch, time].
+
+    Raises:
+        ValueError: for padding between tokens, or a row of nothing else.
+    """
+    mask = attention_mask.bool()
+    first = mask.int().argmax(dim=1)
+    last = mask.shape[1] - 1 - mask.flip(1).int().argmax(dim=1)
+    if not torch.equal(mask.sum(dim=1), last - first + 1):
+        raise ValueError("attention_mask: padding must be at the ends of a row, with a token between them")
+    return first
+
+
+def _one_device(device_map: Any) -> torch.device:
+    if isinstance(device_map, dict) and set(device_map) == {""}:
+        device_map = device_map[""]
+    try:
+        return torch.device("cpu" if device_map is None else device_map)
+    except (RuntimeError, TypeError):
+        raise ValueError(
+            f"device_map {device_map!r}: the weights lie on one device; name it, such as 'cuda'"
+        ) from None
+
+
+AutoConfig.register(OdeformerConfig.model_type, OdeformerConfig, exist_ok=True)
+AutoModelForCausalLM.register(OdeformerConfig, OdeformerForCausalLM, exist_ok=True)
+AutoTokenizer.register(OdeformerConfig, fast_tokenizer_class=OdeformerTokenizer, exist_ok=True)

@@ -1,0 +1,167 @@
+"""Solvers and gradient methods on one model and batch: how exact, how much memory, how long."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odeformer.config import GradientName
+from odeformer.gradients import time_tensors
+from odeformer.measure.memory import peak_bytes, saved_bytes
+from odeformer.model import Odeformer, token_losses
+from odeformer.solvers import SOLVERS, ReversibleSolver, RungeKutta, cells_of, node_times
+
+Pair = tuple[str, GradientName]
+"""A solver's name and a gradient method."""
+
+
+@dataclass(frozen=True)
+class GradientRow:
+    """What one pair of solver and gradient method does at one depth, in one precision."""
+
+    solver: str
+    gradient: str
+    depth: int
+    dtype: str
+    grad_rel_error: float
+    """Of the whole parameter vector against ``direct`` through the same discrete solve in the same
+    precision, relative 2-norm."""
+    direct_error: float
+    """That one's own, against float64."""
+    saved_bytes: int
+    """Alive after the forward pass."""
+    peak_bytes: int
+    """The most alive during forward and backward."""
+    seconds: float
+    """Median, forward and backward."""
+    seconds_vs_direct: float
+    """Against ``direct`` with the same solver."""
+    state_drift: float | None
+    """Relative error of the whole state where the flow begins, after the solve is undone: 0 is every bit of
+    it. None for what cannot be undone."""
+
+
+def pairs_of(solver: str) -> list[Pair]:
+    """The solver with every gradient method that goes with it."""
+    able = SOLVERS[solver]
+    pairs: list[Pair] = [(solver, "direct"), (solver, "checkpoint")]
+    if isinstance(able, RungeKutta):
+        pairs.append((solver, "adjoint"))
+    if isinstance(able, ReversibleSolver):
+        pairs.append((solver, "reversible"))
+    return pairs
+
+
+def check_gradients(
+    model: Odeformer, ids: Tensor, depth: int, dtype: str, pairs: Sequence[Pair], rounds: int = 3
+) -> list[GradientRow]:
+    """Measure every pair; they are timed in turn, ``rounds`` times after one round to warm up.
+
+    Args:
+        model: left as it was, its gradients apart.
+        ids: token ids [batch, time + 1].
+        dtype: ``fp32``, or ``bf16`` for products under autocast.
+        pairs: each solver's ``direct`` must be among them.
+    """
+    found, seconds = _timed(model, ids, depth, dtype, pairs, rounds)
+    exact = copy.deepcopy(model).double()
+    references = {
+        solver: _gradient(exact, ids, depth, solver, "direct", "fp64")
+        for solver in dict.fromkeys(solver for solver, _ in pairs)
+    }
+    rows = []
+    for solver, gradient in pairs:
+        mine, direct = found[solver, gradient], found[solver, "direct"]
+
+        def forward(solver: str = solver, gradient: str = gradient) -> Tensor:
+            return _loss(model, ids, depth, solver, gradient, dtype)
+
+        model.zero_grad()
+        rows.append(
+            GradientRow(
+                solver=solver,
+                gradient=gradient,
+                depth=depth,
+                dtype=dtype,
+                grad_rel_error=_distance(mine, direct),
+                direct_error=_distance(direct, references[solver]),
+                saved_bytes=saved_bytes(forward, ids.device),
+                peak_bytes=peak_bytes(lambda: forward().backward(), ids.device),
+                seconds=statistics.median(seconds[solver, gradient]),
+                seconds_vs_direct=statistics.median(seconds[solver, gradient])
+                / statistics.median(seconds[solver, "direct"]),
+                state_drift=state_drift(model, ids, depth, solver, dtype),
+            )
+        )
+    return rows
+
+
+def _timed(
+    model: Odeformer, ids: Tensor, depth: int, dtype: str, pairs: Sequence[Pair], rounds: int
+) -> tuple[dict[Pair, Tensor], dict[Pair, list[float]]]:
+    """Each pair's gradient and its seconds."""
+    found: dict[Pair, Tensor] = {}
+    seconds: dict[Pair, list[float]] = {pair: [] for pair in pairs}
+    for turn in range(rounds + 1):
+        for pair in pairs:
+            started = time.perf_counter()
+            found[pair] = _gradient(model, ids, depth, *pair, dtype)
+            if turn:
+                seconds[pair].append(time.perf_counter() - started)
+    return found, seconds
+
+
+def _loss(model: Odeformer, ids: Tensor, depth: int, solver: str, gradient: str, dtype: str) -> Tensor:
+    chosen = model.solver, model.gradient
+    model.solver, model.gradient = solver, gradient
+    with torch.autocast(ids.device.type, torch.bfloat16, enabled=dtype == "bf16"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the adjoint's: its error is in the table
+        loss = token_losses(model(ids[:, :-1], depth=depth).logits, ids[:, 1:]).mean()
+    model.solver, model.gradient = chosen
+    return loss
+
+
+def _gradient(model: Odeformer, ids: Tensor, depth: int, solver: str, gradient: str, dtype: str) -> Tensor:
+    """Of all parameters, as one vector."""
+    model.zero_grad()
+    _loss(model, ids, depth, solver, gradient, dtype).backward()
+    if ids.device.type == "cuda":
+        torch.cuda.synchronize(ids.device)
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+@torch.no_grad()
+def state_drift(model: Odeformer, ids: Tensor, depth: int, solver_name: str, dtype: str) -> float | None:
+    """Relative error of the pair where the flow begins, after the solve and its undoing; None without one."""
+    solver = SOLVERS[solver_name]
+    if not isinstance(solver, ReversibleSolver):
+        return None
+    chosen, model.solver = model.solver, solver_name
+    with torch.autocast(ids.device.type, torch.bfloat16, enabled=dtype == "bf16"):
+        x0, field = model.flow_start(ids[:, :-1])
+        _, flow = model.grids(depth)
+        cells = cells_of(flow, field.speed)
+        times = time_tensors(*node_times(solver, flow), like=x0)
+        stacked, nodes = model.hypernetwork(*times), len(solver.nodes)
+        blocks = [
+            [{name: w[cell * nodes + node] for name, w in stacked.items()} for node in range(nodes)]
+            for cell in range(len(cells))
+        ]
+        state = first = solver.start(x0)
+        for cell, own in zip(cells, blocks, strict=True):
+            state = solver.step(field, state, cell, own)
+        for cell, own in zip(reversed(cells), reversed(blocks), strict=True):
+            state = solver.reverse(field, state, cell, own)
+    model.solver = chosen
+    return _distance(torch.stack(state[:2]), torch.stack(first[:2]))
