@@ -9,7 +9,8 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from cluster.names import Name
 from data.files import CACHE_BYTES
-from odeformer.config import Count, GradientName, Layers, ModelConfig, Section
+from odeformer.config import GradientName, ModelConfig
+from odeformer.section import Count, Layers, Section
 from odeformer.solvers import (
     MEMORY_SAVING,
     SOLVERS,

@@ -9,13 +9,13 @@ from data import manifest as manifests
 from data import tokenizer as tokenizers
 from data.building.encode import SPLITS
 from data.building.filters import chosen_filters
-from data.building.folder import check_free, folder_that_appears_whole, write_file
 from data.building.parts import Part, list_parts
 from data.building.report import check_is_enough, report_sources, report_split
 from data.building.scratch import Run, one_after_the_other, scratch_folder
 from data.building.sources import TextSource, as_source
 from data.building.steps import Progress, Settings, Steps
 from data.manifest import Manifest
+from odeformer.files.atomic import new_folder
 
 BUILD_VERSION = 2  # part of what names a build: another program must not go on with this one's tasks
 
@@ -93,12 +93,12 @@ def build(
         taken = steps.encode(tokenizer_file, dtype)
         written, gzip_bytes = steps.write(taken, dtype)
 
-        with folder_that_appears_whole(out, overwrite) as whole:
+        with new_folder(out, check=lambda: check_free(out, overwrite)) as whole:
             for split in SPLITS:
                 for file in written[split].files:
                     file.rename(whole / file.name)
             tokenizer_json = tokenizer_file.read_bytes()
-            write_file(whole / tokenizers.FILE_NAME, tokenizer_json)
+            (whole / tokenizers.FILE_NAME).write_bytes(tokenizer_json)
             finished = Manifest(
                 format_version=manifests.FORMAT_VERSION,
                 sequence_length=sequence_length,
@@ -115,8 +115,22 @@ def build(
                 },
             )
             text = finished.model_dump_json(indent=1) + "\n"
-            write_file(whole / manifests.FILE_NAME, text.encode("utf-8"))
+            (whole / manifests.FILE_NAME).write_text(text, encoding="utf-8")
     return finished
+
+
+def check_free(out: Path, overwrite: bool) -> None:
+    """Refuse a folder whose content somebody may need.
+
+    Raises:
+        ValueError: for one that is not empty, without ``overwrite`` or without a manifest of shards in it.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not overwrite:
+        raise ValueError(f"{out} exists: choose another folder, or overwrite it explicitly")
+    if not (out / manifests.FILE_NAME).is_file():
+        raise ValueError(f"{out} exists and is not a data folder (no manifest): choose another")
 
 
 def input_bytes(paths: Sequence[Path | str | TextSource]) -> int:

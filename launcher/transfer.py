@@ -9,8 +9,9 @@ from typing import Any
 
 from cluster.names import check_model_name
 from cluster.registry import Version
+from launcher import preflight
 from odeformer.config import BasisConfig
-from odeformer.folder import TRANSFORMERS_EXPECTED, check_is_there, check_output, check_output_file
+from odeformer.files.checks import TRANSFORMERS_EXPECTED, check_is_there, check_output, check_output_file
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def export(
     check(out, [Path(name) for name in (model, adapter) if name], overwrite)
     if gguf:
         _check_gguf()
+    preflight.at_model(model, tracking_uri, adapter)
     _silence_transformers()
     from cluster import registry
     from data.tokenizer import end_of_text
@@ -207,7 +209,7 @@ def _register(
     from cluster import registry
     from cluster.tracking import runs, store
     from cluster.tracking.lineage import code_tags
-    from odeformer.folder import folder_digest
+    from odeformer.files.digest import folder_digest
     from odeformer.model import parameter_count
 
     uri = store.tracking_uri(uri)

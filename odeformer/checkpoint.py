@@ -18,7 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from odeformer.config import AdapterConfig, ModelConfig
-from odeformer.folder import CHECKPOINT_EXPECTED, check_is_there, folder_digest, replace_folder
+from odeformer.files.atomic import new_folder
+from odeformer.files.checks import CHECKPOINT_EXPECTED, check_is_there
+from odeformer.files.digest import folder_digest
 from odeformer.lora import Adapter
 from odeformer.model import Odeformer
 from odeformer.norms import vectors
@@ -44,8 +46,7 @@ def save(
         raise ValueError(
             f"{folder}: the model has an adapter: save that with save_adapter, or merge it first"
         )
-
-    def write(target: Path) -> None:
+    with new_folder(folder) as target:
         _write_json(
             target / "config.json",
             {
@@ -57,8 +58,6 @@ def save(
         )
         _write_tensors(target / "model.safetensors", state)
         shutil.copyfile(tokenizer, target / "tokenizer.json")
-
-    replace_folder(folder, write)
 
 
 def load_config(folder: Path) -> tuple[ModelConfig, str]:
@@ -95,27 +94,21 @@ def load(folder: Path) -> Odeformer:
 
 def save_adapter(adapter: Adapter, base: dict[str, str], folder: Path) -> None:
     """Write an adapter's folder, whole or not at all. ``base``: name, version and digest of its model."""
-
-    def write(target: Path) -> None:
+    with new_folder(folder) as target:
         _write_json(
             target / "adapter.json",
             {"format_version": FORMAT_VERSION, "adapter": adapter.config.model_dump(), "base": base},
         )
         _write_tensors(target / "adapter.safetensors", adapter.state_dict())
 
-    replace_folder(folder, write)
-
 
 def save_norms(model: Odeformer, base: dict[str, str], folder: Path) -> None:
     """As :func:`save_adapter`, of a model whose norms and biases have been trained."""
-
-    def write(target: Path) -> None:
+    with new_folder(folder) as target:
         _write_json(
             target / "adapter.json", {"format_version": FORMAT_VERSION, "method": "norms", "base": base}
         )
         _write_tensors(target / "adapter.safetensors", dict(vectors(model)))
-
-    replace_folder(folder, write)
 
 
 def load_adapter(model: Odeformer, folder: Path, base: Path) -> None:

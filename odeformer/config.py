@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from odeformer.section import Count, Layers, Section, Width
 
 GradientName = Literal["checkpoint", "direct", "reversible", "adjoint"]
 FROZEN_GRADIENTS: tuple[GradientName, ...] = ("direct", "checkpoint")
 """Those that take weights made beforehand; the others make W(t) themselves, adapter and all."""
+
+
 # Bounds: far above what anybody has trained, far below what a slip of the keyboard asks of a machine.
-Layers = Annotated[int, Field(ge=1, le=4096)]
-Width = Annotated[int, Field(ge=1, le=2**20)]
-Count = Annotated[int, Field(ge=1, le=2**24)]
-
-
-class Section(BaseModel):
-    """A part of the settings: immutable, and a key nobody knows is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class BasisConfig(Section):
     """The coefficient functions c_1(t) … c_K(t) that mix K weight sets into W(t)."""
 

@@ -11,7 +11,7 @@ import torch
 from torch import distributed as dist
 
 from cluster.checkpoints.host_copy import HostCopies
-from odeformer.folder import file_digest
+from odeformer.files.digest import file_digest
 
 T = TypeVar("T")
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.settings import CheckpointSettings
-from odeformer.folder import file_digest, flush
+from odeformer.files.atomic import flush
+from odeformer.files.digest import file_digest
 
 FORMAT_VERSION = 3
 READABLE = (2, 3)

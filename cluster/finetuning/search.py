@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from cluster.tasks.task import Task
-from odeformer.config import Count, Section
+from odeformer.section import Count, Section
 
 OPEN = ("method", "depth")
 OPEN_SECTIONS = ("adapter", "train")

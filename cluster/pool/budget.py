@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from odeformer.config import Section
+from odeformer.section import Section
 
 Per = Literal["day", "week", "month"]
 PERIODS: tuple[Per, ...] = ("day", "week", "month")

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from cluster.pool.budget import Budget
 from cluster.settings import Name
-from odeformer.config import Section
+from odeformer.section import Section
 
 
 class TeamSettings(Section):

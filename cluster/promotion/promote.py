@@ -9,7 +9,7 @@ from pydantic import Field
 from cluster import registry
 from cluster.promotion import evaluation, paired_bootstrap
 from cluster.registry import aliases
-from odeformer.config import Section
+from odeformer.section import Section
 
 FEWEST = 20
 """Examples. An interval from fewer says little."""

@@ -5,7 +5,6 @@ Weights are mapped into memory, not read, so jobs of one base share them there, 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -14,7 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from odeformer.folder import replace_folder
+from odeformer.files.atomic import new_folder
+from odeformer.files.lock import locked
 
 UNUSED_SECONDS = 30 * 86400
 """A copy that nobody has used for so long goes when the next one comes."""
@@ -29,7 +29,7 @@ def shared_copy(digest: str, download: Callable[[Path], None], check: Callable[[
     """The folder of the files that have ``digest``: downloaded unless they are here, once however many ask.
 
     Args:
-        digest: as :func:`~odeformer.folder.folder_digest` makes it.
+        digest: as :func:`~odeformer.files.digest.folder_digest` makes it.
         download: writes the files into an empty folder.
         check: raises ``ValueError`` for a folder with other files, which are then downloaded again.
 
@@ -43,11 +43,11 @@ def shared_copy(digest: str, download: Callable[[Path], None], check: Callable[[
     copies = place()
     copies.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder = copies / digest
-    with (copies / f".{digest}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(copies / f".{digest}.lock"):
         if not _is_there(folder, check):
             _remove_unused(copies)
-            replace_folder(folder, download)
+            with new_folder(folder) as empty:
+                download(empty)
             check(folder)
         os.utime(folder)
     return folder

@@ -13,7 +13,7 @@ from cluster.registry.about import BASE_NAME, BASE_VERSION, DIGEST
 from cluster.registry.downloads import place, shared_copy
 from cluster.registry.versions import FILES, Version, resolve
 from cluster.tracking.store import tracking_uri
-from odeformer.folder import folder_digest
+from odeformer.files.digest import folder_digest
 from odeformer.untrusted import check_folder
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from cluster.registry.depth_table import DepthTable, adapter_table, depth_table
 from cluster.registry.fetching import read_json
 from cluster.registry.versions import FILES, Version, resolve, versions_of
 from cluster.tracking.store import answering, connect, patience
-from odeformer.folder import folder_digest
+from odeformer.files.digest import folder_digest
 from odeformer.untrusted import check_folder
 
 if TYPE_CHECKING:

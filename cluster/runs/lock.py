@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from odeformer.files.lock import locked
 
 FILE_NAME = ".lock"
 
@@ -20,13 +21,12 @@ def held(folder: Path) -> Iterator[None]:
         BlockingIOError: when another process holds it, which is named.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Opened without emptying it: it says who holds the lock.
-    with (folder / FILE_NAME).open("a+") as file:
+    path = folder / FILE_NAME
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file = stack.enter_context(locked(path, wait=False))
         except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
+            holder = path.read_text().strip() or "another process"
             raise BlockingIOError(
                 f"run.dir {folder} is in use by {holder}: wait for it, stop it, or choose another run.dir"
             ) from None

@@ -10,7 +10,8 @@ from pydantic import AwareDatetime, Field, model_validator
 from cluster.names import ModelReference, Name
 from cluster.settings import Steps
 from data.tasks.examples import Kind
-from odeformer.config import AdapterConfig, Count, GradientName, Layers, Section
+from odeformer.config import AdapterConfig, GradientName
+from odeformer.section import Count, Layers, Section
 
 
 class TaskData(Section):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.tracking.store import SQLITE, answering, connect, locked, patience, sqlite_file
-from odeformer.folder import replace_file
+from odeformer.files.atomic import new_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -170,11 +170,8 @@ def _record(folder: Path) -> dict[str, Any]:
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Write a small file durably; readers see the old one or the new one."""
-
-    def write(beside: Path) -> None:
+    with new_file(file) as beside:
         beside.write_text(json.dumps(content, indent=2))
-
-    replace_file(file, write)
 
 
 def finished_run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import sys
@@ -10,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from odeformer.files import lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -87,8 +88,7 @@ def connect(uri: str, *, create: bool = False) -> MlflowClient:
 @contextmanager
 def locked(store: Path) -> Iterator[None]:
     """While the block runs, no other process is in one about the same file."""
-    with store.with_name(f".{store.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with lock.locked(store.with_name(f".{store.name}.lock")):
         yield
 
 

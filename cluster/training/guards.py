@@ -24,7 +24,7 @@ from cluster.checkpoints.commit import Checkpoints, Cursor
 from cluster.checkpoints.durable import on_rank_0, together
 from cluster.settings import GuardSettings
 from cluster.training import zero
-from odeformer.folder import replace_file
+from odeformer.files.atomic import new_file
 
 MAD_TO_DEVIATION = 1.4826
 """Of a normal distribution, the standard deviation over the median absolute deviation."""
@@ -149,7 +149,8 @@ class Guards:
             )
         times.append(cursor)
         if dist.get_rank() == 0:
-            replace_file(self._journal, lambda beside: beside.write_text(json.dumps(self._passed_over)))
+            with new_file(self._journal) as beside:
+                beside.write_text(json.dumps(self._passed_over))
         self._report("rollback", step, {"reason": why, "to": back})
         return back
 

@@ -1,6 +1,5 @@
 """Read a part of a source, whatever kind it is, as one text after the other."""
 
-import hashlib
 import io
 import tempfile
 from collections.abc import Iterator
@@ -62,12 +61,6 @@ def texts(part: Part, path: str) -> Iterator[str]:
                 raise ValueError(
                     f"{name} is not intact {part.compression} ({error}): fetch it again or leave it out"
                 ) from None
-
-
-def file_digest(path: str) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _lines(part: Part, path: str, name: str, stream: io.BufferedReader) -> Iterator[str]:

@@ -12,11 +12,12 @@ from pydantic import BaseModel
 from data.building.filters import broken_rule
 from data.building.near.signatures import sign
 from data.building.parts import Part
-from data.building.reading import fetched, file_digest, texts
+from data.building.reading import fetched, texts
 from data.building.scratch import Task
 from data.building.spill import Record, Spill, SpillWriter, document_key
 from data.corpus import digest_is_held_out, is_blank
 from data.manifest import Filters
+from odeformer.files.digest import file_digest
 
 TASK_BYTES = 64 * 1024 * 1024  # of small files that are read by one task
 
@@ -115,7 +116,7 @@ class ScanTask(Task[Scanned]):
             found.files.append(ScannedFile(name=part.name, bytes=size, sha256=contents.hexdigest()))
         elif part.is_first:
             size = Path(path).stat().st_size
-            found.files.append(ScannedFile(name=part.name, bytes=size, sha256=file_digest(path)))
+            found.files.append(ScannedFile(name=part.name, bytes=size, sha256=file_digest(Path(path))))
 
 
 def copies_of(digest: bytes, weight: float) -> int:

@@ -1,18 +1,19 @@
 """Tasks whose results outlive the process: a build that was killed goes on where it was."""
 
-import fcntl
 import json
 import os
 import shutil
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel
+
+from odeformer.files.lock import locked
 
 Result = TypeVar("Result", bound=BaseModel)
 
@@ -115,9 +116,9 @@ def scratch_folder(out: Path, key: str) -> Iterator[Path]:
     """
     folder = out.with_name(f".{out.name}.building")
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(folder / "lock", wait=False))
         except BlockingIOError:
             raise ValueError(
                 f"another build is making {out}: wait for it, or choose another folder"

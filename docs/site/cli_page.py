@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from launcher.cli import app
+from launcher.cli.main import app
 
 
 def cli_page() -> str:

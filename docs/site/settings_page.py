@@ -6,15 +6,15 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from launcher.setting_docs import setting_docs
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cluster.finetuning.search import Search
-from cluster.finetuning.task import Gate, Task
 from cluster.pool.budget import Budget
 from cluster.pool.settings import PoolSettings, TeamSettings
 from cluster.settings import PretrainSettings
+from cluster.tasks.task import Gate, Task
+from launcher.configuration.setting_docs import setting_docs
 
 FILES: dict[str, tuple[str, type[BaseModel]]] = {
     "A pretraining run": (

@@ -36,13 +36,13 @@ def analyze(
             tokenizer does not know; for a model without a depth to choose; for a folder that is not empty.
     """
     from launcher.analysis.texts import read_text
-    from odeformer.folder import check_output, replace_folder
+    from odeformer.files.atomic import new_folder
+    from odeformer.files.checks import check_output
 
     content_of_text = read_text(text)
     check_output(out, [Path(name) for name in (model, adapter) if name is not None], overwrite)
     content = examine(model, adapter, content_of_text, depth, tracking_uri, progress)
-
-    def write(folder: Path) -> None:
+    with new_folder(out) as folder:
         from launcher.analysis.pages.page import page
         from launcher.analysis.pages.pictures import write_pictures
 
@@ -51,8 +51,6 @@ def analyze(
         progress(0.95, "pictures")
         write_pictures(content, folder)
         (folder / "report.html").write_text(page(content), encoding="utf-8")
-
-    replace_folder(out, write)
     return out / "report.html"
 
 

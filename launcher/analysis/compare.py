@@ -34,7 +34,8 @@ def compare(
             for a folder that is not empty.
         ConnectionError: when the store does not answer.
     """
-    from odeformer.folder import check_output, replace_folder
+    from odeformer.files.atomic import new_folder
+    from odeformer.files.checks import check_output
 
     paths = find(first, second, tracking_uri)
     a, b = (read(path) for path in paths)
@@ -42,15 +43,12 @@ def compare(
     folders = [path if path.is_dir() else path.parent for path in paths]
     check_output(out, folders, overwrite)
     content = differences(a, b)
-
-    def write(folder: Path) -> None:
+    with new_folder(out) as folder:
         from launcher.analysis.pages.comparison_page import page
 
         written = json.dumps(content, allow_nan=False, ensure_ascii=False)
         (folder / FILE).write_text(written + "\n", encoding="utf-8")
         (folder / "comparison.html").write_text(page(a, b, content), encoding="utf-8")
-
-    replace_folder(out, write)
     return out / "comparison.html"
 
 
@@ -103,7 +101,7 @@ def read(given: Path) -> dict[str, Any]:
     Raises:
         ValueError, FileNotFoundError: naming the file.
     """
-    from odeformer.folder import check_is_there
+    from odeformer.files.checks import check_is_there
 
     file = given / ANALYSIS if given.is_dir() else given
     check_is_there(file, "a folder that odeformer analyze wrote is expected")

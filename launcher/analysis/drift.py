@@ -40,21 +40,19 @@ def drift(
             model's tokenizer does not know; for a depth that the model does not have; for a folder that is
             not empty.
     """
-    from odeformer.folder import check_output, replace_folder
+    from odeformer.files.atomic import new_folder
+    from odeformer.files.checks import check_output
 
     texts = {"reference": read(reference), "new": read(text)}
     check_output(out, [Path(name) for name in (model, adapter) if name is not None], overwrite)
     files = {"reference": reference, "new": text}
     content = examine(model, adapter, files, texts, depth, tracking_uri, progress)
-
-    def write(folder: Path) -> None:
+    with new_folder(out) as folder:
         from launcher.analysis.pages.drift.page import page
 
         written = json.dumps(content, allow_nan=False, ensure_ascii=False)
         (folder / FILE).write_text(written + "\n", encoding="utf-8")
         (folder / "drift.html").write_text(page(content), encoding="utf-8")
-
-    replace_folder(out, write)
     return content
 
 
@@ -65,7 +63,7 @@ def read(file: Path) -> str:
         ValueError, FileNotFoundError: naming the file.
     """
     from launcher.analysis.texts import read_file
-    from odeformer.folder import check_is_there
+    from odeformer.files.checks import check_is_there
 
     check_is_there(file, "a file of UTF-8 text is expected")
     return read_file(file)

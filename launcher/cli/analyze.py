@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from launcher.cli import preflight
+from launcher import preflight
 from launcher.cli.options import AttachedAdapter, Depth, Model, Overwrite, TrackingUri
 
 

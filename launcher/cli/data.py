@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.runs.failures import RunFailedError
-from launcher.cli import preflight
+from launcher import preflight
 from launcher.cli.options import AsJson
 
 if TYPE_CHECKING:

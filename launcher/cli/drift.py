@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from launcher.cli import preflight
+from launcher import preflight
 from launcher.cli.options import AsJson, AttachedAdapter, Depth, Model, Overwrite, TrackingUri
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from launcher.cli import preflight
+from launcher import preflight
 from launcher.cli.analyze import check_installed
 from launcher.cli.options import Depth, Model, TrackingUri
 

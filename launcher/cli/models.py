@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from launcher.cli import preflight
+from launcher import preflight
 from launcher.cli.options import Model, Overwrite, TrackingUri
 
 models_app = typer.Typer(help="The model registry.", no_args_is_help=True)
@@ -37,7 +37,6 @@ def models_export(
     tracking_uri: TrackingUri = None,
 ) -> None:
     """An ordinary checkpoint. Example: odeformer models export --model models:/tiny@champion --out tiny-8"""
-    preflight.at_model(model, tracking_uri, adapter)
     from launcher.terminal.console import make_console
     from launcher.transfer import export
 

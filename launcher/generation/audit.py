@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import fcntl
 import hashlib
 import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from odeformer.files.lock import locked
 
 if TYPE_CHECKING:
     from cluster.registry import Loaded
@@ -28,7 +29,7 @@ def check(file: Path) -> None:
 def models(loaded: Loaded, name: str) -> tuple[dict[str, str], ...]:
     """Name, kind and digest of what answers: the registry's versions, or a folder."""
     from cluster.registry import DIGEST
-    from odeformer.folder import folder_digest
+    from odeformer.files.digest import folder_digest
 
     if not loaded.versions:
         return ({"name": name, "kind": "checkpoint", "sha256": folder_digest(loaded.folder)},)
@@ -69,8 +70,7 @@ def record(
 def append(file: Path, content: dict[str, Any]) -> None:
     """Add a line, whole whoever else writes, and durable when this returns."""
     line = json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
-    with file.open("a", encoding="utf-8") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)
+    with locked(file) as opened:
         opened.write(line)
         opened.flush()
         os.fsync(opened.fileno())

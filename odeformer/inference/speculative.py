@@ -42,7 +42,7 @@ def speculate(
     stop_id: int | None = None,
     acceptance: Acceptance | None = None,
 ) -> Iterator[int]:
-    """Yield new token ids, of the distribution of :func:`odeformer.inference.generate.generate` with ``deep``.
+    """Yield new token ids, distributed as those of ``odeformer.inference.generate.generate(deep, …)``.
 
     Args:
         deep: decides.

@@ -19,7 +19,7 @@ from waiting import wait_for
 from cluster import registry
 from cluster.registry import downloads
 from cluster.tracking import store
-from odeformer.folder import folder_digest
+from odeformer.files.digest import folder_digest
 
 
 @pytest.fixture(autouse=True)

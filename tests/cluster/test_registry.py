@@ -16,7 +16,7 @@ from cluster.tracking import runs, store
 from data.tokenizer import train_tokenizer
 from odeformer import checkpoint
 from odeformer.config import AdapterConfig
-from odeformer.folder import folder_digest
+from odeformer.files.digest import folder_digest
 from odeformer.lora import Adapter
 from odeformer.model import Odeformer
 

@@ -24,7 +24,7 @@ from cluster.registry.fetching import read_json
 from cluster.runs.events import EventLog
 from cluster.tracking import runs
 from odeformer import checkpoint
-from odeformer.folder import folder_digest
+from odeformer.files.digest import folder_digest
 from odeformer.measure.cost import forward_flops, measure_depths
 
 

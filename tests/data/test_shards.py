@@ -149,21 +149,21 @@ def test_nothing_half_made_after_an_error(
     out = tmp_path / "out"
     build([corpus], out, **SMALL)
     before = _files(out)
-    write = shards.write_file
+    write = Path.write_text
 
-    def fail_at_the_manifest(path: Path, data: bytes) -> None:
+    def fail_at_the_manifest(path: Path, data: str, *arguments: Any, **options: Any) -> int:
         if path.name == "manifest.json":
             raise error
-        write(path, data)
+        return write(path, data, *arguments, **options)
 
-    monkeypatch.setattr(shards, "write_file", fail_at_the_manifest)
+    monkeypatch.setattr(Path, "write_text", fail_at_the_manifest)
     for target, overwrite in ((tmp_path / "new", False), (out, True)):
         with pytest.raises(type(error)):
             build([corpus], target, overwrite=overwrite, **SMALL)
     assert {path.name for path in tmp_path.iterdir()} == {"out", ".new.building", ".out.building"}
     assert _files(out) == before
     # What is left is of use to the next try, and to nothing else.
-    monkeypatch.setattr(shards, "write_file", write)
+    monkeypatch.setattr(Path, "write_text", write)
     for target, overwrite in ((tmp_path / "new", False), (out, True)):
         build([corpus], target, overwrite=overwrite, **SMALL)
         assert _files(target) == before

@@ -18,7 +18,7 @@ import odeformer
 from cluster import registry
 from cluster.tracking import store
 from odeformer import checkpoint
-from odeformer.folder import folder_digest
+from odeformer.files.digest import folder_digest
 from odeformer.model import Odeformer
 
 PAIR = "qkv_lora_a"

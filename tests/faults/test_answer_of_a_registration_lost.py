@@ -13,7 +13,7 @@ from stores import losing_answers, server
 
 from cluster import registry
 from cluster.tracking import runs, store
-from odeformer.folder import folder_digest
+from odeformer.files.digest import folder_digest
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from waiting import DEADLINE, wait_until_gone
 from cluster.connection import sessions
 
 HOLD = """
-from cluster.sessions import session_folder
+from cluster.connection.sessions import session_folder
 with session_folder() as folder:
     print(folder, flush=True)
     input()

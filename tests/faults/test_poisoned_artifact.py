@@ -18,7 +18,7 @@ from stored_models import CHECKPOINT, checkpoint_folder, register_model
 from cluster import registry
 from cluster.registry.versions import FILES
 from cluster.tracking import store
-from odeformer.folder import folder_digest
+from odeformer.files.digest import folder_digest
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 

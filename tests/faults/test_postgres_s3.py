@@ -13,7 +13,7 @@ from test_alias_moved_by_two_at_once import race
 
 from cluster import registry
 from cluster.registry.fetching import read_json
-from odeformer.folder import folder_digest
+from odeformer.files.digest import folder_digest
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 

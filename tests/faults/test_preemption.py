@@ -32,7 +32,7 @@ sys.stdin.read()
 DRIVER = """
 import sys, time
 from pathlib import Path
-from cluster.supervision.preemption import taken
+from cluster.runs.preemption import taken
 with taken(Path(sys.argv[1])) as is_asked:
     print("ready", flush=True)
     while not is_asked():

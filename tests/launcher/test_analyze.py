@@ -15,11 +15,12 @@ import odeformer
 from data.tokenizer import load_tokenizer
 from launcher.analysis import analyze
 from launcher.analysis.pages.first_screen import cards
+from launcher.analysis.texts import encode
 from launcher.cli.main import app
 from launcher.tables.tokens import percent, shown
 from odeformer.analysis.digest import weights_digest
 from odeformer.analysis.dynamics.sensitivity import pair_sensitivity
-from odeformer.folder import folder_digest
+from odeformer.files.digest import folder_digest
 
 TEXT = 'def main() -> None:\n    """</script><script>alert(1)</script> & more."""\n' * 2
 KEYS = {
@@ -155,12 +156,12 @@ def test_characters_without_a_token_are_named() -> None:
 
     with_unknown = Tokenizer(models.WordLevel({"[UNK]": 0, "some": 1, "words": 2}, unk_token="[UNK]"))
     with_unknown.pre_tokenizer = pre_tokenizers.Whitespace()
-    assert analyze.encode(with_unknown, "some words", None).ids == [1, 2]
+    assert encode(with_unknown, "some words", None).ids == [1, 2]
     with pytest.raises(ValueError, match="no token for 'other'"):
-        analyze.encode(with_unknown, "some other words", None)
+        encode(with_unknown, "some other words", None)
     silent = Tokenizer(models.BPE({"a": 0, "b": 1}, []))
     with pytest.raises(ValueError, match="for all characters"):
-        analyze.encode(silent, "abüa", None)
+        encode(silent, "abüa", None)
 
 
 def test_the_first_screen_says_what_the_numbers_are(seen: Path) -> None:

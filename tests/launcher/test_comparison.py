@@ -21,7 +21,7 @@ from launcher.analysis.pages.comparison_figures import figures
 from launcher.analysis.pages.comparison_page import most_changed
 from launcher.analysis.pages.comparison_screen import cards, cost_rows
 from launcher.cli.main import app
-from odeformer.folder import folder_digest
+from odeformer.files.digest import folder_digest
 
 TEXT = "def saved(folder):\n    return folder / '</script>' & FILE_NAME\n" * 2
 

@@ -15,7 +15,7 @@ from data.tokenizer import load_tokenizer
 from launcher.cli.main import app
 from launcher.generation.generate import answer, write
 from odeformer.analysis.answers.explanation import explain
-from odeformer.folder import folder_digest
+from odeformer.files.digest import folder_digest
 from odeformer.inference.sampling import Sampling
 
 PROMPT = "def secret(folder):"

@@ -13,7 +13,7 @@ from cluster.registry import analyses
 from cluster.tracking import store
 from launcher.analysis.analyze import FILE
 from launcher.cli.main import app
-from odeformer.folder import folder_digest
+from odeformer.files.digest import folder_digest
 
 TEXT, OTHER = "some text on", "to train on"
 

@@ -11,7 +11,7 @@ from tiny_models import attach_adapter, tiny_model
 import odeformer
 from data.tokenizer import load_tokenizer, train_tokenizer
 from odeformer import checkpoint
-from odeformer.folder import folder_digest
+from odeformer.files.digest import folder_digest
 from odeformer.inference.decoding import AtDepth
 from odeformer.inference.generate import generate
 from odeformer.inference.sampling import Sampling

@@ -13,7 +13,7 @@ from tiny_models import attach_adapter, config, ids, run_python, tiny_model
 
 import odeformer
 from odeformer import checkpoint
-from odeformer.folder import folder_digest
+from odeformer.files.digest import folder_digest
 from odeformer.model import Odeformer
 
 

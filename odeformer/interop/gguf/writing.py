@@ -9,7 +9,7 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileType, dequantize, quantize
 from torch import Tensor
 
-from odeformer.folder import replace_file
+from odeformer.files.atomic import new_file
 from odeformer.interop.comparing import check_rounding, difference, own_logits, sample_ids
 from odeformer.interop.gguf.layout import architecture_name, tensors, write_shape
 from odeformer.interop.gguf.reading import load_gguf
@@ -66,9 +66,7 @@ def export_gguf(
     vocabulary = read_vocabulary(tokenizer, ordinary.config.vocabulary_size, end_of_text)
     kind, file_type = PRECISIONS[precision]
     ids, found, in_half = sample_ids(model.config), 0.0, 0
-
-    def write(target: Path) -> None:
-        nonlocal found, in_half
+    with new_file(file) as target:
         writer = GGUFWriter(target, architecture)
         writer.add_name(name)
         writer.add_file_type(file_type)
@@ -86,8 +84,6 @@ def export_gguf(
             seen = load_gguf(target, architecture)(ids).logits
             check_rounding(seen, rounded(ordinary, kind).model()(ids).logits)
         found = difference(seen, own_logits(model, depth, ordinary.solver, ids))
-
-    replace_file(file, write)
     return Written(found, in_half)
 
 

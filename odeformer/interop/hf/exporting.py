@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from odeformer.folder import replace_folder
+from odeformer.files.atomic import new_folder
 from odeformer.interop.comparing import check_rounding, own_logits, sample_ids
 from odeformer.interop.hf.architectures import Architecture, architecture_for
 from odeformer.interop.materialise import WRITING, Ordinary, layer_weights, materialise, step_scales
@@ -48,19 +48,13 @@ def export(
     ordinary = materialise(model, depth)
     architecture = architecture_for(ordinary.config, ordinary.solver)
     config = architecture.to_config(ordinary)
-    difference = 0.0
-
-    def write(target: Path) -> None:
-        nonlocal difference
+    with new_folder(folder) as target:
         config.eos_token_id = _write_tokenizer(tokenizer, ordinary, end_of_text, target)
         config.to_json_file(target / "config.json", use_diff=False)
         # "pt" is what transformers asks for before it reads a file.
         save_file(architecture.to_state(ordinary), target / "model.safetensors", metadata={"format": "pt"})
         (target / "README.md").write_text(card, encoding="utf-8")
-        difference = _difference(model, depth, ordinary, load_exported(target))
-
-    replace_folder(folder, write)
-    return difference
+        return _difference(model, depth, ordinary, load_exported(target))
 
 
 def export_adapter(model: Odeformer, depth: int | None, base: str, folder: Path) -> float:
@@ -98,16 +92,10 @@ def export_adapter(model: Odeformer, depth: int | None, base: str, folder: Path)
         "lora_dropout": 0.0,
         "inference_mode": True,
     }
-    difference = 0.0
-
-    def write(target: Path) -> None:
-        nonlocal difference
+    with new_folder(folder) as target:
         (target / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file(state, target / "adapter_model.safetensors", metadata={"format": "pt"})
-        difference = _difference(model, depth, ordinary, _with_adapter(ordinary, architecture, target))
-
-    replace_folder(folder, write)
-    return difference
+        return _difference(model, depth, ordinary, _with_adapter(ordinary, architecture, target))
 
 
 def load_exported(folder: Path) -> Any:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from odeformer.folder import TRANSFORMERS_EXPECTED, check_is_there
+from odeformer.files.checks import TRANSFORMERS_EXPECTED, check_is_there
 from odeformer.interop.hf.architectures import architecture_of
 from odeformer.interop.materialise import Ordinary
 

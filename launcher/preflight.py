@@ -28,7 +28,7 @@ def _at_version(model: str, file: str, uri: str | None) -> None:
         parse_reference(model)
         store.check_there(store.tracking_uri(uri))
     else:
-        from odeformer.folder import CHECKPOINT_EXPECTED, check_is_there
+        from odeformer.files.checks import CHECKPOINT_EXPECTED, check_is_there
 
         check_is_there(Path(model) / file, CHECKPOINT_EXPECTED)
 

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from odeformer.folder import check_output, check_output_file, replace_file
+from odeformer.files.atomic import new_file
+from odeformer.files.checks import check_output, check_output_file
 
 
 def test_nothing_is_written_over_by_accident(tmp_path: Path) -> None:
@@ -38,14 +39,13 @@ def test_nor_is_a_file(tmp_path: Path) -> None:
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     file = tmp_path / "folder" / "file"
 
-    def half(beside: Path) -> None:
+    with new_file(file) as beside:
+        beside.write_text("first")
+    with pytest.raises(ValueError, match="no more"), new_file(file) as beside:
         beside.write_text("ha")
         raise ValueError("no more")
-
-    replace_file(file, lambda beside: beside.write_text("first") and None)
-    with pytest.raises(ValueError, match="no more"):
-        replace_file(file, half)
     assert file.read_text() == "first"
-    replace_file(file, lambda beside: beside.write_text("second") and None)
+    with new_file(file) as beside:
+        beside.write_text("second")
     assert file.read_text() == "second"
     assert [path.name for path in file.parent.iterdir()] == ["file"]
