@@ -50,13 +50,17 @@ def _log_until(ended: threading.Event, run: Path, name: str) -> None:
     path = run / NODES / f"{name}.jsonl"
     try:
         log = EventLog(path.parent, path.name)
-        known, _ = events_from(path, 0, limit=1)
-        began = known[0]["time"] - known[0]["step"] if known else time.time()
+        known, _ = events_from(path, 0)
+        began, second = (
+            (known[0]["time"] - known[0]["step"], known[-1]["step"]) if known else (time.time(), -1)
+        )
         meter = Meter(run)
         while True:
             is_last = ended.wait(EVERY_SECONDS)
             values = {f"system/{name}/{key}": value for key, value in meter.read().items()}
-            log("system", int(time.time() - began), values)
+            # A start may end within the second in which the one before ended: MLflow's steps have to differ.
+            second = max(int(time.time() - began), second + 1)
+            log("system", second, values)
             if is_last:
                 return
     except OSError as error:  # a run is worth more than what is known of its nodes
