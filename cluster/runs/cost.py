@@ -1,0 +1,49 @@
+"""What a run has cost: the hours for which its workers computed, times the CPUs or GPUs that each had.
+
+Steps that had to be made again count; waiting for resources does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from cluster.runs.events import FILE_NAME, events_from
+from cluster.settings import ClusterSettings
+
+CPU_HOURS, GPU_HOURS, TOKENS = "odeformer.cpu_hours", "odeformer.gpu_hours", "odeformer.tokens"
+"""Tags of a checkpoint's version."""
+
+
+class Cost(NamedTuple):
+    """Of computing."""
+
+    cpu_hours: float = 0.0
+    gpu_hours: float = 0.0
+
+    def plus(self, other: Cost, share: float = 1.0) -> Cost:
+        """Both together, of the other only a share."""
+        return Cost(self.cpu_hours + share * other.cpu_hours, self.gpu_hours + share * other.gpu_hours)
+
+
+def run_tags(run: Path, cluster: ClusterSettings) -> dict[str, str]:
+    """What a pretraining run has cost until now, from its event log, as tags of its version."""
+    seconds, workers, tokens = 0.0, cluster.workers, 0
+    for event in events_from(run / FILE_NAME, 0)[0]:
+        if event["event"] in ("started", "resumed"):
+            workers = event.get("workers", workers)
+        elif event["event"] == "step":
+            seconds += workers * event["step_seconds"]
+            tokens = event["tokens"]
+    hours = seconds / 3600
+    return {
+        CPU_HOURS: f"{hours * cluster.cpus_per_worker:.6g}",
+        GPU_HOURS: f"{hours * cluster.gpus_per_worker:.6g}",
+        TOKENS: str(tokens),
+    }
+
+
+def cost_of(tags: Mapping[str, str]) -> Cost:
+    """What making a version has cost, by its tags; nothing where they do not say."""
+    return Cost(float(tags.get(CPU_HOURS, 0)), float(tags.get(GPU_HOURS, 0)))
