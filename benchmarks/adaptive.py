@@ -25,15 +25,15 @@ from torch import Tensor
 import odeformer
 from cluster.training.validation import sample_rows
 from data.stream import ShardStream
-from odeformer.by_difficulty import entropy, solve_by_difficulty
-from odeformer.gradients.adaptive import TooManyEvaluationsError
 from odeformer.measure.cost import measure_depths
 from odeformer.model import Odeformer, token_losses
-from odeformer.solvers import ADAPTIVE_SOLVERS, Tolerance
+from odeformer.research.adaptive import Tolerance, TooManyEvaluationsError, run_adaptively
+from odeformer.research.by_difficulty import entropy, solve_by_difficulty
 
 FIXED = (2, 3, 4, 5, 6, 8, 10, 12, 16, 24)
 PAIRS = ((4, 8), (4, 16), (8, 16))
 PARTS = (0.1, 0.25, 0.5, 0.75)
+METHODS = ("dopri5", "bosh3")
 TOLERANCES = (1.0, 0.3, 0.1, 0.03, 0.01)
 SEQUENCES, BATCH = 192, 16
 
@@ -132,18 +132,15 @@ def by_difficulty(model: Odeformer, rows: Tensor) -> list[dict[str, Any]]:
 def by_error(model: Odeformer, rows: Tensor) -> list[dict[str, Any]]:
     """Adaptive solvers, each sequence by itself."""
     points = []
-    chosen = model.solver
-    for name in ADAPTIVE_SOLVERS:
-        model.solver = name
+    for name in METHODS:
         for tolerance in TOLERANCES:
             allowed = Tolerance(tolerance, tolerance, max_evaluations=600, per_sequence=True)
             try:
-                seen = losses(rows, lambda ids, a=allowed: model(ids, depth=a))
+                seen = losses(rows, lambda ids, a=allowed, m=name: run_adaptively(model, ids, a, m))
             except TooManyEvaluationsError as stopped:
                 print(f"{name}, tolerance {tolerance}: {stopped}")
                 break
             points.append(point(f"by error: {name}", f"tolerance {tolerance}", *seen[:2]))
-    model.solver = chosen
     return points
 
 

@@ -34,7 +34,7 @@ from odeformer.inference.sampling import Sampling
 from odeformer.inference.speculative import Acceptance, speculate
 from odeformer.interop import materialise
 from odeformer.interop.hf.architectures import architecture_for
-from odeformer.model import Odeformer
+from odeformer.model import Odeformer, SolveOptions
 
 GREEDY = Sampling(temperature=0)
 SHAPES = ({"width": 256, "heads": 4, "depth": 8}, {"width": 768, "heads": 12, "depth": 12})
@@ -144,7 +144,7 @@ def transformers_model(model: Odeformer) -> Any:
 def speculation(arguments: argparse.Namespace) -> dict[str, Any]:
     """Plain and speculative decoding of a trained checkpoint, and whether they write the same."""
     model = odeformer.load(arguments.model)
-    model.solver = model.config.default_solver
+    model.options = SolveOptions(model.config.default_solver)
     deep, shallow = AtDepth(model, arguments.deep), AtDepth(model, arguments.shallow)
     context = model.config.context_length or 256
     new_tokens = min(128, context - PROMPT)

@@ -27,7 +27,7 @@ from data.tokenizer import load_tokenizer
 from launcher.quickstart.standard_library import sources
 from odeformer.config import BasisConfig, ModelConfig
 from odeformer.measure.gradient_check import Pair, check_gradients, pairs_of
-from odeformer.model import Odeformer, token_losses
+from odeformer.model import Odeformer, SolveOptions, token_losses
 
 DEPTHS = (6, 12, 24, 48, 96)
 REVERSIBLE = ("leapfrog", "fixed_point_leapfrog", "damped_leapfrog", "reversible_euler")
@@ -88,7 +88,7 @@ def fixed_point_training(steps: int) -> dict[str, list[float]]:
             width=64, heads=2, depth=8, basis=BasisConfig(size=4), vocabulary_size=256, context_length=64
         )
         model = Odeformer(shape)
-        model.solver, model.gradient = "fixed_point_leapfrog", gradient
+        model.options = SolveOptions("fixed_point_leapfrog", gradient)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         curves[gradient] = []
         for ids in data:

@@ -8,14 +8,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.in_process import open_stream, train_here
+from benchmarks.in_process import OrdinaryModel, open_stream, train_here
 from benchmarks.quality_rows import BATCH, MODELS, Peer
 from cluster.settings import OptimSettings, TrainSettings
 from data.manifest import load_manifest
 from odeformer.depth import Grid
 from odeformer.interop.hf.importing import read_ordinary
 from odeformer.model import Output
-from odeformer.solvers import solver_named
 
 ORDINARY_RATE = 4.5e-3
 """The best of three for our ordinary model of this shape on as many tokens (docs/quality.md)."""
@@ -37,7 +36,7 @@ def train_ordinary(shards: Path, steps: int, seed: int, folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_file=str(shards / "tokenizer.json")).save_pretrained(folder)
 
 
-class LayersDropped(nn.Module):
+class LayersDropped(OrdinaryModel):
     """A checkpoint of ``transformers`` as it is, some of whose layers are left out at a smaller N.
 
     In training those that stay are drawn anew for every batch (LayerDrop, Fan et al. 2020, arXiv
@@ -49,11 +48,9 @@ class LayersDropped(nn.Module):
     """Every other layer from the first or from the second on, or with both the first and the last."""
 
     def __init__(self, folder: Path, at_random: bool, seed: int) -> None:
-        super().__init__()
         from transformers import AutoModelForCausalLM
 
-        self.config, self.solver, self.gradient = read_ordinary(folder).config, "euler", "direct"
-        self.layer_solver = solver_named(self.solver)
+        super().__init__(read_ordinary(folder).config)
         self.inner = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.kept = self.KEPT[0]
         self._draw = random.Random(f"layers/{seed}") if at_random else None

@@ -17,8 +17,25 @@ from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, Tra
 from cluster.training import worker
 from data.manifest import SplitName
 from data.stream import ShardStream
+from odeformer.config import ModelConfig
+from odeformer.model import SolveOptions
+from odeformer.solvers import Solver, solver_named
 
 SEQUENCE_LENGTH = 256
+
+
+class OrdinaryModel(nn.Module):
+    """A model of another library behind the interface that the training loop uses."""
+
+    solver = "euler"
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config, self.options = config, SolveOptions(self.solver, "direct")
+
+    def layer_solver(self, solver: str | None = None) -> Solver:
+        """Counts one evaluation of a layer in its steps."""
+        return solver_named(self.solver)
 
 
 def train_here(

@@ -24,7 +24,7 @@ from torch import Tensor
 import odeformer
 from data.tokenizer import load_tokenizer
 from launcher.quickstart.standard_library import sources
-from odeformer.gradients import integrate
+from odeformer.gradients.integrate import integrate
 from odeformer.model import Odeformer
 from odeformer.solvers import SOLVERS
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -130,7 +131,7 @@ def bare(settings: PretrainSettings) -> list[float]:
     torch.set_num_threads(1)
     torch.manual_seed(settings.run.seed)
     model, optim = Odeformer(settings.model), settings.optim
-    model.gradient = settings.train.gradient
+    model.options = replace(model.options, gradient=settings.train.gradient)
     optimizer = torch.optim.AdamW(parameter_groups(model, optim), lr=optim.learning_rate, betas=optim.betas)
     batches = iter(open_stream(settings, "train", world_size=1))
     times = []

@@ -31,7 +31,7 @@ from cluster.settings import PretrainSettings
 from cluster.training import zero
 from cluster.training.memory import parameter_sizes, unallocated, worker_memory
 from odeformer.measure.memory import peak_bytes
-from odeformer.model import Odeformer, token_losses
+from odeformer.model import Odeformer, SolveOptions, token_losses
 
 MEMORY: tuple[dict[str, Any], ...] = (
     {"stage": 0, "gradient": "direct", "sets": 4, "batch": 4},
@@ -99,7 +99,7 @@ def start(rank: int, settings: PretrainSettings, folder: str) -> Any:
     import_deepspeed()
     torch.manual_seed(0)
     model = Odeformer(settings.model)
-    model.solver = settings.train.solver_for(settings.model)
+    model.options = SolveOptions(settings.train.solver_for(settings.model))
     model.gradient, model.segment = settings.train.gradient, settings.train.segment
     return zero.initialize(model, settings.train, settings.optim, settings.zero, Path(folder))
 

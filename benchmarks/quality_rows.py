@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from benchmarks.in_process import SEQUENCE_LENGTH, AsEngine, open_stream, train_in
+from benchmarks.in_process import SEQUENCE_LENGTH, AsEngine, OrdinaryModel, open_stream, train_in
 from cluster.settings import OptimSettings, RunSettings, TrainSettings
 from cluster.training.validation import sample_rows, validation_losses
 from cluster.training.worker import step_depths
@@ -20,8 +19,7 @@ from odeformer import checkpoint
 from odeformer.config import BasisConfig, ModelConfig
 from odeformer.hypernetwork import depth_parameters
 from odeformer.measure.cost import cell_flops, unembedding_flops
-from odeformer.model import Odeformer, Output, parameter_count, token_losses
-from odeformer.solvers import solver_named
+from odeformer.model import Odeformer, Output, SolveOptions, parameter_count, token_losses
 
 WIDTH, HEADS, DEPTH = 128, 4, 8
 BATCH = 8
@@ -149,15 +147,13 @@ MODELS = (
 )
 
 
-class Peer(nn.Module):
+class Peer(OrdinaryModel):
     """``transformers``' GPT-NeoX of the same shape, behind the interface that the training loop uses."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
         from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-        self.config, self.solver, self.gradient = config, "euler", "direct"
-        self.layer_solver = solver_named(self.solver)
+        super().__init__(config)
         self.inner = GPTNeoXForCausalLM(
             GPTNeoXConfig(
                 vocab_size=config.vocabulary_size,
@@ -218,7 +214,7 @@ def train_row(
     losses = [event["loss"] for event in events if event["event"] == "step"]
     looks = [event for event in events if event["event"] == "validation"]
     # Whatever solver a model was trained with, it is used as an ordinary transformer: by Euler.
-    module.solver = config.default_solver
+    module.options = SolveOptions(config.default_solver)
     if keep is not None:
         checkpoint.save(module.state_dict(), config, config.default_solver, shards / "tokenizer.json", keep)
     passes = [depth for step in range(steps) for depth in step_depths(train, model.depth, seed, step)]

@@ -41,7 +41,7 @@ from odeformer.interop.gguf.reading import load_gguf
 from odeformer.interop.gguf.writing import PRECISIONS, export_gguf
 from odeformer.interop.materialise import layer_solver
 from odeformer.measure.text_loss import text_loss
-from odeformer.model import Odeformer
+from odeformer.model import Odeformer, SolveOptions
 
 HELD_OUT = 0.05
 """The part of the documents that every run's shards leave out."""
@@ -88,7 +88,7 @@ def main() -> None:
 def losses(folder: Path, depth: int, tokens: int) -> list[dict[str, Any]]:
     """A row for each format of a checkpoint at one depth."""
     model, tokenizer = odeformer.load(folder), load_tokenizer(folder)
-    model.solver = layer_solver(model)
+    model.options = SolveOptions(layer_solver(model))
     config = model.config
     context = config.context_length
     assert context is not None

@@ -15,6 +15,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -89,7 +90,7 @@ def training_step(kind: str, size: int, sequences: int, micro_batches: int) -> C
         }
     )
     model = Odeformer(config)
-    model.gradient = "direct"
+    model.options = replace(model.options, gradient="direct")
     optimizer = torch.optim.AdamW(zero.parameter_groups(model, OptimSettings()), lr=1e-4)
     tokens = torch.randint(VOCABULARY, (sequences, LENGTH + 1))
 

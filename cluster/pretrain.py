@@ -11,11 +11,12 @@ from typing import Any
 from cluster import registry
 from cluster.registry import from_run
 from cluster.runs import cost, lock
-from cluster.settings import PretrainSettings, goes_with
+from cluster.settings import PretrainSettings
 from cluster.supervision.supervisor import OnEvent, supervise
 from cluster.tracking import lineage, runs, store, upload
 from odeformer.config import ModelConfig
-from odeformer.solvers import LAYERS
+from odeformer.gradients import gradient_named
+from odeformer.solvers import LAYERS, solver_named
 
 
 def check(settings: PretrainSettings) -> PretrainSettings:
@@ -79,7 +80,8 @@ def _continued(settings: PretrainSettings) -> PretrainSettings:
             raise ValueError(
                 f"init {settings.init} has the layers of {solver}, not train.solver {train.solver}"
             )
-        if train.solver is None and goes_with(train.gradient, solver):
+        method = gradient_named(train.gradient)
+        if train.solver is None and method.goes_with(solver_named(solver)):
             train = train.model_copy(update={"solver": solver})
     # As it would be written beside shards: an imported one is laid out as transformers does.
     tokenizer = hashlib.sha256(to_json(load_tokenizer(folder))).hexdigest()

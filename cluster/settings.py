@@ -9,37 +9,15 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from cluster.names import Name
 from data.files import CACHE_BYTES
-from odeformer.config import GradientName, ModelConfig
+from odeformer.config import ModelConfig
+from odeformer.gradients import GradientName, gradient_named
 from odeformer.section import Count, Layers, Section
-from odeformer.solvers import (
-    MEMORY_SAVING,
-    SOLVERS,
-    Adaptive,
-    ReversibleSolver,
-    RungeKutta,
-    names_of,
-    solver_named,
-)
+from odeformer.solvers import solver_named
 
 
 def _known_solver(name: str) -> str:
-    if isinstance(solver_named(name), Adaptive):
-        raise ValueError(
-            f"solver {name!r} chooses its own cells; training runs at the depths it is given: use one of "
-            + ", ".join(SOLVERS)
-        )
+    solver_named(name)
     return name
-
-
-GRADIENT_NEEDS = {
-    "reversible": (ReversibleSolver, "a solver that can be undone"),
-    "adjoint": (RungeKutta, "a Runge–Kutta solver"),
-}
-
-
-def goes_with(gradient: str, solver: str) -> bool:
-    """Whether the gradient method can be had through that solver."""
-    return gradient not in GRADIENT_NEEDS or isinstance(solver_named(solver), GRADIENT_NEEDS[gradient][0])
 
 
 SolverName = Annotated[str, AfterValidator(_known_solver)]
@@ -100,7 +78,7 @@ class TrainSettings(Section):
         """The solver that a run of this model has."""
         if self.solver is not None:
             return self.solver
-        return MEMORY_SAVING if self.gradient == "reversible" else model.default_solver
+        return gradient_named(self.gradient).default_solver or model.default_solver
 
 
 class OptimSettings(Section):
@@ -283,21 +261,18 @@ class PretrainSettings(Section):
 
     @model_validator(mode="after")
     def _gradient_fits(self) -> PretrainSettings:
-        gradient = self.train.gradient
-        if gradient not in ("reversible", "adjoint"):
-            return self
-        name = self.train.solver_for(self.model)
-        if not goes_with(gradient, name):
-            needed, what = GRADIENT_NEEDS[gradient]
+        gradient, name = self.train.gradient, self.train.solver_for(self.model)
+        method = gradient_named(gradient)
+        if not method.goes_with(solver_named(name)):
             raise ValueError(
-                f"train.gradient {gradient!r} needs {what}: {names_of(needed)}; train.solver is {name!r}"
+                f"train.gradient {gradient!r} needs {method.able_solvers()}; train.solver is {name!r}"
             )
-        if self.zero.stage == 3:
+        if method.regenerates_weights and self.zero.stage == 3:
             raise ValueError(
                 f"train.gradient {gradient!r} makes weights again in the backward pass, when zero.stage 3 "
                 "has released what they are made of: use zero.stage 2, or gradient 'checkpoint'"
             )
-        if self.model.flavour == "paper" and self.model.dropout_rate:
+        if method.regenerates_weights and self.model.dropout_rate:
             raise ValueError(
                 f"train.gradient {gradient!r} cannot repeat what dropout did at random: set model.dropout 0"
             )

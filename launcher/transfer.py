@@ -172,14 +172,17 @@ def import_checkpoint(
 def _losses_by_solver(text: Path, loaded: Any, depth: int | None, layer_solver: str) -> dict[str, float]:
     """Of a model by the solver it was trained with, and by the one whose steps are ordinary layers."""
     from odeformer.measure.text_loss import text_loss
+    from odeformer.model import SolveOptions
 
-    model, own = loaded.model, loaded.model.solver
-    ids, losses = _token_ids(text, loaded.tokenizer), {}
-    for solver in dict.fromkeys((own, layer_solver)):
-        model.solver = solver
-        losses[solver] = text_loss(lambda x: model(x, depth=depth).logits, ids, model.config.context_length)
-    model.solver = own
+    model, ids, losses = loaded.model, _token_ids(text, loaded.tokenizer), {}
+    for solver in dict.fromkeys((model.solver, layer_solver)):
+        logits_of = partial(_logits, model, depth, SolveOptions(solver))
+        losses[solver] = text_loss(logits_of, ids, model.config.context_length)
     return losses
+
+
+def _logits(model: Any, depth: int | None, options: Any, ids: Any) -> Any:
+    return model(ids, depth=depth, options=options).logits
 
 
 def _token_ids(text: Path, tokenizer: Any) -> Any:

@@ -22,7 +22,7 @@ from odeformer.files.atomic import new_folder
 from odeformer.files.checks import CHECKPOINT_EXPECTED, check_is_there
 from odeformer.files.digest import folder_digest
 from odeformer.lora import Adapter
-from odeformer.model import Odeformer
+from odeformer.model import Odeformer, SolveOptions
 from odeformer.norms import vectors
 from odeformer.solvers import solver_named
 from odeformer.untrusted import check_json, check_tensors
@@ -88,7 +88,7 @@ def load(folder: Path) -> Odeformer:
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
     _assign(model, _read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
-    model.solver = solver
+    model.options = SolveOptions(solver)
     return model.eval()
 
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from odeformer.basis import basis_named
+from odeformer.flavours import FLAVOURS, Flavour, flavour_named
 from odeformer.section import Count, Layers, Section, Width
 
-GradientName = Literal["checkpoint", "direct", "reversible", "adjoint"]
-FROZEN_GRADIENTS: tuple[GradientName, ...] = ("direct", "checkpoint")
-"""Those that take weights made beforehand; the others make W(t) themselves, adapter and all."""
+
+def _known_flavour(name: str) -> str:
+    flavour_named(name)
+    return name
+
+
+def _known_basis(name: str) -> str:
+    basis_named(name)
+    return name
 
 
 # Bounds: far above what anybody has trained, far below what a slip of the keyboard asks of a machine.
 class BasisConfig(Section):
     """The coefficient functions c_1(t) … c_K(t) that mix K weight sets into W(t)."""
 
-    kind: Literal["smooth_mlp", "linear", "chebyshev", "fourier_mlp", "none", "constant"] = "smooth_mlp"
+    kind: Annotated[str, AfterValidator(_known_basis)] = "smooth_mlp"
     """``smooth_mlp``: learned, low-frequency; ``linear``: piecewise linear; ``chebyshev``: polynomials;
     ``fourier_mlp``: as published; ``none``: K = D independent layers, as in an ordinary model;
     ``constant``: K = 1, one layer at every t."""
@@ -32,7 +40,7 @@ class BasisConfig(Section):
 class ModelConfig(Section):
     """The shape of a continuous-depth transformer."""
 
-    flavour: Literal["neox", "llama", "paper"] = "neox"
+    flavour: Annotated[str, AfterValidator(_known_flavour)] = "neox"
     """``neox``: LayerNorm, GELU, biases, partly rotary positions; ``llama``: RMSNorm, SwiGLU, no biases,
     rotary positions; ``paper``: GPT-2's block with learned positions and dropout, as published."""
     width: Width
@@ -72,14 +80,16 @@ class ModelConfig(Section):
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
         if self.heads % self.groups:
             raise ValueError(f"heads {self.heads} is not divisible by key_value_heads {self.groups}")
-        for setting, flavours in (
-            ("key_value_heads", ("llama",)),
-            ("rotary_fraction", ("neox", "llama")),
-            ("dropout", ("paper",)),
+        for setting, has in (
+            ("key_value_heads", lambda flavour: flavour.grouped_heads),
+            ("rotary_fraction", lambda flavour: flavour.rotary_fraction is not None),
+            ("dropout", lambda flavour: flavour.dropout is not None),
         ):
-            if getattr(self, setting) is not None and self.flavour not in flavours:
-                raise ValueError(f"{setting} is for flavour {' and '.join(flavours)}, not {self.flavour}")
-        if self.flavour != "paper" and (self.rotary_dimensions < 2 or self.rotary_dimensions % 2):
+            if getattr(self, setting) is not None and not has(self.traits):
+                able = " and ".join(name for name, flavour in FLAVOURS.items() if has(flavour))
+                raise ValueError(f"{setting} is for flavour {able}, not {self.flavour}")
+        rotated = self.rotary_dimensions
+        if self.traits.rotary_fraction is not None and (rotated < 2 or rotated % 2):
             given = self.rotary_fraction or "by default"
             raise ValueError(
                 f"rotary_fraction {given} of {self.head_width} dimensions a head gives "
@@ -87,17 +97,13 @@ class ModelConfig(Section):
             )
         if self.prelude_layers >= self.depth:
             raise ValueError(f"prelude {self.prelude} must be less than depth {self.depth}")
-        needed = {"none": self.depth, "constant": 1}.get(self.basis.kind, self.basis.size)
-        if self.basis.size != needed:
-            raise ValueError(
-                f"basis.kind {self.basis.kind!r} needs basis.size {needed} at depth {self.depth}, "
-                f"not {self.basis.size}"
-            )
-        if self.basis.kind == "fourier_mlp" and self.basis.size < 2:
-            raise ValueError(
-                "basis.kind 'fourier_mlp' needs a constant and at least one more set: basis.size ≥ 2"
-            )
+        basis_named(self.basis.kind).check(self.basis.kind, self.basis.size, self.depth)
         return self
+
+    @property
+    def traits(self) -> Flavour:
+        """What models of this flavour have in common."""
+        return flavour_named(self.flavour)
 
     @property
     def head_width(self) -> int:
@@ -105,8 +111,7 @@ class ModelConfig(Section):
 
     @property
     def rotary_dimensions(self) -> int:
-        by_default = 0.25 if self.flavour == "neox" else 1.0
-        return int(self.head_width * (self.rotary_fraction or by_default))
+        return int(self.head_width * (self.rotary_fraction or self.traits.rotary_fraction or 0.0))
 
     @property
     def groups(self) -> int:
@@ -116,21 +121,22 @@ class ModelConfig(Section):
     @property
     def prelude_layers(self) -> int:
         if self.prelude is None:
-            return 0 if self.flavour == "paper" else min(1, self.depth - 1)
+            return min(self.traits.prelude, self.depth - 1)
         return self.prelude
 
     @property
     def dropout_rate(self) -> float:
-        return 0.1 if self.dropout is None else self.dropout
+        """The rate; 0 where the flavour has none."""
+        return (self.traits.dropout or 0.0) if self.dropout is None else self.dropout
 
     @property
     def epsilon(self) -> float:
-        return self.norm_epsilon or (1e-6 if self.flavour == "llama" else 1e-5)
+        return self.norm_epsilon or self.traits.epsilon
 
     @property
     def default_solver(self) -> str:
         """The solver whose step is the flavour's ordinary layer."""
-        return "lie_trotter" if self.flavour == "llama" else "euler"
+        return self.traits.solver
 
     @property
     def hidden_width(self) -> int:

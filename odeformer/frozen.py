@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from odeformer.config import FROZEN_GRADIENTS, ModelConfig
+from odeformer.config import ModelConfig
 from odeformer.depth import Grid
 from odeformer.field import BlockWeights
+from odeformer.gradients import gradient_named
 from odeformer.lora import Adapter, embeddings_side_by_side, side_by_side
-from odeformer.model import Odeformer, Output
+from odeformer.model import Odeformer, Output, SolveOptions
 from odeformer.solvers import Solver
 
 KEPT_GRIDS = 4
@@ -21,7 +22,7 @@ KEPT_GRIDS = 4
 class FrozenBase:
     """A model whose W(t) is made once for each grid instead of at every step, and needs no gradient.
 
-    Its gradient methods are ``FROZEN_GRADIENTS``.
+    It takes the gradient methods that use weights made beforehand.
     """
 
     def __init__(self, model: Odeformer) -> None:
@@ -93,34 +94,23 @@ class Tuned(nn.Module):
     def config(self) -> ModelConfig:
         return self._base.model.config
 
-    @property
-    def layer_solver(self) -> Solver:
-        return self._base.model.layer_solver
+    def layer_solver(self, solver: str | None = None) -> Solver:
+        """As :meth:`Odeformer.layer_solver`."""
+        return self._base.model.layer_solver(solver)
 
     @property
     def solver(self) -> str:
         return self._base.model.solver
 
-    @solver.setter
-    def solver(self, name: str) -> None:
-        self._base.model.solver = name
-
     @property
-    def gradient(self) -> str:
-        return self._base.model.gradient
+    def options(self) -> SolveOptions:
+        """Those of the base."""
+        return self._base.model.options
 
-    @gradient.setter
-    def gradient(self, name: str) -> None:
-        if name not in FROZEN_GRADIENTS:
+    @options.setter
+    def options(self, options: SolveOptions) -> None:
+        if gradient_named(options.gradient).regenerates_weights:
             raise ValueError(
-                f"gradient {name!r} makes W(t) itself; a frozen base takes {', '.join(FROZEN_GRADIENTS)}"
+                f"gradient {options.gradient!r} makes W(t) itself: a frozen base has it made before"
             )
-        self._base.model.gradient = name
-
-    @property
-    def segment(self) -> int:
-        return self._base.model.segment
-
-    @segment.setter
-    def segment(self, cells: int) -> None:
-        self._base.model.segment = cells
+        self._base.model.options = options

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from odeformer.basis import build_basis
+from odeformer.basis import basis_named
+from odeformer.basis.after_prelude import AfterPrelude
+from odeformer.basis.step_aware import StepAware
 from odeformer.config import BasisConfig, ModelConfig
 from odeformer.field import BlockWeights, TensorSpec, block_tensors
 from odeformer.lora import Adapter
@@ -22,6 +25,24 @@ class WeightSource(Protocol):
     """A hypernetwork, or what stands in for one: times and cell widths [M] → the tensors [M, ...]."""
 
     def __call__(self, t: Tensor, h: Tensor) -> BlockWeights: ...
+
+
+class FixedWeights:
+    """A weight source that gives what was generated beforehand, at whatever times it is asked for."""
+
+    def __init__(self, weights: BlockWeights) -> None:
+        self._weights = weights
+
+    def __call__(self, t: Tensor, h: Tensor) -> BlockWeights:
+        return self._weights
+
+
+def time_tensors(times: Sequence[float], widths: Sequence[float], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Times and cell widths for a hypernetwork, on the device of ``like``: each [M], float32 or float64."""
+    # t is never bf16, whose steps near 1 are wider than a cell of a deep solve.
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    t = torch.tensor(times, dtype=dtype, device=like.device)
+    return t, torch.tensor(widths, dtype=dtype, device=like.device)
 
 
 class Hypernetwork(nn.Module):
@@ -84,6 +105,14 @@ class Hypernetwork(nn.Module):
         left, right = getattr(self, f"{name}_left"), getattr(self, f"{name}_right")
         scaled = c[:, None, :, None] * left.transpose(0, 1)
         return sets + scaled.flatten(2) @ right.flatten(0, 1)
+
+
+def build_basis(config: BasisConfig, tensors: int, depth: int, prelude: int = 0) -> nn.Module:
+    """The basis of ``config`` for a block of so many tensors in a model of depth D."""
+    basis = basis_named(config.kind).build(tensors, config.size)
+    if config.step_aware:
+        basis = StepAware(basis, tensors, config.size, depth)
+    return AfterPrelude(basis, config.size, prelude, depth) if 0 < prelude < config.size < depth else basis
 
 
 def depth_parameters(config: ModelConfig) -> int:

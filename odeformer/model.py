@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -12,10 +13,11 @@ from torch.nn import functional as F
 from odeformer.config import ModelConfig
 from odeformer.depth import Grid, as_grid
 from odeformer.field import BlockWeights, Field, build_field
-from odeformer.gradients import integrate, time_tensors
-from odeformer.hypernetwork import Hypernetwork, WeightSource
+from odeformer.gradients import gradient_named
+from odeformer.gradients.integrate import integrate
+from odeformer.hypernetwork import FixedWeights, Hypernetwork, WeightSource, time_tensors
 from odeformer.lora import EmbeddingPair
-from odeformer.solvers import LAYERS, SOLVERS, Adaptive, Solver, Tolerance, node_times, solver_named
+from odeformer.solvers import Solver, layer_solver_name, node_times, solver_named
 
 
 class Output(NamedTuple):
@@ -27,11 +29,22 @@ class Output(NamedTuple):
     """Of the vector field, for each sequence."""
 
 
+@dataclass(frozen=True)
+class SolveOptions:
+    """How the ODE along depth is solved."""
+
+    solver: str
+    """A key of :data:`odeformer.solvers.SOLVERS`."""
+    gradient: str = "checkpoint"
+    """A key of :data:`odeformer.gradients.GRADIENTS`: how the backward pass gets the states."""
+    segment: int = 1
+    """The number of cells that gradient ``checkpoint`` computes again together."""
+
+
 class Odeformer(nn.Module):
     """A continuous-depth transformer. ``model(ids, depth=N)`` runs it at N cells, whatever it was trained at.
 
-    ``solver``, ``gradient`` and ``segment`` are attributes, set from the settings: how the solve moves, how
-    its backward pass gets the states, and of how many cells it computes them again together.
+    ``options`` are the :class:`SolveOptions` of every pass that is not given others.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -39,15 +52,15 @@ class Odeformer(nn.Module):
         if config.vocabulary_size is None or config.context_length is None:
             raise ValueError("vocabulary_size and context_length must be known before a model can be built")
         self.config = config
-        self.solver = config.default_solver
-        self.gradient = "checkpoint"
-        self.segment = 1
+        self.options = SolveOptions(config.default_solver)
         self.embedding = nn.Embedding(config.vocabulary_size, config.width)
         self.hypernetwork = Hypernetwork(config)
-        norm = nn.RMSNorm if config.flavour == "llama" else nn.LayerNorm
+        norm = nn.RMSNorm if config.traits.norm == "rms" else nn.LayerNorm
         self.final_norm = norm(config.width, eps=config.epsilon)
         self.positions = (
-            nn.Embedding(config.context_length, config.width) if config.flavour == "paper" else None
+            nn.Embedding(config.context_length, config.width)
+            if config.traits.rotary_fraction is None
+            else None
         )
         self.unembedding = (
             None if config.tie_embeddings else nn.Linear(config.width, config.vocabulary_size, bias=False)
@@ -59,29 +72,30 @@ class Odeformer(nn.Module):
         if self.unembedding is not None:
             nn.init.normal_(self.unembedding.weight, std=std)
 
-    def depth_weights(self, depth: int | Grid | None = None) -> BlockWeights:
+    @property
+    def solver(self) -> str:
+        """The solver of every pass that is not given another."""
+        return self.options.solver
+
+    def depth_weights(self, depth: int | Grid | None = None, solver: str | None = None) -> BlockWeights:
         """W at every time that a solve of ``depth`` cells needs it: each tensor stacked, float32.
 
         Pass it to :meth:`forward` to generate once and run many times.
+
+        Args:
+            solver: that the pass will have; the model's own when not given.
         """
-        made: BlockWeights = self.hypernetwork(*self.node_times(depth))
+        made: BlockWeights = self.hypernetwork(*self.node_times(depth, solver))
         return made
 
-    def node_times(self, depth: int | Grid | None = None) -> tuple[Tensor, Tensor]:
+    def node_times(self, depth: int | Grid | None = None, solver: str | None = None) -> tuple[Tensor, Tensor]:
         """The times at which a solve of ``depth`` cells needs W, and the widths of their cells: each [M]."""
-        solver = solver_named(self.solver)
-        if isinstance(solver, Adaptive):
-            raise ValueError(
-                f"solver {self.solver!r} chooses its own times: no weights can be made beforehand"
-            )
         prelude, flow = self.grids(depth)
-        times, widths = (
-            [*early, *late]
-            for early, late in zip(
-                node_times(self.layer_solver, prelude), node_times(solver, flow), strict=True
-            )
+        early_times, early_widths = node_times(self.layer_solver(solver), prelude)
+        late_times, late_widths = node_times(solver_named(solver or self.solver), flow)
+        return time_tensors(
+            [*early_times, *late_times], [*early_widths, *late_widths], like=self.embedding.weight
         )
-        return time_tensors(times, widths, like=self.embedding.weight)
 
     def grids(self, depth: int | Grid | None = None) -> tuple[Grid, Grid]:
         """The edges of the prelude's cells and of the flow's, for a solve of so many cells in all.
@@ -93,90 +107,80 @@ class Odeformer(nn.Module):
         grid = as_grid(self.config.depth if depth is None else depth, count, self.config.depth)
         return grid[: count + 1], grid[count:]
 
-    @property
-    def layer_solver(self) -> Solver:
-        """Takes the steps of the prelude: this model's own solver if its step is an ordinary layer."""
-        return SOLVERS[self.solver if self.solver in LAYERS else self.config.default_solver]
+    def layer_solver(self, solver: str | None = None) -> Solver:
+        """Takes the steps of the prelude: the pass's own solver if its step is an ordinary layer."""
+        return solver_named(layer_solver_name(solver or self.solver, self.config.default_solver))
 
     def forward(
         self,
         input_ids: Tensor,
-        depth: int | Grid | Tolerance | None = None,
+        depth: int | Grid | None = None,
         weights: BlockWeights | None = None,
         documents: Tensor | None = None,
         embedding_pair: EmbeddingPair | None = None,
+        options: SolveOptions | None = None,
     ) -> Output:
         """Logits of the next token at every position.
 
         Args:
-            input_ids: token ids [batch, time], int64, time at most ``config.context_length``.
+            input_ids: token ids [batch, tokens], int64, at most ``config.context_length`` tokens.
             depth: N, the number of cells, those of the prelude included; ``config.depth`` when not given.
-                Or the edges of unequal cells; or, for an adaptive solver, the tolerance that chooses them.
-            weights: what :meth:`depth_weights` gave for this depth; generated when not given.
-            documents: a number for each token's document, [batch, time]; where given, no token sees another
+                Or the edges of unequal cells.
+            weights: what :meth:`depth_weights` gave for this depth and solver; generated when not given.
+            documents: a number for each token's document, [batch, tokens]; where given, no token sees another
                 document's. Their positions go on from one to the next.
             embedding_pair: a low-rank change of the embedding; an attached adapter's when not given.
+            options: how to solve; the model's own when not given.
 
         Raises:
-            ValueError: for too small a depth, one that the solver does not take, too long a sequence, or ids
-                outside the vocabulary.
-            FloatingPointError, TooManyEvaluationsError: see :func:`odeformer.gradients.integrate`.
+            ValueError: for too small a depth, too long a sequence, ids outside the vocabulary, or weights
+                that were generated for another depth.
+            FloatingPointError: see :func:`odeformer.gradients.integrate.integrate`.
         """
-        solver, tolerance = solver_named(self.solver), None
-        if isinstance(depth, Tolerance):
-            depth, tolerance = None, depth
-            if weights is not None:
-                raise ValueError(
-                    "an adaptive solver chooses its own times: it cannot use weights made beforehand"
-                )
-        if documents is not None and isinstance(solver, Adaptive):
-            raise ValueError("an adaptive solver takes sequences one by one: it cannot keep documents apart")
-        _, flow = self.grids(depth)
-        gradient = self.gradient if torch.is_grad_enabled() else "direct"
-        if weights is None and not isinstance(solver, Adaptive) and gradient in ("direct", "checkpoint"):
-            weights = self.depth_weights(depth)  # the prelude's and the flow's in one product
-        early, late = self._sources(weights)
-        # The prelude keeps what checkpoints keep, also where the flow's gradient would not suit it.
+        options = options or self.options
+        gradient = options.gradient if torch.is_grad_enabled() else "direct"
+        if weights is None and not gradient_named(gradient).regenerates_weights:
+            weights = self.depth_weights(depth, options.solver)  # the prelude's and the flow's in one product
+        early, late = self._sources(weights, options.solver)
         x, field = self.flow_start(
-            input_ids, early, "direct" if gradient == "direct" else "checkpoint", documents, embedding_pair
+            input_ids, early, replace(options, gradient=gradient), documents, embedding_pair
         )
+        _, flow = self.grids(depth)
+        solver = solver_named(options.solver)
         x, evaluations = integrate(
-            field,
-            late,
-            x,
-            flow,
-            solver=solver,
-            gradient=gradient,
-            segment=self.segment,
-            tolerance=tolerance,
+            field, late, x, flow, solver=solver, gradient=gradient, segment=options.segment
         )
-        early_ones = self.config.prelude_layers * self.layer_solver.evaluations
-        return Output(self.unembed(x, embedding_pair), tuple(early_ones + count for count in evaluations))
+        in_prelude = self.config.prelude_layers * self.layer_solver(options.solver).evaluations
+        return Output(self.unembed(x, embedding_pair), tuple(in_prelude + count for count in evaluations))
 
     def flow_start(
         self,
         input_ids: Tensor,
         weights: WeightSource | None = None,
-        gradient: str = "direct",
+        options: SolveOptions | None = None,
         documents: Tensor | None = None,
         embedding_pair: EmbeddingPair | None = None,
     ) -> tuple[Tensor, Field]:
-        """The state where the flow begins, behind embedding and prelude; and the field that moves it."""
+        """The state where the flow begins, after embedding and prelude; and the field that moves it."""
+        options = options or self.options
         prelude, _ = self.grids()
         x = self.embed(input_ids, embedding_pair)
         field = build_field(self.config, x, self.training, documents)
         source = self.hypernetwork if weights is None else weights
-        x, _ = integrate(field, source, x, prelude, solver=self.layer_solver, gradient=gradient)
+        # A few layers: their states are kept also where the flow's are not.
+        gradient = "checkpoint" if gradient_named(options.gradient).regenerates_weights else options.gradient
+        solver = self.layer_solver(options.solver)
+        x, _ = integrate(field, source, x, prelude, solver=solver, gradient=gradient)
         return x, field
 
-    def _sources(self, weights: BlockWeights | None) -> tuple[WeightSource, WeightSource]:
+    def _sources(self, weights: BlockWeights | None, solver: str) -> tuple[WeightSource, WeightSource]:
         """Where the prelude and the flow get W(t) from."""
         if weights is None:
             return self.hypernetwork, self.hypernetwork
-        nodes = self.config.prelude_layers * len(self.layer_solver.nodes)
+        nodes = self.config.prelude_layers * len(self.layer_solver(solver).nodes)
         early = {name: stacked[:nodes] for name, stacked in weights.items()}
         late = {name: stacked[nodes:] for name, stacked in weights.items()}
-        return lambda t, h: early, lambda t, h: late
+        return FixedWeights(early), FixedWeights(late)
 
     def embed(self, input_ids: Tensor, pair: EmbeddingPair | None = None) -> Tensor:
         """The state at t = 0: [batch, time] → [batch, time, width]. ``pair``: as in :meth:`forward`."""

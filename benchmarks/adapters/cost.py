@@ -6,6 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
 
 def adapter_step(model: Odeformer, gradient: str) -> Step:
     """Of an adapter of ours, as a job trains it."""
-    model.gradient = gradient
+    model.options = replace(model.options, gradient=gradient)
     base = FrozenBase(model)
     tuned = Tuned(base, Adapter(AdapterConfig(rank=RANK), model.config)).train()
     base.settle(None)
@@ -112,7 +113,7 @@ def adapter_step(model: Odeformer, gradient: str) -> Step:
 
 def full_step(model: Odeformer, gradient: str) -> Step:
     """Of all weights."""
-    model.gradient = gradient
+    model.options = replace(model.options, gradient=gradient)
     return Step(model.train(), lambda ids: mean_loss(model(ids[:, :-1]).logits, ids))
 
 

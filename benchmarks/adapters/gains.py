@@ -17,7 +17,7 @@ from benchmarks.quality_rows import DEPTH
 from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
 from cluster.tasks.scoring import scores
 from cluster.training import worker
-from data.tasks.examples import Kind, TaskSets, read_task_sets
+from data.tasks.examples import TaskSets, read_task_sets
 from data.tasks.stream import TaskStream
 from data.tokenizer import load_tokenizer
 from odeformer.config import AdapterConfig
@@ -35,7 +35,7 @@ class Text:
     """A task, and how long it is trained."""
 
     name: str
-    kind: Kind
+    kind: str
     train: str
     validation: str
     prompt: str

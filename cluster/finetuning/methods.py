@@ -12,8 +12,8 @@ from torch import nn
 from cluster.finetuning.together import Member, Together
 from cluster.tasks.task import Task
 from odeformer import checkpoint
-from odeformer.config import FROZEN_GRADIENTS
 from odeformer.frozen import FrozenBase, Tuned
+from odeformer.gradients import gradient_named
 from odeformer.lora import Adapter
 from odeformer.model import Odeformer
 from odeformer.norms import vectors
@@ -72,11 +72,11 @@ def lora(task: Task, model: Odeformer, depth: int, together: Together | None = N
         member: Member = together.member(adapter)
         return Trained(member, "adapter", save, member.finish_backward)
     trained: nn.Module = model
-    if task.train.gradient in FROZEN_GRADIENTS:
-        trained = Tuned(frozen(model, {depth, *task.train.depths}), adapter)
-    else:  # it makes W(t) anew in its backward pass
+    if gradient_named(task.train.gradient).regenerates_weights:
         model.requires_grad_(False)
         model.hypernetwork.adapter = adapter
+    else:
+        trained = Tuned(frozen(model, {depth, *task.train.depths}), adapter)
     return Trained(trained, "adapter", save)
 
 

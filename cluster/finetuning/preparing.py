@@ -14,11 +14,12 @@ from cluster.settings import (
     RunSettings,
     TrainSettings,
     ZeroSettings,
-    goes_with,
 )
 from cluster.tasks.sets import read_sets
 from cluster.tasks.task import Task
 from cluster.tracking import runs
+from odeformer.gradients import gradient_named
+from odeformer.solvers import solver_named
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -134,12 +135,13 @@ def work_of(
 
 def _train_settings(task: Task, model: Odeformer, depth: int) -> TrainSettings:
     asked = task.train
+    method = gradient_named(asked.gradient)
     return TrainSettings(
         steps=asked.steps,
         global_batch=asked.global_batch,
         micro_batch=asked.micro_batch or asked.global_batch,
         # What is tuned runs by the base's solver, by whichever it is trained.
-        solver=model.solver if goes_with(asked.gradient, model.solver) else None,
+        solver=model.solver if method.goes_with(solver_named(model.solver)) else None,
         gradient=asked.gradient,
         depths=asked.depths or (depth,),
         validate_every=asked.validate_every or asked.steps,
@@ -178,7 +180,7 @@ def _sequence_length(task: Task, sets: TaskSets, base: Base) -> int:
 
 def _longest(sets: TaskSets, tokenizer: Tokenizer, limit: int) -> int:
     """The sequence length the task needs, at most the base's context: padding costs as much as text."""
-    from data.tasks.examples import Example
+    from data.tasks.example import Example
     from data.tasks.stream import encode
 
     # Scoring asks for every label on every validation prompt: none of them may push a prompt out.

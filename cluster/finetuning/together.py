@@ -79,7 +79,7 @@ class Together:
     """Where jobs meet. Each is given a :meth:`member` to train, and all are run by :meth:`run`."""
 
     def __init__(self, base: FrozenBase) -> None:
-        if base.model.config.dropout_rate and base.model.config.flavour == "paper":
+        if base.model.config.dropout_rate:
             raise ValueError("a base with dropout draws at random: its jobs cannot share passes")
         self._base = base
         self._turn = threading.Condition()

@@ -7,27 +7,24 @@ from cluster.settings import PretrainSettings
 from cluster.training.utilization import step_flops
 from odeformer.depth import uniform_grid
 from odeformer.field import block_size
+from odeformer.gradients import gradient_named
 from odeformer.model import Odeformer
 from odeformer.solvers import SOLVERS
-
-AGAIN = {"direct": 0.0, "checkpoint": 1.0, "reversible": 1.0, "adjoint": 1.0}
-"""Forward passes through the cells that a gradient method makes once more on its way back."""
 
 
 def model_flops(model: Odeformer, settings: PretrainSettings) -> float:
     """Model FLOPs of one optimizer step over all workers, in the mean over the depths it may have."""
     train, config = settings.train, settings.model
     length = settings.data.sequence_length
-    early = config.prelude_layers
     drawn = train.depths or (config.depth,)
-    varied = [_flops(model, n, early, train.global_batch, length) for n in drawn]
-    fixed = _flops(model, config.depth, early, train.global_batch, length)
+    varied = [_flops(model, n, train.global_batch, length) for n in drawn]
+    fixed = _flops(model, config.depth, train.global_batch, length)
     if train.objective != "one_depth":
         return fixed + sum(varied) / len(varied)
     return train.vary_from * fixed + (1 - train.vary_from) * sum(varied) / len(varied)
 
 
-def _flops(model: Odeformer, depth: int, early: int, sequences: int, length: int) -> float:
+def _flops(model: Odeformer, depth: int, sequences: int, length: int) -> float:
     return step_flops(model, [uniform_grid(depth)], sequences, length)
 
 
@@ -42,7 +39,8 @@ def compute_seconds(
         passes: forward and backward, of one GPU in a step.
     """
     train, config, workers = settings.train, settings.model, settings.cluster.workers
-    flops = model_flops(model, settings) * (1 + AGAIN[train.gradient] / 3) / workers
+    again = gradient_named(train.gradient).recomputed_passes / 3
+    flops = model_flops(model, settings) * (1 + again) / workers
     peak = gpu.bf16_flops if train.precision == "bf16" else gpu.fp32_flops
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {

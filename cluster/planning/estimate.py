@@ -15,8 +15,10 @@ from cluster.planning.communication import collectives, seconds
 from cluster.planning.compute import compute_seconds, model_flops
 from cluster.planning.hardware import Gpu, Network
 from cluster.planning.reliability import Reliability, reliability
-from cluster.settings import PretrainSettings, goes_with
+from cluster.settings import PretrainSettings
 from cluster.training.memory import Memory, parameter_sizes, unallocated, worker_memory
+from odeformer.gradients import GRADIENTS
+from odeformer.solvers import solver_named
 
 USABLE = 0.92
 """Of a GPU's memory; the rest is the driver's, the libraries', and lost in pieces."""
@@ -163,11 +165,12 @@ def choices(settings: PretrainSettings, machines: Machines) -> list[Estimate]:
     Raises:
         ValueError: when the GPUs cannot share the global batch.
     """
+    solver = solver_named(settings.train.solver_for(settings.model))
     found = [
         _largest(settings, machines, stage, gradient)
         for stage in (0, 1, 2, 3)
-        for gradient in ("direct", "checkpoint", "reversible")
-        if goes_with(gradient, settings.train.solver_for(settings.model))
+        for gradient, method in GRADIENTS.items()
+        if method.is_exact and method.goes_with(solver)
     ]
     return sorted(found, key=lambda one: (not one.fits, one.step_seconds))
 

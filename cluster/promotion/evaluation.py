@@ -15,6 +15,7 @@ from cluster import registry
 from cluster.promotion import paired_bootstrap
 from cluster.registry.about import LINEAGE_FILE
 from cluster.registry.fetching import read_json
+from data.tasks.kinds import kind_named
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +65,7 @@ def questions(
         )
     from cluster.tasks.sets import read_sets
 
-    metric, sets = "error" if task.kind == "classification" else "loss", read_sets(task)
+    metric, sets = "error" if kind_named(task.kind).labelled else "loss", read_sets(task)
     name = f"{task.team}/{task.name}, validation"
     return Questions(metric, name, lambda model, depth: _answers(model, depth, sets))
 
@@ -146,7 +147,7 @@ class _AtDepth:
 
 def _answers(loaded: registry.Loaded, depth: int, sets: TaskSets) -> paired_bootstrap.Measured:
     from cluster.tasks.scoring import completion_losses
-    from data.tasks.examples import Example
+    from data.tasks.example import Example
 
     engine, length = _AtDepth(loaded, depth), loaded.model.config.context_length
     assert length is not None

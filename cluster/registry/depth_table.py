@@ -43,7 +43,6 @@ def depth_table(folder: Path, metric: str, scores: Mapping[int, float]) -> Depth
     """The table of a checkpoint folder's model: at D/2, D, 2D, and wherever there is a score."""
     from odeformer import checkpoint
     from odeformer.measure.cost import forward_flops, measure_depths
-    from odeformer.solvers import Adaptive, solver_named
 
     config, solver = checkpoint.load_config(folder)
     scores = _by_depth(scores, config.depth)
@@ -52,9 +51,6 @@ def depth_table(folder: Path, metric: str, scores: Mapping[int, float]) -> Depth
     )
     assert config.context_length is not None
     tokens = min(config.context_length, LONGEST)
-    if isinstance(solver_named(solver), Adaptive):
-        rows = [DepthRow(depth, scores.get(depth), None, None) for depth in depths]
-        return DepthTable(config.depth, metric, tuple(rows), tokens)
     flops = {depth: forward_flops(config, solver, depth, tokens) for depth in depths}
     times: dict[int, float] = {}
     if max(flops.values()) <= MOST_FLOPS:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from data.tasks.examples import Example, TaskSets
+from data.tasks.example import Example
+from data.tasks.examples import TaskSets
 from data.tasks.stream import encode
 from odeformer.model import token_losses
 

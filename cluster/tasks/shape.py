@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.tasks.task import Task
-from odeformer.config import FROZEN_GRADIENTS
+from odeformer.gradients import gradient_named
 
 
 def shape(task: Task) -> tuple[Any, ...] | None:
@@ -14,7 +14,9 @@ def shape(task: Task) -> tuple[Any, ...] | None:
     Their passes must have the same base, depths, sequence length and number of sequences.
     """
     train = task.train
-    if task.method != "lora" or train.sequence_length is None or train.gradient not in FROZEN_GRADIENTS:
+    if task.method != "lora" or train.sequence_length is None:
+        return None
+    if gradient_named(train.gradient).regenerates_weights:
         return None
     if task.latency_ms is not None:  # what it buys is not known beforehand
         return None

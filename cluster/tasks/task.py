@@ -9,8 +9,9 @@ from pydantic import AwareDatetime, Field, model_validator
 
 from cluster.names import ModelReference, Name
 from cluster.settings import Steps
-from data.tasks.examples import Kind
-from odeformer.config import AdapterConfig, GradientName
+from data.tasks.kinds import KindName, kind_named
+from odeformer.config import AdapterConfig
+from odeformer.gradients import GradientName
 from odeformer.section import Count, Layers, Section
 
 
@@ -84,7 +85,7 @@ class Task(Section):
     """Whose it is: the pool's shares and quotas go by it."""
     base: ModelReference
     """The model to adapt, ``models:/<name>@<alias>`` or ``models:/<name>/<version>``."""
-    kind: Kind
+    kind: KindName
     """``completion``: loss in nats per token of it; ``classification``: accuracy over its labels;
     ``language_model``: loss in nats per token of whole texts."""
     data: TaskData
@@ -118,9 +119,9 @@ class Task(Section):
             raise ValueError("give either depth or latency_ms")
         gates = self.gate.metric if self.gate else None
         for key, metric in (("metric", self.metric), ("gate.metric", gates)):
-            if metric == "accuracy" and self.kind != "classification":
+            if metric == "accuracy" and not kind_named(self.kind).labelled:
                 raise ValueError(f"{key} 'accuracy' is for kind 'classification'; kind is {self.kind!r}")
-        by_loss = (gates or self.score) == "loss" and self.kind == "classification"
+        by_loss = (gates or self.score) == "loss" and kind_named(self.kind).labelled
         if self.gate and self.gate.against == "champion" and by_loss:
             raise ValueError("gate.metric: a champion of a classification is compared by its accuracy")
         return self
@@ -128,4 +129,4 @@ class Task(Section):
     @property
     def score(self) -> Metric:
         """What its result is."""
-        return self.metric or ("accuracy" if self.kind == "classification" else "loss")
+        return self.metric or kind_named(self.kind).score

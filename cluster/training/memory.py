@@ -20,8 +20,9 @@ from cluster.settings import OptimSettings, PretrainSettings, ZeroSettings
 from cluster.training import zero
 from odeformer.config import ModelConfig
 from odeformer.field import block_size, block_tensors, build_field
-from odeformer.gradients.reversible import CELLS_AT_ONCE
-from odeformer.model import Odeformer
+from odeformer.gradients import gradient_named
+from odeformer.gradients.method import PassSizes
+from odeformer.model import Odeformer, SolveOptions
 from odeformer.solvers import SOLVERS, ReversibleSolver, Solver
 
 FLOAT = 4
@@ -62,7 +63,7 @@ def unallocated(settings: PretrainSettings) -> Odeformer:
     """The run's model, its tensors without memory."""
     with torch.device("meta"):
         model = Odeformer(settings.model)
-    model.solver = settings.train.solver_for(settings.model)
+    model.options = SolveOptions(settings.train.solver_for(settings.model))
     return model
 
 
@@ -148,13 +149,8 @@ def pass_memory(model: Odeformer, settings: PretrainSettings) -> dict[str, dict[
     at the ``loss``, where logits meet all that is kept; in the ``backward`` pass, where the gradients of W(t)
     pile up; at its ``end``, where those of the stored weights are made of them.
 
-    Generated weights: W at every node of every cell; of gradient ``reversible`` of four cells, of ``adjoint``
-    at one time.
-
-    Activations, of a state of 4 B · T · d bytes: ``direct`` keeps every evaluation of the field;
-    ``checkpoint`` a state for each segment, and a segment's evaluations while it is computed again (Chen
-    et al. 2016, arXiv 1604.06174); ``reversible`` and ``adjoint`` a few states, and one evaluation while it
-    is computed again. The prelude's evaluations are kept by the last two.
+    What is kept, and for how many times t weights exist at once, is the gradient method's to say
+    (:meth:`odeformer.gradients.method.GradientMethod.memory`), of states of 4 B · T · d bytes.
 
     Logits: of B · T · vocabulary numbers the logits, their log-softmax, and its gradient.
     """
@@ -164,18 +160,21 @@ def pass_memory(model: Odeformer, settings: PretrainSettings) -> dict[str, dict[
     batch, length = train.micro_batch, settings.data.sequence_length
     state = FLOAT * batch * length * config.width
     block = block_size(config)
-    cells = {"reversible": min(depth - early, CELLS_AT_ONCE), "adjoint": 1}.get(train.gradient, depth - early)
-    nodes = cells * (1 if train.gradient == "adjoint" else len(solver.nodes))
-    nodes += early * len(model.layer_solver.nodes)
     evaluation = evaluation_memory(config, batch, length, bf16, settings.data.separate_documents)
-    one, of_solver = evaluation + state, _solver_state(solver, state)
-    states = math.ceil(depth / train.segment) * of_solver
-    at_loss, in_backward = {
-        "direct": (depth * solver.evaluations * one, one),
-        "checkpoint": (states, states + train.segment * solver.evaluations * one),
-        "reversible": (early * one + of_solver, early * one + 3 * of_solver + one),
-        "adjoint": (early * one + state, early * one + 6 * state + one),
-    }[train.gradient]
+    kept_of_pass = gradient_named(train.gradient).memory(
+        PassSizes(
+            state=state,
+            solver_state=_solver_state(solver, state),
+            evaluation=evaluation + state,
+            depth=depth,
+            prelude=early,
+            evaluations=solver.evaluations,
+            nodes=len(solver.nodes),
+            segment=train.segment,
+        )
+    )
+    at_loss, in_backward = kept_of_pass.at_loss, kept_of_pass.in_backward
+    nodes = kept_of_pass.times + early * len(model.layer_solver().nodes)
     passed = batch * length * (config.vocabulary_size or 0)
     teacher = FLOAT * passed if train.objective == "distillation" else 0
     weights = FLOAT * nodes * block

@@ -13,7 +13,7 @@ from odeformer.config import ModelConfig
 from odeformer.depth import Grid
 from odeformer.measure.cost import cell_flops, unembedding_flops
 from odeformer.model import Odeformer
-from odeformer.solvers import Adaptive, solver_named
+from odeformer.solvers import solver_named
 
 PEAK_FLOPS = {
     "GB200": 2500e12,
@@ -56,10 +56,9 @@ def step_flops(model: Odeformer, grids: Sequence[Grid], sequences: int, length: 
     W(t), and what a gradient method computes again, is no model FLOP: it lowers the utilization.
     """
     solver = solver_named(model.solver)
-    assert not isinstance(solver, Adaptive)
     early = model.config.prelude_layers
     evaluations = sum(
-        early * model.layer_solver.evaluations + (len(grid) - 1 - early) * solver.evaluations
+        early * model.layer_solver().evaluations + (len(grid) - 1 - early) * solver.evaluations
         for grid in grids
     )
     a_cell, the_end = _token_flops(model.config, length)

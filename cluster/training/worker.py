@@ -32,7 +32,7 @@ from cluster.training.utilization import peak_flops, step_flops, utilization
 from data.stream import Batch, documents_of
 from odeformer.config import ModelConfig
 from odeformer.depth import Grid, batch_depth, batch_grid, layered_grid
-from odeformer.model import Odeformer, distillation_losses, token_losses
+from odeformer.model import Odeformer, SolveOptions, distillation_losses, token_losses
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +82,8 @@ def train(work: Work) -> Any:
         PreemptedError: on all ranks, when one was asked to end. The step in progress has been committed.
     """
     settings, folder = work.train, work.run.dir / "checkpoints"
-    work.model.solver = settings.solver_for(work.model.config)
-    work.model.gradient, work.model.segment = settings.gradient, settings.segment
+    solver = settings.solver_for(work.model.config)
+    work.model.options = SolveOptions(solver, settings.gradient, settings.segment)
     engine = zero.initialize(work.model, settings, work.optim, work.zero, work.run.dir)
     guards = Guards(work.guard, work.stream, work.run.dir, work.report)
     seen = TokenCount(guards)

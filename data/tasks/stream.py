@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from data.order import GlobalOrder, order_digest
 from data.stream import Batch, ElasticStream
-from data.tasks.examples import Example
+from data.tasks.example import Example
 from data.tokenizer import end_of_text_id
 
 BLOCK = 1024  # windows of a stream that are mixed with each other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,5 +30,6 @@ def open_model(model: str, adapter: str | None, tracking_uri: str | None) -> tup
         "weights_sha256": weights_digest(loaded.model),
         "trained_by": loaded.model.solver,
     }
-    loaded.model.solver = flow_solver(loaded.model)  # for one without steps, its flavour's layers
+    # For a solver without steps of x alone, the flavour's layers.
+    loaded.model.options = replace(loaded.model.options, solver=flow_solver(loaded.model))
     return loaded, described

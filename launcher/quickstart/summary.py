@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +56,7 @@ def measure(model: Odeformer, depths: Sequence[int], progress: Progress) -> dict
 
     peaks = {}
     for method in ("checkpoint", "direct"):
-        model.gradient = method
+        model.options = replace(model.options, gradient=method)
         peaks[method] = peak_bytes(train_step)
     return {"seconds": {depth: min(times) for depth, times in seconds.items()}, "peak_bytes": peaks}
 

@@ -14,7 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from odeformer.depth import Grid
 from odeformer.field import BlockWeights, Field, build_field
-from odeformer.gradients import time_tensors
+from odeformer.field.parts import by_cell
+from odeformer.hypernetwork import time_tensors
 from odeformer.lora import merge
 from odeformer.model import Odeformer
 from odeformer.solvers import SOLVERS, Cell, OneStep, Solver, cells_of, node_times
@@ -77,7 +78,7 @@ def flow_of(
     steps: list[CellStep] = []
     prelude, rest = model.grids(depth)
     if len(prelude) > 1:
-        steps += _steps(model, field, model.layer_solver, prelude)
+        steps += _steps(model, field, model.layer_solver(), prelude)
     steps += _steps(model, field, solver, rest, along, seed)
     return Flow((*prelude[:-1], *rest), tuple(steps))
 
@@ -97,13 +98,11 @@ def _steps(
         weights = merge(model.hypernetwork(*times))
         if along == "constant":
             weights = {name: w.mean(0, keepdim=True).expand_as(w) for name, w in weights.items()}
-    nodes, order = len(solver.nodes), list(range(len(grid) - 1))
+    blocks, order = by_cell(weights, len(solver.nodes)), list(range(len(grid) - 1))
     if along == "shuffled":
         order = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed)).tolist()
     for index, cell in zip(order, cells_of(grid, field.speed), strict=True):
-        part = range(index * nodes, (index + 1) * nodes)
-        blocks = [{name: stacked[node] for name, stacked in weights.items()} for node in part]
-        yield CellStep(solver, field, cell, blocks)
+        yield CellStep(solver, field, cell, blocks[index])
 
 
 @torch.no_grad()

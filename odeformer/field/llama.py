@@ -8,59 +8,39 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from odeformer.config import ModelConfig
+from odeformer.field.block import RotaryBlock
 from odeformer.field.parts import (
     BlockWeights,
     Heads,
     TensorSpec,
     alone,
-    attend,
     project,
     reading_std,
     rms_norm,
-    rotary_table,
     rotate,
     writing_std,
 )
 
 
-def tensors(config: ModelConfig) -> dict[str, TensorSpec]:
-    """The tensors of one block, in a fixed order; query, key and value rows lie one after the other."""
-    width, hidden = config.width, config.hidden_width
-    read, write = reading_std(config), writing_std(config)
-    qkv_rows = (config.heads + 2 * config.groups) * config.head_width
-    return {
-        "attention_norm_weight": TensorSpec((width,), mean=1.0),
-        "qkv_weight": TensorSpec((qkv_rows, width), std=read),
-        "out_weight": TensorSpec((width, width), std=write),
-        "feed_forward_norm_weight": TensorSpec((width,), mean=1.0),
-        "gate_weight": TensorSpec((hidden, width), std=read),
-        "up_weight": TensorSpec((hidden, width), std=read),
-        "down_weight": TensorSpec((width, hidden), std=write),
-    }
-
-
 @dataclass(frozen=True)
-class LlamaField:
+class LlamaField(RotaryBlock):
     """Two residual branches on x [batch, time, width]; Lie–Trotter splitting makes them Llama's layer."""
 
-    config: ModelConfig
-    cos: Tensor
-    sin: Tensor
-    mask: Tensor | None = None
-
     @classmethod
-    def at(cls, config: ModelConfig, x: Tensor, training: bool, mask: Tensor | None = None) -> LlamaField:
-        """The field for a state shaped like x."""
-        return cls(config, *rotary_table(config, x.shape[1], x), mask)
-
-    def part(self, first: int, last: int) -> LlamaField:
-        """The field for the positions from ``first`` to before ``last`` alone."""
-        return LlamaField(self.config, self.cos[first:last], self.sin[first:last])
-
-    @property
-    def speed(self) -> float:
-        """D: the factor between this field and dx/dt."""
-        return float(self.config.depth)
+    def tensors(cls, config: ModelConfig) -> dict[str, TensorSpec]:
+        """The tensors of one block, in a fixed order; query, key and value rows lie one after the other."""
+        width, hidden = config.width, config.hidden_width
+        read, write = reading_std(config), writing_std(config)
+        qkv_rows = (config.heads + 2 * config.groups) * config.head_width
+        return {
+            "attention_norm_weight": TensorSpec((width,), mean=1.0),
+            "qkv_weight": TensorSpec((qkv_rows, width), std=read),
+            "out_weight": TensorSpec((width, width), std=write),
+            "feed_forward_norm_weight": TensorSpec((width,), mean=1.0),
+            "gate_weight": TensorSpec((hidden, width), std=read),
+            "up_weight": TensorSpec((hidden, width), std=read),
+            "down_weight": TensorSpec((width, hidden), std=write),
+        }
 
     def heads(self, x: Tensor, w: BlockWeights) -> Heads:
         """Queries, and fewer keys and values, of x [batch, time, width]."""
@@ -71,15 +51,7 @@ class LlamaField:
         query, key, value = qkv.split([heads, groups, groups], dim=1)
         return Heads(rotate(query, self.cos, self.sin), rotate(key, self.cos, self.sin), alone(value))
 
-    def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
-        """Causal grouped-query attention (Ainslie et al. 2023). [batch, time, width] → the same."""
-        return attend(self.heads(x, w), w, mask=self.mask)
-
     def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
         """SwiGLU (Shazeer 2020). [batch, time, width] → [batch, time, width]."""
         x = rms_norm(x, w, "feed_forward_norm", self.config.epsilon)
         return project(F.silu(project(x, w, "gate")) * project(x, w, "up"), w, "down")
-
-    def __call__(self, x: Tensor, w: BlockWeights) -> Tensor:
-        """The parallel field: both branches read the same x."""
-        return self.attention(x, w) + self.feed_forward(x, w)

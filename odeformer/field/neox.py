@@ -8,63 +8,43 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from odeformer.config import ModelConfig
+from odeformer.field.block import RotaryBlock
 from odeformer.field.parts import (
     BlockWeights,
     Heads,
     TensorSpec,
     alone,
-    attend,
     layer_norm,
     project,
     reading_std,
-    rotary_table,
     rotate,
     writing_std,
 )
 
 
-def tensors(config: ModelConfig) -> dict[str, TensorSpec]:
-    """The tensors of one block, in a fixed order."""
-    width, hidden = config.width, config.hidden_width
-    read, write = reading_std(config), writing_std(config)
-    return {
-        "attention_norm_weight": TensorSpec((width,), mean=1.0),
-        "attention_norm_bias": TensorSpec((width,)),
-        "qkv_weight": TensorSpec((3 * width, width), std=read),
-        "qkv_bias": TensorSpec((3 * width,)),
-        "out_weight": TensorSpec((width, width), std=write),
-        "out_bias": TensorSpec((width,)),
-        "feed_forward_norm_weight": TensorSpec((width,), mean=1.0),
-        "feed_forward_norm_bias": TensorSpec((width,)),
-        "up_weight": TensorSpec((hidden, width), std=read),
-        "up_bias": TensorSpec((hidden,)),
-        "down_weight": TensorSpec((width, hidden), std=write),
-        "down_bias": TensorSpec((width,)),
-    }
-
-
 @dataclass(frozen=True)
-class NeoXField:
+class NeoXField(RotaryBlock):
     """Two residual branches that read the same x [batch, time, width]."""
 
-    config: ModelConfig
-    cos: Tensor
-    sin: Tensor
-    mask: Tensor | None = None
-
     @classmethod
-    def at(cls, config: ModelConfig, x: Tensor, training: bool, mask: Tensor | None = None) -> NeoXField:
-        """The field for a state shaped like x."""
-        return cls(config, *rotary_table(config, x.shape[1], x), mask)
-
-    def part(self, first: int, last: int) -> NeoXField:
-        """The field for the positions from ``first`` to before ``last`` alone."""
-        return NeoXField(self.config, self.cos[first:last], self.sin[first:last])
-
-    @property
-    def speed(self) -> float:
-        """D: the factor between this field and dx/dt."""
-        return float(self.config.depth)
+    def tensors(cls, config: ModelConfig) -> dict[str, TensorSpec]:
+        """The tensors of one block, in a fixed order."""
+        width, hidden = config.width, config.hidden_width
+        read, write = reading_std(config), writing_std(config)
+        return {
+            "attention_norm_weight": TensorSpec((width,), mean=1.0),
+            "attention_norm_bias": TensorSpec((width,)),
+            "qkv_weight": TensorSpec((3 * width, width), std=read),
+            "qkv_bias": TensorSpec((3 * width,)),
+            "out_weight": TensorSpec((width, width), std=write),
+            "out_bias": TensorSpec((width,)),
+            "feed_forward_norm_weight": TensorSpec((width,), mean=1.0),
+            "feed_forward_norm_bias": TensorSpec((width,)),
+            "up_weight": TensorSpec((hidden, width), std=read),
+            "up_bias": TensorSpec((hidden,)),
+            "down_weight": TensorSpec((width, hidden), std=write),
+            "down_bias": TensorSpec((width,)),
+        }
 
     def heads(self, x: Tensor, w: BlockWeights) -> Heads:
         """Queries, keys and values of x [batch, time, width]."""
@@ -75,15 +55,7 @@ class NeoXField:
         query, key, value = qkv.transpose(1, 2).unbind(dim=3)
         return Heads(rotate(query, self.cos, self.sin), rotate(key, self.cos, self.sin), alone(value))
 
-    def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
-        """Causal self-attention. [batch, time, width] → [batch, time, width]."""
-        return attend(self.heads(x, w), w, mask=self.mask)
-
     def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
         """Two projections with an exact GELU between. [batch, time, width] → [batch, time, width]."""
         x = layer_norm(x, w, "feed_forward_norm", self.config.epsilon)
         return project(F.gelu(project(x, w, "up")), w, "down")
-
-    def __call__(self, x: Tensor, w: BlockWeights) -> Tensor:
-        """The parallel field: both branches read the same x."""
-        return self.attention(x, w) + self.feed_forward(x, w)

@@ -9,6 +9,7 @@ formed. With several pairs [J, r, in] and [J, out, r] each of J equal parts of t
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -21,6 +22,14 @@ from odeformer.field.adapted import adapted_linear
 
 BlockWeights = dict[str, Tensor]
 """One block's tensors by name; or those of M blocks, every tensor stacked to [M, ...]."""
+
+
+def by_cell(weights: Mapping[str, Iterable[Tensor]], nodes: int) -> list[list[BlockWeights]]:
+    """For each cell the block's tensors at its ``nodes`` times, out of those at all times [M, ...]."""
+    # Iterating over a tensor unbinds it: its backward is one stack, where each index would fill a tensor of
+    # all cells.
+    at_times = [dict(zip(weights, tensors, strict=True)) for tensors in zip(*weights.values(), strict=True)]
+    return [at_times[first : first + nodes] for first in range(0, len(at_times), nodes)]
 
 
 class Heads(NamedTuple):

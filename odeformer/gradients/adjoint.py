@@ -17,8 +17,7 @@ from torchdiffeq import odeint_adjoint
 from torchdiffeq._impl.odeint import SOLVERS as METHODS
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
-from odeformer.depth import Grid
-from odeformer.field import Field
+from odeformer.gradients.method import PassMemory, PassSizes, Problem
 from odeformer.gradients.right_hand_side import RightHandSide
 from odeformer.solvers import RungeKutta, add_scaled
 
@@ -50,33 +49,33 @@ class CellByCell(RightHandSide):
 
     def callback_step(self, t0: Tensor, x: Tensor, dt: Tensor) -> None:
         """Called by torchdiffeq."""
-        self.width = dt
+        self.h = dt
 
     callback_step_adjoint = callback_step
 
 
-def adjoint_solve(
-    field: Field, hypernetwork: nn.Module, x0: Tensor, grid: Grid, solver: RungeKutta
-) -> Tensor:
-    """The state at t = 1 from ``x0`` at t = 0, its gradient by the continuous adjoint.
+def solve(problem: Problem) -> Tensor:
+    """The state at the end, its gradient by the continuous adjoint.
 
     Warns:
         UserWarning: for a solver of one stage, or few cells: the gradient is then wrong by percents.
     """
-    cells = len(grid) - 1
+    x0, solver, hypernetwork, cells = problem.x0, problem.solver, problem.source, len(problem.grid) - 1
+    assert isinstance(solver, RungeKutta)
+    assert isinstance(hypernetwork, nn.Module)
     if len(solver.b) == 1 or cells < FEW_CELLS:
         warnings.warn(
             "gradient 'adjoint' is an approximation, wrong by percents with a solver of first order or "
             f"below {FEW_CELLS} cells; 'checkpoint' is exact",
-            stacklevel=3,
+            stacklevel=4,
         )
-    edges = torch.tensor(grid, dtype=x0.dtype, device=x0.device)
+    edges = torch.tensor(problem.grid, dtype=x0.dtype, device=x0.device)
 
     def both_ways(func: Any, y0: Tensor, t: Tensor) -> Tensor:
         return edges if t[0] < t[-1] else edges.flip(0)
 
     path = odeint_adjoint(
-        CellByCell(field, hypernetwork, x0),
+        CellByCell(problem.field, hypernetwork, x0),
         x0,
         edges[[0, -1]],
         method="tableau",
@@ -85,3 +84,9 @@ def adjoint_solve(
     )
     end: Tensor = path[-1]
     return end
+
+
+def memory(sizes: PassSizes) -> PassMemory:
+    """The last state; going back, six of them and one evaluation. The prelude's evaluations are kept."""
+    prelude = sizes.prelude * sizes.evaluation
+    return PassMemory(prelude + sizes.state, prelude + 6 * sizes.state + sizes.evaluation, 1)

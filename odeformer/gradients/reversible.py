@@ -8,7 +8,7 @@ gradient goes straight into the hypernetwork's parameters'.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from odeformer.field import BlockWeights, Field
+from odeformer.field.parts import BlockWeights, Field, by_cell
+from odeformer.gradients.method import PassMemory, PassSizes, Problem
+from odeformer.gradients.right_hand_side import autocast_state
 from odeformer.solvers import Cell, ReversibleSolver, seen_dtype
 
 CELLS_AT_ONCE = 4
@@ -32,8 +34,9 @@ class Solve:
     solver: ReversibleSolver
     cells: Sequence[Cell]
     times: Tensor
-    """Of all nodes of all cells, with ``widths`` [cells · nodes]."""
+    """Of all nodes of all cells, [cells · nodes]."""
     widths: Tensor
+    """Of the cells of these nodes, [cells · nodes]."""
 
     def parameters(self) -> list[nn.Parameter]:
         return [p for p in self.hypernetwork.parameters() if p.requires_grad]
@@ -50,20 +53,26 @@ class Solve:
         generated: BlockWeights = self.hypernetwork(self.times[part], self.widths[part])
         return generated
 
-    def blocks(self, slices: Mapping[str, Sequence[Tensor]], cells: int) -> Iterator[list[BlockWeights]]:
-        """Cell by cell the weights at its nodes, out of slices [cells · nodes] of each tensor."""
-        nodes = len(self.solver.nodes)
-        for cell in range(cells):
-            yield [
-                {name: tensor[cell * nodes + node] for name, tensor in slices.items()}
-                for node in range(nodes)
-            ]
 
-
-def reversible_solve(solve: Solve, x0: Tensor) -> Tensor:
-    """The state at t = 1 from ``x0`` at t = 0, differentiable in ``x0`` and the hypernetwork's parameters."""
-    x: Tensor = _ReversibleSolve.apply(solve, x0, *solve.parameters())
+def solve(problem: Problem) -> Tensor:
+    """The state at the end, differentiable in ``x0`` and the hypernetwork's parameters."""
+    solver, hypernetwork = problem.solver, problem.source
+    assert isinstance(solver, ReversibleSolver)
+    assert isinstance(hypernetwork, nn.Module)
+    whole = Solve(problem.field, hypernetwork, solver, problem.cells, *problem.nodes())
+    x: Tensor = _ReversibleSolve.apply(whole, problem.x0, *whole.parameters())
     return x
+
+
+def memory(sizes: PassSizes) -> PassMemory:
+    """The last state; going back, three of them and one evaluation. The prelude's evaluations are kept."""
+    prelude = sizes.prelude * sizes.evaluation
+    cells = min(sizes.depth - sizes.prelude, CELLS_AT_ONCE)
+    return PassMemory(
+        prelude + sizes.solver_state,
+        prelude + 3 * sizes.solver_state + sizes.evaluation,
+        cells * sizes.nodes,
+    )
 
 
 class _ReversibleSolve(torch.autograd.Function):
@@ -71,17 +80,12 @@ class _ReversibleSolve(torch.autograd.Function):
     def forward(ctx: Any, solve: Solve, x0: Tensor, *parameters: Tensor) -> Tensor:
         state = solve.solver.start(x0)
         for chunk in solve.chunks():
-            slices = {name: stacked.unbind(0) for name, stacked in solve.weights(chunk).items()}
-            for index, blocks in zip(chunk, solve.blocks(slices, len(chunk)), strict=True):
+            by_cells = by_cell(solve.weights(chunk), len(solve.solver.nodes))
+            for index, blocks in zip(chunk, by_cells, strict=True):
                 state = solve.solver.step(solve.field, state, solve.cells[index], blocks)
         ctx.solve = solve
         ctx.save_for_backward(*state)
-        device = x0.device.type
-        ctx.autocast = {
-            "device_type": device,
-            "enabled": torch.is_autocast_enabled(device),
-            "dtype": torch.get_autocast_dtype(device),
-        }
+        ctx.autocast = autocast_state(x0.device.type)
         return solve.solver.end(state).to(x0.dtype)
 
     @staticmethod
@@ -101,7 +105,7 @@ class _ReversibleSolve(torch.autograd.Function):
                     name: [w.requires_grad_(stacked.requires_grad) for w in stacked.detach().unbind(0)]
                     for name, stacked in generated.items()
                 }
-                blocks = list(solve.blocks(leaves, len(chunk)))
+                blocks = by_cell(leaves, len(solve.solver.nodes))
                 for index, own in zip(reversed(chunk), reversed(blocks), strict=True):
                     couplings = solve.solver.couplings(solve.field, solve.cells[index], own)
                     for factor, update in reversed(couplings):

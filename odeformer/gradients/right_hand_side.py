@@ -7,8 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odeformer.field import Field
+from odeformer.field.parts import Field
 from odeformer.hypernetwork import WeightSource
+
+
+def autocast_state(device: str) -> dict[str, Any]:
+    """The arguments of a ``torch.autocast`` that does what is done now, for a backward pass outside of it."""
+    return {
+        "device_type": device,
+        "enabled": torch.is_autocast_enabled(device),
+        "dtype": torch.get_autocast_dtype(device),
+    }
 
 
 class RightHandSide:
@@ -16,21 +25,15 @@ class RightHandSide:
 
     def __init__(self, field: Field, hypernetwork: WeightSource, x0: Tensor) -> None:
         self.field, self.hypernetwork = field, hypernetwork
-        self.width = torch.zeros(())
-        """Of the cell, which step-aware coefficients see; 0 where there are no cells: the ODE is the limit
-        of small ones."""
-        device = x0.device.type
-        # torchdiffeq's backward pass runs outside of the autocast region that the forward one ran in.
-        self.autocast: dict[str, Any] = {
-            "device_type": device,
-            "enabled": torch.is_autocast_enabled(device),
-            "dtype": torch.get_autocast_dtype(device),
-        }
+        self.h = torch.zeros(())
+        """The width of the cell, which step-aware coefficients see; 0 where there are no cells: the ODE is
+        the limit of small ones."""
+        self.autocast = autocast_state(x0.device.type)
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
         # t is never bf16, whose steps near 1 are wider than a cell of a deep solve.
         at = t.reshape(1).to(torch.float64 if x.dtype == torch.float64 else torch.float32)
         with torch.autocast(**self.autocast):
-            weights = self.hypernetwork(at, self.width.to(at).reshape(1))
+            weights = self.hypernetwork(at, self.h.to(at).reshape(1))
             slope = self.field(x, {name: stacked[0] for name, stacked in weights.items()})
         return (self.field.speed * slope).to(x.dtype)

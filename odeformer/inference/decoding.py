@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from odeformer.field import BlockWeights, Field, build_field
-from odeformer.field.parts import Heads, join_heads, project
+from odeformer.field.parts import Heads, by_cell, join_heads, project
 from odeformer.inference.int8 import Int8Matrix
 from odeformer.lora import merge
 from odeformer.model import Odeformer
-from odeformer.solvers import Adaptive, Cell, Solver, cells_of, solver_named
+from odeformer.solvers import Cell, Solver, cells_of, solver_named
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class AtDepth:
             int8: matrices of 8-bit numbers (:mod:`odeformer.inference.int8`), for a CPU.
 
         Raises:
-            ValueError: for too small a depth, an adaptive solver, or ``int8`` on an accelerator.
+            ValueError: for too small a depth, or ``int8`` on an accelerator.
         """
         self.config = model.config
         self.depth = model.config.depth if depth is None else depth
@@ -63,17 +63,16 @@ class AtDepth:
         with torch.no_grad():
             merged = merge(model.depth_weights(depth))
             # One tensor after the other, so that the 32-bit ones are not all there beside the others.
-            made = {name: [prepare(w) for w in merged.pop(name).to(self.dtype)] for name in [*merged]}
-            blocks = [dict(zip(made, of_node, strict=True)) for of_node in zip(*made.values(), strict=True)]
+            weights = {name: [prepare(w) for w in merged.pop(name).to(self.dtype)] for name in [*merged]}
         self.stretches = []
-        solvers = (model.layer_solver, solver_named(model.solver))
+        solvers = (model.layer_solver(), solver_named(model.solver))
         for solver, grid in zip(solvers, model.grids(depth), strict=True):
-            assert not isinstance(solver, Adaptive)  # depth_weights has refused it
             cells = cells_of(grid, float(model.config.depth)) if len(grid) > 1 else []
-            nodes = len(solver.nodes)
-            own = [blocks[i * nodes : (i + 1) * nodes] for i in range(len(cells))]
-            blocks = blocks[len(cells) * nodes :]
-            self.stretches.append(Stretch(solver, cells, own))
+            here, weights = (
+                {name: tensors[: len(cells) * len(solver.nodes)] for name, tensors in weights.items()},
+                {name: tensors[len(cells) * len(solver.nodes) :] for name, tensors in weights.items()},
+            )
+            self.stretches.append(Stretch(solver, cells, by_cell(here, len(solver.nodes))))
 
         def own_copy(module: torch.nn.Module | None) -> torch.nn.Module | None:
             return None if module is None else copy.deepcopy(module).requires_grad_(False).to(self.dtype)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from odeformer.config import ModelConfig
-from odeformer.model import Odeformer
+from odeformer.model import Odeformer, SolveOptions
 
 LARGEST_DIFFERENCE = 1e-4
 """Of logits, over their standard deviation: rounding, and no more."""
@@ -23,12 +23,10 @@ def sample_ids(config: ModelConfig) -> Tensor:
 @torch.no_grad()
 def own_logits(model: Odeformer, depth: int | None, solver: str, ids: Tensor) -> Tensor:
     """The model's logits [batch, time, vocabulary] at this depth by this solver, on the CPU."""
-    chosen, training = model.solver, model.training
-    model.solver = solver
+    training, ids = model.training, ids.to(model.embedding.weight.device)
     try:
-        return model.eval()(ids.to(model.embedding.weight.device), depth=depth).logits.cpu()
+        return model.eval()(ids, depth=depth, options=SolveOptions(solver)).logits.cpu()
     finally:
-        model.solver = chosen
         model.train(training)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from odeformer.config import BasisConfig
 from odeformer.interop.materialise import Ordinary
-from odeformer.model import Odeformer
+from odeformer.model import Odeformer, SolveOptions
 
 LARGEST_CONDITION = 1e4
 """Of the coefficients at the layers' times: what float32 weights can be had back through."""
@@ -62,5 +62,5 @@ def continuous(ordinary: Ordinary, basis: BasisConfig, prelude: int | None = Non
         getattr(model.hypernetwork, name).copy_(sets.view(basis.size, *spec.shape))
         missed += float((c @ sets - wanted).square().sum())
         total += float((wanted + spec.mean).square().sum())
-    model.solver = ordinary.solver
+    model.options = SolveOptions(ordinary.solver)
     return model.eval(), Fit(condition, (missed / total) ** 0.5)

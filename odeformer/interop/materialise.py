@@ -10,8 +10,8 @@ from torch import Tensor
 from odeformer.config import BasisConfig, ModelConfig
 from odeformer.field import BlockWeights
 from odeformer.lora import merge
-from odeformer.model import Odeformer
-from odeformer.solvers import LAYERS, cells_of
+from odeformer.model import Odeformer, SolveOptions
+from odeformer.solvers import cells_of, layer_solver_name
 
 WRITING = ("out_weight", "out_bias", "down_weight", "down_bias")
 """The tensors that write to the residual stream: scaling them scales a layer's step."""
@@ -37,7 +37,7 @@ class Ordinary:
         means = {name: spec.mean for name, spec in model.hypernetwork.tensors.items()}
         state = {f"hypernetwork.{name}": w - means[name] for name, w in self.layers.items()}
         model.load_state_dict({**self.outer, **state})
-        model.solver = self.solver
+        model.options = SolveOptions(self.solver)
         return model.eval()
 
 
@@ -74,16 +74,12 @@ def materialise(model: Odeformer, depth: int | None = None) -> Ordinary:
 
 def layer_solver(model: Odeformer) -> str:
     """The solver whose steps are the layers: the model's own, or its flavour's default."""
-    return model.solver if model.solver in LAYERS else model.config.default_solver
+    return layer_solver_name(model.solver, model.config.default_solver)
 
 
 def layer_weights(model: Odeformer, depth: int | None) -> BlockWeights:
     """W at the midpoints of the cells, whatever the model's solver, with low-rank pairs apart."""
-    chosen, model.solver = model.solver, layer_solver(model)
-    try:
-        return model.depth_weights(depth)
-    finally:
-        model.solver = chosen
+    return model.depth_weights(depth, layer_solver(model))
 
 
 def step_scales(model: Odeformer, depth: int | None) -> Tensor:

@@ -14,7 +14,7 @@ from odeformer.config import BasisConfig, ModelConfig
 from odeformer.hypernetwork import depth_parameters
 from odeformer.inference.decoding import AtDepth, Reader
 from odeformer.model import Odeformer
-from odeformer.solvers import LAYERS, SOLVERS, Adaptive, solver_named
+from odeformer.solvers import layer_solver_name, solver_named
 
 
 def cell_flops(config: ModelConfig, sequence_length: int) -> float:
@@ -32,15 +32,9 @@ def unembedding_flops(config: ModelConfig) -> float:
 
 
 def forward_flops(config: ModelConfig, solver: str, depth: int, sequence_length: int) -> float:
-    """Of a forward pass at N cells over one sequence, its weights W(t) made beforehand.
-
-    Raises:
-        ValueError: for an adaptive solver, whose cost is not known before it has solved.
-    """
+    """Of a forward pass at N cells over one sequence, its weights W(t) made beforehand."""
     flow = solver_named(solver)
-    if isinstance(flow, Adaptive):
-        raise ValueError(f"solver {solver!r} has no depths to count: its tolerance chooses the cells")
-    prelude = SOLVERS[solver if solver in LAYERS else config.default_solver]
+    prelude = solver_named(layer_solver_name(solver, config.default_solver))
     early = config.prelude_layers
     evaluations = early * prelude.evaluations + (depth - early) * flow.evaluations
     cell, last = cell_flops(config, sequence_length), unembedding_flops(config)
@@ -94,12 +88,7 @@ def measure_depths(
 
     Depths are timed in turn, ``rounds`` times after one to warm up; milliseconds are medians, or what else
     ``of_rounds`` makes of them: ``min`` where others use the machine, too.
-
-    Raises:
-        ValueError: for an adaptive solver, whose cost is not known before it has solved.
     """
-    if isinstance(solver_named(model.solver), Adaptive):
-        raise ValueError(f"solver {model.solver!r} has no depths to measure: its tolerance chooses the cells")
     device = model.embedding.weight.device
     ids = torch.randint(model.config.vocabulary_size or 0, (batch, time_steps), device=device)
     weights = {depth: model.depth_weights(depth) for depth in depths}

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from odeformer.config import GradientName
-from odeformer.gradients import time_tensors
+from odeformer.field.parts import by_cell
+from odeformer.gradients import GRADIENTS
+from odeformer.hypernetwork import time_tensors
 from odeformer.measure.memory import peak_bytes, saved_bytes
-from odeformer.model import Odeformer, token_losses
-from odeformer.solvers import SOLVERS, ReversibleSolver, RungeKutta, cells_of, node_times
+from odeformer.model import Odeformer, SolveOptions, token_losses
+from odeformer.solvers import ReversibleSolver, cells_of, node_times, solver_named
 
-Pair = tuple[str, GradientName]
+Pair = tuple[str, str]
 """A solver's name and a gradient method."""
 
 
@@ -50,13 +51,7 @@ class GradientRow:
 
 def pairs_of(solver: str) -> list[Pair]:
     """The solver with every gradient method that goes with it."""
-    able = SOLVERS[solver]
-    pairs: list[Pair] = [(solver, "direct"), (solver, "checkpoint")]
-    if isinstance(able, RungeKutta):
-        pairs.append((solver, "adjoint"))
-    if isinstance(able, ReversibleSolver):
-        pairs.append((solver, "reversible"))
-    return pairs
+    return [(solver, name) for name, method in GRADIENTS.items() if method.goes_with(solver_named(solver))]
 
 
 def check_gradients(
@@ -119,13 +114,11 @@ def _timed(
 
 
 def _loss(model: Odeformer, ids: Tensor, depth: int, solver: str, gradient: str, dtype: str) -> Tensor:
-    chosen = model.solver, model.gradient
-    model.solver, model.gradient = solver, gradient
+    options = SolveOptions(solver, gradient)
     with torch.autocast(ids.device.type, torch.bfloat16, enabled=dtype == "bf16"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the adjoint's: its error is in the table
-        loss = token_losses(model(ids[:, :-1], depth=depth).logits, ids[:, 1:]).mean()
-    model.solver, model.gradient = chosen
-    return loss
+        logits = model(ids[:, :-1], depth=depth, options=options).logits
+        return token_losses(logits, ids[:, 1:]).mean()
 
 
 def _gradient(model: Odeformer, ids: Tensor, depth: int, solver: str, gradient: str, dtype: str) -> Tensor:
@@ -144,24 +137,18 @@ def _distance(found: Tensor, expected: Tensor) -> float:
 @torch.no_grad()
 def state_drift(model: Odeformer, ids: Tensor, depth: int, solver_name: str, dtype: str) -> float | None:
     """Relative error of the pair where the flow begins, after the solve and its undoing; None without one."""
-    solver = SOLVERS[solver_name]
+    solver = solver_named(solver_name)
     if not isinstance(solver, ReversibleSolver):
         return None
-    chosen, model.solver = model.solver, solver_name
     with torch.autocast(ids.device.type, torch.bfloat16, enabled=dtype == "bf16"):
-        x0, field = model.flow_start(ids[:, :-1])
+        x0, field = model.flow_start(ids[:, :-1], options=SolveOptions(solver_name))
         _, flow = model.grids(depth)
         cells = cells_of(flow, field.speed)
         times = time_tensors(*node_times(solver, flow), like=x0)
-        stacked, nodes = model.hypernetwork(*times), len(solver.nodes)
-        blocks = [
-            [{name: w[cell * nodes + node] for name, w in stacked.items()} for node in range(nodes)]
-            for cell in range(len(cells))
-        ]
+        weights = by_cell(model.hypernetwork(*times), len(solver.nodes))
         state = first = solver.start(x0)
-        for cell, own in zip(cells, blocks, strict=True):
+        for cell, own in zip(cells, weights, strict=True):
             state = solver.step(field, state, cell, own)
-        for cell, own in zip(reversed(cells), reversed(blocks), strict=True):
+        for cell, own in zip(reversed(cells), reversed(weights), strict=True):
             state = solver.reverse(field, state, cell, own)
-    model.solver = chosen
     return _distance(torch.stack(state[:2]), torch.stack(first[:2]))

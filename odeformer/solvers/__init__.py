@@ -11,7 +11,6 @@ from __future__ import annotations
 from itertools import pairwise
 
 from odeformer.depth import Grid
-from odeformer.solvers.adaptive import Adaptive, Tolerance
 from odeformer.solvers.one_step import Cell, LieTrotter, OneStep, RungeKutta, Solver, State, add_scaled
 from odeformer.solvers.reversible import KEPT, Coupled, FixedPoint, ReversibleSolver, TwoStep, seen_dtype
 
@@ -37,31 +36,27 @@ SOLVERS: dict[str, Solver] = {
     "reversible_euler": Coupled(EULER, kept=2.0**-4),
     "reversible_midpoint": Coupled(MIDPOINT, kept=2.0**-4),
 }
-"""With cells that are given."""
 MEMORY_SAVING = "damped_leapfrog"
 """The solver that gradient ``reversible`` has where none is chosen: exact, one evaluation a cell, and what is
 trained with it runs by Euler as if it had been trained by Euler (docs/design.md)."""
 LAYERS = ("euler", "lie_trotter")
 """One of their steps, h · D = 1, is an ordinary transformer layer."""
-ADAPTIVE_SOLVERS = {name: Adaptive(name) for name in ("dopri5", "bosh3")}
-"""With cells that a tolerance chooses."""
 
 
-def solver_named(name: str) -> Solver | Adaptive:
+def solver_named(name: str) -> Solver:
     """The solver of that name.
 
     Raises:
         ValueError: naming the solvers there are.
     """
-    all_solvers = SOLVERS | ADAPTIVE_SOLVERS
-    if name not in all_solvers:
-        raise ValueError(f"solver {name!r} is unknown; there are: {', '.join(all_solvers)}")
-    return all_solvers[name]
+    if name not in SOLVERS:
+        raise ValueError(f"solver {name!r} is unknown; there are: {', '.join(SOLVERS)}")
+    return SOLVERS[name]
 
 
-def names_of(kind: type) -> str:
-    """The names of the solvers of one kind, for a message."""
-    return ", ".join(name for name, solver in SOLVERS.items() if isinstance(solver, kind))
+def layer_solver_name(name: str, default: str) -> str:
+    """The solver whose steps are ordinary layers: this one, or the flavour's ``default``."""
+    return name if name in LAYERS else default
 
 
 def cells_of(grid: Grid, speed: float) -> list[Cell]:
@@ -86,11 +81,9 @@ def node_times(solver: Solver, grid: Grid) -> tuple[list[float], list[float]]:
 
 
 __all__ = [
-    "ADAPTIVE_SOLVERS",
     "LAYERS",
     "MEMORY_SAVING",
     "SOLVERS",
-    "Adaptive",
     "Cell",
     "Coupled",
     "FixedPoint",
@@ -100,10 +93,9 @@ __all__ = [
     "RungeKutta",
     "Solver",
     "State",
-    "Tolerance",
     "add_scaled",
     "cells_of",
-    "names_of",
+    "layer_solver_name",
     "node_times",
     "seen_dtype",
     "solver_named",

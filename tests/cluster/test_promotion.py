@@ -19,7 +19,7 @@ from cluster.registry.about import About
 from cluster.tasks.sets import read_sets
 from cluster.tasks.task import Task
 from cluster.tracking import runs, store
-from data.tasks.examples import Example
+from data.tasks.example import Example
 from data.tasks.stream import encode
 from data.tokenizer import load_tokenizer, train_tokenizer
 from odeformer import checkpoint

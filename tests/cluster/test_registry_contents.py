@@ -26,6 +26,7 @@ from cluster.tracking import runs
 from odeformer import checkpoint
 from odeformer.files.digest import folder_digest
 from odeformer.measure.cost import forward_flops, measure_depths
+from odeformer.model import SolveOptions
 
 
 def place(version: registry.Version) -> Path:
@@ -98,7 +99,7 @@ def test_an_adapter_has_its_own_scores_at_the_costs_of_its_base(uri: str, tmp_pa
 def test_counted_flops_are_those_of_a_timed_pass(tmp_path: Path) -> None:
     model = checkpoint.load(checkpoint_folder(tmp_path))
     for solver in ("euler", "heun", "lie_trotter", "rk4"):
-        model.solver = solver
+        model.options = SolveOptions(solver)
         for row in measure_depths(model, [2, 4, 8], batch=1, time_steps=16, rounds=1).rows:
             assert row.flops == pytest.approx(forward_flops(model.config, solver, row.depth, 16))
 

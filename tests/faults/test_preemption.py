@@ -21,7 +21,7 @@ from cluster.settings import PretrainSettings
 
 WORKER = """
 import sys, time
-from cluster.supervision import preemption
+from cluster.runs import preemption
 preemption.listen()
 print("ready", flush=True)
 while not preemption.is_asked(None):

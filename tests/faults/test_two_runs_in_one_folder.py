@@ -14,7 +14,7 @@ from cluster.runs import lock
 HOLD = """
 import sys
 from pathlib import Path
-from cluster import lock
+from cluster.runs import lock
 with lock.held(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -7,26 +7,24 @@ import torch
 from test_solvers import PROBLEMS, START, TanhField
 from tiny_models import gradients, ids, relative_error, tiny_model
 
-from odeformer.depth import Grid
-from odeformer.gradients import Solution, integrate
-from odeformer.gradients.adaptive import TooManyEvaluationsError
-from odeformer.model import token_losses
-from odeformer.solvers import ADAPTIVE_SOLVERS, Tolerance
+from odeformer.model import SolveOptions, token_losses
+from odeformer.research.adaptive import Tolerance, TooManyEvaluationsError, run_adaptively, solve_adaptively
+
+METHODS = ("dopri5", "bosh3")
 
 
-def solve(problem: str, name: str, tolerance: Tolerance) -> Solution:
+def solve(problem: str, name: str, tolerance: Tolerance) -> tuple[torch.Tensor, tuple[int, ...]]:
     field, weights, _ = PROBLEMS[problem]
     return solve_field(field, weights, name, tolerance)
 
 
 def solve_field(
-    field: Any, weights: Any, name: str, tolerance: Tolerance, grid: Grid = (0.0, 1.0)
-) -> Solution:
-    solver = ADAPTIVE_SOLVERS[name]
-    return integrate(field, weights, START, grid, solver=solver, gradient="direct", tolerance=tolerance)
+    field: Any, weights: Any, name: str, tolerance: Tolerance, ends: tuple[float, float] = (0.0, 1.0)
+) -> tuple[torch.Tensor, tuple[int, ...]]:
+    return solve_adaptively(field, weights, START, ends, tolerance, name)
 
 
-@pytest.mark.parametrize("name", ADAPTIVE_SOLVERS)
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_a_smaller_tolerance_costs_more_and_errs_less(problem: str, name: str) -> None:
     exact = PROBLEMS[problem][2]()
@@ -53,41 +51,38 @@ def test_weights_are_never_asked_for_outside_of_the_depth() -> None:
     assert 0.7 < max(seen) <= 0.75
 
 
-@pytest.mark.parametrize("name", ADAPTIVE_SOLVERS)
-def test_the_model_agrees_with_a_fine_solve_by_fixed_cells(name: str) -> None:
+@pytest.mark.parametrize("name", METHODS)
+def test_the_model_agrees_with_a_fine_solve_by_fixed_cells(name: Any) -> None:
     model = tiny_model().double()
     with torch.no_grad():
-        model.solver = "rk4"
+        model.options = SolveOptions("rk4")
         expected = model(ids(), depth=200).logits
-        model.solver = name
-        seen = model(ids(), depth=Tolerance(1e-7, 1e-7, max_evaluations=5000))
+        seen = run_adaptively(model, ids(), Tolerance(1e-7, 1e-7, max_evaluations=5000), name)
     torch.testing.assert_close(seen.logits, expected, atol=1e-5, rtol=0)
     assert len(set(seen.evaluations)) == 1
 
 
 def test_sequences_solved_one_by_one_have_their_own_counts() -> None:
     model = tiny_model()
-    model.solver = "dopri5"
     tokens = ids(batch=6, time=12)
     alone = Tolerance(1e-5, 1e-5, per_sequence=True)
     with torch.no_grad():
-        together = model(tokens, depth=alone)
+        together = run_adaptively(model, tokens, alone)
         assert len(set(together.evaluations)) > 1, "nothing to tell apart"
         for row in range(6):
-            one = model(tokens[row : row + 1], depth=Tolerance(1e-5, 1e-5))
+            one = run_adaptively(model, tokens[row : row + 1], Tolerance(1e-5, 1e-5))
             torch.testing.assert_close(one.logits[0], together.logits[row], atol=1e-5, rtol=0)
             assert one.evaluations == (together.evaluations[row],)
 
 
 @pytest.mark.parametrize("gradient", ["direct", "adjoint"])
-def test_its_gradients_approach_those_of_a_fine_solve(gradient: str) -> None:
+def test_its_gradients_approach_those_of_a_fine_solve(gradient: Any) -> None:
     model = tiny_model().double()
-    model.solver = "rk4"
+    model.options = SolveOptions("rk4")
     expected = gradients(model, "direct", 300)
     model.zero_grad()
-    model.solver, model.gradient = "dopri5", gradient
-    tokens = ids()
-    logits = model(tokens[:, :-1], depth=Tolerance(1e-8, 1e-8, max_evaluations=5000)).logits
+    tokens, exact = ids(), Tolerance(1e-8, 1e-8, max_evaluations=5000)
+    logits = run_adaptively(model, tokens[:, :-1], exact, gradient=gradient).logits
     token_losses(logits, tokens[:, 1:]).mean().backward()
     seen = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert relative_error(seen, expected) < 1e-5
@@ -105,19 +100,6 @@ def test_an_infinite_slope_is_named_by_its_time() -> None:
 
     with pytest.raises(FloatingPointError, match=r"at t = 0\.[5-9]"):
         solve_field(TanhField(), poisoned, "dopri5", Tolerance())
-
-
-def test_depths_and_tolerances_are_not_mixed_up() -> None:
-    model = tiny_model()
-    with pytest.raises(ValueError, match="needs an adaptive solver: dopri5, bosh3"):
-        model(ids(), depth=Tolerance())
-    with pytest.raises(ValueError, match="cannot use weights made beforehand"):
-        model(ids(), depth=Tolerance(), weights=model.depth_weights())
-    model.solver = "dopri5"
-    with pytest.raises(ValueError, match="takes a Tolerance in place of a depth"):
-        model(ids(), depth=4)
-    with pytest.raises(ValueError, match="'dopri5' chooses its own times"):
-        model.depth_weights(4)
 
 
 @pytest.mark.parametrize(

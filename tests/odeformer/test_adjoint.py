@@ -7,13 +7,13 @@ import torch
 from tiny_models import attach_adapter, gradients, ids, loss, relative_error, shake, tiny_model
 
 from odeformer.measure.memory import peak_bytes, saved_bytes
-from odeformer.solvers import Tolerance
+from odeformer.model import SolveOptions
 
 
 def adjoint_error(solver: str, depth: int, **shape: int) -> float:
     torch.manual_seed(0)
     model = tiny_model(**shape).double()
-    model.solver = solver
+    model.options = SolveOptions(solver)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return relative_error(gradients(model, "adjoint", depth), gradients(model, "direct", depth))
@@ -30,7 +30,7 @@ def test_its_error_falls_at_the_order_of_the_solver(solver: str, order: int, cel
 
 def test_it_trains_an_adapter_on_frozen_weights() -> None:
     model = tiny_model().double().requires_grad_(False)
-    model.solver = "rk4"
+    model.options = SolveOptions("rk4")
     adapter = attach_adapter(model, trained=False, rank=2).double()
     shake(adapter, 0.03)  # gently: the adjoint of a stiff model is wrong at any affordable depth
     seen = gradients(model, "adjoint", 64)
@@ -40,7 +40,7 @@ def test_it_trains_an_adapter_on_frozen_weights() -> None:
 
 def test_its_backward_pass_runs_in_the_precision_of_the_forward_one() -> None:
     model = tiny_model()
-    model.solver = "rk4"
+    model.options = SolveOptions("rk4")
     exact = gradients(model, "adjoint", 16)
     with torch.autocast("cpu", torch.bfloat16):
         value = loss(model, 16)
@@ -52,7 +52,7 @@ def test_its_backward_pass_runs_in_the_precision_of_the_forward_one() -> None:
 
 def test_it_keeps_nothing_for_each_cell() -> None:
     model = tiny_model(width=32, context_length=32)
-    model.solver, model.gradient = "midpoint", "adjoint"
+    model.options = SolveOptions("midpoint", "adjoint")
     tokens = ids(batch=2, time=32)
     saved, peak = (
         [measure(depth) for depth in (8, 24)]
@@ -69,14 +69,10 @@ def test_a_rough_pairing_warns_and_an_impossible_one_is_refused() -> None:
     model = tiny_model()
     with pytest.warns(UserWarning, match="wrong by percents.*'checkpoint' is exact"):
         gradients(model, "adjoint", 24)
-    model.solver = "rk4"
+    model.options = SolveOptions("rk4")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         gradients(model, "adjoint", 24)
-    model.solver = "lie_trotter"
+    model.options = SolveOptions("lie_trotter", "adjoint")
     with pytest.raises(ValueError, match=r"'adjoint' needs a Runge–Kutta solver: euler, midpoint"):
         model(ids())
-    model.solver = "dopri5"
-    model.gradient = "checkpoint"
-    with pytest.raises(ValueError, match="'direct' and 'adjoint', not 'checkpoint'"):
-        model(ids(), depth=Tolerance())

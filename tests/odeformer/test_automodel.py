@@ -15,7 +15,7 @@ from odeformer.files.digest import folder_digest
 from odeformer.inference.decoding import AtDepth
 from odeformer.inference.generate import generate
 from odeformer.inference.sampling import Sampling
-from odeformer.model import Odeformer, token_losses
+from odeformer.model import Odeformer, SolveOptions, token_losses
 
 PROMPTS = ["def f(", "    return self.parser", "x"]
 
@@ -74,7 +74,7 @@ def test_padding_changes_nothing_and_greedy_texts_are_ours(
 ) -> None:
     shape = {"rotary_fraction": None} if flavour != "neox" else {}
     model = tiny_model(flavour=flavour, vocabulary_size=300, context_length=32, **shape).eval()
-    model.solver = solver
+    model.options = SolveOptions(solver)
     folder = save(model, tmp_path / "model", text_files)
     theirs = auto(folder, depth=3)
     alone = [load_tokenizer(folder).encode(text).ids for text in PROMPTS]

@@ -6,9 +6,10 @@ import torch
 from tiny_models import config, ids
 from torch import Tensor, nn
 
-from odeformer.basis import SmoothMLP, build_basis
+from odeformer.basis.smooth_mlp import SmoothMLP
 from odeformer.config import BasisConfig
 from odeformer.depth import uniform_grid
+from odeformer.hypernetwork import build_basis
 from odeformer.model import Odeformer
 from odeformer.solvers import SOLVERS, node_times
 

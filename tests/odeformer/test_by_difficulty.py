@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_models import VOCABULARY, ids, tiny_model
 
-from odeformer.by_difficulty import entropy, solve_by_difficulty
+from odeformer.research.by_difficulty import entropy, solve_by_difficulty
 
 
 def test_entropy_of_known_distributions() -> None:

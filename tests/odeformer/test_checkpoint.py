@@ -14,7 +14,7 @@ from tiny_models import attach_adapter, config, ids, run_python, tiny_model
 import odeformer
 from odeformer import checkpoint
 from odeformer.files.digest import folder_digest
-from odeformer.model import Odeformer
+from odeformer.model import Odeformer, SolveOptions
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_model_comes_back_bit_for_bit(
     shape: dict[str, Any], solver: str, tmp_path: Path, tokenizer: Path
 ) -> None:
     model, folder = tiny_model(**shape).eval(), tmp_path / "some" / "where"
-    model.solver = solver
+    model.options = SolveOptions(solver)
     checkpoint.save(model.state_dict(), model.config, solver, tokenizer, folder)
     assert set(contents(folder)) == {"config.json", "model.safetensors", "tokenizer.json"}
     assert (folder / "tokenizer.json").read_bytes() == tokenizer.read_bytes()

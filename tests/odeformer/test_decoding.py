@@ -8,7 +8,7 @@ from tiny_models import CONTEXT, attach_adapter, config, ids, tiny_model
 
 from odeformer.field.parts import rotary_table
 from odeformer.inference.decoding import AtDepth, Reader
-from odeformer.model import Odeformer
+from odeformer.model import Odeformer, SolveOptions
 
 FLAVOURS: list[tuple[str, dict[str, Any]]] = [
     ("neox", {}),
@@ -20,7 +20,7 @@ FLAVOURS: list[tuple[str, dict[str, Any]]] = [
 
 def make(flavour: str, changes: dict[str, Any], solver: str) -> Odeformer:
     model = tiny_model(flavour=flavour, **changes).eval()
-    model.solver = solver
+    model.options = SolveOptions(solver)
     return model
 
 
@@ -81,9 +81,6 @@ def test_what_has_no_such_depth_is_refused() -> None:
     model = tiny_model()
     with pytest.raises(ValueError, match="depth 1 is too small"):
         AtDepth(model, 1)
-    model.solver = "dopri5"
-    with pytest.raises(ValueError, match="chooses its own times"):
-        AtDepth(model)
 
 
 def test_positions_stay_apart_in_bf16() -> None:

@@ -10,7 +10,7 @@ from odeformer.field import block_tensors
 from odeformer.field.neox import NeoXField
 from odeformer.field.parts import project, rotary_table, rotate
 from odeformer.lora import merge
-from odeformer.model import Odeformer
+from odeformer.model import Odeformer, SolveOptions
 
 BRANCH_ENDS = ("out_weight", "out_bias", "down_weight", "down_bias")
 
@@ -80,7 +80,7 @@ def gpt_neox_logits(model: Odeformer, input_ids: Tensor, depth: int, parallel: b
 )
 def test_the_discrete_model_is_gpt_neox(changes: dict, solver: str, parallel: bool, depth: int) -> None:
     model = tiny_model(**changes).eval()
-    model.solver = solver
+    model.options = SolveOptions(solver)
     with torch.no_grad():
         ours = model(ids(), depth=depth).logits
     torch.testing.assert_close(ours, gpt_neox_logits(model, ids(), depth, parallel), rtol=1e-5, atol=1e-5)
@@ -92,7 +92,7 @@ def test_the_discrete_model_is_gpt_neox(changes: dict, solver: str, parallel: bo
 def test_euler_at_the_model_depth_is_the_residual_loop_bit_for_bit() -> None:
     model = tiny_model(depth=6)
     for solver in ("euler", "lie_trotter"):
-        model.solver = solver
+        model.options = SolveOptions(solver)
         with torch.no_grad():
             weights = model.depth_weights(6)
             field = NeoXField(model.config, *rotary_table(model.config, 10, torch.zeros(())))
@@ -184,7 +184,7 @@ def test_projection_with_a_low_rank_pair_is_the_merged_projection() -> None:
 @pytest.mark.parametrize("solver", ["euler", "midpoint", "heun", "rk4", "lie_trotter"])
 def test_a_later_token_never_changes_an_earlier_logit(solver: str) -> None:
     model = tiny_model().eval()
-    model.solver = solver
+    model.options = SolveOptions(solver)
     attach_adapter(model, rank=2)
     before = ids(batch=1)
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from odeformer.config import AdapterConfig
 from odeformer.field.adapted import adapted_linear
 from odeformer.frozen import FrozenBase, Tuned
 from odeformer.lora import Adapter
-from odeformer.model import token_losses
+from odeformer.model import SolveOptions, token_losses
 
 SHAPES = (
     AdapterConfig(rank=2, targets=("qkv", "up"), size=2),
@@ -52,7 +53,7 @@ def test_a_frozen_base_gives_the_adapted_models_logits(depth: int) -> None:
 @pytest.mark.parametrize("flavour", ["neox", "llama"])
 def test_one_pass_for_several_adapters_is_a_pass_for_each(gradient: str, flavour: str) -> None:
     model = tiny_model(flavour=flavour).double()
-    model.gradient = gradient
+    model.options = replace(model.options, gradient=gradient)
     base, made = FrozenBase(model), adapters(flavour)
     rows = [ids(seed=seed) for seed in range(3)]
     apart = [gradient_of(base, a, r, 6) for a, r in zip(made, rows, strict=True)]
@@ -67,7 +68,7 @@ def test_one_pass_for_several_adapters_is_a_pass_for_each(gradient: str, flavour
 @pytest.mark.parametrize("gradient", ["direct", "checkpoint"])
 def test_nothing_of_the_base_is_in_the_graph(gradient: str) -> None:
     model = tiny_model()
-    model.gradient = gradient
+    model.options = replace(model.options, gradient=gradient)
     adapter = Adapter(SHAPES[0], model.config)
     shake(adapter, 0.3)
     tuned = Tuned(FrozenBase(model), adapter).train()
@@ -96,7 +97,7 @@ def test_weights_are_made_once_for_each_grid_and_only_a_few_are_kept(
     for depth in (4, 4, 6, 4, 6, 8, 10, 12, 12, 4):
         base(ids(), depth)
     assert made == [4, 6, 8, 10, 12, 4]
-    model.solver = "rk4"
+    model.options = SolveOptions("rk4")
     base(ids(), 4)
     assert made[-1] == 4, "another solver needs other weights"
     assert len(made) == 7
@@ -107,8 +108,8 @@ def test_only_the_adapter_is_a_tuned_models_own() -> None:
     tuned = Tuned(FrozenBase(model), Adapter(SHAPES[1], model.config))
     assert all(name.startswith("adapter.") for name, _ in tuned.named_parameters())
     assert set(tuned.state_dict()) == {name for name, _ in tuned.named_parameters()}
-    with pytest.raises(ValueError, match="a frozen base takes direct, checkpoint"):
-        tuned.gradient = "reversible"
+    with pytest.raises(ValueError, match="a frozen base has it made before"):
+        tuned.options = replace(tuned.options, gradient="reversible")
 
 
 def test_a_settled_base_runs_at_its_depth_and_holds_no_weight_sets() -> None:

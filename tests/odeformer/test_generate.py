@@ -11,7 +11,7 @@ from data.tokenizer import END_OF_TEXT, train_tokenizer
 from odeformer.inference.decoding import AtDepth
 from odeformer.inference.generate import generate, generate_text, until
 from odeformer.inference.sampling import Sampling
-from odeformer.model import Odeformer
+from odeformer.model import Odeformer, SolveOptions
 
 PROMPT = [3, 1, 4, 1, 5]
 
@@ -81,7 +81,7 @@ def greedy_reference(model: Odeformer, prompt: list[int], count: int, depth: int
 def test_temperature_zero_takes_the_most_likely_token(solver: str, depth: int) -> None:
     torch.manual_seed(0)
     model = tiny_model(tie_embeddings=False, prelude=0).eval()
-    model.solver = solver
+    model.options = SolveOptions(solver)
     attach_adapter(model, rank=2)
     torch.nn.init.zeros_(model.final_norm.bias)  # it would say the same word for ever
     torch.nn.init.normal_(model.embedding.weight, std=3.0)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from test_solvers import REVERSIBLE, LinearField, rotating_weights
@@ -5,9 +7,9 @@ from tiny_models import attach_adapter, gradients, ids, loss, tiny_model
 
 from odeformer.depth import uniform_grid
 from odeformer.field import build_field
-from odeformer.gradients import integrate
+from odeformer.gradients.integrate import integrate
 from odeformer.measure.memory import peak_bytes, saved_bytes
-from odeformer.model import token_losses
+from odeformer.model import SolveOptions, token_losses
 from odeformer.solvers import SOLVERS, FixedPoint
 
 
@@ -15,7 +17,7 @@ from odeformer.solvers import SOLVERS, FixedPoint
 @pytest.mark.parametrize(("kind", "size"), [("smooth_mlp", 3), ("none", 4)])
 def test_checkpoint_gives_the_direct_gradient_bit_for_bit(kind: str, size: int, solver: str) -> None:
     model = tiny_model(kind, size)
-    model.solver = solver
+    model.options = SolveOptions(solver)
     attach_adapter(model, rank=2)
     for depth in (4, 3, 7):
         direct = gradients(model, "direct", depth)
@@ -31,7 +33,7 @@ def test_checkpoint_gives_the_direct_gradient_bit_for_bit(kind: str, size: int, 
 def test_segments_give_the_direct_gradient_bit_for_bit(segment: int) -> None:
     model = tiny_model()
     direct = gradients(model, "direct", 7)
-    model.segment = segment
+    model.options = replace(model.options, segment=segment)
     segments = gradients(model, "checkpoint", 7)
     for name in direct:
         assert torch.equal(direct[name], segments[name]), name
@@ -39,11 +41,11 @@ def test_segments_give_the_direct_gradient_bit_for_bit(segment: int) -> None:
 
 def test_segments_keep_fewer_states_for_longer_recomputation() -> None:
     model = tiny_model(width=32, depth=8, context_length=64, prelude=0)
-    model.gradient = "checkpoint"
+    model.options = replace(model.options, gradient="checkpoint")
     tokens = ids(batch=4, time=64)
 
     def saved(segment: int) -> int:
-        model.segment = segment
+        model.options = replace(model.options, segment=segment)
         return saved_bytes(lambda: loss(model, 96, tokens))
 
     state = 4 * 63 * 32 * 4
@@ -76,7 +78,7 @@ def test_a_state_that_is_not_finite_is_named_by_its_cell_and_time() -> None:
 )
 def test_evaluations_of_the_field_are_counted(solver: str, evaluations: int) -> None:
     model = tiny_model()
-    model.solver = solver
+    model.options = SolveOptions(solver)
     calls = []
 
     class Counted(type(build_field(model.config, torch.zeros(1, 1, 16), training=False))):  # type: ignore[misc]
@@ -107,7 +109,7 @@ def test_checkpoint_holds_far_fewer_bytes_and_grows_slower() -> None:
 
     def peak(gradient: str, depth: int) -> int:
         model.zero_grad()
-        model.gradient = gradient
+        model.options = replace(model.options, gradient=gradient)
         return peak_bytes(lambda: loss(model, depth, tokens).backward())
 
     assert peak("checkpoint", 8) < peak("direct", 8) / 2
@@ -136,9 +138,9 @@ def test_gradients_equal_finite_differences(
         assert isinstance(fixed, FixedPoint)
         monkeypatch.setitem(SOLVERS, solver, fixed.base)
     model = tiny_model(size=2, width=8, heads=2, tie_embeddings=tied).double()
-    model.solver = solver
+    model.options = SolveOptions(solver)
     attach_adapter(model, rank=2).double()
-    model.gradient = gradient
+    model.options = replace(model.options, gradient=gradient)
 
     def exact_loss() -> torch.Tensor:
         tokens = ids()
@@ -197,6 +199,6 @@ def test_time_is_never_rounded_to_half_precision() -> None:
 
 def test_unknown_gradient_names_those_there_are() -> None:
     model = tiny_model()
-    model.gradient = "telepathy"
+    model.options = replace(model.options, gradient="telepathy")
     with pytest.raises(ValueError, match=r"'telepathy' is unknown.*checkpoint, direct, reversible"):
         model(ids())

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from odeformer.inference.decoding import AtDepth, Reader
 from odeformer.inference.int8 import Int8Matrix
+from odeformer.model import SolveOptions
 
 FLAVOURS: list[tuple[str, dict[str, Any]]] = [
     ("neox", {}),
@@ -59,7 +60,7 @@ def test_only_what_it_is_for_takes_it() -> None:
 @pytest.mark.parametrize(("flavour", "changes"), FLAVOURS)
 def test_a_model_is_read_with_a_quarter_of_the_bytes(flavour: str, changes: dict[str, Any]) -> None:
     model = tiny_model(flavour=flavour, **changes).eval()
-    model.solver = "euler" if flavour == "neox" else "lie_trotter"
+    model.options = SolveOptions("euler" if flavour == "neox" else "lie_trotter")
     attach_adapter(model, rank=2, alpha=2, targets=("qkv", "up", "down", "embedding"))
     at, whole = AtDepth(model, 6, int8=True), AtDepth(model, 6)
     tokens = ids(batch=3, time=CONTEXT)

@@ -16,7 +16,7 @@ from odeformer.interop.gguf import layout
 from odeformer.interop.gguf.reading import load_gguf
 from odeformer.interop.gguf.vocabulary import read_vocabulary
 from odeformer.interop.gguf.writing import export_gguf
-from odeformer.model import Odeformer
+from odeformer.model import Odeformer, SolveOptions
 
 END = "<|endoftext|>"
 TEXT = (
@@ -36,7 +36,7 @@ SHAPES: list[tuple[str, str, dict[str, Any]]] = [
 
 def made(flavour: str, solver: str, changes: dict[str, Any]) -> Odeformer:
     model = tiny_model(flavour=flavour, **changes).eval()
-    model.solver = solver
+    model.options = SolveOptions(solver)
     return model
 
 

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from odeformer.config import AdapterConfig
 from odeformer.field import block_tensors
 from odeformer.lora import Adapter, merge
-from odeformer.model import Odeformer, token_losses
+from odeformer.model import Odeformer, SolveOptions, token_losses
 from odeformer.norms import vectors
 
 TARGETS = ("qkv", "out", "up", "down")
@@ -67,7 +68,7 @@ def test_merged_weights_are_the_adapted_model() -> None:
     model = tiny_model().double().eval()
     attach_adapter(model, rank=2, targets=("qkv", "down")).double()
     for solver in ("euler", "rk4", "lie_trotter"):
-        model.solver = solver
+        model.options = SolveOptions(solver)
         with torch.no_grad():
             weights = model.depth_weights(5)
             merged = merge(weights)
@@ -118,7 +119,7 @@ def test_merging_without_a_pair_changes_nothing() -> None:
 @pytest.mark.parametrize("gradient", ["direct", "checkpoint"])
 def test_a_frozen_base_gets_no_gradient_and_its_weights_need_none(gradient: str) -> None:
     model = tiny_model()
-    model.gradient = gradient
+    model.options = replace(model.options, gradient=gradient)
     model.requires_grad_(False)
     adapter = attach_adapter(model, rank=2)
     weights = model.depth_weights()
@@ -144,7 +145,7 @@ def backward_flops(model: Odeformer) -> int:
 @pytest.mark.parametrize(("gradient", "share"), [("direct", 0.65), ("checkpoint", 0.8)])
 def test_a_frozen_base_makes_the_backward_pass_cheaper(gradient: str, share: float) -> None:
     model = tiny_model(width=32, heads=2)
-    model.gradient = gradient
+    model.options = replace(model.options, gradient=gradient)
     full = backward_flops(model)
     model.zero_grad()
     model.requires_grad_(False)
@@ -195,7 +196,7 @@ def test_adapters_start_value_does_not_grow_with_its_size() -> None:
 @pytest.mark.parametrize("gradient", ["direct", "checkpoint", "reversible"])
 def test_norms_alone_leave_matrices_without_gradient(gradient: str) -> None:
     model = tiny_model()
-    model.solver, model.gradient = ("damped_leapfrog" if gradient == "reversible" else "euler"), gradient
+    model.options = SolveOptions(("damped_leapfrog" if gradient == "reversible" else "euler"), gradient)
     model.requires_grad_(False)
     trained = vectors(model)
     assert {name.rsplit("_", 1)[-1].rsplit(".", 1)[-1] for name in trained} == {"weight", "bias"}

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from odeformer.depth import uniform_grid
 from odeformer.field.neox import NeoXField
 from odeformer.field.parts import BlockWeights, rotary_table
-from odeformer.gradients import integrate
+from odeformer.gradients.integrate import integrate
 from odeformer.hypernetwork import depth_parameters
-from odeformer.model import Odeformer, parameter_count, token_losses
+from odeformer.model import Odeformer, SolveOptions, parameter_count, token_losses
 from odeformer.solvers import SOLVERS
 
 
@@ -67,9 +67,9 @@ def test_default_depth_is_the_model_depth() -> None:
 def test_more_cells_approach_the_solution_of_the_differential_equation() -> None:
     model = Odeformer(config("smooth_mlp", 2)).double().eval()
     with torch.no_grad():
-        model.solver = "rk4"
+        model.options = SolveOptions("rk4")
         exact = model(ids(), depth=256).logits
-        model.solver = "euler"
+        model.options = SolveOptions("euler")
         errors = [float((model(ids(), depth=n).logits - exact).norm()) for n in (64, 128, 256)]
     assert 1.85 < errors[0] / errors[1] < 2.15
     assert 1.85 < errors[1] / errors[2] < 2.15
@@ -78,7 +78,7 @@ def test_more_cells_approach_the_solution_of_the_differential_equation() -> None
 def test_weights_can_be_generated_once_and_used_often() -> None:
     model = tiny_model().eval()
     for solver in SOLVERS:
-        model.solver = solver
+        model.options = SolveOptions(solver)
         with torch.no_grad():
             weights = model.depth_weights(3)
             for seed in (0, 1):
@@ -121,7 +121,7 @@ class WatchedField(NeoXField):
 def test_bf16_is_for_the_products_only(solver: str) -> None:
     model = tiny_model()
     attach_adapter(model, rank=2)
-    model.solver = solver
+    model.options = SolveOptions(solver)
     dtypes: dict[str, set[torch.dtype]] = {
         "t": set(),
         "coefficients": set(),
@@ -208,7 +208,7 @@ def test_a_longer_sequence_than_the_context_is_refused() -> None:
 
 def test_unknown_solver_is_refused() -> None:
     model = tiny_model()
-    model.solver = "ruler"
+    model.options = SolveOptions("ruler")
     with pytest.raises(ValueError, match="solver 'ruler' is unknown"):
         model(ids())
 

@@ -5,10 +5,11 @@ import torch
 from test_solvers import REVERSIBLE
 from tiny_models import gradients, ids, relative_error, tiny_model
 
-from odeformer.basis import build_basis
 from odeformer.config import BasisConfig, ModelConfig
 from odeformer.depth import layered_grid
-from odeformer.solvers import SOLVERS, Tolerance, node_times
+from odeformer.hypernetwork import build_basis
+from odeformer.model import SolveOptions
+from odeformer.solvers import SOLVERS, node_times
 
 
 @pytest.mark.parametrize("solver", ["euler", "lie_trotter"])
@@ -17,7 +18,7 @@ def test_at_the_model_depth_nothing_tells_it_from_the_flow(solver: str) -> None:
     for prelude in (0, 1, 2):
         torch.manual_seed(3)
         models.append(tiny_model("smooth_mlp", 4, prelude=prelude))
-        models[-1].solver = solver
+        models[-1].options = SolveOptions(solver)
     with torch.no_grad():
         expected, *others = (model(ids()).logits for model in models)
         assert all(torch.equal(expected, other) for other in others)
@@ -26,7 +27,7 @@ def test_at_the_model_depth_nothing_tells_it_from_the_flow(solver: str) -> None:
         assert not torch.allclose(one, two, atol=1e-3)
 
 
-@pytest.mark.parametrize("solver", [*SOLVERS, "dopri5"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_it_is_one_layer_whatever_solves_the_flow(solver: str) -> None:
     model = tiny_model(prelude=1)
     with torch.no_grad():
@@ -35,19 +36,16 @@ def test_it_is_one_layer_whatever_solves_the_flow(solver: str) -> None:
         layer = {name: stacked[0] for name, stacked in weights.items()}
         x = model.embed(ids())
         torch.testing.assert_close(reference, x + field(x, layer))
-        model.solver = solver
+        model.options = SolveOptions(solver)
         if solver != "lie_trotter":  # whose own step is a layer too
             assert torch.equal(model.flow_start(ids())[0], reference)
-        depth = Tolerance() if solver == "dopri5" else 5
-        evaluations = model(ids(), depth=depth).evaluations
-        if isinstance(depth, int):
-            assert evaluations == (1 + 4 * SOLVERS[solver].evaluations,) * 2
+        assert model(ids(), depth=5).evaluations == (1 + 4 * SOLVERS[solver].evaluations,) * 2
 
 
 @pytest.mark.parametrize("solver", REVERSIBLE)
 def test_every_gradient_reaches_its_weights(solver: str) -> None:
     model = tiny_model("none", 4, prelude=2).double()
-    model.solver = solver
+    model.options = SolveOptions(solver)
     direct = gradients(model, "direct", 6)
     assert all(direct[f"hypernetwork.{name}_weight"][:2].abs().sum() > 0 for name in ("qkv", "down"))
     for gradient in ("checkpoint", "reversible"):

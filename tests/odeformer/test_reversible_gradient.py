@@ -1,5 +1,7 @@
 """The reversible gradient: against the direct one, and what it keeps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_solvers import REVERSIBLE, LinearField, rotating_weights
@@ -7,8 +9,9 @@ from tiny_models import attach_adapter, gradients, ids, loss, relative_error, ti
 
 from odeformer.depth import uniform_grid
 from odeformer.field import build_field
-from odeformer.gradients import integrate
+from odeformer.gradients.integrate import integrate
 from odeformer.measure.memory import peak_bytes, saved_bytes
+from odeformer.model import SolveOptions
 from odeformer.solvers import SOLVERS, Cell, ReversibleSolver
 
 
@@ -16,19 +19,19 @@ from odeformer.solvers import SOLVERS, Cell, ReversibleSolver
 @pytest.mark.parametrize("kind", ["smooth_mlp", "none"])
 def test_the_reversible_gradient_is_the_direct_one(kind: str, solver: str) -> None:
     model = tiny_model(kind, 4).double()
-    model.solver = solver
+    model.options = SolveOptions(solver)
     attach_adapter(model, rank=2).double()
     for depth in (2, 3, 12):  # less than, and more than, the cells whose weights exist at once
         direct = gradients(model, "direct", depth)
         assert relative_error(gradients(model, "reversible", depth), direct) < 1e-9
     single = tiny_model(kind, 4)
-    single.solver = solver
+    single.options = SolveOptions(solver)
     assert relative_error(gradients(single, "reversible", 12), gradients(single, "direct", 12)) < 1e-5
 
 
 def test_the_reversible_gradient_trains_an_adapter_on_frozen_weights() -> None:
     model = tiny_model().double().requires_grad_(False)
-    model.solver = "leapfrog"
+    model.options = SolveOptions("leapfrog")
     attach_adapter(model, rank=2).double()
     direct = gradients(model, "direct", 5)
     assert all("_lora_" in name for name in direct)
@@ -37,7 +40,7 @@ def test_the_reversible_gradient_trains_an_adapter_on_frozen_weights() -> None:
 
 def test_the_reversible_gradient_under_autocast_is_close_to_the_direct_one() -> None:
     model = tiny_model()
-    model.solver = "leapfrog"
+    model.options = SolveOptions("leapfrog")
     exact = gradients(model, "direct", 8)
     with torch.autocast("cpu", torch.bfloat16):
         direct, reversible = gradients(model, "direct", 8), gradients(model, "reversible", 8)
@@ -49,7 +52,7 @@ def test_the_reversible_gradient_under_autocast_is_close_to_the_direct_one() -> 
 
 def test_the_reversible_gradient_keeps_nothing_for_each_cell() -> None:
     model = tiny_model(width=32, depth=4, context_length=64)
-    model.solver, model.gradient = "leapfrog", "reversible"
+    model.options = SolveOptions("leapfrog", "reversible")
     tokens = ids(batch=4, time=64)
 
     def peak(depth: int) -> int:
@@ -63,11 +66,11 @@ def test_the_reversible_gradient_keeps_nothing_for_each_cell() -> None:
 
 def test_what_cannot_be_undone_is_refused() -> None:
     model = tiny_model()
-    model.gradient = "reversible"
+    model.options = replace(model.options, gradient="reversible")
     with pytest.raises(ValueError, match="needs a solver that can be undone: leapfrog, fixed_point_leapfrog"):
         model(ids())
-    model.solver = "leapfrog"
-    with pytest.raises(ValueError, match="give no weights that were generated beforehand"):
+    model.options = SolveOptions("leapfrog", "reversible")
+    with pytest.raises(ValueError, match=r"'reversible' makes W\(t\) itself: give no weights made"):
         model(ids(), weights=model.depth_weights())
 
 
@@ -107,14 +110,14 @@ def test_a_state_is_recovered_bit_for_bit(name: str, bits_of: torch.dtype, depth
 
 def test_the_fixed_point_gradient_is_the_straight_through_one() -> None:
     model = tiny_model()
-    model.solver = "fixed_point_leapfrog"
+    model.options = SolveOptions("fixed_point_leapfrog")
     with torch.autocast("cpu", torch.bfloat16):
         direct, reversible = gradients(model, "direct", 12), gradients(model, "reversible", 12)
     # Every state is the same in every bit: only the order of sums over cells differs.
     assert relative_error(reversible, direct) < 2e-3
     exact = tiny_model()
     exact.load_state_dict(model.state_dict())
-    exact.solver = "leapfrog"
+    exact.options = SolveOptions("leapfrog")
     model.zero_grad()
     rounded = relative_error(gradients(model, "reversible", 12), gradients(exact, "direct", 12))
     assert rounded < 1e-5

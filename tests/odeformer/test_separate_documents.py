@@ -7,6 +7,7 @@ import torch
 from tiny_models import CONTEXT, VOCABULARY, tiny_model
 
 from data.stream import documents_of
+from odeformer.model import SolveOptions
 
 END = 7
 
@@ -45,18 +46,15 @@ def test_every_gradient_method_sees_the_same_documents(solver: str, gradient: st
     for method in ("direct", gradient):
         torch.manual_seed(0)
         model = tiny_model()
-        model.solver, model.gradient = solver, method
+        model.options = SolveOptions(solver, method)
         model(ids, depth=12, documents=documents_of(ids, END)).logits.square().mean().backward()
         gradients[method] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     difference = (gradients[gradient] - gradients["direct"]).norm() / gradients["direct"].norm()
     assert difference < (5e-3 if gradient == "adjoint" else 1e-5)
 
 
-def test_all_one_document_is_plain_causal_attention_and_adaptive_solvers_refuse() -> None:
+def test_all_one_document_is_plain_causal_attention() -> None:
     model = tiny_model().eval()
     ids, _ = packed()
     documents = torch.zeros_like(ids)
     torch.testing.assert_close(model(ids, documents=documents).logits, model(ids).logits)
-    model.solver = "bosh3"
-    with pytest.raises(ValueError, match="cannot keep documents apart"):
-        model(ids, documents=documents)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from odeformer.depth import Grid, uniform_grid
 from odeformer.field import BlockWeights
-from odeformer.gradients import integrate
+from odeformer.gradients.integrate import integrate
 from odeformer.solvers import (
     SOLVERS,
     Cell,

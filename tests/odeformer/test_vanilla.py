@@ -15,7 +15,7 @@ from odeformer.interop import Ordinary, continuous, materialise
 from odeformer.interop.hf.architectures import ARCHITECTURES, architecture_for
 from odeformer.interop.hf.exporting import export, export_adapter, load_exported
 from odeformer.interop.hf.importing import read_ordinary
-from odeformer.model import Odeformer
+from odeformer.model import Odeformer, SolveOptions
 
 END = "<|endoftext|>"
 SHAPES: list[tuple[str, str, dict[str, Any]]] = [
@@ -42,7 +42,7 @@ def tokenizer(tmp_path: Path) -> Path:
 
 def moved(flavour: str, solver: str, changes: dict[str, Any], kind: str = "smooth_mlp") -> Odeformer:
     model = tiny_model(kind, 3 if kind == "smooth_mlp" else 4, flavour=flavour, **changes).eval()
-    model.solver = solver
+    model.options = SolveOptions(solver)
     return model
 
 
@@ -105,7 +105,7 @@ def test_a_model_trained_by_a_reversible_solver_exports_eulers_layers(
     assert model.solver == "damped_leapfrog"
     own, seen = model(ids(), depth=5).logits, load_exported(tmp_path / "out")(ids()).logits
     assert difference(seen, own) > 1e-3, "the two solvers must differ for this test to say anything"
-    model.solver = "euler"
+    model.options = SolveOptions("euler")
     assert difference(seen, model(ids(), depth=5).logits) < 1e-5
 
 

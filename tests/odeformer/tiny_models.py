@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def loss(model: Odeformer, depth: int | None = None, input_ids: Tensor | None = 
 
 
 def gradients(model: Odeformer, gradient: str, depth: int | None = None) -> dict[str, Tensor]:
-    model.gradient = gradient
+    model.options = replace(model.options, gradient=gradient)
     model.zero_grad()
     loss(model, depth).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

@@ -17,7 +17,7 @@ from odeformer.analysis.flow import Flow, differentiable_attention, flow_of, sta
 from odeformer.depth import Grid
 from odeformer.field import BlockWeights, build_field
 from odeformer.field.parts import Heads, attend
-from odeformer.gradients import time_tensors
+from odeformer.hypernetwork import time_tensors
 from odeformer.lora import merge
 from odeformer.model import Odeformer
 

@@ -55,7 +55,7 @@ def head_matrices(config: ModelConfig, weights: BlockWeights) -> Heads:
     """The matrices of every head, from stacked weights [M, ...]; those shared by a group are repeated."""
     count, width, one = config.heads, config.width, config.head_width
     qkv, times = weights["qkv_weight"], len(weights["qkv_weight"])
-    if config.flavour == "llama":
+    if config.traits.grouped_heads:
         shared = config.groups * one
         parts = qkv.split([width, shared, shared], dim=1)
         query, key, value = (
@@ -72,7 +72,7 @@ def head_matrices(config: ModelConfig, weights: BlockWeights) -> Heads:
 
 def _reads(rows: Tensor, config: ModelConfig) -> Tensor:
     """Rows that read a normalised state, as rows that read the state: LayerNorm takes its mean away."""
-    return rows if config.flavour == "llama" else rows - rows.mean(dim=-1, keepdim=True)
+    return rows if config.traits.norm == "rms" else rows - rows.mean(dim=-1, keepdim=True)
 
 
 def query_key_spectrum(config: ModelConfig, weights: BlockWeights, offset: int = 0) -> Spectrum:
@@ -85,7 +85,7 @@ def query_key_spectrum(config: ModelConfig, weights: BlockWeights, offset: int =
     """
     heads = head_matrices(config, weights)
     key = heads.key
-    if config.flavour != "paper" and offset:
+    if config.traits.rotary_fraction is not None and offset:
         key = rotation(config, offset, key) @ key
     return product_spectrum(heads.query.mT / math.sqrt(config.head_width), key)
 

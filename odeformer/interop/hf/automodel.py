@@ -29,8 +29,7 @@ import odeformer
 from odeformer import checkpoint
 from odeformer.inference.decoding import AtDepth, Reader
 from odeformer.interop.hf.autoconfig import END_OF_TEXT, OdeformerConfig, OdeformerTokenizer
-from odeformer.model import Odeformer
-from odeformer.solvers import Adaptive, solver_named
+from odeformer.model import Odeformer, SolveOptions
 
 IGNORED = {
     "_from_auto",
@@ -74,9 +73,7 @@ class OdeformerForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: OdeformerConfig, model: Odeformer | None = None) -> None:
         super().__init__(config)
         self.odeformer = Odeformer(config.shape) if model is None else model
-        self.odeformer.solver = config.solver
-        # Weights at an adaptive solver's times cannot be made beforehand, so nothing can be remembered there.
-        self.generation_config.use_cache = not isinstance(solver_named(config.solver), Adaptive)
+        self.odeformer.options = SolveOptions(config.solver)
         self.post_init()
 
     @classmethod

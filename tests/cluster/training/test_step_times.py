@@ -11,7 +11,7 @@ from cluster.training import step_times
 from cluster.training.step_times import StepTimes
 from cluster.training.utilization import named_peak, step_flops, utilization
 from odeformer.depth import uniform_grid
-from odeformer.model import Odeformer
+from odeformer.model import Odeformer, SolveOptions
 
 
 def clocks(stage: int) -> StepTimes:
@@ -59,7 +59,7 @@ def test_model_flops_are_those_of_the_ordinary_transformer() -> None:
     a_cell = 2 * (12 * d * d + 13 * d) + 2 * d * 8
     passes = 5 * a_cell + 2 * d * 40 + 4 * a_cell + 2 * d * 40
     assert step_flops(model, [uniform_grid(5), uniform_grid(4)], sequences=6, length=8) == 3 * 6 * 8 * passes
-    model.solver = "heun"
+    model.options = SolveOptions("heun")
     # The prelude, one layer here, takes the steps of layers; three cells of two evaluations follow.
     assert step_flops(model, [uniform_grid(4)], 1, 8) == 3 * 8 * (7 * a_cell + 2 * d * 40)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from cluster.training.worker import step_grid
 from data.manifest import load_manifest
 from data.stream import ShardStream, documents_of
 from odeformer.depth import batch_depth
-from odeformer.model import Odeformer, token_losses
+from odeformer.model import Odeformer, SolveOptions, token_losses
 
 MakeSettings = Callable[..., PretrainSettings]
 
@@ -28,9 +29,9 @@ def plain_losses(settings: PretrainSettings) -> tuple[list[float], Odeformer]:
     torch.manual_seed(settings.run.seed)
     model = Odeformer(settings.model)
     optim, train = settings.optim, settings.train
-    model.solver = train.solver_for(settings.model)
+    model.options = SolveOptions(train.solver_for(settings.model))
     if train.gradient == "adjoint":  # any other gives the gradient that the default does
-        model.gradient = train.gradient
+        model.options = replace(model.options, gradient=train.gradient)
     optimizer = torch.optim.AdamW(
         zero.parameter_groups(model, optim), lr=optim.learning_rate, betas=optim.betas
     )
@@ -165,7 +166,7 @@ def test_gradient_methods_train_like_a_plain_loop_under_every_stage_they_may(
         ),
         ("adjoint", {"train": {"solver": "leapfrog"}}, r"a Runge–Kutta solver: euler, .* is 'leapfrog'"),
         ("adjoint", {"train": {"solver": "rk4"}, "zero": {"stage": 3}}, r"use zero.stage 2, or gradient"),
-        ("checkpoint", {"train": {"solver": "dopri5"}}, r"solver 'dopri5' chooses its own cells"),
+        ("checkpoint", {"train": {"solver": "dopri5"}}, r"solver 'dopri5' is unknown"),
     ],
 )
 def test_gradient_methods_are_refused_where_they_would_be_wrong(

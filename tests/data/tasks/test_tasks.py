@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.tasks.examples import Example, labels, read_examples, read_task_sets
+from data.tasks.example import Example
+from data.tasks.examples import labels, read_examples, read_task_sets
 from data.tasks.stream import TaskStream, encode
 from data.tokenizer import END_OF_TEXT, end_of_text_id, train_tokenizer
 

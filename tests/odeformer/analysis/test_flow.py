@@ -7,6 +7,7 @@ import torch
 from tiny_models import attach_adapter, ids, tiny_model
 
 from odeformer.analysis.flow import flow_of, states
+from odeformer.model import SolveOptions
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ def test_the_last_state_gives_the_logits_of_the_model(
     changes: dict[str, object], solver: str, depth: int
 ) -> None:
     model = tiny_model(**changes).eval()
-    model.solver = solver
+    model.options = SolveOptions(solver)
     attach_adapter(model)
     flow = flow_of(model, 10, depth)
     assert len(flow.edges) == len(flow.steps) + 1 == depth + 1
@@ -36,8 +37,8 @@ def test_the_last_state_gives_the_logits_of_the_model(
 
 def test_a_reversible_solver_is_stood_in_for_by_the_layers() -> None:
     model = tiny_model().eval()
-    model.solver = "damped_leapfrog"
+    model.options = SolveOptions("damped_leapfrog")
     *_, last = states(flow_of(model, 10, 6).steps, model.embed(ids()))
-    model.solver = "euler"
+    model.options = SolveOptions("euler")
     *_, expected = states(flow_of(model, 10, 6).steps, model.embed(ids()))
     assert torch.equal(last, expected)

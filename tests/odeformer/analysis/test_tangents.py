@@ -12,6 +12,7 @@ from torch.func import jvp
 from odeformer.analysis.dynamics.tangents import move
 from odeformer.analysis.flow import differentiable_attention, flow_of
 from odeformer.measure.memory import peak_bytes
+from odeformer.model import SolveOptions
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ from odeformer.measure.memory import peak_bytes
 )
 def test_tangents_are_products_with_the_derivative(solver: str, changes: dict[str, Any]) -> None:
     model = tiny_model(**changes, context_length=40).double().eval()
-    model.solver = solver
+    model.options = SolveOptions(solver)
     time = 37  # the last few tokens are fewer
     x = model.embed(ids(batch=2, time=time)).detach()
     assert time > 2 * model.config.head_width

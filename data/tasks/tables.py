@@ -1,0 +1,62 @@
+"""Examples from the rows of a table, by two templates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from string import Formatter
+
+from data.corpus import is_blank
+from data.tasks.example import Example
+from data.tasks.rows import Fields, read_rows
+
+
+def read_table(path: Path, prompt: str, completion: str, split: str) -> list[Example]:
+    """An example for each row, its prompt and its completion made from the templates.
+
+    A template names fields in braces, as in "{question}\\n". A table has a header line; where the templates
+    number the columns instead, as in "{0}\\n", it has none. See :func:`data.tasks.rows.read_rows` for the
+    kinds of tables.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file and line.
+    """
+    return filled(path, prompt, completion, split)
+
+
+def filled(path: Path, prompt: str | None, completion: str, split: str) -> list[Example]:
+    """Return an example for each row of a table."""
+    templates = [_parse(prompt or ""), _parse(completion)]
+    names = [name for template in templates for _, name in template if name is not None]
+    by_position = bool(names) and all(name.isdecimal() for name in names)
+    examples = []
+    for place, fields in read_rows(path, by_position, split):
+        for name in names:
+            if name not in fields:
+                raise ValueError(
+                    f"{path} {place} has no field {name!r}, only {', '.join(fields)}: "
+                    "correct the template ({0}, {1} count columns in a table without a header)"
+                )
+        question, answer = (_fill(template, fields) for template in templates)
+        if is_blank(answer):
+            raise ValueError(f"{path} {place} has an empty completion: fill it or drop the line")
+        examples.append(Example(None if prompt is None else question, answer))
+    return examples
+
+
+def _parse(template: str) -> list[tuple[str, str | None]]:
+    """Return pairs of literal text and the field after it, None at the end.
+
+    Only plain names are fields: "{a.b}" would reach into objects.
+    """
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"template {template!r}: {error}; write a literal brace twice") from None
+    for _, name, spec, conversion in parts:
+        if name is not None and (not name or set(name) & set(".[]") or spec or conversion):
+            raise ValueError(f"template {template!r}: fields must be plain names, as {{question}}")
+    return [(literal, name) for literal, name, _, _ in parts]
+
+
+def _fill(template: list[tuple[str, str | None]], fields: Fields) -> str:
+    return "".join(literal + (fields[name] if name else "") for literal, name in template)

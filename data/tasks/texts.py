@@ -1,0 +1,30 @@
+"""Whole texts as examples, each of which is learned from its first token on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data.corpus import SUFFIXES, cut, is_blank, list_files
+from data.tasks.example import Example
+from data.tasks.rows import is_data_set
+from data.tasks.tables import filled
+
+
+def read_texts(path: Path, prompt: str, completion: str, split: str) -> list[Example]:
+    """The documents of a text file or a folder of them, or the completions of a table's rows.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file and line.
+    """
+    if path.suffix in SUFFIXES or (path.is_dir() and not is_data_set(path)):
+        return _documents(path)
+    return filled(path, None, completion, split)
+
+
+def _documents(path: Path) -> list[Example]:
+    """Return the documents of text files, long ones in pieces."""
+    examples = []
+    for file in list_files(path):
+        with file.open("rb") as stream:
+            examples += [Example(None, text) for text in cut(stream, str(file)) if not is_blank(text)]
+    return examples

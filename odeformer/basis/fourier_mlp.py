@@ -1,0 +1,30 @@
+"""The published coefficients (Tong et al. 2025)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from odeformer.basis.mlp import MLP
+
+
+class FourierMLP(nn.Module):
+    """The published coefficients (Tong et al. 2025): an MLP on sinusoids of 1000·t, plus a constant term.
+
+    K = T + 1 sets for their embedding dimension T: c_1 = 1, and c_2 … c_K are the MLP's T outputs, whose
+    hidden layer also has T units. The grid is the right end of each cell. A third of its frequencies lie
+    above the Nyquist limit of a grid of 12 cells: W(t) is nearly unconstrained between grid points.
+    """
+
+    sinusoids = 128
+
+    def __init__(self, tensors: int, size: int) -> None:
+        super().__init__()
+        self.mlp = MLP(tensors, 1 + 2 * self.sinusoids, size - 1, size - 1)
+
+    def forward(self, t: Tensor, h: Tensor) -> Tensor:
+        t = t + h / 2
+        exponents = torch.arange(self.sinusoids, dtype=t.dtype, device=t.device) / self.sinusoids
+        angles = 1000 * t[:, None] * 10000**-exponents
+        mixed = self.mlp(torch.cat([t[:, None], angles.sin(), angles.cos()], dim=1))
+        return torch.cat([torch.ones_like(mixed[..., :1]), mixed], dim=-1)

@@ -1,0 +1,33 @@
+"""Activation checkpointing (Chen et al. 2016, arXiv 1604.06174): one state is kept for each few cells."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from odeformer.gradients.direct import advance
+from odeformer.gradients.method import PassMemory, PassSizes, Problem
+from odeformer.solvers import State
+
+
+def solve(problem: Problem) -> Tensor:
+    """The state at the end; the backward pass computes the cells again, a segment at a time."""
+    cells, weights = problem.cells, problem.weights_by_cell()
+
+    def advance_segment(state: State, part: slice) -> State:
+        return advance(problem, state, cells[part], weights[part])
+
+    state = problem.solver.start(problem.x0)
+    for first in range(0, len(cells), problem.segment):
+        part = slice(first, first + problem.segment)
+        state = checkpoint(advance_segment, state, part, use_reentrant=False)
+    return problem.solver.end(state)
+
+
+def memory(sizes: PassSizes) -> PassMemory:
+    """A state for each segment, and a segment's evaluations while it is computed again."""
+    states = math.ceil(sizes.depth / sizes.segment) * sizes.solver_state
+    again = sizes.segment * sizes.evaluations * sizes.evaluation
+    return PassMemory(states, states + again, (sizes.depth - sizes.prelude) * sizes.nodes)
