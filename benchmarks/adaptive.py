@@ -60,7 +60,7 @@ def main() -> None:
     )
     rows = sample_rows(stream, SEQUENCES)
     points = [*fixed(model, rows), *by_difficulty(model, rows), *by_error(model, rows)]
-    table = measure_depths(model, FIXED, batch=1, time_steps=256)
+    table = measure_depths(model, FIXED, batch=1, sequence_length=256)
     result = {
         "points": points,
         "latency_ms": {row.depth: row.milliseconds for row in table.rows},

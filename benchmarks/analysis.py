@@ -119,7 +119,7 @@ def memory() -> dict[str, Any]:
     flow = flow_of(model, TOKENS)
 
     def of(count: int) -> int:
-        return peak_bytes(lambda: lyapunov_exponents(flow.steps, state, flow.widths, count))
+        return peak_bytes(lambda: lyapunov_exponents(flow.cell_maps, state, flow.widths, count))
 
     with torch.no_grad():
         forward = peak_bytes(lambda: flow.end(state))
@@ -128,7 +128,9 @@ def memory() -> dict[str, Any]:
         "forward": forward,
         "exponents": {str(count): of(count) for count in COUNTS},
         "forth_and_back": peak_bytes(
-            lambda: finite_time_exponents(flow.steps[:3], state, flow.widths[:3], max(COUNTS), iterations=1)
+            lambda: finite_time_exponents(
+                flow.cell_maps[:3], state, flow.widths[:3], max(COUNTS), iterations=1
+            )
         ),
     }
 

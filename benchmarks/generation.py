@@ -28,7 +28,7 @@ import odeformer
 from data.tokenizer import load_tokenizer
 from launcher.quickstart.standard_library import sources
 from odeformer.config import BasisConfig, ModelConfig
-from odeformer.inference.decoding import AtDepth
+from odeformer.inference.decoding import FixedDepthModel
 from odeformer.inference.generate import generate
 from odeformer.inference.sampling import Sampling
 from odeformer.inference.speculative import Acceptance, speculate
@@ -91,7 +91,7 @@ def against_transformers(
         }
     )
     model = Odeformer(config).eval()
-    at, theirs = AtDepth(model), transformers_model(model)
+    at, theirs = FixedDepthModel(model), transformers_model(model)
     prompts = torch.randint(2048, (batch, PROMPT))
     written: dict[str, Any] = {}
 
@@ -145,7 +145,7 @@ def speculation(arguments: argparse.Namespace) -> dict[str, Any]:
     """Plain and speculative decoding of a trained checkpoint, and whether they write the same."""
     model = odeformer.load(arguments.model)
     model.options = SolveOptions(model.config.default_solver)
-    deep, shallow = AtDepth(model, arguments.deep), AtDepth(model, arguments.shallow)
+    deep, shallow = FixedDepthModel(model, arguments.deep), FixedDepthModel(model, arguments.shallow)
     context = model.config.context_length or 256
     new_tokens = min(128, context - PROMPT)
     prompts = standard_prompts(arguments.model, arguments.prompts)

@@ -75,7 +75,7 @@ def solver_errors(
 
     Args:
         model: evaluated in float64, as a copy would be; it is left in float64.
-        ids: token ids [batch, time].
+        ids: token ids [batch, tokens].
     """
     model.double().eval()
     x0, field = model.flow_start(ids)

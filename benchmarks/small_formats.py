@@ -33,7 +33,7 @@ from data.corpus import is_held_out, read_documents
 from data.tokenizer import END_OF_TEXT, load_tokenizer
 from launcher.quickstart.standard_library import sources
 from odeformer.config import BasisConfig, ModelConfig
-from odeformer.inference.decoding import AtDepth, Reader
+from odeformer.inference.decoding import Decoder, FixedDepthModel
 from odeformer.inference.generate import generate
 from odeformer.interop.comparing import difference, sample_ids
 from odeformer.interop.gguf.layout import architecture_name
@@ -46,7 +46,7 @@ from odeformer.model import Odeformer, SolveOptions
 HELD_OUT = 0.05
 """The part of the documents that every run's shards leave out."""
 OWN: dict[str, dict[str, Any]] = {"fp32": {}, "bf16": {"dtype": torch.bfloat16}, "int8": {"int8": True}}
-"""Formats of this package, as arguments of ``AtDepth``."""
+"""Formats of this package, as arguments of ``FixedDepthModel``."""
 
 
 def main() -> None:
@@ -113,8 +113,8 @@ def losses(folder: Path, depth: int, tokens: int) -> list[dict[str, Any]]:
         )
 
     for name, settings in OWN.items():
-        at = AtDepth(model, depth, **settings)
-        measure(name, weight_bytes(at), lambda x, at=at: Reader(at, *x.shape).read(x))  # type: ignore[misc]
+        at = FixedDepthModel(model, depth, **settings)
+        measure(name, weight_bytes(at), lambda x, at=at: Decoder(at, *x.shape).read(x))  # type: ignore[misc]
     for precision in PRECISIONS:
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "model.gguf"
@@ -144,7 +144,7 @@ def speeds(shape: dict[str, int], new_tokens: int, rounds: int) -> list[dict[str
     writers: dict[str, Callable[[], None]] = {}
     sizes: dict[str, int] = {}
 
-    def own_writer(at: AtDepth) -> Callable[[], None]:
+    def own_writer(at: FixedDepthModel) -> Callable[[], None]:
         def write() -> None:
             assert len(list(generate(at, [prompt], max_new_tokens=new_tokens, sampling=GREEDY))) == new_tokens
 
@@ -160,7 +160,7 @@ def speeds(shape: dict[str, int], new_tokens: int, rounds: int) -> list[dict[str
         return write
 
     for name, settings in OWN.items():
-        at = AtDepth(model, **settings)
+        at = FixedDepthModel(model, **settings)
         sizes[name], writers[name] = weight_bytes(at), own_writer(at)
     with tempfile.TemporaryDirectory() as scratch:
         letters = Path(scratch) / "tokenizer.json"
@@ -197,7 +197,7 @@ def held_out_ids(tokenizer: Tokenizer, count: int) -> Tensor:
     return torch.tensor(found[: count + 1])
 
 
-def weight_bytes(at: AtDepth) -> int:
+def weight_bytes(at: FixedDepthModel) -> int:
     """Of all weights in memory, a tied head counted once."""
     own = [w for stretch in at.stretches for cell in stretch.weights for node in cell for w in node.values()]
     outer = {id(w): w for w in (at.embedding, at.unembedding)}.values()
@@ -242,7 +242,7 @@ def llamacpp_build() -> str | None:
 
 
 def its_logits(llama: Any, ids: Tensor) -> Tensor:
-    """llama.cpp's logits of ids [batch, time], row by row."""
+    """llama.cpp's logits of ids [batch, tokens], row by row."""
     rows = []
     for row in ids.tolist():
         llama.reset()

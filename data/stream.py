@@ -35,9 +35,9 @@ class Batch(NamedTuple):
 
 
 def documents_of(tokens: torch.Tensor, end_of_text: int) -> torch.Tensor:
-    """Return int64 [batch, time]: which document of its row each token belongs to, counted from 0.
+    """Return int64 [batch, tokens]: which document of its row each token belongs to, counted from 0.
 
-    `tokens` int64 [batch, time]. An end-of-text belongs to the document that it ends.
+    `tokens` int64 [batch, tokens]. An end-of-text belongs to the document that it ends.
     """
     ends = (tokens == end_of_text).long()
     return ends.cumsum(dim=1) - ends

@@ -37,7 +37,7 @@ class FrozenBase:
         """A pass over a batch of as many equal parts as there are adapters, each under its own.
 
         Args:
-            input_ids: [batch, time], the adapters' parts one behind the other.
+            input_ids: [batch, tokens], the adapters' parts one behind the other.
             depth: as in :meth:`Odeformer.forward`.
             adapters: one for all, several, or none.
         """

@@ -28,7 +28,7 @@ class EmbeddingPair(NamedTuple):
     """[vocabulary, r] or [J, vocabulary, r], already scaled."""
 
     def rows(self, input_ids: Tensor) -> Tensor:
-        """ΔE of each token: [batch, time], int64 → [batch, time, width]."""
+        """ΔE of each token: [batch, tokens], int64 → [batch, tokens, width]."""
         a, b = (factor if factor.ndim == 3 else factor[None] for factor in self)
         count, vocabulary, rank = b.shape
         first = vocabulary * torch.arange(count, device=input_ids.device)

@@ -24,7 +24,7 @@ class Output(NamedTuple):
     """What a forward pass gives."""
 
     logits: Tensor
-    """Scores of each next token, [batch, time, vocabulary]."""
+    """Scores of each next token, [batch, tokens, vocabulary]."""
     evaluations: tuple[int, ...]
     """Of the vector field, for each sequence."""
 
@@ -183,7 +183,7 @@ class Odeformer(nn.Module):
         return FixedWeights(early), FixedWeights(late)
 
     def embed(self, input_ids: Tensor, pair: EmbeddingPair | None = None) -> Tensor:
-        """The state at t = 0: [batch, time] → [batch, time, width]. ``pair``: as in :meth:`forward`."""
+        """The state at t = 0: [batch, tokens] → [batch, tokens, width]. ``pair``: as in :meth:`forward`."""
         self._check_ids(input_ids)
         x: Tensor = self.embedding(input_ids)
         pair = self.embedding_pair() if pair is None else pair
@@ -216,7 +216,7 @@ class Odeformer(nn.Module):
         assert self.config.context_length is not None
         assert self.config.vocabulary_size is not None
         if input_ids.ndim != 2:
-            raise ValueError(f"input_ids must be [batch, time], not of shape {tuple(input_ids.shape)}")
+            raise ValueError(f"input_ids must be [batch, tokens], not of shape {tuple(input_ids.shape)}")
         if input_ids.shape[1] > self.config.context_length:
             raise ValueError(
                 f"a sequence of {input_ids.shape[1]} tokens is longer than "

@@ -9,9 +9,9 @@ import time
 from typing import Any
 
 from cluster.pool.board import Board
-from cluster.pool.clerk import Clerk
 from cluster.pool.dispatch import CANCELLED, Dispatcher
 from cluster.pool.journal import Job, Journal, Transition
+from cluster.pool.mlflow_sync import MlflowSync
 from cluster.pool.settings import PoolSettings
 from cluster.pool.slots import Slots
 from cluster.pool.warm import LOG
@@ -56,7 +56,7 @@ class PoolActor:
         self._dispatcher = Dispatcher(self._board, self._slots)
         self._dispatcher.is_draining = kept["is_draining"]
         self._dispatcher.recover()
-        self._clerk = Clerk(self._board, self._lock)
+        self._clerk = MlflowSync(self._board, self._lock)
         self._clerk.start()
         threading.Thread(target=self._run, daemon=True).start()
 

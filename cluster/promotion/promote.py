@@ -62,7 +62,7 @@ def promote(model: str, uri: str | None, settings: GateSettings | None, why: str
 
     uri = tracking_uri(uri)
     version = registry.resolve(model, uri)
-    behind = aliases.read_log(version.name, uri).last
+    based_on = aliases.read_log(version.name, uri).last
     before = _champion(version.name, uri)
     if before is not None and before.version == version.version:
         raise ValueError(f"{version.uri} is the champion already")
@@ -72,7 +72,7 @@ def promote(model: str, uri: str | None, settings: GateSettings | None, why: str
         if not verdict.passed:
             return Promotion(version, before, verdict)
     found = None if verdict is None else asdict(verdict)
-    aliases.move(version, uri, why=why, gate=found, behind=behind)
+    aliases.move(version, uri, why=why, gate=found, based_on=based_on)
     return Promotion(registry.resolve(version.uri, uri), before, verdict)
 
 

@@ -49,7 +49,7 @@ def settle(
     try:
         if gate["reached"] or not log.champions:
             why = f"its task's gate: {gate['metric']} {gate['value']:.4g}"
-            aliases.move(version, uri, why=why, behind=log.last)
+            aliases.move(version, uri, why=why, based_on=log.last)
         else:
             asked = GateSettings(depth=depth, threshold=-gate["threshold"])
             promote.promote(version.uri, uri, asked, why="its task's gate")

@@ -2,7 +2,7 @@
 
 MLflow sets an alias to whatever it is told last, and keeps no record. So every move is first appended to a
 log, which is a registered model of its own, ``<name>.history``, with a version for each move: MLflow numbers
-versions one after another whoever asks, with any store. A move says behind which one it was decided, and
+versions one after another whoever asks, with any store. A move says which one it is based on, and
 counts only if that is still the last; so of two that were decided at once the first counts and the other is
 told. The aliases are then set to what the log says.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION, PREVIOUS, CANDIDATE = "champion", "previous", "candidate"
-BEHIND, FROM, TO, WHO, WHAT, WHY, GATE = (
+BASED_ON, FROM, TO, WHO, WHAT, WHY, GATE = (
     f"odeformer.move.{name}" for name in ("behind", "from", "to", "who", "what", "why", "gate")
 )
 PROMOTED, ROLLED_BACK = "promoted", "rolled back"
@@ -51,7 +51,7 @@ class Move:
     why: str
     gate: dict[str, Any] | None
     """What the gate measured, where one was passed."""
-    behind: int
+    based_on: int
     """The number of the move that was the last one when this one was decided."""
     counts: bool
     """False: another move came in between, and this one changed nothing."""
@@ -79,7 +79,7 @@ def move(
     *,
     why: str,
     gate: dict[str, Any] | None = None,
-    behind: int | None = None,
+    based_on: int | None = None,
     what: str = PROMOTED,
 ) -> None:
     """Make a version champion; the one that was is ``previous`` from then on.
@@ -87,7 +87,7 @@ def move(
     Args:
         why: in a few words, for the log.
         gate: what was measured before.
-        behind: the number of the last move when this one was decided; now when not given.
+        based_on: the number of the move that was the last when this one was decided; now when not given.
 
     Raises:
         ConflictError: when another move came first. Nothing has changed.
@@ -97,7 +97,7 @@ def move(
     with answering(uri), patience(seconds=60):
         client = connect(uri)
         log = _read_log(client, version.name)
-        if behind is not None and behind != log.last:
+        if based_on is not None and based_on != log.last:
             raise _conflict(log, version)
         if log.champions[-1:] == [version.version]:  # an alias that a killed process did not get to is set
             _set_aliases(client, version.name)
@@ -117,7 +117,7 @@ def nominate(version: Version, uri: str, first: bool = True) -> None:
         if not first or CHAMPION in client.get_registered_model(version.name).aliases:
             return
     try:
-        move(version, uri, why="the first", behind=_read_log(client, version.name).last)
+        move(version, uri, why="the first", based_on=_read_log(client, version.name).last)
     except ConflictError:  # another one was the first
         return
 
@@ -136,7 +136,7 @@ def rollback(name: str, uri: str | None = None, why: str = "") -> Version:
             f"models:/{name} had no champion before the present one: there is nothing to go back to"
         )
     version = resolve(f"models:/{name}/{log.champions[-2]}", uri)
-    move(version, uri, why=why, behind=log.last, what=ROLLED_BACK)
+    move(version, uri, why=why, based_on=log.last, what=ROLLED_BACK)
     return resolve(version.uri, uri)
 
 
@@ -153,10 +153,10 @@ def _read_log(client: MlflowClient, name: str) -> Log:
 
 
 def replay(entries: Sequence[Move]) -> Log:
-    """What entries come to, in the order of their numbers: each counts if it was decided behind the last."""
+    """What entries come to, in the order of their numbers: each counts if it is based on the last."""
     log = Log()
     for entry in entries:
-        counts = entry.behind == log.last
+        counts = entry.based_on == log.last
         log.moves.append(Move(**{**vars(entry), "counts": counts}))
         if not counts:
             continue
@@ -183,13 +183,13 @@ def _move(entry: Version) -> Move:
         when=entry.created,
         why=tags.get(WHY, ""),
         gate=json.loads(tags[GATE]) if GATE in tags else None,
-        behind=int(tags[BEHIND]),
+        based_on=int(tags[BASED_ON]),
         counts=False,
     )
 
 
 def _append(
-    client: MlflowClient, version: Version, behind: int, why: str, gate: dict[str, Any] | None, what: str
+    client: MlflowClient, version: Version, based_on: int, why: str, gate: dict[str, Any] | None, what: str
 ) -> int:
     """Append a move to the log; its number."""
     from mlflow.exceptions import MlflowException
@@ -202,7 +202,7 @@ def _append(
             raise
     before = client.get_registered_model(version.name).aliases.get(CHAMPION, "")
     tags = {
-        BEHIND: str(behind),
+        BASED_ON: str(based_on),
         FROM: str(before),
         TO: version.version,
         WHO: _who(),

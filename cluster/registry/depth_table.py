@@ -54,7 +54,9 @@ def depth_table(folder: Path, metric: str, scores: Mapping[int, float]) -> Depth
     flops = {depth: forward_flops(config, solver, depth, tokens) for depth in depths}
     times: dict[int, float] = {}
     if max(flops.values()) <= MOST_FLOPS:
-        timed = measure_depths(checkpoint.load(folder), depths, batch=1, time_steps=tokens, of_rounds=min)
+        timed = measure_depths(
+            checkpoint.load(folder), depths, batch=1, sequence_length=tokens, of_rounds=min
+        )
         times = {row.depth: row.milliseconds for row in timed.rows}
     rows = [
         DepthRow(depth, scores.get(depth), flops[depth] / flops[config.depth], times.get(depth))

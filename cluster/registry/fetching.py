@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from cluster.registry import flavour
+from cluster.registry import mlflow_model
 from cluster.registry.about import BASE_NAME, BASE_VERSION, DIGEST
 from cluster.registry.downloads import place, shared_copy
 from cluster.registry.versions import FILES, Version, resolve
@@ -33,9 +33,9 @@ def fetch(model: str, uri: str | None = None) -> Path:
     """
     version = resolve(model, uri)
     inner = version.tags.get(FILES)
-    if inner not in (None, flavour.FILES):
+    if inner not in (None, mlflow_model.FILES):
         raise ValueError(
-            f"{version.uri} is refused: its files should be in {flavour.FILES}, not in {inner!r}"
+            f"{version.uri} is refused: its files should be in {mlflow_model.FILES}, not in {inner!r}"
         )
     inner = f"/{inner}" if inner else ""
     if urlsplit(version.location).scheme in ("", "file"):

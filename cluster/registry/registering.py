@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cluster.names import check_model_name
 from cluster.registry import about as description
-from cluster.registry import aliases, flavour
+from cluster.registry import aliases, mlflow_model
 from cluster.registry.about import BASE_NAME, BASE_VERSION, DIGEST, FORMAT, About
 from cluster.registry.depth_table import DepthTable, adapter_table, depth_table
 from cluster.registry.fetching import read_json
@@ -56,7 +56,7 @@ def register(
     check_folder(folder)
     digest, about = folder_digest(folder), about or About()
     chosen = {key: about.code[key] for key in AS_TAGS if key in about.code}
-    tags = {DIGEST: digest, FILES: flavour.FILES, FORMAT: _format(), **chosen, **tags}
+    tags = {DIGEST: digest, FILES: mlflow_model.FILES, FORMAT: _format(), **chosen, **tags}
     # Weights take a while to send. No retries of MLflow's own: each would be a version more.
     with answering(uri), patience(seconds=300):
         version = _version(folder, name, run_id, uri, tags, about)
@@ -106,10 +106,10 @@ def _send(
 ) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         around = Path(scratch) / "model"
-        flavour.write(around)
+        mlflow_model.write(around)
         description.write(around, name, tags, about, _depths(folder, uri, tags, about), run_id)
         client.log_artifacts(run_id, str(around), place)
-    client.log_artifacts(run_id, str(folder), f"{place}/{flavour.FILES}")
+    client.log_artifacts(run_id, str(folder), f"{place}/{mlflow_model.FILES}")
 
 
 def _depths(folder: Path, uri: str, tags: dict[str, str], about: About) -> DepthTable | None:

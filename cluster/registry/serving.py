@@ -16,7 +16,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 if TYPE_CHECKING:
-    from odeformer.inference.decoding import AtDepth
+    from odeformer.inference.decoding import FixedDepthModel
 
 MOST_TOKENS, DEEPEST = 100_000, 16
 """Of a request: tokens to add to a prompt, and its depth as a multiple of the model's own."""
@@ -82,10 +82,10 @@ class TextModel(PythonModel):
                     text.append(token)
         return pd.DataFrame({"text": [self._tokenizer.decode(text) for text in texts]})
 
-    def _at_depth(self, depth: int) -> AtDepth:
-        from odeformer.inference.decoding import AtDepth
+    def _at_depth(self, depth: int) -> FixedDepthModel:
+        from odeformer.inference.decoding import FixedDepthModel
 
-        return AtDepth(self._model, depth)
+        return FixedDepthModel(self._model, depth)
 
 
 def _base(adapter: Path) -> Path:

@@ -109,7 +109,7 @@ class Guards:
         """A step with a loss above this is left out."""
         return self.spike if self._settings.on_spike == "skip" else math.inf
 
-    def must_go_back(self, step: int, result: StepResult, sample_ids: list[int]) -> bool:
+    def must_roll_back(self, step: int, result: StepResult, sample_ids: list[int]) -> bool:
         """After a step: report what was wrong with it; whether there were too many bad ones in a row."""
         limit, finite = self.spike, math.isfinite(result.loss)
         if result.applied:
@@ -131,7 +131,7 @@ class Guards:
         """Going back to a commit made among bad steps would change nothing."""
         return self._in_a_row == 0
 
-    def go_back(self, checkpoints: Checkpoints, step: int, why: str) -> int:
+    def roll_back(self, checkpoints: Checkpoints, step: int, why: str) -> int:
         """Restore the last commit with the data going on from here; the step it was made at.
 
         Raises:

@@ -15,7 +15,7 @@ from odeformer.model import token_losses
 
 
 def sample_rows(stream: ShardStream, count: int) -> Tensor:
-    """``count`` sequences [count, time + 1] spread evenly over a split, or all of them if there are fewer."""
+    """``count`` sequences [count, tokens + 1] spread evenly over a split, or all if there are fewer."""
     count = min(count, stream.sequences)
     return stream.sequence_rows(torch.linspace(0, stream.sequences - 1, count).long())
 
@@ -24,7 +24,7 @@ def sample_rows(stream: ShardStream, count: int) -> Tensor:
 def validation_losses(
     engine: Any, rows: Tensor, depths: Sequence[int], batch: int, end_of_text: int | None = None
 ) -> dict[str, float]:
-    """Mean loss in nats per token over ``rows`` [n, time + 1] at each depth: ``{"validation_loss_<N>": …}``.
+    """Mean loss in nats per token over ``rows`` [n, tokens + 1] by depth: ``{"validation_loss_<N>": …}``.
 
     All ranks must call it: under ZeRO-3 a forward pass is collective, so each runs the same number of
     them, on row 0 with no weight where its share has run out.

@@ -122,8 +122,8 @@ def _train(
         result = optimizer_step(engine, batch, grids, work, times, guards.loss_limit)
         step += 1
         heartbeat.passed(step)
-        if guards.must_go_back(step, result, batch.sample_ids.tolist()):
-            step = guards.go_back(checkpoints, step, "too many bad steps in a row")
+        if guards.must_roll_back(step, result, batch.sample_ids.tolist()):
+            step = guards.roll_back(checkpoints, step, "too many bad steps in a row")
             continue
         if result.applied:
             seen.tokens += result.tokens
@@ -149,7 +149,7 @@ def _train(
             work.report("validation", step, work.validate(engine))
         if last or ending or (step % work.checkpoint.every == 0 and guards.last_step_was_good):
             if not weights_are_finite(engine):
-                step = guards.go_back(checkpoints, step, "weights that are not finite")
+                step = guards.roll_back(checkpoints, step, "weights that are not finite")
                 continue
             checkpoints.save(step)
             heartbeat.passed()
@@ -244,7 +244,7 @@ def optimizer_step(
 
 
 def predictions(engine: Any, rows: Tensor, depth: int | Grid, end_of_text: int | None) -> Tensor:
-    """Logits [batch, time, vocabulary] of the tokens after the first of ``rows`` [batch, time + 1]."""
+    """Logits [batch, tokens, vocabulary] of the tokens after the first of ``rows`` [batch, tokens + 1]."""
     heartbeat.passed()
     inputs = rows[:, :-1]
     apart = {} if end_of_text is None else {"documents": documents_of(inputs, end_of_text)}

@@ -87,7 +87,7 @@ def examine(
     from launcher.analysis.robustness import robustness
     from launcher.analysis.texts import encode
     from odeformer.analysis.digest import weights_digest
-    from odeformer.analysis.whole import analyse
+    from odeformer.analysis.report import analyse
 
     loaded, described = open_model(model, adapter, tracking_uri)
     encoding = encode(loaded.tokenizer, text, loaded.model.config.context_length)

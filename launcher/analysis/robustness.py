@@ -23,8 +23,8 @@ def robustness(model: Odeformer, tokenizer: Tokenizer, text: str, depth: int) ->
     Of a text that fills the context its beginning is taken: so much that all disturbed ones fit, too.
     """
     from odeformer.analysis.depth import default_depths
+    from odeformer.analysis.report import NOISE
     from odeformer.analysis.texts.disturbance import STRANGE
-    from odeformer.analysis.whole import NOISE
 
     usual = default_depths(model)
     depths = sorted({usual[0], depth, usual[-1]})
@@ -85,8 +85,8 @@ def measured(
     model: Odeformer, tokenizer: Tokenizer, text: str, versions: list[Version], depths: list[int]
 ) -> dict[str, Any]:
     """Of the text as it is, and a row for each way and strength, noise on embeddings the last."""
+    from odeformer.analysis.report import NOISE
     from odeformer.analysis.texts.robustness import bits_per_character, bits_under_noise
-    from odeformer.analysis.whole import NOISE
 
     clean = _cut(tokenizer, text)
     as_it_is = [float(bits_per_character(model, [clean], n)[0]) for n in depths]

@@ -55,7 +55,7 @@ def write(
     from cluster import registry
     from data.tokenizer import end_of_text_id
     from launcher.generation import audit as auditing
-    from odeformer.inference.decoding import AtDepth
+    from odeformer.inference.decoding import FixedDepthModel
     from odeformer.inference.generate import generate_text
     from odeformer.measure.cost import measure_decoding
 
@@ -66,8 +66,8 @@ def write(
     models = auditing.models(loaded, model)
     if latency_ms is not None:
         depth = measure_decoding(loaded.model, int8=int8).depth_for(latency_ms=latency_ms)
-    at = AtDepth(loaded.model, depth, int8=int8)
-    draft = None if draft_depth is None else AtDepth(loaded.model, draft_depth, int8=int8)
+    at = FixedDepthModel(loaded.model, depth, int8=int8)
+    draft = None if draft_depth is None else FixedDepthModel(loaded.model, draft_depth, int8=int8)
     if draft is not None and draft.depth >= at.depth:
         raise ValueError(f"--draft-depth {draft.depth} must be smaller than the depth, {at.depth}")
     tokenizer = loaded.tokenizer

@@ -13,7 +13,7 @@ from odeformer.model import Odeformer, token_losses
 
 @torch.no_grad()
 def losses_by_depth(model: Odeformer, input_ids: Tensor, depths: Sequence[int]) -> Tensor:
-    """The loss of every token but the first, in nats, at every N: [depths, batch, time − 1]."""
+    """The loss of every token but the first, in nats, at every N: [depths, batch, tokens − 1]."""
     inputs, targets = input_ids[:, :-1], input_ids[:, 1:]
     return torch.stack([token_losses(model(inputs, depth=n).logits, targets) for n in depths])
 
@@ -44,7 +44,9 @@ def distance_from_limit(model: Odeformer, input_ids: Tensor, depths: Sequence[in
     It falls as 1/N for Euler's solver where a model is an ODE, and not at all where its cells are layers
     that have nothing to do with one another.
     """
-    x, time = model.embed(input_ids), input_ids.shape[1]
-    end = flow_of(model, time, limit).end(x)
+    x, length = model.embed(input_ids), input_ids.shape[1]
+    end = flow_of(model, length, limit).end(x)
     size = end.flatten(1).norm(dim=1)
-    return torch.stack([(flow_of(model, time, n).end(x) - end).flatten(1).norm(dim=1) / size for n in depths])
+    return torch.stack(
+        [(flow_of(model, length, n).end(x) - end).flatten(1).norm(dim=1) / size for n in depths]
+    )

@@ -29,7 +29,7 @@ order drawn by a seed. The latter two are controls: what is alike with them does
 
 @dataclass(frozen=True)
 class CellStep:
-    """A solver's step over one cell, as a map of joint states of all tokens [batch, time, width]."""
+    """A solver's step over one cell, as a map of joint states of all tokens [batch, tokens, width]."""
 
     solver: Solver
     field: Field
@@ -46,7 +46,7 @@ class Flow(NamedTuple):
 
     edges: Grid
     """t of every state, from 0 to 1: the prelude's cells come first."""
-    steps: tuple[CellStep, ...]
+    cell_maps: tuple[CellStep, ...]
 
     @property
     def widths(self) -> list[float]:
@@ -55,15 +55,15 @@ class Flow(NamedTuple):
 
     def end(self, x: Tensor) -> Tensor:
         """x(1) for the state x at t = 0."""
-        for step in self.steps:
+        for step in self.cell_maps:
             x = step(x)
         return x
 
 
 def flow_of(
-    model: Odeformer, time: int, depth: int | Grid | None = None, along: Along = "own", seed: int = 0
+    model: Odeformer, length: int, depth: int | Grid | None = None, along: Along = "own", seed: int = 0
 ) -> Flow:
-    """The solve of sequences of ``time`` tokens at N = ``depth``, without dropout.
+    """The solve of sequences of ``length`` tokens at N = ``depth``, without dropout.
 
     Args:
         along: which weights the cells have.
@@ -74,7 +74,7 @@ def flow_of(
     """
     solver = SOLVERS[flow_solver(model)]
     like = model.embedding.weight
-    field = build_field(model.config, like.new_empty(1, time, model.config.width), training=False)
+    field = build_field(model.config, like.new_empty(1, length, model.config.width), training=False)
     steps: list[CellStep] = []
     prelude, rest = model.grids(depth)
     if len(prelude) > 1:

@@ -24,7 +24,7 @@ from odeformer.field.parts import (
 
 @dataclass(frozen=True)
 class LlamaField(RotaryBlock):
-    """Two residual branches on x [batch, time, width]; Lie–Trotter splitting makes them Llama's layer."""
+    """Two residual branches on x [batch, tokens, width]; Lie–Trotter splitting makes them Llama's layer."""
 
     @classmethod
     def tensors(cls, config: ModelConfig) -> dict[str, TensorSpec]:
@@ -43,15 +43,15 @@ class LlamaField(RotaryBlock):
         }
 
     def heads(self, x: Tensor, w: BlockWeights) -> Heads:
-        """Queries, and fewer keys and values, of x [batch, time, width]."""
-        batch, time, _ = x.shape
+        """Queries, and fewer keys and values, of x [batch, tokens, width]."""
+        batch, length, _ = x.shape
         heads, groups = self.config.heads, self.config.groups
         qkv = project(rms_norm(x, w, "attention_norm", self.config.epsilon), w, "qkv")
-        qkv = qkv.view(batch, time, heads + 2 * groups, self.config.head_width).transpose(1, 2)
+        qkv = qkv.view(batch, length, heads + 2 * groups, self.config.head_width).transpose(1, 2)
         query, key, value = qkv.split([heads, groups, groups], dim=1)
         return Heads(rotate(query, self.cos, self.sin), rotate(key, self.cos, self.sin), alone(value))
 
     def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
-        """SwiGLU (Shazeer 2020). [batch, time, width] → [batch, time, width]."""
+        """SwiGLU (Shazeer 2020). [batch, tokens, width] → [batch, tokens, width]."""
         x = rms_norm(x, w, "feed_forward_norm", self.config.epsilon)
         return project(F.silu(project(x, w, "gate")) * project(x, w, "up"), w, "down")

@@ -24,7 +24,7 @@ from odeformer.field.parts import (
 
 @dataclass(frozen=True)
 class NeoXField(RotaryBlock):
-    """Two residual branches that read the same x [batch, time, width]."""
+    """Two residual branches that read the same x [batch, tokens, width]."""
 
     @classmethod
     def tensors(cls, config: ModelConfig) -> dict[str, TensorSpec]:
@@ -47,15 +47,15 @@ class NeoXField(RotaryBlock):
         }
 
     def heads(self, x: Tensor, w: BlockWeights) -> Heads:
-        """Queries, keys and values of x [batch, time, width]."""
-        batch, time, _ = x.shape
+        """Queries, keys and values of x [batch, tokens, width]."""
+        batch, length, _ = x.shape
         x = layer_norm(x, w, "attention_norm", self.config.epsilon)
         # GPT-NeoX's layout: each head's query, key and value lie side by side.
-        qkv = project(x, w, "qkv").view(batch, time, self.config.heads, 3, self.config.head_width)
+        qkv = project(x, w, "qkv").view(batch, length, self.config.heads, 3, self.config.head_width)
         query, key, value = qkv.transpose(1, 2).unbind(dim=3)
         return Heads(rotate(query, self.cos, self.sin), rotate(key, self.cos, self.sin), alone(value))
 
     def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
-        """Two projections with an exact GELU between. [batch, time, width] → [batch, time, width]."""
+        """Two projections with an exact GELU between. [batch, tokens, width] → [batch, tokens, width]."""
         x = layer_norm(x, w, "feed_forward_norm", self.config.epsilon)
         return project(F.gelu(project(x, w, "up")), w, "down")

@@ -33,7 +33,7 @@ def by_cell(weights: Mapping[str, Iterable[Tensor]], nodes: int) -> list[list[Bl
 
 
 class Heads(NamedTuple):
-    """What attention mixes: each [batch, heads, time, head width], queries and keys rotated by position.
+    """What attention mixes: each [batch, heads, tokens, head width], queries and keys rotated by position.
 
     Keys and values may have fewer heads, each for a group of the queries'.
     """
@@ -107,7 +107,7 @@ def rotary_table(config: ModelConfig, length: int, like: Tensor) -> tuple[Tensor
 def attend(heads: Heads, w: BlockWeights, dropout: float = 0.0, mask: Tensor | None = None) -> Tensor:
     """Causal attention, or by a mask (see :func:`document_mask`), and its output projection.
 
-    Returns [batch, time, width].
+    Returns [batch, tokens, width].
     """
     query, key, value = heads
     grouped = key.shape[1] < query.shape[1]
@@ -120,15 +120,15 @@ def attend(heads: Heads, w: BlockWeights, dropout: float = 0.0, mask: Tensor | N
 def document_mask(documents: Tensor) -> Tensor:
     """What each token sees: those before it in its own document, and itself.
 
-    documents [batch, time], a number for each token's document → bool [batch, 1, time, time].
+    documents [batch, tokens], a number for each token's document → bool [batch, 1, tokens, tokens].
     """
-    time = documents.shape[1]
+    length = documents.shape[1]
     same = documents[:, None, :, None] == documents[:, None, None, :]
-    return same & torch.ones(time, time, dtype=torch.bool, device=documents.device).tril()
+    return same & torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the first dimensions of each head by position. x [..., time, head width]."""
+    """Rotate the first dimensions of each head by position. x [..., tokens, head width]."""
     dimensions = cos.shape[-1]
     turned, kept = x[..., :dimensions], x[..., dimensions:]
     first, second = turned.chunk(2, dim=-1)
@@ -143,5 +143,5 @@ def alone(value: Tensor) -> Tensor:
 
 
 def join_heads(x: Tensor) -> Tensor:
-    """[batch, heads, time, head width] → [batch, time, heads · head width]."""
+    """[batch, heads, tokens, head width] → [batch, tokens, heads · head width]."""
     return x.transpose(1, 2).flatten(2)

@@ -29,7 +29,7 @@ class Stretch:
     """At the nodes of each cell."""
 
 
-class AtDepth:
+class FixedDepthModel:
     """A model's weights W(t) at the nodes of one depth, made once, adapters merged.
 
     From then on a token costs what it costs an ordinary transformer of so many layers. What happens to the
@@ -106,12 +106,12 @@ class AtDepth:
         return list(prompt)
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """The state at t = 0 of ids at these positions, both [batch, time]."""
+        """The state at t = 0 of ids at these positions, both [batch, tokens]."""
         x = F.embedding(ids, self.embedding)
         return x if self.positions is None else x + self.positions(positions)
 
     def solve(self, x: Tensor, field: Field) -> Tensor:
-        """The state at t = 1 from that at t = 0, [batch, time, width]."""
+        """The state at t = 1 from that at t = 0, [batch, tokens, width]."""
         for stretch in self.stretches:
             if stretch.cells:
                 state = stretch.solver.start(x)
@@ -135,7 +135,7 @@ def _int8(weight: Tensor) -> Tensor:
     return cast(Tensor, Int8Matrix(weight)) if weight.ndim == 2 else weight
 
 
-class RememberingField:
+class CachedField:
     """A field whose attention also sees the keys and values of tokens that it moved earlier.
 
     Each of its evaluations in a solve has a memory of its own, for all evaluations of all cells: with any
@@ -204,13 +204,13 @@ class RememberingField:
         return self.attention(x, w) + self.feed_forward(x, w)
 
 
-class Reader:
+class Decoder:
     """Reads tokens one after another, or many at once, and remembers what the next ones need of them.
 
     ``length`` is how many tokens each row has read; setting it back forgets those behind.
     """
 
-    def __init__(self, at: AtDepth, batch: int, capacity: int, padding: Tensor | None = None) -> None:
+    def __init__(self, at: FixedDepthModel, batch: int, capacity: int, padding: Tensor | None = None) -> None:
         """
         Args:
             at: the model at its depth.
@@ -222,10 +222,10 @@ class Reader:
         self.length = 0
         self._at, self._capacity, self._padding = at, capacity, padding
         like = torch.empty(1, capacity, at.config.width, dtype=at.dtype, device=at.device)
-        self._field = RememberingField(build_field(at.config, like, training=False), batch, capacity)
+        self._field = CachedField(build_field(at.config, like, training=False), batch, capacity)
 
     def read(self, ids: Tensor, last_only: bool = False) -> Tensor:
-        """Logits of the tokens after each of ids [batch, time]: [batch, time, vocabulary].
+        """Logits of the tokens after each of ids [batch, tokens]: [batch, tokens, vocabulary].
 
         With ``last_only`` those after the last one alone, [batch, 1, vocabulary].
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from tokenizers import Tokenizer
 
-from odeformer.inference.decoding import AtDepth, Reader
+from odeformer.inference.decoding import Decoder, FixedDepthModel
 from odeformer.inference.sampling import Sampling
 
 
 @torch.inference_mode()
 def generate(
-    at: AtDepth,
+    at: FixedDepthModel,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int = 64,
@@ -42,7 +42,7 @@ def generate(
     texts = [at.check_prompt(prompt) for prompt in prompts]
     generators = [torch.Generator().manual_seed(seed + row) for row in range(len(texts))]
     running = [True] * len(texts)
-    reader: Reader | None = None
+    reader: Decoder | None = None
     most = max(map(len, texts)) + max_new_tokens
     context = min(at.config.context_length or most, most)
     for _ in range(max_new_tokens):
@@ -62,17 +62,19 @@ def generate(
         yield [token if going else None for token, going in zip(drawn, running, strict=True)]
 
 
-def read_prompts(at: AtDepth, prompts: Sequence[Sequence[int]], capacity: int) -> tuple[Reader, torch.Tensor]:
-    """A reader of all prompts, padded on the left, and the logits behind each, [batch, 1, vocabulary]."""
+def read_prompts(
+    at: FixedDepthModel, prompts: Sequence[Sequence[int]], capacity: int
+) -> tuple[Decoder, torch.Tensor]:
+    """A decoder that has read the prompts, padded on the left; their last logits, [batch, 1, vocabulary]."""
     longest = max(map(len, prompts))
     missing = torch.tensor([longest - len(prompt) for prompt in prompts], device=at.device)
     padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    reader = Reader(at, len(prompts), capacity, missing if bool(missing.any()) else None)
+    reader = Decoder(at, len(prompts), capacity, missing if bool(missing.any()) else None)
     return reader, reader.read(torch.tensor(padded, device=at.device), last_only=True)
 
 
 def generate_text(
-    at: AtDepth,
+    at: FixedDepthModel,
     tokenizer: Tokenizer,
     prompt: str,
     *,
@@ -81,7 +83,7 @@ def generate_text(
     seed: int = 0,
     stop_id: int | None = None,
     stop: Sequence[str] = (),
-    draft: AtDepth | None = None,
+    draft: FixedDepthModel | None = None,
     on_token: Callable[[int], None] = lambda token: None,
 ) -> Iterator[str]:
     """Yield the continuation of a prompt piece by piece.

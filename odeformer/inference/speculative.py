@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from odeformer.inference.decoding import AtDepth, Reader
+from odeformer.inference.decoding import Decoder, FixedDepthModel
 from odeformer.inference.sampling import Sampling
 
 
@@ -31,8 +31,8 @@ class Acceptance:
 
 @torch.inference_mode()
 def speculate(
-    deep: AtDepth,
-    shallow: AtDepth,
+    deep: FixedDepthModel,
+    shallow: FixedDepthModel,
     prompt: Sequence[int],
     *,
     ahead: int = 4,
@@ -61,12 +61,12 @@ def speculate(
     most = len(text) + max_new_tokens
     context = min(deep.config.context_length or most, most)
     text = text[-context:]
-    readers = [Reader(at, 1, context) for at in (deep, shallow)]
+    readers = [Decoder(at, 1, context) for at in (deep, shallow)]
     left = max_new_tokens
     while left > 0:
         if len(text) > context:  # full: the older half is forgotten
             text = text[-((context + 1) // 2) :]
-            readers = [Reader(at, 1, context) for at in (deep, shallow)]
+            readers = [Decoder(at, 1, context) for at in (deep, shallow)]
         checking, guessing = readers
         guesses: list[int] = []
         guessed_from: list[Tensor] = []
@@ -110,5 +110,5 @@ def _draw(weights: Tensor, generator: torch.Generator) -> int:
     return int(torch.multinomial(weights, 1, generator=generator))
 
 
-def _row(tokens: Sequence[int], at: AtDepth) -> Tensor:
+def _row(tokens: Sequence[int], at: FixedDepthModel) -> Tensor:
     return torch.tensor([tokens], device=at.device)

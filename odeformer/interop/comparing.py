@@ -13,7 +13,7 @@ LARGEST_DIFFERENCE = 1e-4
 
 
 def sample_ids(config: ModelConfig) -> Tensor:
-    """Random tokens [2, time], the same at every call."""
+    """Random tokens [2, tokens], the same at every call."""
     assert config.vocabulary_size is not None
     assert config.context_length is not None
     draw = torch.Generator().manual_seed(0)
@@ -22,7 +22,7 @@ def sample_ids(config: ModelConfig) -> Tensor:
 
 @torch.no_grad()
 def own_logits(model: Odeformer, depth: int | None, solver: str, ids: Tensor) -> Tensor:
-    """The model's logits [batch, time, vocabulary] at this depth by this solver, on the CPU."""
+    """The model's logits [batch, tokens, vocabulary] at this depth by this solver, on the CPU."""
     training, ids = model.training, ids.to(model.embedding.weight.device)
     try:
         return model.eval()(ids, depth=depth, options=SolveOptions(solver)).logits.cpu()

@@ -12,7 +12,7 @@ import torch
 
 from odeformer.config import BasisConfig, ModelConfig
 from odeformer.hypernetwork import depth_parameters
-from odeformer.inference.decoding import AtDepth, Reader
+from odeformer.inference.decoding import Decoder, FixedDepthModel
 from odeformer.model import Odeformer
 from odeformer.solvers import layer_solver_name, solver_named
 
@@ -80,17 +80,17 @@ def measure_depths(
     depths: Sequence[int],
     *,
     batch: int,
-    time_steps: int,
+    sequence_length: int,
     rounds: int = 7,
     of_rounds: Callable[[list[float]], float] = statistics.median,
 ) -> CostTable:
-    """The table for batches of ``batch`` sequences of ``time_steps`` tokens, on the model's device.
+    """The table for batches of ``batch`` sequences of ``sequence_length`` tokens, on the model's device.
 
     Depths are timed in turn, ``rounds`` times after one to warm up; milliseconds are medians, or what else
     ``of_rounds`` makes of them: ``min`` where others use the machine, too.
     """
     device = model.embedding.weight.device
-    ids = torch.randint(model.config.vocabulary_size or 0, (batch, time_steps), device=device)
+    ids = torch.randint(model.config.vocabulary_size or 0, (batch, sequence_length), device=device)
     weights = {depth: model.depth_weights(depth) for depth in depths}
     seconds: dict[int, list[float]] = {depth: [] for depth in depths}
     evaluations: dict[int, int] = {}
@@ -103,13 +103,13 @@ def measure_depths(
             if turn:
                 seconds[depth].append(time.perf_counter() - started)
             evaluations[depth] = sum(output.evaluations)
-    cell, last = cell_flops(model.config, time_steps), unembedding_flops(model.config)
+    cell, last = cell_flops(model.config, sequence_length), unembedding_flops(model.config)
     return CostTable(
         tuple(
             DepthCost(
                 depth,
                 1e3 * of_rounds(seconds[depth]),
-                time_steps * (evaluations[depth] * cell + batch * last),
+                sequence_length * (evaluations[depth] * cell + batch * last),
             )
             for depth in sorted(depths)
         )
@@ -121,15 +121,15 @@ def measure_decoding(model: Odeformer, rounds: int = 15, int8: bool = False) -> 
     """What one more token costs at depths from the least to 2D, behind half a context of others.
 
     At most 512 of them. Depths are timed in turn; milliseconds are medians. ``int8`` as for
-    :class:`odeformer.inference.decoding.AtDepth`.
+    :class:`odeformer.inference.decoding.FixedDepthModel`.
     """
     config = model.config
     assert config.context_length is not None
     least = config.prelude_layers + 1
     depths = sorted({max(least, config.depth * part // 4) for part in (1, 2, 3, 4, 6, 8)})
     behind = min(config.context_length // 2, 512)
-    at = {depth: AtDepth(model, depth, int8=int8) for depth in depths}
-    readers = {depth: Reader(at[depth], 1, behind + 1) for depth in depths}
+    at = {depth: FixedDepthModel(model, depth, int8=int8) for depth in depths}
+    readers = {depth: Decoder(at[depth], 1, behind + 1) for depth in depths}
     ids = torch.zeros(1, behind, dtype=torch.long, device=model.embedding.weight.device)
     seconds: dict[int, list[float]] = {depth: [] for depth in depths}
     for turn in range(rounds + 1):

@@ -61,7 +61,7 @@ def check_gradients(
 
     Args:
         model: left as it was, its gradients apart.
-        ids: token ids [batch, time + 1].
+        ids: token ids [batch, tokens + 1].
         dtype: ``fp32``, or ``bf16`` for products under autocast.
         pairs: each solver's ``direct`` must be among them.
     """

@@ -17,7 +17,7 @@ def text_loss(
     """Mean loss in nats of every token but the first, read in windows that do not see one another.
 
     Args:
-        logits_of: ids [batch, time] → logits [batch, time, vocabulary]; a lambda around a model at a depth.
+        logits_of: ids [batch, tokens] → logits [batch, tokens, vocabulary]: a model at a depth.
         ids: token ids of the text [n], n ≥ 2.
         context_length: of a window; the last one is shorter.
 

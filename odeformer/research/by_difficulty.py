@@ -9,7 +9,7 @@ from odeformer.model import Odeformer, Output
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Mean entropy of a sequence's predictions, in nats: [batch, time, vocabulary] → [batch]."""
+    """Mean entropy of a sequence's predictions, in nats: [batch, tokens, vocabulary] → [batch]."""
     log_probabilities = logits.float().log_softmax(dim=-1)
     return -(log_probabilities.exp() * log_probabilities).sum(dim=-1).mean(dim=-1)
 
@@ -21,7 +21,7 @@ def solve_by_difficulty(
     """Predictions at depth ``shallow``, but at ``deep`` where the shallow ones have too much entropy.
 
     Args:
-        input_ids: token ids [batch, time].
+        input_ids: token ids [batch, tokens].
         threshold: the mean entropy in nats above which a sequence is solved again. A quantile of
             :func:`entropy` on held-out sequences sends that part of them on.
 

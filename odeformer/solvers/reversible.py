@@ -52,8 +52,11 @@ def seen_dtype(weights: Sequence[BlockWeights]) -> dtype:
 
 
 class ReversibleSolver(ABC):
-    """A solver whose steps are couplings. Its state is the pair (u, v), each [batch, time, width] float64, of
-    which v is x; and behind it whatever scaling u needs to be undone."""
+    """A solver whose steps are couplings.
+
+    Its state is the pair (u, v), each [batch, tokens, width] float64, of which v is x; and after it whatever
+    scaling u needs to be undone.
+    """
 
     @property
     @abstractmethod

@@ -157,7 +157,7 @@ def test_a_champion_that_changed_meanwhile_is_not_overwritten(uri: str, tmp_path
     decided = aliases.read_log("base", uri).last
     aliases.move(two, uri, why="quicker")
     with pytest.raises(aliases.ConflictError, match=r"moved to version 2 by .* in the meantime"):
-        aliases.move(three, uri, why="slower", behind=decided)
+        aliases.move(three, uri, why="slower", based_on=decided)
     assert numbers(uri) == {"champion": "2", "previous": "1", "candidate": "3"}
     # An alias that was moved by other hands is where the next move starts.
     store.connect(uri).set_registered_model_alias("base", "champion", one.version)

@@ -100,7 +100,7 @@ def test_counted_flops_are_those_of_a_timed_pass(tmp_path: Path) -> None:
     model = checkpoint.load(checkpoint_folder(tmp_path))
     for solver in ("euler", "heun", "lie_trotter", "rk4"):
         model.options = SolveOptions(solver)
-        for row in measure_depths(model, [2, 4, 8], batch=1, time_steps=16, rounds=1).rows:
+        for row in measure_depths(model, [2, 4, 8], batch=1, sequence_length=16, rounds=1).rows:
             assert row.flops == pytest.approx(forward_flops(model.config, solver, row.depth, 16))
 
 
@@ -144,12 +144,12 @@ def without_this_checkout(folder: Path, *arguments: str, uri: str) -> str:
 
 
 def greedy(model: str, uri: str, depth: int) -> list[str]:
-    from odeformer.inference.decoding import AtDepth
+    from odeformer.inference.decoding import FixedDepthModel
     from odeformer.inference.generate import generate_text
     from odeformer.inference.sampling import Sampling
 
     loaded = registry.load(model, uri)
-    at = AtDepth(loaded.model, depth)
+    at = FixedDepthModel(loaded.model, depth)
     return [
         "".join(generate_text(at, loaded.tokenizer, prompt, max_new_tokens=6, sampling=Sampling(0.0)))
         for prompt in ("some", "text to")

@@ -19,14 +19,14 @@ ROUNDS = 6
 
 
 def contestant(index: int, uri: str, folder: Path, meeting: Barrier) -> None:
-    """Each round, decide behind the same move as the other one does, for a version that is not champion."""
+    """Each round, decide based_on the same move as the other one does, for a version that is not champion."""
     for turn in range(ROUNDS):
         own = registry.resolve(f"models:/base/{2 * (turn % 2) + index + 1}", uri)
         meeting.wait()
-        behind = aliases.read_log("base", uri).last
+        based_on = aliases.read_log("base", uri).last
         meeting.wait()
         try:
-            aliases.move(own, uri, why=f"round {turn}", behind=behind)
+            aliases.move(own, uri, why=f"round {turn}", based_on=based_on)
             (folder / f"{turn}-{index}").write_text("moved")
         except aliases.ConflictError as error:
             (folder / f"{turn}-{index}").write_text(str(error))

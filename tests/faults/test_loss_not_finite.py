@@ -180,7 +180,7 @@ def test_a_spike_is_far_outside_the_recent_losses(
     )
 
     def after(step: int, loss: float, norm: float = 1.0) -> None:
-        assert not guards.must_go_back(step, StepResult(loss, 8, norm, []), [7])
+        assert not guards.must_roll_back(step, StepResult(loss, 8, norm, []), [7])
 
     for step in range(10):
         assert guards.loss_limit == float("inf"), "too few losses to judge by"

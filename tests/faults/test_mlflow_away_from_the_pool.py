@@ -16,10 +16,10 @@ from waiting import wait_for
 from cluster import registry
 from cluster.connection.connect import ray_cluster
 from cluster.finetuning.job import VERSION_FILE
-from cluster.pool import Pool, PoolSettings, mirror
+from cluster.pool import Pool, PoolSettings, mlflow_tags
 from cluster.pool.board import Board
-from cluster.pool.clerk import Clerk
 from cluster.pool.journal import Journal
+from cluster.pool.mlflow_sync import MlflowSync
 from cluster.tracking import runs, store
 
 
@@ -43,14 +43,14 @@ def test_what_was_trained_is_registered_when_the_store_answers(
     task = {"team": "a", "name": "x", "base": "models:/base/1", "priority": 0}
     job = board.move(board.submit(task, "token", None, again=False), "running", attempts=1)
     board.move(job, "trained", result={"after": 1.0, "adapter_version": None})
-    clerk, tries = Clerk(board, lock), []
-    register = mirror.register
+    clerk, tries = MlflowSync(board, lock), []
+    register = mlflow_tags.register
 
     def register_and_note(*arguments: Any) -> dict[str, Any]:
         tries.append(arguments)
         return register(*arguments)
 
-    monkeypatch.setattr(mirror, "register", register_and_note)
+    monkeypatch.setattr(mlflow_tags, "register", register_and_note)
     clerk.start()
     wait_for(lambda: len(tries) >= 2)
     with lock:
@@ -65,10 +65,12 @@ def test_what_was_trained_is_registered_when_the_store_answers(
     assert wait_for(state) == "succeeded"
     assert journal.job(job.id).result == {"after": 1.0, "adapter_version": "1"}
     assert [version.uri for version in registry.versions(uri)] == ["models:/base-a-x/1"]
-    assert mirror.register(journal.job(job.id), folder)["adapter_version"] == "1", "again, and no second one"
+    assert mlflow_tags.register(journal.job(job.id), folder)["adapter_version"] == "1", (
+        "again, and no second one"
+    )
     run = store.connect(uri).get_run(record["run_id"])
-    assert run.data.tags[mirror.STATE] == "succeeded"
-    assert run.data.tags[mirror.JOB] == "a/x/1"
+    assert run.data.tags[mlflow_tags.STATE] == "succeeded"
+    assert run.data.tags[mlflow_tags.JOB] == "a/x/1"
     assert run.info.status == "FINISHED"
     clerk.stop()
 

@@ -64,7 +64,7 @@ def test_the_model_agrees_with_a_fine_solve_by_fixed_cells(name: Any) -> None:
 
 def test_sequences_solved_one_by_one_have_their_own_counts() -> None:
     model = tiny_model()
-    tokens = ids(batch=6, time=12)
+    tokens = ids(batch=6, length=12)
     alone = Tolerance(1e-5, 1e-5, per_sequence=True)
     with torch.no_grad():
         together = run_adaptively(model, tokens, alone)

@@ -53,7 +53,7 @@ def test_its_backward_pass_runs_in_the_precision_of_the_forward_one() -> None:
 def test_it_keeps_nothing_for_each_cell() -> None:
     model = tiny_model(width=32, context_length=32)
     model.options = SolveOptions("midpoint", "adjoint")
-    tokens = ids(batch=2, time=32)
+    tokens = ids(batch=2, length=32)
     saved, peak = (
         [measure(depth) for depth in (8, 24)]
         for measure in (

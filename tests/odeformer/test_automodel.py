@@ -12,7 +12,7 @@ import odeformer
 from data.tokenizer import load_tokenizer, train_tokenizer
 from odeformer import checkpoint
 from odeformer.files.digest import folder_digest
-from odeformer.inference.decoding import AtDepth
+from odeformer.inference.decoding import FixedDepthModel
 from odeformer.inference.generate import generate
 from odeformer.inference.sampling import Sampling
 from odeformer.model import Odeformer, SolveOptions, token_losses
@@ -87,7 +87,9 @@ def test_padding_changes_nothing_and_greedy_texts_are_ours(
                 own = model(torch.tensor([ids]), depth=3).logits[0]
                 seen = logits[row][batch.attention_mask[row].bool()]
                 torch.testing.assert_close(seen, own, rtol=0, atol=1e-5)
-    written = list(generate(AtDepth(model, 3), alone, max_new_tokens=8, sampling=Sampling(temperature=0)))
+    written = list(
+        generate(FixedDepthModel(model, 3), alone, max_new_tokens=8, sampling=Sampling(temperature=0))
+    )
     batch = tokens(folder, PROMPTS)
     for use_cache in (True, False):
         new = theirs.generate(

@@ -20,7 +20,7 @@ def test_entropy_of_known_distributions() -> None:
 
 def test_only_hard_sequences_are_solved_again() -> None:
     model = tiny_model()
-    tokens = ids(batch=8, time=12)
+    tokens = ids(batch=8, length=12)
     with torch.no_grad():
         shallow, deep = model(tokens, depth=2).logits, model(tokens, depth=6).logits
     threshold = float(entropy(shallow).median())

@@ -20,7 +20,7 @@ TABLE = CostTable((DepthCost(2, 1.0, 100.0), DepthCost(4, 1.9, 180.0), DepthCost
 
 def test_flops_are_those_that_torch_counts() -> None:
     model = tiny_model(width=32, heads=2)
-    tokens = ids(batch=1, time=16)
+    tokens = ids(batch=1, length=16)
     weights = model.depth_weights(4)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(tokens, depth=4, weights=weights)
@@ -49,7 +49,7 @@ def test_a_budget_that_buys_nothing_is_refused() -> None:
 def test_a_measured_table_has_every_depth_and_counts_evaluations() -> None:
     model = tiny_model()
     model.options = SolveOptions("midpoint")
-    table = measure_depths(model, (8, 2), batch=2, time_steps=12, rounds=1)
+    table = measure_depths(model, (8, 2), batch=2, sequence_length=12, rounds=1)
     assert [row.depth for row in table.rows] == [2, 8]
     assert all(row.milliseconds > 0 for row in table.rows)
     cells = cell_flops(model.config, 12)

@@ -7,7 +7,7 @@ import torch
 from tiny_models import CONTEXT, attach_adapter, config, ids, tiny_model
 
 from odeformer.field.parts import rotary_table
-from odeformer.inference.decoding import AtDepth, Reader
+from odeformer.inference.decoding import Decoder, FixedDepthModel
 from odeformer.model import Odeformer, SolveOptions
 
 FLAVOURS: list[tuple[str, dict[str, Any]]] = [
@@ -34,15 +34,15 @@ def worst(seen: torch.Tensor, expected: torch.Tensor) -> float:
 def test_what_was_read_is_remembered(flavour: str, changes: dict[str, Any], solver: str) -> None:
     model = make(flavour, changes, solver)
     attach_adapter(model, rank=2, alpha=2, targets=("qkv", "up", "down", "embedding"))
-    tokens = ids(batch=3, time=CONTEXT)
+    tokens = ids(batch=3, length=CONTEXT)
     for depth in (3, 4, 6):
         expected = model(tokens, depth=depth).logits
-        reader = Reader(AtDepth(model, depth), 3, CONTEXT)
+        reader = Decoder(FixedDepthModel(model, depth), 3, CONTEXT)
         parts = [reader.read(part) for part in tokens.split([5, 1, 1, 4, 1, 4], dim=1)]
         assert worst(torch.cat(parts, dim=1), expected) < 5e-5
         # What was read is taken back, something else is read, and taken back again.
         reader.length = 6
-        reader.read(ids(batch=3, time=7, seed=9))
+        reader.read(ids(batch=3, length=7, seed=9))
         reader.length = 6
         again = reader.read(tokens[:, 6:], last_only=True)
         assert again.shape[1] == 1
@@ -53,12 +53,12 @@ def test_what_was_read_is_remembered(flavour: str, changes: dict[str, Any], solv
 @pytest.mark.parametrize(("flavour", "changes"), FLAVOURS)
 def test_padding_changes_nothing(flavour: str, changes: dict[str, Any]) -> None:
     model = make(flavour, changes, "euler" if flavour != "llama" else "lie_trotter")
-    tokens, padding = ids(batch=3, time=CONTEXT), torch.tensor([0, 3, 7])
+    tokens, padding = ids(batch=3, length=CONTEXT), torch.tensor([0, 3, 7])
     expected = model(tokens, depth=5).logits
     padded = torch.zeros_like(tokens)
     for row, missing in enumerate(padding.tolist()):
         padded[row, missing:] = tokens[row, : CONTEXT - missing]
-    reader = Reader(AtDepth(model, 5), 3, CONTEXT, padding)
+    reader = Decoder(FixedDepthModel(model, 5), 3, CONTEXT, padding)
     logits = torch.cat([reader.read(part) for part in padded.split([8, 1, 3, 4], dim=1)], dim=1)
     for row, missing in enumerate(padding.tolist()):
         assert worst(logits[row, missing:], expected[row, : CONTEXT - missing]) < 5e-5
@@ -68,19 +68,19 @@ def test_padding_changes_nothing(flavour: str, changes: dict[str, Any]) -> None:
 @torch.inference_mode()
 def test_weights_are_made_once_and_in_the_dtype_asked_for() -> None:
     model = tiny_model().eval()
-    at = AtDepth(model, 5, torch.bfloat16)
-    before = Reader(at, 1, CONTEXT).read(ids(batch=1))
+    at = FixedDepthModel(model, 5, torch.bfloat16)
+    before = Decoder(at, 1, CONTEXT).read(ids(batch=1))
     assert before.dtype == torch.bfloat16
     assert worst(before.float(), model(ids(batch=1), depth=5).logits) < 0.1
     for parameter in model.parameters():
         parameter.zero_()
-    assert torch.equal(Reader(at, 1, CONTEXT).read(ids(batch=1)), before)
+    assert torch.equal(Decoder(at, 1, CONTEXT).read(ids(batch=1)), before)
 
 
 def test_what_has_no_such_depth_is_refused() -> None:
     model = tiny_model()
     with pytest.raises(ValueError, match="depth 1 is too small"):
-        AtDepth(model, 1)
+        FixedDepthModel(model, 1)
 
 
 def test_positions_stay_apart_in_bf16() -> None:
@@ -96,4 +96,4 @@ def test_a_state_that_is_not_finite_is_named() -> None:
     with torch.no_grad():
         model.hypernetwork.down_weight.fill_(float("inf"))  # type: ignore[operator]
     with pytest.raises(FloatingPointError, match="depth 6 is not finite"), torch.inference_mode():
-        Reader(AtDepth(model, 6), 1, CONTEXT).read(ids(batch=1))
+        Decoder(FixedDepthModel(model, 6), 1, CONTEXT).read(ids(batch=1))

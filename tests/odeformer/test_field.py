@@ -113,9 +113,9 @@ def test_attention_equals_the_textbook_with_complex_rotations() -> None:
     """A slow reference: one query at a time, rotations as complex numbers, softmax over the past."""
     shape = config(width=24, heads=3, rotary_fraction=0.5)  # 4 of 8 dimensions are rotated
     w = {name: torch.randn(spec.shape, dtype=torch.float64) for name, spec in block_tensors(shape).items()}
-    time, head, turned = 7, shape.head_width, shape.rotary_dimensions
-    x = torch.randn(1, time, shape.width, dtype=torch.float64)
-    field = NeoXField(shape, *rotary_table(shape, time, x))
+    length, head, turned = 7, shape.head_width, shape.rotary_dimensions
+    x = torch.randn(1, length, shape.width, dtype=torch.float64)
+    field = NeoXField(shape, *rotary_table(shape, length, x))
 
     centred = x[0] - x[0].mean(-1, keepdim=True)
     normed = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
@@ -129,10 +129,10 @@ def test_attention_equals_the_textbook_with_complex_rotations() -> None:
         numbers = numbers * torch.exp(1j * position * speeds)
         return torch.cat([numbers.real, numbers.imag, vector[turned:]])
 
-    mixed = torch.zeros(time, shape.width, dtype=torch.float64)
+    mixed = torch.zeros(length, shape.width, dtype=torch.float64)
     for i in range(shape.heads):
         query, key, value = qkv[:, 3 * head * i : 3 * head * (i + 1)].split(head, dim=1)
-        for now in range(time):
+        for now in range(length):
             scores = torch.stack(
                 [rotated(query[now], now) @ rotated(key[past], past) for past in range(now + 1)]
             )

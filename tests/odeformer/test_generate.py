@@ -8,7 +8,7 @@ from tiny_models import CONTEXT, VOCABULARY, attach_adapter, config, ids, shake,
 from tokenizers import Tokenizer
 
 from data.tokenizer import END_OF_TEXT, train_tokenizer
-from odeformer.inference.decoding import AtDepth
+from odeformer.inference.decoding import FixedDepthModel
 from odeformer.inference.generate import generate, generate_text, until
 from odeformer.inference.sampling import Sampling
 from odeformer.model import Odeformer, SolveOptions
@@ -43,7 +43,7 @@ def write(
     **settings: Any,
 ) -> Iterator[int]:
     """The tokens behind one prompt."""
-    at, sampling = AtDepth(model, depth), Sampling(temperature, top_k)
+    at, sampling = FixedDepthModel(model, depth), Sampling(temperature, top_k)
     steps = generate(at, [prompt_ids], sampling=sampling, **settings)
     return (token for [token] in steps if token is not None)
 
@@ -58,7 +58,7 @@ def write_text(
     top_k: int = 50,
     **settings: Any,
 ) -> Iterator[str]:
-    at, sampling = AtDepth(model, depth), Sampling(temperature, top_k)
+    at, sampling = FixedDepthModel(model, depth), Sampling(temperature, top_k)
     return generate_text(at, tokenizer, prompt, sampling=sampling, **settings)
 
 
@@ -94,8 +94,8 @@ def test_temperature_zero_takes_the_most_likely_token(solver: str, depth: int) -
 
 def test_a_long_prompt_keeps_its_end() -> None:
     model = tiny_model().eval()
-    end = ids(batch=1, time=CONTEXT)[0].tolist()
-    beginnings = ([], [1, 2, 3], ids(batch=1, time=40, seed=5)[0].tolist())
+    end = ids(batch=1, length=CONTEXT)[0].tolist()
+    beginnings = ([], [1, 2, 3], ids(batch=1, length=40, seed=5)[0].tolist())
     texts = [list(write(model, start + end, max_new_tokens=6)) for start in beginnings]
     assert texts[0] == texts[1] == texts[2]
 
@@ -237,7 +237,7 @@ def test_a_special_token_written_in_the_prompt_is_only_letters(tokenizer: Tokeni
 def test_rows_of_a_batch_are_what_each_prompt_gives_alone() -> None:
     """Prompts of unequal length, beyond the context's end, one of which stops early."""
     model = tiny_model().eval()
-    at, prompts = AtDepth(model, 6), [PROMPT, [7], ids(batch=1, time=14)[0].tolist()]
+    at, prompts = FixedDepthModel(model, 6), [PROMPT, [7], ids(batch=1, length=14)[0].tolist()]
     settings: dict[str, Any] = {"max_new_tokens": 12, "sampling": Sampling(temperature=1.0)}
     alone = [
         list(write(model, p, depth=6, temperature=1.0, max_new_tokens=12, seed=i))

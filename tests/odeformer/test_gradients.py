@@ -42,7 +42,7 @@ def test_segments_give_the_direct_gradient_bit_for_bit(segment: int) -> None:
 def test_segments_keep_fewer_states_for_longer_recomputation() -> None:
     model = tiny_model(width=32, depth=8, context_length=64, prelude=0)
     model.options = replace(model.options, gradient="checkpoint")
-    tokens = ids(batch=4, time=64)
+    tokens = ids(batch=4, length=64)
 
     def saved(segment: int) -> int:
         model.options = replace(model.options, segment=segment)
@@ -105,7 +105,7 @@ def test_checkpoint_gives_the_direct_gradient_under_autocast_too() -> None:
 
 def test_checkpoint_holds_far_fewer_bytes_and_grows_slower() -> None:
     model = tiny_model(width=32, depth=8, context_length=64)
-    tokens = ids(batch=4, time=64)
+    tokens = ids(batch=4, length=64)
 
     def peak(gradient: str, depth: int) -> int:
         model.zero_grad()

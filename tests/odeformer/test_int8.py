@@ -7,7 +7,7 @@ import torch
 from tiny_models import CONTEXT, attach_adapter, ids, tiny_model
 from torch.nn import functional as F
 
-from odeformer.inference.decoding import AtDepth, Reader
+from odeformer.inference.decoding import Decoder, FixedDepthModel
 from odeformer.inference.int8 import Int8Matrix
 from odeformer.model import SolveOptions
 
@@ -62,10 +62,10 @@ def test_a_model_is_read_with_a_quarter_of_the_bytes(flavour: str, changes: dict
     model = tiny_model(flavour=flavour, **changes).eval()
     model.options = SolveOptions("euler" if flavour == "neox" else "lie_trotter")
     attach_adapter(model, rank=2, alpha=2, targets=("qkv", "up", "down", "embedding"))
-    at, whole = AtDepth(model, 6, int8=True), AtDepth(model, 6)
-    tokens = ids(batch=3, time=CONTEXT)
+    at, whole = FixedDepthModel(model, 6, int8=True), FixedDepthModel(model, 6)
+    tokens = ids(batch=3, length=CONTEXT)
     expected = model(tokens, depth=6).logits
-    reader = Reader(at, 3, CONTEXT)
+    reader = Decoder(at, 3, CONTEXT)
     seen = torch.cat([reader.read(part) for part in tokens.split([5, 1, 1, 9], dim=1)], dim=1)
     assert 1e-4 < float((seen - expected).norm() / expected.norm()) < 0.1
     assert (at.unembedding is at.embedding) == model.config.tie_embeddings
@@ -79,4 +79,4 @@ def test_a_model_is_read_with_a_quarter_of_the_bytes(flavour: str, changes: dict
 def test_an_accelerator_is_refused() -> None:
     model = tiny_model().to("meta")
     with pytest.raises(ValueError, match="int8 is for a CPU, not meta"):
-        AtDepth(model, 4, int8=True)
+        FixedDepthModel(model, 4, int8=True)

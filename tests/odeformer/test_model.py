@@ -201,9 +201,9 @@ def test_ids_outside_the_vocabulary_are_refused(bad: int) -> None:
 
 def test_a_longer_sequence_than_the_context_is_refused() -> None:
     model = tiny_model()
-    model(ids(time=CONTEXT))
+    model(ids(length=CONTEXT))
     with pytest.raises(ValueError, match=f"{CONTEXT + 1} tokens .* context_length {CONTEXT}"):
-        model(ids(time=CONTEXT + 1))
+        model(ids(length=CONTEXT + 1))
 
 
 def test_unknown_solver_is_refused() -> None:

@@ -53,7 +53,7 @@ def test_the_reversible_gradient_under_autocast_is_close_to_the_direct_one() -> 
 def test_the_reversible_gradient_keeps_nothing_for_each_cell() -> None:
     model = tiny_model(width=32, depth=4, context_length=64)
     model.options = SolveOptions("leapfrog", "reversible")
-    tokens = ids(batch=4, time=64)
+    tokens = ids(batch=4, length=64)
 
     def peak(depth: int) -> int:
         model.zero_grad()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import CONTEXT, ids, tiny_model
 
-from odeformer.inference.decoding import AtDepth, Reader
+from odeformer.inference.decoding import Decoder, FixedDepthModel
 from odeformer.inference.generate import generate
 from odeformer.inference.sampling import Sampling
 from odeformer.inference.speculative import Acceptance, speculate
@@ -12,21 +12,21 @@ from odeformer.inference.speculative import Acceptance, speculate
 GREEDY = Sampling(temperature=0)
 
 
-def lively(seed: int = 0) -> tuple[AtDepth, AtDepth]:
+def lively(seed: int = 0) -> tuple[FixedDepthModel, FixedDepthModel]:
     """A model at N = 8 and 2, which say different things."""
     torch.manual_seed(seed)
     model = tiny_model(tie_embeddings=False).eval()
     with torch.no_grad():
         model.final_norm.bias.zero_()
         model.embedding.weight.normal_(std=3.0)
-    return AtDepth(model, 8), AtDepth(model, 2)
+    return FixedDepthModel(model, 8), FixedDepthModel(model, 2)
 
 
 @pytest.mark.parametrize("ahead", [1, 3, 8])
 def test_greedy_text_is_the_deep_solves(ahead: int) -> None:
     deep, shallow = lively()
     counts = Acceptance()
-    for prompt in ids(batch=8, time=6).tolist():
+    for prompt in ids(batch=8, length=6).tolist():
         expected = [token for [token] in generate(deep, [prompt], max_new_tokens=30, sampling=GREEDY)]
         written = speculate(
             deep, shallow, prompt, ahead=ahead, max_new_tokens=30, sampling=GREEDY, acceptance=counts
@@ -56,7 +56,7 @@ def test_draws_have_the_deep_solves_distribution() -> None:
 
     def probabilities(text: list[int]) -> torch.Tensor:
         with torch.inference_mode():
-            return sampling.probabilities(Reader(deep, 1, CONTEXT).read(torch.tensor([text]))[0, -1])
+            return sampling.probabilities(Decoder(deep, 1, CONTEXT).read(torch.tensor([text]))[0, -1])
 
     total = 0.0
     for a, p in enumerate(probabilities(prompt).tolist()):

@@ -54,8 +54,8 @@ def attach_adapter(model: Odeformer, trained: bool = True, **fields: Any) -> Ada
     return adapter
 
 
-def ids(batch: int = 2, time: int = 10, seed: int = 0) -> Tensor:
-    return torch.randint(VOCABULARY, (batch, time), generator=torch.Generator().manual_seed(seed))
+def ids(batch: int = 2, length: int = 10, seed: int = 0) -> Tensor:
+    return torch.randint(VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
 def cell_scales(model: Odeformer, depth: int) -> list[float]:

@@ -61,9 +61,9 @@ def draw_pairs(content: dict[str, Any], figure: Figure) -> None:
 
 def matrix(content: dict[str, Any], least: float) -> list[list[float | None]]:
     """[outputs, tokens], no number below ``least``; None where a token comes later, or for one not finite."""
-    of, time = content["pairs"], len(content["tokens"])
+    of, length = content["pairs"], len(content["tokens"])
     return [
-        [None if value is None else max(value, least) for value in row] + [None] * (time - len(row))
+        [None if value is None else max(value, least) for value in row] + [None] * (length - len(row))
         for row in of["growth"]
     ]
 

@@ -1,7 +1,7 @@
 """Which tokens of a prompt an answer leans on: our sensitivity, and what others use for that.
 
-Every method takes a :class:`Question` and gives a score for every token, [batch, time]: the larger, the more
-it matters. Which of them tells the truth is measured, not assumed: see ``faithfulness``.
+Every method takes a :class:`Question` and gives a score for every token, [batch, tokens]: the larger, the
+more it matters. Which of them tells the truth is measured, not assumed: see ``faithfulness``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Question(NamedTuple):
 
     model: Odeformer
     input_ids: Tensor
-    """[batch, time], int64: the prompts, and of longer answers all tokens but the last."""
+    """[batch, tokens], int64: the prompts, and of longer answers all tokens but the last."""
     answer: Tensor
     """The ids of the token that follows each, [batch], or of several tokens, [batch, n]."""
     depth: int | Grid | None = None
@@ -40,7 +40,7 @@ class Question(NamedTuple):
 
 
 def log_probability(question: Question, x: Tensor) -> Tensor:
-    """ln p(answer) for states x [batch, time, width] at t = 0, in place of the prompts' own: [batch]."""
+    """ln p(answer) for states x [batch, tokens, width] at t = 0, in place of the prompts' own: [batch]."""
     return _of_answer(question, _logits(question, x).log_softmax(-1))
 
 
@@ -61,7 +61,7 @@ def _of_answer(question: Question, values: Tensor) -> Tensor:
 
 
 def neutral_state(model: Odeformer, input_ids: Tensor) -> Tensor:
-    """What stands for "no token here": the mean of all tokens' embeddings, [1, time, width]."""
+    """What stands for "no token here": the mean of all tokens' embeddings, [1, tokens, width]."""
     mean = model.adapted_embedding().mean(dim=0)
     positions = 0.0 if model.positions is None else model.positions.weight[: input_ids.shape[1]]
     return (mean + positions).expand(1, input_ids.shape[1], -1).detach()
@@ -108,10 +108,10 @@ def attention_rollout(question: Question) -> Tensor:
     mixed = None
     for _, query, key, _ in _cells(question):
         scores = query @ key.repeat_interleave(query.shape[1] // key.shape[1], dim=1).mT
-        time = scores.shape[-1]
-        hidden = torch.ones(time, time, dtype=torch.bool, device=scores.device).triu(1)
+        length = scores.shape[-1]
+        hidden = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
         attention = (scores / query.shape[-1] ** 0.5).masked_fill(hidden, -torch.inf).softmax(-1).mean(1)
-        step = (attention + torch.eye(time, dtype=scores.dtype, device=scores.device)) / 2
+        step = (attention + torch.eye(length, dtype=scores.dtype, device=scores.device)) / 2
         mixed = step if mixed is None else step @ mixed
     assert mixed is not None
     return mixed[:, -1]
@@ -124,12 +124,12 @@ def published_surrogate(question: Question) -> Tensor:
     *behind* the cell, then a QR decomposition; the largest sum of ln |diag R|. Tokens do not act on one
     another on the way.
     """
-    config, time = question.model.config, question.input_ids.shape[1]
+    config, length = question.model.config, question.input_ids.shape[1]
     batch, width = len(question.input_ids), config.width
-    q = torch.eye(width).to(question.model.embedding.weight).expand(batch, time, width, width)
-    logarithms = q.new_zeros(batch, time, width)
-    field = build_field(config, q.new_empty(1, time, width), training=False)
-    sees_all = torch.ones(1, time, dtype=torch.bool, device=q.device)
+    q = torch.eye(width).to(question.model.embedding.weight).expand(batch, length, width, width)
+    logarithms = q.new_zeros(batch, length, width)
+    field = build_field(config, q.new_empty(1, length, width), training=False)
+    sees_all = torch.ones(1, length, dtype=torch.bool, device=q.device)
     for scale, block, after in _behind_cells(question):
 
         def last(x: Tensor, block: BlockWeights = block) -> Tensor:
@@ -139,7 +139,7 @@ def published_surrogate(question: Question) -> Tensor:
             return (mixed + field.feed_forward(x[None, -1:], block))[0, 0]
 
         with differentiable_attention(), torch.no_grad():
-            jacobian = vmap(jacrev(last))(after).transpose(1, 2)  # [batch, time, out, in]
+            jacobian = vmap(jacrev(last))(after).transpose(1, 2)  # [batch, tokens, out, in]
         q, r = torch.linalg.qr(q + scale * jacobian @ q)
         logarithms += r.diagonal(dim1=-2, dim2=-1).abs().log()
     return logarithms.amax(-1)
@@ -169,7 +169,7 @@ METHODS: dict[str, Callable[[Question], Tensor]] = {
 def _cells(question: Question) -> list[tuple[float, Tensor, Tensor, Tensor]]:
     """Of every cell its scale h · D, and the queries, keys and values at its beginning."""
     model = question.model
-    visited = list(states(question.flow.steps, model.embed(question.input_ids)))
+    visited = list(states(question.flow.cell_maps, model.embed(question.input_ids)))
     field = build_field(model.config, visited[0], training=False)
     blocks, scales = _blocks(question)
     return [(s, *field.heads(x, block)) for s, x, block in zip(scales, visited, blocks, strict=False)]
@@ -178,7 +178,7 @@ def _cells(question: Question) -> list[tuple[float, Tensor, Tensor, Tensor]]:
 @torch.no_grad()
 def _behind_cells(question: Question) -> list[tuple[float, BlockWeights, Tensor]]:
     """Of every cell its scale, its weights, and the state behind it."""
-    visited = list(states(question.flow.steps, question.model.embed(question.input_ids)))
+    visited = list(states(question.flow.cell_maps, question.model.embed(question.input_ids)))
     blocks, scales = _blocks(question)
     return list(zip(scales, blocks, visited[1:], strict=True))
 

@@ -31,7 +31,7 @@ class Faithfulness(NamedTuple):
 
 @torch.no_grad()
 def faithfulness(question: Question, scores: Tensor, without: Tensor | None = None) -> Faithfulness:
-    """How faithful scores [batch, time] are.
+    """How faithful scores [batch, tokens] are.
 
     Tokens are taken away by putting the mean embedding in their place; the last one, from which the answer is
     read, stays.
@@ -61,7 +61,7 @@ def faithfulness(question: Question, scores: Tensor, without: Tensor | None = No
 
 @torch.no_grad()
 def leave_one_out(question: Question) -> Tensor:
-    """|change of the answer's logit| without each token: [batch, time]; of the last one 0."""
+    """|change of the answer's logit| without each token: [batch, tokens]; of the last one 0."""
     x = question.model.embed(question.input_ids)
     neutral = neutral_state(question.model, question.input_ids)
     whole, changes = answer_logit(question, x), []

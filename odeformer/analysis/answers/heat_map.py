@@ -33,14 +33,14 @@ def heat_map(
     for every prediction: some predictions at a time share them, and each costs a backward pass.
 
     Args:
-        input_ids: [1, time].
+        input_ids: [1, tokens].
         outputs: positions j, rising.
         answers: ids of tokens, one for each.
         points: of the line, at the nodes of a Gauss–Legendre formula.
 
     Returns:
         Scores of every token k for the logit of ``answers[i]`` behind position ``outputs[i]``,
-        [outputs, time], not negative; 0 where k comes after j.
+        [outputs, tokens], not negative; 0 where k comes after j.
     """
     x = model.embed(input_ids).detach()
     neutral = neutral_state(model, input_ids).expand_as(x)
@@ -48,12 +48,12 @@ def heat_map(
     scores, flow = x.new_zeros(len(outputs), x.shape[1]), flow_of(model, x.shape[1], depth)
     for rows in torch.arange(len(outputs)).split(OUTPUTS_AT_ONCE):
         positions = torch.tensor(outputs)[rows]
-        time = int(positions[-1]) + 1  # the text may end here
+        length = int(positions[-1]) + 1  # the text may end here
         short = flow._replace(
-            steps=tuple(replace(step, field=step.field.part(0, time)) for step in flow.steps)
+            cell_maps=tuple(replace(step, field=step.field.part(0, length)) for step in flow.cell_maps)
         )
-        begin = neutral[:, :time]
-        way, total = x[:, :time] - begin, x.new_zeros(len(rows), time, x.shape[2])
+        begin = neutral[:, :length]
+        way, total = x[:, :length] - begin, x.new_zeros(len(rows), length, x.shape[2])
 
         def logits(x: Tensor) -> Tensor:
             chosen = model.unembed(short.end(x)[0, positions])  # noqa: B023 (called in this turn alone)
@@ -64,5 +64,5 @@ def heat_map(
                 pull = vjp(logits, begin + float(place) * way)[1]
                 (gradients,) = vmap(pull)(torch.eye(len(rows)).to(x))
                 total += float(weight) * gradients[:, 0].detach()
-        scores[rows, :time] = (total * way).sum(-1).abs()
+        scores[rows, :length] = (total * way).sum(-1).abs()
     return scores

@@ -32,35 +32,35 @@ class Clustering(NamedTuple):
 def clustering(
     model: Odeformer, input_ids: Tensor, depth: int | None = None, along: Along = "own"
 ) -> Clustering:
-    """Of the states of ``input_ids`` [batch, time], time at least 2.
+    """Of the states of ``input_ids`` [batch, tokens], at least 2 tokens.
 
     Args:
         along: which weights the cells of the flow have.
     """
     flow = flow_of(model, input_ids.shape[1], depth, along)
-    visited = torch.stack(list(states(flow.steps, model.embed(input_ids).detach())))
+    visited = torch.stack(list(states(flow.cell_maps, model.embed(input_ids).detach())))
     return Clustering(flow.edges, effective_rank(visited), mean_cosine(visited), nearest_neighbour(visited))
 
 
 def effective_rank(x: Tensor) -> Tensor:
     """exp of the entropy of the singular values, as parts of their sum (Roy and Vetterli 2007), of tokens'
-    states less their mean: [..., time, width] → [...]. 1 where all lie on one line."""
+    states less their mean: [..., tokens, width] → [...]. 1 where all lie on one line."""
     singular = torch.linalg.svdvals(x - x.mean(dim=-2, keepdim=True))
     parts = singular / singular.sum(-1, keepdim=True)
     return torch.special.entr(parts).sum(-1).exp()
 
 
 def mean_cosine(x: Tensor) -> Tensor:
-    """The mean cosine of two different tokens' states less their mean: [..., time, width] → [...]."""
+    """The mean cosine of two different tokens' states less their mean: [..., tokens, width] → [...]."""
     x = F.normalize(x - x.mean(dim=-2, keepdim=True), dim=-1)
-    time = x.shape[-2]
-    return (x.sum(-2).square().sum(-1) - time) / (time * (time - 1))
+    length = x.shape[-2]
+    return (x.sum(-2).square().sum(-1) - length) / (length * (length - 1))
 
 
 def nearest_neighbour(x: Tensor) -> Tensor:
-    """Mean distance to the nearest other token over mean distance of two: [..., time, width] → [...]."""
+    """Mean distance to the nearest other token over mean distance of two: [..., tokens, width] → [...]."""
     distances = torch.cdist(x, x)
-    time = x.shape[-2]
-    own = torch.eye(time, dtype=torch.bool, device=x.device)
+    length = x.shape[-2]
+    own = torch.eye(length, dtype=torch.bool, device=x.device)
     nearest = distances.masked_fill(own, torch.inf).amin(-1).mean(-1)
-    return nearest / (distances.sum((-2, -1)) / (time * (time - 1)))
+    return nearest / (distances.sum((-2, -1)) / (length * (length - 1)))

@@ -24,9 +24,9 @@ class Movement(NamedTuple):
 
 
 def movement(model: Odeformer, input_ids: Tensor, depth: int | None = None) -> Movement:
-    """How the states of ``input_ids`` [batch, time] move along t."""
+    """How the states of ``input_ids`` [batch, tokens] move along t."""
     flow = flow_of(model, input_ids.shape[1], depth)
-    steps = torch.stack(list(states(flow.steps, model.embed(input_ids).detach()))).diff(dim=0)
+    steps = torch.stack(list(states(flow.cell_maps, model.embed(input_ids).detach()))).diff(dim=0)
     widths = torch.tensor(flow.widths, dtype=steps.dtype, device=steps.device)
     angles = F.cosine_similarity(steps[:-1], steps[1:], dim=-1).clamp(-1, 1).acos()
     return Movement(flow.edges, steps.norm(dim=-1).mean(-1) / widths[:, None], angles.mean(-1))

@@ -35,7 +35,7 @@ class Amplification(NamedTuple):
 def amplification(
     model: Odeformer, input_ids: Tensor, sizes: Sequence[float], depth: int | None = None, seed: int = 0
 ) -> list[Amplification]:
-    """Of Gaussian noise on the embeddings of ``input_ids`` [1, time], the same draws for every size.
+    """Of Gaussian noise on the embeddings of ``input_ids`` [1, tokens], the same draws for every size.
 
     Args:
         sizes: ‖noise‖ / ‖embeddings‖.
@@ -44,7 +44,7 @@ def amplification(
     x = model.embed(input_ids)
     noise = noise_on(x, 1.0, DRAWS, seed)
     moved, end = noise[:, None].clone(), x
-    for step in flow.steps:
+    for step in flow.cell_maps:
         end = move(step, end, moved)
     predicted = float(moved.flatten(1).norm(dim=1).square().mean().sqrt() / x.norm())
     answers = model.unembed(end).argmax(-1)
@@ -65,8 +65,8 @@ def amplification(
 
 
 def noise_on(x: Tensor, size: float, draws: int, seed: int = 0) -> Tensor:
-    """Gaussian noise on the states x [1, time, width] of one sequence, each draw of norm ``size`` · ‖x‖:
-    [draws, time, width]."""
+    """Gaussian noise on the states x [1, tokens, width] of one sequence, each draw of norm ``size`` · ‖x‖:
+    [draws, tokens, width]."""
     drawn = torch.randn(draws, *x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x)
     return size * x.norm() * drawn / drawn.flatten(1).norm(dim=1)[:, None, None]
 
@@ -75,7 +75,7 @@ def noise_on(x: Tensor, size: float, draws: int, seed: int = 0) -> Tensor:
 def relative_growth(
     model: Odeformer, input_ids: Tensor, size: float, draws: int, depth: int | None = None, seed: int = 0
 ) -> Tensor:
-    """:attr:`Amplification.relative` of each sequence of ``input_ids`` [batch, time] by itself: [batch]."""
+    """:attr:`Amplification.relative` of each sequence of ``input_ids`` [batch, tokens] by itself: [batch]."""
     flow = flow_of(model, input_ids.shape[1], depth)
     x = model.embed(input_ids)
     end = flow.end(x)

@@ -18,10 +18,10 @@ PROBES_AT_ONCE = 16
 def answer_sensitivity(
     model: Odeformer, input_ids: Tensor, answer: Tensor, depth: int | Grid | None = None
 ) -> Tensor:
-    """‖∂ logit of the answer / ∂ x_k(0)‖ for every token k: [batch, time].
+    """‖∂ logit of the answer / ∂ x_k(0)‖ for every token k: [batch, tokens].
 
     Args:
-        input_ids: the prompts, [batch, time], int64; the answer is the token that follows the last one.
+        input_ids: the prompts, [batch, tokens], int64; the answer is the token that follows the last one.
         answer: its id for each prompt, [batch].
     """
     flow = flow_of(model, input_ids.shape[1], depth)
@@ -43,17 +43,17 @@ def pair_sensitivity(
     """The Frobenius norm of ∂ x_j(1) / ∂ x_k(0) for outputs j and all inputs k of one sequence.
 
     Args:
-        input_ids: [1, time].
+        input_ids: [1, tokens].
         outputs: positions j; all when not given.
         probes: estimate it from so many random directions, ‖J‖² = E ‖Jᵀ v‖² for standard normal v
             (Hutchinson 1990); exactly, from all ``width`` of them, when not given. A norm is then off by
             about 1 / √(2 · probes · effective rank of J) of itself.
 
     Returns:
-        [outputs, time]; 0 where k comes after j.
+        [outputs, tokens]; 0 where k comes after j.
     """
-    time, width = input_ids.shape[1], model.config.width
-    positions = list(range(time)) if outputs is None else list(outputs)
+    length, width = input_ids.shape[1], model.config.width
+    positions = list(range(length)) if outputs is None else list(outputs)
     x = model.embed(input_ids).detach()
     if probes is None:
         directions, scale = torch.eye(width, dtype=x.dtype, device=x.device), 1.0
@@ -67,7 +67,7 @@ def pair_sensitivity(
             # No token sees those behind it: the text may end here, which on average halves the work.
             begin = x[:, : position + 1]
             pull = vjp(flow_of(model, position + 1, depth).end, begin)[1]
-            squares = x.new_zeros(time)
+            squares = x.new_zeros(length)
             for few in directions.split(PROBES_AT_ONCE):
                 cotangents = x.new_zeros(len(few), *begin.shape)
                 cotangents[:, 0, position] = few

@@ -1,6 +1,6 @@
 """Tangents carried along a flow: each step's derivative at x times small changes of x.
 
-Attention's scores are larger than the state by time / head width, and a derivative carries several of their
+Attention's scores are larger than the state by tokens / head width, and a derivative carries several of their
 kind. So a cell moves a few tokens after the others, which is all that causal attention needs: what stays of
 earlier ones is their keys and values, and what those become, for each evaluation of the field in the cell.
 """
@@ -17,7 +17,7 @@ from torch.func import jvp, vmap
 
 from odeformer.analysis.flow import CellStep, Step, differentiable_attention
 from odeformer.field.parts import Heads
-from odeformer.inference.decoding import RememberingField
+from odeformer.inference.decoding import CachedField
 
 
 @torch.no_grad()
@@ -39,15 +39,15 @@ def move(step: Step, x: Tensor, tangents: Tensor) -> Tensor:
 
 def _push_by_tokens(step: CellStep, x: Tensor, tangent: Tensor) -> None:
     """As many tokens at a time as a head is wide: their scores are then no larger than the state."""
-    batch, time, _ = x.shape
+    batch, length, _ = x.shape
     field: Any = step.field  # of some flavour: a dataclass with the model's config
     few = field.config.head_width
-    field = _PlainField(_with_still_tables(field), batch, time)
+    field = _PlainField(_with_still_tables(field), batch, length)
     # Matrices stay as they are: zeros of their size would be multiplied with.
     weights = [{name: _still(w) if w.ndim == 1 else w for name, w in block.items()} for block in step.weights]
     step = dataclasses.replace(step, field=field, weights=weights)
-    for first in range(0, time, few):
-        last = min(first + few, time)
+    for first in range(0, length, few):
+        last = min(first + few, length)
         causal = torch.ones(last - first, last, dtype=torch.bool, device=x.device).tril(first)
         field.at(first, last, causal)
         # Copies: the tangent of a view would be made as large as the whole state.
@@ -55,11 +55,11 @@ def _push_by_tokens(step: CellStep, x: Tensor, tangent: Tensor) -> None:
         tangent[:, first:last] = forward_ad.unpack_dual(moved).tangent
 
 
-class _PlainField(RememberingField):
+class _PlainField(CachedField):
     """Attention as plain products, as the fused ones know no forward derivatives; and with few of them: the
     weights are divided by their sum behind the product with the values, so that none stand beside scores.
 
-    Its mask is one for all of a batch, [new, time].
+    Its mask is one for all of a batch, [new, tokens].
     """
 
     def mix(self, heads: Heads) -> Tensor:

@@ -43,7 +43,7 @@ class Windows(NamedTuple):
     """Of a text, all of one length, spread over it."""
 
     ids: Tensor
-    """[windows, time], int64."""
+    """[windows, tokens], int64."""
     starts: list[int]
     """Of each its first token's place in the text."""
 
@@ -71,7 +71,7 @@ def figures(
     depth: int,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> dict[str, Tensor]:
-    """The figures of :data:`UNITS`, of each of the windows [windows, time]: each [windows], float64.
+    """The figures of :data:`UNITS`, of each of the windows [windows, tokens]: each [windows], float64.
 
     Raises:
         ValueError: for a figure that is not finite.
@@ -111,13 +111,13 @@ def _leading_exponent(model: Odeformer, windows: Tensor, depth: int) -> Tensor:
     few = windows[:, :EXPONENT_TOKENS]
     flow = flow_of(model, few.shape[1], depth)
     x = model.embed(few).detach()
-    return finite_time_exponents(flow.steps, x, flow.widths, 1, ITERATIONS).values[:, 0]
+    return finite_time_exponents(flow.cell_maps, x, flow.widths, 1, ITERATIONS).values[:, 0]
 
 
 def _tokens_leaned_on(model: Odeformer, windows: Tensor, depth: int) -> Tensor:
-    time = windows.shape[1]
+    whole = windows.shape[1]
     numbers = []
-    for length in sorted({time * (OUTPUTS + 1 + k) // (2 * OUTPUTS) for k in range(OUTPUTS)}):
+    for length in sorted({whole * (OUTPUTS + 1 + k) // (2 * OUTPUTS) for k in range(OUTPUTS)}):
         few = windows[:, :length]
         with torch.no_grad():
             likeliest = model(few, depth=depth).logits[:, -1].argmax(-1)
@@ -126,8 +126,8 @@ def _tokens_leaned_on(model: Odeformer, windows: Tensor, depth: int) -> Tensor:
 
 
 def effective_number(scores: Tensor) -> Tensor:
-    """How many tokens share the scores [..., time], not negative: e to the entropy of their shares, from 1 to
-    time: [...]."""
+    """How many tokens share the scores [..., tokens], not negative: e to their shares' entropy, from 1 to
+    their number: [...]."""
     shares = scores.double()
     shares = shares / shares.sum(-1, keepdim=True)
     return torch.special.entr(shares).sum(-1).exp()

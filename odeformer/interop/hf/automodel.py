@@ -27,7 +27,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 import odeformer
 from odeformer import checkpoint
-from odeformer.inference.decoding import AtDepth, Reader
+from odeformer.inference.decoding import Decoder, FixedDepthModel
 from odeformer.interop.hf.autoconfig import END_OF_TEXT, OdeformerConfig, OdeformerTokenizer
 from odeformer.model import Odeformer, SolveOptions
 
@@ -51,7 +51,7 @@ IGNORED = {
 class ReadSoFar:
     """What ``generate`` carries from step to step: a reader that remembers all tokens so far."""
 
-    def __init__(self, reader: Reader, depth: int) -> None:
+    def __init__(self, reader: Decoder, depth: int) -> None:
         self.reader, self.depth = reader, depth
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -155,9 +155,9 @@ class OdeformerForCausalLM(PreTrainedModel, GenerationMixin):
         """Logits of the next token at every position, and with labels the loss.
 
         Args:
-            input_ids: token ids [batch, time], int64; with ``past_key_values`` those that it has not read.
-            attention_mask: [batch, time] of all tokens: 0 for padding, on either side of a row, never within.
-            labels: [batch, time], −100 where there is nothing to predict; shifted here.
+            input_ids: token ids [batch, tokens], int64; with ``past_key_values`` those that it has not read.
+            attention_mask: [batch, tokens] of all tokens: 0 for padding, at either end of a row.
+            labels: [batch, tokens], −100 where there is nothing to predict; shifted here.
             depth: N; that of :meth:`from_pretrained` when not given.
             past_key_values: what the last call with ``use_cache`` returned.
             logits_to_keep: how many of the last positions' logits to return; 0: all.
@@ -197,10 +197,10 @@ class OdeformerForCausalLM(PreTrainedModel, GenerationMixin):
             if not attention_mask[:, -1].all():
                 raise ValueError("attention_mask: a row ends in padding: to generate, pad on the left")
             padding = left_padding(attention_mask)
-        at = AtDepth(self.odeformer, depth)
+        at = FixedDepthModel(self.odeformer, depth)
         capacity = at.config.context_length
         assert capacity is not None
-        return ReadSoFar(Reader(at, input_ids.shape[0], capacity, padding), at.depth)
+        return ReadSoFar(Decoder(at, input_ids.shape[0], capacity, padding), at.depth)
 
     def _read_on(self, memory: ReadSoFar, input_ids: Tensor, depth: int | None, last_only: bool) -> Tensor:
         wanted = self.odeformer.config.depth if depth is None else depth
@@ -213,7 +213,7 @@ class OdeformerForCausalLM(PreTrainedModel, GenerationMixin):
 
 
 def left_padding(attention_mask: Tensor) -> Tensor:
-    """How many of each row's first tokens are padding, [batch], of a mask [batch, time].
+    """How many of each row's first tokens are padding, [batch], of a mask [batch, tokens].
 
     Raises:
         ValueError: for padding between tokens, or a row of nothing else.

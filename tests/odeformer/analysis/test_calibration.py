@@ -50,7 +50,7 @@ def test_the_interval_of_a_mean_has_the_width_of_its_standard_error() -> None:
 def test_small_noise_is_amplified_as_the_whole_jacobian_says() -> None:
     """Over all directions the mean square is ‖J‖² / n; eight draws of it come near."""
     model = tiny_model().double().eval()
-    text = ids(batch=1, time=6)
+    text = ids(batch=1, length=6)
     found, large = amplification(model, text, [1e-4, 3.0], depth=5)
     assert found.measured == pytest.approx(found.predicted, rel=1e-3)
     x = model.embed(text).detach()

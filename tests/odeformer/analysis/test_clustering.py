@@ -37,7 +37,7 @@ def test_constant_weights_are_the_mean_over_t() -> None:
     torch.testing.assert_close(own.effective_rank[:2], constant.effective_rank[:2])
     assert (own.effective_rank[2:] - constant.effective_rank[2:]).abs().max() > 1e-3
     x = model.embed(ids()).detach()
-    *_, end = states(flow_of(model, 10, 5, "constant").steps, x)
+    *_, end = states(flow_of(model, 10, 5, "constant").cell_maps, x)
     torch.testing.assert_close(clouds.mean_cosine(end), constant.mean_cosine[-1])
     same = tiny_model("constant", 1).eval()
     torch.testing.assert_close(flow_of(same, 10, 5, "constant").end(x), flow_of(same, 10, 5).end(x))
@@ -48,12 +48,12 @@ def test_shuffled_cells_are_the_same_ones_in_another_order() -> None:
     x = model.embed(ids()).detach()
     own, shuffled = (flow_of(model, 10, 6, along) for along in ("own", "shuffled"))
     assert own.edges == shuffled.edges
-    first = len(own.steps) - 5  # the prelude's keep their place
+    first = len(own.cell_maps) - 5  # the prelude's keep their place
     order = torch.randperm(5, generator=torch.Generator().manual_seed(0)).tolist()
     assert order != sorted(order)
     for place, source in enumerate(order):
-        torch.testing.assert_close(shuffled.steps[first + place](x), own.steps[first + source](x))
-    torch.testing.assert_close(shuffled.steps[0](x), own.steps[0](x))
+        torch.testing.assert_close(shuffled.cell_maps[first + place](x), own.cell_maps[first + source](x))
+    torch.testing.assert_close(shuffled.cell_maps[0](x), own.cell_maps[0](x))
     other = flow_of(model, 10, 6, "shuffled", seed=1)
     assert (other.end(x) - shuffled.end(x)).abs().max() > 1e-4
     same = tiny_model("constant", 1).eval()

@@ -73,7 +73,7 @@ def test_a_little_text_is_disturbed_at_least_once_or_refused() -> None:
 
 def test_bits_are_those_of_each_text_by_itself_however_long_the_others_are() -> None:
     model = tiny_model().double().eval()
-    texts = [Cut(ids(batch=1, time=time)[0].tolist(), 3 * time) for time in (2, 6, 4, 5, 7)]
+    texts = [Cut(ids(batch=1, length=time)[0].tolist(), 3 * time) for time in (2, 6, 4, 5, 7)]
     found = bits_per_character(model, texts, depth=5)
     for bits, (tokens, characters) in zip(found, texts, strict=True):
         known = torch.tensor([tokens])

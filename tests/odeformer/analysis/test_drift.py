@@ -28,7 +28,7 @@ def test_windows_are_spread_over_the_text_and_do_not_overlap() -> None:
 
 def test_figures_of_a_window_are_its_own() -> None:
     model = tiny_model().double().eval()
-    windows = ids(batch=10, time=8)
+    windows = ids(batch=10, length=8)
     found = drift.figures(model, windows, depth=5)
     assert found.keys() == drift.UNITS.keys()
     alone = drift.figures(model, windows[9:], depth=5)
@@ -51,7 +51,7 @@ def test_the_exponent_is_the_largest_singular_value_of_the_whole_jacobian(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = tiny_model().double().eval()
-    window = ids(batch=1, time=5)
+    window = ids(batch=1, length=5)
     x = model.embed(window).detach()
     jacobian = torch.autograd.functional.jacobian(flow_of(model, 5, 5).end, x).view(x.numel(), -1)
     expected = float(torch.linalg.svdvals(jacobian)[0].log())
@@ -61,7 +61,7 @@ def test_the_exponent_is_the_largest_singular_value_of_the_whole_jacobian(
 
 def test_noise_of_many_sequences_is_that_of_each() -> None:
     model = tiny_model().double().eval()
-    texts = ids(batch=3, time=6)
+    texts = ids(batch=3, length=6)
     found = relative_growth(model, texts, 0.01, draws=8, depth=5)
     expected = [amplification(model, text[None], [0.01], depth=5)[0].relative for text in texts]
     assert found.tolist() == pytest.approx(expected, rel=1e-6)
@@ -90,4 +90,4 @@ def test_what_is_shifted_has_moved_and_nothing_else() -> None:
 def test_a_figure_that_overflows_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drift, "_tokens_leaned_on", lambda *_: torch.tensor([torch.nan]))
     with pytest.raises(ValueError, match="tokens leaned on is not finite"):
-        drift.figures(tiny_model().eval(), ids(batch=1, time=6), 5)
+        drift.figures(tiny_model().eval(), ids(batch=1, length=6), 5)

@@ -12,7 +12,7 @@ from odeformer.analysis.answers.faithfulness import compare, faithfulness, leave
 
 @pytest.fixture
 def question() -> Question:
-    return Question(tiny_model().eval(), ids(batch=3, time=8), torch.tensor([1, 5, 9]), depth=6)
+    return Question(tiny_model().eval(), ids(batch=3, length=8), torch.tensor([1, 5, 9]), depth=6)
 
 
 def test_the_logit_is_the_model_s(question: Question) -> None:
@@ -27,12 +27,12 @@ def test_the_logit_is_the_model_s(question: Question) -> None:
 @pytest.mark.parametrize("flavour", ["neox", "llama", "paper"])
 def test_every_method_scores_every_token(name: str, flavour: str) -> None:
     model = tiny_model(flavour=flavour, rotary_fraction=None).eval()
-    asked = Question(model, ids(batch=2, time=6), torch.tensor([1, 5]))
+    asked = Question(model, ids(batch=2, length=6), torch.tensor([1, 5]))
     scores = METHODS[name](asked)
     assert scores.shape == (2, 6)
     assert scores.isfinite().all()
     assert scores.std(dim=1).min() > 0
-    one = Question(model, ids(batch=2, time=6)[:1], torch.tensor([1]))
+    one = Question(model, ids(batch=2, length=6)[:1], torch.tensor([1]))
     if name != "random":
         torch.testing.assert_close(METHODS[name](one), scores[:1], msg="prompts do not see one another")
 

@@ -27,9 +27,9 @@ def test_the_last_state_gives_the_logits_of_the_model(
     model.options = SolveOptions(solver)
     attach_adapter(model)
     flow = flow_of(model, 10, depth)
-    assert len(flow.edges) == len(flow.steps) + 1 == depth + 1
+    assert len(flow.edges) == len(flow.cell_maps) + 1 == depth + 1
     assert sum(flow.widths) == pytest.approx(1)
-    *_, last = states(flow.steps, model.embed(ids()))
+    *_, last = states(flow.cell_maps, model.embed(ids()))
     head = model.embedding.weight
     logits = torch.nn.functional.linear(model.final_norm(last), head)
     torch.testing.assert_close(logits, model(ids(), depth=depth).logits)
@@ -38,7 +38,7 @@ def test_the_last_state_gives_the_logits_of_the_model(
 def test_a_reversible_solver_is_stood_in_for_by_the_layers() -> None:
     model = tiny_model().eval()
     model.options = SolveOptions("damped_leapfrog")
-    *_, last = states(flow_of(model, 10, 6).steps, model.embed(ids()))
+    *_, last = states(flow_of(model, 10, 6).cell_maps, model.embed(ids()))
     model.options = SolveOptions("euler")
-    *_, expected = states(flow_of(model, 10, 6).steps, model.embed(ids()))
+    *_, expected = states(flow_of(model, 10, 6).cell_maps, model.embed(ids()))
     assert torch.equal(last, expected)

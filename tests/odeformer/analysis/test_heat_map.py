@@ -16,7 +16,7 @@ def test_each_row_is_that_of_the_text_up_to_there(flavour: str, monkeypatch: pyt
         "odeformer.analysis.answers.heat_map.OUTPUTS_AT_ONCE", 1
     )  # so that the first text ends early
     model = tiny_model(flavour=flavour, rotary_fraction=None).eval()
-    text, outputs, answers = ids(batch=1, time=9), [3, 8], torch.tensor([5, 7])
+    text, outputs, answers = ids(batch=1, length=9), [3, 8], torch.tensor([5, 7])
     rows = heat_map(model, text, outputs, answers, depth=5, points=24)
     for row, output, answer in zip(rows, outputs, answers, strict=True):
         alone = Question(model, text[:, : output + 1], answer[None], depth=5)
@@ -28,7 +28,7 @@ def test_each_row_is_that_of_the_text_up_to_there(flavour: str, monkeypatch: pyt
 def test_an_answer_of_several_tokens_is_the_sum_of_its_logits() -> None:
     """And integrated gradients add up to the difference that they explain."""
     model = tiny_model().double().eval()
-    text = ids(batch=2, time=8)
+    text = ids(batch=2, length=8)
     answer = text.roll(-1, 1)[:, -3:]
     several = Question(model, text, answer)
     x = model.embed(text).detach()

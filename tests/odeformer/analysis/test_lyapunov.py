@@ -77,8 +77,8 @@ def test_the_lorenz_system_has_its_published_exponents() -> None:
 def test_exponents_are_the_singular_values_of_the_whole_jacobian(flavour: str) -> None:
     model = tiny_model(flavour=flavour, rotary_fraction=None).double().eval()
     flow = flow_of(model, 5, 6)
-    x = model.embed(ids(batch=2, time=5)).detach()
-    found = finite_time_exponents(flow.steps, x, flow.widths, 4, iterations=8)
+    x = model.embed(ids(batch=2, length=5)).detach()
+    found = finite_time_exponents(flow.cell_maps, x, flow.widths, 4, iterations=8)
     for index in range(2):
         one = x[index : index + 1]
         jacobian = torch.autograd.functional.jacobian(flow.end, one).reshape(one.numel(), one.numel())
@@ -89,11 +89,11 @@ def test_exponents_are_the_singular_values_of_the_whole_jacobian(flavour: str) -
 
 def test_exponents_of_finer_solves_approach_one_another() -> None:
     model = Odeformer(config()).double().eval()
-    x = 10 * model.embed(ids(batch=1, time=6)).detach()  # of the size that trained embeddings have
+    x = 10 * model.embed(ids(batch=1, length=6)).detach()  # of the size that trained embeddings have
     values = []
     for depth in (6, 11, 21):
         flow = flow_of(model, 6, depth)
-        values.append(finite_time_exponents(flow.steps, x, flow.widths, 3).values[0])
+        values.append(finite_time_exponents(flow.cell_maps, x, flow.widths, 3).values[0])
     first, second = (values[0] - values[1]).abs().max(), (values[1] - values[2]).abs().max()
     assert second < 0.6 * first, "Euler: half the step, half the distance"
 

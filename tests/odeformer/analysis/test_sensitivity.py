@@ -15,7 +15,7 @@ from odeformer.analysis.flow import flow_of
 def test_pairs_are_the_blocks_of_the_whole_jacobian(flavour: str) -> None:
     model = tiny_model(flavour=flavour, rotary_fraction=None).eval()
     attach_adapter(model)
-    prompt = ids(batch=1, time=6)
+    prompt = ids(batch=1, length=6)
     x = model.embed(prompt).detach()
     jacobian = torch.autograd.functional.jacobian(flow_of(model, 6, 5).end, x)[0, :, :, 0]
     expected = jacobian.permute(0, 2, 1, 3).flatten(2).norm(dim=-1)  # [outputs, inputs]
@@ -27,7 +27,7 @@ def test_pairs_are_the_blocks_of_the_whole_jacobian(flavour: str) -> None:
 
 def test_random_probes_estimate_them() -> None:
     model = tiny_model().eval()
-    prompt = ids(batch=1, time=6)
+    prompt = ids(batch=1, length=6)
     exact = pair_sensitivity(model, prompt, outputs=[5])
     estimated = pair_sensitivity(model, prompt, outputs=[5], probes=400)
     torch.testing.assert_close(estimated, exact, rtol=0.15, atol=0)
@@ -35,7 +35,7 @@ def test_random_probes_estimate_them() -> None:
 
 def test_what_comes_behind_an_output_does_not_matter() -> None:
     model = tiny_model().eval()
-    prompt = ids(batch=1, time=9)
+    prompt = ids(batch=1, length=9)
     found = pair_sensitivity(model, prompt, outputs=[3], probes=2)
     assert torch.equal(found[:, :4], pair_sensitivity(model, prompt[:, :4], outputs=[3], probes=2))
     assert found.shape == (1, 9)
@@ -44,7 +44,7 @@ def test_what_comes_behind_an_output_does_not_matter() -> None:
 
 def test_the_answer_moves_by_finite_differences() -> None:
     model = tiny_model().double().eval()
-    prompt, answer = ids(time=7), torch.tensor([3, 8])
+    prompt, answer = ids(length=7), torch.tensor([3, 8])
     found = answer_sensitivity(model, prompt, answer, depth=4)
     x, small = model.embed(prompt).detach(), 1e-6
 

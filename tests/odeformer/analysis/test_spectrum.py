@@ -86,7 +86,7 @@ def test_rotation_by_a_known_angle_has_complex_eigenvalues() -> None:
 def test_the_feed_forward_jacobian_is_that_of_finite_differences() -> None:
     model = tiny_model().double().eval()
     block = {name: stacked[0] for name, stacked in spectrum.weights_at(model, TIMES).items()}
-    x = model.embed(ids(batch=1, time=3)).detach()[0]
+    x = model.embed(ids(batch=1, length=3)).detach()[0]
     field = build_field(model.config, x.new_empty(1, 1, 16), training=False)
     found, small = spectrum.feed_forward_eigenvalues(model.config, block, x), 1e-6
     for token in range(3):

@@ -26,11 +26,11 @@ from odeformer.model import SolveOptions
 def test_tangents_are_products_with_the_derivative(solver: str, changes: dict[str, Any]) -> None:
     model = tiny_model(**changes, context_length=40).double().eval()
     model.options = SolveOptions(solver)
-    time = 37  # the last few tokens are fewer
-    x = model.embed(ids(batch=2, time=time)).detach()
-    assert time > 2 * model.config.head_width
+    length = 37  # the last few tokens are fewer
+    x = model.embed(ids(batch=2, length=length)).detach()
+    assert length > 2 * model.config.head_width
     tangents = torch.randn(3, *x.shape, dtype=x.dtype)
-    for step in flow_of(model, time, 5).steps:
+    for step in flow_of(model, length, 5).cell_maps:
         with differentiable_attention():
             expected = torch.stack([jvp(step, (x,), (tangent,))[1] for tangent in tangents]).detach()
         moved = tangents.clone()
@@ -44,9 +44,9 @@ def test_their_memory_grows_as_the_text_does() -> None:
     """Not as its square, as attention's scores do."""
     model = tiny_model(context_length=256).eval()
 
-    def most(time: int) -> int:
-        x = model.embed(ids(batch=1, time=time)).detach()
-        step, tangents = flow_of(model, time, 5).steps[-1], torch.randn(2, *x.shape)
+    def most(length: int) -> int:
+        x = model.embed(ids(batch=1, length=length)).detach()
+        step, tangents = flow_of(model, length, 5).cell_maps[-1], torch.randn(2, *x.shape)
         return peak_bytes(lambda: move(step, x, tangents))
 
     assert most(256) < 4.5 * most(64)

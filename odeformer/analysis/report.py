@@ -60,16 +60,16 @@ def analyse(
     """Look at everything.
 
     Args:
-        input_ids: one text, [1, time], int64, time from 2 to the context length.
+        input_ids: one text, [1, tokens], int64, of 2 tokens to the context length.
         depth: N; the model depth when not given.
         begin: told how much is done, from 0 to 1, and the name of each part before it.
 
     Raises:
         ValueError: for a text that is too short or too long, or a depth that the model does not have.
     """
-    time = input_ids.shape[1]
-    if time < 2:
-        raise ValueError(f"a text of {time} tokens has nothing to predict: at least 2 are needed")
+    length = input_ids.shape[1]
+    if length < 2:
+        raise ValueError(f"a text of {length} tokens has nothing to predict: at least 2 are needed")
     depth = model.config.depth if depth is None else depth
     model.grids(depth)
     model.embed(input_ids)  # refuses a text that does not fit
@@ -95,7 +95,7 @@ def analyse(
             "width": model.config.width,
             "heads": model.config.heads,
             "prelude": model.config.prelude_layers,
-            "tokens": time,
+            "tokens": length,
         }
     }
     for done, (name, part) in enumerate(parts.items()):
@@ -146,7 +146,7 @@ def spectra(model: Odeformer, input_ids: Tensor, depth: int) -> dict[str, Any]:
 def feed_forward(model: Odeformer, input_ids: Tensor, depth: int) -> dict[str, Any]:
     """Eigenvalues of the feed-forward part's Jacobian at states of this text."""
     flow = flow_of(model, input_ids.shape[1], depth)
-    visited = list(states(flow.steps, model.embed(input_ids).detach()))
+    visited = list(states(flow.cell_maps, model.embed(input_ids).detach()))
     tokens = _spread(input_ids.shape[1], TOKENS_OF_SPECTRA)
     times = torch.linspace(0, 1, (TIMES + 1) // 2).to(visited[0])
     weights = weights_at(model, times)
@@ -164,7 +164,7 @@ def lyapunov(model: Odeformer, input_ids: Tensor, depth: int) -> dict[str, Any]:
     flow = flow_of(model, input_ids.shape[1], depth)
     x = model.embed(input_ids).detach()
     count = min(EXPONENTS, x[0].numel())
-    found = finite_time_exponents(flow.steps, x, flow.widths, count)
+    found = finite_time_exponents(flow.cell_maps, x, flow.widths, count)
     noise = amplification(model, input_ids, NOISE, depth)
     return {
         "settings": {
@@ -244,7 +244,7 @@ def by_depth(model: Odeformer, input_ids: Tensor, depths: list[int], depth: int)
     distance = distance_from_limit(model, input_ids, depths, limit)[:, 0]
     with torch.random.fork_rng(devices=[]):
         costs = measure_depths(
-            model, depths, batch=1, time_steps=input_ids.shape[1], rounds=5, of_rounds=min
+            model, depths, batch=1, sequence_length=input_ids.shape[1], rounds=5, of_rounds=min
         ).rows
     work = movement(model, input_ids, model.config.depth)
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from cluster.pool import mirror
+from cluster.pool import mlflow_tags
 from cluster.pool.board import Board
 from cluster.runs.failures import cause
 
@@ -15,7 +15,7 @@ LONGEST_PAUSE = 15.0
 logger = logging.getLogger(__name__)
 
 
-class Clerk:
+class MlflowSync:
     """Registers what was trained and not registered, and lets MLflow know how jobs stand, later if need be.
 
     Args:
@@ -51,7 +51,7 @@ class Clerk:
             trained = self._board.jobs("trained")
         for job in trained:
             try:
-                result = mirror.register(job, self._board.folder(job))
+                result = mlflow_tags.register(job, self._board.folder(job))
             except ConnectionError:
                 raise
             except Exception as error:  # noqa: BLE001 - the store is there and refuses: the job's own fault
@@ -66,7 +66,7 @@ class Clerk:
             waiting = self._board.journal.unmirrored()
         for job, transition in waiting:
             try:
-                mirror.mirror(job, self._board.folder(job))
+                mlflow_tags.mirror(job, self._board.folder(job))
             except ConnectionError:
                 raise
             except Exception as error:  # noqa: BLE001 - what MLflow shows of a job is not worth the job
