@@ -21,6 +21,7 @@ from cluster.tracking import store
 from odeformer.files.digest import folder_digest
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+BROKEN = "not a whole safetensors file"
 
 
 class Bomb:
@@ -95,19 +96,19 @@ POISONED: dict[str, tuple[Callable[[Path], None], str]] = {
     "weights by a link": (a_link(WEIGHTS), "symbolic link"),
     "configuration by a link": (a_link(CONFIG), "symbolic link"),
     "folder inside": (inner_folder, "more"),
-    "header larger than allowed": (oversized_header, "header of 17,825,792 bytes"),
-    "header larger than the file": (claimed_header, "header of 1,099,511,627,776 bytes"),
-    "header no JSON": (header(b"\xff" * 64), "no JSON"),
-    "header nested without end": (header(b"[" * 100_000), "no JSON"),
-    "header a list": (header([1, 2]), "no object"),
-    "shape larger than its bytes": (header({"a": tensor([2**40], 0, 4)}, b"1234"), "shape [1099511627776]"),
-    "shape of negative size": (header({"a": tensor([-1, -1], 0, 4)}, b"1234"), "malformed"),
-    "tensor behind the end": (header({"a": tensor([2], 0, 8)}, b"1234"), "of which 4 are there"),
+    "header larger than allowed": (oversized_header, BROKEN),
+    "header larger than the file": (claimed_header, BROKEN),
+    "header no JSON": (header(b"\xff" * 64), BROKEN),
+    "header nested without end": (header(b"[" * 100_000), BROKEN),
+    "header a list": (header([1, 2]), BROKEN),
+    "shape larger than its bytes": (header({"a": tensor([2**40], 0, 4)}, b"1234"), BROKEN),
+    "shape of negative size": (header({"a": tensor([-1, -1], 0, 4)}, b"1234"), BROKEN),
+    "tensor behind the end": (header({"a": tensor([2], 0, 8)}, b"1234"), BROKEN),
     "tensors over each other": (
         header({"a": tensor([1], 0, 4), "b": tensor([1], 0, 4)}, b"1234"),
-        "overlap",
+        BROKEN,
     ),
-    "bytes that are nobody's": (header({"a": tensor([1], 0, 4)}, b"12345678"), "of which 8 are there"),
+    "bytes that are nobody's": (header({"a": tensor([1], 0, 4)}, b"12345678"), BROKEN),
     "configuration too large": (oversized_config, "at most 1,048,576 are read"),
 }
 
@@ -207,7 +208,7 @@ def test_a_plain_folder_is_loaded_with_the_same_care(tmp_path: Path) -> None:
 
     folder = checkpoint_folder(tmp_path)
     claimed_header(folder)
-    with pytest.raises(ValueError, match="header of 1,099,511,627,776 bytes"):
+    with pytest.raises(ValueError, match=BROKEN):
         odeformer.load(folder)
     os.truncate(folder / CONFIG, 2**21)
     with pytest.raises(ValueError, match=r"config\.json has 2,097,152 bytes"):

@@ -18,7 +18,7 @@ def test_nothing_is_written_over_by_accident(tmp_path: Path) -> None:
         check_output(there, [], overwrite=False)
     with pytest.raises(ValueError, match="is not a folder"):
         check_output(there / "precious", [], overwrite=True)
-    with pytest.raises(ValueError, match="is what is read from"):
+    with pytest.raises(ValueError, match="is the folder to read from"):
         check_output(tmp_path / "new" / ".." / "there", [there], overwrite=True)
 
 
@@ -32,7 +32,7 @@ def test_nor_is_a_file(tmp_path: Path) -> None:
         check_output_file(there, [], overwrite=False)
     with pytest.raises(ValueError, match="is a folder"):
         check_output_file(source, [], overwrite=True)
-    with pytest.raises(ValueError, match="is what is read from"):
+    with pytest.raises(ValueError, match="is the folder to read from"):
         check_output_file(tmp_path / "new" / ".." / "source" / "model.safetensors", [source], overwrite=True)
 
 

@@ -157,7 +157,7 @@ def test_gradient_methods_train_like_a_plain_loop_under_every_stage_they_may(
 @pytest.mark.parametrize(
     ("gradient", "sections", "message"),
     [
-        ("reversible", {"train": {"solver": "euler"}}, r"can be undone: leapfrog, .* is 'euler'"),
+        ("reversible", {"train": {"solver": "euler"}}, r"a reversible solver: leapfrog, .* is 'euler'"),
         ("reversible", {"zero": {"stage": 3}}, r"use zero.stage 2, or gradient 'checkpoint'"),
         (
             "reversible",
