@@ -72,7 +72,7 @@ class Remote:
 
 
 def file_system(address: str, stall: float = 20.0) -> Any:
-    """The fsspec file system of an address, without its own retries and caches; ``stall`` is the timeout in s.
+    """The fsspec file system of an address, without its own retries and caches, with a timeout in seconds.
 
     Raises:
         ValueError: if the protocol is unknown or its library is not installed.

@@ -86,9 +86,9 @@ def build(
     sources = [as_source(path) for path in paths]
     _check_arguments(sources, sequence_length, shard_sequences, held_out)
     filters = chosen_filters(min_bytes, max_bytes, quality, near_duplicates)
-    given = None
+    tokenizer_content = None
     if tokenizer is not None:
-        given = tokenizers.to_json(tokenizers.load_tokenizer(tokenizer, end_of_text))
+        tokenizer_content = tokenizers.to_json(tokenizers.load_tokenizer(tokenizer, end_of_text))
     elif end_of_text is not None:
         raise ValueError("end_of_text is for a given tokenizer: give one too, or leave it out")
     else:
@@ -98,7 +98,9 @@ def build(
     progress("reading", 0.0)
     parts = [part for index, source in enumerate(sources) for part in list_parts(index, source)]
 
-    settings = Settings(vocabulary_size, sequence_length, held_out, seed, filters, given, shard_sequences)
+    settings = Settings(
+        vocabulary_size, sequence_length, held_out, seed, filters, tokenizer_content, shard_sequences
+    )
     with scratch_folder(out, _key(settings, parts)) as folder:
         steps = Steps(settings, folder, run, progress, encoded)
         scanned = steps.scan(parts)

@@ -44,11 +44,11 @@ class SolveOptions:
 class Odeformer(nn.Module):
     """A continuous-depth transformer: ``model(ids, depth=N)`` runs it with N layers, for any N.
 
-    The state x [batch, tokens, width] starts as the token embedding and follows dx/dt = D · f(x; W(t)) from
-    t = 0 to 1, where f is the block of :mod:`odeformer.field` and W(t) comes from the hypernetwork. [0, 1] is
+    The state x [batch, tokens, width] starts as the token embedding and follows dx/dt = D · f(x; W(t)) from t
+    = 0 to 1, where f is the block of :mod:`odeformer.field` and W(t) comes from the hypernetwork. [0, 1] is
     cut into N cells, and the solver makes one step per cell. The first few cells (the prelude) are ordinary
-    layers at any N; the remaining ones are called the flow. With Euler's method at N = D the model is exactly
-    an ordinary transformer of D layers.
+    layers at any N; the remaining ones are called the flow. At N = D with its flavour's default solver, such
+    as Euler's method for GPT-NeoX, the model is exactly an ordinary transformer of D layers.
 
     ``options`` holds the default :class:`SolveOptions`.
     """
@@ -98,10 +98,10 @@ class Odeformer(nn.Module):
     def node_times(self, depth: int | Grid | None = None, solver: str | None = None) -> tuple[Tensor, Tensor]:
         """The times t [M] at which a solve of ``depth`` cells needs W(t), and their cell widths h [M]."""
         prelude, flow = self.grids(depth)
-        early_times, early_widths = node_times(self.layer_solver(solver), prelude)
-        late_times, late_widths = node_times(solver_named(solver or self.solver), flow)
+        prelude_times, prelude_widths = node_times(self.layer_solver(solver), prelude)
+        flow_times, flow_widths = node_times(solver_named(solver or self.solver), flow)
         return time_tensors(
-            [*early_times, *late_times], [*early_widths, *late_widths], like=self.embedding.weight
+            [*prelude_times, *flow_times], [*prelude_widths, *flow_widths], like=self.embedding.weight
         )
 
     def grids(self, depth: int | Grid | None = None) -> tuple[Grid, Grid]:
@@ -148,15 +148,15 @@ class Odeformer(nn.Module):
         gradient = options.gradient if torch.is_grad_enabled() else "direct"
         if weights is None and not gradient_named(gradient).regenerates_weights:
             weights = self.depth_weights(depth, options.solver)  # prelude and flow in one matmul per tensor
-        early, late = self._sources(weights, options.solver)
+        prelude_source, flow_source = self._sources(weights, options.solver)
 
         x, field = self.flow_start(
-            input_ids, early, replace(options, gradient=gradient), documents, embedding_pair
+            input_ids, prelude_source, replace(options, gradient=gradient), documents, embedding_pair
         )
         _, flow = self.grids(depth)
         solver = solver_named(options.solver)
         x, evaluations = integrate(
-            field, late, x, flow, solver=solver, gradient=gradient, segment=options.segment
+            field, flow_source, x, flow, solver=solver, gradient=gradient, segment=options.segment
         )
 
         in_prelude = self.config.prelude_layers * self.layer_solver(options.solver).evaluations
@@ -194,9 +194,9 @@ class Odeformer(nn.Module):
         if weights is None:
             return self.hypernetwork, self.hypernetwork
         nodes = self.config.prelude_layers * len(self.layer_solver(solver).nodes)
-        early = {name: stacked[:nodes] for name, stacked in weights.items()}
-        late = {name: stacked[nodes:] for name, stacked in weights.items()}
-        return FixedWeights(early), FixedWeights(late)
+        prelude = {name: stacked[:nodes] for name, stacked in weights.items()}
+        flow = {name: stacked[nodes:] for name, stacked in weights.items()}
+        return FixedWeights(prelude), FixedWeights(flow)
 
     def embed(self, input_ids: Tensor, pair: EmbeddingPair | None = None) -> Tensor:
         """The state at t = 0: token ids [batch, tokens] → [batch, tokens, width].

@@ -50,8 +50,8 @@ class Part:
     """A string that changes when the file does."""
     field: str
     weight: float
-    split: str
-    config: str | None
+    split: str = ""
+    config: str | None = None
     start: int = 0
     """The first byte of a range of a JSONL file (all lines that begin in it), the first row group of a range
     of a Parquet file, or the number of a data set's shard."""
@@ -110,7 +110,7 @@ def kind_of(name: str) -> Kind:
         return _KINDS[suffix]
     raise ValueError(
         f"{name} ends in {path.suffix or 'no suffix'}: give {', '.join(_KINDS)}, all but .parquet also with "
-        f"{' or '.join(_COMPRESSIONS)} behind it"
+        f"{' or '.join(_COMPRESSIONS)} after it"
     )
 
 
@@ -126,8 +126,6 @@ def _of_file(index: int, source: TextSource, file: Path, name: str) -> Iterator[
         stamp=f"{facts.st_size} {facts.st_mtime_ns}",
         field=source.field,
         weight=source.weight,
-        split="",
-        config=None,
     )
     if kind == "parquet":
         from data.building.records import row_group_ranges
@@ -181,8 +179,6 @@ def _of_address(index: int, source: TextSource) -> Iterator[Part]:
             stamp=" ".join(str(fact.get(key, "")) for key in ("size", "ETag", "LastModified", "mtime")),
             field=source.field,
             weight=source.weight,
-            split="",
-            config=None,
         )
 
 

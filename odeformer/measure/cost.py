@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -16,14 +16,16 @@ from odeformer.inference.decoding import Decoder, FixedDepthModel
 from odeformer.model import Odeformer
 from odeformer.solvers import layer_solver_name, solver_named
 
+Key = TypeVar("Key")
+
 
 def cell_flops(config: ModelConfig, sequence_length: int) -> float:
     """Forward FLOPs per token of one evaluation of the field, in a sequence of the given length.
 
     They are 2 per weight of the block, plus causal attention: two matmuls over half of the scores.
     """
-    one = config.model_copy(update={"depth": 1, "basis": BasisConfig(kind="none", size=1)})
-    return 2.0 * depth_parameters(one) + 2.0 * config.width * sequence_length
+    block = config.model_copy(update={"depth": 1, "basis": BasisConfig(kind="none", size=1)})
+    return 2.0 * depth_parameters(block) + 2.0 * config.width * sequence_length
 
 
 def unembedding_flops(config: ModelConfig) -> float:
@@ -97,28 +99,30 @@ def measure_depths(
     device = model.embedding.weight.device
     ids = torch.randint(model.config.vocabulary_size or 0, (batch, sequence_length), device=device)
     weights = {depth: model.depth_weights(depth) for depth in depths}
-    seconds: dict[int, list[float]] = {depth: [] for depth in depths}
-    evaluations: dict[int, int] = {}
+
+    def run(depth: int) -> None:
+        model(ids, depth=depth, weights=weights[depth])
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    seconds = seconds_in_turn(sorted(depths), run, rounds)
+    rows = []
+    for depth in sorted(depths):
+        flops = batch * forward_flops(model.config, model.solver, depth, sequence_length)
+        rows.append(DepthCost(depth, 1e3 * of_rounds(seconds[depth]), flops))
+    return CostTable(tuple(rows))
+
+
+def seconds_in_turn(keys: Sequence[Key], run: Callable[[Key], object], rounds: int) -> dict[Key, list[float]]:
+    """Time ``run`` for each key in turn, ``rounds`` times after one round for warming up."""
+    seconds: dict[Key, list[float]] = {key: [] for key in keys}
     for turn in range(rounds + 1):
-        for depth in depths:
+        for key in keys:
             started = time.perf_counter()
-            output = model(ids, depth=depth, weights=weights[depth])
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            run(key)
             if turn:
-                seconds[depth].append(time.perf_counter() - started)
-            evaluations[depth] = sum(output.evaluations)
-    cell, last = cell_flops(model.config, sequence_length), unembedding_flops(model.config)
-    return CostTable(
-        tuple(
-            DepthCost(
-                depth,
-                1e3 * of_rounds(seconds[depth]),
-                sequence_length * (evaluations[depth] * cell + batch * last),
-            )
-            for depth in sorted(depths)
-        )
-    )
+                seconds[key].append(time.perf_counter() - started)
+    return seconds
 
 
 @torch.inference_mode()
@@ -138,16 +142,14 @@ def measure_decoding(model: Odeformer, rounds: int = 15, int8: bool = False) -> 
     at = {depth: FixedDepthModel(model, depth, int8=int8) for depth in depths}
     decoders = {depth: Decoder(at[depth], 1, length + 1) for depth in depths}
     ids = torch.zeros(1, length, dtype=torch.long, device=model.embedding.weight.device)
-    seconds: dict[int, list[float]] = {depth: [] for depth in depths}
-    for turn in range(rounds + 1):
-        for depth, decoder in decoders.items():
-            if not turn:
-                decoder.read(ids, last_only=True)
-            decoder.length = length
-            started = time.perf_counter()
-            int(decoder.read(ids[:, :1])[0, -1].argmax())  # choosing the token waits for an accelerator
-            if turn:
-                seconds[depth].append(time.perf_counter() - started)
+    for decoder in decoders.values():
+        decoder.read(ids, last_only=True)
+
+    def read_one(depth: int) -> None:
+        decoders[depth].length = length
+        int(decoders[depth].read(ids[:, :1])[0, -1].argmax())  # choosing the token waits for an accelerator
+
+    seconds = seconds_in_turn(depths, read_one, rounds)
     # The last token of a sequence attends to twice as many tokens as the average one.
     cell, last = cell_flops(config, 2 * length), unembedding_flops(config)
     return CostTable(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import statistics
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 from odeformer.field.parts import by_cell
 from odeformer.gradients import GRADIENTS
 from odeformer.hypernetwork import time_tensors
+from odeformer.measure.cost import seconds_in_turn
 from odeformer.measure.memory import peak_bytes, saved_bytes
 from odeformer.model import Odeformer, SolveOptions, token_losses
 from odeformer.solvers import ReversibleSolver, cells_of, node_times, solver_named
@@ -67,7 +67,12 @@ def check_gradients(
         pairs: the pairs, which must include each solver's ``direct``. They are timed in turn.
         rounds: number of measurements per pair, after one for warming up.
     """
-    gradients, seconds = _timed(model, ids, depth, dtype, pairs, rounds)
+    gradients: dict[Pair, Tensor] = {}
+
+    def run(pair: Pair) -> None:
+        gradients[pair] = _gradient(model, ids, depth, *pair, dtype)
+
+    seconds = seconds_in_turn(pairs, run, rounds)
     exact = copy.deepcopy(model).double()
     references = {
         solver: _gradient(exact, ids, depth, solver, "direct", "fp64")
@@ -98,21 +103,6 @@ def check_gradients(
             )
         )
     return rows
-
-
-def _timed(
-    model: Odeformer, ids: Tensor, depth: int, dtype: str, pairs: Sequence[Pair], rounds: int
-) -> tuple[dict[Pair, Tensor], dict[Pair, list[float]]]:
-    """Each pair's gradient and its measured seconds."""
-    gradients: dict[Pair, Tensor] = {}
-    seconds: dict[Pair, list[float]] = {pair: [] for pair in pairs}
-    for turn in range(rounds + 1):
-        for pair in pairs:
-            started = time.perf_counter()
-            gradients[pair] = _gradient(model, ids, depth, *pair, dtype)
-            if turn:
-                seconds[pair].append(time.perf_counter() - started)
-    return gradients, seconds
 
 
 def _loss(model: Odeformer, ids: Tensor, depth: int, solver: str, gradient: str, dtype: str) -> Tensor:

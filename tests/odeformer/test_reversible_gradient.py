@@ -70,7 +70,7 @@ def test_what_cannot_be_undone_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a reversible solver: leapfrog, fixed_point_leapfrog"):
         model(ids())
     model.options = SolveOptions("leapfrog", "reversible")
-    with pytest.raises(ValueError, match=r"'reversible' makes W\(t\) itself: give no weights made"):
+    with pytest.raises(ValueError, match=r"'reversible' generates W\(t\) itself: give no precomputed weights"):
         model(ids(), weights=model.depth_weights())
 
 
