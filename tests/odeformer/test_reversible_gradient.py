@@ -70,7 +70,9 @@ def test_what_cannot_be_undone_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a reversible solver: leapfrog, fixed_point_leapfrog"):
         model(ids())
     model.options = SolveOptions("leapfrog", "reversible")
-    with pytest.raises(ValueError, match=r"'reversible' generates W\(t\) itself: give no precomputed weights"):
+    with pytest.raises(
+        ValueError, match=r"'reversible' generates W\(t\) itself: give no precomputed weights"
+    ):
         model(ids(), weights=model.depth_weights())
 
 
