@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from data import tokenizer
 from data.manifest import FILE_NAME, Manifest, Shard, SplitName, load_manifest
@@ -147,29 +147,46 @@ def check_tokenizer(folder: Path, manifest: Manifest) -> None:
         )
 
 
-def open_files(
-    location: str, split: SplitName, cache: Path, room: int, at_once: int, name: str
-) -> tuple[Manifest, ShardFiles]:
-    """Return a data folder's manifest and the files of one split.
+class Description(NamedTuple):
+    """A data folder's manifest, and the local folder that holds it and the tokenizer."""
 
-    Args:
-        location: a folder or its manifest.json, here or behind an address.
-        cache: the folder for copies of remote shards; `name` tells readers apart that share it.
-        room: bytes that the copies may take.
-        at_once: shards that are needed at a time.
+    folder: Path
+    manifest: Manifest
 
-    Raises FileNotFoundError, OSError or ValueError for what is not there, cannot be read or is damaged.
+
+def describe(location: str, cache: Path) -> Description:
+    """Read and validate the manifest and the tokenizer of a data folder, local or remote.
+
+    Raises FileNotFoundError, OSError or ValueError for what is missing, cannot be read or is damaged.
     """
     folder = local_description(location, cache)
     manifest = load_manifest(folder)
     check_tokenizer(folder, manifest)
+    return Description(folder, manifest)
+
+
+def open_files(
+    location: str, described: Description, split: SplitName, room: int, at_once: int, name: str
+) -> ShardFiles:
+    """Return the files of one split.
+
+    Args:
+        location: a folder or its manifest.json, here or behind an address.
+        described: what `describe` returned for it; copies of remote shards lie in its folder.
+        room: bytes that the copies may take.
+        at_once: shards that are needed at a time.
+        name: tells readers apart that share the copies' folder.
+
+    Raises FileNotFoundError, OSError or ValueError for what is not there, cannot be read or is damaged.
+    """
+    folder, manifest = described
     if split not in manifest.splits:
         raise ValueError(f"split is {split!r}: choose one of {', '.join(manifest.splits)}")
     shards = manifest.splits[split].shards
     if not is_remote(location):
-        return manifest, LocalFiles(folder, shards)
+        return LocalFiles(folder, shards)
     copies = folder / f"{manifest.digest()[:16]}-{split}-{name}"
-    return manifest, CachedFiles(Remote(_address(location)), shards, copies, room, at_once)
+    return CachedFiles(Remote(_address(location)), shards, copies, room, at_once)
 
 
 def _address(location: str) -> str:

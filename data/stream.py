@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from data.files import CACHE_BYTES, CachedFiles, open_files
+from data.files import CACHE_BYTES, CachedFiles, Description, describe, open_files
 from data.manifest import SplitName
 from data.order import STREAMS, GlobalOrder, block_size, order_digest
 from data.reader import DamagedError, ShardReader
@@ -152,6 +152,7 @@ class ShardStream(ElasticStream):
         skip_damaged: bool = False,
         cache: Path = Path("~/.cache/odeformer/shards"),
         cache_bytes: int = CACHE_BYTES,
+        described: Description | None = None,
     ) -> None:
         """Open a folder of shards (or its manifest.json); every local file is checked for its size.
 
@@ -159,14 +160,16 @@ class ShardStream(ElasticStream):
         batch, as end-of-text that does not count in the loss; without it the batch is not given.
         Copies of remote shards take up to `cache_bytes` in the folder `cache`.
 
-        The first `start` samples of the order are passed over.
+        The first `start` samples of the order are passed over. A folder that has been `described`
+        already is not read and validated again.
 
         Raises FileNotFoundError without a manifest; ValueError for damaged files, another sequence
         length than the data was built with, or a batch that the ranks cannot share.
         """
-        manifest, self._files = open_files(
-            str(manifest_path), split, cache.expanduser(), cache_bytes, STREAMS, f"{rank}-of-{world_size}"
-        )
+        location = str(manifest_path)
+        described = described or describe(location, cache.expanduser())
+        manifest = described.manifest
+        self._files = open_files(location, described, split, cache_bytes, STREAMS, f"{rank}-of-{world_size}")
         if sequence_length != manifest.sequence_length:
             raise ValueError(
                 f"sequence length {sequence_length} was asked for, but {manifest_path} holds "

@@ -1,4 +1,4 @@
-"""The event log of a run: one JSON object a line, appended by rank 0, followed by whoever wants to watch."""
+"""The event log of a run: one JSON object per line, appended by rank 0 and by the driver."""
 
 from __future__ import annotations
 
@@ -6,10 +6,100 @@ import json
 import threading
 import time
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 FILE_NAME = "events.jsonl"
+
+
+class Event(StrEnum):
+    """Every kind of event, with the fields that it may have besides ``time``, ``event`` and ``step``.
+
+    A ``*`` in a field's name stands for any text. Numbers become metrics in MLflow.
+    """
+
+    fields: tuple[str, ...]
+
+    def __new__(cls, name: str, *fields: str) -> Event:
+        event = str.__new__(cls, name)
+        event._value_ = name
+        event.fields = fields
+        return event
+
+    STARTED = "started", "workers"
+    """The workers have started from step 0."""
+    RESUMED = "resumed", "workers"
+    """The workers have resumed from a checkpoint."""
+    FINISHED = "finished"
+    """The last step has been made and committed."""
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    """The driver was interrupted, for example with Ctrl-C."""
+    PREEMPTED = "preempted"
+    """The driver received SIGTERM, and the step in progress was committed."""
+
+    STEP = (
+        "step",
+        *("loss", "depth", "learning_rate", "gradient_norm", "tokens", "tokens_per_second"),
+        *("mfu", "model_flops_per_second", "*_seconds"),
+    )
+    """An optimizer step was applied. ``tokens`` counts from the beginning of the run."""
+    VALIDATION = "validation", "validation_*"
+    """Losses, and for tasks scores, on the held-out data, by depth."""
+    SPIKE = "spike", "loss", "limit"
+    """A loss far above the recent ones."""
+    SKIPPED = "skipped", "reason", "samples", "loss"
+    """A bad step was skipped. ``samples`` are the ids of the samples that may be the cause."""
+    ROLLBACK = "rollback", "reason", "to"
+    """The run went back to the checkpoint of step ``to``."""
+
+    CHECKPOINT = "checkpoint", "checkpoint_seconds", "blocked_seconds"
+    """A checkpoint is durable. ``blocked_seconds`` is how long training waited for it."""
+    CHECKPOINT_FAILED = "checkpoint_failed", "reason"
+    CHECKPOINT_DAMAGED = "checkpoint_damaged", "reason"
+    CHECKPOINT_CONVERTED = "checkpoint_converted", "reason"
+    """A checkpoint of another number of workers or another ZeRO stage was loaded."""
+    CHECKPOINT_MIRRORED = "checkpoint_mirrored", "mirror_seconds"
+    CHECKPOINT_FETCHED = "checkpoint_fetched", "reason"
+    """A checkpoint was downloaded from the mirror."""
+    MIRROR_AWAY = "mirror_away", "reason"
+    """The mirror could not be reached."""
+
+    WAITING = "waiting", "reason"
+    """The run waits for room on the cluster."""
+    RESIZED = "resized", "reason"
+    """The next worker group has another number of workers."""
+    GROWING = "growing", "reason"
+    """The workers are stopped because there is room for more of them."""
+    LEAVING = "leaving", "reason"
+    """The workers are stopped because one of their nodes is being drained."""
+    RESTARTING = "restarting", "reason", "restart"
+    """The workers failed or were preempted, and are restarted. ``restart``: see :class:`Restart`."""
+
+    TRACKING_AWAY = "tracking_away", "reason"
+    """MLflow cannot be reached; metrics wait in the log."""
+    TRACKING_BACK = "tracking_back"
+    TRACKING_BEHIND = "tracking_behind"
+    """The run has ended before MLflow had all of its metrics."""
+    NOT_REGISTERED = "not_registered", "reason"
+    """The registry could not be reached at the end of the run."""
+    NOT_PROMOTED = "not_promoted", "reason"
+    """A job's promotion gate could not be evaluated."""
+
+    SYSTEM = "system", "system/*"
+    """A node's utilization, in the node's own log. ``step`` is in seconds."""
+
+
+class Restart(TypedDict):
+    """The field ``restart`` of ``restarting``: nested, as numbers beside the step would become metrics."""
+
+    pause: float
+    """Seconds until the restart."""
+    left: int
+    """How many more restarts of this kind are allowed."""
+    preemption: bool
+    """Whether the workers were preempted rather than failed."""
 
 
 class EventLog:
@@ -19,14 +109,14 @@ class EventLog:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         # A line that a dying process could not finish must not swallow the next one.
-        torn = path.exists() and not _ends_a_line(path)
+        is_torn = path.exists() and not _ends_with_newline(path)
         self._file = path.open("a", buffering=1)
         self._lock = threading.Lock()
-        if torn:
+        if is_torn:
             self._file.write("\n")
 
     def __call__(self, event: str, step: int, values: Mapping[str, Any]) -> None:
-        """Append an event: what happened, at which optimizer step, with which numbers and words."""
+        """Append an event that happened at an optimizer step, with its fields."""
         line = json.dumps({"time": time.time(), "event": event, "step": step, **values}) + "\n"
         with self._lock:
             self._file.write(line)
@@ -40,15 +130,21 @@ class EventReader:
         self._offset = self._path.stat().st_size if from_end and self._path.exists() else 0
 
     def new(self) -> list[dict[str, Any]]:
-        """Whole lines only: one still being written is left for the next call."""
+        """The new events. A line that is still being written is left for the next call."""
         events, self._offset = events_from(self._path, self._offset)
         return events
 
 
 def events_from(path: Path, offset: int, limit: int = -1) -> tuple[list[dict[str, Any]], int]:
-    """The events in whole lines from a byte offset on, in about ``limit`` bytes; and where they end.
+    """Read the events from a byte offset on.
 
-    A line that is no event is passed over: a process was killed in the middle of it.
+    Lines that are not JSON objects, left by a killed process, are ignored.
+
+    Args:
+        limit: about how many bytes to read; all by default.
+
+    Returns:
+        The events, and the offset after the last complete line.
     """
     if not path.exists():
         return [], offset
@@ -57,17 +153,20 @@ def events_from(path: Path, offset: int, limit: int = -1) -> tuple[list[dict[str
         data = file.read(limit)
         if limit >= 0 and not data.endswith(b"\n"):
             data += file.readline()
-    whole = data[: data.rfind(b"\n") + 1]
+    complete = data[: data.rfind(b"\n") + 1]
+
     events = []
-    for line in whole.splitlines():
+    for line in complete.splitlines():
         try:
-            events.append(json.loads(line))
+            event = json.loads(line)
         except ValueError:
             continue
-    return [event for event in events if isinstance(event, dict)], offset + len(whole)
+        if isinstance(event, dict):
+            events.append(event)
+    return events, offset + len(complete)
 
 
-def _ends_a_line(path: Path) -> bool:
+def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as file:
         size = file.seek(0, 2)
         if size == 0:

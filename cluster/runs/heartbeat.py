@@ -1,4 +1,4 @@
-"""Signs of life of a worker: a small file, written every second for as long as its process runs."""
+"""Heartbeats: a small file per worker, rewritten every second while its process runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _step = 0
 
 
 def passed(step: int | None = None) -> None:
-    """This worker got further. All ranks pass the same points: whoever has passed fewest holds the others."""
+    """Record that this worker has made progress.
+
+    All ranks pass the same points, so the rank with the smallest count blocks the others.
+    """
     global _passed, _step
     _passed += 1
     if step is not None:
@@ -28,9 +31,9 @@ def passed(step: int | None = None) -> None:
 
 @contextmanager
 def beating(folder: Path, rank: int, node: str) -> Iterator[None]:
-    """Write ``folder/<rank>.json`` from a thread while the block runs, and remove it at its end.
+    """Write ``folder/<rank>.json`` from a thread while the block runs, and remove it at the end.
 
-    The file of a process that is stopped or dead grows old, and stays.
+    The file of a stopped or dead process stays, with an old time.
     """
     import psutil
 
@@ -42,7 +45,7 @@ def beating(folder: Path, rank: int, node: str) -> Iterator[None]:
         while True:
             now = {"time": time.time(), "step": _step, "passed": _passed, "asked": preemption.is_asked()}
             beside = path.with_suffix(".new")
-            with suppress(OSError):  # a beat that is lost is made up for by the next
+            with suppress(OSError):  # the next beat makes up for a lost one
                 beside.write_text(json.dumps({**who, **now}))
                 beside.replace(path)
             if ended.wait(EVERY_SECONDS):
@@ -55,5 +58,5 @@ def beating(folder: Path, rank: int, node: str) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        with suppress(OSError):  # it must not hide what the block raised
+        with suppress(OSError):  # must not hide an exception of the block
             path.unlink()

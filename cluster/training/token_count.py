@@ -1,4 +1,4 @@
-"""How many tokens the weights have been trained on. A commit holds it, so it goes on where they do."""
+"""Number of tokens that the weights have been trained on, stored in every checkpoint."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from cluster.checkpoints.commit import Cursor
 
 
 class TokenCount:
-    """Stands in front of what a commit holds beside the weights, and adds ``tokens`` to it.
+    """Wraps the state that a checkpoint stores besides the weights, and adds ``tokens`` to it.
 
-    Counted are those of all workers that count in the loss, in steps that were applied.
+    It counts the tokens of all workers that contribute to the loss, in applied steps only.
     """
 
-    def __init__(self, beside: Cursor) -> None:
-        self._beside = beside
+    def __init__(self, wrapped: Cursor) -> None:
+        self._wrapped = wrapped
         self.tokens = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of what it stands in front of, and the count."""
-        return {**self._beside.state_dict(), "tokens": self.tokens}
+        """The wrapped state and the count."""
+        return {**self._wrapped.state_dict(), "tokens": self.tokens}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where a state was saved; from 0 where it is of a time when nobody counted."""
-        self._beside.load_state_dict(state)
+        """Continue from a saved state; checkpoints of older versions have no count."""
+        self._wrapped.load_state_dict(state)
         self.tokens = state.get("tokens", 0)

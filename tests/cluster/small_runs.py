@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from forked import spawn
 from torch import distributed as dist
 
 from cluster import pretrain
-from cluster.runs.events import FILE_NAME, events_from
+from cluster.resolve import resolve_run
+from cluster.runs.events import FILE_NAME, Event, events_from
 from cluster.settings import PretrainSettings
 from odeformer.config import BasisConfig, ModelConfig
 
@@ -55,7 +57,7 @@ def small_settings(shards: Path, folder: Path, **sections: dict[str, Any]) -> Pr
     }
     for section, values in sections.items():
         content[section] = {**content.get(section, {}), **values}
-    return pretrain.check(PretrainSettings.model_validate(content))
+    return resolve_run(PretrainSettings.model_validate(content)).settings
 
 
 def run_workers(
@@ -132,5 +134,15 @@ def _worker(
 
 
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    """The events of one kind in a run's log."""
-    return [event for event in events_from(folder / FILE_NAME, 0)[0] if event["event"] == kind]
+    """The events of one kind in a run's log, all of which must have the fields that are listed for them."""
+    logged = events_from(folder / FILE_NAME, 0)[0]
+    for event in logged:
+        check_event(event)
+    return [event for event in logged if event["event"] == kind]
+
+
+def check_event(event: dict[str, Any]) -> None:
+    """Check that an event and its fields are listed in :class:`cluster.runs.events.Event`."""
+    listed = Event(event["event"]).fields
+    for field in event.keys() - {"time", "event", "step"}:
+        assert any(fnmatch(field, pattern) for pattern in listed), f"{event['event']}: {field} is not listed"

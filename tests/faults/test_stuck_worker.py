@@ -89,7 +89,7 @@ def test_a_stopped_process_is_named_though_all_others_wait_for_it(tmp_path: Path
         found = dog.look()
         assert found is not None
         assert (found.process.rank, found.process.pid) == (1, processes[1].pid)
-        assert "worker 1 is stuck: no sign of life for" in found.reason
+        assert "worker 1 is stuck: no heartbeat for" in found.reason
         kill(found.process.pid, found.process.started + 1)  # another process, that got its number
         assert processes[1].poll() is None
         kill(found.process.pid, found.process.started)
@@ -133,7 +133,7 @@ def test_a_run_whose_worker_is_stopped_ends_with_the_same_weights(
         code, said, errors = command.end()
     assert code == 0, errors
     [restart] = restarts(command.run)
-    said_for = re.match(r"worker 1 is stuck: no sign of life for (\d+) s", restart["reason"])
+    said_for = re.match(r"worker 1 is stuck: no heartbeat for (\d+) s", restart["reason"])
     assert said_for is not None, restart["reason"]
     assert int(said_for[1]) >= 20
     assert "worker 1 is stuck" in said
