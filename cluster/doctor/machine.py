@@ -29,9 +29,8 @@ def python() -> list[Finding]:
     found = f"{sys.version.split()[0]}, {sys.executable}"
     if sys.version_info < NEEDED:
         wanted = ".".join(map(str, NEEDED))
-        return [
-            Finding("Python", "failed", found, f"make a virtual environment with Python {wanted} or newer")
-        ]
+        remedy = f"make a virtual environment with Python {wanted} or newer"
+        return [Finding("Python", "failed", found, remedy)]
     return [Finding("Python", "ok", found)]
 
 
@@ -87,11 +86,9 @@ def clock(*servers: str | None) -> list[Finding]:
         seconds = _seconds_ahead(server) if server and server.startswith(("http://", "https://")) else None
         if seconds is not None:
             found = f"{_now()}, {abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} {server}"
-            return [
-                Finding("clock", "failed", found, remedy)
-                if abs(seconds) > SKEW_SECONDS
-                else Finding("clock", "ok", found)
-            ]
+            if abs(seconds) > SKEW_SECONDS:
+                return [Finding("clock", "failed", found, remedy)]
+            return [Finding("clock", "ok", found)]
     return [Finding("clock", "ok", f"{_now()}; no server to compare with")]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from cluster.connection.connect import ray_cluster
@@ -48,16 +48,10 @@ class DryRun:
 
     def content(self) -> dict[str, Any]:
         """The result as plain values, for JSON."""
-        placement = self.placement
         return {
             "settings": self.settings.model_dump(mode="json"),
             "deepspeed": self.deepspeed,
-            "placement": {
-                "workers": placement.workers,
-                "each": placement.each,
-                "nodes": [vars(node) for node in placement.nodes],
-                "lacks": placement.lacks,
-            },
+            "placement": asdict(self.placement),
             "memory": self.memory._asdict(),
         }
 

@@ -11,7 +11,7 @@ import heapq
 import math
 import random
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from cluster.planning.reliability import RESTART_SECONDS
 
@@ -30,14 +30,7 @@ DAY = 86400.0
 
 Event = Literal["failure", "preemption", "slow", "fast", "back"]
 Part = Literal["work", "slow nodes", "commits", "work made again", "restarts", "waiting for nodes"]
-PARTS: tuple[Part, ...] = (
-    "work",
-    "slow nodes",
-    "commits",
-    "work made again",
-    "restarts",
-    "waiting for nodes",
-)
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 @dataclass(frozen=True)

@@ -27,68 +27,45 @@ class Event(StrEnum):
         event.fields = fields
         return event
 
-    STARTED = "started", "workers"
-    """The workers have started from step 0."""
-    RESUMED = "resumed", "workers"
-    """The workers have resumed from a checkpoint."""
-    FINISHED = "finished"
-    """The last step has been made and committed."""
+    STARTED = "started", "workers"  # from step 0
+    RESUMED = "resumed", "workers"  # from a checkpoint
+    FINISHED = "finished"  # the last step is committed
     FAILED = "failed"
-    INTERRUPTED = "interrupted"
-    """The driver was interrupted, for example with Ctrl-C."""
-    PREEMPTED = "preempted"
-    """The driver received SIGTERM, and the step in progress was committed."""
+    INTERRUPTED = "interrupted"  # the driver was ended, for example by Ctrl-C
+    PREEMPTED = "preempted"  # the driver received SIGTERM, and the step in progress was committed
 
+    # An optimizer step was applied. ``tokens`` counts from the beginning of the run.
     STEP = (
         "step",
         *("loss", "depth", "learning_rate", "gradient_norm", "tokens", "tokens_per_second"),
         *("mfu", "model_flops_per_second", "*_seconds"),
     )
-    """An optimizer step was applied. ``tokens`` counts from the beginning of the run."""
-    VALIDATION = "validation", "validation_*"
-    """Losses, and for tasks scores, on the held-out data, by depth."""
+    VALIDATION = "validation", "validation_*"  # losses, and scores of tasks, by depth
     SPIKE = "spike", "loss", "limit"
-    """A loss far above the recent ones."""
-    SKIPPED = "skipped", "reason", "samples", "loss"
-    """A bad step was skipped. ``samples`` are the ids of the samples that may be the cause."""
-    ROLLBACK = "rollback", "reason", "to"
-    """The run went back to the checkpoint of step ``to``."""
+    SKIPPED = "skipped", "reason", "samples", "loss"  # the ids of the samples that may be the cause
+    ROLLBACK = "rollback", "reason", "to"  # the step of the checkpoint
 
-    CHECKPOINT = "checkpoint", "checkpoint_seconds", "blocked_seconds"
-    """A checkpoint is durable. ``blocked_seconds`` is how long training waited for it."""
+    CHECKPOINT = "checkpoint", "checkpoint_seconds", "blocked_seconds"  # for which training waited
     CHECKPOINT_FAILED = "checkpoint_failed", "reason"
     CHECKPOINT_DAMAGED = "checkpoint_damaged", "reason"
-    CHECKPOINT_CONVERTED = "checkpoint_converted", "reason"
-    """A checkpoint of another number of workers or another ZeRO stage was loaded."""
+    CHECKPOINT_CONVERTED = "checkpoint_converted", "reason"  # from another number of workers or ZeRO stage
     CHECKPOINT_MIRRORED = "checkpoint_mirrored", "mirror_seconds"
-    CHECKPOINT_FETCHED = "checkpoint_fetched", "reason"
-    """A checkpoint was downloaded from the mirror."""
+    CHECKPOINT_FETCHED = "checkpoint_fetched", "reason"  # from the mirror
     MIRROR_AWAY = "mirror_away", "reason"
-    """The mirror could not be reached."""
 
-    WAITING = "waiting", "reason"
-    """The run waits for room on the cluster."""
-    RESIZED = "resized", "reason"
-    """The next worker group has another number of workers."""
-    GROWING = "growing", "reason"
-    """The workers are stopped because there is room for more of them."""
-    LEAVING = "leaving", "reason"
-    """The workers are stopped because one of their nodes is being drained."""
-    RESTARTING = "restarting", "reason", "restart"
-    """The workers failed or were preempted, and are restarted. ``restart``: see :class:`Restart`."""
+    WAITING = "waiting", "reason"  # for room on the cluster
+    RESIZED = "resized", "reason"  # the next worker group has another number of workers
+    GROWING = "growing", "reason"  # stopped to continue with more workers
+    LEAVING = "leaving", "reason"  # stopped because a node is being drained
+    RESTARTING = "restarting", "reason", "restart"  # see :class:`Restart`
 
-    TRACKING_AWAY = "tracking_away", "reason"
-    """MLflow cannot be reached; metrics wait in the log."""
+    TRACKING_AWAY = "tracking_away", "reason"  # MLflow cannot be reached; metrics wait in the log
     TRACKING_BACK = "tracking_back"
-    TRACKING_BEHIND = "tracking_behind"
-    """The run has ended before MLflow had all of its metrics."""
-    NOT_REGISTERED = "not_registered", "reason"
-    """The registry could not be reached at the end of the run."""
-    NOT_PROMOTED = "not_promoted", "reason"
-    """A job's promotion gate could not be evaluated."""
+    TRACKING_BEHIND = "tracking_behind"  # the run ended before MLflow had all of its metrics
+    NOT_REGISTERED = "not_registered", "reason"  # the registry could not be reached at the end
+    NOT_PROMOTED = "not_promoted", "reason"  # the promotion gate of a job could not be evaluated
 
-    SYSTEM = "system", "system/*"
-    """A node's utilization, in the node's own log. ``step`` is in seconds."""
+    SYSTEM = "system", "system/*"  # metrics of a node, in its own log; ``step`` is in seconds
 
 
 class Restart(TypedDict):

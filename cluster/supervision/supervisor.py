@@ -189,22 +189,10 @@ class _Supervisor:
         # Ray has told the workers to end. One that is stopped or still writing must not meet its successor.
         left = dog.processes()
         watchdog.end(left)
-        return self._why_ended(group.error, workers, stuck, stopped_for, left, dog.is_any_asked())
 
-    def _why_ended(
-        self,
-        error: BaseException,
-        workers: int,
-        stuck: watchdog.Stuck | None,
-        stopped_for: Event | None,
-        left: list[watchdog.Process],
-        is_any_preempted: bool,
-    ) -> _End:
-        """Find out how an attempt ended."""
-        preempted = preemption(error)
+        error, preempted = group.error, preemption(group.error)
         if preempted is not None:
-            is_free = stopped_for is Event.GROWING
-            return _End(error, str(preempted), is_preemption=True, is_free=is_free)
+            return _End(error, str(preempted), is_preemption=True, is_free=stopped_for is Event.GROWING)
         if stuck is not None:
             return _End(error, stuck.reason)
         if found_no_room(error):
@@ -213,7 +201,7 @@ class _Supervisor:
         mendable = is_mendable(error)
         reason = cause(error, [process.rank for process in left])
         # A worker that died after SIGTERM was preempted; it has not failed.
-        return _End(error, reason, mendable and is_any_preempted, mendable)
+        return _End(error, reason, mendable and dog.is_any_asked(), mendable)
 
     def _pause_after(self, end: _End) -> float:
         """Count how an attempt ended; seconds to wait before the next one."""

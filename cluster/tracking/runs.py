@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cluster.tracking.store import SQLITE, answering, connect, locked, patience, sqlite_file
+from cluster.tracking.store import SQLITE, connect, locked, session, sqlite_file
 from odeformer.files.atomic import new_file
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def start_run(
     content = {"experiment": experiment, "name": name, "settings": dict(settings), "tags": dict(tags or {})}
     write_json(folder / RUN_FILE, {**record, **content, "tagged": False})
     run_id = open_run(folder)
-    with answering(uri), patience():
-        connect(uri).update_run(run_id, status="RUNNING")
+    with session(uri) as client:
+        client.update_run(run_id, status="RUNNING")
     return run_id
 
 
@@ -75,12 +75,9 @@ def open_run(folder: Path) -> str:
 
 
 def _open_run(folder: Path) -> str:
-    from mlflow.entities import RunTag
-
     record = _begun(folder)
     uri = record["tracking_uri"]
-    with answering(uri), patience():
-        client = connect(uri, create=True)
+    with session(uri, create=True) as client:
         run_id, tags = str(record.get("run_id", "")), record.get("tags", {})
         if run_id and _exists(client, run_id):
             if record.get("tagged", True):
@@ -89,7 +86,7 @@ def _open_run(folder: Path) -> str:
             run_id = _new_run(
                 client, uri, record["experiment"], record["name"], record["settings"], record["key"]
             )
-        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
+        _set_tags(client, run_id, tags)
     write_json(folder / RUN_FILE, {**record, "run_id": run_id, "tagged": True})
     return run_id
 
@@ -129,12 +126,9 @@ def tag_run(folder: Path, tags: Mapping[str, str], status: str | None = None) ->
         FileNotFoundError: when no run was started there.
         ConnectionError: when the store cannot be reached.
     """
-    from mlflow.entities import RunTag
-
     run_id, uri = open_run(folder), run_uri(folder)
-    with answering(uri), patience():
-        client = connect(uri)
-        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
+    with session(uri) as client:
+        _set_tags(client, run_id, tags)
         if status in ("FINISHED", "FAILED", "KILLED"):
             client.set_terminated(run_id, status)
         elif status is not None:
@@ -199,11 +193,9 @@ def parent_run(
     Raises:
         ConnectionError: when the store cannot be reached.
     """
-    with answering(uri), patience():
-        client = connect(uri, create=True)
+    with session(uri, create=True) as client:
         run_id = _new_run(client, uri, experiment, name, settings, key)
-        for tag, content in tags.items():
-            client.set_tag(run_id, tag, content)
+        _set_tags(client, run_id, tags)
         client.update_run(run_id, status="RUNNING")
         return run_id
 
@@ -216,13 +208,17 @@ def end_run(
     Raises:
         ConnectionError: when the store cannot be reached.
     """
-    with answering(uri), patience():
-        client = connect(uri)
+    with session(uri) as client:
         for metric, value in metrics.items():
             client.log_metric(run_id, metric, value)
-        for tag, content in tags.items():
-            client.set_tag(run_id, tag, content)
+        _set_tags(client, run_id, tags)
         client.set_terminated(run_id, status)
+
+
+def _set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    from mlflow.entities import RunTag
+
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
 
 
 def _new_run(

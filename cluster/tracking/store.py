@@ -111,6 +111,13 @@ def patience(*, seconds: int = 10, retries: int = 0) -> Iterator[None]:
 
 
 @contextmanager
+def session(uri: str, *, create: bool = False, seconds: int = 10) -> Iterator[MlflowClient]:
+    """A client of the store for the block, with a timeout and all errors turned into ``ConnectionError``."""
+    with answering(uri), patience(seconds=seconds):
+        yield connect(uri, create=create)
+
+
+@contextmanager
 def answering(uri: str) -> Iterator[None]:
     """Turn all errors that MLflow raises about its store into ``ConnectionError``."""
     from mlflow.exceptions import MlflowException

@@ -72,19 +72,22 @@ class Guards:
         self._journal = folder / "passed_over.json"
         self._recent: deque[float] = deque(maxlen=settings.spike_window)
         self._in_a_row = 0
+        self.tokens = 0
+        """Tokens of all workers that the weights have been trained on, in applied steps."""
         # By step of a commit: the position in the data at which each rollback to it continued.
         self._passed_over: dict[str, list[int]] = on_rank_0(
             lambda: json.loads(self._journal.read_text()) if self._journal.exists() else {}
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of the stream and recent losses: a resumed run decides like an uninterrupted one."""
+        """Position of the stream, tokens and recent losses: a resumed run decides as if uninterrupted."""
         guard = {"losses": list(self._recent), "in_a_row": self._in_a_row}
-        return {**self._stream.state_dict(), "guard": guard}
+        return {**self._stream.state_dict(), "guard": guard, "tokens": self.tokens}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state."""
         self._stream.load_state_dict(state)
+        self.tokens = state.get("tokens", 0)  # absent in commits of older versions
         guard = state.get("guard", {"losses": [], "in_a_row": 0})
         self._recent.clear()
         self._recent.extend(guard["losses"])

@@ -28,7 +28,6 @@ from cluster.training import zero
 from cluster.training.guards import Guards, StepResult, weights_are_finite
 from cluster.training.schedule import learning_rate
 from cluster.training.step_times import StepTimes
-from cluster.training.token_count import TokenCount
 from cluster.training.utilization import peak_flops, step_flops, utilization
 from data.stream import Batch, documents_of
 from odeformer.config import ModelConfig
@@ -90,15 +89,14 @@ def train(work: Work) -> Any:
     work.model.options = SolveOptions(solver, settings.gradient, settings.segment)
     engine = zero.initialize(work.model, settings, work.optim, work.zero, work.run.dir)
     guards = Guards(work.guard, work.stream, work.run.dir, work.report)
-    seen = TokenCount(guards)
-    with commit.Checkpoints(engine, seen, folder, work.checkpoint, work.report, work.run.seed) as checkpoints:
-        _train(work, engine, guards, seen, checkpoints)
+    with commit.Checkpoints(
+        engine, guards, folder, work.checkpoint, work.report, work.run.seed
+    ) as checkpoints:
+        _train(work, engine, guards, checkpoints)
     return engine
 
 
-def _train(
-    work: Work, engine: Any, guards: Guards, seen: TokenCount, checkpoints: commit.Checkpoints
-) -> None:
+def _train(work: Work, engine: Any, guards: Guards, checkpoints: commit.Checkpoints) -> None:
     settings = work.train
     times, peak = StepTimes(engine), peak_flops(engine.device, settings.precision)
     step = checkpoints.restore()
@@ -133,7 +131,7 @@ def _train(
             continue
 
         if result.applied:
-            seen.tokens += result.tokens
+            guards.tokens += result.tokens
             seconds, length = times.seconds(), batch.tokens.shape[1] - 1
             flops = step_flops(work.model, grids, settings.global_batch, length)
             work.report(
@@ -144,7 +142,7 @@ def _train(
                     "depth": depths[-1],
                     "learning_rate": rate,
                     "gradient_norm": result.gradient_norm,
-                    "tokens": seen.tokens,
+                    "tokens": guards.tokens,
                     "tokens_per_second": result.tokens / seconds["step_seconds"],
                     **utilization(flops, seconds["step_seconds"], dist.get_world_size(), peak),
                     **seconds,

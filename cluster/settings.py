@@ -1,0 +1,298 @@
+"""Settings of a pretraining run. The docstring under a field is its documentation, also for the user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from cluster.names import Name
+from data.files import CACHE_BYTES
+from data.remote import is_remote
+from odeformer.config import ModelConfig
+from odeformer.gradients import GradientName, gradient_named
+from odeformer.section import Count, Layers, Section
+from odeformer.solvers import solver_named
+
+
+def _known_solver(name: str) -> str:
+    solver_named(name)
+    return name
+
+
+SolverName = Annotated[str, AfterValidator(_known_solver)]
+Steps = Annotated[int, Field(ge=1, le=10**9)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class DataSettings(Section):
+    shards: str
+    """Folder made by ``odeformer data build``, local or remote (``s3://bucket/shards``)."""
+    sequence_length: int = Field(default=256, ge=2, le=2**24)
+    """Tokens per sequence; must match the shards."""
+    seed: int = 0
+    """Seed of the sample order."""
+    start: int = Field(default=0, ge=0)
+    """Sequences to skip at the start of the sample order: with ``init``, those already trained on."""
+    separate_documents: bool = False
+    """Mask attention between documents that share a sequence."""
+    skip_damaged: int = Field(default=0, ge=0)
+    """Maximum number of damaged samples to skip before the run stops; 0 stops at the first."""
+    cache_bytes: int = Field(default=CACHE_BYTES, ge=1)
+    """Maximum size in bytes of each worker's cache of remote shards, under ``run.dir``."""
+
+
+class TrainSettings(Section):
+    steps: Steps
+    """Number of optimizer steps in the whole run."""
+    global_batch: Count
+    """Sequences per optimizer step, over all workers."""
+    micro_batch: Count
+    """Sequences per forward pass on one worker."""
+    solver: SolverName | None = None
+    """ODE solver. Default: ``damped_leapfrog`` for gradient ``reversible``; otherwise the flavour's own,
+    ``lie_trotter`` for ``llama`` and ``euler`` for ``neox``."""
+    gradient: GradientName = "checkpoint"
+    """How the backward pass obtains the states: ``direct`` stores them, ``checkpoint`` recomputes them,
+    ``reversible`` runs the solver backwards, ``adjoint`` solves the continuous adjoint equation."""
+    segment: Layers = 1
+    """Cells per segment of gradient ``checkpoint``, which stores one state per segment."""
+    depths: tuple[Layers, ...] = ()
+    """Depths N that each batch draws from, repeated ones more often. Empty: always the model depth."""
+    vary_from: float = Field(default=0.0, ge=0, le=1)
+    """Fraction of the steps to train at the model depth before ``depths`` are drawn from."""
+    jitter: float = Field(default=0.0, ge=0, lt=1)
+    """Relative variation of the cell widths h in a batch: drawn from 1 ± ``jitter``, then normalised."""
+    objective: Literal["one_depth", "two_depths", "distillation"] = "one_depth"
+    """``one_depth``: each batch runs at one depth N. ``two_depths``: it runs at the model depth and at one
+    other depth, and both losses are averaged. ``distillation``: the same two passes, but the second one
+    learns the first one's predictions instead of the text."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Data type of the matmuls. Weights, states and coefficient functions are always float32."""
+    validate_every: Steps = 100
+    """Optimizer steps between two validations on the held-out text."""
+    validation_sequences: Count = 64
+    """Maximum number of held-out sequences per validation."""
+
+    def solver_for(self, model: ModelConfig) -> str:
+        """Name of the solver that a run of this model uses."""
+        return self.solver or gradient_named(self.gradient).default_solver or model.default_solver
+
+
+class OptimSettings(Section):
+    learning_rate: float = Field(default=1e-3, gt=0, lt=10)
+    """Peak AdamW learning rate of the weights."""
+    coefficient_rate: float = Field(default=2.0, gt=0, le=100)
+    """Learning rate of the coefficient functions relative to ``learning_rate``; larger for short runs."""
+    warmup: float = Field(default=0.05, ge=0, le=1)
+    """Fraction of the steps over which the learning rate rises linearly."""
+    final: float = Field(default=0.1, ge=0, le=1)
+    """Learning rate at the end of the schedule, as a fraction of ``learning_rate``."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """Learning-rate schedule after the warm-up. ``cosine`` decays until the end of the run. ``wsd`` (warmup,
+    stable, decay) stays at the peak, so that a run can be extended, and decays linearly at the end."""
+    decay: float = Field(default=0.2, gt=0, le=1)
+    """Fraction of the steps, at the end of the run, over which ``wsd`` decays."""
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    """AdamW's decay rates for the running means of the gradient and of its square."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """AdamW's weight decay, applied to matrices only."""
+    clip: float = Field(default=1.0, gt=0)
+    """Maximum gradient norm; larger gradients are scaled down to it."""
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> OptimSettings:
+        if self.schedule == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError(
+                f"optim.warmup {self.warmup} and optim.decay {self.decay} are fractions of the steps: "
+                "their sum must be at most 1"
+            )
+        return self
+
+
+class ZeroSettings(Section):
+    stage: Literal[0, 1, 2, 3] = 1
+    """ZeRO stage: 1 partitions the optimizer state over the workers, 2 also gradients, 3 also weights."""
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    """``cpu`` keeps the optimizer state in host memory and runs the optimizer there."""
+    offload_parameters: Literal["none", "cpu"] = "none"
+    """``cpu`` keeps each worker's partition of the weights in host memory while unused (stage 3 only)."""
+    param_persistence_threshold: int = Field(default=100_000, ge=0)
+    """Stage 3 does not partition parameters with fewer elements than this."""
+
+    @model_validator(mode="after")
+    def _offload_has_a_stage(self) -> ZeroSettings:
+        if self.stage == 0 and self.offload_optimizer != "none":
+            raise ValueError("zero.offload_optimizer needs zero.stage 1, 2 or 3")
+        if self.stage != 3 and self.offload_parameters != "none":
+            raise ValueError("zero.offload_parameters needs zero.stage 3, which alone partitions weights")
+        return self
+
+
+class GuardSettings(Section):
+    """Protection against bad steps: each is skipped, and too many in a row cause a rollback."""
+
+    max_skipped: int = Field(default=5, ge=1)
+    """Consecutive skipped steps that cause a rollback to the last checkpoint; the data is not rolled back."""
+    max_rollbacks: int = Field(default=2, ge=0)
+    """Maximum number of rollbacks to the same checkpoint before the run stops."""
+    on_spike: Literal["event", "skip"] = "event"
+    """Reaction to a loss spike: ``event`` only logs it, ``skip`` also skips the step."""
+    spike_window: int = Field(default=100, ge=10)
+    """Number of recent losses that a loss is compared with to detect a spike."""
+    spike_deviations: float = Field(default=10.0, gt=0)
+    """A loss this many standard deviations (estimated from the MAD) above the window's median is a spike."""
+
+
+class ClusterSettings(Section):
+    workers: Count = 1
+    """Number of worker processes (data-parallel ranks), each on its own CPUs or GPU."""
+    min_workers: Count | None = None
+    """Minimum number of workers to continue with while the cluster has no room for ``workers``. Any number
+    between the two that divides the global batch may be used. Default: wait for all workers."""
+    grow_after: float = Field(default=60.0, ge=0)
+    """Seconds that room for more workers must last before the run is restarted with them."""
+    cpus_per_worker: int = Field(default=1, ge=1, le=4096)
+    """Logical CPUs, and compute threads, per worker."""
+    gpus_per_worker: int = Field(default=0, ge=0, le=1)
+    """GPUs per worker: 0 trains on CPUs, 1 on GPUs."""
+    address: str | None = None
+    """Address of a running Ray cluster. Default: start a private one on this machine."""
+    max_failures: int = Field(default=3, ge=0)
+    """Maximum restarts from the last checkpoint after failures. The count is reset by a new checkpoint."""
+    max_preemptions: int = Field(default=100, ge=0)
+    """Maximum restarts after SIGTERM; these do not count as failures."""
+    stuck_after: float = Field(default=600.0, ge=1)
+    """Seconds without heartbeat or progress before a worker is killed; more than any step or checkpoint."""
+
+    @model_validator(mode="after")
+    def _range_is_one(self) -> ClusterSettings:
+        fewest = self.min_workers
+        if fewest is not None and fewest > self.workers:
+            raise ValueError(f"cluster.min_workers {fewest} is more than cluster.workers {self.workers}")
+        return self
+
+
+class CheckpointSettings(Section):
+    every: Steps = 500
+    """Optimizer steps between committed checkpoints."""
+    keep: Steps = 2
+    """Number of latest checkpoints to keep."""
+    keep_every: Steps | None = None
+    """Also keep every checkpoint at a multiple of this step permanently; a multiple of ``every``."""
+    max_failed: int = Field(default=3, ge=1)
+    """Consecutive checkpoints that cannot be written before the run stops."""
+    mirror: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*://.+$")] | None = None
+    """Remote folder, used by this run only, that each checkpoint is copied to (``s3://bucket/runs/first``).
+    A new machine resumes from it. Anyone with write access to it can run code on the workers."""
+
+    @model_validator(mode="after")
+    def _kept_ones_are_made(self) -> CheckpointSettings:
+        every, forever = self.every, self.keep_every
+        if forever is not None and forever % every:
+            raise ValueError(f"checkpoint.keep_every {forever} is not a multiple of checkpoint.every {every}")
+        return self
+
+
+class TrackingSettings(Section):
+    uri: str | None = None
+    """MLflow tracking URI. Default: ``MLFLOW_TRACKING_URI``, else a SQLite file under ``runs/``."""
+    experiment: str = "odeformer"
+    """MLflow experiment that the run belongs to."""
+    register_as: Name | None = None
+    """Name to register the final weights under, as ``candidate`` and, if there is none, ``champion``."""
+
+
+class RunSettings(Section):
+    dir: Path
+    """Folder for everything that the run writes. A run in an existing folder is resumed."""
+    seed: int = 0
+    """Seed of the initial weights and of the depth of each batch."""
+
+
+class PretrainSettings(Section):
+    """All settings of ``odeformer pretrain``."""
+
+    model: ModelConfig
+    """Shape of the model, or ``preset: NAME`` and the values that differ from it."""
+    init: str | None = None
+    """Continue from these weights: ``models:/<name>@<alias>`` or a checkpoint folder. Their shape replaces
+    ``model``, and the shards must have been built with their tokenizer."""
+    data: DataSettings
+    train: TrainSettings
+    optim: OptimSettings = OptimSettings()
+    zero: ZeroSettings = ZeroSettings()
+    guard: GuardSettings = GuardSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    run: RunSettings
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> PretrainSettings:
+        train, cluster = self.train, self.cluster
+        if not self.world_sizes:
+            fewest = cluster.min_workers
+            fewer = "" if fewest is None else f", nor for any number down to cluster.min_workers {fewest}"
+            raise ValueError(
+                f"train.global_batch {train.global_batch} is not a multiple of train.micro_batch × "
+                f"cluster.workers = {train.micro_batch} × {cluster.workers}{fewer}"
+            )
+        return self
+
+    @property
+    def world_sizes(self) -> list[int]:
+        """Allowed numbers of workers, largest first: those that share the batch in whole micro-batches."""
+        train, most = self.train, self.cluster.workers
+        sizes = range(most, (self.cluster.min_workers or most) - 1, -1)
+        return [size for size in sizes if train.global_batch % (train.micro_batch * size) == 0]
+
+    @model_validator(mode="after")
+    def _gradient_fits(self) -> PretrainSettings:
+        gradient, name = self.train.gradient, self.train.solver_for(self.model)
+        method = gradient_named(gradient)
+        if not method.goes_with(solver_named(name)):
+            raise ValueError(
+                f"train.gradient {gradient!r} needs {method.able_solvers()}; train.solver is {name!r}"
+            )
+        if method.regenerates_weights and self.zero.stage == 3:
+            raise ValueError(
+                f"train.gradient {gradient!r} regenerates weights in the backward pass, when zero.stage 3 "
+                "has released the weight sets: use zero.stage 2, or gradient 'checkpoint'"
+            )
+        if method.regenerates_weights and self.model.dropout_rate:
+            raise ValueError(
+                f"train.gradient {gradient!r} cannot repeat the random dropout masks: set model.dropout 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _depths_fit(self) -> PretrainSettings:
+        objective = self.train.objective
+        if objective == "one_depth":
+            return self
+        if self.train.vary_from:
+            raise ValueError(f"train.vary_from needs one depth per step, not train.objective {objective!r}")
+        if not set(self.train.depths) - {self.model.depth}:
+            raise ValueError(
+                f"train.objective {objective!r} needs a depth in train.depths besides "
+                f"model.depth {self.model.depth}"
+            )
+        return self
+
+    def absolute(self, tracking_uri: str) -> PretrainSettings:
+        """The settings for a process in any folder: with absolute local paths and this tracking URI."""
+        shards, init = self.data.shards, self.init
+        if not is_remote(shards):
+            shards = str(Path(shards).absolute())
+        if init is not None and not init.startswith("models:/"):
+            init = str(Path(init).absolute())
+        return self.model_copy(
+            update={
+                "init": init,
+                "data": self.data.model_copy(update={"shards": shards}),
+                "tracking": self.tracking.model_copy(update={"uri": tracking_uri}),
+                "run": self.run.model_copy(update={"dir": self.run.dir.absolute()}),
+            }
+        )
