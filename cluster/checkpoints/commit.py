@@ -106,14 +106,14 @@ class Checkpoints:
         """
         started = time.monotonic()
         self.wait()
-        beside = self._folder / f".{folder.name(step)}.incomplete"
+        incomplete = self._folder / f".{folder.name(step)}.incomplete"
         names = [] if self._engine.zero_optimization_stage() else universal.parameter_names(self._engine)
         # Nothing is written yet: DeepSpeed calls ``DurableFiles.save``, which only records the state.
         self._engine.save_checkpoint(
-            str(beside), tag=STATE, save_latest=False, client_state={universal.NAMES: names}
+            str(incomplete), tag=STATE, save_latest=False, client_state={universal.NAMES: names}
         )
         random = random_state.content(self._device)
-        content = {
+        content: folder.Content = {
             "format_version": folder.FORMAT_VERSION,
             "step": step,
             "stream": self._stream.state_dict(),
@@ -122,7 +122,7 @@ class Checkpoints:
         }
         self._copied.clear()
         self._blocked = time.monotonic() - started
-        self._in_flight = self._thread.submit(self._finish, beside, content, random, started)
+        self._in_flight = self._thread.submit(self._finish, incomplete, content, random, started)
 
     def _before_update(self, *_: Any) -> None:
         """Wait for the copy. Called by the optimizer before each step."""
@@ -151,18 +151,18 @@ class Checkpoints:
         else:
             self._failed = 0
 
-    def _finish(self, beside: Path, content: dict[str, Any], random: bytes, started: float) -> None:
+    def _finish(self, incomplete: Path, content: folder.Content, random: bytes, started: float) -> None:
         """Write a commit, in the thread."""
         step = content["step"]
         self._files.copy()
         self._copied.set()
         try:
-            on_rank_0(lambda: self._make_room(beside), self._group)
-            files = together(lambda: self._write(beside, random), self._group)
-            on_rank_0(lambda: self._commit(beside, content, files), self._group)
+            on_rank_0(lambda: self._make_room(incomplete), self._group)
+            files = together(lambda: self._write(incomplete, random), self._group)
+            on_rank_0(lambda: self._commit(incomplete, content, files), self._group)
         except TogetherError as error:
             if dist.get_rank() == 0:
-                shutil.rmtree(beside, ignore_errors=True)
+                shutil.rmtree(incomplete, ignore_errors=True)
             self._report(Event.CHECKPOINT_FAILED, step, {"reason": str(error)})
             raise TogetherError(f"at step {step}: {error}") from None
         seconds = {"checkpoint_seconds": time.monotonic() - started, "blocked_seconds": self._blocked}
@@ -180,28 +180,28 @@ class Checkpoints:
         else:
             self._report(Event.CHECKPOINT_MIRRORED, step, {"mirror_seconds": time.monotonic() - started})
 
-    def _make_room(self, beside: Path) -> None:
+    def _make_room(self, incomplete: Path) -> None:
         folder.collect_garbage(self._folder)
         folder.require_space(self._folder, self._bytes, commits=1)
-        beside.mkdir(parents=True)
+        incomplete.mkdir(parents=True)
 
-    def _write(self, beside: Path, random: bytes) -> dict[str, str]:
+    def _write(self, incomplete: Path, random: bytes) -> dict[str, str]:
         """Write this rank's files; returns their digests by name."""
         name = random_state.file_name(dist.get_rank())
-        written = self._files.write(beside)
-        written[name] = durable.write(beside / name, lambda file: file.write(random))
+        written = self._files.write(incomplete)
+        written[name] = durable.write(incomplete / name, lambda file: file.write(random))
         heartbeat.passed()  # the other ranks wait for the slowest one here
         return written
 
-    def _commit(self, beside: Path, content: dict[str, Any], files: list[dict[str, str]]) -> None:
+    def _commit(self, incomplete: Path, content: folder.Content, files: list[dict[str, str]]) -> None:
         digests: dict[str, str] = {}
         for rank_files in files:
             digests.update(sorted(rank_files.items()))
         run = self._folder.parent
         owner = {"run": identity(run), "mlflow_run": runs.known_run(run)}
         text = json.dumps({**content, **owner, "files": digests}, indent=2)
-        durable.write(beside / folder.MANIFEST, lambda file: file.write(text.encode()))
-        folder.put_in_place(beside, content["step"], self._settings)
+        durable.write(incomplete / folder.MANIFEST, lambda file: file.write(text.encode()))
+        folder.put_in_place(incomplete, content["step"], self._settings)
 
     def restore(self) -> int:
         """Load the newest undamaged commit.
@@ -243,7 +243,7 @@ class Checkpoints:
             self._report(Event.CHECKPOINT_FETCHED, remote.content["step"], {"reason": reason})
         return remote._replace(damaged=[*local.damaged, *remote.damaged])
 
-    def _load(self, commit: Path, content: dict[str, Any]) -> None:
+    def _load(self, commit: Path, content: folder.Content) -> None:
         before = (content["workers"], content["stage"])
         here = (dist.get_world_size(), self._engine.zero_optimization_stage())
         # At stage 0 nothing is partitioned, so the number of workers does not matter.

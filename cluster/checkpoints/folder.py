@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from cluster.settings import CheckpointSettings
 from odeformer.files.atomic import flush
@@ -17,12 +17,24 @@ READABLE = (2, 3)
 MANIFEST = "commit.json"
 
 
+class Content(TypedDict, total=False):
+    """Content of a commit's manifest."""
+
+    format_version: int
+    step: int
+    stream: dict[str, Any]
+    workers: int
+    stage: int
+    run: dict[str, Any] | None
+    mlflow_run: str | None
+    files: dict[str, str]
+
+
 class Newest(NamedTuple):
     """The newest undamaged commit of a folder, if there is one."""
 
     commit: Path | None
-    content: dict[str, Any]
-    """The commit's manifest."""
+    content: Content
     damaged: list[tuple[int, str]]
     """Step and reason of each damaged commit that is newer."""
 
@@ -51,7 +63,7 @@ def newest_good(folder: Path) -> Newest:
     return Newest(None, {}, damaged)
 
 
-def verified(commit: Path) -> dict[str, Any]:
+def verified(commit: Path) -> Content:
     """The manifest of a commit, after checking the digests of all its files.
 
     Raises:
@@ -59,7 +71,7 @@ def verified(commit: Path) -> dict[str, Any]:
         FormatError: for a format that this version cannot read.
     """
     try:
-        content: dict[str, Any] = json.loads((commit / MANIFEST).read_text())
+        content: Content = json.loads((commit / MANIFEST).read_text())
         version, files = content["format_version"], content["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{MANIFEST} cannot be read: {type(error).__name__}") from None
@@ -84,15 +96,15 @@ def superseded(commits: list[Path], settings: CheckpointSettings) -> list[Path]:
     return [commit for commit in commits[: -settings.keep] if every is None or step_of(commit) % every]
 
 
-def put_in_place(beside: Path, step: int, settings: CheckpointSettings) -> None:
+def put_in_place(incomplete: Path, step: int, settings: CheckpointSettings) -> None:
     """Turn a complete temporary folder into a commit, then remove the commits that it supersedes."""
-    folder = beside.parent
-    for inner in (*(path for path in beside.iterdir() if path.is_dir()), beside):
+    folder = incomplete.parent
+    for inner in (*(path for path in incomplete.iterdir() if path.is_dir()), incomplete):
         flush(inner)
     target = folder / name(step)
     if target.exists():  # from before a rollback
         target.rename(aside(target, "replaced"))
-    beside.rename(target)
+    incomplete.rename(target)
     flush(folder)
     # The commit is durable. Superseded ones are renamed first, as a half-removed one must not be a commit.
     for old in superseded(commits(folder), settings):

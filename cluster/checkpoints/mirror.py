@@ -71,16 +71,16 @@ class Mirror:
             manifest = self._manifest(name)
             if manifest is None:
                 continue
-            beside = folder.aside(place / name, "incomplete")
+            incomplete = folder.aside(place / name, "incomplete")
             try:
-                self._download(name, manifest, beside)
-                content = folder.verified(beside)
+                self._download(name, manifest, incomplete)
+                content = folder.verified(incomplete)
             except ValueError as error:
-                shutil.rmtree(beside)
+                shutil.rmtree(incomplete)
                 damaged.append((folder.step_of(place / name), f"{self._at(name)}: {error}"))
                 continue
             self._check_identity(content)
-            folder.put_in_place(beside, content["step"], self._settings)
+            folder.put_in_place(incomplete, content["step"], self._settings)
             return folder.Newest(place / name, content, damaged)
         return folder.Newest(None, {}, damaged)
 
@@ -88,10 +88,10 @@ class Mirror:
         """The manifest of the newest commit, or ``{}`` if there is none."""
         return next(filter(None, map(self._manifest, reversed(self._names()))), b"{}")
 
-    def _download(self, name: str, manifest: bytes, beside: Path) -> None:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        (beside / folder.MANIFEST).write_bytes(manifest)
+    def _download(self, name: str, manifest: bytes, incomplete: Path) -> None:
+        shutil.rmtree(incomplete, ignore_errors=True)
+        incomplete.mkdir(parents=True)
+        (incomplete / folder.MANIFEST).write_bytes(manifest)
         try:
             files = list(json.loads(manifest)["files"])
         except (KeyError, TypeError) as error:
@@ -99,12 +99,12 @@ class Mirror:
         for file in files:
             if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
                 raise ValueError(f"{file!r} is not a valid file name in a commit")
-            target = beside / file
+            target = incomplete / file
             target.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):  # verification reports missing files
                 Remote(self._at(name)).download(file, target)
 
-    def _check_identity(self, content: dict[str, Any]) -> None:
+    def _check_identity(self, content: folder.Content) -> None:
         ours = identity(self._identity.parent)
         if ours is not None and content.get("run") not in (None, ours):
             raise ValueError(

@@ -113,16 +113,21 @@ def _start_patiently(**options: Any) -> None:
 
 def _check_answers(address: str) -> None:
     """Check that the port is open: Ray itself would wait for minutes."""
-    parts = urlsplit(address if "://" in address else f"ray://{address}")
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if parts.hostname and port:  # "auto" and "local" are no addresses
+    target = host_and_port(address)
+    if target is not None:  # Ray finds "auto" and "local" itself
         try:
-            socket.create_connection((parts.hostname, port), timeout=10).close()
+            socket.create_connection(target, timeout=10).close()
         except OSError as error:
             raise ConnectionError(f"no Ray cluster answers at {address} ({error})") from None
+
+
+def host_and_port(address: str) -> tuple[str, int] | None:
+    """Host and port in the address of a Ray cluster, ``None`` if it lacks one of them."""
+    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    with suppress(ValueError):  # the port is no number
+        if parts.hostname and parts.port:
+            return parts.hostname, parts.port
+    return None
 
 
 def worker_environment(cpus_per_worker: int) -> dict[str, str]:

@@ -22,10 +22,10 @@ def session_folder() -> Iterator[Path]:
     """Create a session folder for the block. Folders of dead processes are removed."""
     remove_left_over()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=ROOT))
-    beside = folder / "driver.new"
-    with beside.open("w") as file:
+    temporary = folder / "driver.new"
+    with temporary.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        beside.rename(folder / LOCK)  # never visible without its lock
+        temporary.rename(folder / LOCK)  # never visible without its lock
         try:
             yield folder
         finally:

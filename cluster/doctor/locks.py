@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from cluster.connection.sessions import LOCK, PREFIX, ROOT
 from cluster.doctor.finding import Finding
 from cluster.runs.lock import FILE_NAME
@@ -101,13 +103,9 @@ def _holders() -> dict[int, int]:
 
 def _open_files(name: str) -> Iterator[str]:
     """Paths of all files with this name that processes of this user have open."""
-    for descriptors in Path("/proc").glob("[0-9]*/fd"):
-        with suppress(OSError):  # another user's, or ended
-            for descriptor in descriptors.iterdir():
-                with suppress(OSError):
-                    target = descriptor.readlink()
-                    if target.name == name:
-                        yield str(target)
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # another user's, or ended
+            yield from (file.path for file in process.open_files() if Path(file.path).name == name)
 
 
 def _number(holder: str) -> str:

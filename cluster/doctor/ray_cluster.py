@@ -12,9 +12,8 @@ import urllib.error
 import urllib.request
 from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from cluster.connection.connect import FINETUNE, PRETRAIN
+from cluster.connection.connect import FINETUNE, PRETRAIN, host_and_port
 from cluster.doctor.finding import Finding
 
 NAME = "Ray"
@@ -30,19 +29,15 @@ def look(address: str | None) -> list[Finding]:
         return [Finding(NAME, "ok", f"{installed}; no address: each command starts a private cluster")]
     if address in ("auto", "local"):
         return [Finding(NAME, "ok", f"{installed}; {address}: Ray finds the cluster itself")]
-    parts = urlsplit(address if "://" in address else f"ray://{address}")
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if not host or not port:
+    target = host_and_port(address)
+    if target is None:
         remedy = "give host:6379, ray://host:10001 or http://host:8265"
         return [Finding(NAME, "failed", f"{address} is not an address", remedy)]
     try:
-        socket.create_connection((host, port), timeout=ANSWER_SECONDS).close()
+        socket.create_connection(target, timeout=ANSWER_SECONDS).close()
     except OSError as error:
         return [Finding(NAME, "failed", f"nothing answers at {address} ({error})", START)]
-    if parts.scheme in ("http", "https"):
+    if address.startswith(("http://", "https://")):
         return [_dashboard(address, installed)]
     if "://" in address:  # asking a client port would need a session
         return [Finding(NAME, "ok", f"{installed}; {address} answers")]

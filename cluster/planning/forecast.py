@@ -35,7 +35,7 @@ def quantiles(values: Iterable[float]) -> Quantiles:
 
 
 def long_run(
-    made: Estimate, spares: int | None = None, preemptions: float = 0.0, stragglers: float = 0.0
+    planned: Estimate, spares: int | None = None, preemptions: float = 0.0, stragglers: float = 0.0
 ) -> LongRun:
     """The input of a simulation for an estimated run.
 
@@ -47,20 +47,21 @@ def long_run(
     Raises:
         ValueError: when failures are so frequent that the run would hardly progress.
     """
-    if made.reliability.goodput < LEAST_GOODPUT:
+    if planned.reliability.goodput < LEAST_GOODPUT:
+        failures = planned.reliability.failures_per_day
         raise ValueError(
-            f"{made.machines.gpus} GPUs fail {made.reliability.failures_per_day:,.0f} times a day, faster "
-            "than a run restarts: there is nothing to simulate; choose fewer with --gpus"
+            f"{planned.machines.gpus} GPUs fail {failures:,.0f} times a day, more often than a run can "
+            "restart: choose fewer with --gpus"
         )
-    nodes = -(-made.machines.gpus // made.machines.gpu.per_node)
-    write = made.commit_bytes / WRITE_BANDWIDTH
+    nodes = -(-planned.machines.gpus // planned.machines.gpu.per_node)
+    write = planned.commit_bytes / WRITE_BANDWIDTH
     return LongRun(
-        steps=made.settings.train.steps,
-        step_seconds=made.step_seconds,
-        commit_every=max(made.reliability.commit_every, write),
-        commit_seconds=made.reliability.commit_seconds,
+        steps=planned.settings.train.steps,
+        step_seconds=planned.step_seconds,
+        commit_every=max(planned.reliability.commit_every, write),
+        commit_seconds=planned.reliability.commit_seconds,
         write_seconds=write,
-        failures_per_day=made.reliability.failures_per_day,
+        failures_per_day=planned.reliability.failures_per_day,
         spares=max(1, nodes // NODES_FOR_A_SPARE) if spares is None else spares,
         preemptions_per_day=preemptions,
         stragglers_per_day=stragglers,

@@ -9,10 +9,25 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypedDict
 
 from cluster.runs import preemption
 
 EVERY_SECONDS = 1.0
+
+
+class Beat(TypedDict):
+    """Content of a heartbeat's file."""
+
+    rank: int
+    pid: int
+    started: float
+    node: str
+    time: float
+    step: int
+    passed: int
+    asked: bool
+
 
 _passed = 0
 _step = 0
@@ -39,15 +54,24 @@ def beating(folder: Path, rank: int, node: str) -> Iterator[None]:
 
     folder.mkdir(parents=True, exist_ok=True)
     path, ended = folder / f"{rank}.json", threading.Event()
-    who = {"rank": rank, "pid": os.getpid(), "started": psutil.Process().create_time(), "node": node}
+    pid, started = os.getpid(), psutil.Process().create_time()
 
     def beat() -> None:
         while True:
-            now = {"time": time.time(), "step": _step, "passed": _passed, "asked": preemption.is_asked()}
-            beside = path.with_suffix(".new")
+            content = Beat(
+                rank=rank,
+                pid=pid,
+                started=started,
+                node=node,
+                time=time.time(),
+                step=_step,
+                passed=_passed,
+                asked=preemption.is_asked(),
+            )
+            temporary = path.with_suffix(".new")
             with suppress(OSError):  # the next beat makes up for a lost one
-                beside.write_text(json.dumps({**who, **now}))
-                beside.replace(path)
+                temporary.write_text(json.dumps(content))
+                temporary.replace(path)
             if ended.wait(EVERY_SECONDS):
                 return
 

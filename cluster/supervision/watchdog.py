@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from cluster.runs.heartbeat import Beat
 
 LOOK_SECONDS = 1.0
 START_SECONDS = 600.0
@@ -42,7 +43,7 @@ class Watchdog:
         self._folder = folder
         self._seconds = seconds
         self._looked = 0.0
-        self._beats: dict[int, dict[str, Any]] = {}
+        self._beats: dict[int, Beat] = {}
         self._beaten: dict[int, float] = {}
         self._advanced: dict[int, float] = {}
 
@@ -93,10 +94,10 @@ class Watchdog:
         self._advanced = dict.fromkeys(self._advanced, now)
 
     def _read(self, now: float) -> None:
-        beats: dict[int, dict[str, Any]] = {}
+        beats: dict[int, Beat] = {}
         for path in self._folder.glob("*.json"):
             try:
-                beat = json.loads(path.read_text())
+                beat: Beat = json.loads(path.read_text())
             except (OSError, ValueError):
                 continue
             beats[beat["rank"]] = beat

@@ -169,8 +169,8 @@ def _record(folder: Path) -> dict[str, Any]:
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Write a small file atomically and durably."""
-    with new_file(file) as beside:
-        beside.write_text(json.dumps(content, indent=2))
+    with new_file(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=2))
 
 
 def finished_run(

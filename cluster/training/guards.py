@@ -157,8 +157,8 @@ class Guards:
             )
         times.append(cursor)
         if dist.get_rank() == 0:
-            with new_file(self._journal) as beside:
-                beside.write_text(json.dumps(self._passed_over))
+            with new_file(self._journal) as temporary:
+                temporary.write_text(json.dumps(self._passed_over))
         self._report(Event.ROLLBACK, step, {"reason": why, "to": back})
         return back
 

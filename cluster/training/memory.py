@@ -215,14 +215,14 @@ def evaluation_memory(
         }
         documents = torch.zeros(batch, length, dtype=torch.long) if separate_documents else None
         field = build_field(config, x, True, documents)
-        given = {tensor.untyped_storage()._cdata for tensor in (x, *weights.values())}
+        inputs = {tensor.untyped_storage()._cdata for tensor in (x, *weights.values())}
         casts = sum(2 * weight.numel() for weight in weights.values() if weight.ndim == 2)
         with (
             saved_tensors_hooks(keep, lambda tensor: tensor),
             torch.autocast("cpu", torch.bfloat16, enabled=bf16),
         ):
             field(x, weights)
-        total = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in given)
+        total = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in inputs)
     return total - (casts if bf16 else 0)
 
 
