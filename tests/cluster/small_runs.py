@@ -1,4 +1,4 @@
-"""Small runs carried out by real processes, and what they left."""
+"""Small runs in real processes, and their results."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def tiny_shape(vocabulary_size: int, context_length: int) -> ModelConfig:
 
 
 def small_settings(shards: Path, folder: Path, **sections: dict[str, Any]) -> PretrainSettings:
-    """Checked settings of a run of seconds in ``folder/run``; ``section={key: value}`` changes them."""
+    """Resolved settings of a short run in ``folder/run``; ``section={key: value}`` changes them."""
     content: dict[str, dict[str, Any]] = {
         "model": {"width": 32, "heads": 2, "depth": 4, "rotary_fraction": 0.5, "basis": {"size": 2}},
         "data": {"shards": str(shards), "sequence_length": 32},
@@ -67,9 +67,9 @@ def run_workers(
     starts_run: bool = True,
     work: Callable[[dict[str, Any]], None] = pretrain.pretrain_worker,
 ) -> Any:
-    """The run's workers as plain processes with a gloo group, without Ray: what each Ray worker does.
+    """Run the workers as plain processes with a gloo group, without Ray.
 
-    ``work``, a function of a module, is done instead where it is given. ``starts_run``: begin the run in
+    ``work`` is the worker function, by default that of Ray's workers. ``starts_run``: start the run in
     MLflow, as the command does.
     """
     from cluster.tracking import runs
@@ -96,7 +96,7 @@ NO_FURTHER = "no-further"
 
 
 def let(run: Path, step: int) -> None:
-    """Have the workers of :func:`held_worker` make this step, and none after it until they are let."""
+    """Allow the workers of :func:`held_worker` to continue up to this step."""
     run.mkdir(parents=True, exist_ok=True)
     beside = run / f"{NO_FURTHER}.new"
     beside.write_text(str(step))
@@ -104,7 +104,7 @@ def let(run: Path, step: int) -> None:
 
 
 def held_worker(config: dict[str, Any]) -> None:
-    """What each worker does, in a run that goes no further than it is let."""
+    """Worker function of a run that stops at each step that :func:`let` does not allow."""
     from cluster.training import worker
 
     rate, run = worker.learning_rate, Path(config["settings"]["run"]["dir"])

@@ -24,7 +24,7 @@ from cluster.settings import PretrainSettings
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    """Two places for pretraining workers."""
+    """A head node with room for two pretraining workers."""
     with head_node({"pretrain": 2}) as head:
         yield head
 

@@ -1,4 +1,4 @@
-"""MLflow's store as rank 0 leaves it."""
+"""The MLflow store after a run."""
 
 from __future__ import annotations
 

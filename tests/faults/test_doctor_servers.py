@@ -1,4 +1,4 @@
-"""The doctor looks at real MLflow servers: one that is open to all, and one that asks who is there."""
+"""The doctor on real MLflow servers, without and with authentication."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Killed runs, damaged checkpoints: what is committed survives, nothing else is believed."""
+"""Commits survive killed runs, and anything that is not a commit is ignored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commits in a real S3 server: the folder here is lost, and the run goes on as if it had not been."""
+"""Mirror of commits in a real S3 server: after the loss of its folder the run continues unchanged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ADDRESS = "s3://checkpoints/runs/first"
 
 
 class Store:
-    """The server, which keeps what it has when it is stopped and started again."""
+    """An S3 server that keeps its content when it is restarted."""
 
     def __init__(self) -> None:
         self._server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)

@@ -1,4 +1,4 @@
-"""What the doctor finds: whole machines, full ones, and locks that nobody holds."""
+"""The doctor's findings on healthy machines, full disks and stale locks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many workers a run may have, and for how many there are places."""
+"""Allowed numbers of workers, and how many fit on a cluster."""
 
 from __future__ import annotations
 

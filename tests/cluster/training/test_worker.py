@@ -1,4 +1,4 @@
-"""At which depths the training loop runs a step."""
+"""The depths of the training loop's steps."""
 
 from __future__ import annotations
 
