@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 from argparse import Namespace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ NAMES = "trained_parameters"
 def parameter_names(engine: Any) -> list[str]:
     """Names of the parameters in the order of the optimizer's state, for an engine at stage 0."""
     names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
-    return [names[id(parameter)] for group in engine.optimizer.param_groups for parameter in group["params"]]
+    parameters = chain.from_iterable(group["params"] for group in engine.optimizer.param_groups)
+    return [names[id(parameter)] for parameter in parameters]
 
 
 def convert(state: Path, target: Path, stage: int) -> None:

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import psutil
@@ -28,7 +29,7 @@ def of_extensions() -> list[Finding]:
     """
     name, opened = "extension locks", set(_open_files("lock"))
     findings = []
-    for lock in sorted(file for root in _extension_folders() for file in root.rglob("lock")):
+    for lock in sorted(chain.from_iterable(root.rglob("lock") for root in _extension_folders())):
         minutes = (time.time() - lock.stat().st_mtime) / 60
         if str(lock.resolve()) in opened:
             findings.append(

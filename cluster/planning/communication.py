@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Literal, NamedTuple
 
 from cluster.planning.hardware import LINK_LATENCY, Gpu, Network
@@ -47,7 +48,7 @@ def collectives(
     if settings.stage == 2:
         return [Collective("all_reduce", passes * whole), Collective("all_gather", whole)]
     limit = settings.param_persistence_threshold
-    small = FLOAT * sum(size for group in sizes for size in group if size <= limit)
+    small = FLOAT * sum(size for size in chain.from_iterable(sizes) if size <= limit)
     times = 1 if whole <= FLOAT * LIVE else 2
     gathered = passes * times * (whole - small) + small  # small ones once, after the update
     return [Collective("all_gather", gathered), Collective("reduce_scatter", passes * whole)]

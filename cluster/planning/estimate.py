@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from cluster.planning.communication import collectives, seconds
@@ -121,7 +122,7 @@ def estimate(settings: PretrainSettings, machines: Machines) -> Estimate:
     part = 1.0 if settings.zero.stage == 0 else 1.0 / workers
     spent = compute_seconds(model, settings, machines.gpu, machines.efficiency, part, passes)
     spent["communication"] = sum(seconds(each, workers, machines.gpu, machines.network) for each in sent)
-    state = sum(place.get(name, 0) for place in memory for name in ("optimizer", "parameters"))
+    state = sum(place.get("optimizer", 0) + place.get("parameters", 0) for place in memory)
     return Estimate(
         settings,
         machines,
@@ -166,12 +167,8 @@ def choices(settings: PretrainSettings, machines: Machines) -> list[Estimate]:
         ValueError: when the GPUs cannot share the global batch.
     """
     solver = solver_named(settings.train.solver_for(settings.model))
-    estimates = [
-        _largest(settings, machines, stage, gradient)
-        for stage in (0, 1, 2, 3)
-        for gradient, method in GRADIENTS.items()
-        if method.is_exact and method.goes_with(solver)
-    ]
+    gradients = [name for name, method in GRADIENTS.items() if method.is_exact and method.goes_with(solver)]
+    estimates = [_largest(settings, machines, *choice) for choice in product((0, 1, 2, 3), gradients)]
     return sorted(estimates, key=lambda estimate: (not estimate.fits, estimate.step_seconds))
 
 

@@ -31,10 +31,11 @@ def worker_resources(cluster: ClusterSettings) -> dict[str, float]:
 
 def places(worker: Mapping[str, float], nodes: Nodes) -> int:
     """Number of workers that fit on the nodes."""
-    # Ray counts in units of 1/10000, so that a sum of parts may be slightly less than the whole.
-    return sum(
-        min(int((node.get(name, 0.0) + 1e-6) // amount) for name, amount in worker.items()) for node in nodes
-    )
+    total = 0
+    for node in nodes:
+        # Ray counts in units of 1/10000, so that a sum of parts may be slightly less than the whole.
+        total += min(int((node.get(name, 0.0) + 1e-6) // amount) for name, amount in worker.items())
+    return total
 
 
 def largest(sizes: Iterable[int], room: int) -> int | None:

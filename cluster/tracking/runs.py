@@ -129,10 +129,16 @@ def tag_run(folder: Path, tags: Mapping[str, str], status: str | None = None) ->
     run_id, uri = open_run(folder), run_uri(folder)
     with session(uri) as client:
         _set_tags(client, run_id, tags)
-        if status in ("FINISHED", "FAILED", "KILLED"):
-            client.set_terminated(run_id, status)
-        elif status is not None:
-            client.update_run(run_id, status=status)
+        if status is not None:
+            set_status(client, run_id, status)
+
+
+def set_status(client: MlflowClient, run_id: str, status: str) -> None:
+    """Set the status of a run and, for final ones, its end time."""
+    if status in ("FINISHED", "FAILED", "KILLED"):
+        client.set_terminated(run_id, status)
+    else:
+        client.update_run(run_id, status=status)
 
 
 class Row(NamedTuple):

@@ -107,10 +107,7 @@ class Uploader:
         with store.answering(runs.run_uri(self._folder)):
             runs.send_rows(self._client, self._run_id, rows)
             if statuses:
-                if statuses[-1] == "RUNNING":
-                    self._client.update_run(self._run_id, status="RUNNING")
-                else:
-                    self._client.set_terminated(self._run_id, statuses[-1])
+                runs.set_status(self._client, self._run_id, statuses[-1])
         self._sent[name] = {"offset": end, "steps": steps}
         self._note()
         return end < size

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -71,7 +72,7 @@ def unallocated(settings: PretrainSettings) -> Odeformer:
 def parameter_sizes(model: Odeformer, optim: OptimSettings) -> list[list[int]]:
     """Elements of each trained parameter, by optimizer group."""
     groups = zero.parameter_groups(model, optim)
-    return [[parameter.numel() for parameter in group["params"]] for group in groups]
+    return [list(map(torch.Tensor.numel, group["params"])) for group in groups]
 
 
 def state_memory(sizes: Sequence[Sequence[int]], settings: ZeroSettings, workers: int) -> Memory:
@@ -94,7 +95,7 @@ def state_memory(sizes: Sequence[Sequence[int]], settings: ZeroSettings, workers
     if settings.offload_optimizer == "none":
         return Memory({**held, "optimizer": optimizer}, {})
     # The optimizer step reads gradients in host memory. Gradients and new weights travel through buffers.
-    largest = max(size for group in sizes for size in group)
+    largest = max(map(max, sizes))
     buffers = FLOAT * (part + largest)
     return Memory(
         {**held, "buffers": FLOAT * largest},
@@ -104,8 +105,9 @@ def state_memory(sizes: Sequence[Sequence[int]], settings: ZeroSettings, workers
 
 def _partitioned_memory(sizes: Sequence[Sequence[int]], settings: ZeroSettings, workers: int) -> Memory:
     """The same at stage 3, where each parameter is partitioned separately."""
-    part = sum(math.ceil(size / workers) for group in sizes for size in group)
-    small = [n for group in sizes for n in group if n <= settings.param_persistence_threshold]
+    all_sizes = list(chain.from_iterable(sizes))
+    part = sum(math.ceil(size / workers) for size in all_sizes)
+    small = [size for size in all_sizes if size <= settings.param_persistence_threshold]
     whole = FLOAT * sum(workers * math.ceil(size / workers) for size in small)
     device = {"parameters": whole + FLOAT * part, "gradients": FLOAT * part, "optimizer": 3 * FLOAT * part}
     host = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def initialize(
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else "cpu"
     groups = parameter_groups(model.to(device), optim)
     optimizer = torch.optim.AdamW(groups, lr=optim.learning_rate, betas=optim.betas)
-    parameters = sum(parameter.numel() for group in groups for parameter in group["params"])
+    trained = chain.from_iterable(group["params"] for group in groups)
+    parameters = sum(parameter.numel() for parameter in trained)
     config = deepspeed_config(train, optim, zero, dist.get_world_size(), parameters)
     if dist.get_rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
