@@ -16,7 +16,7 @@ from cluster.settings import CheckpointSettings
 from data.remote import Remote, file_system
 
 IDENTITY = "run.json"
-"""File in ``run.dir`` with the run's identity: what it must have in common with another one to resume it."""
+"""File in ``run.dir`` with the identity of its run, which must match to resume it."""
 
 
 class Mirror:

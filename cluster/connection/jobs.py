@@ -73,8 +73,8 @@ class JobServer:
         known = {job.submission_id: job for job in self._submissions()}
         if name in known:
             raise ValueError(
-                f"there is a job {name!r} at {self.address} already ({known[name].status.value.lower()}): "
-                "choose another with --name"
+                f"job {name!r} already exists at {self.address} ({known[name].status.value.lower()}): "
+                "choose another name with --name"
             )
         settings = _for_the_cluster(settings)
         with tempfile.TemporaryDirectory() as folder, self._translated_errors():

@@ -59,7 +59,7 @@ def test_a_job_that_fails_says_why_and_its_name_is_taken(
     assert any(f"{tmp_path}/nowhere" in line for line in job["last_lines"])
     code, out, err = head("submit", "pretrain", doomed)
     assert (code, out) == (2, "")
-    assert err.startswith("error: there is a job 'doomed'")
+    assert err.startswith("error: job 'doomed' already exists")
     assert err.count("\n") == 1
 
 
