@@ -115,7 +115,7 @@ def test_samples_are_left_out_up_to_a_budget_that_all_ranks_share(damaged: Path,
     budget = by_step[-1] - 1
     stopped = small_settings(damaged, tmp_path / "b", data={"skip_damaged": budget})
     step = next(index for index, count in enumerate(by_step, 1) if count > budget)
-    with pytest.raises(Exception, match=f"damaged samples by step {step}, data.skip_damaged allows {budget}"):
+    with pytest.raises(Exception, match=f"damaged samples by step {step}; data.skip_damaged allows {budget}"):
         run_workers(stopped)
     assert [event["step"] for event in events(stopped.run.dir, "step")] == list(range(1, step))
 
