@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
+from typing import NamedTuple
 
 from data import tokenizer
 from data.manifest import FILE_NAME, Manifest, Shard, SplitName, load_manifest
@@ -157,18 +158,15 @@ def tokenizer_problem(folder: Path, manifest: Manifest) -> str | None:
     return None
 
 
-def open_files(
-    location: str, split: SplitName, cache: Path, room: int, at_once: int, name: str
-) -> tuple[Manifest, LocalFiles | CachedFiles]:
-    """A data folder's manifest and the files of one split.
+class Description(NamedTuple):
+    """A data folder's manifest, and the local folder that holds it and the tokenizer."""
 
-    Args:
-        location: path or address of a data folder or its manifest.json.
-        split: the split.
-        cache: the folder for the cache of remote shards.
-        room: maximum bytes of cached shards.
-        at_once: number of shards that are needed at the same time.
-        name: a name that tells readers apart which share the cache folder.
+    folder: Path
+    manifest: Manifest
+
+
+def describe(location: str, cache: Path) -> Description:
+    """Read and validate the manifest and the tokenizer of a data folder, local or remote.
 
     Raises:
         FileNotFoundError, OSError, ValueError: if a file is missing, damaged or cannot be read.
@@ -177,13 +175,33 @@ def open_files(
     manifest = load_manifest(folder)
     if problem := tokenizer_problem(folder, manifest):
         raise ValueError(f"{folder} is damaged: {problem}: copy or build it again")
+    return Description(folder, manifest)
+
+
+def open_files(
+    location: str, description: Description, split: SplitName, room: int, at_once: int, name: str
+) -> LocalFiles | CachedFiles:
+    """The files of one split of a data folder.
+
+    Args:
+        location: path or address of a data folder or its manifest.json.
+        description: what :func:`describe` returned for it; copies of remote shards are kept in its folder.
+        split: the split.
+        room: maximum bytes of cached shards.
+        at_once: number of shards that are needed at the same time.
+        name: a name that tells readers apart which share the cache folder.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: if a file is missing, damaged or cannot be read.
+    """
+    folder, manifest = description
     if split not in manifest.splits:
         raise ValueError(f"split is {split!r}: choose one of {', '.join(manifest.splits)}")
     shards = manifest.splits[split].shards
     if not is_remote(location):
-        return manifest, LocalFiles(folder, shards)
+        return LocalFiles(folder, shards)
     copies = folder / f"{manifest.digest()[:16]}-{split}-{name}"
-    return manifest, CachedFiles(Remote(_address(location)), shards, copies, room, at_once)
+    return CachedFiles(Remote(_address(location)), shards, copies, room, at_once)
 
 
 def _address(location: str) -> str:

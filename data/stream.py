@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from data.files import CACHE_BYTES, CachedFiles, open_files
+from data.files import CACHE_BYTES, CachedFiles, Description, describe, open_files
 from data.manifest import SplitName
 from data.order import STREAMS, GlobalOrder, block_size, order_digest
 from data.reader import DamagedError, ShardReader
@@ -169,6 +169,7 @@ class ShardStream(ElasticStream):
         skip_damaged: bool = False,
         cache: Path = Path("~/.cache/odeformer/shards"),
         cache_bytes: int = CACHE_BYTES,
+        described: Description | None = None,
     ) -> None:
         """Open a data folder; the sizes of local files are checked.
 
@@ -185,15 +186,17 @@ class ShardStream(ElasticStream):
                 the loss; otherwise it is an error.
             cache: the folder for the cache of remote shards.
             cache_bytes: maximum size of the cache.
+            described: the folder's manifest, if it has been read and validated already.
 
         Raises:
             FileNotFoundError: without a manifest.
             ValueError: for damaged files, a sequence length other than the manifest's, or a batch that the
                 ranks cannot share equally.
         """
-        manifest, self._files = open_files(
-            str(manifest_path), split, cache.expanduser(), cache_bytes, STREAMS, f"{rank}-of-{world_size}"
-        )
+        location = str(manifest_path)
+        described = described or describe(location, cache.expanduser())
+        manifest = described.manifest
+        self._files = open_files(location, described, split, cache_bytes, STREAMS, f"{rank}-of-{world_size}")
         if sequence_length != manifest.sequence_length:
             raise ValueError(
                 f"sequence length {sequence_length} was asked for, but {manifest_path} holds "

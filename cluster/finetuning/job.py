@@ -21,7 +21,7 @@ from cluster.promotion.task_gate import judged
 from cluster.registry import from_run
 from cluster.registry.about import DATA_DIGEST
 from cluster.registry.aliases import CHAMPION
-from cluster.runs.events import EventLog
+from cluster.runs.events import Event, EventLog
 from cluster.tasks.sets import read_sets
 from cluster.tasks.shape import shape
 from cluster.tasks.task import Task
@@ -164,7 +164,7 @@ def _finetune(
             if gate is not None and gate["reached"] is None:
                 gate["reached"] = CHAMPION in version.aliases
     except ConnectionError as error:
-        EventLog(folder)("not_registered", task.train.steps, {"reason": str(error)})
+        EventLog(folder)(Event.NOT_REGISTERED, task.train.steps, {"reason": str(error)})
     return FinetuneResult(
         task.team,
         task.name,
@@ -194,7 +194,7 @@ def _start_run(task: Task, folder: Path, uri: str, lineage: dict[str, str], data
             tags,
         )
     except ConnectionError as error:  # it is started when the store answers
-        EventLog(folder)("tracking_away", 0, {"reason": str(error)})
+        EventLog(folder)(Event.TRACKING_AWAY, 0, {"reason": str(error)})
 
 
 def join_alone() -> None:

@@ -129,7 +129,7 @@ def work_of(
         zero=ZeroSettings(stage=0),
         checkpoint=CheckpointSettings(every=100, keep=1),
         finish_backward=trained.finish_backward,
-        is_asked_to_end=lambda: preemption.is_asked(folder),
+        must_stop=lambda: preemption.is_asked(folder),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from cluster import registry
 from cluster.promotion import task_gate
 from cluster.registry import from_run
-from cluster.runs.events import FILE_NAME, events_from
+from cluster.runs.events import FILE_NAME, Event, events_from
 from cluster.tasks.task import Task
 from cluster.tracking import runs
 
@@ -44,7 +44,7 @@ class FinetuneResult:
 def read_scores(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     """The first and the last validation in a job's log: also of a job that was resumed in between."""
     events, _ = events_from(folder / FILE_NAME, 0)
-    found = [event for event in events if event["event"] == "validation"]
+    found = [event for event in events if event["event"] == Event.VALIDATION]
     named = [{key.removeprefix("validation_"): value for key, value in event.items()} for event in found]
     return named[0], named[-1]
 

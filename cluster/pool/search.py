@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cluster.finetuning import job as finetuning
 from cluster.finetuning.search import Range, Search, SearchedTask, with_values
 from cluster.pool.states import ENDED
+from cluster.runs.events import Event
 from cluster.runs.failures import QueueFullError, RunFailedError
 from cluster.tasks.task import Task
 from cluster.tracking import runs
@@ -184,7 +185,7 @@ class TaskSearch:
         while True:
             events, end = self._pool.events(trial.job, trial.offset)
             for event in events:
-                if event["event"] != "validation":
+                if event["event"] != Event.VALIDATION:
                     continue
                 # A job that went on from its last checkpoint validates some steps twice.
                 step, value = event["step"], event[metric]

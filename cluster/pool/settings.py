@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import Field
 
+from cluster.names import Name
 from cluster.pool.budget import Budget
-from cluster.settings import Name
 from odeformer.section import Section
 
 

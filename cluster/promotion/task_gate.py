@@ -9,7 +9,7 @@ from cluster import registry
 from cluster.promotion import promote
 from cluster.promotion.promote import GateSettings
 from cluster.registry import aliases
-from cluster.runs.events import EventLog
+from cluster.runs.events import Event, EventLog
 from cluster.tasks.task import Task
 
 
@@ -54,5 +54,5 @@ def settle(
             asked = GateSettings(depth=depth, threshold=-gate["threshold"])
             promote.promote(version.uri, uri, asked, why="its task's gate")
     except ValueError as error:  # another came first, or there are too few examples to compare by
-        EventLog(folder)("not_promoted", 0, {"reason": str(error)})
+        EventLog(folder)(Event.NOT_PROMOTED, 0, {"reason": str(error)})
     return registry.resolve(version.uri, uri)

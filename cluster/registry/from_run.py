@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from cluster import registry
-from cluster.runs.events import FILE_NAME, events_from
+from cluster.runs.events import FILE_NAME, Event, events_from
 from cluster.tracking import runs, store, upload
 
 REGISTER_SECONDS = 120.0
@@ -52,8 +52,8 @@ def register(
 def about_run(run: Path) -> registry.About:
     """What the folder of a finished run knows of what it made: scores are of its very last weights."""
     events = events_from(run / FILE_NAME, 0)[0]
-    validations = [event for event in events if event.get("event") == "validation"]
-    steps = [event["step"] for event in events if event.get("event") == "step"]
+    validations = [event for event in events if event.get("event") == Event.VALIDATION]
+    steps = [event["step"] for event in events if event.get("event") == Event.STEP]
     last = validations[-1] if validations and validations[-1]["step"] == max(steps, default=-1) else {}
     settings = runs.run_settings(run)
     found = {key.removeprefix("validation_"): value for key, value in last.items() if "validation_" in key}

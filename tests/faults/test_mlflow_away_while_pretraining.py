@@ -1,4 +1,4 @@
-"""MLflow away at the start, in the middle, at the registration: training never waits, no value is lost."""
+"""MLflow unreachable at the start, later or at registration: training never waits, no value is lost."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ NEVER = str(10**6)
 
 
 def report(tracker: upload.Tracker, steps: range, seconds: float = 0.01) -> None:
-    """Report steps as a training loop would."""
+    """Report steps like a training loop."""
     for step in steps:
         tracker("step", step, {"loss": step / 7})
         time.sleep(seconds)
 
 
 def returns(work: Callable[[], object]) -> bool:
-    """Whether it comes to an end, be it by an exception."""
+    """Whether a call ends, by returning or by raising."""
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(DEADLINE)
