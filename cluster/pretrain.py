@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from cluster import registry
-from cluster.registry import from_run
+from cluster.registry import run_output
 from cluster.runs import cost, lock
 from cluster.settings import PretrainSettings
 from cluster.supervision.supervisor import OnEvent, supervise
+from cluster.tags import DATA_DIGEST, DEPTHS, KIND, ORDINARY_PARAMETERS, PARAMETERS, PARENT
 from cluster.tracking import lineage, runs, store, upload
 from odeformer.config import ModelConfig
 from odeformer.gradients import gradient_named
@@ -67,7 +68,7 @@ def _continued(settings: PretrainSettings) -> PretrainSettings:
     folder, named = Path(settings.init), str(Path(settings.init).absolute())
     if settings.init.startswith("models:/"):
         version = registry.resolve(settings.init, settings.tracking.uri)
-        if version.tags.get("odeformer.kind") != "checkpoint":
+        if version.kind != "checkpoint":
             raise ValueError(f"init {settings.init} is an adapter; a run continues from a checkpoint")
         # An alias may move while the run is on, or before it is resumed.
         named = version.uri
@@ -196,7 +197,7 @@ def _pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version
             settings.run.dir.name,
             settings.model_dump(mode="json"),
             settings.run.dir,
-            lineage.code_tags() | {"odeformer.data_digest": _data_digest(settings)},
+            lineage.code_tags() | {DATA_DIGEST: _data_digest(settings)},
             known=committed_run(settings.run.dir, settings.checkpoint),
         )
     except ConnectionError as error:  # it is started when the store answers
@@ -208,13 +209,15 @@ def _pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version
     if settings.tracking.register_as is None:
         return None
     try:
-        return register(settings)
+        return register_final_weights(settings)
     except ConnectionError as error:
         on_event({"event": "not_registered", "step": settings.train.steps, "reason": str(error)})
         return None
 
 
-def register(settings: PretrainSettings, seconds: float = from_run.REGISTER_SECONDS) -> registry.Version:
+def register_final_weights(
+    settings: PretrainSettings, seconds: float = run_output.REGISTER_SECONDS
+) -> registry.Version:
     """Register what the finished run in ``run.dir`` made; done again, it makes no second version.
 
     Raises:
@@ -222,10 +225,10 @@ def register(settings: PretrainSettings, seconds: float = from_run.REGISTER_SECO
     """
     run, name = settings.run.dir, settings.tracking.register_as
     assert name is not None
-    return from_run.register(run, run / "final", name, _version_tags(settings), seconds)
+    return run_output.register_run_output(run, run / "final", name, _version_tags(settings), seconds)
 
 
-def register_run(run: Path, name: str | None = None) -> registry.Version:
+def register_finished_run(run: Path, name: str | None = None) -> registry.Version:
     """Register what a finished run made, as its settings say or under another name.
 
     Raises:
@@ -242,19 +245,19 @@ def register_run(run: Path, name: str | None = None) -> registry.Version:
         "run": settings.run.model_copy(update={"dir": run}),
         "tracking": settings.tracking.model_copy(update={"register_as": name}),
     }
-    return register(settings.model_copy(update=update), seconds=0)
+    return register_final_weights(settings.model_copy(update=update), seconds=0)
 
 
 def _version_tags(settings: PretrainSettings) -> dict[str, str]:
     from odeformer.model import parameter_count
 
-    parent = {"odeformer.parent": settings.init} if settings.init else {}
+    parent = {PARENT: settings.init} if settings.init else {}
     return {
         **parent,
-        "odeformer.kind": "checkpoint",
-        "odeformer.parameters": str(parameter_count(settings.model)),
-        "odeformer.ordinary_parameters": str(parameter_count(settings.model.ordinary())),
-        "odeformer.depths": ",".join(map(str, sorted(set(settings.train.depths or (settings.model.depth,))))),
+        KIND: "checkpoint",
+        PARAMETERS: str(parameter_count(settings.model)),
+        ORDINARY_PARAMETERS: str(parameter_count(settings.model.ordinary())),
+        DEPTHS: ",".join(map(str, sorted(set(settings.train.depths or (settings.model.depth,))))),
         **cost.run_tags(settings.run.dir, settings.cluster),
     }
 

@@ -20,10 +20,9 @@ from pydantic import TypeAdapter, ValidationError
 from cluster.connection.connect import read_token_again
 from cluster.names import Name
 from cluster.settings import PretrainSettings
+from cluster.tags import RUN_DIR
 
 SETTINGS_FILE = "settings.json"
-RUN_DIR = "odeformer.run_dir"
-"""The metadata by which our jobs are told from everybody else's on the cluster."""
 ANSWER_SECONDS = 10.0
 STOP_SECONDS = 60
 """How long a job that is stopped may take before it is killed."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cluster.tags import RUN_KEY
 from cluster.tracking.store import SQLITE, answering, connect, locked, patience, sqlite_file
 from odeformer.files.atomic import new_file
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 RUN_FILE = "mlflow.json"
 """In a run's folder: what its MLflow run is called and made of, and its id once it has one."""
-RUN_KEY = "odeformer.run"
-"""Tag of an MLflow run: whose it is. It finds a run whose id got lost on the way back."""
 PARENT = "mlflow.parentRunId"
 """Tag of an MLflow run that is nested in another: MLflow's own."""
 ROWS_AT_ONCE, PARAMETERS_AT_ONCE = 1000, 100
