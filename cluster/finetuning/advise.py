@@ -40,10 +40,10 @@ class Probe:
 
 
 def variants(task: Task, model_depth: int) -> Iterator[Task]:
-    """Variants of a task: LoRA at several ranks and with the embedding, norms, full, and the task as it is at
-    half its depth.
+    """The variants of a task that are compared.
 
-    A task with a latency budget has no variant at half its depth: the budget decides the depth of all.
+    LoRA at several ranks and with the embedding, norms, full, and the task as it is at half its depth. A
+    latency budget rules out the last one, because it decides the depth of all variants.
     """
     for rank in sorted({*RANKS, task.adapter.rank}):
         yield task.model_copy(
@@ -71,8 +71,6 @@ def advise(
 
     Args:
         task: a task returned by :func:`cluster.finetuning.job.check`.
-        folder: the folder that the probes write to.
-        uri: the MLflow store of the base.
         steps: number of optimizer steps of each probe.
         on_probe: called after each probe with the fraction of the work that is done.
     """
@@ -118,8 +116,10 @@ def _read(variant: Task, folder: Path, depth: int, trained: int) -> Probe:
 
 
 def recommended(probes: list[Probe], metric: str) -> Probe:
-    """The probe with the fewest trained parameters, then the least depth, among those with 95 % of the
-    largest gain; if nothing gains, the probe that loses least."""
+    """The smallest probe with 95 % of the largest gain; if nothing gains, the probe that loses least.
+
+    Size is the number of trained parameters, then the depth.
+    """
     best = max(probe.gain(metric) for probe in probes)
     if best <= 0:
         return max(probes, key=lambda probe: probe.gain(metric))

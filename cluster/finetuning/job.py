@@ -13,6 +13,7 @@ from cluster.finetuning.result import (
     VERSION_FILE,
     FinetuneResult,
     Reached,
+    base_tags,
     model_name,
     read_scores,
     register_job,
@@ -22,7 +23,7 @@ from cluster.promotion.task_gate import judge
 from cluster.registry.aliases import CHAMPION
 from cluster.registry.run_output import REGISTER_SECONDS
 from cluster.runs.events import EventLog
-from cluster.tags import BASE_DIGEST, BASE_NAME, BASE_VERSION, DATA_DIGEST
+from cluster.tags import DATA_DIGEST
 from cluster.tasks.task import Task, read_sets, shape
 from cluster.tracking import runs, upload
 from cluster.tracking.lineage import code_tags
@@ -72,8 +73,6 @@ def finetune(
 
     Args:
         task: a task returned by :func:`check`.
-        folder: the folder that the job writes to.
-        uri: the MLflow store.
         register_seconds: how long to try to register the result.
 
     Raises:
@@ -99,14 +98,12 @@ def finetune_together(
 
     Args:
         tasks: tasks returned by :func:`check`.
-        folders: the folder that each job writes to.
-        uri: the MLflow store.
         register_seconds: how long to try to register each result.
         on_end: called with a job's index and its result or error as soon as it has ended.
 
     Raises:
         ValueError: for tasks that differ in :func:`~cluster.tasks.task.shape`, or a base that cannot be
-        shared.
+            shared.
     """
     from cluster.finetuning.methods import frozen
     from cluster.finetuning.together import Together
@@ -178,13 +175,9 @@ def _finetune(
 
 
 def _start_run(task: Task, folder: Path, uri: str, base: Base, data: str) -> None:
-    lineage = {
-        BASE_NAME: base.lineage["name"],
-        BASE_VERSION: base.lineage["version"],
-        BASE_DIGEST: base.lineage["digest"],
-        DATA_DIGEST: data,
-    }
-    nested = {} if task.parent_run is None else {runs.PARENT: task.parent_run}
+    tags = {**code_tags(), **base_tags(base.version), DATA_DIGEST: data}
+    if task.parent_run is not None:
+        tags[runs.PARENT] = task.parent_run
     try:
         runs.start_run(
             uri,
@@ -192,7 +185,7 @@ def _start_run(task: Task, folder: Path, uri: str, base: Base, data: str) -> Non
             f"{task.team}/{task.name}",
             task.model_dump(mode="json"),
             folder,
-            code_tags() | lineage | nested,
+            tags,
         )
     except ConnectionError as error:  # it is started when the store answers
         EventLog(folder)("tracking_away", 0, {"reason": str(error)})

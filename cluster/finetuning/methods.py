@@ -61,8 +61,6 @@ def lora(task: Task, model: Odeformer, depth: int, together: Together | None = N
     """Train a low-rank adapter on a frozen base, whose W(t) needs no gradient and is generated only once.
 
     Args:
-        task: the task.
-        model: the base.
         depth: depth N of evaluation.
         together: the jobs that share their passes with this one, if any.
     """

@@ -42,6 +42,15 @@ class FinetuneResult:
     """The gate's result; ``None`` if the task has no gate."""
 
 
+def base_tags(base: registry.Version) -> dict[str, str]:
+    """Tags that name the base of an adapter or a run."""
+    return {
+        tag.BASE_NAME: base.name,
+        tag.BASE_VERSION: base.version,
+        tag.BASE_DIGEST: base.tags[tag.DIGEST],
+    }
+
+
 class Reached(TypedDict):
     """Results that are kept as tags of the version."""
 
@@ -73,9 +82,6 @@ def write_version_file(
     """Write the name, tags and files of the job's future version to its folder.
 
     Args:
-        task: the task.
-        base: the base's version.
-        folder: the job's folder.
         files: name of the subfolder with the version's files, ``adapter`` or ``model``.
         trained: number of trained parameters.
         reached: results to keep with the version.
@@ -91,12 +97,7 @@ def write_version_file(
         sizes = (tag.PARAMETERS, tag.ORDINARY_PARAMETERS)
         tags |= {tag.PARENT: base.uri} | {key: base.tags[key] for key in sizes if key in base.tags}
     else:
-        tags |= {
-            tag.PARAMETERS: str(trained),
-            tag.BASE_NAME: base.name,
-            tag.BASE_VERSION: base.version,
-            tag.BASE_DIGEST: base.tags[tag.DIGEST],
-        }
+        tags |= {tag.PARAMETERS: str(trained), **base_tags(base)}
     tags |= {
         tag.DEPTH: json.dumps(reached["depth"]),
         tag.METRIC: json.dumps(reached["metric"]),
@@ -111,9 +112,7 @@ def register_job(folder: Path, name: str | None = None, seconds: float = 0) -> r
     """Register a trained job's model as a candidate, and apply its task's gate. Idempotent.
 
     Args:
-        folder: the job's folder.
         name: name of the registered model; the job's own when not given.
-        seconds: how long to try.
 
     Raises:
         ConnectionError: when the store could not be reached for that long.

@@ -72,8 +72,10 @@ Among = Annotated[
 
 
 class Search(Section):
-    """Settings of a search with Optuna's TPE. Once five trials have finished, those worse than the median at
-    the same step are pruned."""
+    """Settings of a search with Optuna's TPE.
+
+    Once five trials have finished, trials that are worse than the median at the same step are pruned.
+    """
 
     space: dict[str, Among] = Field(min_length=1)
     """Range or list of values for each searched setting, such as ``train.learning_rate``."""

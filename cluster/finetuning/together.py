@@ -91,7 +91,8 @@ class Together:
         """Run all jobs; what each returned or raised, in order.
 
         The calling thread makes all passes, because an allocator with a cache per thread would keep the
-        memory of a pass for each thread."""
+        memory of a pass for each thread.
+        """
         self._jobs = len(jobs)
         with ThreadPoolExecutor(len(jobs), thread_name_prefix="job") as threads, self._turn:
             futures = [threads.submit(self._run, job) for job in jobs]
@@ -154,7 +155,8 @@ class Together:
         """Run the passes whose jobs are all ready; whether there were any.
 
         A backward pass is ready once each of its jobs has a gradient for its logits or has left. A forward
-        pass is ready only when every running job waits for one, so that the jobs stay in step."""
+        pass is ready only when every running job waits for one, so that the jobs stay in step.
+        """
         joints = {part.joint for part in self._part_of_thread.values()}
         ready = [joint for joint in joints if joint is not None and not (joint.awaited or joint.is_done)]
         for joint in ready:

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class PoolActor:
-    """The actor behind :class:`~cluster.pool.client.Pool`, one per cluster.
+    """The actor behind :class:`~cluster.pool.client.Pool`, which documents the methods; one per cluster.
 
     Calls may overlap, and may be repeated: Ray repeats them when it had to restart the actor.
 
@@ -74,7 +74,6 @@ class PoolActor:
             os._exit(1)  # Ray restarts the actor, and the journal has its state
 
     def configure(self, settings: dict[str, Any]) -> None:
-        """Replace the settings durably; a draining pool starts jobs again."""
         with self._lock:
             now = time.time()
             self._board.configure(PoolSettings.model_validate(settings), now)
@@ -82,15 +81,9 @@ class PoolActor:
             self._keep(now)
 
     def uri(self) -> str:
-        """URI of the MLflow store of the pool's jobs."""
         return str(self._board.settings.tracking_uri)
 
     def submit(self, task: dict[str, Any], token: str, again: bool = False) -> str:
-        """Queue a checked task; the job's id. The same token identifies the same submission.
-
-        Raises:
-            ValueError: when the pool refuses it.
-        """
         checked = Task.model_validate(task)
         deadline = None if checked.deadline is None else checked.deadline.timestamp()
         with self._lock:
@@ -120,16 +113,10 @@ class PoolActor:
             )
 
     def jobs(self) -> list[Job]:
-        """All jobs in order of submission."""
         with self._lock:
             return [Job(**self._view(job)) for job in self._journal.jobs()]
 
     def job(self, job_id: str) -> JobDetails:
-        """A job with its history and the last lines of its log.
-
-        Raises:
-            ValueError: when there is no job with that id.
-        """
         with self._lock:
             job = self._journal.job(job_id)
             history = [self._history(entry) for entry in self._journal.transitions(job_id)]
@@ -139,22 +126,15 @@ class PoolActor:
         return JobDetails(**view, history=history, last_lines=lines[-LAST_LINES:])
 
     def events(self, job_id: str, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """A job's events from a byte offset on, and the offset of the next ones."""
         with self._lock:
             folder = self._board.folder(self._journal.job(job_id))
         return events_from(folder / EVENTS, offset, EVENT_BYTES)
 
     def transitions(self) -> list[Transition]:
-        """All changes of state of all jobs, oldest first."""
         with self._lock:
             return self._journal.transitions()
 
     def cancel(self, job_id: str) -> str:
-        """Cancel a job: a queued one at once, a running one once it has committed its step. Its state.
-
-        Raises:
-            ValueError: when there is no such job, or it has been trained and waits for the registry.
-        """
         with self._lock:
             job = self._journal.job(job_id)
             if job.state == "trained":
@@ -166,11 +146,6 @@ class PoolActor:
             return job.state
 
     def retry(self, job_id: str) -> str:
-        """Queue a failed or cancelled job again, to resume from its last checkpoint. Its state.
-
-        Raises:
-            ValueError: when there is no such job, it has succeeded, or its deadline has passed.
-        """
         with self._lock:
             job = self._journal.job(job_id)
             if job.state == "succeeded":
@@ -184,7 +159,6 @@ class PoolActor:
             return job.state
 
     def status(self) -> PoolStatus:
-        """The pool's slots and teams."""
         with self._lock:
             settings, shares, dispatcher = self._board.settings, self._board.shares, self._dispatcher
             shares.advance(time.time())
@@ -228,13 +202,11 @@ class PoolActor:
         }
 
     def drain(self) -> None:
-        """Start no more jobs and accept none, durably; running jobs go on."""
         with self._lock:
             self._dispatcher.is_draining = True
             self._keep(time.time())
 
     def stop(self) -> int:
-        """Preempt all jobs, which are queued again, and start no more. The number still running."""
         with self._lock:
             self._dispatcher.is_stopping = True
             running = self._board.jobs("running")

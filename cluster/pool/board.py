@@ -13,7 +13,7 @@ from cluster.pool.job import ENDED, JobRecord, State
 from cluster.pool.journal import Journal
 from cluster.pool.settings import PoolSettings
 from cluster.pool.shares import Shares, Terms, follow
-from cluster.pool.warm import OUTCOME
+from cluster.pool.warm import OUTCOME, Outcome
 from cluster.runs.events import FILE_NAME as EVENTS
 
 
@@ -21,7 +21,6 @@ class Board:
     """Keeps the jobs that have not ended in memory; every change is written to the journal first.
 
     Args:
-        journal: the pool's journal.
         settings: the pool's settings; :meth:`configure` replaces them.
     """
 
@@ -101,10 +100,10 @@ class Board:
         """The folder that a job writes to."""
         return self.settings.dir / job.team / f"{job.name}-{job.number}"
 
-    def outcome(self, job: JobRecord) -> dict[str, Any]:
+    def outcome(self, job: JobRecord) -> Outcome:
         """The outcome that the job's last attempt wrote; empty if it was killed."""
         try:
-            outcome = dict(json.loads((self.folder(job) / OUTCOME).read_text()))
+            outcome: Outcome = json.loads((self.folder(job) / OUTCOME).read_text())
         except (OSError, ValueError):
             return {}
         return outcome if outcome.get("attempt") == job.attempts else {}

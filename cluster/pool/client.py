@@ -6,7 +6,6 @@ import sys
 import time
 import uuid
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any
 
 from cluster.connection.connect import ray_cluster, worker_environment
@@ -61,7 +60,7 @@ class Pool:
         Raises:
             ConnectionError: when there is no cluster.
             ValueError: when the running pool has another ``dir``, or a remote cluster could not reach the
-            store.
+                store.
             BlockingIOError: when a pool of another cluster holds the journal.
         """
         import ray
@@ -118,15 +117,15 @@ class Pool:
         from cluster.finetuning import job
 
         checked = job.check(task, self.uri())
-        return str(self._ask("submit", checked.model_dump(mode="json"), uuid.uuid4().hex, again))
+        return self._ask("submit", checked.model_dump(mode="json"), uuid.uuid4().hex, again)
 
     def uri(self) -> str:
         """URI of the MLflow store of the pool's jobs."""
-        return str(self._ask("uri"))
+        return self._ask("uri")
 
     def jobs(self) -> list[Job]:
         """All jobs in order of submission."""
-        return list(self._ask("jobs"))
+        return self._ask("jobs")
 
     def find(self, name: str) -> str:
         """The id of the latest job called ``name``, ``team/name`` or ``team/name/number``.
@@ -146,30 +145,27 @@ class Pool:
 
     def job(self, job_id: str) -> JobDetails:
         """A job with its history and the last lines of its log."""
-        job: JobDetails = self._ask("job", job_id)
-        return job
+        return self._ask("job", job_id)
 
     def events(self, job_id: str, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
         """A job's events from a byte offset on, and the offset of the next ones."""
-        events, end = self._ask("events", job_id, offset)
-        return events, end
+        return self._ask("events", job_id, offset)
 
     def cancel(self, job_id: str) -> str:
         """Cancel a job; its state, which stays ``running`` until the job has committed its step."""
-        return str(self._ask("cancel", job_id))
+        return self._ask("cancel", job_id)
 
     def retry(self, job_id: str) -> str:
         """Queue a failed or cancelled job again; its state."""
-        return str(self._ask("retry", job_id))
+        return self._ask("retry", job_id)
 
     def status(self) -> PoolStatus:
         """The pool's slots and teams."""
-        status: PoolStatus = self._ask("status")
-        return status
+        return self._ask("status")
 
     def transitions(self) -> list[Transition]:
         """All changes of state of all jobs, oldest first."""
-        return list(self._ask("transitions"))
+        return self._ask("transitions")
 
     def wait(self, *ids: str, poll_seconds: float = 0.3) -> list[Job]:
         """Wait until the jobs with these ids have ended; the jobs."""
@@ -199,9 +195,7 @@ class Pool:
     def __enter__(self) -> Pool:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _ask(self, method: str, *arguments: Any) -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
-from typing import Any
 
 from cluster.pool import order
 from cluster.pool.board import Board
 from cluster.pool.job import JobRecord, State
+from cluster.pool.slot import JobOrder
 from cluster.pool.slots import Ended, Slots
+from cluster.pool.warm import Outcome
 from cluster.runs import preemption
 
 ADJUST_SECONDS = 1.0
@@ -96,7 +97,8 @@ class Dispatcher:
         """Tell a running job to commit its current step and exit. A cancelled job stays cancelled.
 
         Unless the reason concerns this job alone, its slot is wanted: the jobs that share it are told as
-        well."""
+        well.
+        """
         if job.ending in (why, CANCELLED):
             return
         assert job.process is not None
@@ -133,7 +135,8 @@ class Dispatcher:
 
     def _run(self, jobs: list[JobRecord]) -> None:
         """Run jobs in one process."""
-        settings, job_orders = self._board.settings, []
+        settings, job_orders, process = self._board.settings, list[JobOrder](), jobs[0].process
+        assert process is not None
         for job in jobs:
             folder = self._board.folder(job)
             folder.mkdir(parents=True, exist_ok=True)
@@ -141,7 +144,7 @@ class Dispatcher:
             job_orders.append({"attempt": job.attempts, "task": job.task, "folder": str(folder)})
         self._slots.run(
             {
-                "process": jobs[0].process,
+                "process": process,
                 "jobs": job_orders,
                 "uri": settings.tracking_uri,
                 "cpus": settings.cpus_per_job,
@@ -163,7 +166,7 @@ class Dispatcher:
     def _settle(
         self,
         job: JobRecord,
-        outcome: dict[str, Any],
+        outcome: Outcome,
         died: str,
         at: float | None = None,
         is_its_own: bool = True,
@@ -176,7 +179,7 @@ class Dispatcher:
             died: how its process died, in words, if it wrote no outcome.
             at: when that was; now when not given.
             is_its_own: whether the death is this job's own; if not, another job in its process may be to
-            blame.
+                blame.
         """
         self._told_at.pop(job.id, None)
         if "result" in outcome:

@@ -1,7 +1,8 @@
 """The pool's durable state: a SQLite file that records every job and change of state before it is acted on.
 
 A commit is on disk when the call returns (WAL mode, ``synchronous=FULL``), or is not there at all. One
-process holds the file at a time; the kernel releases the lock when that process ends, however it ends."""
+process holds the file at a time; the kernel releases the lock when that process ends, however it ends.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The pool's traffic with MLflow, in a thread of its own, so that nothing else in the pool waits for it.
 
 Every call is idempotent: adapters are registered by their digest, and a tag keeps the value it was set to
-last."""
+last.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +38,6 @@ class MlflowSync:
 
     Args:
         board: the pool's board, used only while ``lock`` is held.
-        lock: the pool's lock.
     """
 
     def __init__(self, board: Board, lock: threading.RLock) -> None:

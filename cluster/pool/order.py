@@ -17,7 +17,6 @@ def next_job(queued: Sequence[JobRecord], shares: Shares) -> JobRecord | None:
 
     Args:
         queued: the queued jobs in order of submission.
-        shares: the teams' accounts.
     """
     eligible = [job for job in queued if shares.has_room(job.team)]
     if not eligible:
@@ -40,7 +39,6 @@ def next_to_join(
     Args:
         slot_jobs: the jobs that already have the slot.
         queued: the queued jobs in order of submission.
-        shares: the teams' accounts.
     """
     first, wanted = slot_jobs[0], _shape(slot_jobs[0])
     if wanted is None or first.failures:

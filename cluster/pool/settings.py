@@ -26,8 +26,7 @@ class TeamSettings(Section):
 
 
 class PoolSettings(Section):
-    """Settings of ``odeformer pool start``. The number of slots is the cluster's number of ``finetune``
-    resources."""
+    """Settings of ``odeformer pool start``; the cluster's ``finetune`` resources are its slots."""
 
     dir: Path = Path("runs/pool")
     """Folder of the journal and the jobs; every node that runs jobs must see it under this path."""

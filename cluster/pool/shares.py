@@ -1,5 +1,4 @@
-"""Weighted fair share of the slots between teams, by the service they have received. No clock, no files, no
-Ray.
+"""Weighted fair share of the slots between teams, by received service. No clock, no files, no Ray.
 
 The reference is a fluid schedule: at every moment the busy slots are divided among the teams that have jobs,
 by weight. A team gets no more than its quota or its unfinished jobs can use, and what it leaves goes to the
@@ -10,7 +9,8 @@ part of its time; lags are then within about twice that.
 
 A team that has spent its budget is given nothing until the next period starts, and keeps its lag. An idle
 team earns no credit for later: a positive lag is reset to zero. A negative lag stays: the fluid gives the
-time back to the other teams while the team is still paying for it."""
+time back to the other teams while the team is still paying for it.
+"""
 
 from __future__ import annotations
 
@@ -153,12 +153,12 @@ class Shares:
         return max(sorted(teams), key=lags.__getitem__)
 
     def next_team_to_join(self, teams: Collection[str], process: str) -> str | None:
-        """The team, of those with a compatible job, whose job should join the jobs that just started in a
-        process.
+        """The team, of those with a compatible job, whose job should join a process that just started.
 
         A job that joins takes time from those already in the process. So its team must not be too far ahead
         by the lookahead of :meth:`next_team`, unless the process is its own; and no team that has no more
-        jobs to catch up with may be pushed too far behind."""
+        jobs to catch up with may be pushed too far behind.
+        """
         longest = self._longest_now()
         tolerance = SLACK * longest + 1e-9  # rounding
         members = Counter(
@@ -169,6 +169,8 @@ class Shares:
         )
         lags = self._lags_ahead({*teams, *members}, self.busy)
 
+        # One more job makes every member's part of the process smaller. For each team, compare the time it
+        # gains or loses by that, over the longest job, with what it would be owed anyway.
         def is_fair(team: str) -> bool:
             if lags[team] < -tolerance and set(members) != {team}:
                 return False
@@ -192,6 +194,7 @@ class Shares:
         rates = self._rates(slots, teams)
         longest = self._longest_now()
 
+        # The slot time that a team's running jobs will still receive if each is as long as the longest.
         def promised(team: str) -> float:
             began = self.account(team).began.items()
             return sum(self._part(job) * (longest - (self._now - at)) for job, at in began)

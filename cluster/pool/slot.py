@@ -9,11 +9,31 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypedDict
 
 from cluster.supervision import orphans
 
 WARM = "from cluster.pool.warm import main; main()"
+
+
+class JobOrder(TypedDict):
+    """An attempt of a job."""
+
+    attempt: int
+    task: dict[str, Any]
+    """The :class:`~cluster.tasks.task.Task` as JSON."""
+    folder: str
+
+
+class Order(TypedDict):
+    """A process for a slot to run: one job, or several that are trained together."""
+
+    process: str
+    jobs: list[JobOrder]
+    uri: str | None
+    """URI of the MLflow store."""
+    cpus: int
+    """Number of threads."""
 
 
 class Slot:
@@ -41,12 +61,8 @@ class Slot:
         self._answer("ready")
         return socket.gethostname()
 
-    def run(self, order: dict[str, Any]) -> int:
+    def run(self, order: Order) -> int:
         """Run a process to its end; its exit code, negative if a signal ended it.
-
-        Args:
-            order: ``process``, its name; ``jobs``, each with ``attempt``, ``task`` and ``folder``; ``uri`` of
-                the MLflow store; and ``cpus``, the number of threads.
 
         Raises:
             RuntimeError: when the warm process is gone; the slot is then unusable.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from cluster.connection.connect import FINETUNE, worker_environment
-from cluster.pool.slot import Slot
+from cluster.pool.slot import Order, Slot
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 """Environment that hides the GPUs: Ray lets an actor that requested none see all of them."""
@@ -42,7 +42,8 @@ class Slots:
     """Ray actors that each hold one ``finetune`` resource, plus a GPU if jobs use one.
 
     They request no CPUs: the ``finetune`` resources alone limit the jobs of a node, so that pretraining on
-    the same node does not lack a CPU."""
+    the same node does not lack a CPU.
+    """
 
     def __init__(self, cpus_per_job: int, gpus_per_job: int) -> None:
         import ray
@@ -97,8 +98,8 @@ class Slots:
         """Number of slots that are not warm yet, or have no node."""
         return sum(not held.is_warm for held in self._held)
 
-    def run(self, order: dict[str, Any]) -> None:
-        """Run a process in a free slot; ``order`` as for :meth:`Slot.run`."""
+    def run(self, order: Order) -> None:
+        """Run a process in a free slot."""
         held = next(held for held in self._held if held.is_warm and held.process is None)
         held.process, held.pending = order["process"], held.actor.run.remote(order)
 

@@ -10,11 +10,12 @@ PoolState = Literal["running", "draining", "stopping"]
 
 
 class SlotCounts(TypedDict):
-    """Numbers of slots; ``starting`` ones are not warm yet."""
+    """Numbers of slots."""
 
     free: int
     busy: int
     starting: int
+    """Number of slots that are not warm yet, or have no node."""
 
 
 class TeamStatus(TypedDict):

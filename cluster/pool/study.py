@@ -15,7 +15,6 @@ class Study:
     """Draws values from a search's space, and learns from the results.
 
     Args:
-        search: the search's settings.
         maximize: whether a greater result is better.
     """
 

@@ -1,7 +1,8 @@
 """A warm process that has imported everything a job needs. Its forks, made in milliseconds, run the jobs.
 
 A :class:`~cluster.pool.slot.Slot` starts it. It reads one order per line and writes a fork's pid and exit
-code. It has no threads, because a fork would lack them. It ends with its input, and so do its jobs."""
+code. It has no threads, because a fork would lack them. It ends with its input, and so do its jobs.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +18,13 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from io import FileIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypedDict
 
 from cluster.tracking import runs, store
 
 if TYPE_CHECKING:
     from cluster.finetuning.result import FinetuneResult
+    from cluster.pool.slot import Order
 
 LOG = "log.txt"
 """File in a job's folder with the output of its processes and the traceback of its failure."""
@@ -42,6 +44,23 @@ MODULES = (
 """The modules that a job imports."""
 LOCK_SECONDS = 60.0
 """How long a job waits for the process of its last attempt to exit."""
+
+
+class Outcome(TypedDict, total=False):
+    """How an attempt ended: with a result, preempted, or with an error."""
+
+    attempt: int
+    result: dict[str, Any]
+    """The :class:`~cluster.finetuning.result.FinetuneResult` as JSON."""
+    preempted: int
+    """The step that was committed."""
+    error: str
+    is_its_own: bool
+    """Whether the error is this job's own; if not, the job has to be tried alone."""
+    is_mendable: bool
+    """Whether another attempt may succeed."""
+    is_store_away: bool
+    """Whether the MLflow store could not be reached."""
 
 
 def main() -> None:
@@ -83,7 +102,7 @@ def _say(answers: IO[str], **content: Any) -> None:
     answers.write(json.dumps(content) + "\n")
 
 
-def _work(order: dict[str, Any]) -> None:
+def _work(order: Order) -> None:
     """Run an order in a fork: one job, or several together. Never returns."""
     code = 1
     try:
@@ -116,7 +135,7 @@ def _add_to_log(folder: Path, text: str) -> None:
         log.write(text)
 
 
-def _run(order: dict[str, Any]) -> int:
+def _run(order: Order) -> int:
     """Run the order's jobs; 1 if any has failed or has no outcome."""
     import torch
 
@@ -129,6 +148,7 @@ def _run(order: dict[str, Any]) -> int:
     orphans.end_with_parent()
     torch.set_num_threads(order["cpus"])
     jobs, uri = order["jobs"], order["uri"]
+    assert uri is not None, "Pool.start resolves the store"
     folders = [Path(job["folder"]) for job in jobs]
     tasks = [Task.model_validate(job["task"]) for job in jobs]
     locks = [ExitStack() for _ in jobs]
@@ -158,13 +178,8 @@ def _run(order: dict[str, Any]) -> int:
     return int(bool(failed or running))
 
 
-def _outcome(how: FinetuneResult | Exception, is_its_own: bool) -> dict[str, Any]:
-    """The content of a job's outcome file.
-
-    Args:
-        how: the job's result, or the error that ended it.
-        is_its_own: whether the error is this job's own; if not, the job has to be tried alone.
-    """
+def _outcome(how: FinetuneResult | Exception, is_its_own: bool) -> Outcome:
+    """The outcome of a job's result, or of the error that ended it."""
     from cluster.finetuning.together import JointPassError
     from cluster.runs import failures
 

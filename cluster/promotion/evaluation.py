@@ -41,15 +41,13 @@ class Evaluation:
 def evaluation_of(
     version: registry.Version, data: str | None, count: int, loaded: registry.Loaded, uri: str
 ) -> Evaluation:
-    """An evaluation on shards, of which the validation split is used, on a text file, or on a version's own
-    validation set.
+    """An evaluation on given data, or on a version's own validation set.
 
     Args:
         version: the version whose validation set is used without ``data``.
-        data: shards or a text file.
+        data: shards, of which the validation split is used, or a text file.
         count: maximum number of sequences from shards or a text.
         loaded: the version's model and tokenizer.
-        uri: the MLflow store.
 
     Raises:
         ValueError, FileNotFoundError: when the data do not exist, or no data are given and none are known.

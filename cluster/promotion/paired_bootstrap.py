@@ -78,8 +78,10 @@ def judge(
     seed: int,
     against: str,
 ) -> Verdict:
-    """Pass if the interval's upper bound is at most ``threshold``: 0 requires an improvement, 0.01 allows a
-    deterioration by that much."""
+    """The verdict, which passes if the interval's upper bound is at most ``threshold``.
+
+    A threshold of 0 requires an improvement; 0.01 allows a deterioration by that much.
+    """
     low, high = interval(candidate, champion, seed)
     return Verdict(
         metric=metric,

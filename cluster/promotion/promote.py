@@ -51,9 +51,7 @@ def promote(model: str, uri: str | None, settings: GateSettings | None, why: str
 
     Args:
         model: ``models:/<name>@<alias>`` or ``models:/<name>/<version>``.
-        uri: the MLflow store.
         settings: settings of the gate; ``None`` skips it.
-        why: the reason, for the log.
 
     Raises:
         ValueError: for an unknown model, one that is already champion, or unsuitable data.

@@ -53,8 +53,6 @@ def settle(
     Idempotent: a version that was champion once is not promoted again.
 
     Args:
-        version: the registered version.
-        uri: the MLflow store.
         gate: the result of :func:`judge`.
         depth: depth N of a comparison with the champion.
         folder: the job's folder, for its event log.

@@ -4,7 +4,8 @@ MLflow sets an alias to whatever it was told last, and keeps no history. So ever
 log, a registered model called ``<name>.history`` with one version per move: MLflow numbers versions
 consecutively for all clients and with any store. A move names the move it is based on, and counts only if
 that is still the last one (compare-and-swap); of two concurrent moves the first counts, and the other raises
-:class:`ConflictError`. The aliases are then set to what the log says."""
+:class:`ConflictError`. The aliases are then set to what the log says.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from cluster.registry.versions import HISTORY, Version, resolve, versions, versions_of
+from cluster.registry.versions import HISTORY, Version, create_model, resolve, versions, versions_of
 from cluster.tags import MOVE_BASED_ON, MOVE_FROM, MOVE_GATE, MOVE_TO, MOVE_WHAT, MOVE_WHO, MOVE_WHY
 from cluster.tracking.store import answering, connect, patience, tracking_uri
 
@@ -82,8 +83,6 @@ def move(
     """Make a version champion; the present champion becomes ``previous``.
 
     Args:
-        version: the new champion.
-        uri: the MLflow store.
         why: a short reason, for the log.
         gate: the verdict of the gate, for the log.
         based_on: number of the last move when this one was decided; that of now when not given.
@@ -191,14 +190,8 @@ def _append(
     client: MlflowClient, version: Version, based_on: int, why: str, gate: dict[str, Any] | None, what: str
 ) -> int:
     """Append a move to the log; its number."""
-    from mlflow.exceptions import MlflowException
-
     name = version.name + HISTORY
-    try:
-        client.create_registered_model(name, description=f"The moves of models:/{version.name}@{CHAMPION}.")
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+    create_model(client, name, f"The moves of models:/{version.name}@{CHAMPION}.")
     before = client.get_registered_model(version.name).aliases.get(CHAMPION, "")
     who = f"{os.environ.get('MLFLOW_TRACKING_USERNAME') or getpass.getuser()}@{socket.gethostname()}"
     tags = {

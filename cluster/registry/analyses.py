@@ -27,11 +27,9 @@ def log(folder: Path, version_uri: str, made: str, text_sha256: str, uri: str | 
     """Upload a folder that ``odeformer analyze`` wrote, to the version it analyzed.
 
     Args:
-        folder: the folder to upload.
         version_uri: ``models:/<name>/<version>``.
         made: the analysis's time, starting with ``YYYY-mm-dd HH:MM:SS``.
         text_sha256: SHA-256 of the analyzed text.
-        uri: the MLflow store.
 
     Raises:
         ValueError: when there is no such version.

@@ -72,8 +72,6 @@ def adapter_table(base: dict[str, Any], metric: str, scores: Mapping[int, float]
 
     Args:
         base: the base's ``depths.json``.
-        metric: the metric of ``scores``.
-        scores: the adapter's scores by depth.
     """
     costs = {row["depth"]: row for row in base["rows"]}
     scores = _by_depth(scores, base["model_depth"])

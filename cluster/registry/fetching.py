@@ -116,7 +116,6 @@ def load(model: str, uri: str | None = None, adapter: str | None = None) -> Load
     Args:
         model: ``models:/<name>@<alias>``, ``models:/<name>/<version>``, or a checkpoint folder. A registered
             adapter loads its base with the adapter attached.
-        uri: the MLflow store.
         adapter: an adapter to attach, as ``models:/…`` or a folder.
 
     Raises:

@@ -12,7 +12,7 @@ from cluster.registry import aliases, mlflow_model
 from cluster.registry.about import About
 from cluster.registry.depth_table import DepthTable, adapter_table, depth_table
 from cluster.registry.fetching import read_json
-from cluster.registry.versions import Version, base_uri, resolve, versions_of
+from cluster.registry.versions import Version, base_uri, create_model, resolve, versions_of
 from cluster.tags import CODE_VERSION, DATA_DIGEST, DIGEST, FILES, FORMAT, GIT_COMMIT, KIND
 from cluster.tracking.store import answering, connect, patience
 from odeformer.files.digest import folder_digest
@@ -40,9 +40,7 @@ def register_version(
 
     Args:
         folder: a checkpoint or adapter folder.
-        name: the model's name.
         run_id: the MLflow run that made the files; they become its artifacts.
-        uri: the MLflow store.
         tags: tags of the version, besides its digest.
         alias: ``champion`` moves that alias to the version; ``candidate`` nominates it, and also makes it
             champion if the model has none.
@@ -72,14 +70,8 @@ def register_version(
 
 
 def _version(folder: Path, name: str, run_id: str, uri: str, tags: dict[str, str], about: About) -> Version:
-    from mlflow.exceptions import MlflowException
-
     client = connect(uri)
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+    create_model(client, name)
     if registered := _with_digest(client, name, tags[DIGEST]):
         return registered[0]
 

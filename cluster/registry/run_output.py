@@ -24,10 +24,7 @@ def register_run_output(
     """Register the files in ``output`` as a candidate version made by the run in ``run``. Idempotent.
 
     Args:
-        run: the run's folder.
         output: the folder of the model's files.
-        name: the model's name.
-        tags: tags of the version.
         seconds: how long to try.
         first: make the version champion if the model has none.
 

@@ -1,7 +1,8 @@
 """The MLflow model of a version: it continues texts, at a depth that the caller chooses.
 
 MLflow executes this file when it loads a version; the package ``odeformer`` and the version's files are in
-the same folder. An adapter's base is fetched from the registry, and must be the one it belongs to."""
+the same folder. An adapter's base is fetched from the registry, and must be the one it belongs to.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +47,6 @@ class TextModel(PythonModel):
         """The continuation of each prompt.
 
         Args:
-            context: unused.
             model_input: a table with the column ``prompt``.
             params: ``max_new_tokens``; ``depth``, N, with 0 for the model depth; ``temperature``, with 0 for
                 greedy decoding; ``seed`` of the first row, which grows by one per row.

@@ -48,8 +48,7 @@ class Version:
 
     @property
     def origin(self) -> str | None:
-        """The version this one was made from: an adapter's base, the model whose training it continued, or
-        ``import of <checkpoint>``."""
+        """An adapter's base, the model whose training was continued, or ``import of <checkpoint>``."""
         imported = self.tags.get(IMPORTED_FROM)
         return self.base or self.tags.get(PARENT) or (f"import of {imported}" if imported else None)
 
@@ -101,6 +100,17 @@ def names(client: MlflowClient) -> list[str]:
     """The names of all registered models, without the logs of aliases."""
     models = _all_pages(lambda token: client.search_registered_models(max_results=1000, page_token=token))
     return sorted(model.name for model in models if not model.name.endswith(HISTORY))
+
+
+def create_model(client: MlflowClient, name: str, description: str | None = None) -> None:
+    """Create a registered model if it does not exist."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description=description)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def versions_of(client: MlflowClient, name: str) -> list[Version]:

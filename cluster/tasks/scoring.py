@@ -51,8 +51,12 @@ def label_losses(
     batch: int,
     depth: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Summed loss and token count of every label as a completion, both [examples, labels]; and the right
-    label of each validation example, [examples]."""
+    """Losses of every label as the completion of every validation prompt.
+
+    Returns:
+        Summed loss in nats and number of tokens, both float64 [examples, labels]; index of the right label,
+        [examples].
+    """
     prompted = [Example(e.prompt, label) for e in sets.validation for label in sets.labels]
     total, count = completion_losses(engine, prompted, tokenizer, sequence_length, batch, depth)
     right = torch.tensor([sets.labels.index(e.completion) for e in sets.validation])

@@ -355,7 +355,7 @@ def test_one_that_is_cancelled_or_late_leaves_the_others_alone(tmp_path: Path, c
     bench.dispatcher.is_draining = True
     bench.dispatcher.look()
     assert [bench.state(job)[0] for job in (cancelled, late)] == ["cancelled", "failed"]
-    assert bench.state(other) == ("queued", f"its process was killed: {cancelled} did not end in time")
+    assert bench.state(other) == ("queued", f"its process was killed: {cancelled} did not stop in time")
     assert bench.journal.job(other).failures == 0
 
 
