@@ -46,12 +46,14 @@ def check(task: Task, uri: str | None) -> Task:
         raise FileNotFoundError(f"data: {error}") from None
     except ValueError as error:
         raise ValueError(f"data: {error}") from None
+
     try:
         base = registry.resolve(task.base, uri)
     except ValueError as error:
         raise ValueError(f"base: {error}") from None
     if base.kind != "checkpoint":
         raise ValueError(f"base {task.base} is an adapter; a task needs a checkpoint to start from")
+
     validation = task.data.validation
     data = task.data.model_copy(
         update={

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from cluster import registry
 from cluster import tags as tag
@@ -64,11 +64,11 @@ def read_scores(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Metrics of the first and the last validation in a job's log, even if it was resumed in between."""
     events, _ = events_from(folder / FILE_NAME, 0)
     validations = [event for event in events if event["event"] == "validation"]
-    first, last = (
-        {key.removeprefix("validation_"): value for key, value in event.items()}
-        for event in (validations[0], validations[-1])
-    )
-    return first, last
+    return _metrics(validations[0]), _metrics(validations[-1])
+
+
+def _metrics(validation: dict[str, Any]) -> dict[str, float]:
+    return {key.removeprefix("validation_"): value for key, value in validation.items()}
 
 
 def model_name(task: Task, base: registry.Version) -> str:
@@ -93,11 +93,13 @@ def write_version_file(
         tag.METHOD: task.method,
         tag.TRAINED_PARAMETERS: str(trained),
     }
+
     if files == "model":
         sizes = (tag.PARAMETERS, tag.ORDINARY_PARAMETERS)
         tags |= {tag.PARENT: base.uri} | {key: base.tags[key] for key in sizes if key in base.tags}
     else:
         tags |= {tag.PARAMETERS: str(trained), **base_tags(base)}
+
     tags |= {
         tag.DEPTH: json.dumps(reached["depth"]),
         tag.METRIC: json.dumps(reached["metric"]),

@@ -174,6 +174,7 @@ class Together:
         for part in self._waiting:
             alike.setdefault((part.depth, part.input_ids.shape), []).append(part)
         self._waiting = []
+
         for parts in alike.values():
             joint = _Pass(parts, awaited=set(parts))
             try:

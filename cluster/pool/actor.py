@@ -167,6 +167,7 @@ class PoolActor:
                 self._team_status(name, rates.get(name, 0.0))
                 for name in sorted({*settings.teams, *shares.teams()})
             ]
+
             state: PoolState = "draining" if dispatcher.is_draining else "running"
             return {
                 "dir": str(settings.dir),

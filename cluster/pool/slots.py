@@ -73,9 +73,10 @@ class Slots:
         """The processes that have ended since the last call."""
         pending = [held.pending for held in self._held if held.pending is not None]
         ready = self._ray.wait(pending, num_returns=len(pending), timeout=0)[0] if pending else []
-        return [ended for held in list(self._held) if held.pending in ready for ended in self._take(held)]
+        ended = [self._take(held) for held in list(self._held) if held.pending in ready]
+        return [process for process in ended if process is not None]
 
-    def _take(self, held: _Held) -> list[Ended]:
+    def _take(self, held: _Held) -> Ended | None:
         process, held.process = held.process, None
         try:
             code = self._ray.get(held.pending)
@@ -84,9 +85,10 @@ class Slots:
             if not held.is_warm:  # the next one may fail as well
                 self._not_before = time.monotonic() + PAUSE_SECONDS
             self._drop(held)
-            return [] if process is None else [Ended(process, None)]
-        held.pending, held.is_warm = None, True
-        return [] if process is None else [Ended(process, code)]
+            code = None
+        else:
+            held.pending, held.is_warm = None, True
+        return None if process is None else Ended(process, code)
 
     @property
     def free(self) -> int:

@@ -204,6 +204,7 @@ def _append(
     }
     if gate is not None:
         tags[MOVE_GATE] = json.dumps(gate)
+
     line = f"{what} {before or 'none'} → {version.version} by {who}" + (f": {why}" if why else "")
     entry = client.create_model_version(
         name, version.location, version.run_id or None, tags=tags, description=line, await_creation_for=None

@@ -38,6 +38,7 @@ def fetch(model: str, uri: str | None = None) -> Path:
             f"{version.uri} is refused: its files must be in {mlflow_model.FILES}, not in {inner!r}"
         )
     inner = f"/{inner}" if inner else ""
+
     if urlsplit(version.location).scheme in ("", "file"):
         folder = _download(version, inner, uri)
         _check(version, folder)

@@ -74,25 +74,25 @@ def resolve(model: str, uri: str | None = None) -> Version:
         if reference.alias:
             # Only this call says which version an alias means: a search does not.
             number = client.get_model_version_by_alias(name, reference.alias).version
-        found = client.get_model_version(name, str(number))
+        entry = client.get_model_version(name, str(number))
     except MlflowException as error:
         # MLflow calls an unknown alias an invalid parameter.
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise ConnectionError(f"the MLflow store {uri} failed: {error.message}") from None
         known = ", ".join(f"models:/{name}" for name in names(client)) or "none yet"
         raise ValueError(f"model {model!r} is not in {uri} ({error.message}); there are: {known}") from None
-    return _version(found, found.aliases)
+    return _version(entry, entry.aliases)
 
 
-def _version(found: Any, aliases: Sequence[str]) -> Version:
+def _version(entry: Any, aliases: Sequence[str]) -> Version:
     return Version(
-        str(found.name),
-        str(found.version),
+        str(entry.name),
+        str(entry.version),
         tuple(aliases),
-        dict(found.tags),
-        str(found.source),
-        str(found.run_id or ""),
-        found.creation_timestamp / 1000,
+        dict(entry.tags),
+        str(entry.source),
+        str(entry.run_id or ""),
+        entry.creation_timestamp / 1000,
     )
 
 
@@ -115,15 +115,15 @@ def create_model(client: MlflowClient, name: str, description: str | None = None
 
 def versions_of(client: MlflowClient, name: str) -> list[Version]:
     """All versions of a model, oldest first, with their aliases."""
-    found = _all_pages(
+    entries = _all_pages(
         lambda token: client.search_model_versions(f"name='{name}'", max_results=1000, page_token=token)
     )
     # A search returns versions without their aliases, so these come from the model.
-    aliases = client.get_registered_model(name).aliases
-    versions = [
-        _version(entry, [alias for alias, number in aliases.items() if number == entry.version])
-        for entry in found
-    ]
+    numbers = client.get_registered_model(name).aliases
+    versions = []
+    for entry in entries:
+        aliases = [alias for alias, number in numbers.items() if number == entry.version]
+        versions.append(_version(entry, aliases))
     return sorted(versions, key=lambda version: int(version.version))
 
 

@@ -82,6 +82,7 @@ def completion_losses(
     totals, counts = torch.zeros(2, len(encoded), dtype=torch.float64)
     # Windows of similar length share a batch, to keep padding small.
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
+
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
         longest = max(len(encoded[i][0]) for i in chosen)
