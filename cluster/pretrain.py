@@ -9,12 +9,13 @@ from typing import Any
 
 from cluster import registry
 from cluster.checkpoints.mirror import committed_run
-from cluster.registry import from_run
+from cluster.registry import run_output
 from cluster.resolve import ResolvedRun
 from cluster.runs import cost, lock
 from cluster.runs.events import Event
 from cluster.settings import PretrainSettings
 from cluster.supervision.supervisor import OnEvent, supervise
+from cluster.tags import DATA_DIGEST, DEPTHS, KIND, ORDINARY_PARAMETERS, PARAMETERS, PARENT
 from cluster.tracking import lineage, runs, upload
 
 
@@ -47,7 +48,7 @@ def _pretrain(run: ResolvedRun, on_event: OnEvent) -> registry.Version | None:
             settings.run.dir.name,
             settings.model_dump(mode="json"),
             settings.run.dir,
-            lineage.code_tags() | {"odeformer.data_digest": run.manifest.digest()},
+            lineage.code_tags() | {DATA_DIGEST: run.manifest.digest()},
             known=committed_run(settings.run.dir, settings.checkpoint),
         )
     except ConnectionError as error:  # started later, when the store answers
@@ -60,13 +61,15 @@ def _pretrain(run: ResolvedRun, on_event: OnEvent) -> registry.Version | None:
     if settings.tracking.register_as is None:
         return None
     try:
-        return register(settings)
+        return register_final_weights(settings)
     except ConnectionError as error:
         on_event({"event": Event.NOT_REGISTERED, "step": settings.train.steps, "reason": str(error)})
         return None
 
 
-def register(settings: PretrainSettings, seconds: float = from_run.REGISTER_SECONDS) -> registry.Version:
+def register_final_weights(
+    settings: PretrainSettings, seconds: float = run_output.REGISTER_SECONDS
+) -> registry.Version:
     """Register the final weights of the run in ``run.dir``. A repeated call makes no second version.
 
     Raises:
@@ -74,10 +77,10 @@ def register(settings: PretrainSettings, seconds: float = from_run.REGISTER_SECO
     """
     run, name = settings.run.dir, settings.tracking.register_as
     assert name is not None
-    return from_run.register(run, run / "final", name, _version_tags(settings), seconds)
+    return run_output.register_run_output(run, run / "final", name, _version_tags(settings), seconds)
 
 
-def register_run(run: Path, name: str | None = None) -> registry.Version:
+def register_finished_run(run: Path, name: str | None = None) -> registry.Version:
     """Register the final weights of a finished run.
 
     Args:
@@ -98,19 +101,19 @@ def register_run(run: Path, name: str | None = None) -> registry.Version:
         "run": settings.run.model_copy(update={"dir": run}),
         "tracking": settings.tracking.model_copy(update={"register_as": name}),
     }
-    return register(settings.model_copy(update=update), seconds=0)
+    return register_final_weights(settings.model_copy(update=update), seconds=0)
 
 
 def _version_tags(settings: PretrainSettings) -> dict[str, str]:
     from odeformer.model import parameter_count
 
-    parent = {"odeformer.parent": settings.init} if settings.init else {}
+    parent = {PARENT: settings.init} if settings.init else {}
     return {
         **parent,
-        "odeformer.kind": "checkpoint",
-        "odeformer.parameters": str(parameter_count(settings.model)),
-        "odeformer.ordinary_parameters": str(parameter_count(settings.model.ordinary())),
-        "odeformer.depths": ",".join(map(str, sorted(set(settings.train.depths or (settings.model.depth,))))),
+        KIND: "checkpoint",
+        PARAMETERS: str(parameter_count(settings.model)),
+        ORDINARY_PARAMETERS: str(parameter_count(settings.model.ordinary())),
+        DEPTHS: ",".join(map(str, sorted(set(settings.train.depths or (settings.model.depth,))))),
         **cost.run_tags(settings.run.dir, settings.cluster),
     }
 

@@ -81,7 +81,7 @@ def _continued(settings: PretrainSettings, init: str, manifest: Manifest) -> Pre
     folder = Path(init)
     if init.startswith("models:/"):
         version = registry.resolve(init, settings.tracking.uri)
-        if version.tags.get("odeformer.kind") != "checkpoint":
+        if version.kind != "checkpoint":
             raise ValueError(f"init {init} is an adapter; a run continues from a checkpoint")
         # The version, not the alias: an alias may move before the run is resumed.
         settings = settings.model_copy(update={"init": version.uri})

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-RUN_DIR = "odeformer.run_dir"
-"""Metadata key that distinguishes our jobs from all others on the cluster."""
+from cluster.tags import RUN_DIR
+
 LAST_LINES = 20
 
 Resources = Mapping[str, float]

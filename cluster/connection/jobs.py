@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.connection.connect import read_token_again
-from cluster.connection.job import RUN_DIR, Job, job_from, waiting_reasons
+from cluster.connection.job import Job, job_from, waiting_reasons
 from cluster.names import Name
 from cluster.settings import PretrainSettings
+from cluster.tags import RUN_DIR
 
 SETTINGS_FILE = "settings.json"
 ANSWER_SECONDS = 10.0

@@ -11,9 +11,7 @@ from typing import NamedTuple
 
 from cluster.runs.events import FILE_NAME, Event, events_from
 from cluster.settings import ClusterSettings
-
-CPU_HOURS, GPU_HOURS, TOKENS = "odeformer.cpu_hours", "odeformer.gpu_hours", "odeformer.tokens"
-"""Tags of a registered version."""
+from cluster.tags import CPU_HOURS, GPU_HOURS, TOKENS
 
 
 class Cost(NamedTuple):

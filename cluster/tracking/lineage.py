@@ -6,15 +6,17 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from cluster.tags import CODE_VERSION, GIT_COMMIT, PREFIX
+
 LIBRARIES = ("torch", "deepspeed", "ray", "mlflow")
 
 
 def code_tags() -> dict[str, str]:
     """Tags with the versions of Odeformer and its libraries, and the commit of a git checkout."""
-    tags = {"odeformer.version": _version("odeformer")}
-    tags |= {f"odeformer.{library}": _version(library) for library in LIBRARIES}
+    tags = {CODE_VERSION: _version("odeformer")}
+    tags |= {f"{PREFIX}{library}": _version(library) for library in LIBRARIES}
     commit = git_commit(Path(__file__).parents[2])
-    return tags | ({"odeformer.git_commit": commit} if commit else {})
+    return tags | ({GIT_COMMIT: commit} if commit else {})
 
 
 def git_commit(checkout: Path) -> str | None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cluster.tags import RUN_KEY
 from cluster.tracking.store import SQLITE, connect, locked, session, sqlite_file
 from odeformer.files.atomic import new_file
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 RUN_FILE = "mlflow.json"
 """File in a run's folder: everything needed to create its MLflow run, and its id once it exists."""
-RUN_KEY = "odeformer.run"
-"""Tag with the key of an MLflow run, by which a run is found whose id was lost in a failed request."""
 PARENT = "mlflow.parentRunId"
 """MLflow's own tag for nested runs."""
 ROWS_AT_ONCE, PARAMETERS_AT_ONCE = 1000, 100

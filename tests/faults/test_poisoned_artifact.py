@@ -16,7 +16,7 @@ from empty_store import empty_store
 from stored_models import CHECKPOINT, checkpoint_folder, register_model
 
 from cluster import registry
-from cluster.registry.versions import FILES
+from cluster.tags import DIGEST, FILES
 from cluster.tracking import store
 from odeformer.files.digest import folder_digest
 
@@ -156,7 +156,7 @@ def poisonable(
     yield version, uri
     shutil.rmtree(stored(version))
     shutil.copytree(tmp_path / "whole", stored(version))
-    set_tag(version, registry.DIGEST, version.tags[registry.DIGEST], uri)
+    set_tag(version, DIGEST, version.tags[DIGEST], uri)
 
 
 def set_tag(version: registry.Version, tag: str, value: str, uri: str) -> None:
@@ -169,7 +169,7 @@ def test_it_is_refused_unopened(kind: str, poisonable: tuple[registry.Version, s
     poison, named = POISONED[kind]
     version, uri = poisonable
     poison(stored(version))
-    set_tag(version, registry.DIGEST, folder_digest(stored(version)), uri)
+    set_tag(version, DIGEST, folder_digest(stored(version)), uri)
     for use in (registry.fetch, registry.load):
         with listening() as events, pytest.raises(ValueError, match=r"models:/base/1 is refused") as caught:
             use("models:/base@champion", uri)
@@ -188,7 +188,7 @@ def test_it_is_not_taken_in(kind: str, registered: tuple[registry.Version, str],
     folder = checkpoint_folder(tmp_path)
     POISONED[kind][0](folder)
     with pytest.raises(ValueError, match=str(folder)):
-        registry.register(folder, "other", run_id="none", uri=registered[1], tags=CHECKPOINT)
+        registry.register_version(folder, "other", run_id="none", uri=registered[1], tags=CHECKPOINT)
     assert [version.uri for version in registry.versions(registered[1])] == ["models:/base/1"]
 
 
