@@ -16,10 +16,8 @@ from watched_page import WatchedPage
 import odeformer
 from data.tokenizer import load_tokenizer
 from launcher.analysis import analyze, compare
-from launcher.analysis.pages.comparison_disturbances import disturbance_rows, verdict
-from launcher.analysis.pages.comparison_figures import figures
-from launcher.analysis.pages.comparison_page import most_changed
-from launcher.analysis.pages.comparison_screen import cards, cost_rows
+from launcher.analysis.pages.comparison_page import figures, most_changed
+from launcher.analysis.pages.comparison_words import cards, cost_rows, disturbance_rows, verdict
 from launcher.cli.main import app
 from odeformer.files.digest import folder_digest
 
@@ -150,19 +148,22 @@ def disturbed(*clearly_less: str | None, **parts: Any) -> dict[str, Any]:
     ("content", "sentence"),
     [
         ({"disturbances": None}, ""),
-        (disturbed(None, None), "No clear difference in how they take a disturbed text"),
-        (disturbed("a", None, "a", None), "A takes a disturbed text better: 2 of 4 disturbances cost it"),
+        (disturbed(None, None), "No clear difference in robustness to a disturbed text"),
+        (
+            disturbed("a", None, "a", None),
+            "A is more robust to a disturbed text: 2 of 4 disturbances cost it",
+        ),
         (
             disturbed("b", "b"),
-            "B takes a disturbed text better: 2 of 2 disturbances cost it clearly less. But",
+            "B is more robust to a disturbed text: 2 of 2 disturbances cost it clearly less. But",
         ),
         (
             disturbed("b", None, None),
-            "Neither takes a disturbed text better in general: of 3 disturbances, 0",
+            "Neither is more robust to a disturbed text in general: of 3 disturbances, 0",
         ),
-        (disturbed("a", "a", "a", "b"), "Neither takes a disturbed text better in general"),
-        (disturbed("b", a=None), "A was not looked at with a disturbed text"),
-        (disturbed("b", b=None), "B was not looked at with a disturbed text"),
+        (disturbed("a", "a", "a", "b"), "Neither is more robust to a disturbed text in general"),
+        (disturbed("b", a=None), "A was not analysed with a disturbed text"),
+        (disturbed("b", b=None), "B was not analysed with a disturbed text"),
         (disturbed(None, same_text=False), "cannot be said"),
     ],
 )
@@ -196,7 +197,7 @@ def test_an_older_analysis_without_disturbances_is_compared_in_all_else(
     a, b = (compare.read(path) for path in given)
     assert [bar["name"] for bar in figures(a, b, content)["disturbances"]["data"]] == [other.upper()]
     page = (tmp_path / "out/comparison.html").read_text()
-    assert f"{who.upper()} was not looked at with a disturbed text" in page
+    assert f"{who.upper()} was not analysed with a disturbed text" in page
 
 
 def test_two_analyses_without_disturbances_have_no_such_part(

@@ -15,10 +15,10 @@ from watched_page import WatchedPage
 import odeformer
 from data.tokenizer import FILE_NAME, load_tokenizer
 from launcher.analysis import drift
-from launcher.analysis.pages.drift.words import WORDS, headline, rows, verdict
+from launcher.analysis.files import weights_digest
+from launcher.analysis.pages.drift_words import WORDS, headline, rows, verdict
 from launcher.cli.main import app
 from odeformer import checkpoint
-from odeformer.analysis.digest import weights_digest
 from odeformer.analysis.texts.drift import UNITS
 from odeformer.model import token_losses
 

@@ -1,259 +1,170 @@
-"""The page's figures, as Plotly draws them."""
+"""The figures of an analysis page."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 
-from launcher.analysis.pages.colours import BLUE, GREY, ORANGE, SERIES
+from launcher.analysis.pages.pairs import pairs
+from launcher.analysis.pages.plots import (
+    BLUE,
+    GREY,
+    ORANGE,
+    SERIES,
+    Line,
+    add_line,
+    add_rises,
+    as_json,
+    blank,
+    blank_calibration,
+    blank_growth,
+    blank_rises,
+    clustering_lines,
+    local_exponents,
+    radius_lines,
+    reliability_line,
+)
+from odeformer.analysis.content import Analysis
 
-SPECTRA = {
-    "query_key": "queries and keys",
-    "output_value": "outputs and values",
-}
 
-
-def figures(content: dict[str, Any]) -> dict[str, Any]:
-    """By the name of its place in the page, each figure's data and layout; frames where it has a slider."""
-    made: dict[str, Callable[[dict[str, Any]], go.Figure]] = {
-        "loss": loss,
-        "distance": distance,
-        "work": work,
-        "spectra-query_key": lambda c: eigenvalues(c, "query_key"),
-        "spectra-output_value": lambda c: eigenvalues(c, "output_value"),
-        "spectra-feed_forward": feed_forward,
-        "radius": radius,
-        "exponents": exponents,
-        "clustering": clustering,
+def figures(content: Analysis) -> dict[str, Any]:
+    """Plotly's data and layout of each figure, by its place in the page."""
+    drawn = {
+        "pairs": pairs(content),
+        "loss": loss(content),
+        "distance": distance(content),
+        "work": work(content),
+        "spectra-query_key": eigenvalues(content, "query_key"),
+        "spectra-output_value": eigenvalues(content, "output_value"),
+        "spectra-feed_forward": feed_forward(content),
+        "radius": radius(content),
+        "exponents": exponents(content),
+        "clustering": clustering(content),
     }
     if content["calibration"]["depths"]:
-        made["calibration"] = calibration
+        drawn["calibration"] = calibration(content)
     if content["robustness"]["rows"]:
-        made["robustness"] = robustness
-    return {name: json.loads(make(content).to_json()) for name, make in made.items()}
+        drawn["robustness"] = robustness(content)
+    return as_json(drawn)
 
 
-def loss(content: dict[str, Any]) -> go.Figure:
+def loss(content: Analysis) -> go.Figure:
     """Mean loss against N."""
-    of = content["depth"]
+    by_depth = content["depth"]
     figure = blank("N, cells of the solve", "loss, nats per token")
-    figure.add_scatter(
-        x=of["depths"],
-        y=of["loss"],
-        customdata=of["milliseconds"],
-        mode="lines+markers",
-        line={"color": BLUE},
-        hovertemplate="N = %{x}: %{y:.4f} nats, %{customdata:.3g} ms<extra></extra>",
-    )
-    return figure.update_xaxes(type="log", tickvals=of["depths"])
+    hover = "N = %{x}: %{y:.4f} nats, %{customdata:.3g} ms<extra></extra>"
+    line = Line("loss", by_depth["depths"], by_depth["loss"])
+    add_line(figure, line, BLUE, customdata=by_depth["milliseconds"], hovertemplate=hover)
+    return figure.update_xaxes(type="log", tickvals=by_depth["depths"])
 
 
-def distance(content: dict[str, Any]) -> go.Figure:
-    """How far the solve at N is from its limit."""
-    of = content["depth"]
-    figure = blank("N, cells of the solve", f"distance from N = {of['settings']['limit']}")
-    figure.add_scatter(
-        x=of["depths"],
-        y=of["distance"],
-        mode="lines+markers",
-        name="measured",
-        line={"color": BLUE},
-        hovertemplate="N = %{x}: %{y:.3g}<extra></extra>",
-    )
-    last = of["distance"][-1]
-    if last:
-        figure.add_scatter(
-            x=of["depths"],
-            y=[last * of["depths"][-1] / n for n in of["depths"]],
-            mode="lines",
-            name="1/N",
-            line={"color": GREY, "dash": "dash"},
-        )
-    figure.update_xaxes(type="log", tickvals=of["depths"])
-    return figure.update_yaxes(type="log")
+def distance(content: Analysis) -> go.Figure:
+    """Distance of the solve at N from its limit."""
+    by_depth = content["depth"]
+    depths, distances = by_depth["depths"], by_depth["distance"]
+    figure = blank("N, cells of the solve", f"distance from N = {by_depth['settings']['limit']}")
+    hover = "N = %{x}: %{y:.3g}<extra></extra>"
+    add_line(figure, Line("measured", depths, distances), BLUE, hovertemplate=hover)
+    if distances[-1]:
+        halving = [distances[-1] * depths[-1] / n for n in depths]
+        add_line(figure, Line("1/N", depths, halving), GREY, "dash", markers=False)
+    return figure.update_xaxes(type="log", tickvals=depths).update_yaxes(type="log")
 
 
-def work(content: dict[str, Any]) -> go.Figure:
-    """How fast states move along t, and how much they turn."""
-    of = content["depth"]
-    t = of["t"]
+def work(content: Analysis) -> go.Figure:
+    """Speed of the states along t, and how much they turn."""
+    by_depth = content["depth"]
     figure = blank("t, the continuous layer index", "speed (bars)")
-    middles = [(a + b) / 2 for a, b in pairwise(t)]
-    figure.add_bar(x=middles, y=of["speed"], name="speed", marker_color=BLUE)
-    figure.add_scatter(
-        x=t[1:-1],
-        y=of["turning"],
-        name="turning, rad",
-        yaxis="y2",
-        mode="lines+markers",
-        line={"color": ORANGE},
-    )
+    middles = [(start + end) / 2 for start, end in pairwise(by_depth["t"])]
+    figure.add_bar(x=middles, y=by_depth["speed"], name="speed", marker_color=BLUE)
+    add_line(figure, Line("turning, rad", by_depth["t"][1:-1], by_depth["turning"]), ORANGE, yaxis="y2")
     return figure.update_layout(
         yaxis2={"overlaying": "y", "side": "right", "rangemode": "tozero", "title": "turning, rad"}
     )
 
 
-def eigenvalues(content: dict[str, Any], which: str) -> go.Figure:
-    """All heads' eigenvalues in the complex plane, a frame for each t."""
-    of = content["spectra"]["model"][which]
-    clouds = [[_over(head, norm) for head, norm in zip(*at, strict=True)] for at in _by_time(of)]
+def eigenvalues(content: Analysis, product: Literal["query_key", "output_value"]) -> go.Figure:
+    """Eigenvalues of all heads in the complex plane, relative to the norm, with a frame for each t."""
+    spectrum = content["spectra"]["model"][product]
+    clouds = []
+    for heads, norms in zip(spectrum["eigenvalues"], spectrum["norm"], strict=True):
+        by_head = zip(heads, norms, strict=True)
+        clouds.append([[[x / norm, y / norm] for x, y in head] for head, norm in by_head])
     names = [f"head {i + 1}" for i in range(len(clouds[0]))]
     return _plane(content["spectra"]["settings"]["times"], clouds, names)
 
 
-def feed_forward(content: dict[str, Any]) -> go.Figure:
-    """Eigenvalues of the feed-forward part's Jacobian at some tokens' states, a frame for each t."""
-    of = content["spectra"]["feed_forward"]
-    names = [f"token {token + 1}" for token in of["tokens"]]
-    return _plane(of["times"], of["eigenvalues"], names)
+def feed_forward(content: Analysis) -> go.Figure:
+    """Eigenvalues of the feed-forward part's Jacobian at some tokens' states, with a frame for each t."""
+    spectrum = content["spectra"]["feed_forward"]
+    names = [f"token {token + 1}" for token in spectrum["tokens"]]
+    return _plane(spectrum["times"], spectrum["eigenvalues"], names)
 
 
-def radius(content: dict[str, Any]) -> go.Figure:
-    """The largest |eigenvalue| over the norm along t, the mean over heads, beside a fresh model's."""
+def radius(content: Analysis) -> go.Figure:
+    """Largest |eigenvalue| / norm along t, for the model and an untrained one."""
     figure = blank("t, the continuous layer index", "largest |eigenvalue| / norm")
-    times = content["spectra"]["settings"]["times"]
-    for index, (which, label) in enumerate(SPECTRA.items()):
-        for who, dash in (("model", "solid"), ("random", "dot")):
-            figure.add_scatter(
-                x=times,
-                y=largest_eigenvalues(content["spectra"][who][which]),
-                mode="lines",
-                name=label if who == "model" else f"{label}, untrained",
-                line={"color": SERIES[index], "dash": dash},
-            )
+    for index, line in enumerate(radius_lines(content)):
+        add_line(figure, line, SERIES[index], markers=False)
+    for index, line in enumerate(radius_lines(content, untrained=True)):
+        untrained = line._replace(label=f"{line.label}, untrained")
+        add_line(figure, untrained, SERIES[index], "dot", markers=False)
     return figure
 
 
-def largest_eigenvalues(spectrum: dict[str, Any]) -> list[float]:
-    """At each t the largest |eigenvalue| over the norm, the mean over heads."""
-    return [
-        sum(abs(complex(*head[0])) / norm for head, norm in zip(*at, strict=True)) / len(at[0])
-        for at in _by_time(spectrum)
-    ]
+def exponents(content: Analysis) -> go.Figure:
+    """Growth of the leading directions along t."""
+    figure = blank_growth("t, the continuous layer index", "growth for each unit of t")
+    for rank, value in enumerate(content["lyapunov"]["values"][:4]):
+        line = local_exponents(content, rank)._replace(label=f"direction {rank + 1}: {value:.2f} in all")
+        add_line(figure, line, SERIES[rank])
+    return figure
 
 
-def exponents(content: dict[str, Any]) -> go.Figure:
-    """Local exponents along t, of the flow: the prelude is a jump that would hide all else."""
-    of, first = content["lyapunov"], content["settings"]["prelude"]
-    figure = blank("t, the continuous layer index", "growth for each unit of t")
-    edges = of["edges"][first:]
-    for rank in range(min(4, len(of["values"]))):
-        figure.add_scatter(
-            x=[(a + b) / 2 for a, b in pairwise(edges)],
-            y=[row[rank] for row in of["local"][first:]],
-            mode="lines+markers",
-            name=f"direction {rank + 1}: {of['values'][rank]:.2f} in all",
-            line={"color": SERIES[rank]},
-        )
-    return figure.add_hline(y=0, line={"color": GREY, "width": 1})
-
-
-def clustering(content: dict[str, Any]) -> go.Figure:
-    """Three measures of clustering along t: with the own weights, constant ones and shuffled cells."""
-    of = content["clustering"]
+def clustering(content: Analysis) -> go.Figure:
+    """Measures of clustering along t, with the model's weights, constant ones and shuffled cells."""
+    measures = content["clustering"]
+    variants = {"": measures["model"], ", constant": measures["constant"], ", shuffled": measures["shuffled"]}
     figure = blank("t, the continuous layer index", "value")
-    labels = {
-        "effective_rank": "effective rank / first one",
-        "mean_cosine": "mean cosine",
-        "nearest": "nearest neighbour",
-    }
-    for index, (name, label) in enumerate(labels.items()):
-        for who, dash in (("model", "solid"), ("constant", "dot"), ("shuffled", "dash")):
-            values = of[who][name]
-            if name == "effective_rank":
-                values = [None if v is None or not values[0] else v / values[0] for v in values]
-            figure.add_scatter(
-                x=of["t"],
-                y=values,
-                mode="lines",
-                name=label if who == "model" else f"{label}, {who}",
-                line={"color": SERIES[index], "dash": dash},
-            )
+    for dash, (suffix, values) in zip(("solid", "dot", "dash"), variants.items(), strict=True):
+        for index, line in enumerate(clustering_lines(measures["t"], values)):
+            line = line._replace(label=line.label + suffix)
+            add_line(figure, line, SERIES[index], dash, markers=False)
     return figure
 
 
-def calibration(content: dict[str, Any]) -> go.Figure:
-    """The reliability diagram at every depth."""
-    figure = blank("how sure the model was", "how often it was right")
-    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", name="perfect", line={"color": GREY, "dash": "dash"})
-    for index, (depth, of) in enumerate(content["calibration"]["depths"].items()):
-        filled = [i for i, count in enumerate(of["counts"]) if count]
-        figure.add_scatter(
-            x=[of["confidence"][i] for i in filled],
-            y=[of["accuracy"][i] for i in filled],
-            customdata=[of["counts"][i] for i in filled],
-            mode="lines+markers",
-            name=f"N = {depth}: off by {of['expected_error']:.3f}",
-            line={"color": SERIES[index]},
-            hovertemplate="sure %{x:.2f}, right %{y:.2f}, %{customdata} predictions<extra></extra>",
-        )
-    return figure.update_layout(xaxis_range=[-0.03, 1.03], yaxis_range=[-0.03, 1.03])
+def calibration(content: Analysis) -> go.Figure:
+    """Reliability diagram at each depth."""
+    figure = blank_calibration()
+    hover = "confidence %{x:.2f}, accuracy %{y:.2f}, %{customdata} predictions<extra></extra>"
+    for index, (depth, judged) in enumerate(content["calibration"]["depths"].items()):
+        counts = [count for count in judged["counts"] if count]
+        line = reliability_line(judged, f"N = {depth}: ")
+        add_line(figure, line, SERIES[index], customdata=counts, hovertemplate=hover)
+    return figure
 
 
-def robustness(content: dict[str, Any]) -> go.Figure:
-    """What each disturbance adds to the loss at each depth, the weakest above the strongest."""
-    of = content["robustness"]
-    labels = [row["label"] for row in of["rows"]]
+def robustness(content: Analysis) -> go.Figure:
+    """Bits per character that each disturbance adds at each depth."""
+    rows, depths = content["robustness"]["rows"], content["robustness"]["settings"]["depths"]
+    labels = [row["label"] for row in rows]
     figure = blank_rises(labels)
-    for index, depth in enumerate(of["settings"]["depths"]):
-        rises = [row["rise"][index] for row in of["rows"]]
-        add_rises(figure, labels, rises, f"N = {depth}", SERIES[index])
+    for index, depth in enumerate(depths):
+        add_rises(figure, labels, [row["rise"][index] for row in rows], f"N = {depth}", SERIES[index])
     return figure
 
 
-def blank_rises(labels: Sequence[str]) -> go.Figure:
-    """A figure without data for :func:`add_rises`, with room for so many disturbances."""
-    figure = blank("added bits / character", "")
-    figure.update_yaxes(autorange="reversed", tickfont={"size": 11})
-    figure.update_xaxes(title_font_size=12)
-    return figure.update_layout(height=110 + 56 * len(labels), legend={"y": -0.14})
+Cloud = list[list[float]]
+"""Points in the complex plane, [real, imaginary] each."""
 
 
-def add_rises(
-    figure: go.Figure, labels: Sequence[str], rises: Sequence[dict[str, float]], name: str, colour: str
-) -> None:
-    """A bar for each disturbance, with its interval."""
-    means = [rise["mean"] for rise in rises]
-    figure.add_bar(
-        orientation="h",
-        y=[label.replace(", ", ",<br>") for label in labels],
-        x=means,
-        name=name,
-        marker_color=colour,
-        error_x={
-            "type": "data",
-            "array": [rise["high"] - mean for rise, mean in zip(rises, means, strict=True)],
-            "arrayminus": [mean - rise["low"] for rise, mean in zip(rises, means, strict=True)],
-            "color": "#14181c",
-            "thickness": 1,
-        },
-        hovertemplate="%{y}: %{x:+.3f} bits<extra>" + name + "</extra>",
-    )
+def _plane(times: Sequence[float], clouds: Sequence[Sequence[Cloud]], names: Sequence[str]) -> go.Figure:
+    """The complex plane with a cloud for each name, and a slider in t."""
 
-
-def blank(x: str, y: str) -> go.Figure:
-    """A figure without data, with the titles of its axes."""
-    return go.Figure(
-        layout={
-            "template": "plotly_white",
-            "margin": {"l": 56, "r": 16, "t": 16, "b": 48},
-            "font": {"family": "system-ui, sans-serif", "size": 13},
-            "xaxis": {"title": x, "automargin": True},
-            "yaxis": {"title": y, "automargin": True},
-            "legend": {"orientation": "h", "y": -0.28, "yanchor": "top"},
-            "height": 380,
-        }
-    )
-
-
-def _plane(times: Sequence[float], clouds: Sequence[Sequence[Any]], names: Sequence[str]) -> go.Figure:
-    """Points in the complex plane, a cloud for each name, moved by a slider in t."""
-
-    def traces(at: Sequence[Any]) -> list[go.Scatter]:
+    def traces(at: Sequence[Cloud]) -> list[go.Scatter]:
         return [
             go.Scatter(
                 x=[real for real, _ in points],
@@ -269,7 +180,8 @@ def _plane(times: Sequence[float], clouds: Sequence[Sequence[Any]], names: Seque
     figure = blank("real part", "imaginary part")
     figure.add_traces(traces(clouds[0]))
     figure.frames = [go.Frame(data=traces(at), name=f"{t:.2f}") for t, at in zip(times, clouds, strict=True)]
-    reach = 1.08 * max(max(abs(v) for v in point) for at in clouds for one in at for point in one)
+
+    reach = 1.08 * max(abs(value) for at in clouds for points in at for point in points for value in point)
     step = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
     slider = {
         "currentvalue": {"prefix": "t = "},
@@ -288,11 +200,3 @@ def _plane(times: Sequence[float], clouds: Sequence[Sequence[Any]], names: Seque
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
         margin={"l": 56, "r": 16, "t": 40, "b": 96},
     )
-
-
-def _by_time(spectrum: dict[str, Any]) -> list[tuple[list[Any], list[float]]]:
-    return list(zip(spectrum["eigenvalues"], spectrum["norm"], strict=True))
-
-
-def _over(points: Sequence[Sequence[float]], norm: float) -> list[list[float]]:
-    return [[real / norm, imaginary / norm] for real, imaginary in points]
