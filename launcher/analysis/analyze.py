@@ -7,15 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.analysis.files import (
-    encode,
-    now,
-    open_model,
-    read_text,
-    text_digest,
-    weights_digest,
-    write_report,
-)
+from launcher.analysis import files
 
 if TYPE_CHECKING:
     from odeformer.analysis.content import Analysis
@@ -49,14 +41,14 @@ def analyze(
     """
     from odeformer.files.checks import check_output
 
-    content_of_text = read_text(text)
+    content_of_text = files.read_text(text)
     check_output(out, [Path(name) for name in (model, adapter) if name is not None], overwrite)
     content = examine(model, adapter, content_of_text, depth, tracking_uri, progress)
 
     from launcher.analysis.pages.page import page
 
     progress(0.95, "page")
-    write_report(out, FILE, content, "report.html", page(content))
+    files.write_report(out, FILE, content, "report.html", page(content))
     return out / "report.html"
 
 
@@ -88,15 +80,19 @@ def examine(
     """The content of ``analysis.json``; arguments as for :func:`analyze`, but ``text`` is the text itself."""
     import torch
 
-    from launcher.analysis.robustness import robustness
     from odeformer.analysis.report import analyse
+    from odeformer.analysis.texts.robustness import robustness
 
-    loaded, source = open_model(model, adapter, tracking_uri)
-    encoding = encode(loaded.tokenizer, text, loaded.model.config.context_length)
+    loaded, source = files.open_model(model, adapter, tracking_uri)
+    encoding = files.encode(loaded.tokenizer, text, loaded.model.config.context_length)
     findings = analyse(loaded.model, torch.tensor([encoding.ids]), depth, progress)
+
+    def ids(text: str) -> list[int]:
+        return files.encode(loaded.tokenizer, text, None).ids
+
     progress(0.9, "robustness")
-    disturbed = robustness(loaded.model, loaded.tokenizer, text, findings["settings"]["depth"])
-    if weights_digest(loaded.model) != source["weights_sha256"]:
+    disturbed = robustness(loaded.model, ids, text, findings["settings"]["depth"])
+    if files.weights_digest(loaded.model) != source["weights_sha256"]:
         raise RuntimeError("the analysis has changed the model: its numbers are not this model's")
 
     def decoded(ids: list[int]) -> list[str]:
@@ -106,9 +102,9 @@ def examine(
     findings["sensitivity"]["tokens"] = decoded(findings["sensitivity"]["predicted_ids"])
     return {
         "format_version": FORMAT_VERSION,
-        "made": now(),
+        "made": files.now(),
         "model": source,
-        "text_sha256": text_digest(text),
+        "text_sha256": files.text_digest(text),
         "tokens": [text[first:last] for first, last in encoding.offsets],
         **findings,
         "robustness": disturbed,

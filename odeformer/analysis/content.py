@@ -13,6 +13,8 @@ Settings = dict[str, Any]
 """The settings and units of a part."""
 Range = dict[str, float]
 """A mean with its 95 % interval: ``mean``, ``low`` and ``high``."""
+Pair = dict[str, float | None]
+"""A figure of both models, ``a`` and ``b``, and their ``difference``; None where a model has none."""
 Which = Literal["a", "b"]
 """The first or the second model of a comparison."""
 BOTH: tuple[Which, Which] = ("a", "b")
@@ -171,14 +173,6 @@ class Analysis(Findings):
 class Side(Part):
     made: str
     model: ModelSource
-
-
-class Pair(TypedDict):
-    """A figure of both models; None where a model has none."""
-
-    a: float | None
-    b: float | None
-    difference: float | None
 
 
 class DepthRow(TypedDict):

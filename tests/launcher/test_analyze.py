@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from content_types import differences
 from small_checkpoint import small_checkpoint
 
 import odeformer
@@ -18,6 +19,7 @@ from launcher.analysis.files import encode, weights_digest
 from launcher.analysis.pages.first_screen import cards
 from launcher.cli.main import app
 from launcher.tables.tokens import percent, shown
+from odeformer.analysis.content import Analysis
 from odeformer.analysis.dynamics.sensitivity import pair_sensitivity
 from odeformer.files.digest import folder_digest
 
@@ -49,6 +51,8 @@ def test_the_folder_has_numbers_and_a_page(seen: Path, checkpoint: Path) -> None
     assert sorted(path.name for path in seen.iterdir()) == ["analysis.json", "report.html"]
     content = json.loads((seen / "analysis.json").read_text())
     assert content.keys() >= KEYS
+    assert differences(content, Analysis) == []
+    assert differences(content | {"tokens": [1], "depth": {}}, Analysis), "a wrong type is seen"
     assert all(content[key]["settings"] for key in KEYS), "each says what it was made with"
     assert content["settings"]["depth"] == 6
     assert "".join(content["tokens"]) == TEXT

@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from content_types import differences
 from small_checkpoint import small_checkpoint
 from watched_page import WatchedPage
 
 import odeformer
 from data.tokenizer import load_tokenizer
 from launcher.analysis import analyze, compare
-from launcher.analysis.pages.comparison_page import figures, most_changed
-from launcher.analysis.pages.comparison_words import cards, cost_rows, disturbance_rows, verdict
+from launcher.analysis.pages.comparison_page import figures, most_changed, page
+from launcher.analysis.pages.comparison_words import cards, verdict
 from launcher.cli.main import app
+from odeformer.analysis.content import Comparison
 from odeformer.files.digest import folder_digest
 
 TEXT = "def saved(folder):\n    return folder / '</script>' & FILE_NAME\n" * 2
@@ -68,6 +70,7 @@ def command(first: Path, second: Path, out: Path) -> None:
 
 def test_numbers_are_those_of_the_models(models: tuple[Path, Path], compared: Path) -> None:
     content = json.loads((compared / "comparison.json").read_text())
+    assert differences(content, Comparison) == []
     ids = torch.tensor([load_tokenizer(models[0]).encode(TEXT).ids])
     losses = []
     for path, depth in zip(models, (4, 6), strict=True):
@@ -104,7 +107,9 @@ def test_the_first_screen_says_which_is_which(analyses: tuple[Path, Path], compa
     assert "neither" in cards(a, b, content)[2].sentences[0]
     loss = content["depths"][0]["loss"]
     assert cost.rows[0].a == f"{math.exp(loss['a']):.4g}"
-    assert cost_rows(content)[2][1][0] == "–", "A was not asked at N = 6"
+    six = page(a, b, content).split("<tr><td>6</td>")[1].split("</tr>")[0]
+    b_loss = content["depths"][2]["loss"]["b"]
+    assert f"<td>–</td><td>{b_loss:.3f}</td><td>–</td>" in six, "A was not analysed at N = 6"
 
 
 def test_disturbances_are_those_of_each_analysis_at_its_depth(
@@ -131,9 +136,10 @@ def test_disturbances_are_those_of_each_analysis_at_its_depth(
         assert bar["x"] == [row[who]["mean"] for row in found["rows"]]
         ends = zip(bar["x"], bar["error_x"]["array"], strict=True)
         assert [x + more for x, more in ends] == pytest.approx([row[who]["high"] for row in found["rows"]])
-    rows = disturbance_rows(content)
-    assert len(rows) == 1 + len(found["rows"])
-    assert (rows[0].a, rows[1].b) == (f"{found['a']['clean']:.3f}", f"{found['rows'][0]['b']['mean']:+.3f}")
+    table = page(a, b, content).split("<tr><td>undisturbed text</td>")[1].split("</table>")[0]
+    assert table.startswith(f"<td>{found['a']['clean']:.3f}</td><td>{found['b']['clean']:.3f}</td>")
+    assert table.count("</tr>") == 1 + len(found["rows"])
+    assert f"<td>{found['rows'][0]['b']['mean']:+.3f}\n" in table
     assert cards(a, b, content)[1].sentences[-1] == verdict(content)
 
 

@@ -6,29 +6,14 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from launcher.analysis.pages.comparison_words import cards, cost_rows, disturbance_rows, verdict
+from launcher.analysis.pages import plots
+from launcher.analysis.pages.comparison_words import cards, verdict
 from launcher.analysis.pages.page import render
-from launcher.analysis.pages.plots import (
-    BLUE,
-    ORANGE,
-    Line,
-    add_line,
-    add_rises,
-    as_json,
-    blank,
-    blank_calibration,
-    blank_growth,
-    blank_rises,
-    clustering_lines,
-    local_exponents,
-    radius_lines,
-    reliability_line,
-)
 from launcher.tables.tokens import shown
 from odeformer.analysis.content import BOTH, Analysis, Comparison
 
 DASHES = ("solid", "dot", "dashdot")
-COLOURS = {"A": BLUE, "B": ORANGE}
+COLOURS = {"A": plots.BLUE, "B": plots.ORANGE}
 MOST_CHANGED = 12
 BEFORE = 4
 """Tokens shown before one with a changed loss."""
@@ -40,11 +25,9 @@ def page(a: Analysis, b: Analysis, content: Comparison) -> str:
         "comparison.html",
         content=content,
         cards=cards(a, b, content),
-        costs=cost_rows(content),
         tokens=tokens(a["tokens"], content["token_loss"]),
         changed=most_changed(a["tokens"], content["token_loss"]),
         verdict=verdict(content),
-        disturbances=disturbance_rows(content),
         figures=figures(a, b, content),
     )
 
@@ -76,41 +59,41 @@ def figures(a: Analysis, b: Analysis, content: Comparison) -> dict[str, Any]:
     """Plotly's data and layout of each figure, by its place in the page."""
     both = {"A": a, "B": b}
     drawn = {
-        "loss": blank("N, cells of the solve", "loss, nats per token"),
-        "exponents": blank_growth("direction, the strongest first", "exponent, whole depth"),
-        "local": blank_growth("t, the continuous layer index", "growth for each unit of t"),
-        "radius": blank("t, the continuous layer index", "largest |eigenvalue| / norm"),
-        "clustering": blank("t, the continuous layer index", "value"),
+        "loss": plots.blank("N, cells of the solve", "loss, nats per token"),
+        "exponents": plots.blank_growth("direction, the strongest first", "exponent, whole depth"),
+        "local": plots.blank_growth("t, the continuous layer index", "growth for each unit of t"),
+        "radius": plots.blank("t, the continuous layer index", "largest |eigenvalue| / norm"),
+        "clustering": plots.blank("t, the continuous layer index", "value"),
     }
     for name, analysis in both.items():
         by_depth, values = analysis["depth"], analysis["lyapunov"]["values"]
         clusters = analysis["clustering"]
-        _add(drawn["loss"], name, [Line("", by_depth["depths"], by_depth["loss"])])
-        _add(drawn["exponents"], name, [Line("", list(range(1, len(values) + 1)), values)])
-        _add(drawn["local"], name, [local_exponents(analysis, 0)])
-        _add(drawn["radius"], name, radius_lines(analysis))
-        _add(drawn["clustering"], name, clustering_lines(clusters["t"], clusters["model"]))
+        _add(drawn["loss"], name, [plots.Line("", by_depth["depths"], by_depth["loss"])])
+        _add(drawn["exponents"], name, [plots.Line("", list(range(1, len(values) + 1)), values)])
+        _add(drawn["local"], name, [plots.local_exponents(analysis, 0)])
+        _add(drawn["radius"], name, plots.radius_lines(analysis))
+        _add(drawn["clustering"], name, plots.clustering_lines(clusters["t"], clusters["model"]))
     ticks = sorted({*a["depth"]["depths"], *b["depth"]["depths"]})
     drawn["loss"].update_xaxes(type="log", tickvals=ticks)
 
     if a["calibration"]["depths"] and b["calibration"]["depths"]:
-        drawn["calibration"] = blank_calibration()
+        drawn["calibration"] = plots.blank_calibration()
         for name, analysis in both.items():
             judged = analysis["calibration"]["depths"][str(analysis["settings"]["depth"])]
-            _add(drawn["calibration"], name, [reliability_line(judged, "")])
+            _add(drawn["calibration"], name, [plots.reliability_line(judged, "")])
     if content["disturbances"] is not None:
         rows = content["disturbances"]["rows"]
-        drawn["disturbances"] = blank_rises([row["label"] for row in rows])
+        drawn["disturbances"] = plots.blank_rises([row["label"] for row in rows])
         for which, (name, colour) in zip(BOTH, COLOURS.items(), strict=True):
             rises = {row["label"]: rise for row in rows if (rise := row[which]) is not None}
             if rises:
-                add_rises(drawn["disturbances"], list(rises), list(rises.values()), name, colour)
-    return as_json(drawn)
+                plots.add_rises(drawn["disturbances"], list(rises), list(rises.values()), name, colour)
+    return plots.as_json(drawn)
 
 
-def _add(figure: go.Figure, name: str, lines: list[Line]) -> None:
+def _add(figure: go.Figure, name: str, lines: list[plots.Line]) -> None:
     """Add a model's lines, each with its own dashes."""
     for index, line in enumerate(lines):
         label = f"{name}: {line.label}" if line.label else name
         markers = index == 0 and len(line.x) <= 16
-        add_line(figure, line._replace(label=label), COLOURS[name], DASHES[index], markers)
+        plots.add_line(figure, line._replace(label=label), COLOURS[name], DASHES[index], markers)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from launcher.tables.tokens import percent, shown
-from odeformer.analysis.content import BOTH, Analysis, Comparison, Pair, Range
+from odeformer.analysis.content import BOTH, Analysis, Comparison, Pair
 
 Format = Callable[[float], str]
 AS_MUCH = 0.05
@@ -32,34 +32,9 @@ class Compared(NamedTuple):
     rows: tuple[Row, ...]
 
 
-class Disturbance(NamedTuple):
-    """The effect of a disturbance on both models, formatted."""
-
-    label: str
-    a: str
-    a_interval: str
-    b: str
-    b_interval: str
-    clearly_less: str
-
-
 def cards(a: Analysis, b: Analysis, content: Comparison) -> list[Compared]:
     """The questions of the first screen: confidence, sensitivity and cost."""
     return [_how_sure(a, b, content), _how_sensitive(content), _what_it_costs(content)]
-
-
-def cost_rows(content: Comparison) -> list[tuple[int, list[str]]]:
-    """Costs by N: loss of A, of B and the difference; FLOPs and milliseconds of A, of B and B / A."""
-
-    def flops(value: float) -> str:
-        return f"{value / 1e6:.4g} M"
-
-    rows = []
-    for row in content["depths"]:
-        loss = _formatted(row["loss"], "{:.3f}".format, "{:+.3f}".format)
-        cost = [*_with_ratio(row["flops"], flops), *_with_ratio(row["milliseconds"], "{:.3g}".format)]
-        rows.append((row["depth"], [*loss, *cost]))
-    return rows
 
 
 def verdict(content: Comparison) -> str:
@@ -98,20 +73,6 @@ def verdict(content: Comparison) -> str:
     if better["clean"] > worse["clean"]:
         sentence += " But it predicts the undisturbed text worse, and so has less to lose."
     return sentence
-
-
-def disturbance_rows(content: Comparison) -> list[Disturbance]:
-    """Bits per character of the undisturbed text, then those that each disturbance adds."""
-    disturbances = content["disturbances"]
-    if disturbances is None:
-        return []
-    texts = disturbances["a"], disturbances["b"]
-    clean = ["–" if text is None else f"{text['clean']:.3f}" for text in texts]
-    rows = [Disturbance("undisturbed text", clean[0], "", clean[1], "", "")]
-    for row in disturbances["rows"]:
-        less = (row["clearly_less"] or "–").upper()
-        rows.append(Disturbance(row["label"], *_with_interval(row["a"]), *_with_interval(row["b"]), less))
-    return rows
 
 
 def _how_sure(a: Analysis, b: Analysis, content: Comparison) -> Compared:
@@ -206,18 +167,6 @@ def _formatted(pair: Pair, value: Format, difference: Format) -> tuple[str, str,
         "–" if b is None else value(b),
         "–" if change is None else difference(change),
     )
-
-
-def _with_ratio(pair: Pair, value: Format) -> tuple[str, str, str]:
-    a, b, _ = _formatted(pair, value, str)
-    ratio = "–" if pair["a"] is None or pair["b"] is None else f"{pair['b'] / pair['a']:.2f} ×"
-    return a, b, ratio
-
-
-def _with_interval(rise: Range | None) -> tuple[str, str]:
-    if rise is None:
-        return "–", ""
-    return f"{rise['mean']:+.3f}", f"{rise['low']:+.3f} to {rise['high']:+.3f}"
 
 
 def _points(difference: float) -> str:

@@ -8,25 +8,8 @@ from typing import Any, Literal
 
 import plotly.graph_objects as go
 
+from launcher.analysis.pages import plots
 from launcher.analysis.pages.pairs import pairs
-from launcher.analysis.pages.plots import (
-    BLUE,
-    GREY,
-    ORANGE,
-    SERIES,
-    Line,
-    add_line,
-    add_rises,
-    as_json,
-    blank,
-    blank_calibration,
-    blank_growth,
-    blank_rises,
-    clustering_lines,
-    local_exponents,
-    radius_lines,
-    reliability_line,
-)
 from odeformer.analysis.content import Analysis
 
 
@@ -48,16 +31,16 @@ def figures(content: Analysis) -> dict[str, Any]:
         drawn["calibration"] = calibration(content)
     if content["robustness"]["rows"]:
         drawn["robustness"] = robustness(content)
-    return as_json(drawn)
+    return plots.as_json(drawn)
 
 
 def loss(content: Analysis) -> go.Figure:
     """Mean loss against N."""
     by_depth = content["depth"]
-    figure = blank("N, cells of the solve", "loss, nats per token")
+    figure = plots.blank("N, cells of the solve", "loss, nats per token")
     hover = "N = %{x}: %{y:.4f} nats, %{customdata:.3g} ms<extra></extra>"
-    line = Line("loss", by_depth["depths"], by_depth["loss"])
-    add_line(figure, line, BLUE, customdata=by_depth["milliseconds"], hovertemplate=hover)
+    line = plots.Line("loss", by_depth["depths"], by_depth["loss"])
+    plots.add_line(figure, line, plots.BLUE, customdata=by_depth["milliseconds"], hovertemplate=hover)
     return figure.update_xaxes(type="log", tickvals=by_depth["depths"])
 
 
@@ -65,22 +48,24 @@ def distance(content: Analysis) -> go.Figure:
     """Distance of the solve at N from its limit."""
     by_depth = content["depth"]
     depths, distances = by_depth["depths"], by_depth["distance"]
-    figure = blank("N, cells of the solve", f"distance from N = {by_depth['settings']['limit']}")
+    figure = plots.blank("N, cells of the solve", f"distance from N = {by_depth['settings']['limit']}")
     hover = "N = %{x}: %{y:.3g}<extra></extra>"
-    add_line(figure, Line("measured", depths, distances), BLUE, hovertemplate=hover)
+    plots.add_line(figure, plots.Line("measured", depths, distances), plots.BLUE, hovertemplate=hover)
     if distances[-1]:
         halving = [distances[-1] * depths[-1] / n for n in depths]
-        add_line(figure, Line("1/N", depths, halving), GREY, "dash", markers=False)
+        plots.add_line(figure, plots.Line("1/N", depths, halving), plots.GREY, "dash", markers=False)
     return figure.update_xaxes(type="log", tickvals=depths).update_yaxes(type="log")
 
 
 def work(content: Analysis) -> go.Figure:
     """Speed of the states along t, and how much they turn."""
     by_depth = content["depth"]
-    figure = blank("t, the continuous layer index", "speed (bars)")
+    figure = plots.blank("t, the continuous layer index", "speed (bars)")
     middles = [(start + end) / 2 for start, end in pairwise(by_depth["t"])]
-    figure.add_bar(x=middles, y=by_depth["speed"], name="speed", marker_color=BLUE)
-    add_line(figure, Line("turning, rad", by_depth["t"][1:-1], by_depth["turning"]), ORANGE, yaxis="y2")
+    figure.add_bar(x=middles, y=by_depth["speed"], name="speed", marker_color=plots.BLUE)
+    plots.add_line(
+        figure, plots.Line("turning, rad", by_depth["t"][1:-1], by_depth["turning"]), plots.ORANGE, yaxis="y2"
+    )
     return figure.update_layout(
         yaxis2={"overlaying": "y", "side": "right", "rangemode": "tozero", "title": "turning, rad"}
     )
@@ -106,21 +91,23 @@ def feed_forward(content: Analysis) -> go.Figure:
 
 def radius(content: Analysis) -> go.Figure:
     """Largest |eigenvalue| / norm along t, for the model and an untrained one."""
-    figure = blank("t, the continuous layer index", "largest |eigenvalue| / norm")
-    for index, line in enumerate(radius_lines(content)):
-        add_line(figure, line, SERIES[index], markers=False)
-    for index, line in enumerate(radius_lines(content, untrained=True)):
+    figure = plots.blank("t, the continuous layer index", "largest |eigenvalue| / norm")
+    for index, line in enumerate(plots.radius_lines(content)):
+        plots.add_line(figure, line, plots.SERIES[index], markers=False)
+    for index, line in enumerate(plots.radius_lines(content, untrained=True)):
         untrained = line._replace(label=f"{line.label}, untrained")
-        add_line(figure, untrained, SERIES[index], "dot", markers=False)
+        plots.add_line(figure, untrained, plots.SERIES[index], "dot", markers=False)
     return figure
 
 
 def exponents(content: Analysis) -> go.Figure:
     """Growth of the leading directions along t."""
-    figure = blank_growth("t, the continuous layer index", "growth for each unit of t")
+    figure = plots.blank_growth("t, the continuous layer index", "growth for each unit of t")
     for rank, value in enumerate(content["lyapunov"]["values"][:4]):
-        line = local_exponents(content, rank)._replace(label=f"direction {rank + 1}: {value:.2f} in all")
-        add_line(figure, line, SERIES[rank])
+        line = plots.local_exponents(content, rank)._replace(
+            label=f"direction {rank + 1}: {value:.2f} in all"
+        )
+        plots.add_line(figure, line, plots.SERIES[rank])
     return figure
 
 
@@ -128,22 +115,22 @@ def clustering(content: Analysis) -> go.Figure:
     """Measures of clustering along t, with the model's weights, constant ones and shuffled cells."""
     measures = content["clustering"]
     variants = {"": measures["model"], ", constant": measures["constant"], ", shuffled": measures["shuffled"]}
-    figure = blank("t, the continuous layer index", "value")
+    figure = plots.blank("t, the continuous layer index", "value")
     for dash, (suffix, values) in zip(("solid", "dot", "dash"), variants.items(), strict=True):
-        for index, line in enumerate(clustering_lines(measures["t"], values)):
+        for index, line in enumerate(plots.clustering_lines(measures["t"], values)):
             line = line._replace(label=line.label + suffix)
-            add_line(figure, line, SERIES[index], dash, markers=False)
+            plots.add_line(figure, line, plots.SERIES[index], dash, markers=False)
     return figure
 
 
 def calibration(content: Analysis) -> go.Figure:
     """Reliability diagram at each depth."""
-    figure = blank_calibration()
+    figure = plots.blank_calibration()
     hover = "confidence %{x:.2f}, accuracy %{y:.2f}, %{customdata} predictions<extra></extra>"
     for index, (depth, judged) in enumerate(content["calibration"]["depths"].items()):
         counts = [count for count in judged["counts"] if count]
-        line = reliability_line(judged, f"N = {depth}: ")
-        add_line(figure, line, SERIES[index], customdata=counts, hovertemplate=hover)
+        line = plots.reliability_line(judged, f"N = {depth}: ")
+        plots.add_line(figure, line, plots.SERIES[index], customdata=counts, hovertemplate=hover)
     return figure
 
 
@@ -151,9 +138,11 @@ def robustness(content: Analysis) -> go.Figure:
     """Bits per character that each disturbance adds at each depth."""
     rows, depths = content["robustness"]["rows"], content["robustness"]["settings"]["depths"]
     labels = [row["label"] for row in rows]
-    figure = blank_rises(labels)
+    figure = plots.blank_rises(labels)
     for index, depth in enumerate(depths):
-        add_rises(figure, labels, [row["rise"][index] for row in rows], f"N = {depth}", SERIES[index])
+        plots.add_rises(
+            figure, labels, [row["rise"][index] for row in rows], f"N = {depth}", plots.SERIES[index]
+        )
     return figure
 
 
@@ -171,13 +160,13 @@ def _plane(times: Sequence[float], clouds: Sequence[Sequence[Cloud]], names: Seq
                 y=[imaginary for _, imaginary in points],
                 mode="markers",
                 name=name,
-                marker={"color": SERIES[index % len(SERIES)], "size": 5, "opacity": 0.7},
+                marker={"color": plots.SERIES[index % len(plots.SERIES)], "size": 5, "opacity": 0.7},
                 hovertemplate="%{x:.3f} + %{y:.3f} i<extra>" + name + "</extra>",
             )
             for index, (name, points) in enumerate(zip(names, at, strict=True))
         ]
 
-    figure = blank("real part", "imaginary part")
+    figure = plots.blank("real part", "imaginary part")
     figure.add_traces(traces(clouds[0]))
     figure.frames = [go.Frame(data=traces(at), name=f"{t:.2f}") for t, at in zip(times, clouds, strict=True)]
 
