@@ -50,7 +50,7 @@ def drift(
     check_output(out, [Path(name) for name in (model, adapter) if name is not None], overwrite)
     content = _examine(model, adapter, files, texts, depth, tracking_uri, progress)
 
-    from launcher.analysis.pages.drift_page import page
+    from launcher.analysis.pages.drift import page
 
     write_report(out, FILE, content, "drift.html", page(content))
     return content
@@ -97,7 +97,7 @@ def _examine(
                 "sha256": text_digest(text),
                 "characters": len(text),
                 "window_starts": windows[name].starts,
-                "windows": {figure: numbers(value) for figure, value in values[name].items()},
+                "windows": numbers(values[name]),
             }
             for name, text in texts.items()
         },

@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,7 +107,7 @@ def encode(tokenizer: Tokenizer, text: str, context_length: int | None) -> Encod
             raise ValueError(f"the model's tokenizer has no token for {text[first:last]!r}")
 
     # A tokenizer without an unknown token silently drops what it does not know.
-    covered = {place for first, last in encoding.offsets for place in range(first, last)}
+    covered = set(chain.from_iterable(range(*offsets) for offsets in encoding.offsets))
     if any(place not in covered and not character.isspace() for place, character in enumerate(text)):
         raise ValueError("the model's tokenizer does not have tokens for all characters of the text")
 

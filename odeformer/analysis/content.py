@@ -21,8 +21,10 @@ BOTH: tuple[Which, Which] = ("a", "b")
 
 
 def numbers(values: Any) -> Any:
-    """A tensor, a list or a number as JSON: numbers to six digits, None if not finite."""
+    """A tensor, a list, a dictionary or a number as JSON: numbers to six digits, None if not finite."""
     values = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(values, dict):
+        return {name: numbers(value) for name, value in values.items()}
     if isinstance(values, list):
         return [numbers(value) for value in values]
     return float(f"{values:.6g}") if math.isfinite(values) else None

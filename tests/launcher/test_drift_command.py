@@ -17,7 +17,7 @@ import odeformer
 from data.tokenizer import FILE_NAME, load_tokenizer
 from launcher.analysis import drift
 from launcher.analysis.files import weights_digest
-from launcher.analysis.pages.drift_words import WORDS, headline, rows, verdict
+from launcher.analysis.pages.drift import WORDS, headline, rows, verdict
 from launcher.cli.main import app
 from odeformer import checkpoint
 from odeformer.analysis.content import Drift

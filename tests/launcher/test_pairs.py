@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from matplotlib.colors import to_rgb
 
-from launcher.analysis.pages.pairs import logarithms, pairs, reach
+from launcher.analysis.pages.figures import logarithms, pairs, reach
 from launcher.analysis.pages.plots import SCALE
 
 

@@ -34,25 +34,22 @@ def page(a: Analysis, b: Analysis, content: Comparison) -> str:
 
 def tokens(texts: list[str], losses: dict[str, list[float]]) -> list[dict[str, Any]]:
     """Each token's text with both losses, which the first token does not have."""
-    columns = {name: [None, *losses[name]] for name in ("a", "b", "difference")}
-    return [
-        {"text": shown(text), "breaks": "\n" in text, **{name: values[i] for name, values in columns.items()}}
-        for i, text in enumerate(texts)
-    ]
+    rows = []
+    for i, text in enumerate(texts):
+        values = {name: losses[name][i - 1] if i else None for name in ("a", "b", "difference")}
+        rows.append({"text": shown(text), "breaks": "\n" in text, **values})
+    return rows
 
 
 def most_changed(texts: list[str], losses: dict[str, list[float]]) -> list[dict[str, Any]]:
     """The tokens whose loss differs most, largest difference first, with the tokens before them."""
     order = sorted(range(len(losses["difference"])), key=lambda i: -abs(losses["difference"][i]))
-    return [
-        {
-            "position": i + 2,
-            "before": shown("".join(texts[max(0, i + 1 - BEFORE) : i + 1])),
-            "text": shown(texts[i + 1]),
-            **{name: losses[name][i] for name in ("a", "b", "difference")},
-        }
-        for i in order[:MOST_CHANGED]
-    ]
+    rows = []
+    for i in order[:MOST_CHANGED]:
+        before = shown("".join(texts[max(0, i + 1 - BEFORE) : i + 1]))
+        values = {name: losses[name][i] for name in ("a", "b", "difference")}
+        rows.append({"position": i + 2, "before": before, "text": shown(texts[i + 1]), **values})
+    return rows
 
 
 def figures(a: Analysis, b: Analysis, content: Comparison) -> dict[str, Any]:

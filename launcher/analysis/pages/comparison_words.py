@@ -55,10 +55,11 @@ def verdict(content: Comparison) -> str:
             "Which model is more robust cannot be said, as each disturbed as much of the text as fits its "
             f"context: A {a['characters']:,} characters, B {b['characters']:,}."
         )
-    ahead = {which: sum(row["clearly_less"] == which for row in disturbances["rows"]) for which in BOTH}
+    less = [row["clearly_less"] for row in disturbances["rows"]]
+    ahead = {which: less.count(which) for which in BOTH}
     if not any(ahead.values()):
         return "No clear difference in robustness to a disturbed text: the intervals of both overlap."
-    count = len(disturbances["rows"])
+    count = len(less)
     better, worse = (a, b) if ahead["a"] > ahead["b"] else (b, a)
     most, least = max(ahead.values()), min(ahead.values())
     if least or most < count / 2:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import html
+import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Literal
 
+import numpy as np
 import plotly.graph_objects as go
 
 from launcher.analysis.pages import plots
-from launcher.analysis.pages.pairs import pairs
+from launcher.tables.tokens import shown
 from odeformer.analysis.content import Analysis
 
 
@@ -74,19 +77,17 @@ def work(content: Analysis) -> go.Figure:
 def eigenvalues(content: Analysis, product: Literal["query_key", "output_value"]) -> go.Figure:
     """Eigenvalues of all heads in the complex plane, relative to the norm, with a frame for each t."""
     spectrum = content["spectra"]["model"][product]
-    clouds = []
-    for heads, norms in zip(spectrum["eigenvalues"], spectrum["norm"], strict=True):
-        by_head = zip(heads, norms, strict=True)
-        clouds.append([[[x / norm, y / norm] for x, y in head] for head, norm in by_head])
-    names = [f"head {i + 1}" for i in range(len(clouds[0]))]
-    return _plane(content["spectra"]["settings"]["times"], clouds, names)
+    norms = np.array(spectrum["norm"], dtype=float)[..., None, None]
+    points = np.array(spectrum["eigenvalues"], dtype=float) / norms
+    names = [f"head {i + 1}" for i in range(points.shape[1])]
+    return _plane(content["spectra"]["settings"]["times"], points, names)
 
 
 def feed_forward(content: Analysis) -> go.Figure:
     """Eigenvalues of the feed-forward part's Jacobian at some tokens' states, with a frame for each t."""
     spectrum = content["spectra"]["feed_forward"]
     names = [f"token {token + 1}" for token in spectrum["tokens"]]
-    return _plane(spectrum["times"], spectrum["eigenvalues"], names)
+    return _plane(spectrum["times"], np.array(spectrum["eigenvalues"], dtype=float), names)
 
 
 def radius(content: Analysis) -> go.Figure:
@@ -146,31 +147,86 @@ def robustness(content: Analysis) -> go.Figure:
     return figure
 
 
-Cloud = list[list[float]]
-"""Points in the complex plane, [real, imaginary] each."""
+def pairs(content: Analysis) -> go.Figure:
+    """Changed tokens across, output tokens down; empty above the diagonal."""
+    outputs, growth, texts = content["pairs"]["outputs"], content["pairs"]["growth"], content["tokens"]
+    least, most = reach(growth)
+    hover = []
+    for output, row in zip(outputs, growth, strict=True):
+        hover.append([_pair_text(texts, k, output, value) for k, value in enumerate(row)])
+    ticks = [least, math.sqrt(least * most), most]
+    figure = plots.blank("changed token", "output token")
+    figure.add_heatmap(
+        x=list(range(1, len(texts) + 1)),
+        y=[output + 1 for output in outputs],
+        z=logarithms(growth, len(texts), least),
+        text=hover,
+        hovertemplate="%{text}<extra></extra>",
+        hoverongaps=False,
+        zmin=math.log10(least),
+        zmax=math.log10(most),
+        colorscale=plots.SCALE,
+        colorbar={
+            "orientation": "h",  # above the figure, so that a phone shows it in full width
+            "thickness": 12,
+            "title": {"text": "growth of a small change, estimated", "side": "top", "font": {"size": 12}},
+            "tickvals": [math.log10(tick) for tick in ticks],
+            "ticktext": [f"{_times(tick)} ×" for tick in ticks],
+        },
+    )
+    figure.update_xaxes(showgrid=False)
+    figure.update_yaxes(showgrid=False, autorange="reversed")
+    return figure.update_layout(height=520)
 
 
-def _plane(times: Sequence[float], clouds: Sequence[Sequence[Cloud]], names: Sequence[str]) -> go.Figure:
-    """The complex plane with a cloud for each name, and a slider in t."""
+def logarithms(growth: list[list[float | None]], length: int, least: float) -> list[list[float | None]]:
+    """log₁₀ of the growth, at least that of ``least``: [outputs, length], None for later tokens and numbers
+    that are not finite."""
+    rows: list[list[float | None]] = []
+    for row in growth:
+        values = [None if value is None else math.log10(max(value, least)) for value in row]
+        rows.append(values + [None] * (length - len(row)))
+    return rows
 
-    def traces(at: Sequence[Cloud]) -> list[go.Scatter]:
+
+def reach(growth: list[list[float | None]]) -> tuple[float, float]:
+    """The smallest and the largest positive number, never equal."""
+    positive = [value for value in chain.from_iterable(growth) if value] or [1.0]
+    return min(positive), max(*positive, 1.01 * min(positive))
+
+
+def _pair_text(texts: list[str], changed: int, output: int, value: float | None) -> str:
+    before, after = (html.escape(shown(texts[place]), quote=False) for place in (changed, output))
+    number = "not finite" if value is None else f"{_times(value)} × as large"
+    return f"“{before}” (token {changed + 1})<br>→ “{after}” (token {output + 1}):<br>{number}"
+
+
+def _times(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def _plane(times: Sequence[float], points: np.ndarray, names: Sequence[str]) -> go.Figure:
+    """Points [times, names, n, 2] in the complex plane, with a slider in t."""
+
+    def traces(clouds: np.ndarray) -> list[go.Scatter]:
         return [
             go.Scatter(
-                x=[real for real, _ in points],
-                y=[imaginary for _, imaginary in points],
+                x=cloud[:, 0].tolist(),
+                y=cloud[:, 1].tolist(),
                 mode="markers",
                 name=name,
                 marker={"color": plots.SERIES[index % len(plots.SERIES)], "size": 5, "opacity": 0.7},
                 hovertemplate="%{x:.3f} + %{y:.3f} i<extra>" + name + "</extra>",
             )
-            for index, (name, points) in enumerate(zip(names, at, strict=True))
+            for index, (name, cloud) in enumerate(zip(names, clouds, strict=True))
         ]
 
     figure = plots.blank("real part", "imaginary part")
-    figure.add_traces(traces(clouds[0]))
-    figure.frames = [go.Frame(data=traces(at), name=f"{t:.2f}") for t, at in zip(times, clouds, strict=True)]
+    figure.add_traces(traces(points[0]))
+    frames = zip(times, points, strict=True)
+    figure.frames = [go.Frame(data=traces(clouds), name=f"{t:.2f}") for t, clouds in frames]
 
-    reach = 1.08 * max(abs(value) for at in clouds for points in at for point in points for value in point)
+    reach = 1.08 * float(np.nanmax(abs(points)))
     step = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
     slider = {
         "currentvalue": {"prefix": "t = "},

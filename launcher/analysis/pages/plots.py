@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import plotly.graph_objects as go
 
 from odeformer.analysis.content import Analysis, Range, Reliability
@@ -119,10 +120,9 @@ def radius_lines(content: Analysis, untrained: bool = False) -> list[Line]:
     lines = []
     for name, label in SPECTRA.items():
         spectrum = spectra["random" if untrained else "model"][name]
-        values = []
-        for heads, norms in zip(spectrum["eigenvalues"], spectrum["norm"], strict=True):
-            ratios = [abs(complex(*head[0])) / norm for head, norm in zip(heads, norms, strict=True)]
-            values.append(sum(ratios) / len(ratios))
+        largest = np.array(spectrum["eigenvalues"], dtype=float)[:, :, 0]
+        ratios = np.hypot(largest[..., 0], largest[..., 1]) / np.array(spectrum["norm"], dtype=float)
+        values = ratios.mean(axis=1).tolist()
         lines.append(Line(label, spectra["settings"]["times"], values))
     return lines
 

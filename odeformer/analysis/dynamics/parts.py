@@ -108,7 +108,7 @@ def lyapunov(model: Odeformer, input_ids: Tensor, depth: int) -> content.Lyapuno
         "per_layer": numbers(exponents.values[0] / model.config.depth),
         "edges": list(flow.edges),
         "local": numbers(exponents.local[:, 0]),
-        "noise": [{name: numbers(value) for name, value in row._asdict().items()} for row in noise],
+        "noise": [numbers(row._asdict()) for row in noise],
     }
 
 

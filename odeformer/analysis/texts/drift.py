@@ -87,8 +87,9 @@ def figures(
                 "tokens_leaned_on": _tokens_leaned_on(model, few, depth),
             }
         )
-    values = {name: torch.cat([part[name] for part in parts]).double().cpu() for name in UNITS}
+    values = {}
     for name in UNITS:
+        values[name] = torch.cat([part[name] for part in parts]).double().cpu()
         if not values[name].isfinite().all():
             raise ValueError(f"{name.replace('_', ' ')} is not finite: the model's numbers overflow")
     return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -44,8 +45,9 @@ class Version(NamedTuple):
 
 
 def robustness(model: Odeformer, encode: Encode, text: str, depth: int) -> Robustness:
-    """Bits per character of the text, and what disturbances add, at three depths: ``depth``, the least and the
-    greatest.
+    """Bits per character of the text, and what disturbances add, at three depths.
+
+    The depths are the least, the greatest and ``depth``.
 
     Only the beginning of a text is used if its disturbed versions would exceed the context.
     """
@@ -86,7 +88,8 @@ def fitting(
     :func:`disturbed` versions and the kinds left out."""
     while True:
         versions, left_out = disturbed(encode, text)
-        longest = max((len(draw.ids) for version in versions for draw in version.draws), default=0)
+        draws = chain.from_iterable(version.draws for version in versions)
+        longest = max((len(draw.ids) for draw in draws), default=0)
         if context_length is None or longest <= context_length:
             return text, versions, left_out
         text = text[: int(len(text) * context_length / longest) - 1]
@@ -113,12 +116,8 @@ def _version(encode: Encode, text: str, kind: str, strength: float) -> Version:
 def _row(kind: str, strength: float, label: str, bits: list[Tensor], clean: list[float]) -> DisturbanceRow:
     """The mean rise over the clean text at each depth, with its interval."""
     rises = [bootstrap(disturbed - before) for disturbed, before in zip(bits, clean, strict=True)]
-    return {
-        "kind": kind,
-        "strength": strength,
-        "label": label,
-        "rise": [{name: numbers(value) for name, value in rise._asdict().items()} for rise in rises],
-    }
+    rise = [numbers(interval._asdict()) for interval in rises]
+    return {"kind": kind, "strength": strength, "label": label, "rise": rise}
 
 
 @torch.no_grad()

@@ -1,11 +1,14 @@
-"""The result of ``odeformer drift`` in words and as a table."""
+"""The result of ``odeformer drift`` in words, as a table and as a page."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import plotly.graph_objects as go
 from rich.table import Table
 
+from launcher.analysis.pages import plots
+from launcher.analysis.pages.page import render
 from odeformer.analysis.content import Drift
 
 
@@ -109,3 +112,38 @@ def trust(content: Drift) -> str:
 def p_value(p: float) -> str:
     """A p-value to two digits."""
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def page(content: Drift) -> str:
+    """The page of a ``drift.json``."""
+    return render(
+        "drift.html",
+        content=content,
+        headline=headline(content),
+        sentences=verdict(content)[1:-1],
+        trust=trust(content),
+        rows=rows(content),
+        words=WORDS,
+        figures=plots.as_json({name: distribution(content, name) for name in content["figures"]}),
+    )
+
+
+def distribution(content: Drift, name: str) -> go.Figure:
+    """A figure's distribution over windows as points and a box, the reference above the new text."""
+    figure = plots.blank("", "")
+    for who, colour in (("new", plots.ORANGE), ("reference", plots.BLUE)):  # from the bottom up
+        text = content["texts"][who]
+        figure.add_box(
+            x=text["windows"][name],
+            name=who,
+            boxpoints="all",
+            jitter=0.6,
+            pointpos=0,
+            boxmean=True,
+            fillcolor="rgba(0, 0, 0, 0)",
+            line={"color": colour, "width": 1.5},
+            marker={"color": colour, "size": 6, "opacity": 0.5},
+            customdata=text["window_starts"],
+            hovertemplate="%{x:.4g}, the window from token %{customdata}<extra>" + who + "</extra>",
+        )
+    return figure.update_layout(height=180, showlegend=False)
