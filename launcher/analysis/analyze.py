@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.analysis import files
+from odeformer.files.checks import check_output
 
 if TYPE_CHECKING:
     from odeformer.analysis.content import Analysis
@@ -39,8 +40,6 @@ def analyze(
         ValueError, FileNotFoundError: If the text is empty, too long or has unknown characters, if the model
             does not have the depth, or if the folder is not empty.
     """
-    from odeformer.files.checks import check_output
-
     content_of_text = files.read_text(text)
     check_output(out, [Path(name) for name in (model, adapter) if name is not None], overwrite)
     content = examine(model, adapter, content_of_text, depth, tracking_uri, progress)

@@ -21,6 +21,7 @@ from odeformer.analysis.content import (
     Which,
     numbers,
 )
+from odeformer.files.checks import check_is_there, check_output
 
 if TYPE_CHECKING:
     from cluster.registry.analyses import Logged
@@ -46,8 +47,6 @@ def compare(
             differ, or if the folder is not empty.
         ConnectionError: If the store does not answer.
     """
-    from odeformer.files.checks import check_output
-
     paths = find(first, second, tracking_uri)
     a, b = (read(path) for path in paths)
     check_same_text(a, b, first, second)
@@ -110,8 +109,6 @@ def read(path: Path) -> Analysis:
     Raises:
         ValueError, FileNotFoundError: If there is no readable analysis; the message names the file.
     """
-    from odeformer.files.checks import check_is_there
-
     file = path / ANALYSIS if path.is_dir() else path
     check_is_there(file, "a folder that odeformer analyze wrote is expected")
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.analysis.files import encode, now, open_model, read_file, text_digest, write_report
+from odeformer.files.checks import check_output
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -43,29 +44,11 @@ def drift(
         ValueError, FileNotFoundError: If a text is missing, empty, too short or has unknown characters, if
             the model does not have the depth, or if the folder is not empty.
     """
-    from odeformer.files.checks import check_output
-
     files = {"reference": reference, "new": text}
     texts = {name: read_file(file) for name, file in files.items()}
     check_output(out, [Path(name) for name in (model, adapter) if name is not None], overwrite)
-    content = _examine(model, adapter, files, texts, depth, tracking_uri, progress)
 
     from launcher.analysis.pages.drift import page
-
-    write_report(out, FILE, content, "drift.html", page(content))
-    return content
-
-
-def _examine(
-    model: str,
-    adapter: str | None,
-    files: dict[str, Path],
-    texts: dict[str, str],
-    depth: int | None,
-    tracking_uri: str | None,
-    progress: Callable[[float, str], None],
-) -> Drift:
-    """The content of ``drift.json``, from both files and texts by "reference" and "new"."""
     from odeformer.analysis.content import numbers
     from odeformer.analysis.texts import drift as monitor
 
@@ -82,7 +65,7 @@ def _examine(
     for turn, (name, of_text) in enumerate(windows.items()):
         values[name] = monitor.figures(loaded.model, of_text.ids, depth, partial(text_progress, turn, name))
     figures = monitor.moved(values["reference"], values["new"])
-    return {
+    content: Drift = {
         "format_version": FORMAT_VERSION,
         "made": now(),
         "model": source,
@@ -104,6 +87,8 @@ def _examine(
         "figures": figures,
         "moved": [name for name, figure in figures.items() if figure["moved"]],
     }
+    write_report(out, FILE, content, "drift.html", page(content))
+    return content
 
 
 def _windows(tokenizer: Tokenizer, file: Path, text: str, length: int) -> Windows:
