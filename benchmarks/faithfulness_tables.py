@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.result_page import print_page
-from odeformer.analysis.statistics.interval import Interval, bootstrap
+from odeformer.analysis.statistics import Interval, bootstrap
 
 Row = dict[str, Any]
 REFERENCE = "published surrogate"

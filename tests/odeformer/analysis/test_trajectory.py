@@ -1,4 +1,4 @@
-"""Clouds of states whose shape is known."""
+"""Clouds of states whose shape or movement is known."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from tiny_models import ids, tiny_model
 
 from odeformer.analysis.depth import loss_along, losses_by_depth
-from odeformer.analysis.dynamics import clustering as clouds
+from odeformer.analysis.dynamics import trajectory as clouds
 from odeformer.analysis.flow import flow_of, states
 
 
@@ -70,3 +70,24 @@ def test_losses_of_the_controls() -> None:
     own = losses_by_depth(same, text, [5])[0].mean(1)
     for along in ("constant", "shuffled"):
         torch.testing.assert_close(loss_along(same, text, 5, along), own)
+
+
+def test_a_constant_field_moves_evenly_and_straight() -> None:
+    """With a bias alone in what the block writes, every state moves by D times it for each unit of t."""
+    model = tiny_model().eval()
+    with torch.no_grad():
+        for name, parameter in model.hypernetwork.named_parameters():
+            if ".basis." not in f".{name}" and not name.startswith("basis."):
+                parameter.zero_()
+        model.hypernetwork.down_bias.copy_(torch.randn(16).expand(3, 16))
+    model.hypernetwork.basis.forward = lambda t, h: torch.full(  # type: ignore[method-assign]
+        (len(model.hypernetwork.tensors), len(t), 3), 1 / 3
+    )
+    found = clouds.movement(model, ids(), depth=6)
+    expected = 4 * model.hypernetwork.down_bias[0].norm()
+    torch.testing.assert_close(found.speed, expected.expand(6, 2), rtol=1e-4, atol=0)
+    assert found.turning.max() < 2e-3
+    shape = clouds.clustering(model, ids(), depth=6).effective_rank
+    torch.testing.assert_close(shape, shape[:1].expand(7, 2), rtol=1e-3, atol=0)
+    assert found.t[0] == 0
+    assert found.t[-1] == 1
