@@ -1,4 +1,4 @@
-"""``odeformer report``."""
+"""The command ``odeformer report``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from launcher.cli.options import Overwrite, TrackingUri
+from launcher.cli.output import check_installed, say
 
 
 def report(
@@ -15,24 +16,17 @@ def report(
         tuple[str, str],
         typer.Option(
             metavar="A B",
-            help="Folders that odeformer analyze wrote of the same text, or versions it logged them with.",
+            help="Two analyses of the same text: output folders of odeformer analyze, or model versions "
+            "whose analysis was logged.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
     overwrite: Overwrite = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Set two analyses side by side. Example: odeformer report --compare before after --out compared"""
-    from launcher.cli.analyze import check_installed
-
-    check_installed("plotly", "jinja2")
+    """Compare two analyses side by side. Example: odeformer report --compare before after --out compared"""
+    check_installed("analyze", "plotly", "jinja2")
     from launcher.analysis import compare as comparison
-    from launcher.terminal.console import make_console
 
     page = comparison.compare(*compare, out, tracking_uri, overwrite=overwrite)
-    make_console().print(
-        f"open {page} in a browser; numbers: {out / comparison.FILE}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    say(f"open {page} in a browser; numbers: {out / comparison.FILE}")

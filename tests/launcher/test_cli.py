@@ -49,7 +49,7 @@ WITHOUT_A_TABLE = {
         (["pretrain", "tiny", "--json"], "--dry-run"),
         (["generate", "--model", "models:/tiny@champion", "x"], "no such MLflow store"),
         (["generate", "--model", "nowhere", "x"], "nowhere"),
-        (["generate", "--model", "nowhere", "--depth", "0", "x"], "depth 0"),
+        (["generate", "--model", "nowhere", "--depth", "0", "x"], "--depth"),
         (["generate", "--model", "nowhere", ""], "prompt is empty"),
         (["grad-check", "tiny", "--set", "data.shards=nowhere"], "nowhere"),
         (["grad-check", "tiny", "--depth", "0"], "--depth"),
@@ -74,7 +74,7 @@ WITHOUT_A_TABLE = {
         (["eval", "--model", "m", "--tasks", "python_text,helaswag"], "'helaswag'"),
         (["analyze", "--model", "nowhere", "--text", "some words", "--out", "out"], "nowhere"),
         (["analyze", "--model", "m", "--text", "", "--out", "out"], "text is empty"),
-        (["analyze", "--model", "nowhere", "--text", "a b", "--out", "o", "--depth", "0"], "depth 0"),
+        (["analyze", "--model", "nowhere", "--text", "a b", "--out", "o", "--depth", "0"], "--depth"),
         (["report", "--compare", "nowhere", "m", "--out", "out"], "nowhere: no such file"),
         (
             ["drift", "--model", "m", "--reference", "text.txt", "--text", "empty.txt", "--out", "o"],

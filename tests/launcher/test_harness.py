@@ -174,9 +174,7 @@ def test_tasks_that_cannot_be_asked_say_why(
 ) -> None:
     with pytest.raises(ValueError, match="an answer is longer than its context of 8 tokens"):
         Tasks(["python_next_line"]).ask(itself(make(8, shards, tmp_path / "short"), 3))
-    with pytest.raises(
-        ValueError, match=r"long cannot be asked of this model: .*\(500\) must be less than .*320"
-    ):
+    with pytest.raises(ValueError, match=r"long cannot run on this model: .*\(500\) must be less than .*320"):
         Tasks(["long"], own_folder).ask(itself(folder, 3))
     with pytest.raises(ValueError, match="wrong: the task cannot be read"):
         Tasks(["wrong"], own_folder).ask(itself(folder, 3))

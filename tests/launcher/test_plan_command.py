@@ -62,7 +62,7 @@ def test_it_simulates_what_may_happen_under_the_plan_and_in_json() -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        (["tiny", "--gpus", "1", "--spares", "2"], "are of --simulate: add it"),
+        (["tiny", "--gpus", "1", "--spares", "2"], "need --simulate: add it"),
         (["1b", "--gpus", "4194304", "--set", "train.global_batch=8388608", "--simulate"], "nothing to sim"),
     ],
 )
