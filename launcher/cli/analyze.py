@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from launcher import preflight
 from launcher.cli.options import AttachedAdapter, Depth, Model, Overwrite, TrackingUri
@@ -14,15 +14,11 @@ from launcher.cli.output import check_installed, make_progress, say
 
 def analyze(
     model: Model,
-    text: Annotated[
-        str, typer.Option(help="A text file, or the text itself; it must fit the model's context.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    text: Annotated[str, Option(help="A text file, or the text itself; it must fit the model's context.")],
+    out: Annotated[Path, Option(help="Folder to write to.")],
     depth: Depth = None,
     adapter: AttachedAdapter = None,
-    log: Annotated[
-        bool, typer.Option("--log", help="Log the output, text included, to the version's MLflow run.")
-    ] = False,
+    log: Annotated[bool, Option("--log", help="Log the output and the text to MLflow.")] = False,
     overwrite: Overwrite = False,
     tracking_uri: TrackingUri = None,
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from cluster.runs.failures import RunFailedError
 from launcher import preflight
@@ -17,60 +18,47 @@ if TYPE_CHECKING:
 
 data_app = typer.Typer(help="Turn text into WebDataset shards.", no_args_is_help=True)
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder written by data build.")]
+Folder = Annotated[Path, Argument(metavar="DIR", help="Folder written by data build.")]
 
 
 @data_app.command("build")
 def data_build(
-    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    out: Annotated[Path, Option(help="Folder to write to.")],
     text: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="SOURCE",
             help="A file or folder (.txt .md .rst .py .jsonl .parquet .tar, .gz, .zst), a URL (s3://, "
             "https://), or hf:NAME for a Hugging Face data set; may be repeated.",
         ),
     ] = None,
     more: Annotated[
-        list[str] | None, typer.Argument(metavar="[SOURCE]...", help="More sources, as --text.")
+        list[str] | None, Argument(metavar="[SOURCE]...", help="More sources like --text.")
     ] = None,
     sources: Annotated[
-        Path | None, typer.Option(help="YAML file of sources, each with path, weight, field and licence.")
+        Path | None, Option(help="YAML file of sources: path, weight, field, licence.")
     ] = None,
-    vocabulary_size: Annotated[
-        int, typer.Option(help="Vocabulary size of the byte-level BPE, at least 257.")
-    ] = 2048,
-    sequence_length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 256,
-    held_out: Annotated[float, typer.Option(help="Fraction of documents held out for validation.")] = 0.05,
-    min_bytes: Annotated[int | None, typer.Option(help="Drop documents with fewer bytes.")] = None,
-    max_bytes: Annotated[int | None, typer.Option(help="Drop documents with more bytes.")] = None,
+    vocabulary_size: Annotated[int, Option(help="Vocabulary size of the BPE, at least 257.")] = 2048,
+    sequence_length: Annotated[int, Option(help="Tokens per sequence.")] = 256,
+    held_out: Annotated[float, Option(help="Fraction of documents held out for validation.")] = 0.05,
+    min_bytes: Annotated[int | None, Option(help="Drop documents with fewer bytes.")] = None,
+    max_bytes: Annotated[int | None, Option(help="Drop documents with more bytes.")] = None,
     quality: Annotated[
-        bool, typer.Option("--quality", help="Drop documents that do not look like prose (docs/data.md).")
+        bool, Option("--quality", help="Drop documents that are not prose (docs/data.md).")
     ] = False,
     near_duplicates: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SIMILARITY", help="Deduplicate documents at least this similar, from 0.5 to 0.95."
-        ),
+        float | None, Option(help="Drop near duplicates above this similarity, 0.5 to 0.95.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the document order.")] = 0,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="Use this tokenizer.json instead of training a tokenizer.")
-    ] = None,
+    seed: Annotated[int, Option(help="Seed of the document order.")] = 0,
+    tokenizer: Annotated[Path | None, Option(help="Use this tokenizer.json instead of training one.")] = None,
     end_of_text: Annotated[
-        str | None,
-        typer.Option(metavar="TOKEN", help="The tokenizer's end-of-text token, if it cannot be detected."),
+        str | None, Option(help="The tokenizer's end-of-text token, if it cannot be detected.")
     ] = None,
     workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Number of Ray workers; 1 builds in this process. Chosen by size by default."
-        ),
+        int | None, Option(min=1, help="Ray workers; 1 builds in this process. By size by default.")
     ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="Address of a running Ray cluster; a private one by default.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the output folder if it exists.")] = False,
+    address: Annotated[str | None, Option(help="Running Ray cluster; a private one by default.")] = None,
+    overwrite: Annotated[bool, Option(help="Replace the output folder if it exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build shards from text. Example: odeformer data build --text book.txt --out shards"""
@@ -109,7 +97,7 @@ def data_build(
 @data_app.command("verify")
 def data_verify(
     folder: Folder,
-    deep: Annotated[bool, typer.Option("--deep", help="Check every byte, not only file sizes.")] = False,
+    deep: Annotated[bool, Option("--deep", help="Check every byte, not only file sizes.")] = False,
 ) -> None:
     """Check shards against their manifest. Example: odeformer data verify shards --deep"""
     preflight.at_shards(str(folder))
@@ -127,11 +115,8 @@ def data_verify(
 @data_app.command("inspect")
 def data_inspect(
     folder: Folder,
-    sample: Annotated[int, typer.Option(min=0, help="Training sequence to show as text.")] = 0,
-    png: Annotated[
-        Path | None,
-        typer.Option(help="Output file for the histogram of lengths; DIR-lengths.png by default."),
-    ] = None,
+    sample: Annotated[int, Option(min=0, help="Training sequence to show as text.")] = 0,
+    png: Annotated[Path | None, Option(help="Histogram file; DIR-lengths.png by default.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the contents of shards. Example: odeformer data inspect shards --sample 7"""

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from launcher.cli.options import AsJson, TrackingUri
 from launcher.cli.output import say
@@ -15,7 +16,7 @@ from launcher.cli.output import say
 def doctor(
     address: Annotated[
         str | None,
-        typer.Option(
+        Option(
             envvar=["RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"],
             help="Ray cluster to check as well: host:6379, ray://host:10001 or http://host:8265.",
         ),

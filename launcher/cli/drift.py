@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from launcher import preflight
 from launcher.cli.options import AsJson, AttachedAdapter, Depth, Model, Overwrite, TrackingUri
@@ -17,14 +18,12 @@ if TYPE_CHECKING:
 
 def drift(
     model: Model,
-    reference: Annotated[Path, typer.Option(help="Text file like those the model was evaluated on.")],
-    text: Annotated[Path, typer.Option(help="Text file like those the model reads now.")],
-    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    reference: Annotated[Path, Option(help="Text file like those the model was evaluated on.")],
+    text: Annotated[Path, Option(help="Text file like those the model reads now.")],
+    out: Annotated[Path, Option(help="Folder to write to.")],
     depth: Depth = None,
     adapter: AttachedAdapter = None,
-    fail_on_drift: Annotated[
-        bool, typer.Option("--fail-on-drift", help="Exit with code 1 if any figure has moved.")
-    ] = False,
+    fail_on_drift: Annotated[bool, Option("--fail-on-drift", help="Exit with code 1 on drift.")] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,

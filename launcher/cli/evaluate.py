@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from launcher import preflight
 from launcher.cli.options import AsJson, AttachedAdapter, Depths, Model, TrackingUri
@@ -15,17 +15,15 @@ from launcher.cli.output import check_installed, make_progress, show
 
 def evaluate(
     model: Model,
-    text: Annotated[Path | None, typer.Option(help="Text file to measure the loss on.")] = None,
+    text: Annotated[Path | None, Option(help="Text file to measure the loss on.")] = None,
     tasks: Annotated[
         list[str] | None,
-        typer.Option(
-            help="LM Evaluation Harness tasks, comma-separated; python_stdlib comes with this package."
-        ),
+        Option(help="Tasks of the LM Evaluation Harness, comma-separated, or python_stdlib."),
     ] = None,
     task_folder: Annotated[
-        Path | None, typer.Option(help="Folder with your own tasks: harness YAML files and their data.")
+        Path | None, Option(help="Folder of your own tasks in the harness's format.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of examples per task.")] = None,
+    limit: Annotated[int | None, Option(min=1, help="Maximum number of examples per task.")] = None,
     depth: Depths = None,
     adapter: AttachedAdapter = None,
     as_json: AsJson = False,

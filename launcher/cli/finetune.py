@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from cluster.runs.failures import RunFailedError
 from launcher.cli.options import AsJson, Follow, Overrides, PoolAddress, TrackingUri, Watch
@@ -17,10 +18,9 @@ if TYPE_CHECKING:
 
 finetune_app = typer.Typer(help="Run and manage fine-tuning jobs of teams.", no_args_is_help=True)
 
-TaskFile = Annotated[Path, typer.Argument(metavar="TASK.yaml")]
+TaskFile = Annotated[Path, Argument(metavar="TASK.yaml")]
 JobName = Annotated[
-    str,
-    typer.Argument(metavar="JOB", help="TEAM/NAME/NUMBER; the latest job of TEAM/NAME or NAME without it."),
+    str, Argument(metavar="JOB", help="TEAM/NAME/NUMBER; the latest job of TEAM/NAME or NAME without it.")
 ]
 
 
@@ -29,7 +29,7 @@ def finetune_run(
     task_file: TaskFile,
     overrides: Overrides = None,
     tracking_uri: TrackingUri = None,
-    directory: Annotated[Path, typer.Option("--dir", help="Folder of the pool and its jobs.")] = Path(
+    directory: Annotated[Path, Option("--dir", help="Folder of the pool and its jobs.")] = Path(
         "runs/finetune"
     ),
     as_json: AsJson = False,
@@ -58,7 +58,7 @@ def finetune_run(
 def finetune_advise(
     task_file: TaskFile,
     overrides: Overrides = None,
-    steps: Annotated[int, typer.Option(min=2, max=1000, help="Steps of each trial run.")] = 30,
+    steps: Annotated[int, Option(min=2, max=1000, help="Steps of each trial run.")] = 30,
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
@@ -79,9 +79,7 @@ def finetune_advise(
 def finetune_submit(
     task_file: TaskFile,
     overrides: Overrides = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for the job to end; exit code 1 if it failed.")
-    ] = False,
+    wait: Annotated[bool, Option("--wait", help="Wait for the end; exit code 1 if it failed.")] = False,
     address: PoolAddress = None,
 ) -> None:
     """Submit a task to the cluster's pool. Example: odeformer finetune submit task.yaml --wait"""

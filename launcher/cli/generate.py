@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from launcher import preflight
 from launcher.cli.options import Depth, Model, TrackingUri
@@ -17,35 +17,23 @@ def generate(
     model: Model,
     depth: Depth = None,
     latency_ms: Annotated[
-        float | None,
-        typer.Option(help="Milliseconds per token: use the deepest N that is fast enough on this machine."),
+        float | None, Option(help="Use the deepest N within these milliseconds per token.")
     ] = None,
     draft_depth: Annotated[
-        int | None,
-        typer.Option(min=1, help="Depth of speculative decoding's draft model; the text stays the same."),
+        int | None, Option(min=1, help="Draft depth of speculative decoding; same text.")
     ] = None,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Quantize matrices to 8 bits: a quarter of the memory, CPU only.")
-    ] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens to generate.")] = 64,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 decodes greedily.")] = 0.8,
-    top_k: Annotated[int, typer.Option(help="Sample from the k most likely tokens.")] = 50,
-    top_p: Annotated[
-        float, typer.Option(help="Sample from the fewest tokens whose probabilities sum to this.")
-    ] = 1.0,
-    stop: Annotated[list[str] | None, typer.Option(help="Stop before this string; may be repeated.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**62, help="Seed of the sampling.")] = 0,
+    int8: Annotated[bool, Option("--int8", help="Quantize matrices to 8 bits, on the CPU only.")] = False,
+    max_new_tokens: Annotated[int, Option(min=1, help="Maximum number of tokens to generate.")] = 64,
+    temperature: Annotated[float, Option(help="Sampling temperature; 0 decodes greedily.")] = 0.8,
+    top_k: Annotated[int, Option(help="Sample from the k most likely tokens.")] = 50,
+    top_p: Annotated[float, Option(help="Sample from the fewest tokens with this total probability.")] = 1.0,
+    stop: Annotated[list[str] | None, Option(help="Stop before this string; may be repeated.")] = None,
+    seed: Annotated[int, Option(min=0, max=2**62, help="Seed of the sampling.")] = 0,
     explain: Annotated[
-        bool,
-        typer.Option("--explain", help="Show the model's confidence and the most influential prompt tokens."),
+        bool, Option("--explain", help="Show confidence and influential prompt tokens.")
     ] = False,
-    audit: Annotated[
-        Path | None,
-        typer.Option(help="Append a JSON record of the answer, without its text, to this file."),
-    ] = None,
-    audit_text: Annotated[
-        bool, typer.Option("--audit-text", help="Include prompt and answer in the audit record.")
-    ] = False,
+    audit: Annotated[Path | None, Option(help="File to append a JSON record of the answer to.")] = None,
+    audit_text: Annotated[bool, Option("--audit-text", help="Record prompt and answer, too.")] = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Continue a prompt. Example: odeformer generate --model models:/tiny@champion --depth 4 'It was'"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from launcher import preflight
 from launcher.cli.options import AsJson, Config, Depths, Overrides
@@ -16,12 +16,7 @@ def grad_check(
     config: Config,
     overrides: Overrides = None,
     depth: Depths = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Check trained weights, models:/<name>@<alias> or a folder; fresh ones by default."
-        ),
-    ] = None,
+    model: Annotated[str | None, Option(help="Trained weights: models:/<name>@<alias> or a folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare error, memory and time of gradient methods. Example: odeformer grad-check tiny"""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument
 
 
 def init(
-    path: Annotated[Path, typer.Argument(metavar="[PATH]", help="YAML file to write.")] = Path("run.yaml"),
+    path: Annotated[Path, Argument(metavar="[PATH]", help="YAML file to write.")] = Path("run.yaml"),
 ) -> None:
     """Write a commented starter configuration. Example: odeformer init run.yaml"""
     from launcher.configuration.starter import write_starter

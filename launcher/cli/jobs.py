@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from cluster.runs.failures import RunFailedError
 from launcher.cli.options import AsJson, Config, Follow, Overrides
@@ -21,12 +22,11 @@ jobs_app = typer.Typer(help="Manage pretraining jobs on a running cluster.", no_
 
 Address = Annotated[
     str | None,
-    typer.Option(
-        envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"],
-        help="The cluster's dashboard, http://host:8265.",
+    Option(
+        envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"], help="The cluster's dashboard, http://host:8265."
     ),
 ]
-JobName = Annotated[str, typer.Argument(metavar="NAME", help="The job's name.")]
+JobName = Annotated[str, Argument(metavar="NAME", help="The job's name.")]
 
 
 @submit_app.command("pretrain")
@@ -34,7 +34,7 @@ def submit_pretrain(
     config: Config,
     address: Address = None,
     overrides: Overrides = None,
-    name: Annotated[str | None, typer.Option(help="The job's name; the name of run.dir by default.")] = None,
+    name: Annotated[str | None, Option(help="The job's name; the name of run.dir by default.")] = None,
 ) -> None:
     """Submit a run. Example: odeformer submit pretrain run.yaml --address http://head:8265 --name first"""
     from launcher.configuration.load import load_pretrain

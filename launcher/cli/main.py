@@ -10,6 +10,7 @@ import sys
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from cluster.runs.failures import PreemptedError, RunFailedError
 from launcher.cli.analyze import analyze
@@ -49,8 +50,7 @@ def _show_version(requested: bool) -> None:
 @app.callback()
 def start(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+        bool, Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Pretrain one continuous-depth transformer; fine-tune and run it at any depth."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
 from launcher import preflight
 from launcher.cli.options import Depth, Model, Overwrite, TrackingUri
@@ -17,21 +18,17 @@ models_app = typer.Typer(help="Manage the model registry.", no_args_is_help=True
 @models_app.command("export")
 def models_export(
     model: Model,
-    out: Annotated[Path, typer.Option(help="Folder to write to; with --gguf the file.")],
+    out: Annotated[Path, Option(help="Folder to write to; with --gguf the file.")],
     depth: Depth = None,
     adapter: Annotated[
-        str | None, typer.Option(help="Adapter to merge: models:/<name>/<version> or a folder.")
+        str | None, Option(help="Adapter to merge: models:/<name>/<version> or folder.")
     ] = None,
-    peft: Annotated[
-        bool, typer.Option("--peft", help="Export only the adapter, for peft on the base at this depth.")
-    ] = False,
+    peft: Annotated[bool, Option("--peft", help="Export only the adapter, for the package peft.")] = False,
     gguf: Annotated[
         Literal["f32", "f16", "q8_0"] | None,
-        typer.Option(help="Write a GGUF file for llama.cpp with matrices of this type."),
+        Option(help="Write a GGUF file for llama.cpp with matrices of this type."),
     ] = None,
-    text: Annotated[
-        Path | None, typer.Option(help="Text file to measure the loss on, for the model card.")
-    ] = None,
+    text: Annotated[Path | None, Option(help="Text file to measure the loss on, for the model card.")] = None,
     overwrite: Overwrite = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
@@ -62,17 +59,11 @@ def models_export(
 
 @models_app.command("import")
 def models_import(
-    source: Annotated[Path, typer.Option("--from", help="Checkpoint folder of transformers.")],
-    out: Annotated[Path, typer.Option(help="Folder to write to.")],
-    size: Annotated[
-        int, typer.Option(min=0, help="Number of weight sets K; 0 takes the number of layers.")
-    ] = 0,
-    text: Annotated[
-        Path | None, typer.Option(help="Text file to measure the loss on, before and after.")
-    ] = None,
-    register: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Register the model under this name.")
-    ] = None,
+    source: Annotated[Path, Option("--from", help="Checkpoint folder of transformers.")],
+    out: Annotated[Path, Option(help="Folder to write to.")],
+    size: Annotated[int, Option(min=0, help="Number of weight sets K; 0 takes the number of layers.")] = 0,
+    text: Annotated[Path | None, Option(help="Text file to measure the loss on, before and after.")] = None,
+    register: Annotated[str | None, Option(metavar="NAME", help="Register it under this name.")] = None,
     overwrite: Overwrite = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
@@ -96,12 +87,8 @@ def models_import(
 
 @models_app.command("register")
 def models_register(
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN_DIR", help="The run.dir of a finished run, or a job's folder.")
-    ],
-    name: Annotated[
-        str | None, typer.Option(help="Model name; the run's tracking.register_as by default.")
-    ] = None,
+    run: Annotated[Path, Argument(metavar="RUN_DIR", help="The run.dir of a run, or a job's folder.")],
+    name: Annotated[str | None, Option(help="Model name; the run's tracking.register_as by default.")] = None,
 ) -> None:
     """Register a finished run or job. Example: odeformer models register runs/a"""
     from cluster.names import check_model_name

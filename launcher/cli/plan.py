@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from typer import Option
 
 from launcher.cli.options import AsJson, Config, Overrides
 from launcher.cli.output import show
@@ -19,34 +20,25 @@ VOCABULARY = 32_000
 def plan(
     config: Config,
     overrides: Overrides = None,
-    gpus: Annotated[
-        int | None, typer.Option(min=1, help="Number of GPUs; cluster.workers by default.")
-    ] = None,
-    gpu: Annotated[Literal["a100", "h100", "h200", "b200"], typer.Option(help="Type of GPU.")] = "h100",
+    gpus: Annotated[int | None, Option(min=1, help="Number of GPUs; cluster.workers by default.")] = None,
+    gpu: Annotated[Literal["a100", "h100", "h200", "b200"], Option(help="Type of GPU.")] = "h100",
     interconnect: Annotated[
-        Literal["ndr400", "hdr200", "ethernet100", "ethernet25"], typer.Option(help="Network between nodes.")
+        Literal["ndr400", "hdr200", "ethernet100", "ethernet25"], Option(help="Network between nodes.")
     ] = "ndr400",
-    efficiency: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Fraction of peak FLOP/s that matmuls reach.")
-    ] = 0.45,
-    price: Annotated[float | None, typer.Option(min=0, help="Price of one GPU hour.")] = None,
+    efficiency: Annotated[float, Option(min=0.01, max=1, help="Fraction of peak FLOP/s in matmuls.")] = 0.45,
+    price: Annotated[float | None, Option(min=0, help="Price of one GPU hour.")] = None,
     vocabulary: Annotated[
-        int | None, typer.Option(min=1, help=f"Vocabulary size; the shards' or {VOCABULARY:,} by default.")
+        int | None, Option(min=1, help=f"Vocabulary size; the shards' or {VOCABULARY:,} by default.")
     ] = None,
-    simulate: Annotated[
-        bool, typer.Option("--simulate", help="Simulate the run with failures, restarts and commits.")
-    ] = False,
-    spares: Annotated[
-        int | None, typer.Option(min=0, help="Spare nodes for --simulate; one per 64 nodes by default.")
-    ] = None,
+    simulate: Annotated[bool, Option("--simulate", help="Simulate the run with failures.")] = False,
+    spares: Annotated[int | None, Option(min=0, help="Simulated spare nodes; one per 64 by default.")] = None,
     preemptions: Annotated[
-        float | None,
-        typer.Option(min=0, max=1000, help="Preemptions per day, of the whole run, for --simulate."),
+        float | None, Option(min=0, max=1000, help="Preemptions per day, of the whole run, for --simulate.")
     ] = None,
     stragglers: Annotated[
-        float | None, typer.Option(min=0, max=1000, help="Nodes that become slow per day, for --simulate.")
+        float | None, Option(min=0, max=1000, help="Nodes that become slow per day, for --simulate.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Random seed of --simulate.")] = 0,
+    seed: Annotated[int, Option(help="Random seed of --simulate.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Estimate memory, time and cost of a run. Example: odeformer plan large --gpus 64 --gpu h100"""

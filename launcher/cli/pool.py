@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument
 
 from launcher.cli.options import AsJson, Overrides, PoolAddress, Watch
 from launcher.cli.output import say, show
@@ -15,7 +16,7 @@ pool_app = typer.Typer(help="Manage the fine-tune pool of a running cluster.", n
 
 @pool_app.command("start")
 def pool_start(
-    settings_file: Annotated[Path | None, typer.Argument(metavar="[POOL.yaml]")] = None,
+    settings_file: Annotated[Path | None, Argument(metavar="[POOL.yaml]")] = None,
     overrides: Overrides = None,
     address: PoolAddress = None,
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from launcher import preflight
 from launcher.cli.options import Config, Overrides
@@ -16,16 +16,10 @@ def pretrain(
     config: Config,
     overrides: Overrides = None,
     init: Annotated[
-        str | None,
-        typer.Option(
-            help="Checkpoint to continue from, models:/<name>@<alias> or a folder; its shape replaces the "
-            "configured one."
-        ),
+        str | None, Option(help="Continue this model, models:/<name>@<alias> or a folder, in its own shape.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print settings, placement and memory without starting the run.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the dry run as JSON.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Preview placement and memory, and exit.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print the dry run as JSON.")] = False,
 ) -> None:
     """Pretrain a model. Example: odeformer pretrain tiny --set data.shards=shards --set run.dir=runs/mine"""
     from launcher.configuration.load import load_pretrain

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from launcher.cli.output import make_progress
 
@@ -16,7 +16,7 @@ MARK = ".quickstart"
 
 
 def quickstart(
-    directory: Annotated[Path, typer.Option("--dir", help="Folder to write to.")] = Path("runs/quickstart"),
+    directory: Annotated[Path, Option("--dir", help="Folder to write to.")] = Path("runs/quickstart"),
 ) -> None:
     """Run everything once in five minutes on two CPU cores. Example: odeformer quickstart"""
     started = time.monotonic()

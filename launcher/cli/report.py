@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from launcher.cli.options import Overwrite, TrackingUri
 from launcher.cli.output import check_installed, say
@@ -14,13 +14,11 @@ from launcher.cli.output import check_installed, say
 def report(
     compare: Annotated[
         tuple[str, str],
-        typer.Option(
-            metavar="A B",
-            help="Two analyses of the same text: output folders of odeformer analyze, or model versions "
-            "whose analysis was logged.",
+        Option(
+            metavar="A B", help="Analyses of the same text: folders of odeformer analyze, or model versions."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    out: Annotated[Path, Option(help="Folder to write to.")],
     overwrite: Overwrite = False,
     tracking_uri: TrackingUri = None,
 ) -> None:

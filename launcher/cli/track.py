@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from launcher.cli.output import say
 
@@ -14,8 +15,8 @@ track_app = typer.Typer(help="Manage a run's metrics in MLflow.", no_args_is_hel
 
 @track_app.command("sync")
 def track_sync(
-    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run.dir of a run.")],
-    seconds: Annotated[float, typer.Option(min=0, help="Keep retrying for this many seconds.")] = 60.0,
+    run: Annotated[Path, Argument(metavar="RUN_DIR", help="The run.dir of a run.")],
+    seconds: Annotated[float, Option(min=0, help="Keep retrying for this many seconds.")] = 60.0,
 ) -> None:
     """Upload metrics recorded while MLflow was down. Example: odeformer track sync runs/mine"""
     from cluster.tracking import runs, upload

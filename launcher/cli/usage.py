@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import typer
+from typer import Option
 
 from launcher.cli.options import AsJson, PoolAddress
 from launcher.cli.output import show
 
 
 def usage(
-    by: Annotated[Literal["team", "base"], typer.Option(help="Group by team or by base.")] = "team",
+    by: Annotated[Literal["team", "base"], Option(help="Group by team or by base.")] = "team",
     as_json: AsJson = False,
     address: PoolAddress = None,
 ) -> None:

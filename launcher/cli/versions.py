@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from launcher.cli.models import models_app
 from launcher.cli.options import AsJson, PoolAddress, TrackingUri
@@ -13,8 +14,8 @@ from launcher.cli.output import say, show
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-Model = Annotated[str, typer.Argument(help="models:/<name>@<alias> or models:/<name>/<version>.")]
-Why = Annotated[str, typer.Option(help="Reason to record in the model's history.")]
+Model = Annotated[str, Argument(help="models:/<name>@<alias> or models:/<name>/<version>.")]
+Why = Annotated[str, Option(help="Reason to record in the model's history.")]
 
 
 @models_app.command("list")
@@ -30,7 +31,7 @@ def models_list(as_json: AsJson = False, tracking_uri: TrackingUri = None) -> No
 
 @models_app.command("show")
 def models_show(
-    model: Annotated[str, typer.Argument(help="A version, models:/…, or a model's name for its history.")],
+    model: Annotated[str, Argument(help="A version, models:/…, or a model's name for its history.")],
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
@@ -64,25 +65,15 @@ def models_show(
 def models_promote(
     model: Model,
     data: Annotated[
-        str | None,
-        typer.Option(
-            help="Shards (their validation split) or a text file to compare on; the data it was validated "
-            "on by default."
-        ),
+        str | None, Option(help="Shards or text file to compare on; its own validation data by default.")
     ] = None,
-    depth: Annotated[
-        int | None, typer.Option(help="Depth N to compare at; the model's depth by default.")
-    ] = None,
+    depth: Annotated[int | None, Option(help="Depth N to compare at; the model's depth by default.")] = None,
     threshold: Annotated[
-        float,
-        typer.Option(
-            help="Largest upper end of the difference's interval: 0 demands an improvement, 0.01 tolerates "
-            "a loss of 0.01."
-        ),
+        float, Option(help="Upper bound of the difference's confidence interval; 0 demands an improvement.")
     ] = 0.0,
-    sequences: Annotated[int, typer.Option(help="Maximum number of sequences to compare on.")] = 256,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
-    no_gate: Annotated[bool, typer.Option("--no-gate", help="Promote without comparing.")] = False,
+    sequences: Annotated[int, Option(help="Maximum number of sequences to compare on.")] = 256,
+    seed: Annotated[int, Option(help="Seed of the bootstrap.")] = 0,
+    no_gate: Annotated[bool, Option("--no-gate", help="Promote without comparing.")] = False,
     why: Why = "",
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
@@ -112,9 +103,7 @@ def models_promote(
 
 @models_app.command("rollback")
 def models_rollback(
-    name: Annotated[str, typer.Argument(help="The model's name.")],
-    why: Why = "",
-    tracking_uri: TrackingUri = None,
+    name: Annotated[str, Argument(help="The model's name.")], why: Why = "", tracking_uri: TrackingUri = None
 ) -> None:
     """Restore the previous champion. Example: odeformer models rollback tiny"""
     from cluster.names import check_model_name
@@ -152,8 +141,7 @@ def models_lineage(model: Model, as_json: AsJson = False, tracking_uri: Tracking
 @models_app.command("outdated")
 def models_outdated(
     retrain: Annotated[
-        bool,
-        typer.Option("--retrain", help="Resubmit their tasks to the pool, on the current champion."),
+        bool, Option("--retrain", help="Resubmit their tasks on the current champion.")
     ] = False,
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
