@@ -38,14 +38,14 @@ def evaluate(
     preflight.at_model(model, tracking_uri, adapter)
     if names:
         check_installed("eval", "lm_eval")
-    from launcher.evaluation.evaluate import evaluate as score
-    from launcher.evaluation.lm_eval import Tasks
-    from launcher.tables.results import task_scores_table, text_scores_table
-
     progress = make_progress(as_json)
     with ExitStack() as stage:
         if names:
             stage.enter_context(progress.stage(", ".join(names)))
+        # These imports take seconds, in which the stage shows that the command is alive.
+        from launcher.evaluation.evaluate import evaluate as score
+        from launcher.evaluation.lm_eval import Tasks
+
         evaluation = score(
             model,
             adapter,
@@ -56,6 +56,8 @@ def evaluate(
             limit=limit,
             progress=progress.update,
         )
+    from launcher.tables.results import task_scores_table, text_scores_table
+
     tables = [text_scores_table(evaluation.text)] if evaluation.text else []
     tables += [task_scores_table(evaluation.tasks)] if evaluation.tasks else []
     show([*tables, *evaluation.remarks], evaluation.content(), as_json)

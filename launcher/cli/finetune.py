@@ -11,7 +11,7 @@ from typer import Argument, Option
 
 from cluster.runs.failures import RunFailedError
 from launcher.cli.options import AsJson, Follow, Overrides, PoolAddress, TrackingUri, Watch
-from launcher.cli.output import make_progress, say, show
+from launcher.cli.output import make_progress, say, show, show_live
 
 if TYPE_CHECKING:
     from cluster.pool import Pool
@@ -66,12 +66,13 @@ def finetune_advise(
     from launcher.configuration.load import load_task
 
     task = load_task(task_file, overrides or [])
-    from launcher.advice import advise
-    from launcher.tables.advice import content, report
-
     progress = make_progress(as_json)
     with progress.stage(f"{task.team}/{task.name}: {steps} steps with each method"):
+        from launcher.advice import advise  # takes seconds, in which the stage shows signs of life
+
         advice = advise(task, tracking_uri, steps, progress)
+    from launcher.tables.advice import content, report
+
     show(report(advice), content(advice), as_json)
 
 
@@ -110,10 +111,7 @@ def finetune_search(
     with _pool(address) as pool:
         search, job = run_search(pool, task, make_progress(as_json))
     show(trials_table(search), content(search, job), as_json)
-    if as_json:
-        _check_succeeded(job)
-    else:
-        _end_as(job)
+    _end_as(job, quiet=as_json)
 
 
 @finetune_app.command("list")
@@ -121,11 +119,9 @@ def finetune_list(as_json: AsJson = False, watch: Watch = False, address: PoolAd
     """List the pool's jobs, the latest last. Example: odeformer finetune list --watch"""
     with _pool(address) as pool:
         from launcher.tables.pool import jobs_table
-        from launcher.terminal.console import make_console
-        from launcher.terminal.live import show_until_interrupted
 
         if watch and not as_json:
-            show_until_interrupted(lambda: jobs_table(pool.jobs()), make_console())
+            show_live(lambda: jobs_table(pool.jobs()))
         else:
             jobs = pool.jobs()
             show(jobs_table(jobs), jobs, as_json)
@@ -182,16 +178,11 @@ def _pool(address: str | None) -> Pool:
     return Pool.connect(address)
 
 
-def _end_as(job: dict[str, Any]) -> None:
-    """Say how a job ended; exit code 1 unless it succeeded."""
-    from launcher.tables.pool import summary
-
-    _check_succeeded(job)
-    say(f"{job['id']} succeeded: {summary(job)}")
-
-
-def _check_succeeded(job: dict[str, Any]) -> None:
+def _end_as(job: dict[str, Any], quiet: bool = False) -> None:
+    """Print how a job ended, unless ``quiet``; exit with code 1 unless it succeeded."""
     from launcher.tables.pool import summary
 
     if job["state"] != "succeeded":
         raise RunFailedError(f"job {job['id']} is {job['state']}: {summary(job) or 'no reason was given'}")
+    if not quiet:
+        say(f"{job['id']} succeeded: {summary(job)}")

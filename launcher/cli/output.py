@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,14 @@ def show(shown: RenderableType | Sequence[RenderableType], content: Any, as_json
     parts = shown if isinstance(shown, list | tuple) else [shown]
     for part in parts:
         console.print(part, soft_wrap=isinstance(part, str))
+
+
+def show_live(page: Callable[[], RenderableType]) -> None:
+    """Show a page and refresh it every second until Ctrl-C."""
+    from launcher.terminal.console import make_console
+    from launcher.terminal.live import show_until_interrupted
+
+    show_until_interrupted(page, make_console())
 
 
 def make_progress(as_json: bool = False) -> Progress:

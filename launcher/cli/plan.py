@@ -47,8 +47,7 @@ def plan(
     from cluster import planning
     from cluster.planning.hardware import GPUS, NETWORKS
     from launcher.configuration.load import load_pretrain
-    from launcher.tables.estimate import estimate_report
-    from launcher.tables.simulation import simulation_report
+    from launcher.tables.plan import estimate_report, simulation_report
 
     settings = _with_vocabulary(load_pretrain(config, overrides or []), vocabulary)
     count = gpus or settings.cluster.workers

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument
 
 from launcher.cli.options import AsJson, Overrides, PoolAddress, Watch
-from launcher.cli.output import say, show
+from launcher.cli.output import say, show, show_live
 
 pool_app = typer.Typer(help="Manage the fine-tune pool of a running cluster.", no_args_is_help=True)
 
@@ -40,18 +40,15 @@ def pool_status(as_json: AsJson = False, watch: Watch = False, address: PoolAddr
         from rich.console import Group
 
         from launcher.tables.pool import status_line, teams_table
-        from launcher.terminal.console import make_console
-        from launcher.terminal.live import show_until_interrupted
 
-        def page() -> Group:
-            status = pool.status()
+        def page(status: dict[str, Any]) -> Group:
             return Group(status_line(status), "", teams_table(status))
 
         if watch and not as_json:
-            show_until_interrupted(page, make_console())
+            show_live(lambda: page(pool.status()))
         else:
             status = pool.status()
-            show([status_line(status), "", teams_table(status)], status, as_json)
+            show(page(status), status, as_json)
 
 
 @pool_app.command("drain")

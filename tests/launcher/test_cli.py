@@ -1,4 +1,4 @@
-"""The command line as its user meets it: separate processes, exit codes, one line for a mistake."""
+"""The command line in separate processes: exit codes, and one line for every mistake."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from odeformer.model import Odeformer
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkpoint, not trained."""
+    """An untrained checkpoint."""
     tokenizer = train_tokenizer([Path(__file__).read_text()], 300)
     tokenizer.save(str(tmp_path / FILE_NAME))
     shape = {

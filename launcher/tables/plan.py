@@ -1,14 +1,16 @@
-"""The result of ``odeformer plan``."""
+"""The result of ``odeformer plan``, also with ``--simulate``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
 
 from cluster.planning import Estimate
+from cluster.planning.simulation import DAY
 from launcher.terminal.console import make_table
 
 SHOWN = 6
@@ -34,13 +36,32 @@ def estimate_report(given: Estimate, choices: Sequence[Estimate]) -> list[Render
     ]
 
 
+def simulation_report(given: Estimate, simulated: dict[str, Any]) -> list[RenderableType]:
+    """Duration, goodput and lost time of simulated runs, compared with the formula's goodput."""
+    assumed, goodput = simulated["happens"], simulated["goodput"]
+    low, median, high = (_duration(DAY * simulated["days"][name]) for name in ("low", "median", "high"))
+    table = make_table("share of the time", numbers=("%",))
+    for part, share in simulated["parts"].items():
+        table.add_row(part, f"{share:.2%}".removesuffix("%"))
+    return [
+        f"simulated {simulated['runs']} times (seed {simulated['seed']}), median, 5 % and 95 %:",
+        f"the run: {median} [{low}, {high}]",
+        f"goodput: {goodput['median']:.2%} [{goodput['low']:.2%}, {goodput['high']:.2%}]; by the formula "
+        f"{given.reliability.goodput:.2%}",
+        f"mean: {simulated['failures']:,.1f} failures, {simulated['preemptions']:,.1f} preemptions; assumed: "
+        f"{assumed['spares']} spare nodes, {assumed['restart_seconds'] / 60:,.0f} min per restart, "
+        f"a commit is durable {assumed['write_seconds']:,.1f} s after it was copied",
+        table,
+    ]
+
+
 def _lines(estimate: Estimate) -> list[str]:
     content, machines, train = estimate.content(), estimate.machines, estimate.settings.train
     tokens = train.global_batch * estimate.settings.data.sequence_length
     used, available = estimate.memory.total()[0] / 1e9, machines.gpu.memory / 1e9
     nodes = -(-machines.gpus // machines.gpu.per_node)
     cost = [
-        duration(86400 * content["days"]),
+        _duration(86400 * content["days"]),
         f"{content['gpu_hours']:,.0f} GPU hours",
         f"{content['megawatt_hours']:,.2f} MWh",
     ]
@@ -54,7 +75,7 @@ def _lines(estimate: Estimate) -> list[str]:
         f"the run: {train.steps:,} steps, {train.steps * tokens / 1e9:,.1f} G tokens at "
         f"{content['tokens_per_day'] / 1e9:,.1f} G a day: {', '.join(cost)}",
         f"failures: {content['failures_per_day']:.2f} a day expected; a commit every "
-        f"{duration(content['commit_every'])}, {content['commit_seconds']:.2f} s each; "
+        f"{_duration(content['commit_every'])}, {content['commit_seconds']:.2f} s each; "
         f"goodput {content['goodput']:.2%}",
     ]
 
@@ -106,8 +127,8 @@ def _seconds(value: float) -> str:
     return f"{1000 * value:,.1f} ms" if value < 1 else f"{value:,.2f} s"
 
 
-def duration(value: float) -> str:
-    """A number of seconds in the largest unit that gives at least 2."""
+def _duration(value: float) -> str:
+    """Seconds in the largest unit that gives at least 2."""
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "min")):
         if value >= 2 * size:
             return f"{value / size:,.1f} {unit}"
