@@ -71,7 +71,6 @@ def data_build(
     ]
     preflight.at_sources(inputs)
     from launcher.data_build import build_shards
-    from launcher.tables.shards import build_report, shards_content
 
     manifest = build_shards(
         inputs,
@@ -91,6 +90,8 @@ def data_build(
         end_of_text=end_of_text,
         overwrite=overwrite,
     )
+    from launcher.tables.shards import build_report, shards_content
+
     show(build_report(manifest), shards_content(manifest), as_json)
 
 
