@@ -2,8 +2,8 @@
 
     python -m benchmarks.python_tasks launcher/evaluation/tasks
 
-Only documents that ``launcher.quickstart.run.HELD_OUT`` keeps from training: what a model of the quick start
-has read is not asked. Another version of Python has other sources, and gives other questions.
+Only documents that the quick start holds out (``launcher.quickstart.standard_library.HELD_OUT``) are used,
+which its models have not read. Another version of Python has other sources, and gives other questions.
 
 ``next_line``: six lines of code, and which of four lines of that file comes next.
 ``last_name``: code up to the name that ends a line, which occurred before; one is to write that name.
@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from data.corpus import is_held_out, read_documents
-from launcher.quickstart.run import HELD_OUT
-from launcher.quickstart.standard_library import sources
+from launcher.quickstart.standard_library import HELD_OUT, sources
 
 CONTEXT_LINES = 6
 CHOICES = 4

@@ -1,4 +1,4 @@
-"""A task's methods tried out, as its user sees it."""
+"""Short trial runs of every fine-tuning method of a task."""
 
 from __future__ import annotations
 
@@ -6,46 +6,46 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.finetuning import advise as advising
 from cluster.finetuning.advise import Probe
+from cluster.finetuning.job import check
+from cluster.registry import resolve
+from cluster.tags import PARAMETERS
 from cluster.tasks.task import Task
+from cluster.tracking.store import tracking_uri
 from launcher.terminal.progress import Progress
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What was tried, and what it says."""
+    """The trial runs of a task's methods and the recommended one."""
 
     task: Task
     steps: int
-    """Of each probe."""
+    """Steps of each trial run."""
     probes: list[Probe]
     recommended: Probe
     base_parameters: int
 
 
 def name(probe: Probe) -> str:
-    """What it tried: ``lora 8 + embedding``."""
+    """The method in words, such as ``lora 8 + embedding``."""
     return f"{probe.method} {probe.rank or ''}".strip() + (" + embedding" if probe.embedding else "")
 
 
-def advice(task: Task, uri: str | None, steps: int, progress: Progress) -> Advice:
-    """Try every method of the task here, for so many steps each.
+def advise(task: Task, uri: str | None, steps: int, progress: Progress) -> Advice:
+    """Try every method of the task in this process, for ``steps`` steps each.
 
     Raises:
-        ValueError, FileNotFoundError: when the task cannot run.
+        ValueError, FileNotFoundError: If the task cannot run.
     """
-    from cluster.finetuning import advise, job
-    from cluster.registry import resolve
-    from cluster.tags import PARAMETERS
-    from cluster.tracking.store import tracking_uri
-
     uri = tracking_uri(uri)
-    checked = job.check(task, uri)
+    checked = check(task, uri)
 
     def on_probe(probe: Probe, part: float) -> None:
         progress.update(part, f"{name(probe)}, N = {probe.depth}: {probe.before:.3f} → {probe.after:.3f}")
 
     with tempfile.TemporaryDirectory(prefix="advice-") as folder:
-        probes = advise.advise(checked, Path(folder), uri, steps, on_probe)
+        probes = advising.advise(checked, Path(folder), uri, steps, on_probe)
     parameters = int(resolve(checked.base, uri).tags[PARAMETERS])
-    return Advice(checked, steps, probes, advise.recommended(probes, task.score), parameters)
+    return Advice(checked, steps, probes, advising.recommended(probes, task.score), parameters)

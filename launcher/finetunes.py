@@ -1,4 +1,4 @@
-"""Jobs of the pool as their user sees them: submitted, watched, and what they came to."""
+"""Submitting, watching and tuning jobs of the fine-tune pool, with progress in the terminal."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ from cluster.tasks.task import Task
 from launcher.tables.search import state_in_words
 from launcher.terminal.progress import Progress
 
-LOOK_SECONDS = 0.3
+POLL_SECONDS = 0.3
 
 
 def run_tasks(
     tasks: Sequence[Task], folder: Path, uri: str | None, progress: Progress
 ) -> list[dict[str, Any]]:
-    """Run tasks on a pool of this cluster's own, show how they get on, and return their results in order.
+    """Run tasks on a pool of a private cluster, show their progress, and return their results in order.
 
-    A job that ended there before does not stand in the way of one of its name; one that was interrupted does:
-    it goes on.
+    An interrupted job in ``folder`` is resumed; one that ended is run again.
 
     Raises:
-        RunFailedError: with the job's error, when one failed.
+        RunFailedError: With the error of a job that failed.
     """
     with progress.stage(f"fine-tuning {', '.join(f'{task.team}/{task.name}' for task in tasks)}"):
         pool = Pool.start(PoolSettings(dir=folder, tracking_uri=uri))
@@ -49,32 +48,31 @@ def run_tasks(
 
 
 def watch(pool: Pool, ids: Sequence[str], progress: Progress) -> list[Job]:
-    """Show how jobs get on until they have ended; the jobs."""
+    """Show the progress of jobs until all have ended, and return them."""
     with progress.stage(", ".join(ids)):
         return _wait(pool, ids, progress)
 
 
 def run_search(pool: Pool, task: SearchedTask, progress: Progress) -> tuple[TaskSearch, Job]:
-    """Search a task's settings, then run it with the best; the search and that job, once it has ended."""
-    name = f"{task.team}/{task.name}"
+    """Tune a task's settings, then run it with the best; the search and that job, once it has ended."""
     search = TaskSearch(pool, task)
 
     def on_look(search: TaskSearch) -> None:
         states = Counter(state_in_words(trial) for trial in search.trials.values())
-        best = search.best
-        found = "" if best is None else f" · best {task.score} {best.result:.3f} by trial {best.number}"
-        words = ", ".join(f"{count} {state}" for state, count in states.items())
+        detail = ", ".join(f"{count} {state}" for state, count in states.items())
+        if (best := search.best) is not None:
+            detail += f" · best {task.score} {best.result:.3f} by trial {best.number}"
         ended = sum(trial.state in ENDED for trial in search.trials.values())
-        progress.update(ended / max(task.search.trials, len(search.trials)), f"{words}{found}")
+        progress.update(ended / max(task.search.trials, len(search.trials)), detail)
 
-    with progress.stage(f"{name}: {task.search.trials} trials"):
+    with progress.stage(f"{task.team}/{task.name}: {task.search.trials} trials"):
         search.run(on_look)
     [job] = watch(pool, [search.submit_best()], progress)
     return search, job
 
 
 def lines(pool: Pool, job_id: str, follow: bool) -> Iterator[str]:
-    """What happened in a job, a line each; with ``follow`` until it has ended."""
+    """A line for each event of a job; with ``follow`` until the job has ended."""
     offset = 0
     while True:
         ended = pool.job(job_id).state in ENDED
@@ -86,42 +84,42 @@ def lines(pool: Pool, job_id: str, follow: bool) -> Iterator[str]:
             offset = end
         if ended or not follow:
             return
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _line_of(event: dict[str, Any]) -> str:
     at = time.strftime("%H:%M:%S", time.localtime(event["time"]))
-    shown = {
-        key: f"{value:.4g}" if isinstance(value, float) else value
-        for key, value in event.items()
-        if key not in ("time", "event", "step")
-    }
-    values = " ".join(f"{key}={value}" for key, value in shown.items())
-    return f"{at} {event['event']} {event['step']} {values}".rstrip()
+    words = [at, event["event"], str(event["step"])]
+    for key, value in event.items():
+        if key not in ("time", "event", "step"):
+            words.append(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}")
+    return " ".join(words)
 
 
 def _wait(
     pool: Pool, ids: Sequence[str], progress: Progress, registry_seconds: float = math.inf
 ) -> list[Job]:
-    last: dict[str, dict[str, Any]] = {}
+    last_steps: dict[str, dict[str, Any]] = {}
     offsets = dict.fromkeys(ids, 0)
     while True:
         jobs = {job.id: job for job in pool.jobs() if job.id in offsets}
         for job_id in ids:
             events, offsets[job_id] = pool.events(job_id, offsets[job_id])
-            last.update((job_id, event) for event in events if event["event"] == "step")
-        steps = {job_id: job.task["train"]["steps"] for job_id, job in jobs.items()}
-        done = sum(last[job_id]["step"] / steps[job_id] for job_id in last)
-        progress.update(done / len(jobs), " · ".join(_short(jobs[i], last.get(i)) for i in ids))
+            last_steps.update((job_id, event) for event in events if event["event"] == "step")
+
+        done = sum(
+            event["step"] / jobs[job_id].task["train"]["steps"] for job_id, event in last_steps.items()
+        )
+        progress.update(done / len(jobs), " · ".join(_short(jobs[i], last_steps.get(i)) for i in ids))
         if all(_is_over(job, registry_seconds) for job in jobs.values()):
             return [jobs[job_id] for job_id in ids]
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _is_over(job: Job, registry_seconds: float) -> bool:
-    """Whether a job has ended, or has been trained and waited for the registry for so long."""
-    waits = job.state == "trained" and time.time() - job.changed > registry_seconds
-    return waits or job.state in ENDED
+    """Whether a job has ended, or is trained and has waited ``registry_seconds`` for the registry."""
+    gave_up = job.state == "trained" and time.time() - job.changed > registry_seconds
+    return gave_up or job.state in ENDED
 
 
 def _short(job: Job, event: dict[str, Any] | None) -> str:

@@ -1,19 +1,24 @@
-"""Mistakes that can be seen at once, told before anything is imported that takes a second.
+"""Checks that refuse a user's mistake before anything is imported that takes a second.
 
-The work itself checks the same again, by the same functions, and much more.
+The work itself repeats these checks, by the same functions, and makes many more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from data.building.sources import TextSource
 
 
 def at_model(model: str, uri: str | None = None, adapter: str | None = None) -> None:
-    """What ``models:/…`` or a folder names, of a checkpoint and of an adapter.
+    """Check ``models:/…`` or the folder of a checkpoint, and of an adapter.
 
     Raises:
-        ValueError, FileNotFoundError: for a malformed name, a store or a folder that is not there.
+        ValueError: For a malformed name or a missing MLflow store.
+        FileNotFoundError: For a missing folder.
     """
     _at_version(model, "config.json", uri)
     if adapter is not None:
@@ -33,11 +38,39 @@ def _at_version(model: str, file: str, uri: str | None) -> None:
         check_is_there(Path(model) / file, CHECKPOINT_EXPECTED)
 
 
-def at_shards(shards: str) -> None:
-    """What a run reads.
+def at_output(out: Path, sources: Iterable[str | Path], overwrite: bool, is_file: bool = False) -> None:
+    """Check that nothing is lost by writing to ``out``.
 
     Raises:
-        ValueError, FileNotFoundError: for a folder here that does not hold any.
+        ValueError: For one of the ``sources``, or for something that exists, without ``overwrite``.
+    """
+    from odeformer.files.checks import check_output, check_output_file
+
+    check = check_output_file if is_file else check_output
+    check(out.absolute(), [Path(source) for source in sources], overwrite)
+
+
+def at_transformers(source: Path, register_as: str | None) -> None:
+    """Check a checkpoint folder of ``transformers``, and the name it is to be registered under.
+
+    Raises:
+        ValueError: For a malformed name.
+        FileNotFoundError: For a folder without a checkpoint.
+    """
+    from cluster.names import check_model_name
+    from odeformer.files.checks import TRANSFORMERS_EXPECTED, check_is_there
+
+    if register_as is not None:
+        check_model_name(register_as)
+    check_is_there(source / "config.json", TRANSFORMERS_EXPECTED)
+
+
+def at_shards(shards: str) -> None:
+    """Check the shards that a run reads, unless they are remote.
+
+    Raises:
+        ValueError: For a damaged manifest.
+        FileNotFoundError: For a folder without shards.
     """
     from data.manifest import load_manifest
     from data.remote import is_remote
@@ -46,26 +79,26 @@ def at_shards(shards: str) -> None:
         load_manifest(Path(shards))
 
 
-def at_sources(sources: Iterable[object]) -> None:
-    """What a build reads.
+def at_sources(sources: Iterable[TextSource | Path | str]) -> None:
+    """Check the local files and folders that a build reads.
 
     Raises:
-        ValueError, FileNotFoundError: for a file or folder here that is not there.
+        ValueError: For a malformed source.
+        FileNotFoundError: For a missing file or folder.
     """
     from data.building.sources import as_source
     from data.corpus import list_files
 
-    for given in sources:
-        source = as_source(given)  # type: ignore[arg-type]
+    for source in map(as_source, sources):
         if not source.is_hugging_face and not source.is_remote and not Path(source.path).is_dir():
             list_files(Path(source.path))
 
 
 def at_run(folder: Path) -> None:
-    """What a run has left.
+    """Check that a run was started in a folder.
 
     Raises:
-        FileNotFoundError: when none was ever begun there.
+        FileNotFoundError: If none was.
     """
     from cluster.tracking import runs
 

@@ -1,33 +1,46 @@
-"""``odeformer models export`` and ``import``: out into the ordinary world, and in from it."""
+"""Export to, and import from, ``transformers`` and llama.cpp."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-from cluster.names import check_model_name
-from cluster.registry import Version
-from launcher import preflight
-from odeformer.config import BasisConfig
-from odeformer.files.checks import TRANSFORMERS_EXPECTED, check_is_there, check_output, check_output_file
+import torch
+from transformers.utils import logging
+
+from cluster import registry
+from cluster import tags as tag
+from cluster.registry import Loaded, Version
+from cluster.tracking import runs, store
+from cluster.tracking.lineage import code_tags
+from data.tokenizer import end_of_text, load_tokenizer
+from launcher.evaluation.text import loss_at_depth, read_ids
+from launcher.tables.model_card import model_card
+from odeformer import checkpoint
+from odeformer.config import BasisConfig, ModelConfig
+from odeformer.files.digest import folder_digest
+from odeformer.interop import continuous
+from odeformer.interop.hf import exporting
+from odeformer.interop.hf.importing import read_ordinary
+from odeformer.interop.materialise import layer_solver
+from odeformer.measure.text_loss import text_loss
+from odeformer.model import Odeformer, SolveOptions, parameter_count
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """The result of an export."""
 
     layers: int
     solver: str
-    """Whose steps the layers are."""
+    """The solver whose steps the layers are."""
     trained_by: str
     difference: float
-    """Of logits, the largest, over their standard deviation."""
+    """Largest difference of logits after loading the export, over their standard deviation."""
     losses: dict[str, float]
-    """Nats per token on the text, by whose steps they are; empty without one."""
+    """Nats per token on the text by solver; empty without a text."""
     in_half: int = 0
-    """Matrices that 8 bits in blocks do not fit, in half precision instead."""
+    """Number of matrices in half precision because 8-bit blocks do not fit them."""
 
 
 def export(
@@ -38,107 +51,74 @@ def export(
     gguf: str | None,
     text: Path | None,
     out: Path,
-    overwrite: bool,
     tracking_uri: str | None,
 ) -> Exported:
-    """Write a model at a depth for ``transformers``, or with ``peft`` its adapter alone for that, or with
-    ``gguf``, a precision, as a file for llama.cpp. The loss on a ``text`` goes into the model card."""
-    if peft and gguf:
-        raise ValueError("give either --peft or --gguf")
-    if text is not None and (peft or gguf):
-        raise ValueError("--text is for a whole checkpoint: leave it out, or --peft and --gguf")
-    out = out.absolute()
-    check = check_output_file if gguf else check_output
-    check(out, [Path(name) for name in (model, adapter) if name], overwrite)
-    if gguf:
-        _check_gguf()
-    preflight.at_model(model, tracking_uri, adapter)
-    _silence_transformers()
-    from cluster import registry
-    from data.tokenizer import end_of_text
-    from launcher.tables.model_card import model_card
-    from odeformer.interop.hf import exporting
-    from odeformer.interop.materialise import layer_solver
+    """Write a model at a depth as an ordinary transformer; ``out`` is replaced if it exists.
 
+    Args:
+        model: ``models:/…`` or a checkpoint folder.
+        adapter: Adapter to merge.
+        depth: Number of layers N; the model's depth by default.
+        peft: Write only the adapter, for ``peft`` on the base at this depth.
+        gguf: Write a GGUF file for llama.cpp with matrices of this type.
+        text: File to measure the loss on, for the model card.
+        out: Output folder, with ``gguf`` the output file; an absolute path.
+        tracking_uri: MLflow tracking URI.
+    """
+    _silence_transformers()
     loaded = registry.load(model, tracking_uri, adapter)
-    shape, solver = loaded.model.config, layer_solver(loaded.model)
-    layers, in_half = shape.depth if depth is None else depth, 0
-    tokenizer = loaded.folder / "tokenizer.json"
+    config, solver = loaded.model.config, layer_solver(loaded.model)
+    layers, in_half = config.depth if depth is None else depth, 0
+    tokenizer, stop_token = loaded.folder / "tokenizer.json", end_of_text(loaded.tokenizer)
+
     losses = {} if text is None else _losses_by_solver(text, loaded, depth, solver)
     if gguf:
-        from odeformer.interop.gguf.writing import export_gguf
+        from odeformer.interop.gguf.writing import export_gguf  # an optional package
 
         name = f"{adapter or model} at {layers} layers"
-        written = export_gguf(loaded.model, tokenizer, depth, gguf, name, out, end_of_text(loaded.tokenizer))
+        written = export_gguf(loaded.model, tokenizer, depth, gguf, name, out, stop_token)
         difference, in_half = written.difference, written.in_half
     elif peft:
-        known = [v.uri for v in loaded.versions if v.kind == "checkpoint"]
-        base = known[0] if known else model
-        difference = exporting.export_adapter(loaded.model, depth, base, out)
+        checkpoints = [v.uri for v in loaded.versions if v.kind == "checkpoint"]
+        difference = exporting.export_adapter(loaded.model, depth, [*checkpoints, model][0], out)
     else:
-        card = model_card(shape, layers, solver, adapter or model, loaded.versions, losses)
-        difference = exporting.export(
-            loaded.model, tokenizer, depth, card, out, end_of_text(loaded.tokenizer)
-        )
+        card = model_card(config, layers, solver, adapter or model, loaded.versions, losses)
+        difference = exporting.export(loaded.model, tokenizer, depth, card, out, stop_token)
     return Exported(layers, solver, loaded.model.solver, difference, losses, in_half)
-
-
-def _check_gguf() -> None:
-    try:
-        import gguf  # noqa: F401
-    except ImportError:
-        raise ValueError("--gguf needs the package gguf: install it with pip install -e '.[gguf]'") from None
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of an ordinary checkpoint."""
+    """The result of an import."""
 
     layers: int
     size: int
-    """K."""
+    """Number of weight sets K."""
     parameters: int
     ordinary_parameters: int
     condition: float
-    """Of the coefficients at the layers' times."""
+    """Condition number of the coefficients at the layers' times."""
     error: float
-    """Of the layers, relative."""
+    """Relative error of the layers' weights."""
     losses: dict[str, float]
-    """Nats per token on the text, of the original and of the model at each N; empty without one."""
+    """Nats per token on the text, of the original and of the model at each N; empty without a text."""
     version: Version | None
 
 
 def import_checkpoint(
-    source: Path,
-    out: Path,
-    size: int,
-    overwrite: bool,
-    text: Path | None,
-    register_as: str | None,
-    tracking_uri: str | None,
+    source: Path, out: Path, size: int, text: Path | None, register_as: str | None, tracking_uri: str | None
 ) -> Imported:
-    """Read a checkpoint of ``transformers`` as a continuous-depth model of K weight sets.
+    """Convert a checkpoint of ``transformers`` to a continuous-depth model; ``out`` is replaced if it exists.
 
     Args:
-        source: its folder, with a ``tokenizer.json``.
-        out: the checkpoint folder to write.
-        size: K, as many as there are layers when 0.
-        overwrite: replace ``out`` where it is there.
-        text: a file to measure the loss on, before and after.
-        register_as: a name in the registry.
+        source: Folder of the checkpoint, with a ``tokenizer.json``.
+        out: Checkpoint folder to write, an absolute path.
+        size: Number of weight sets K; 0 takes the number of layers.
+        text: File to measure the loss on, before and after.
+        register_as: Name to register the model under.
+        tracking_uri: MLflow tracking URI.
     """
-    out = out.absolute()
-    check_output(out, [source], overwrite)
-    if register_as is not None:
-        check_model_name(register_as)
-    check_is_there(source / "config.json", TRANSFORMERS_EXPECTED)
     _silence_transformers()
-    from data.tokenizer import load_tokenizer
-    from odeformer import checkpoint
-    from odeformer.interop import continuous
-    from odeformer.interop.hf.importing import read_ordinary
-    from odeformer.model import parameter_count
-
     tokenizer = load_tokenizer(source)
     ordinary = read_ordinary(source)
     assert ordinary.config.vocabulary_size is not None
@@ -147,12 +127,13 @@ def import_checkpoint(
             f"{source / 'tokenizer.json'} has {tokenizer.get_vocab_size()} tokens, the model "
             f"{ordinary.config.vocabulary_size}: it belongs to another one"
         )
+
     layers = ordinary.config.depth
     size = size or layers
     model, fit = continuous(ordinary, BasisConfig(size=size))
     losses = {}
     if text is not None:
-        losses = _losses(text, tokenizer, ordinary.model(), model, layers)
+        losses = _losses_by_depth(read_ids(text, tokenizer), ordinary.model(), model, layers)
     checkpoint.save(model.state_dict(), model.config, model.solver, source / "tokenizer.json", out)
     version = None
     if register_as is not None:
@@ -169,62 +150,35 @@ def import_checkpoint(
     )
 
 
-def _losses_by_solver(text: Path, loaded: Any, depth: int | None, layer_solver: str) -> dict[str, float]:
-    """Of a model by the solver it was trained with, and by the one whose steps are ordinary layers."""
-    from odeformer.measure.text_loss import text_loss
-    from odeformer.model import SolveOptions
-
-    model, ids, losses = loaded.model, _token_ids(text, loaded.tokenizer), {}
-    for solver in dict.fromkeys((model.solver, layer_solver)):
-        logits_of = partial(_logits, model, depth, SolveOptions(solver))
-        losses[solver] = text_loss(logits_of, ids, model.config.context_length)
-    return losses
+def _losses_by_solver(text: Path, loaded: Loaded, depth: int | None, layer_solver: str) -> dict[str, float]:
+    """Losses with the solver a model was trained with, and with the one whose steps are ordinary layers."""
+    model, ids = loaded.model, read_ids(text, loaded.tokenizer)
+    solvers = dict.fromkeys((model.solver, layer_solver))
+    return {solver: loss_at_depth(model, ids, depth, SolveOptions(solver)) for solver in solvers}
 
 
-def _logits(model: Any, depth: int | None, options: Any, ids: Any) -> Any:
-    return model(ids, depth=depth, options=options).logits
-
-
-def _token_ids(text: Path, tokenizer: Any) -> Any:
-    import torch
-
-    return torch.tensor(tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False).ids)
-
-
-def _losses(text: Path, tokenizer: Any, original: Any, model: Any, layers: int) -> dict[str, float]:
-    from odeformer.measure.text_loss import text_loss
-
-    ids = _token_ids(text, tokenizer)
-    context = model.config.context_length
-
-    def at_depth(depth: int, x: Any) -> Any:
-        return model(x, depth=depth).logits
-
-    losses = {"original": text_loss(lambda x: original(x).logits, ids, context)}
+def _losses_by_depth(
+    ids: torch.Tensor, original: torch.nn.Module, model: Odeformer, layers: int
+) -> dict[str, float]:
+    assert model.config.context_length is not None
+    losses = {"original": text_loss(lambda x: original(x).logits, ids, model.config.context_length)}
     for depth in (max(layers // 2, model.config.prelude_layers + 1), layers, 2 * layers):
-        losses[f"N = {depth}"] = text_loss(partial(at_depth, depth), ids, context)
+        losses[f"N = {depth}"] = loss_at_depth(model, ids, depth)
     return losses
 
 
 def _register(
-    folder: Path, name: str, source: Path, shape: Any, losses: dict[str, float], uri: str | None
+    folder: Path, name: str, source: Path, config: ModelConfig, losses: dict[str, float], uri: str | None
 ) -> Version:
-    from cluster import registry
-    from cluster import tags as tag
-    from cluster.tracking import runs, store
-    from cluster.tracking.lineage import code_tags
-    from odeformer.files.digest import folder_digest
-    from odeformer.model import parameter_count
-
     uri = store.tracking_uri(uri)
     origin = {"imported_from": str(source), "imported_digest": folder_digest(source)}
     metrics = {f"loss {key}".replace("=", "").replace("  ", " "): value for key, value in losses.items()}
     run_id = runs.finished_run(uri, "imports", name, origin, metrics)
     tags = {
         tag.KIND: "checkpoint",
-        tag.PARAMETERS: str(parameter_count(shape)),
-        tag.ORDINARY_PARAMETERS: str(parameter_count(shape.ordinary())),
-        tag.DEPTHS: str(shape.depth),
+        tag.PARAMETERS: str(parameter_count(config)),
+        tag.ORDINARY_PARAMETERS: str(parameter_count(config.ordinary())),
+        tag.DEPTHS: str(config.depth),
         tag.IMPORTED_FROM: source.name,
         tag.IMPORTED_DIGEST: origin["imported_digest"],
     }
@@ -236,8 +190,6 @@ def _register(
 
 
 def _silence_transformers() -> None:
-    """Its progress bars, and its hints about what a file lacks that is not used."""
-    from transformers.utils import logging
-
+    """Turn off progress bars, and warnings about unused parts of a file."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()

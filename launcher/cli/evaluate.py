@@ -1,54 +1,52 @@
-"""``odeformer eval``."""
+"""The command ``odeformer eval``."""
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from launcher import preflight
-from launcher.cli.options import AsJson, AttachedAdapter, Model, TrackingUri
+from launcher.cli.options import AsJson, AttachedAdapter, Depths, Model, TrackingUri
+from launcher.cli.output import check_installed, make_progress, show
 
 
 def evaluate(
     model: Model,
-    text: Annotated[Path | None, typer.Option(help="A file of text.")] = None,
+    text: Annotated[Path | None, Option(help="Text file to measure the loss on.")] = None,
     tasks: Annotated[
         list[str] | None,
-        typer.Option(help="Tasks of the LM Evaluation Harness, by commas; python_stdlib is here."),
+        Option(help="Tasks of the LM Evaluation Harness, comma-separated, or python_stdlib."),
     ] = None,
     task_folder: Annotated[
-        Path | None, typer.Option(help="Your own tasks: YAML files of the harness and their data.")
+        Path | None, Option(help="Folder of your own tasks in the harness's format.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Ask the first so many of each task.")] = None,
-    depth: Annotated[
-        list[int] | None, typer.Option(help="N, may be repeated; the model depth when not given.")
-    ] = None,
+    limit: Annotated[int | None, Option(min=1, help="Maximum number of examples per task.")] = None,
+    depth: Depths = None,
     adapter: AttachedAdapter = None,
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Score a text or tasks. Example: odeformer eval --model models:/tiny@champion --tasks python_stdlib"""
-    names = [name.strip() for given in tasks or [] for name in given.split(",") if name.strip()]
+    """Evaluate on a text or tasks. Example: odeformer eval --model models:/tiny@champion --text a.txt"""
+    names = [name.strip() for name in ",".join(tasks or []).split(",") if name.strip()]
     if text is None and not names:
         raise ValueError("give --text, --tasks or both")
     if not names and (task_folder is not None or limit is not None):
         raise ValueError("--task-folder and --limit are for --tasks: name the tasks")
     preflight.at_model(model, tracking_uri, adapter)
-    from launcher.evaluation.evaluate import evaluate as score
-    from launcher.evaluation.lm_eval import Tasks
-    from launcher.tables.results import task_scores_table, text_scores_table
-    from launcher.terminal.console import make_console
-    from launcher.terminal.progress import Progress
-
-    progress = Progress(make_console(as_json))
-    with ExitStack() as asking:
+    if names:
+        check_installed("eval", "lm_eval")
+    progress = make_progress(as_json)
+    with ExitStack() as stage:
         if names:
-            asking.enter_context(progress.stage(", ".join(names)))
-        found = score(
+            stage.enter_context(progress.stage(", ".join(names)))
+        # These imports take seconds, in which the stage shows that the command is alive.
+        from launcher.evaluation.evaluate import evaluate as score
+        from launcher.evaluation.lm_eval import Tasks
+
+        evaluation = score(
             model,
             adapter,
             depth or [],
@@ -58,12 +56,8 @@ def evaluate(
             limit=limit,
             progress=progress.update,
         )
-    if as_json:
-        print(json.dumps(found.content(), indent=2))
-        return
-    if found.text:
-        progress.console.print(text_scores_table(found.text))
-    if found.tasks:
-        progress.console.print(task_scores_table(found.tasks))
-    for remark in found.remarks:
-        progress.console.print(remark, highlight=False, soft_wrap=True)
+    from launcher.tables.results import task_scores_table, text_scores_table
+
+    tables = [text_scores_table(evaluation.text)] if evaluation.text else []
+    tables += [task_scores_table(evaluation.tasks)] if evaluation.tasks else []
+    show([*tables, *evaluation.remarks], evaluation.content(), as_json)

@@ -1,20 +1,18 @@
-"""``odeformer init``: where somebody's own run begins."""
+"""The command ``odeformer init``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument
 
 
 def init(
-    path: Annotated[Path, typer.Argument(metavar="[PATH]", help="The YAML file to write.")] = Path(
-        "run.yaml"
-    ),
+    path: Annotated[Path, Argument(metavar="[PATH]", help="YAML file to write.")] = Path("run.yaml"),
 ) -> None:
-    """Write a commented configuration to begin with. Example: odeformer init run.yaml"""
+    """Write a commented starter configuration. Example: odeformer init run.yaml"""
     from launcher.configuration.starter import write_starter
 
     write_starter(path)
-    print(f"{path}: change what is yours, then look: odeformer pretrain {path} --dry-run")
+    print(f"{path}: edit it, then preview the run: odeformer pretrain {path} --dry-run")

@@ -1,86 +1,73 @@
-"""``odeformer submit`` and ``odeformer jobs``: pretraining on a cluster that runs already."""
+"""The commands ``odeformer submit`` and ``odeformer jobs``: pretraining jobs on a running cluster."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from cluster.runs.failures import RunFailedError
-from launcher.cli.options import AsJson, Overrides
+from launcher.cli.options import AsJson, Config, Follow, Overrides
+from launcher.cli.output import say, show
 
 if TYPE_CHECKING:
     from cluster.connection.job import Job
     from cluster.connection.jobs import JobServer
 
-submit_app = typer.Typer(help="Work for a cluster that runs already.", no_args_is_help=True)
-jobs_app = typer.Typer(help="The pretraining jobs of a cluster.", no_args_is_help=True)
+submit_app = typer.Typer(help="Submit work to a running cluster.", no_args_is_help=True)
+jobs_app = typer.Typer(help="Manage pretraining jobs on a running cluster.", no_args_is_help=True)
 
 Address = Annotated[
     str | None,
-    typer.Option(
-        envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"],
-        help="Of the cluster's dashboard, http://host:8265.",
+    Option(
+        envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"], help="The cluster's dashboard, http://host:8265."
     ),
 ]
-JobName = Annotated[str, typer.Argument(metavar="NAME", help="The job's name.")]
+JobName = Annotated[str, Argument(metavar="NAME", help="The job's name.")]
 
 
 @submit_app.command("pretrain")
 def submit_pretrain(
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
+    config: Config,
     address: Address = None,
     overrides: Overrides = None,
-    name: Annotated[str | None, typer.Option(help="The job's name; that of run.dir when not given.")] = None,
+    name: Annotated[str | None, Option(help="The job's name; the name of run.dir by default.")] = None,
 ) -> None:
-    """Queue a run. Example: odeformer submit pretrain run.yaml --address http://head:8265 --name first"""
+    """Submit a run. Example: odeformer submit pretrain run.yaml --address http://head:8265 --name first"""
     from launcher.configuration.load import load_pretrain
 
     settings = load_pretrain(config, overrides or [])
     server = _server(address)
     job = server.submit(settings, name)
-    _say(f"submitted: {job}; odeformer jobs logs {job} -f --address {server.address}")
+    say(f"submitted: {job}; odeformer jobs logs {job} -f --address {server.address}")
 
 
 @jobs_app.command("list")
 def jobs_list(address: Address = None, as_json: AsJson = False) -> None:
-    """All jobs, the latest first. Example: odeformer jobs list --address http://head:8265"""
+    """List jobs, the latest first. Example: odeformer jobs list --address http://head:8265"""
     jobs = _server(address).jobs()
-    if as_json:
-        print(json.dumps([_content(job) for job in jobs], indent=2))
-        return
     from launcher.tables.results import jobs_table
-    from launcher.terminal.console import make_console
 
-    make_console().print(jobs_table(jobs))
+    show(jobs_table(jobs), [_content(job) for job in jobs], as_json)
 
 
 @jobs_app.command("show")
 def jobs_show(name: JobName, address: Address = None, as_json: AsJson = False) -> None:
-    """A job: what it waits for, or what it died of. Example: odeformer jobs show first"""
+    """Show a job and why it is pending or failed. Example: odeformer jobs show first"""
     job = _server(address).job(name)
-    if as_json:
-        print(json.dumps(_content(job), indent=2))
-        return
     from launcher.tables.results import jobs_table
-    from launcher.terminal.console import make_console
 
-    make_console().print(jobs_table([job]))
-    if job.last_lines:
-        _say("\n".join(["", *job.last_lines]))
+    log = ["", *job.last_lines] if job.last_lines else []
+    show([jobs_table([job]), *log], _content(job), as_json)
 
 
 @jobs_app.command("logs")
-def jobs_logs(
-    name: JobName,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job has ended.")] = False,
-    address: Address = None,
-) -> None:
-    """What a job printed; -f ends as it does, 1 if it failed. Example: odeformer jobs logs first -f"""
+def jobs_logs(name: JobName, follow: Follow = False, address: Address = None) -> None:
+    """Print a job's output; -f exits with 1 if the job failed. Example: odeformer jobs logs first -f"""
     server = _server(address)
     if not follow:
         sys.stdout.write(server.log(name))
@@ -97,12 +84,12 @@ def jobs_logs(
 
 @jobs_app.command("stop")
 def jobs_stop(name: JobName, address: Address = None) -> None:
-    """End a job, as Ctrl-C would end the run. Example: odeformer jobs stop first"""
+    """Stop a job, as Ctrl-C would stop the run. Example: odeformer jobs stop first"""
     server = _server(address)
     if server.stop(name):
-        _say(f"stopped: {name}; submitted again under another name it goes on from its last checkpoint")
+        say(f"stopped: {name}; submit it under another name to resume from its last checkpoint")
     else:
-        _say(f"{name} has ended already ({server.job(name).state})")
+        say(f"{name} has ended already ({server.job(name).state})")
 
 
 def _server(address: str | None) -> JobServer:
@@ -121,9 +108,3 @@ async def _write(pieces: AsyncIterator[str]) -> None:
     async for piece in pieces:
         sys.stdout.write(piece)
         sys.stdout.flush()
-
-
-def _say(text: str) -> None:
-    from launcher.terminal.console import make_console
-
-    make_console().print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,7 @@
-"""The command line. Bodies import what they need: ``odeformer --help`` must not wait for torch."""
+"""The command line ``odeformer``.
+
+Commands import heavy packages in their bodies, so that ``--help`` and refusals of mistakes are fast.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import sys
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from cluster.runs.failures import PreemptedError, RunFailedError
 from launcher.cli.analyze import analyze
@@ -30,18 +34,15 @@ from launcher.cli.versions import models_app
 from odeformer import __version__
 
 INTERRUPTED = 130
-"""Exit code, 128 + SIGINT as in a shell."""
-# Typer exports only one child of the class that all its usage errors share.
+"""Exit code after Ctrl-C: 128 + SIGINT, as in a shell."""
+# Typer exports only a subclass of its common base of usage errors.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-def _say_version(asked: bool) -> None:
-    if asked:
+def _show_version(requested: bool) -> None:
+    if requested:
         print(__version__)
         raise typer.Exit
 
@@ -49,18 +50,21 @@ def _say_version(asked: bool) -> None:
 @app.callback()
 def start(
     version: Annotated[
-        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which, and end.")
+        bool, Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Pretrain one continuous-depth transformer; fine-tune and run it at the depth you can afford."""
+    """Pretrain one continuous-depth transformer; fine-tune and run it at any depth."""
 
 
 def main() -> None:
-    """Run the command line. A user's mistake is one line and exit code 2, a failed run one line and 1, one
-    that was asked to end, and can go on, one line and 75."""
+    """Run the command line, and exit with one line for every error.
+
+    Exit code 2 is a user's mistake, 1 a failed run, 75 a preempted run that can be resumed, 130 Ctrl-C.
+    ``ODEFORMER_TRACEBACK`` in the environment raises mistakes instead.
+    """
     try:
         code = app(standalone_mode=False)
-        if code == INTERRUPTED:  # what Typer makes of Ctrl-C, without a word
+        if code == INTERRUPTED:  # Typer handles Ctrl-C silently
             print("interrupted", file=sys.stderr)
     except (typer.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
@@ -71,7 +75,7 @@ def main() -> None:
         _complain(str(error))
         code = 1
     except PreemptedError as error:
-        print(f"{error}; the same command goes on", file=sys.stderr)
+        print(f"{error}; the same command resumes it", file=sys.stderr)
         code = os.EX_TEMPFAIL
     except (ValueError, OSError, ArithmeticError) as error:
         if "ODEFORMER_TRACEBACK" in os.environ:
@@ -81,12 +85,12 @@ def main() -> None:
 
 
 def _complain(message: str) -> int:
-    if message:  # a group without a verb has shown its help instead
+    if message:  # empty after a group without a verb, which has shown its help
         print("error: " + " ".join(message.split()), file=sys.stderr)
     return 2
 
 
-# In the order in which --help has them; commands come before groups.
+# In the order of --help; commands come before groups.
 app.command()(pretrain)
 app.command("grad-check")(grad_check)
 app.command("eval")(evaluate)

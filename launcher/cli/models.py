@@ -1,4 +1,4 @@
-"""``odeformer models``: ways into the registry and out of it."""
+"""The commands ``odeformer models`` that export, import and register models."""
 
 from __future__ import annotations
 
@@ -6,95 +6,91 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
 from launcher import preflight
-from launcher.cli.options import Model, Overwrite, TrackingUri
+from launcher.cli.options import Depth, Model, Overwrite, TrackingUri
+from launcher.cli.output import check_installed, say
 
-models_app = typer.Typer(help="The model registry.", no_args_is_help=True)
+models_app = typer.Typer(help="Manage the model registry.", no_args_is_help=True)
 
 
 @models_app.command("export")
 def models_export(
     model: Model,
-    out: Annotated[Path, typer.Option(help="The folder to write; with --gguf the file.")],
-    depth: Annotated[
-        int | None, typer.Option(help="N, the layers it will have; the model depth when not given.")
-    ] = None,
+    out: Annotated[Path, Option(help="Folder to write to; with --gguf the file.")],
+    depth: Depth = None,
     adapter: Annotated[
-        str | None, typer.Option(help="An adapter to merge, models:/<name>/<version> or a folder.")
+        str | None, Option(help="Adapter to merge: models:/<name>/<version> or folder.")
     ] = None,
-    peft: Annotated[
-        bool, typer.Option("--peft", help="Write the adapter alone, for peft and the base at this depth.")
-    ] = False,
+    peft: Annotated[bool, Option("--peft", help="Export only the adapter, for the package peft.")] = False,
     gguf: Annotated[
         Literal["f32", "f16", "q8_0"] | None,
-        typer.Option(help="Write a GGUF file for llama.cpp, its matrices in this precision."),
+        Option(help="Write a GGUF file for llama.cpp with matrices of this type."),
     ] = None,
-    text: Annotated[
-        Path | None, typer.Option(help="Measure the loss on this text, for the model card.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    text: Annotated[Path | None, Option(help="Text file to measure the loss on, for the model card.")] = None,
+    overwrite: Overwrite = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """An ordinary checkpoint. Example: odeformer models export --model models:/tiny@champion --out tiny-8"""
-    from launcher.terminal.console import make_console
+    """Export for transformers. Example: odeformer models export --model models:/tiny@champion --out tiny-8"""
+    if peft and gguf:
+        raise ValueError("give either --peft or --gguf")
+    if text is not None and (peft or gguf):
+        raise ValueError("--text is for a whole checkpoint: leave it out, or --peft and --gguf")
+    preflight.at_output(out, [name for name in (model, adapter) if name], overwrite, is_file=gguf is not None)
+    if gguf:
+        check_installed("gguf", "gguf")
+    preflight.at_model(model, tracking_uri, adapter)
     from launcher.transfer import export
 
-    done = export(model, adapter, depth, peft, gguf, text, out, overwrite, tracking_uri)
-    what = "the adapter, for peft" if peft else f"an ordinary transformer of {done.layers} layers"
-    lines = [f"{out}: {what} at N = {done.layers}" if peft else f"{out}: {what}"]
-    own = "are the rounded weights'; from the model's own they " if gguf else ""
-    lines.append(
-        f"loaded again, its logits {own}differ by at most {done.difference:.1e} of their standard deviation"
+    exported = export(model, adapter, depth, peft, gguf, text, out.absolute(), tracking_uri)
+    layers, solver = exported.layers, exported.solver
+    what = f"the adapter, for peft at N = {layers}" if peft else f"an ordinary transformer of {layers} layers"
+    logits = (
+        "the rounded weights' logits differ from the model's" if gguf else "loaded again, its logits differ"
     )
-    if done.in_half:
-        lines.append(f"{done.in_half} matrices are f16: their rows are no whole number of blocks of 32")
-    if done.trained_by != done.solver:
-        lines.append(f"trained by {done.trained_by}; its layers are {done.solver}'s steps")
-    lines += [f"by {solver}: {loss:.4f} nats/token" for solver, loss in done.losses.items()]
-    make_console().print("\n".join(lines), highlight=False, soft_wrap=True)
+    say(f"{out}: {what}", f"{logits} by at most {exported.difference:.1e} of their standard deviation")
+    if exported.in_half:
+        say(f"{exported.in_half} matrices are f16: their rows do not divide into blocks of 32")
+    if exported.trained_by != solver:
+        say(f"trained with {exported.trained_by}; the layers are steps of {solver}")
+    say(*(f"with {name}: {loss:.4f} nats/token" for name, loss in exported.losses.items()))
 
 
 @models_app.command("import")
 def models_import(
-    source: Annotated[Path, typer.Option("--from", help="A checkpoint folder of transformers.")],
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
-    size: Annotated[
-        int, typer.Option(min=0, help="K, the weight sets; as many as it has layers when 0.")
-    ] = 0,
-    text: Annotated[
-        Path | None, typer.Option(help="Measure the loss on this text, before and after.")
-    ] = None,
-    register: Annotated[str | None, typer.Option(metavar="NAME", help="Register it under this name.")] = None,
+    source: Annotated[Path, Option("--from", help="Checkpoint folder of transformers.")],
+    out: Annotated[Path, Option(help="Folder to write to.")],
+    size: Annotated[int, Option(min=0, help="Number of weight sets K; 0 takes the number of layers.")] = 0,
+    text: Annotated[Path | None, Option(help="Text file to measure the loss on, before and after.")] = None,
+    register: Annotated[str | None, Option(metavar="NAME", help="Register it under this name.")] = None,
     overwrite: Overwrite = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """An ordinary checkpoint as an ODE. Example: odeformer models import --from pythia --out pythia-ode"""
+    """Import a checkpoint as an ODE. Example: odeformer models import --from pythia --out pythia-ode"""
+    preflight.at_output(out, [source], overwrite)
+    preflight.at_transformers(source, register)
     from launcher.tables.versions import registered_line
-    from launcher.terminal.console import make_console
     from launcher.transfer import import_checkpoint
 
-    done = import_checkpoint(source, out, size, overwrite, text, register, tracking_uri)
-    lines = [
-        f"{out}: {done.layers} layers as {done.size} weight sets, {done.parameters:,} parameters "
-        f"({done.ordinary_parameters:,} before)",
-        f"the layers at N = {done.layers}: off by {done.error:.1e} of their norm, "
-        f"condition {done.condition:.3g}",
-        *(f"{name:<10} {loss:.4f} nats/token" for name, loss in done.losses.items()),
-    ]
-    if done.version is not None:
-        lines.append(registered_line(done.version))
-    make_console().print("\n".join(lines), highlight=False, soft_wrap=True)
+    imported = import_checkpoint(source, out.absolute(), size, text, register, tracking_uri)
+    say(
+        f"{out}: {imported.layers} layers as {imported.size} weight sets, {imported.parameters:,} parameters "
+        f"({imported.ordinary_parameters:,} before)",
+        f"the layers at N = {imported.layers}: off by {imported.error:.1e} of their norm, "
+        f"condition {imported.condition:.3g}",
+        *(f"{name:<10} {loss:.4f} nats/token" for name, loss in imported.losses.items()),
+    )
+    if imported.version is not None:
+        say(registered_line(imported.version))
 
 
 @models_app.command("register")
 def models_register(
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN_DIR", help="The run.dir of a finished run, or a job's folder.")
-    ],
-    name: Annotated[str | None, typer.Option(help="Another name than the run's register_as.")] = None,
+    run: Annotated[Path, Argument(metavar="RUN_DIR", help="The run.dir of a run, or a job's folder.")],
+    name: Annotated[str | None, Option(help="Model name; the run's tracking.register_as by default.")] = None,
 ) -> None:
-    """Register what a run made while the registry was away. Example: odeformer models register runs/a"""
+    """Register a finished run or job. Example: odeformer models register runs/a"""
     from cluster.names import check_model_name
 
     if name is not None:
@@ -103,8 +99,7 @@ def models_register(
     from cluster import pretrain
     from cluster.finetuning import job
     from launcher.tables.versions import registered_line
-    from launcher.terminal.console import make_console
 
-    of_a_job = (run / job.VERSION_FILE).is_file()
-    version = job.register_job(run, name) if of_a_job else pretrain.register_finished_run(run, name)
-    make_console().print(registered_line(version), highlight=False, soft_wrap=True)
+    is_job = (run / job.VERSION_FILE).is_file()
+    version = job.register_job(run, name) if is_job else pretrain.register_finished_run(run, name)
+    say(registered_line(version))

@@ -1,13 +1,15 @@
-"""``odeformer plan``: what a run on machines that nobody has rented yet would need, take and cost."""
+"""The command ``odeformer plan``."""
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from typer import Option
 
-from launcher.cli.options import AsJson, Overrides
+from launcher.cli.options import AsJson, Config, Overrides
+from launcher.cli.output import show
 
 if TYPE_CHECKING:
     from cluster.settings import PretrainSettings
@@ -16,78 +18,62 @@ VOCABULARY = 32_000
 
 
 def plan(
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
+    config: Config,
     overrides: Overrides = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="The run's workers when not given.")] = None,
-    gpu: Annotated[Literal["a100", "h100", "h200", "b200"], typer.Option(help="Kind of GPU.")] = "h100",
+    gpus: Annotated[int | None, Option(min=1, help="Number of GPUs; cluster.workers by default.")] = None,
+    gpu: Annotated[Literal["a100", "h100", "h200", "b200"], Option(help="Type of GPU.")] = "h100",
     interconnect: Annotated[
-        Literal["ndr400", "hdr200", "ethernet100", "ethernet25"], typer.Option(help="Between nodes.")
+        Literal["ndr400", "hdr200", "ethernet100", "ethernet25"], Option(help="Network between nodes.")
     ] = "ndr400",
-    efficiency: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Part of its peak that a GPU reaches in products.")
-    ] = 0.45,
-    price: Annotated[float | None, typer.Option(min=0, help="Of one GPU for an hour.")] = None,
+    efficiency: Annotated[float, Option(min=0.01, max=1, help="Fraction of peak FLOP/s in matmuls.")] = 0.45,
+    price: Annotated[float | None, Option(min=0, help="Price of one GPU hour.")] = None,
     vocabulary: Annotated[
-        int | None, typer.Option(min=1, help=f"{VOCABULARY:,} when neither this nor shards are there.")
+        int | None, Option(min=1, help=f"Vocabulary size; the shards' or {VOCABULARY:,} by default.")
     ] = None,
-    simulate: Annotated[
-        bool, typer.Option("--simulate", help="The run many times, with failures, restarts and commits.")
-    ] = False,
-    spares: Annotated[
-        int | None, typer.Option(min=0, help="Of --simulate: nodes; one for each 64 when not given.")
-    ] = None,
+    simulate: Annotated[bool, Option("--simulate", help="Simulate the run with failures.")] = False,
+    spares: Annotated[int | None, Option(min=0, help="Simulated spare nodes; one per 64 by default.")] = None,
     preemptions: Annotated[
-        float | None, typer.Option(min=0, max=1000, help="Of --simulate: a day, of the whole run.")
+        float | None, Option(min=0, max=1000, help="Preemptions per day, of the whole run, for --simulate.")
     ] = None,
     stragglers: Annotated[
-        float | None, typer.Option(min=0, max=1000, help="Of --simulate: nodes that become slow in a day.")
+        float | None, Option(min=0, max=1000, help="Nodes that become slow per day, for --simulate.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of --simulate.")] = 0,
+    seed: Annotated[int, Option(help="Random seed of --simulate.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """What a run would need, take and cost. Example: odeformer plan large --gpus 64 --gpu h100"""
-    if not simulate and any(one is not None for one in (spares, preemptions, stragglers)):
-        raise typer.BadParameter("--spares, --preemptions and --stragglers are of --simulate: add it")
+    """Estimate memory, time and cost of a run. Example: odeformer plan large --gpus 64 --gpu h100"""
+    if not simulate and any(option is not None for option in (spares, preemptions, stragglers)):
+        raise typer.BadParameter("--spares, --preemptions and --stragglers need --simulate: add it")
     from cluster import planning
-    from cluster.planning import Machines, choices, estimate
     from cluster.planning.hardware import GPUS, NETWORKS
     from launcher.configuration.load import load_pretrain
-    from launcher.tables.estimate import show_estimate
-    from launcher.tables.simulation import show_simulated
-    from launcher.terminal.console import make_console
+    from launcher.tables.plan import estimate_report, simulation_report
 
     settings = _with_vocabulary(load_pretrain(config, overrides or []), vocabulary)
     count = gpus or settings.cluster.workers
-    machines = Machines(count, GPUS[gpu], NETWORKS[interconnect], efficiency, price)
-    given = estimate(settings, machines)
-    ordered = choices(settings, machines)
-    simulated = None
+    machines = planning.Machines(count, GPUS[gpu], NETWORKS[interconnect], efficiency, price)
+    estimate = planning.estimate(settings, machines)
+    choices = planning.choices(settings, machines)
+    report = estimate_report(estimate, choices)
+    content = {"given": estimate.content(), "choices": [choice.content() for choice in choices]}
     if simulate:
-        run = planning.long_run(given, spares, preemptions or 0.0, stragglers or 0.0)
+        run = planning.long_run(estimate, spares, preemptions or 0.0, stragglers or 0.0)
         simulated = planning.summary(run, planning.simulate(run, seed), seed)
-    if as_json:
-        content = {"given": given.content(), "choices": [one.content() for one in ordered]}
-        print(json.dumps(content | ({"simulated": simulated} if simulated else {}), indent=2))
-        return
-    console = make_console()
-    show_estimate(given, ordered, console)
-    if simulated:
-        show_simulated(given, simulated, console)
+        report += simulation_report(estimate, simulated)
+        content["simulated"] = simulated
+    show(report, content, as_json)
 
 
 def _with_vocabulary(settings: PretrainSettings, vocabulary: int | None) -> PretrainSettings:
-    """Vocabulary and context as given, by the shards where these are there, or assumed."""
-    from pathlib import Path
-
+    """Set vocabulary and context: as given, from the shards if they exist, or assumed."""
     from cluster.resolve import complete_model
     from data.manifest import load_manifest
 
-    model = settings.model
-    shards = Path(settings.data.shards)
+    model, shards = settings.model, Path(settings.data.shards)
     if vocabulary is None and (shards / "manifest.json").is_file():
         return settings.model_copy(update={"model": complete_model(settings, load_manifest(shards))})
-    chosen = {
+    sizes = {
         "vocabulary_size": vocabulary or model.vocabulary_size or VOCABULARY,
         "context_length": model.context_length or settings.data.sequence_length,
     }
-    return settings.model_copy(update={"model": model.model_copy(update=chosen)})
+    return settings.model_copy(update={"model": model.model_copy(update=sizes)})

@@ -1,38 +1,30 @@
-"""``odeformer report``."""
+"""The command ``odeformer report``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from launcher.cli.options import Overwrite, TrackingUri
+from launcher.cli.output import check_installed, say
 
 
 def report(
     compare: Annotated[
         tuple[str, str],
-        typer.Option(
-            metavar="A B",
-            help="Folders that odeformer analyze wrote of the same text, or versions it logged them with.",
+        Option(
+            metavar="A B", help="Analyses of the same text: folders of odeformer analyze, or model versions."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    out: Annotated[Path, Option(help="Folder to write to.")],
     overwrite: Overwrite = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Set two analyses side by side. Example: odeformer report --compare before after --out compared"""
-    from launcher.cli.analyze import check_installed
-
-    check_installed("plotly", "jinja2")
+    """Compare two analyses side by side. Example: odeformer report --compare before after --out compared"""
+    check_installed("analyze", "plotly", "jinja2")
     from launcher.analysis import compare as comparison
-    from launcher.terminal.console import make_console
 
     page = comparison.compare(*compare, out, tracking_uri, overwrite=overwrite)
-    make_console().print(
-        f"open {page} in a browser; numbers: {out / comparison.FILE}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    say(f"open {page} in a browser; numbers: {out / comparison.FILE}")

@@ -1,4 +1,4 @@
-"""``odeformer track``: what MLflow lacks of a run."""
+"""The command ``odeformer track``: upload metrics that MLflow lacks."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-track_app = typer.Typer(help="A run's metrics in MLflow.", no_args_is_help=True)
+from launcher.cli.output import say
+
+track_app = typer.Typer(help="Manage a run's metrics in MLflow.", no_args_is_help=True)
 
 
 @track_app.command("sync")
 def track_sync(
-    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run.dir of a run.")],
-    seconds: Annotated[float, typer.Option(min=0, help="How long to try.")] = 60.0,
+    run: Annotated[Path, Argument(metavar="RUN_DIR", help="The run.dir of a run.")],
+    seconds: Annotated[float, Option(min=0, help="Keep retrying for this many seconds.")] = 60.0,
 ) -> None:
-    """Send what was measured while MLflow was away. Example: odeformer track sync runs/mine"""
+    """Upload metrics recorded while MLflow was down. Example: odeformer track sync runs/mine"""
     from cluster.tracking import runs, upload
-    from launcher.terminal.console import make_console
 
     upload.sync(run, seconds)
-    console = make_console()
-    console.print(f"all of {run} is in {runs.run_uri(run)}", highlight=False, soft_wrap=True)
+    say(f"all metrics of {run} are in {runs.run_uri(run)}")

@@ -1,21 +1,21 @@
-"""``odeformer usage``: who has used how much of what was paid for once."""
+"""The command ``odeformer usage``."""
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Literal
 
-import typer
+from typer import Option
 
 from launcher.cli.options import AsJson, PoolAddress
+from launcher.cli.output import show
 
 
 def usage(
-    by: Annotated[Literal["team", "base"], typer.Option(help="A line for each of these.")] = "team",
+    by: Annotated[Literal["team", "base"], Option(help="Group by team or by base.")] = "team",
     as_json: AsJson = False,
     address: PoolAddress = None,
 ) -> None:
-    """What teams have used, and saved by sharing a base. Example: odeformer usage --by team"""
+    """Show teams' usage and what sharing bases saved. Example: odeformer usage --by team"""
     from cluster.pool import Pool
     from cluster.pool import usage as using
     from cluster.runs.cost import Cost
@@ -23,13 +23,12 @@ def usage(
     with Pool.connect(address) as pool:
         jobs, status = pool.jobs(), pool.status()
         seconds = using.running_seconds(pool.transitions())
-    each = Cost(status["cpus_per_job"], status["gpus_per_job"])
+    per_job = Cost(status["cpus_per_job"], status["gpus_per_job"])
     costs = using.base_costs((job.base for job in jobs), status["tracking_uri"])
-    teams = using.by_team(jobs, seconds, each, costs)
+    teams = using.by_team(jobs, seconds, per_job, costs)
     from launcher.tables.usage import bases_content, bases_table, teams_content, teams_table
-    from launcher.terminal.console import make_console
 
-    if as_json:
-        print(json.dumps(teams_content(teams) if by == "team" else bases_content(teams, costs), indent=2))
+    if by == "team":
+        show(teams_table(teams), teams_content(teams), as_json)
     else:
-        make_console().print(teams_table(teams) if by == "team" else bases_table(teams, costs))
+        show(bases_table(teams, costs), bases_content(teams, costs), as_json)

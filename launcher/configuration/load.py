@@ -1,4 +1,4 @@
-"""YAML → checked settings. Every mistake is one line: which key, what was given, what was expected."""
+"""Settings from YAML files. A mistake is an error of one line with the key, its value and the remedy."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _Task = TypeVar("_Task", bound=Task)
 
 
 def load_pretrain(config: str, overrides: Sequence[str] = ()) -> PretrainSettings:
-    """The settings of a pretraining run.
+    """Load the settings of a pretraining run.
 
     Args:
-        config: a YAML file, or the name of a preset.
-        overrides: ``section.key=value``, the value read as YAML.
+        config: A YAML file or the name of a preset.
+        overrides: Changes ``section.key=value``, with the value in YAML.
 
     Raises:
-        ValueError, FileNotFoundError: one line naming the file and the key.
+        ValueError, FileNotFoundError: Naming the file and the key.
     """
-    path = Path(config)
-    if not path.is_file() and config in preset_names():
+    path, names = Path(config), preset_names()
+    if not path.is_file() and config in names:
         path = PRESETS / f"{config}.yaml"
     if not path.is_file():
-        close = difflib.get_close_matches(config, preset_names(), n=1)
-        hint = f"; did you mean the preset {close[0]!r}?" if close else ""
-        raise FileNotFoundError(f"{path}: no such file{hint} (presets: {', '.join(preset_names())})")
+        close = _closest(config, names)
+        hint = f"; did you mean the preset {close!r}?" if close else ""
+        raise FileNotFoundError(f"{path}: no such file{hint} (presets: {', '.join(names)})")
     content = _override(read_yaml(path), overrides)
     model = content.get("model")
     if isinstance(model, dict) and "preset" in model:
@@ -48,16 +48,16 @@ def load_pretrain(config: str, overrides: Sequence[str] = ()) -> PretrainSetting
 
 
 def load_task(path: Path, overrides: Sequence[str] = ()) -> Task:
-    """A fine-tuning task; paths in it are relative to the file it stands in.
+    """Load a fine-tuning task; paths in it are relative to its file.
 
     Raises:
-        ValueError, FileNotFoundError: one line naming the file and the key.
+        ValueError, FileNotFoundError: Naming the file and the key.
     """
     return _load_task(Task, path, overrides)
 
 
 def load_searched_task(path: Path, overrides: Sequence[str] = ()) -> SearchedTask:
-    """The same, with a section ``search``."""
+    """Load a fine-tuning task with a section ``search``, as :func:`load_task` does."""
     return _load_task(SearchedTask, path, overrides)
 
 
@@ -66,19 +66,21 @@ def _load_task(kind: type[_Task], path: Path, overrides: Sequence[str]) -> _Task
     for field in ("trial", "parent_run"):
         if getattr(task, field) is not None:
             raise ValueError(f"{path}: {field}: only a search sets it, for its trials")
-    here, data = path.absolute().parent, task.data
+    folder, data = path.absolute().parent, task.data
     paths = {
-        "train": here / data.train,
-        "validation": None if data.validation is None else here / data.validation,
+        "train": folder / data.train,
+        "validation": None if data.validation is None else folder / data.validation,
     }
     return task.model_copy(update={"data": data.model_copy(update=paths)})
 
 
 def load_pool(path: Path | None, overrides: Sequence[str] = ()) -> PoolSettings:
-    """The settings of a pool; ``dir`` is relative to the file it stands in, as given by ``--set`` to here.
+    """Load the settings of a pool.
+
+    ``dir`` is relative to the file, or to the working directory if an override sets it.
 
     Raises:
-        ValueError, FileNotFoundError: one line naming the file and the key.
+        ValueError, FileNotFoundError: Naming the file and the key.
     """
     content = {} if path is None else read_yaml(path)
     if path is not None and isinstance(content.get("dir"), str):
@@ -87,31 +89,35 @@ def load_pool(path: Path | None, overrides: Sequence[str] = ()) -> PoolSettings:
 
 
 def load_sources(path: Path) -> list[TextSource]:
-    """The sources that a YAML file names; paths in it are relative to the file.
+    """Load the sources of a build; paths in the file are relative to it.
 
     Raises:
-        ValueError, FileNotFoundError: one line naming the file and the key.
+        ValueError, FileNotFoundError: Naming the file and the key.
     """
     mixture = _validated(Mixture, read_yaml(path), path)
     return [source.beside(path.absolute().parent) for source in mixture.sources]
 
 
 def preset_names() -> list[str]:
-    """The presets there are."""
+    """Names of all presets, sorted."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping, read without running anything in it."""
+    """Load a YAML file that holds a mapping, without constructing Python objects from tags.
+
+    Raises:
+        ValueError, FileNotFoundError: Naming the file, and the place of a syntax error.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ValueError(f"{path}{where}: not valid YAML: {problem}") from None
+        raise ValueError(f"{path}{place}: not valid YAML: {problem}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected sections such as 'model:' and 'train:', found {content!r}")
     return content
@@ -120,8 +126,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _preset_path(name: object) -> Path:
     names = preset_names()
     if name not in names:
-        close = difflib.get_close_matches(str(name), names, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        close = _closest(str(name), names)
+        hint = f"did you mean {close!r}? " if close else ""
         raise ValueError(f"model.preset {name!r} is unknown; {hint}there are: {', '.join(names)}")
     return PRESETS / f"{name}.yaml"
 
@@ -153,23 +159,27 @@ def _validated(kind: type[_Settings], content: dict[str, Any], path: Path) -> _S
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        # An unknown key is often the cause of a missing one: name it first.
+        # An unknown key often causes a missing one: report it first.
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         keys = [str(part) for part in first["loc"]]
-        where = ".".join(keys)
+        key = ".".join(keys)
         if first["type"] == "extra_forbidden":
             known = _known_keys(kind, keys[:-1])
-            close = difflib.get_close_matches(keys[-1], known, n=1)
-            there = f"; there are: {', '.join(known)}" if known else ""
-            hint = f"; did you mean {close[0]!r}?" if close else there
-            raise ValueError(f"{path}: unknown key {where}{hint}") from None
+            close = _closest(keys[-1], known)
+            choices = f"; there are: {', '.join(known)}" if known else ""
+            hint = f"; did you mean {close!r}?" if close else choices
+            raise ValueError(f"{path}: unknown key {key}{hint}") from None
         message = first["msg"].removeprefix("Value error, ")
-        given = "" if first["type"] in ("missing", "value_error") else f" (given: {first['input']!r})"
-        raise ValueError(f"{path}: {where + ': ' if where else ''}{message}{given}") from None
+        value = "" if first["type"] in ("missing", "value_error") else f" (given: {first['input']!r})"
+        raise ValueError(f"{path}: {key + ': ' if key else ''}{message}{value}") from None
+
+
+def _closest(name: str, names: Sequence[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
 
 
 def _known_keys(kind: type[BaseModel], keys: Sequence[str]) -> list[str]:
-    """Those of the section that a path leads to, if it leads to one."""
+    """The keys of the section at a path; empty if there is none."""
     path = list(keys)
     while path:
         key = path.pop(0)
@@ -177,7 +187,7 @@ def _known_keys(kind: type[BaseModel], keys: Sequence[str]) -> list[str]:
             return []
         annotation = kind.model_fields[key].annotation
         if get_origin(annotation) in (dict, tuple):
-            del path[:1]  # which of them
+            del path[:1]  # the key or index within it
         options = get_args(annotation) or (annotation,)
         sections = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
         if not sections:

@@ -1,4 +1,4 @@
-"""What the docstrings under the fields of the settings say: the one place where a setting is explained."""
+"""Documentation of settings, from the docstrings under their fields."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pydantic import BaseModel
 
 
 def setting_docs(kind: type[BaseModel]) -> dict[str, str]:
-    """The docstring under each field of a section of the settings, on one line and without RST's marks.
+    """The docstring under each field of a section, on one line and with single backticks.
 
-    Fields that have none are left out. They are read from the source: at run time Python forgets them.
+    They are read from the source, because Python does not keep them. Fields without one are left out.
     """
     [section] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(section, ast.ClassDef)

@@ -1,4 +1,4 @@
-"""The first settings of somebody's own run: those that one has to decide about, each with what it means."""
+"""The commented starter configuration that ``odeformer init`` writes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from cluster.settings import PretrainSettings
 from launcher.configuration.setting_docs import setting_docs
 
-DECIDED: dict[str, dict[str, Any]] = {
+STARTER: dict[str, dict[str, Any]] = {
     "model": {
         "flavour": "neox",
         "width": 128,
@@ -36,14 +36,14 @@ DECIDED: dict[str, dict[str, Any]] = {
     "tracking": {"experiment": "first", "register_as": "first"},
     "run": {"dir": "runs/first"},
 }
-"""As the preset ``tiny`` has them: minutes on two CPU cores."""
+"""The settings to decide about, with the values of the preset ``tiny``."""
 HEAD = """\
-# A pretraining run of your own; the values are those of minutes on two CPU cores. First the shards:
+# A pretraining run that takes minutes on two CPU cores. Build its shards first:
 #   odeformer data build --text FILE_OR_FOLDER --out shards
-# what a run would be, without starting it, and the run, which the same command continues after any end:
+# Preview the run, then start it; the same command resumes it after an interruption:
 #   odeformer pretrain {path} --dry-run
 #   odeformer pretrain {path}
-# Left out is what has a default. Any setting can be changed for one run: --set train.steps=1000
+# Settings that are not listed have defaults. Change any setting for one run: --set train.steps=1000
 """
 WIDTH = 100
 
@@ -52,10 +52,10 @@ def write_starter(path: Path) -> None:
     """Write a commented configuration of a small run.
 
     Raises:
-        FileExistsError: when there is something at ``path`` already; it is left as it is.
+        FileExistsError: If ``path`` exists.
     """
     lines = HEAD.format(path=shlex.quote(str(path))).splitlines()
-    for section, values in DECIDED.items():
+    for section, values in STARTER.items():
         lines += ["", f"{section}:", *_lines(PretrainSettings, section, values)]
     try:
         with path.open("x", encoding="utf-8") as file:

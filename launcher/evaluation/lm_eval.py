@@ -1,4 +1,7 @@
-"""Tasks of the LM Evaluation Harness, asked of the ordinary model that a depth of a model is."""
+"""Tasks of the LM Evaluation Harness, run on a model exported at a depth.
+
+The harness, package ``lm_eval``, is optional: only functions that need it import it.
+"""
 
 from __future__ import annotations
 
@@ -6,63 +9,61 @@ import difflib
 import io
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from odeformer.model import Odeformer
+import torch
+from transformers.utils import logging as transformers_logging
+
+from data.tokenizer import end_of_text, load_tokenizer
+from odeformer.interop.hf.exporting import export
+from odeformer.model import Odeformer
 
 OWN_TASKS = Path(__file__).parent / "tasks"
-"""Those that come with the package, made by ``benchmarks.python_tasks``."""
+"""Folder of the package's own tasks, which ``benchmarks.python_tasks`` writes."""
 BATCH = 16
 BOOTSTRAP = 1000
-"""Samples drawn again for the error of a metric that has no formula for it."""
+"""Number of bootstrap samples for the standard error of a metric without a formula for it."""
 
 
 class TaskScore(NamedTuple):
-    """One metric of one task at one depth."""
+    """The value of a metric of a task at one depth."""
 
     task: str
     metric: str
     depth: int
     value: float
     error: float | None
-    """Its standard error, where the harness knows one."""
+    """Standard error, if the harness reports one."""
     samples: int
     truncated: int
-    """Requests of all tasks at this depth whose beginning was cut off, as they did not fit the context."""
+    """Number of requests, over all tasks at this depth, cut off at the beginning to fit the context."""
 
 
 class Tasks:
-    """Tasks that are known to be there, each by its name, that of its group, or its tag.
-
-    Those of a folder read files named in them from that folder.
-    """
+    """Tasks of the harness, its own or those of a folder, whose names have been checked."""
 
     def __init__(self, names: Sequence[str], folder: Path | None = None) -> None:
         """
         Args:
-            names: of tasks, groups or tags.
-            folder: with YAML files of the harness; the package's own when not given. It may hold Python
-                code, which is run.
+            names: Names of tasks, groups or tags.
+            folder: Folder with YAML files of the harness and the files they name; the package's own by
+                default. It may hold Python code, which is run.
 
         Raises:
-            ValueError: without the harness, for a folder that is none, or an unknown name.
+            ValueError: For a missing folder or an unknown name.
         """
-        try:
-            from lm_eval.tasks import TaskManager
-        except ImportError:
-            raise ValueError(
-                "--tasks needs the LM Evaluation Harness: install it with pip install -e '.[eval]'"
-            ) from None
+        from lm_eval.tasks import TaskManager
+
         self.names = list(dict.fromkeys(names))
         self.folder = (folder or OWN_TASKS).absolute()
         if not self.folder.is_dir():
-            raise ValueError(f"{folder} is no folder of tasks: give one with the harness's YAML files")
+            raise ValueError(f"{folder} is no folder of tasks: give one with YAML files of the harness")
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
-        # The harness's own 15,000 names take it ten seconds to read. Groups may refer to them.
+        # Reading the harness's own 15,000 names takes ten seconds: only if a name is not in the folder.
         self.manager = TaskManager(include_path=str(self.folder), include_defaults=False)
         if not set(self.names) <= {*self.manager.all_subtasks, *self.manager.all_tags}:
             self.manager = TaskManager(include_path=str(self.folder))
@@ -70,19 +71,19 @@ class Tasks:
         for name in self.names:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-                hint = f"; near it: {', '.join(near)}" if near else ""
-                raise ValueError(f"task {name!r} is neither the harness's nor in {self.folder}{hint}")
+                hint = f"; did you mean {' or '.join(near)}?" if near else ""
+                raise ValueError(f"task {name!r} is neither in the harness nor in {self.folder}{hint}")
 
     def ask(self, lm: Any, limit: int | None = None) -> dict[str, Any]:
-        """What ``lm_eval.simple_evaluate`` returns for a model of the harness, with all samples.
+        """Run the tasks; the result of ``lm_eval.simple_evaluate`` with all samples, and key ``truncated``.
 
         Args:
-            lm: such as :func:`ordinary` makes.
-            limit: questions of each task, the first ones; all when not given.
+            lm: A model of the harness, as from :func:`ordinary`.
+            limit: Maximum number of examples per task; all by default.
 
         Raises:
-            ValueError: for a task that this model cannot be asked.
-            OSError: for data that cannot be had.
+            ValueError: For a task that cannot be read, or that this model cannot run.
+            OSError: For data that cannot be loaded.
         """
         import lm_eval
 
@@ -94,40 +95,34 @@ class Tasks:
                 )
             except AssertionError as error:
                 reason = str(error) or f"an answer is longer than its context of {lm.max_length} tokens"
-                raise ValueError(
-                    f"{', '.join(self.names)} cannot be asked of this model: {reason}"
-                ) from error
+                raise ValueError(f"{', '.join(self.names)} cannot run on this model: {reason}") from error
             except (OSError, ValueError, ArithmeticError):
                 raise
-            except Exception as error:  # a task is somebody's YAML, templates and code
+            except Exception as error:  # tasks are YAML, templates and code by others: anything may fail
                 reason = f"{type(error).__name__}: {error}"
                 raise ValueError(f"{', '.join(self.names)}: the task cannot be read ({reason})") from error
         return {**results, "truncated": cut.count}
 
 
 def ordinary(model: Odeformer, tokenizer: Path, depth: int, folder: Path) -> Any:
-    """The model at this depth, adapters merged, as a model of the harness, by way of an exported folder.
+    """Export a model at a depth, adapters merged, and load it as a model of the harness.
 
     Args:
-        model: its layers are those of ``odeformer models export``.
-        tokenizer: its ``tokenizer.json``.
-        depth: N.
-        folder: where the export is written.
+        model: The model to export, as ``odeformer models export`` does.
+        tokenizer: Its ``tokenizer.json``.
+        depth: Number of layers N.
+        folder: Folder to export to.
 
     Raises:
-        ValueError: for layers that no class of ``transformers`` has.
+        ValueError: For layers that no class of ``transformers`` has.
     """
-    from data.tokenizer import end_of_text, load_tokenizer
-    from odeformer.interop.hf.exporting import export
-
     with _quietly():
         export(model, tokenizer, depth, "", folder, end_of_text(load_tokenizer(tokenizer)))
     return harness_model(folder)
 
 
 def harness_model(folder: Path, **arguments: Any) -> Any:
-    """A folder that ``AutoModelForCausalLM`` loads as a model of the harness, on the GPU if there is one."""
-    import torch
+    """Load a folder of ``transformers`` as a model of the harness, on the GPU if there is one."""
     from lm_eval.models.huggingface import HFLM
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -143,36 +138,35 @@ def score_tasks(
     limit: int | None,
     progress: Callable[[float, str], None],
 ) -> list[TaskScore]:
-    """Every metric of every task at each depth.
+    """Score every metric of every task at each depth.
 
     Args:
-        tasks, limit: as in :meth:`Tasks.ask`.
-        model, tokenizer: as in :func:`ordinary`.
-        progress: told the fraction that is done, and the depth that is not.
+        tasks, limit: As in :meth:`Tasks.ask`.
+        model, tokenizer: As in :func:`ordinary`.
+        depths: Depths N.
+        progress: Called with the fraction done and the current depth.
     """
-    import tempfile
-
-    found = []
+    scores = []
     for index, depth in enumerate(depths):
         progress(index / len(depths), f"N = {depth}")
         with tempfile.TemporaryDirectory() as folder:
             lm = ordinary(model, tokenizer, depth, Path(folder) / "exported")
-            found += task_scores(tasks.ask(lm, limit), depth)
-    return found
+            scores += task_scores(tasks.ask(lm, limit), depth)
+    return scores
 
 
 def task_scores(results: dict[str, Any], depth: int) -> list[TaskScore]:
-    """The numbers in what :meth:`Tasks.ask` returned."""
-    found = []
+    """The numbers in a result of :meth:`Tasks.ask`."""
+    scores = []
     for task, metrics in results["results"].items():
         samples = results["n-samples"].get(task, {}).get("effective", 0)
         for key, value in metrics.items():
-            # "acc,none", and "acc_stderr,none" beside it; "none" is the filter that does nothing.
+            # Keys are "acc,none" and "acc_stderr,none"; "none" is the name of the empty filter.
             name, _, kind = key.partition(",")
             if not kind or name.endswith("_stderr") or not isinstance(value, int | float):
                 continue
             error = metrics.get(f"{name}_stderr,{kind}")
-            found.append(
+            scores.append(
                 TaskScore(
                     task=task,
                     metric=name if kind == "none" else f"{name} {kind}",
@@ -183,11 +177,11 @@ def task_scores(results: dict[str, Any], depth: int) -> list[TaskScore]:
                     truncated=results["truncated"],
                 )
             )
-    return found
+    return scores
 
 
 class _Truncations(logging.Handler):
-    """Counts what the harness says of requests that are too long: it is nowhere in its results."""
+    """Counts the harness's warnings of requests that are too long, which its results do not mention."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -199,9 +193,9 @@ class _Truncations(logging.Handler):
 
 @contextmanager
 def _handler(name: str, handler: logging.Handler) -> Iterator[None]:
-    """Let the handler alone hear a logger's warnings."""
+    """Send a logger's warnings to this handler only."""
     logger = logging.getLogger(name)
-    before = logger.level, logger.propagate
+    level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)
     logger.propagate = False
@@ -209,33 +203,31 @@ def _handler(name: str, handler: logging.Handler) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(before[0])
-        logger.propagate = before[1]
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without progress bars and remarks on either stream, nor a pool of processes for the errors.
+    """Silence both output streams, and disable the pool of processes that computes standard errors.
 
-    The harness also asks git and pip about the machine, and git complains on the stream itself.
+    The harness runs git and pip to describe the machine, so that the file descriptor is redirected, too.
     """
-    from transformers.utils import logging as transformers_logging
-
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # every try to reach it again
-    before = os.environ.get("DISABLE_MULTIPROC")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # logs each retry
+    previous = os.environ.get("DISABLE_MULTIPROC")
     os.environ["DISABLE_MULTIPROC"] = "1"
-    stream, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 2)
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             yield
     finally:
-        os.dup2(stream, 2)
-        os.close(stream)
-        os.close(nowhere)
-        if before is None:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(devnull)
+        if previous is None:
             del os.environ["DISABLE_MULTIPROC"]
         else:
-            os.environ["DISABLE_MULTIPROC"] = before
+            os.environ["DISABLE_MULTIPROC"] = previous

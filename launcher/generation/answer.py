@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was written, by what, and why."""
+    """A continuation of a prompt."""
 
     text: str
-    """The continuation alone."""
+    """The continuation without the prompt."""
     tokens: tuple[str, ...]
-    """The prompt's, as texts."""
+    """Texts of the prompt's tokens."""
     models: tuple[dict[str, str], ...]
     """Name, kind and digest of the adapter, if there is one, and of the checkpoint."""
     depth: int
     drawn: int
-    """Tokens of the answer."""
+    """Number of generated tokens."""
     explanation: Explanation | None
-    """None unless it was asked for, or for an answer without any token."""
+    """None unless requested, and for an answer without tokens."""

@@ -1,4 +1,4 @@
-"""The audit file of ``odeformer generate``: one JSON line for each answer."""
+"""The audit file of ``odeformer generate``: one JSON line per answer."""
 
 from __future__ import annotations
 
@@ -7,30 +7,27 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cluster.registry import Loaded
+from cluster.tags import DIGEST
+from launcher.generation.answer import Answer
+from odeformer.files.digest import folder_digest
 from odeformer.files.lock import locked
-
-if TYPE_CHECKING:
-    from cluster.registry import Loaded
-    from launcher.generation.answer import Answer
 
 
 def check(file: Path) -> None:
-    """Refuse a file that no line can be appended to, before there is an answer to note.
+    """Check, before an answer is generated, that lines can be appended to a file.
 
     Raises:
-        OSError: for a folder, or a place where nothing may be written.
+        OSError: For a folder, or without permission to write.
     """
     with file.open("a", encoding="utf-8"):
         pass
 
 
 def models(loaded: Loaded, name: str) -> tuple[dict[str, str], ...]:
-    """Name, kind and digest of what answers: the registry's versions, or a folder."""
-    from cluster.tags import DIGEST
-    from odeformer.files.digest import folder_digest
-
+    """Name, kind and digest of the registered versions that answer, or of a folder."""
     if not loaded.versions:
         return ({"name": name, "kind": "checkpoint", "sha256": folder_digest(loaded.folder)},)
     return tuple(
@@ -42,8 +39,17 @@ def models(loaded: Loaded, name: str) -> tuple[dict[str, str], ...]:
 def record(
     answer: Answer, prompt: str, seed: int, settings: dict[str, Any], with_text: bool
 ) -> dict[str, Any]:
-    """What is noted. Texts are in it only ``with_text``; else their digests, and tokens by position."""
+    """The record of an answer. Without ``with_text`` it has digests of texts, and tokens by position only."""
     why = answer.explanation
+    explanation = None
+    if why is not None:
+        explanation = {
+            "method": why.method,
+            "first_token_seen": why.first,
+            "shares": [round(share, 5) for share in why.shares],
+            "probabilities": [round(probability, 6) for probability in why.probabilities],
+            "confidence": round(why.confidence, 6),
+        }
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         "models": list(answer.models),
@@ -54,21 +60,13 @@ def record(
         "prompt_tokens": len(answer.tokens),
         "answer_sha256": _digest(answer.text),
         "answer_tokens": answer.drawn,
-        "explanation": None
-        if why is None
-        else {
-            "method": why.method,
-            "first_token_seen": why.first,
-            "shares": [round(share, 5) for share in why.shares],
-            "probabilities": [round(probability, 6) for probability in why.probabilities],
-            "confidence": round(why.confidence, 6),
-        },
+        "explanation": explanation,
         **({"prompt": prompt, "answer": answer.text} if with_text else {}),
     }
 
 
 def append(file: Path, content: dict[str, Any]) -> None:
-    """Add a line, whole whoever else writes, and durable when this returns."""
+    """Append a line atomically, and return once it is on disk."""
     line = json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
     with locked(file) as opened:
         opened.write(line)

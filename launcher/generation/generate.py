@@ -1,4 +1,4 @@
-"""``odeformer generate``: text from the registry's models, and why it is what it is."""
+"""Text generation with models of the registry, with explanation and audit record."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster import registry
+from data.tokenizer import end_of_text_id
+from launcher.generation import audit as auditing
 from launcher.generation.answer import Answer
+from odeformer.inference.decoding import FixedDepthModel
+from odeformer.inference.generate import generate_text
 from odeformer.inference.sampling import Sampling
+from odeformer.measure.cost import measure_decoding
 
 
 def answer(prompt: str, model: str, **settings: Any) -> Answer:
-    """The whole answer at once. Arguments are those of :func:`write`; ``explain`` gives its explanation."""
-    found: list[Answer] = []
-    for _ in write(prompt, model, finished=found.append, **settings):
+    """Generate a whole answer. Arguments are those of :func:`write`; ``explain`` adds its explanation."""
+    answers: list[Answer] = []
+    for _ in write(prompt, model, finished=answers.append, **settings):
         pass
-    return found[0]
+    return answers[0]
 
 
 def write(
@@ -36,29 +42,22 @@ def write(
     audit_text: bool = False,
     finished: Callable[[Answer], None] = lambda answer: None,
 ) -> Iterator[str]:
-    """The prompt and its continuation, piece by piece.
+    """Yield the prompt and its continuation, piece by piece.
 
     Args:
-        prompt: at least one character.
-        model: as :func:`cluster.registry.load` takes it.
-        depth: N; the model depth, or what ``latency_ms`` buys, when not given.
-        latency_ms: for a token on this machine.
-        draft_depth: a smaller N that guesses ahead.
-        int8: matrices of 8-bit numbers. An explanation is of the weights before they are rounded.
-        explain: find out which tokens of the prompt the answer leans on.
-        audit: append a line about the answer to this file, explained, also when it is broken off.
-        audit_text: with the prompt and the answer in it.
-        finished: told the answer when it is whole.
-
-    Other arguments are those of :func:`odeformer.inference.generate.generate_text`.
+        prompt: At least one character.
+        model: ``models:/…`` or a checkpoint folder, as for :func:`cluster.registry.load`.
+        depth: Depth N; the deepest within ``latency_ms``, or the model's, by default.
+        latency_ms: Milliseconds per token on this machine.
+        draft_depth: Depth of the draft model of speculative decoding.
+        int8: Quantize matrices to 8 bits. An explanation uses the weights before rounding.
+        max_new_tokens, sampling, stop, seed: As for :func:`odeformer.inference.generate.generate_text`.
+        tracking_uri: MLflow tracking URI.
+        explain: Attribute the answer to the prompt's tokens.
+        audit: File to append a record of the answer to, with its explanation, even if it is interrupted.
+        audit_text: Include prompt and answer in the record.
+        finished: Called with the complete answer.
     """
-    from cluster import registry
-    from data.tokenizer import end_of_text_id
-    from launcher.generation import audit as auditing
-    from odeformer.inference.decoding import FixedDepthModel
-    from odeformer.inference.generate import generate_text
-    from odeformer.measure.cost import measure_decoding
-
     sampling = sampling or Sampling()
     loaded = registry.load(model, tracking_uri)
     if audit is not None:
@@ -66,20 +65,21 @@ def write(
     models = auditing.models(loaded, model)
     if latency_ms is not None:
         depth = measure_decoding(loaded.model, int8=int8).depth_for(latency_ms=latency_ms)
-    at = FixedDepthModel(loaded.model, depth, int8=int8)
+    target = FixedDepthModel(loaded.model, depth, int8=int8)
     draft = None if draft_depth is None else FixedDepthModel(loaded.model, draft_depth, int8=int8)
-    if draft is not None and draft.depth >= at.depth:
-        raise ValueError(f"--draft-depth {draft.depth} must be smaller than the depth, {at.depth}")
+    if draft is not None and draft.depth >= target.depth:
+        raise ValueError(f"--draft-depth {draft.depth} must be smaller than the depth, {target.depth}")
+
     tokenizer = loaded.tokenizer
     explained = loaded.model if explain or audit is not None else None
-    del loaded  # and with it, unless it is to explain itself, the 32-bit weights
+    del loaded  # frees the 32-bit weights, unless the explanation needs them
     encoding = tokenizer.encode(prompt, add_special_tokens=False)
     drawn: list[int] = []
     written: list[str] = []
     try:
         yield prompt
         for piece in generate_text(
-            at,
+            target,
             tokenizer,
             prompt,
             draft=draft,
@@ -93,16 +93,13 @@ def write(
             written.append(piece)
             yield piece
     finally:
-        if explained is not None:
-            from odeformer.analysis.answers.explanation import explain as explanation_of
-        made = Answer(
-            "".join(written),
-            tuple(prompt[first:last] for first, last in encoding.offsets),
-            models,
-            at.depth,
-            len(drawn),
-            explanation_of(explained, encoding.ids, drawn, at.depth) if explained and drawn else None,
-        )
+        explanation = None
+        if explained is not None and drawn:
+            from odeformer.analysis.answers.explanation import explain as explanation_of  # needs captum
+
+            explanation = explanation_of(explained, encoding.ids, drawn, target.depth)
+        tokens = tuple(prompt[first:last] for first, last in encoding.offsets)
+        result = Answer("".join(written), tokens, models, target.depth, len(drawn), explanation)
         if audit is not None:
             settings = {
                 "max_new_tokens": max_new_tokens,
@@ -114,5 +111,5 @@ def write(
                 "draft_depth": draft_depth,
                 "latency_ms": latency_ms,
             }
-            auditing.append(audit, auditing.record(made, prompt, seed, settings, audit_text))
-    finished(made)
+            auditing.append(audit, auditing.record(result, prompt, seed, settings, audit_text))
+    finished(result)

@@ -1,18 +1,20 @@
-"""Real text that every machine has: Python's standard library's sources, and two tasks cut from them."""
+"""Text that every machine has: the sources of Python's standard library, and two tasks made from them."""
 
 from __future__ import annotations
 
 import ast
 import json
 import sysconfig
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from data.corpus import Document, is_held_out, read_documents
 
 SKIPPED = {"__pycache__", "idlelib", "lib2to3", "site-packages", "dist-packages", "test", "tests"}
-"""Third-party code, tests, and what some distributions leave out."""
+"""Folders of third-party code, of tests, and of modules that some distributions lack."""
+HELD_OUT = 0.1
+"""Fraction of documents held out from pretraining in the quick start."""
 SNIPPET_LINES = 12
 LABELS = 5
 VALIDATION_EXAMPLES = 100
@@ -26,7 +28,7 @@ def sources() -> list[Path]:
 
 
 def is_text(path: Path) -> bool:
-    """Whether a file is UTF-8 text that is not empty."""
+    """Whether a file holds UTF-8 text."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -35,27 +37,34 @@ def is_text(path: Path) -> bool:
 
 
 def write_tasks(paths: list[Path], held_out: float, folder: Path) -> None:
-    """Two teams' sets from held-out documents: ``{docs,triage}-{train,validation}.jsonl``.
+    """Write two teams' data sets from held-out documents: ``{docs,triage}-{train,validation}.jsonl``.
 
     Args:
-        paths: the files the shards were built from.
-        held_out: the part of their documents that was held out.
+        paths: Files that the shards were built from.
+        held_out: Fraction of their documents that was held out.
+        folder: Output folder.
     """
     documents = [document for document in read_documents(paths) if is_held_out(document, held_out)]
     folder.mkdir(parents=True, exist_ok=True)
-    docs = [example for document in documents for example in _docstrings(document)]
-    snippets = [(package, code) for d in documents if (package := _package(d)) for code in _snippets(d)]
-    files = Counter(package for package, _ in {(_package(d), d.source) for d in documents})
-    # A package with a single held-out file would only be recognised by that file.
-    counts = Counter(package for package, _ in snippets if files[package] > 1)
-    chosen = {package for package, _ in counts.most_common(LABELS)}
+    docs: list[dict[str, str]] = []
+    snippets: list[tuple[str, str]] = []
+    files: dict[str, set[str]] = defaultdict(set)
+    for document in documents:
+        docs += _docstrings(document)
+        if package := _package(document):
+            files[package].add(document.source)
+            snippets += [(package, code) for code in _snippets(document)]
+
+    # A package with one held-out file could be recognised by that file alone.
+    counts = Counter(package for package, _ in snippets if len(files[package]) > 1)
+    labels = {package for package, _ in counts.most_common(LABELS)}
     triage = [
         {"prompt": f"{code}\n# package: ", "completion": package}
         for package, code in snippets
-        if package in chosen
+        if package in labels
     ]
-    for name, examples in (("docs", docs), ("triage", triage)):
-        _write(folder, name, examples)
+    _write(folder, "docs", docs)
+    _write(folder, "triage", triage)
 
 
 def _write(folder: Path, name: str, examples: list[dict[str, str]]) -> None:
@@ -68,10 +77,10 @@ def _write(folder: Path, name: str, examples: list[dict[str, str]]) -> None:
 
 
 def _docstrings(document: Document) -> Iterator[dict[str, str]]:
-    """A function's signature, to be continued with the first line of its docstring."""
+    """Examples with a function's signature as prompt and its docstring's first line as completion."""
     try:
         tree = ast.parse(document.text)
-    except (SyntaxError, ValueError):  # a piece of a long file need not parse
+    except (SyntaxError, ValueError):  # a part of a long file may not parse
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -82,7 +91,7 @@ def _docstrings(document: Document) -> Iterator[dict[str, str]]:
 
 
 def _package(document: Document) -> str | None:
-    """The top-level package a document lies in; None for a module of its own."""
+    """The top-level package of a document; None for a single module."""
     parts = Path(document.source).relative_to(sysconfig.get_path("stdlib")).parts
     return parts[0] if len(parts) > 1 and parts[0] != "encodings" else None
 

@@ -1,31 +1,24 @@
-"""What trying a task's methods came to, as a table and as plain values."""
+"""The result of ``odeformer finetune advise``."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import RenderableType
 
 from launcher.advice import Advice, name
+from launcher.terminal.console import make_table
 
 
-def show(advice: Advice, console: Console) -> None:
-    """The trade-off, and the recommendation."""
-    task = advice.task
-    table = Table("method", box=None, header_style="bold", pad_edge=False)
+def report(advice: Advice) -> list[RenderableType]:
+    """A row for each method, then the recommendation."""
+    task, best = advice.task, advice.recommended
     metric = "loss, nats/token" if task.score == "loss" else task.score
-    for title in (
-        "N",
-        "trained",
-        "of the base",
-        metric,
-        f"after {advice.steps} steps",
-        "s/step",
-        "whole job",
-    ):
-        table.add_column(title, justify="right")
+    after = f"after {advice.steps} steps"
+    table = make_table(
+        "method", numbers=("N", "trained", "of the base", metric, after, "s/step", "whole job")
+    )
     for probe in advice.probes:
         table.add_row(
             name(probe),
@@ -36,23 +29,20 @@ def show(advice: Advice, console: Console) -> None:
             f"{probe.after:.3f}",
             f"{probe.step_seconds:.3f}",
             f"{probe.step_seconds * task.train.steps:,.0f} s",
-            style="bold" if probe is advice.recommended else None,
+            style="bold" if probe is best else None,
         )
-    console.print(table)
-    best = advice.recommended
     rank = f" with adapter.rank {best.rank}" if best.rank else ""
     embedding = " and embedding among adapter.targets" if best.embedding else ""
-    console.print(
+    return [
+        table,
         f"recommended: method {best.method}{rank}{embedding} at depth {best.depth}, the fewest trained "
-        f"parameters that have 95 % of the largest gain after {advice.steps} steps. A short probe: methods "
-        "that learn slowly and go far look worse in it than they are.",
-        highlight=False,
-        soft_wrap=True,
-    )
+        f"parameters with 95 % of the largest gain {after}. So few steps underestimate methods that learn "
+        "slowly and end lower.",
+    ]
 
 
 def content(advice: Advice) -> dict[str, Any]:
-    """The same for programs."""
+    """The result as JSON values."""
     return {
         "task": f"{advice.task.team}/{advice.task.name}",
         "base": advice.task.base,

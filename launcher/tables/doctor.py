@@ -1,4 +1,4 @@
-"""What the doctor found, a line for each."""
+"""A line for each finding of ``odeformer doctor``."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from rich.text import Text
 from cluster.doctor import Finding
 
 STYLES = {"ok": "green", "note": "yellow", "failed": "bold red"}
-WIDTHS = 6, 16
-"""Of the columns of states and names."""
 
 
 def line(finding: Finding) -> Text:
-    """A state, a name, what was found, and at the end its remedy."""
-    state, name = WIDTHS
-    shown = Text(f"{finding.state:<{state}}  ", STYLES[finding.state])
-    shown.append(f"{finding.name:<{name}}  {finding.found}", "default not bold")
+    """State, name and finding, and its remedy if there is one."""
+    text = Text(f"{finding.state:<6}  ", STYLES[finding.state])
+    text.append(f"{finding.name:<16}  {finding.found}", "default not bold")
     if finding.remedy:
-        shown.append(f" → {finding.remedy}", "default bold")
-    return shown
+        text.append(f" → {finding.remedy}", "default bold")
+    return text

@@ -1,4 +1,4 @@
-"""Why an answer, for the terminal."""
+"""The explanation that ``odeformer generate --explain`` prints."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ from launcher.generation.answer import Answer
 from launcher.tables.tokens import percent, shown
 
 MOST = 8
+"""Number of prompt tokens to show."""
 
 
 def explanation_lines(answer: Answer) -> list[str]:
-    """How sure the model was, and the prompt's tokens that it leaned on most, in plain words."""
+    """The model's confidence and the prompt's most influential tokens."""
     why = answer.explanation
     if why is None:
-        return ["no token was written: there is nothing to explain"]
+        return ["no token was generated: there is nothing to explain"]
     lines = [
-        f"how sure: {percent(why.confidence)} for each token, the mean of {len(why.probabilities)} "
-        f"(least {percent(min(why.probabilities))})",
-        f"leaned on, by {why.method}:",
+        f"confidence: {percent(why.confidence)} per token, the mean of {len(why.probabilities)} "
+        f"(lowest {percent(min(why.probabilities))})",
+        f"most influential tokens, by {why.method}:",
     ]
-    lines += [
-        f"  {percent(share):>7}  “{shown(answer.tokens[position])}” (token {position + 1})"
-        for position, share in why.strongest(MOST)
-    ]
+    for position, share in why.strongest(MOST):
+        lines.append(f"  {percent(share):>7}  “{shown(answer.tokens[position])}” (token {position + 1})")
     if why.first:
         lines.append(f"the first {why.first} tokens of the prompt did not fit the context")
     return lines

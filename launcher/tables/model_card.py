@@ -1,4 +1,4 @@
-"""The card of an exported model: what it is, and where it comes from."""
+"""The model card of an export."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def model_card(
     versions: Sequence[Version],
     losses: dict[str, float],
 ) -> str:
-    """Markdown with the front matter that model hubs read.
+    """The card in Markdown, with the front matter of model hubs.
 
     Args:
-        config: of the continuous-depth model.
-        depth: N, the layers of the export.
-        solver: whose steps they are.
-        source: what was exported, as the user named it.
-        versions: the registry's entries for it, adapter and base; none for a folder.
-        losses: nats per token on some text, by solver; none when it was not measured.
+        config: Configuration of the continuous-depth model.
+        depth: Number of layers N of the export.
+        solver: The solver whose steps the layers are.
+        source: The exported model, as the user named it.
+        versions: Registered versions of adapter and base; none for a folder.
+        losses: Nats per token on some text by solver; empty if not measured.
     """
     shape = f"{config.flavour}, width {config.width}, {config.heads} heads"
     lines = [
@@ -37,7 +37,7 @@ def model_card(
         "",
         f"An ordinary transformer of {depth} layers ({shape}), materialised from a continuous-depth model: "
         f"its layers are the weights W(t) at the {depth} cells' midpoints, one `{solver}` step each. The "
-        f"model itself runs at any depth; its own is {config.depth}.",
+        f"continuous-depth model runs at any depth; its nominal depth is {config.depth}.",
         "",
         "```python",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
@@ -48,10 +48,8 @@ def model_card(
     ]
     if losses:
         lines += ["", "## Loss", "", "| steps of | nats per token |", "|---|---|"]
-        lines += [
-            f"| `{name}`{', these layers' if name == solver else ''} | {loss:.4f} |"
-            for name, loss in losses.items()
-        ]
+        for name, loss in losses.items():
+            lines.append(f"| `{name}`{', these layers' if name == solver else ''} | {loss:.4f} |")
     if versions:
         lines += ["", "## Lineage", "", "| | |", "|---|---|"]
     for version in versions:

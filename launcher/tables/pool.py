@@ -1,4 +1,4 @@
-"""Tables of the pool: its jobs, its teams, one job's history."""
+"""Tables of the fine-tune pool: its jobs, its teams, and a job's history."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from rich.text import Text
 
 from cluster.pool.job import Job, JobDetails
 from cluster.pool.status import PoolStatus, TeamStatus
+from launcher.terminal.console import make_table
 
 _COLOURS = {"running": "cyan", "succeeded": "green", "trained": "green", "failed": "red", "cancelled": "dim"}
 
 
 def jobs_table(jobs: Sequence[Job]) -> Table:
-    """Jobs as the pool lists them: state, what they reached, or why they are in that state."""
-    table = Table("job", "state", box=None, header_style="bold", pad_edge=False)
-    for title in ("priority", "attempts", "age"):
-        table.add_column(title, justify="right")
-    table.add_column("result or reason", overflow="fold")
+    """A row for each job of the pool, with its result or the reason of its state."""
+    table = make_table("job", "state", numbers=("priority", "attempts", "age"), wrapped=("result or reason",))
     for job in jobs:
         table.add_row(
             job.id,
@@ -27,13 +25,13 @@ def jobs_table(jobs: Sequence[Job]) -> Table:
             str(job.priority) if job.priority else "",
             str(job.attempts),
             f"{time.time() - job.submitted:,.0f} s",
-            Text(summary(job)),
+            summary(job),
         )
     return table
 
 
 def summary(job: Job) -> str:
-    """What a job came to, or why it is in its state, in a few words."""
+    """A job's result, or the reason of its state, in a few words."""
     result = job.result
     if job.state == "succeeded" and result:
         reached = f"{result['metric']} {result['before']:.3f} → {result['after']:.3f}"
@@ -51,20 +49,18 @@ def summary(job: Job) -> str:
 
 
 def history_table(job: JobDetails) -> Table:
-    """A job's changes of state."""
-    table = Table("time", "state", box=None, header_style="bold", pad_edge=False)
-    table.add_column("why", overflow="fold")
+    """A row for each state change of a job."""
+    table = make_table("time", "state", wrapped=("reason",))
     for entry in job.history:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.time))
-        table.add_row(at, entry.state, Text(entry.reason or ""))
+        table.add_row(at, entry.state, entry.reason or "")
     return table
 
 
 def teams_table(status: PoolStatus) -> Table:
-    """What each team has, may have, and has had."""
-    table = Table("team", box=None, header_style="bold", pad_edge=False)
-    for title in ("weight", "running", "fair now", "queued", "slot-seconds", "behind by", "budget"):
-        table.add_column(title, justify="right")
+    """A row for each team: its jobs, its fair share of the slots, and its usage."""
+    titles = ("weight", "running", "fair share", "queued", "slot-seconds", "behind by", "budget")
+    table = make_table("team", numbers=titles)
     for team in status["teams"]:
         most = team["max_running"]
         table.add_row(
@@ -88,7 +84,7 @@ def _budget(team: TeamStatus) -> str:
 
 
 def status_line(status: PoolStatus) -> str:
-    """The pool in one line."""
+    """The pool's state in one line."""
     slots = status["slots"]
     sharing = f" with {status['running']} jobs" if status["running"] > slots["busy"] else ""
     line = (

@@ -1,64 +1,57 @@
-"""Tables for the terminal."""
+"""Tables of pretraining jobs, fine-tuning results, evaluations and gradient checks."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
-from rich.text import Text
 
-from cluster.connection.job import Job
-from launcher.evaluation.evaluate import TextScore
-from launcher.evaluation.lm_eval import TaskScore
+from launcher.terminal.console import make_table
+
+if TYPE_CHECKING:  # heavy to import, and most commands show only one of these
+    from cluster.connection.jobs import Job
+    from launcher.evaluation.evaluate import TextScore
+    from launcher.evaluation.lm_eval import TaskScore
 
 
 def jobs_table(jobs: Sequence[Job]) -> Table:
-    """Pretraining jobs: their state, and what the pending ones wait for or the failed ones died of."""
-    table = Table("job", "state", "submitted", box=None, header_style="bold", pad_edge=False)
-    table.add_column("time", justify="right")
-    table.add_column("run.dir", overflow="fold")
-    table.add_column("why", overflow="fold")
+    """A row for each pretraining job, with the reason why it is pending or failed."""
+    table = make_table("job", "state", "submitted", numbers=("time",), wrapped=("run.dir", "reason"))
     for job in jobs:
         table.add_row(
             job.name,
             job.state,
             time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.submitted)),
             f"{job.seconds:,.0f} s",
-            Text(job.run_dir),
-            Text(f"waits for {job.lacks}" if job.lacks else job.cause or ""),
+            job.run_dir,
+            f"waits for {job.lacks}" if job.lacks else job.cause or "",
         )
     return table
 
 
 def finetune_table(results: Sequence[dict[str, Any]]) -> Table:
-    """What each job reached, before and after, and the adapter it registered."""
-    table = Table("team", "task", "metric", box=None, header_style="bold", pad_edge=False)
-    for title in ("before", "after"):
-        table.add_column(title, justify="right")
-    table.add_column("adapter", overflow="fold")
+    """A row for each job: its score before and after, and the adapter it registered."""
+    table = make_table("team", "task", "metric", numbers=("before", "after"), wrapped=("adapter",))
     table.add_column("base version")
     for result in results:
+        adapter = f"models:/{result['adapter_model']}/{result['adapter_version']}"
         table.add_row(
             result["team"],
             result["task"],
             result["metric"],
             _metric(result["metric"], result["before"]),
             _metric(result["metric"], result["after"]),
-            f"models:/{result['adapter_model']}/{result['adapter_version']}"
-            if result["adapter_version"]
-            else "trained, not registered",
+            adapter if result["adapter_version"] else "trained, not registered",
             result["base_version"],
         )
     return table
 
 
 def text_scores_table(scores: Sequence[TextScore]) -> Table:
-    """A line for each depth."""
-    table = Table("depth", box=None, header_style="bold", pad_edge=False)
-    for title in ("nats/token", "perplexity", "bits/byte"):
-        table.add_column(title, justify="right")
+    """A row for each depth."""
+    table = make_table("depth", numbers=("nats/token", "perplexity", "bits/byte"))
     for score in scores:
         table.add_row(
             f"N = {score.depth}",
@@ -70,25 +63,20 @@ def text_scores_table(scores: Sequence[TextScore]) -> Table:
 
 
 def task_scores_table(scores: Sequence[TaskScore]) -> Table:
-    """A line for each metric of each task, with a column for each depth: the score and its standard error."""
-    table = Table("task", "metric", box=None, header_style="bold", pad_edge=False)
-    table.add_column("samples", justify="right")
+    """A row for each metric of a task, a column for each depth: the score and its standard error."""
     depths = sorted({score.depth for score in scores})
-    for depth in depths:
-        table.add_column(f"N = {depth}", justify="right")
-    found = {(score.task, score.metric, score.depth): score for score in scores}
+    table = make_table("task", "metric", numbers=("samples", *(f"N = {depth}" for depth in depths)))
+    by_key = {(score.task, score.metric, score.depth): score for score in scores}
     for task, metric in dict.fromkeys((score.task, score.metric) for score in scores):
-        cells = [found[task, metric, depth] for depth in depths]
-        samples = f"{cells[0].samples:,}" if cells[0].samples else ""
-        table.add_row(task, metric, samples, *(_with_error(cell.value, cell.error) for cell in cells))
+        row = [by_key[task, metric, depth] for depth in depths]
+        samples = f"{row[0].samples:,}" if row[0].samples else ""
+        table.add_row(task, metric, samples, *(_with_error(score.value, score.error) for score in row))
     return table
 
 
 def gradients_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Gradient methods at one depth: error against ``direct``, memory, time."""
-    table = Table("solver", "gradient", box=None, header_style="bold", pad_edge=False)
-    for title in ("error", "rounding of direct", "saved", "peak", "time"):
-        table.add_column(title, justify="right")
+    """A row for each gradient method at one depth: error against ``direct``, memory and time."""
+    table = make_table("solver", "gradient", numbers=("error", "rounding of direct", "saved", "peak", "time"))
     for row in rows:
         table.add_row(
             row["solver"],

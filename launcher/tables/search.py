@@ -1,4 +1,4 @@
-"""What the trials of a search came to."""
+"""The result of ``odeformer finetune search``."""
 
 from __future__ import annotations
 
@@ -6,30 +6,29 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from cluster.pool.job import Job
 from cluster.pool.search import TaskSearch, Trial
+from launcher.terminal.console import make_table
 
 
 def state_in_words(trial: Trial) -> str:
-    """That of its job."""
+    """The state of a trial's job, in the words of a search."""
     if trial.state == "succeeded" and trial.result is None:
         return "no number"
     return "stopped" if trial.state == "cancelled" else trial.state
 
 
 def trials_table(search: TaskSearch) -> Table:
-    """A row for each trial, the best one marked."""
-    table = Table("trial", *search.keys, box=None, header_style="bold", pad_edge=False)
-    table.add_column(f"{search.metric} at step", justify="right")
+    """A row for each trial; the best one is marked."""
+    table = make_table("trial", *search.keys, numbers=(f"{search.metric} at step",))
     table.add_column("")
     best = search.best
     for trial in search.trials.values():
         is_best = best is not None and trial.job == best.job
-        drawn = [_short(value) for value in trial.values.values()]
+        values = [_short(value) for value in trial.values.values()]
         note = "best" if is_best else state_in_words(trial).replace("succeeded", "")
-        table.add_row(str(trial.number), *drawn, _last(trial), Text(note), style="bold" if is_best else "")
+        table.add_row(str(trial.number), *values, _last(trial), note, style="bold" if is_best else "")
     return table
 
 
@@ -47,7 +46,7 @@ def _last(trial: Trial) -> str:
 
 
 def content(search: TaskSearch, job: Job) -> dict[str, Any]:
-    """The same for ``--json``, with the job that was run with the best trial's values."""
+    """The trials and the job that was run with the best one's values, as JSON values."""
     best = search.best
     trials = [
         {

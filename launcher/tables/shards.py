@@ -1,42 +1,60 @@
-"""What is in a folder of shards: counts, the lengths of documents, and one sequence as text."""
+"""The contents of a folder of shards."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
+from rich.console import RenderableType
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from data.files import LocalFiles
 from data.lengths import document_lengths
-from data.manifest import Manifest, load_manifest
+from data.manifest import Manifest
 from data.reader import ShardReader
 from data.tokenizer import load_tokenizer
-from launcher.data_build import filters_table, sources_table
+from launcher.terminal.console import make_table
+
+MOST_ROWS = 40
+"""Number of sources to show."""
 
 
-def inspect_shards(folder: Path, sample: int, png: Path, console: Console) -> None:
-    """Print the counts and the training sequence ``sample``, and draw the documents' lengths.
+def shards_content(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as JSON values, with the number of shards instead of their list."""
+    content: dict[str, Any] = manifest.model_dump(mode="json")
+    for split in content["splits"].values():
+        split["shards"] = len(split["shards"])
+    return content
+
+
+def build_report(manifest: Manifest) -> list[RenderableType]:
+    """The sources of new shards, and a line for each split."""
+    report = _sources_tables(manifest)
+    for name, split in manifest.splits.items():
+        report.append(
+            f"  {name}: {split.documents:,} documents, {split.bytes:,} bytes, {split.tokens:,} tokens, "
+            f"{split.sequences:,} sequences of {manifest.sequence_length}"
+        )
+    return report
+
+
+def inspection(folder: Path, manifest: Manifest, sample: int, png: Path) -> list[RenderableType]:
+    """Splits, sources, document lengths and a training sequence; writes a histogram of the lengths.
 
     Raises:
-        ValueError, OSError: for a folder that is not one of shards, or damaged, or has no such sequence.
+        ValueError: If the shards have no sequence ``sample``, or are damaged.
     """
-    manifest = load_manifest(folder)
     text = _text(folder, manifest, sample)
     lengths = document_lengths(folder, "train")
-    console.print(_splits_table(manifest))
-    console.print(sources_table(manifest))
-    if manifest.filters:
-        console.print(filters_table(manifest))
+    report = [_splits_table(manifest), *_sources_tables(manifest)]
     if len(lengths):
         shares = ", ".join(f"{share} % {np.percentile(lengths, share):,.0f}" for share in (10, 50, 90, 99))
-        console.print(f"tokens in a document, at most: {shares}", highlight=False)
-        _histogram(lengths, manifest.sequence_length, png)
-        console.print(f"their histogram: {png}", highlight=False, soft_wrap=True)
-    console.print(Panel(escape(text), title=f"training sequence {sample}", title_align="left"))
+        _write_histogram(lengths, manifest.sequence_length, png)
+        report += [f"percentiles of tokens per document: {shares}", f"histogram: {png}"]
+    return [*report, Panel(Text(text), title=f"training sequence {sample}", title_align="left")]
 
 
 def _text(folder: Path, manifest: Manifest, sample: int) -> str:
@@ -46,9 +64,8 @@ def _text(folder: Path, manifest: Manifest, sample: int) -> str:
 
 
 def _splits_table(manifest: Manifest) -> Table:
-    table = Table("split", box=None, header_style="bold", pad_edge=False)
-    for title in ("documents", "bytes", "tokens", "bytes/token", "sequences", "shards", "size on disk"):
-        table.add_column(title, justify="right")
+    titles = ("documents", "bytes", "tokens", "bytes/token", "sequences", "shards", "size on disk")
+    table = make_table("split", numbers=titles)
     for name, split in manifest.splits.items():
         table.add_row(
             name,
@@ -63,18 +80,50 @@ def _splits_table(manifest: Manifest) -> Table:
     return table
 
 
-def _histogram(lengths: np.ndarray, sequence_length: int, png: Path) -> None:
-    """Draw how many documents have how many tokens, both on logarithmic scales."""
-    import matplotlib
+def _sources_tables(manifest: Manifest) -> list[RenderableType]:
+    """The documents used of each source, and those that filters dropped."""
+    titles = ("bytes", "documents", "held out", "duplicates", "empty", "weight", "in training")
+    table = make_table("source", numbers=titles, wrapped=("licence",))
+    table.add_column("SHA-256")
+    for source in manifest.sources[:MOST_ROWS]:
+        table.add_row(
+            source.path,
+            f"{source.bytes:,}",
+            f"{source.documents:,}",
+            f"{source.held_out:,}",
+            f"{source.duplicates:,}",
+            f"{source.empty:,}",
+            f"{source.weight:g}",
+            f"{source.train:,}",
+            source.licence or "not stated",
+            source.sha256[:12],
+        )
+    if len(manifest.sources) > MOST_ROWS:
+        table.add_row(f"and {len(manifest.sources) - MOST_ROWS} more, in the manifest")
+    return [table, _filters_table(manifest)] if manifest.filters else [table]
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
+def _filters_table(manifest: Manifest) -> Table:
+    """The number of dropped documents of each source by filter rule."""
+    rules = list(manifest.sources[0].left_out)
+    table = make_table("dropped from", numbers=[rule.replace("_", " ") for rule in rules])
+    for source in manifest.sources[:MOST_ROWS]:
+        table.add_row(source.path, *(f"{count:,}" for count in source.left_out.values()))
+    if len(manifest.sources) > 1:
+        totals = (sum(source.left_out[rule] for source in manifest.sources) for rule in rules)
+        table.add_row("all", *(f"{total:,}" for total in totals), style="bold")
+    return table
+
+
+def _write_histogram(lengths: np.ndarray, sequence_length: int, png: Path) -> None:
+    """Draw the number of documents against their tokens, both on logarithmic scales."""
+    from matplotlib.figure import Figure  # takes half a second, and only inspect needs it
+
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
     edges = np.geomspace(max(1, lengths.min()), max(2, lengths.max() + 1), 40)
     axes.hist(np.maximum(lengths, 1), list(edges), color="#0072b2")
     axes.axvline(sequence_length, color="#d55e00", label=f"a sequence, {sequence_length} tokens")
     axes.set(xscale="log", yscale="log", xlabel="tokens in a document", ylabel="documents")
     axes.legend(frameon=False)
     figure.savefig(png, dpi=150)
-    pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""Who pays, as tables and as plain values."""
+"""Usage of the pool by team and by base, as tables and as JSON values."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 from rich.table import Table
 
 from cluster.pool.usage import Cost, TeamUsage
+from launcher.terminal.console import make_table
 
 
 def teams_content(teams: Sequence[TeamUsage]) -> list[dict[str, Any]]:
-    """A team's usage as plain values; costs in hours."""
+    """The usage of each team; costs are in hours."""
     return [
         {
             "team": team.team,
@@ -24,11 +25,9 @@ def teams_content(teams: Sequence[TeamUsage]) -> list[dict[str, Any]]:
 
 
 def teams_table(teams: Sequence[TeamUsage]) -> Table:
-    """A line for each team."""
-    table = Table("team", box=None, header_style="bold", pad_edge=False)
-    for title in ("jobs", "own jobs", "share of bases", "together", "alone it would be"):
-        table.add_column(title, justify="right")
-    table.add_column("bases", overflow="fold")
+    """A row for each team."""
+    titles = ("jobs", "own jobs", "share of bases", "together", "without sharing")
+    table = make_table("team", numbers=titles, wrapped=("bases",))
     for team in teams:
         hours = (_hours(cost) for cost in (team.own, team.share, team.total, team.alone))
         table.add_row(team.team, str(team.jobs), *hours, ", ".join(team.bases))
@@ -36,18 +35,15 @@ def teams_table(teams: Sequence[TeamUsage]) -> Table:
 
 
 def bases_content(teams: Sequence[TeamUsage], costs: Mapping[str, Cost]) -> list[dict[str, Any]]:
-    """A base's cost and users as plain values."""
+    """The cost and the teams of each base; costs are in hours."""
     return [
         {"base": base, "cost": costs[base]._asdict(), "teams": _users(teams, base)} for base in sorted(costs)
     ]
 
 
 def bases_table(teams: Sequence[TeamUsage], costs: Mapping[str, Cost]) -> Table:
-    """A line for each base."""
-    table = Table("base", box=None, header_style="bold", pad_edge=False)
-    for title in ("cost", "for each team"):
-        table.add_column(title, justify="right")
-    table.add_column("teams", overflow="fold")
+    """A row for each base."""
+    table = make_table("base", numbers=("cost", "for each team"), wrapped=("teams",))
     for base in sorted(costs):
         users = _users(teams, base)
         share = Cost().plus(costs[base], 1 / max(1, len(users)))

@@ -1,4 +1,4 @@
-"""The registry for the terminal, and the same for programs."""
+"""Versions, histories and relatives in the registry, as tables and as JSON values."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from cluster.promotion.promote import Promotion
 from cluster.registry import Version
 from cluster.registry.aliases import Log, Move
 from cluster.registry.family import Difference, Family, Outdated
+from launcher.terminal.console import make_table
 
 ROWS = {
     "made from": None,
@@ -33,10 +34,11 @@ ROWS = {
 
 
 def versions_table(versions: Sequence[Version]) -> Table:
-    """All versions; beside a checkpoint's parameters those of an ordinary model of its width and depth."""
-    table = _table("model", "version", "alias", "kind", "made from")
-    for title in ("parameters", "ordinary", "trained at N"):
-        table.add_column(title, justify="right")
+    """A row for each version; ``ordinary`` are the parameters of an ordinary model of its width and depth."""
+    table = make_table(
+        *("model", "version", "alias", "kind", "made from"),
+        numbers=("parameters", "ordinary", "trained at N"),
+    )
     table.add_column("registered")
     for version in versions:
         tags = version.tags
@@ -55,7 +57,7 @@ def versions_table(versions: Sequence[Version]) -> Table:
 
 
 def registered_line(version: Version) -> str:
-    """What a run says at its end."""
+    """The line that a run prints once its model is registered."""
     aliases = ", ".join(version.aliases) or "no alias"
     line = f"registered: {version.uri} ({aliases})"
     if "champion" in version.aliases:
@@ -64,7 +66,7 @@ def registered_line(version: Version) -> str:
 
 
 def version_content(version: Version) -> dict[str, Any]:
-    """A version as JSON."""
+    """A version as JSON values."""
     return {
         "name": version.name,
         "version": version.version,
@@ -81,7 +83,7 @@ def version_content(version: Version) -> dict[str, Any]:
 
 
 def version_page(version: Version, depths: dict[str, Any] | None) -> RenderableType:
-    """All about one version."""
+    """All facts about a version, and its table of depths."""
     facts = Table.grid(padding=(0, 2))
     facts.add_row("alias", ", ".join(version.aliases) or "none")
     facts.add_row("kind", version.kind)
@@ -92,7 +94,7 @@ def version_page(version: Version, depths: dict[str, Any] | None) -> RenderableT
     for title, name in ROWS.items():
         value = version.origin if name is None else version.tags.get(name)
         if value:
-            facts.add_row(title, Text(value))
+            facts.add_row(title, value)
     facts.add_row("registered", _second(version.created))
     facts.add_row("run", version.run_id)
     facts.add_row("files", Text(version.location, overflow="fold"))
@@ -103,11 +105,9 @@ def version_page(version: Version, depths: dict[str, Any] | None) -> RenderableT
 
 
 def depths_table(depths: dict[str, Any]) -> RenderableType:
-    """What a version reaches and costs at each depth, out of its ``depths.json``."""
+    """The score and the cost of a version at each depth, from its ``depths.json``."""
     metric = "nats/token" if depths["metric"] == "loss" else depths["metric"]
-    table = _table("depth")
-    for title in (metric, "relative cost", "ms"):
-        table.add_column(title, justify="right")
+    table = make_table("depth", numbers=(metric, "relative cost", "ms"))
     for row in depths["rows"]:
         table.add_row(
             f"N = {row['depth']}" + (" = D" if row["depth"] == depths["model_depth"] else ""),
@@ -115,22 +115,21 @@ def depths_table(depths: dict[str, Any]) -> RenderableType:
             "–" if row["relative_cost"] is None else f"{row['relative_cost']:.2f} ×",
             "–" if row["milliseconds"] is None else f"{row['milliseconds']:.1f}",
         )
-    about = f"of a forward pass over {depths['tokens']} tokens; ms on the CPU that it was registered on"
+    about = f"cost of a forward pass over {depths['tokens']} tokens; ms on the CPU it was registered on"
     return Group(table, Text(about, style="dim"))
 
 
 def log_table(log: Log) -> Table:
-    """Who made which version champion, when, and why; a move that came too late changed nothing."""
-    table = _table("#", "when", "who", "champion")
-    table.add_column("what", overflow="fold")
-    table.add_column("gate", overflow="fold")
+    """A row for each move of the alias ``champion``; moves that lost a compare-and-swap are dim."""
+    table = make_table("#", "when", "who", "champion", wrapped=("what", "gate"))
     for move in log.moves:
+        what = f"{move.what}: {move.why}" if move.why else move.what
         table.add_row(
             str(move.number),
             _second(move.when),
             move.who,
             f"{move.before or 'none'} → {move.after}",
-            Text((move.what + (f": {move.why}" if move.why else "")) if move.counts else "came too late"),
+            what if move.counts else "came too late",
             "" if move.gate is None else gate_line(Verdict(**move.gate)),
             style=None if move.counts else "dim",
         )
@@ -138,12 +137,12 @@ def log_table(log: Log) -> Table:
 
 
 def move_content(move: Move) -> dict[str, Any]:
-    """A move as JSON."""
+    """A move of an alias as JSON values."""
     return {key: value for key, value in vars(move).items() if key != "behind"}
 
 
 def gate_line(verdict: Verdict) -> str:
-    """Its numbers in one line."""
+    """A verdict's numbers in one line."""
     return (
         f"{verdict.metric} {verdict.difference:+.4f} [{verdict.low:+.4f}, {verdict.high:+.4f}] "
         f"at N = {verdict.depth} on {verdict.examples:,} examples of {verdict.data}"
@@ -151,79 +150,74 @@ def gate_line(verdict: Verdict) -> str:
 
 
 def promotion_page(promotion: Promotion) -> RenderableType:
-    """What was measured, and what came of it."""
+    """The comparison of candidate and champion, and its outcome."""
     version, before, verdict = promotion.version, promotion.before, promotion.verdict
     was = f"models:/{version.name} had no champion" if before is None else f"{before.uri} is the previous one"
     moved = Text(f"{version.uri} is the champion; {was}")
     if verdict is None or before is None:
         return moved
     unit = "nats/token" if verdict.metric == "loss" else "wrong answers"
-    title = f"{verdict.examples:,} examples of {verdict.data}, N = {verdict.depth}"
-    table = _table(title)
-    table.add_column(unit, justify="right")
+    table = make_table(
+        f"{verdict.examples:,} examples of {verdict.data}, N = {verdict.depth}", numbers=(unit,)
+    )
     table.add_row(f"candidate {version.uri}", f"{verdict.candidate:.4f}")
     table.add_row(f"champion {before.uri}", f"{verdict.champion:.4f}")
     table.add_row("difference, 95 %", f"{verdict.difference:+.4f} [{verdict.low:+.4f}, {verdict.high:+.4f}]")
-    if verdict.passed:
-        return Group(table, "", moved)
-    return Group(
-        table,
-        "",
-        Text(f"not promoted: the interval's end {verdict.high:+.4f} is above {verdict.threshold:g}"),
-    )
+    limit = f"{verdict.high:+.4f} is above {verdict.threshold:g}"
+    outcome = moved if verdict.passed else Text(f"not promoted: the interval's end {limit}")
+    return Group(table, "", outcome)
 
 
-def family_tree(found: Family) -> Tree:
-    """Ancestors above, what was made from it below."""
-    top = Tree(Text(found.root)) if found.root else None
-    node = top
-    for ancestor in reversed(found.ancestors):
-        node = Tree(_label(ancestor)) if node is None else node.add(_label(ancestor))
-        top = top or node
-    label = _label(found.version)
-    label.stylize("bold")
-    node = Tree(label) if node is None else node.add(label)
-    top = top or node
-    for child in found.descendants:
+def family_tree(relatives: Family) -> Tree:
+    """The ancestors of a version above it, its descendants below."""
+    own = _label(relatives.version)
+    own.stylize("bold")
+    labels = [_label(ancestor) for ancestor in reversed(relatives.ancestors)] + [own]
+    if relatives.root:
+        labels.insert(0, Text(relatives.root))
+
+    top = node = Tree(labels[0])
+    for label in labels[1:]:
+        node = node.add(label)
+    for child in relatives.descendants:
         node.add(_label(child))
     return top
 
 
-def family_content(found: Family) -> dict[str, Any]:
-    """The same as JSON."""
+def family_content(relatives: Family) -> dict[str, Any]:
+    """The relatives of a version as JSON values."""
     return {
-        "version": version_content(found.version),
-        "ancestors": [version_content(version) for version in found.ancestors],
-        "root": found.root,
-        "descendants": [version_content(version) for version in found.descendants],
+        "version": version_content(relatives.version),
+        "ancestors": [version_content(version) for version in relatives.ancestors],
+        "root": relatives.root,
+        "descendants": [version_content(version) for version in relatives.descendants],
     }
 
 
-def outdated_table(found: Sequence[Outdated]) -> Table:
-    """Adapters, and the bases they have and could have."""
-    table = _table("adapter", "team", "task", "made for", "champion now")
-    for one in found:
-        tags = one.adapter.tags
+def outdated_table(adapters: Sequence[Outdated]) -> Table:
+    """A row for each outdated adapter, with its base and the current champion."""
+    table = make_table("adapter", "team", "task", "made for", "champion now")
+    for outdated in adapters:
+        tags = outdated.adapter.tags
         team, task = tags.get(tag.TEAM, ""), tags.get(tag.TASK, "")
-        table.add_row(one.adapter.uri, team, task, one.base, one.champion)
+        table.add_row(outdated.adapter.uri, team, task, outdated.base, outdated.champion)
     return table
 
 
-def retraining_table(found: Sequence[Retraining]) -> Table:
-    """Adapters, and the jobs that make them anew."""
-    table = _table("adapter", "on", "job")
-    for one in found:
-        table.add_row(one.outdated.adapter.uri, one.outdated.champion, Text(one.job or one.reason or ""))
+def retraining_table(retrainings: Sequence[Retraining]) -> Table:
+    """A row for each outdated adapter, with the job that retrains it or the reason why none does."""
+    table = make_table("adapter", "on", "job")
+    for retraining in retrainings:
+        outdated = retraining.outdated
+        table.add_row(outdated.adapter.uri, outdated.champion, retraining.job or retraining.reason or "")
     return table
 
 
 def diff_table(first: str, second: str, differences: Sequence[Difference]) -> Table:
-    """What two versions do not have in common."""
-    table = _table("")
-    for title in (first, second):
-        table.add_column(title, overflow="fold")
-    for one in differences:
-        table.add_row(Text(one.what), Text(one.first or "–"), Text(one.second or "–"))
+    """A row for each difference of two versions."""
+    table = make_table("", wrapped=(first, second))
+    for difference in differences:
+        table.add_row(difference.what, difference.first or "–", difference.second or "–")
     return table
 
 
@@ -234,10 +228,6 @@ def _label(version: Version) -> Text:
     if release := version.tags.get(tag.CODE_VERSION):
         about.append(f"by odeformer {release}")
     return Text(f"{version.uri}  {', '.join(filter(None, about))}")
-
-
-def _table(*titles: str) -> Table:
-    return Table(*titles, box=None, header_style="bold", pad_edge=False)
 
 
 def _count(text: str | None) -> str:

@@ -1,19 +1,39 @@
-"""Where lines for people go."""
+"""The console for output that people read, and the one style of its tables."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
+from rich.table import Table
 
 
 def make_console(as_json: bool = False) -> Console:
-    """The terminal as it is; into a file or a pipe wide enough that no table is cut, and without colour.
+    """A console that prints text literally: square brackets are no markup, numbers are not highlighted.
+
+    Into a file or a pipe it is wide enough that no table is cut.
 
     Args:
-        as_json: standard output is for a program; people read the standard error.
+        as_json: Print to standard error, because standard output carries JSON.
     """
-    # The stream by name: lines still go there while a library's own remarks are kept away.
+    # Bound here, so that progress stays visible while redirect_stdout() silences a library.
     stream = sys.stderr if as_json else sys.stdout
-    console = Console(file=stream)
-    return console if console.is_terminal else Console(file=stream, width=160)
+    console = Console(file=stream, highlight=False, markup=False)
+    return console if console.is_terminal else Console(file=stream, highlight=False, markup=False, width=160)
+
+
+def make_table(*titles: str, numbers: Sequence[str] = (), wrapped: Sequence[str] = ()) -> Table:
+    """An empty table without borders.
+
+    Args:
+        titles: Left-aligned columns.
+        numbers: Right-aligned columns, to the right of ``titles``.
+        wrapped: Columns of long text, to the right of ``numbers``.
+    """
+    table = Table(*titles, box=None, header_style="bold", pad_edge=False)
+    for title in numbers:
+        table.add_column(title, justify="right")
+    for title in wrapped:
+        table.add_column(title, overflow="fold")
+    return table

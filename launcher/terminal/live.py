@@ -1,4 +1,4 @@
-"""Something that is shown again and again."""
+"""A display that refreshes itself in place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EVERY_SECONDS = 1.0
 
 
 def show_until_interrupted(make: Callable[[], RenderableType], console: Console) -> None:
-    """Show what ``make`` gives, in its place on the terminal, until Ctrl-C."""
+    """Show what ``make`` returns, refreshed every second, until Ctrl-C."""
     with suppress(KeyboardInterrupt), Live(make(), console=console, auto_refresh=False) as live:
         while True:
             time.sleep(EVERY_SECONDS)

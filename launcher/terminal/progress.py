@@ -1,4 +1,4 @@
-"""A sign of life at least every three seconds: a live line on a terminal, plain lines elsewhere."""
+"""Progress of long stages: a live line on a terminal, elsewhere a plain line every few seconds."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 HEARTBEAT_SECONDS = 2.5
 
 
 class Progress:
-    """Shows what is being done, how far it is, and that it is alive."""
+    """Shows the current stage, how far it is, and that it is alive."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -28,18 +28,18 @@ class Progress:
         """Show ``title`` until the block ends, then a line with the time it took."""
         started = time.monotonic()
         self._fraction, self._detail = 0.0, ""
-        with self._live(title, started) if self.console.is_terminal else self._plain(title, started):
+        with self._live(title) if self.console.is_terminal else self._plain(title, started):
             yield
-        self.console.print(
-            f"[green]✓[/] {escape(title)} [dim]{time.monotonic() - started:.1f} s[/]", highlight=False
-        )
+
+        elapsed = f"{time.monotonic() - started:.1f} s"
+        self.console.print(Text.assemble(("✓", "green"), f" {title} ", (elapsed, "dim")))
 
     def update(self, fraction: float, detail: str = "") -> None:
-        """How far the stage is, from 0 to 1, and a few words about it."""
+        """Set how far the stage is, from 0 to 1, and a few words about it."""
         self._fraction, self._detail = fraction, detail
 
     @contextmanager
-    def _live(self, title: str, started: float) -> Iterator[None]:
+    def _live(self, title: str) -> Iterator[None]:
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -56,12 +56,8 @@ class Progress:
     def _plain(self, title: str, started: float) -> Iterator[None]:
         def beat() -> None:
             elapsed = time.monotonic() - started
-            self.console.print(
-                f"  {title} {self._fraction:4.0%} {elapsed:5.0f} s {self._detail}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+            line = f"  {title} {self._fraction:4.0%} {elapsed:5.0f} s {self._detail}"
+            self.console.print(line, soft_wrap=True)
 
         with _every(HEARTBEAT_SECONDS, beat):
             yield
@@ -69,6 +65,7 @@ class Progress:
 
 @contextmanager
 def _every(seconds: float, action: Callable[[], object]) -> Iterator[None]:
+    """Call ``action`` on a thread every so often while the block runs."""
     stop = threading.Event()
 
     def run() -> None:

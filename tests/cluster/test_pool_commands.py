@@ -75,7 +75,7 @@ def test_a_job_is_followed_cancelled_and_retried_and_the_pool_stopped(head: Head
     shown = good(head, "finetune", "show", "docs/second")
     assert "running" in shown
     assert "base: models:/base/1" in shown
-    assert good(head, "finetune", "cancel", "second").startswith("docs/second/1 is asked to end")
+    assert good(head, "finetune", "cancel", "second").startswith("docs/second/1 is being cancelled")
     out, err = following.communicate()
     assert following.returncode == 1
     assert "job docs/second/1 is cancelled" in err

@@ -91,4 +91,4 @@ def test_a_submitted_run_has_a_worker_on_each_node_and_outlives_one(
     wait_for(ended, lambda: server.log(name))
     job = server.job(name)
     assert job.state == "succeeded", server.log(name)
-    assert "another number of workers (1 of 2)" in server.log(name)
+    assert "the number of workers changed (1 of 2)" in server.log(name)

@@ -1,4 +1,4 @@
-"""Every ``odeformer …`` that README and docs print is one that this version understands."""
+"""Every command ``odeformer …`` in README and docs is valid."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LEFT_OUT = re.compile(r"\s*(…|\.\.\.)")
-"""Where a page leaves out what it has shown before."""
+"""An ellipsis in place of options that a page has shown before."""
 
 
 def fenced(text: str) -> Iterator[str]:
-    """Commands of the blocks of shell, whole: they are to be copied."""
+    """Complete commands, from shell blocks."""
     for language, block in BLOCK.findall(text):
         if language in ("bash", "sh", ""):
             for line in block.replace("\\\n", " ").splitlines():
@@ -30,16 +30,16 @@ def fenced(text: str) -> Iterator[str]:
 
 
 def inline(text: str) -> Iterator[str]:
-    """Commands within a sentence, which may be a verb alone."""
+    """Commands within sentences; options may be missing."""
     for code in re.findall(r"`(odeformer [^`]*)`", BLOCK.sub("", text)):
         yield code.replace("\n", " ")
 
 
 def parsed(words: list[str], whole: bool) -> None:
-    """Have the command line take the words apart, as it does before it runs anything.
+    """Parse the words as the command line does, without running anything.
 
     Raises:
-        UsageError: for a verb or an option that is not there, or, of a whole command, for what is missing.
+        UsageError: For an unknown verb or option, and in a whole command for a missing one.
     """
     command: Any = typer.main.get_command(app)
     path, rest = [], list(words)
@@ -49,7 +49,7 @@ def parsed(words: list[str], whole: bool) -> None:
         path.append(rest.pop(0))
         command = command.commands[path[-1]]
     if hasattr(command, "commands"):
-        return  # of a group, or --help
+        return  # a group, or --help
     if whole:
         command.make_context(path[-1], rest)
         return

@@ -1,4 +1,4 @@
-"""The documentation builds as a site, without a warning, and its reference knows all that there is."""
+"""The documentation builds without warnings, and its reference is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The newcomer's path: the tutorial's commands, run as they are printed, in order, in a fresh folder."""
+"""The tutorial's commands, run as printed, in order, in a fresh folder."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ import pytest
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BEGINS_WITH = ("make install\n", "source .venv/bin/activate\n")
-"""What has been done already where a test runs."""
+"""Commands that have been run before any test."""
 
 pytestmark = pytest.mark.slow
 
 
 def commands(page: str) -> str:
-    """All that is to be copied, as one script."""
+    """All commands of the tutorial as one script."""
     blocks = [block for language, block in BLOCK.findall(page) if language == "bash"]
     for line in BEGINS_WITH:
         assert blocks[0].startswith(line)
         blocks[0] = blocks[0].removeprefix(line)
-    # What it finds is about the machine, and on a busy one may be that nothing answers in time.
+    # The doctor may find problems of this machine.
     assert "odeformer doctor\n" in blocks[0]
     blocks[0] = blocks[0].replace("odeformer doctor\n", "odeformer doctor || [ $? = 1 ]\n")
     return "".join(blocks)
 
 
 def shape(line: str) -> str:
-    """A line of output without what is another one each time: numbers, digests, widths of columns."""
+    """A line of output without what varies: numbers, digests, widths of columns."""
     line = re.sub(r"\b[0-9a-f]{12}\b", "#", line)
     return re.sub(r"\s+", " ", re.sub(r"\d[\d,.]*(e[+-]\d+)?", "#", line)).strip()
 

@@ -75,8 +75,10 @@ def test_a_run_without_room_says_so_and_can_be_told_to_end(shards: Path, tmp_pat
         wait_for(lambda: events(command.run, "waiting"))
         command.process.terminate()
         code, said, errors = command.end()
-    assert (code, errors.splitlines()[-1]) == (75, "preempted at step 0; the same command goes on")
-    assert "waits for room (2 workers of 1 CPU and 1 pretrain each are wanted, 1 fits now: " in said
+    assert (code, errors.splitlines()[-1]) == (75, "preempted at step 0; the same command resumes it")
+    assert (
+        "waiting for free resources (2 workers of 1 CPU and 1 pretrain each are wanted, 1 fits now: " in said
+    )
     assert restarts(command.run) == []
 
 
@@ -139,7 +141,7 @@ def test_a_run_goes_on_with_the_node_that_is_left_and_grows_when_one_comes(
     first, second = [event["step"] for event in events(command.run, "resumed")]
     assert first == 7
     assert 22 <= second < STEPS, "soon after the commit at 21"
-    assert "another number of workers (1 of 2)" in said
+    assert "the number of workers changed (1 of 2)" in said
     assert_nothing_was_lost(command, untroubled, shards, tmp_path / "again")
 
 

@@ -124,7 +124,7 @@ def test_a_worker_is_started_again_and_the_command_ends_with_75(
         command.go_on_until(lambda: command.process.poll() is not None)
         code, said, errors = command.end()
     step = command.steps()[-1]
-    assert (code, errors.splitlines()[-1]) == (75, f"preempted at step {step}; the same command goes on")
+    assert (code, errors.splitlines()[-1]) == (75, f"preempted at step {step}; the same command resumes it")
     assert f"preempted at step {restart['step']}; starting again" in said
     assert events(command.run, "checkpoint")[-1]["step"] == step < STEPS
     with pretraining(tmp_path, shards) as command:

@@ -24,7 +24,7 @@ def test_the_weights_are_those_of_an_uninterrupted_run(
     [restart] = restarts(command.run)
     assert restart["reason"].startswith("worker ")
     assert restart["restart"] == {"pause": 1.0, "left": 2, "preemption": False}
-    assert "starting again from step" in said
+    assert "restarting from step" in said
     # What is made twice are exactly the steps after the last commit.
     committed = restart["step"]
     made = command.steps()

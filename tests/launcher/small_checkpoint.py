@@ -1,4 +1,4 @@
-"""A checkpoint folder, not trained, for commands that only need one."""
+"""An untrained checkpoint folder, for commands that only need one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from odeformer.model import Odeformer
 
 
 def small_checkpoint(folder: Path, solver: str = "euler", context: int = 128) -> Path:
-    """Width 32, D = 4, a vocabulary of 300; ``folder`` is where it and its tokenizer go."""
+    """Write a checkpoint of width 32, D = 4 and a vocabulary of 300, and its tokenizer, to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer([Path(__file__).read_text()], 300)
     tokenizer.save(str(folder / FILE_NAME))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from content_types import differences
 from small_checkpoint import small_checkpoint
 
@@ -125,7 +126,7 @@ def test_models_of_any_solver_have_a_report(tmp_path: Path, solver: str) -> None
         (["--text", "."], "is a folder"),
         (["--text", "x" * 200], "has 200 tokens, the model's context 160"),
         (["--text", "x"], "the text is 1 token"),
-        (["--text", "some words", "--depth", "0"], "depth 0"),
+        (["--text", "some words", "--depth", "0"], "greater than or equal to 1"),
         (["--text", "some words", "--depth", "1"], "at least 2 cells"),
         (["--text", "some words", "--out", "full"], "is there already"),
         (["--text", "some words", "--model", "nowhere"], "nowhere/config.json"),
@@ -143,7 +144,7 @@ def test_bad_input_is_refused_in_a_line_and_leaves_nothing(
     before = sorted(tmp_path.rglob("*"))
     given = {"--model": str(checkpoint), "--out": "out"}
     given |= dict(zip(arguments[::2], arguments[1::2], strict=True))
-    with pytest.raises((ValueError, OSError)) as refused:
+    with pytest.raises((ValueError, OSError, typer.BadParameter)) as refused:
         command(*(word for pair in given.items() for word in pair))
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""The command line as its user meets it: separate processes, exit codes, one line for a mistake."""
+"""The command line in separate processes: exit codes, and one line for every mistake."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ WITHOUT_A_TABLE = {
         (["pretrain", "tiny", "--json"], "--dry-run"),
         (["generate", "--model", "models:/tiny@champion", "x"], "no such MLflow store"),
         (["generate", "--model", "nowhere", "x"], "nowhere"),
-        (["generate", "--model", "nowhere", "--depth", "0", "x"], "depth 0"),
+        (["generate", "--model", "nowhere", "--depth", "0", "x"], "--depth"),
         (["generate", "--model", "nowhere", ""], "prompt is empty"),
         (["grad-check", "tiny", "--set", "data.shards=nowhere"], "nowhere"),
         (["grad-check", "tiny", "--depth", "0"], "--depth"),
@@ -74,7 +74,7 @@ WITHOUT_A_TABLE = {
         (["eval", "--model", "m", "--tasks", "python_text,helaswag"], "'helaswag'"),
         (["analyze", "--model", "nowhere", "--text", "some words", "--out", "out"], "nowhere"),
         (["analyze", "--model", "m", "--text", "", "--out", "out"], "text is empty"),
-        (["analyze", "--model", "nowhere", "--text", "a b", "--out", "o", "--depth", "0"], "depth 0"),
+        (["analyze", "--model", "nowhere", "--text", "a b", "--out", "o", "--depth", "0"], "--depth"),
         (["report", "--compare", "nowhere", "m", "--out", "out"], "nowhere: no such file"),
         (
             ["drift", "--model", "m", "--reference", "text.txt", "--text", "empty.txt", "--out", "o"],
@@ -94,7 +94,11 @@ WITHOUT_A_TABLE = {
         (["models", "export", "--model", "m", "--out", "text.txt", "--gguf", "f16"], "is there already"),
         (["models", "export", "--model", "nowhere", "--out", "o", "--gguf", "f16"], "nowhere"),
         (["models", "import", "--from", "nowhere", "--out", "out"], "nowhere"),
-        (["models", "register", "nowhere"], "no run was started in this folder"),
+        (["models", "export", "--model", "m", "--out", "m", "--overwrite"], "m is what is read from"),
+        (["models", "import", "--from", "m", "--out", "m", "--overwrite"], "m is what is read from"),
+        (["models", "import", "--from", "m", "--out", "o", "--register", "../x"], "model name '../x'"),
+        (["quickstart", "--dir", "m"], "m holds something other than a quick start"),
+        (["models", "register", "nowhere"], "no run was begun in this folder"),
         (["models", "register", "nowhere", "--name", "../x"], "model name '../x'"),
         (["track", "sync", "nowhere"], "no run was started in this folder"),
         (["pretrain", "tiny", "--dept", "4"], "--dept"),

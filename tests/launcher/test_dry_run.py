@@ -1,4 +1,4 @@
-"""``odeformer pretrain --dry-run``: what a run would be, of real shards, and of a real cluster."""
+"""``odeformer pretrain --dry-run`` on real shards and on a real cluster."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def dry_run(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def folder(shards: Path, tmp_path: Path) -> Path:
-    """It holds ``config.json``, of a run of two workers."""
+    """A folder with the ``config.json`` of a run of two workers."""
     (tmp_path / "config.json").write_text(small_settings(shards, tmp_path).model_dump_json())
     return tmp_path
 
 
-def test_it_says_what_a_run_would_be_and_starts_nothing(folder: Path, shards: Path) -> None:
+def test_it_previews_a_run_and_starts_nothing(folder: Path, shards: Path) -> None:
     found: dict[str, Any] = json.loads(dry_run(folder, "--json", "--set", "zero.stage=2"))
     settings = small_settings(shards, folder, zero={"stage": 2})
     assert found["settings"] == settings.model_dump(mode="json")

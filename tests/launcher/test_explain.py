@@ -42,8 +42,8 @@ def test_an_answer_comes_with_what_it_leaned_on(checkpoint: Path, capfd: pytest.
     app([*arguments, "--explain"], standalone_mode=False)
     explained = capfd.readouterr().out
     assert explained.startswith(plain)
-    assert "how sure: " in explained
-    assert "leaned on, by integrated gradients:" in explained
+    assert "confidence: " in explained
+    assert "most influential tokens, by integrated gradients:" in explained
 
 
 def test_the_explanation_is_the_model_s(checkpoint: Path) -> None:

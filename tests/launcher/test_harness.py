@@ -1,4 +1,4 @@
-"""Tasks of the LM Evaluation Harness: the export of a depth and the model itself score as its losses say."""
+"""Tasks of the LM Evaluation Harness: an export, the model itself and its own losses give the same scores."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def folder(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own_folder(tmp_path: Path) -> Path:
-    """Tasks as users write them: one that is to write, one whose template is wrong."""
+    """Tasks as users write them: two that generate text, one with a wrong template."""
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "say.yaml").write_text(SAY)
     (tmp_path / "tasks" / "long.yaml").write_text(
@@ -140,7 +140,7 @@ def test_scores_are_those_of_the_models_own_losses(folder: Path) -> None:
     assert told == [(0, "N = 5")]
 
 
-def test_what_one_has_to_know_of_the_numbers_is_said(shards: Path, tmp_path: Path) -> None:
+def test_remarks_name_the_solver_and_the_cut_off_requests(shards: Path, tmp_path: Path) -> None:
     folder = make(40, shards, tmp_path / "short")
     tokenizer = load_tokenizer(folder)
     rows = [json.loads(line) for line in (OWN_TASKS / "last_name.jsonl").read_text().splitlines()[:12]]
@@ -174,9 +174,7 @@ def test_tasks_that_cannot_be_asked_say_why(
 ) -> None:
     with pytest.raises(ValueError, match="an answer is longer than its context of 8 tokens"):
         Tasks(["python_next_line"]).ask(itself(make(8, shards, tmp_path / "short"), 3))
-    with pytest.raises(
-        ValueError, match=r"long cannot be asked of this model: .*\(500\) must be less than .*320"
-    ):
+    with pytest.raises(ValueError, match=r"long cannot run on this model: .*\(500\) must be less than .*320"):
         Tasks(["long"], own_folder).ask(itself(folder, 3))
     with pytest.raises(ValueError, match="wrong: the task cannot be read"):
         Tasks(["wrong"], own_folder).ask(itself(folder, 3))

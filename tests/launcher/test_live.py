@@ -1,4 +1,4 @@
-"""What is shown again and again."""
+"""A display that refreshes itself until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from launcher.terminal import live
 
 
-def test_it_is_made_anew_until_it_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_refreshed_until_it_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "EVERY_SECONDS", 0.01)
     made = 0
 

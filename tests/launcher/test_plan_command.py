@@ -1,4 +1,4 @@
-"""``odeformer plan``: a run on machines that are not there."""
+"""``odeformer plan``, which needs neither shards nor machines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_it_takes_the_vocabulary_of_shards_that_are_there(shards: Path) -> None:
     assert weights("--vocabulary", "500") - weights() == 4 * 100 * 128, "400 there"
 
 
-def test_what_cannot_be_shared_is_one_line(
+def test_a_batch_that_does_not_divide_among_gpus_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["odeformer", "plan", "large", "--gpus", "1000"])
@@ -45,7 +45,7 @@ def test_what_cannot_be_shared_is_one_line(
     assert line.endswith("--set train.global_batch=4000")
 
 
-def test_it_simulates_what_may_happen_under_the_plan_and_in_json() -> None:
+def test_it_simulates_failures_in_the_report_and_in_json() -> None:
     asked = ["plan", "1b", "--gpus", "128", "--set", "train.steps=4000000", "--simulate"]
     asked += ["--preemptions", "4", "--stragglers", "2", "--seed", "3"]
     shown = RUNNER.invoke(app, asked, env={"COLUMNS": "160"}).stdout
@@ -62,7 +62,7 @@ def test_it_simulates_what_may_happen_under_the_plan_and_in_json() -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        (["tiny", "--gpus", "1", "--spares", "2"], "are of --simulate: add it"),
+        (["tiny", "--gpus", "1", "--spares", "2"], "need --simulate: add it"),
         (["1b", "--gpus", "4194304", "--set", "train.global_batch=8388608", "--simulate"], "nothing to sim"),
     ],
 )

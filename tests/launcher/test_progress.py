@@ -1,4 +1,4 @@
-"""Signs of life, as someone who reads a log sees them."""
+"""Progress outside a terminal, as in a log file."""
 
 from __future__ import annotations
 

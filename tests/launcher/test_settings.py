@@ -1,4 +1,4 @@
-"""YAML to settings: presets, overrides, and one line for every mistake."""
+"""Settings from YAML: presets, overrides, and one line for every mistake."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from odeformer.model import Odeformer
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkpoint, not trained."""
+    """An untrained checkpoint."""
     tokenizer = train_tokenizer([Path(__file__).read_text()], 300)
     tokenizer.save(str(tmp_path / FILE_NAME))
     shape = {
@@ -50,7 +50,7 @@ def test_a_gguf_file_is_written_once_and_replaced_when_asked(
     said = capfd.readouterr()
     assert "an ordinary transformer of 3 layers" in said.out
     assert "3 matrices are f16" in said.out, "of the feed-forward part, 80 numbers a row"
-    assert "its logits are the rounded weights'; from the model's own they differ by at most" in said.out
+    assert "the rounded weights' logits differ from the model's by at most" in said.out
     assert "tensors" not in said.err, "of a progress bar that nobody asked for"
     kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(out).tensors}
     assert kinds["blk.0.ffn_up.weight"] == "Q8_0"

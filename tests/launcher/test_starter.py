@@ -1,4 +1,4 @@
-"""The configuration that ``odeformer init`` writes, and the texts that explain settings."""
+"""The configuration that ``odeformer init`` writes, and the documentation of settings."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ Models = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The store of a champion with an adapter, and of a candidate that continued it and says so."""
+    """A store with a champion, its adapter, and a candidate that continued it."""
     folder = tmp_path_factory.mktemp("shelf")
     uri = empty_store(folder)
     for seed, steps in ((0, 100), (1, 200)):
@@ -43,7 +43,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def models(shelf: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Models:
-    """``odeformer models …`` on that store: exit code, output, complaint."""
+    """``odeformer models …`` on that store: exit code, standard output, standard error."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", shelf)
@@ -64,7 +64,7 @@ def as_json(models: Models, *arguments: str) -> Any:
 
 
 def row(text: str, *cells: str) -> bool:
-    """Whether a line holds these, in this order."""
+    """Whether a line contains all cells."""
     return any(all(cell in line for cell in cells) for line in text.splitlines())
 
 
