@@ -33,9 +33,9 @@ def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b:
     return y.view(*x.shape[:-1], -1)
 
 
-# Two functions, so that the small one can come first and save all that the backward pass of the sum needs: with
-# gradient checkpointing, recomputation stops at the last saved tensor and thus skips the large matmul. The
-# large function then only adds x Wᵀ in place, and passes its gradient through unchanged.
+# Two functions, so that the small one can come first and save all that the backward pass of the sum needs:
+# with gradient checkpointing, recomputation stops at the last saved tensor and thus skips the large matmul.
+# The large function then only adds x Wᵀ in place, and passes its gradient through unchanged.
 class _LowRank(torch.autograd.Function):
     """The terms b + (x Aᵀ) Bᵀ, [J, tokens, out], with the backward pass of the whole sum."""
 
