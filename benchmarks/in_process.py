@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,8 +90,6 @@ def train_in(
 class AsEngine:
     """A module behind the interface of an engine, to evaluate it; its products in the given precision."""
 
-    device = "cpu"
-
     def __init__(self, module: nn.Module, precision: Literal["fp32", "bf16"] = "bf16") -> None:
         self.module, self._bf16 = module, precision == "bf16"
 
@@ -101,6 +99,9 @@ class AsEngine:
 
     def eval(self) -> None:
         self.module.eval()
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return self.module.parameters()
 
 
 def alone() -> None:

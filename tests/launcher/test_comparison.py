@@ -267,7 +267,7 @@ def test_what_is_no_analysis_is_refused(analyses: tuple[Path, Path], tmp_path: P
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             command(analyses[0], given, tmp_path / "out")
-    with pytest.raises(ValueError, match="is what is read from"):
+    with pytest.raises(ValueError, match="is the folder to read from"):
         command(*analyses, analyses[0])
 
 
