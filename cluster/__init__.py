@@ -1,1 +1,1 @@
-"""Where the work runs: Ray places it, DeepSpeed shards it, MLflow remembers it."""
+"""Runs on a cluster: Ray places the work, DeepSpeed shards it, MLflow keeps the results."""
