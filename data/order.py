@@ -51,7 +51,7 @@ class GlobalOrder:
 
     Why it is enough: documents are shuffled when shards are built, so that only sequences of one
     document are alike. Two of them meet only if they are in one stream, at least a round apart at the
-    mean, and among all the samples of their block. `benchmarks.shuffle` measures what is left.
+    mean, and among all the samples of their block. `benchmarks.data.shuffle` measures what is left.
     """
 
     def __init__(self, shard_sizes: Sequence[int], seed: int, block: int) -> None:

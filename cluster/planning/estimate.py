@@ -1,8 +1,9 @@
 """A run on given machines: whether it fits, how fast it is, what it costs; and the settings that are fastest.
 
 Memory and bytes follow from DeepSpeed's source and are compared with real workers
-(``python -m benchmarks.plan``). Times are a model: products at a stated part of the GPU's peak, W(t) and the
-optimizer at the speed of its memory, communication by latency and bandwidth, and none of it overlapping.
+(``python -m benchmarks.cluster.plan``). Times are a model: products at a stated part of the GPU's peak, W(t)
+and the optimizer at the speed of its memory, communication by latency and bandwidth, and none of it
+overlapping.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from odeformer.model import Odeformer
 
 OWN_TASKS = Path(__file__).parent / "tasks"
-"""Those that come with the package, made by ``benchmarks.python_tasks``."""
+"""Those that come with the package, made by ``benchmarks.quality.python_tasks``."""
 BATCH = 16
 BOOTSTRAP = 1000
 """Samples drawn again for the error of a metric that has no formula for it."""

@@ -299,7 +299,7 @@ def faithful(model: Odeformer, input_ids: Tensor, depth: int) -> dict[str, Any]:
     """How faithful every method is on this text's own answer: one prompt, so an illustration."""
     settings = {
         "default": DEFAULT,
-        "why": "best on both curves over 256 held-out prompts: python -m benchmarks.faithfulness",
+        "why": "best on both curves over 256 held-out prompts: python -m benchmarks.analysis.faithfulness",
         "points": POINTS,
         "deletion": "ln p of the answer less the whole text's, mean of the curve, nats; lower is better",
         "insertion": "the same; higher is better",

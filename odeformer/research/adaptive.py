@@ -1,6 +1,7 @@
 """Error-controlled solves: torchdiffeq chooses the cells, so that each keeps to a tolerance.
 
-Measured by ``python -m benchmarks.adaptive``: at equal evaluations of the field a fixed depth is as good.
+Measured by ``python -m benchmarks.gradients.adaptive``: at equal evaluations of the field a fixed depth is as
+good.
 """
 
 from __future__ import annotations

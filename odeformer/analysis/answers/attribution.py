@@ -153,7 +153,8 @@ def random_scores(question: Question) -> Tensor:
 
 DEFAULT = "integrated gradients"
 """The picture that is shown: best of all on both curves, deletion and insertion
-(``python -m benchmarks.faithfulness``, docs/analysis.md). ``sensitivity`` has the better rank correlation."""
+(``python -m benchmarks.analysis.faithfulness``, docs/analysis.md). ``sensitivity`` has the better rank
+correlation."""
 
 METHODS: dict[str, Callable[[Question], Tensor]] = {
     "sensitivity": sensitivity,
