@@ -99,6 +99,17 @@ def select(rows: Iterable[Row], **values: Any) -> list[Row]:
     return [row for row in rows if all(row.get(key) == value for key, value in values.items())]
 
 
+def print_row(row: Mapping[str, Any]) -> None:
+    """Print the entries of a row on one line, as progress."""
+    print("  ".join(f"{key} {_text(value)}" for key, value in row.items()), flush=True)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_text(entry)}" for key, entry in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def in_turn(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each call, the ways taking turns; a first round is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -155,16 +166,17 @@ def claims_table(claims: Iterable[Claim], title: str = "claim") -> str:
     return table((title, "bar", "measured", ""), lines)
 
 
-def table(titles: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
+def table(titles: str | Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; titles in one string are separated by `` | ``."""
+    titles = titles.split(" | ") if isinstance(titles, str) else titles
     head = f"| {' | '.join(titles)} |".replace("|  |", "| |")
     return "\n".join([head, "|---" * len(titles) + "|", *(f"| {' | '.join(line)} |" for line in lines)])
 
 
 def measured_by(module: str, results: str) -> str:
-    """The first sentence of a generated page: its command and its results file."""
+    """The first sentence of a generated part: its command and its results file."""
     return (
-        f"Measured by `python -m benchmarks.{module}`; `python -m benchmarks.docs` writes this page from "
+        f"Measured by `python -m benchmarks.{module}`; `python -m benchmarks.docs` writes this part from "
         f"`benchmarks/results/{results}.json`."
     )
 

@@ -1,10 +1,9 @@
-"""Write every page and marked part of the documents that shows results of benchmarks.
+"""Write every marked part of the documents from the results of benchmarks.
 
     python -m benchmarks.docs            # write what has changed
     python -m benchmarks.docs --check    # fail if a document does not match the results
 
-A marked part stands between ``<!-- generated: NAME -->`` and ``<!-- /generated: NAME -->``; other generated
-documents are written whole.
+A marked part stands between ``<!-- generated: NAME -->`` and ``<!-- /generated: NAME -->``.
 """
 
 from __future__ import annotations
@@ -30,34 +29,37 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
 
 
-class Generated(NamedTuple):
-    """Generated text and its place."""
+class Part(NamedTuple):
+    """A marked part of a document."""
 
     document: str
+    mark: str
     text: Callable[..., str]
     results: tuple[str, ...]
     """The names of the results files, whose contents are the arguments of ``text``."""
-    mark: str | None = None
-    """The name of the marked part; None for a whole page."""
 
 
-GENERATED = (
-    Generated("docs/quality.md", quality.page, ("quality",)),
-    Generated("docs/gradients.md", gradients.page, ("gradients",)),
-    Generated("docs/generation.md", speed.generation, ("generation",)),
-    Generated("docs/small_devices.md", speed.small_devices, ("small_formats",)),
-    Generated("docs/importing.md", importing.page, ("importing",)),
-    Generated("README.md", quality.readme_claims, ("quality",), "claims"),
-    Generated("README.md", speed.startup, ("startup",), "startup"),
-    Generated("docs/data.md", data.cost, ("loader", "shuffle", "data_build"), "cost"),
-    Generated("docs/zero.md", cluster.traffic, ("traffic",), "traffic"),
-    Generated("docs/planning.md", cluster.simulation, ("simulation",), "simulation"),
-    Generated("docs/planning.md", cluster.plan, ("plan",), "plan"),
-    Generated("docs/checkpoints.md", cluster.checkpointing, ("checkpointing",), "checkpointing"),
-    Generated("docs/pool.md", cluster.pool, ("pool",), "pool"),
-    Generated("docs/adapters.md", adapters.part, ("adapters",), "adapters"),
-    Generated("docs/analysis.md", analysis.faithfulness, ("faithfulness",), "faithfulness"),
-    Generated("docs/analysis.md", analysis.cost, ("analysis",), "cost"),
+PARTS = (
+    Part("README.md", "claims", quality.readme_claims, ("quality",)),
+    Part("README.md", "startup", speed.startup, ("startup",)),
+    Part("docs/adapters.md", "adapters", adapters.part, ("adapters",)),
+    Part("docs/analysis.md", "cost", analysis.cost, ("analysis",)),
+    Part("docs/analysis.md", "faithfulness", analysis.faithfulness, ("faithfulness",)),
+    Part("docs/checkpoints.md", "checkpointing", cluster.checkpointing, ("checkpointing",)),
+    Part("docs/data.md", "cost", data.cost, ("loader", "shuffle", "data_build")),
+    Part("docs/generation.md", "rates", speed.generation, ("generation",)),
+    Part("docs/generation.md", "speculation", speed.speculation, ("generation",)),
+    Part("docs/gradients.md", "claims", gradients.claims_part, ("gradients",)),
+    Part("docs/gradients.md", "reversible", gradients.reversible, ("gradients",)),
+    Part("docs/gradients.md", "adjoint", gradients.adjoint, ("gradients",)),
+    Part("docs/gradients.md", "cost", gradients.cost, ("gradients",)),
+    Part("docs/importing.md", "importing", importing.part, ("importing",)),
+    Part("docs/planning.md", "plan", cluster.plan, ("plan",)),
+    Part("docs/planning.md", "simulation", cluster.simulation, ("simulation",)),
+    Part("docs/pool.md", "pool", cluster.pool, ("pool",)),
+    Part("docs/quality.md", "quality", quality.part, ("quality",)),
+    Part("docs/small_devices.md", "formats", speed.small_devices, ("small_formats",)),
+    Part("docs/zero.md", "traffic", cluster.traffic, ("traffic",)),
 )
 
 
@@ -68,14 +70,11 @@ def outdated(root: Path = ROOT) -> dict[Path, str]:
         ValueError: for a document without the marks of a part.
     """
     documents: dict[Path, str] = {}
-    for part in GENERATED:
-        path = root / part.document
-        text = part.text(*(results(name) for name in part.results))
-        if part.mark is None:
-            documents[path] = text + "\n"
-        else:
-            documents[path] = replace(documents.get(path) or path.read_text(), part.mark, text, part.document)
-    return {path: text for path, text in documents.items() if not path.exists() or path.read_text() != text}
+    for document, mark, text, names in PARTS:
+        path = root / document
+        new = text(*(results(name) for name in names))
+        documents[path] = replace(documents.get(path) or path.read_text(), mark, new, document)
+    return {path: text for path, text in documents.items() if path.read_text() != text}
 
 
 def results(name: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ file are not measured again. ``steps`` and ``together`` need an otherwise idle m
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def main() -> None:
             rows = missing(part, base, results, arguments.rounds)
         for row in rows:
             results.add(row)
-            print(json.dumps(row), flush=True)
+            bench.print_row(row)
     bench.print_claims(claims(results.rows))
 
 

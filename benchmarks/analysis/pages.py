@@ -15,12 +15,8 @@ REFERENCE = "published surrogate"
 BETTER = {"deletion": -1, "insertion": 1, "correlation": 1}
 """The sign of each figure: whether less or more is better."""
 HEAD = (
-    "method",
-    "deletion, nats (lower)",
-    "insertion, nats (higher)",
-    "rank correlation (higher)",
-    "deletion − surrogate's",
-    "insertion − surrogate's",
+    "method | deletion, nats (lower) | insertion, nats (higher) | rank correlation (higher) | "
+    "deletion − surrogate's | insertion − surrogate's"
 )
 
 
@@ -46,10 +42,7 @@ def judge(rows: Sequence[Row]) -> dict[str, Any]:
     methods: dict[str, dict[str, Any]] = {}
     for method, figures in values.items():
         methods[method] = {
-            name: {
-                "interval": bootstrap(figure),
-                "against_surrogate": bootstrap(figure - reference[name]),
-            }
+            name: {"interval": bootstrap(figure), "against_surrogate": bootstrap(figure - reference[name])}
             for name, figure in figures.items()
         }
     best, ahead_of = {}, {}

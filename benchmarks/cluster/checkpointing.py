@@ -67,10 +67,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = compare(Path(folder), arguments.rounds)
     bench.save(arguments.json, result)
-    for name, seconds in result["seconds"].items():
-        print(f"{name:<10} " + ", ".join(f"{which} {value:.3f} s" for which, value in seconds.items()))
-    for which in Seconds._fields:
-        print(f"{which}, over torch.save: {result[f'{which}_ratio']}")
+    bench.print_row({key: value for key, value in result.items() if key != "rounds"})
 
 
 def compare(folder: Path, rounds: int) -> dict[str, Any]:

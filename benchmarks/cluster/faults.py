@@ -67,39 +67,19 @@ class Processes:
         return False
 
 
-def kill_worker(processes: Processes, chance: random.Random) -> None:
-    """Kill a random rank by SIGKILL."""
-    chance.choice(processes.workers()).kill()
-
-
-def kill_command(processes: Processes, chance: random.Random) -> None:
-    """Kill the command by SIGKILL."""
-    processes.command.kill()
-
-
-def kill_raylet(processes: Processes, chance: random.Random) -> None:
-    """Kill Ray's server on the node by SIGKILL, and with it all of Ray's processes there."""
-    processes.raylet()[0].kill()
-
-
-def stop_worker(processes: Processes, chance: random.Random) -> None:
-    """Suspend a random rank by SIGSTOP, so that it hangs."""
-    chance.choice(processes.workers()).suspend()
-
-
-def preempt_worker(processes: Processes, chance: random.Random) -> None:
-    """Preempt a random rank by SIGTERM."""
-    chance.choice(processes.workers()).terminate()
-
-
-def preempt_command(processes: Processes, chance: random.Random) -> None:
-    """Preempt the command by SIGTERM."""
-    processes.command.send_signal(signal.SIGTERM)
-
-
 Fault = Callable[[Processes, random.Random], None]
-KILLS: tuple[Fault, ...] = (kill_worker, kill_command, kill_raylet)
-ALL: tuple[Fault, ...] = (*KILLS, stop_worker, preempt_worker, preempt_command)
+FAULTS: dict[str, Fault] = {
+    "kill_worker": lambda processes, chance: chance.choice(processes.workers()).kill(),
+    "kill_command": lambda processes, chance: processes.command.kill(),
+    # Ray's server on the node takes all of Ray's processes there with it.
+    "kill_raylet": lambda processes, chance: processes.raylet()[0].kill(),
+    # A suspended worker hangs.
+    "stop_worker": lambda processes, chance: chance.choice(processes.workers()).suspend(),
+    "preempt_worker": lambda processes, chance: chance.choice(processes.workers()).terminate(),
+    "preempt_command": lambda processes, chance: processes.command.send_signal(signal.SIGTERM),
+}
+"""What each fault does; those of a worker choose a random rank."""
+KILLS = ("kill_worker", "kill_command", "kill_raylet")
 
 
 class Struck(NamedTuple):
@@ -126,7 +106,7 @@ def run_through(
     command: Sequence[str],
     folder: Path,
     run: Path,
-    faults: Sequence[Fault],
+    faults: Sequence[str],
     gap: tuple[int, int],
     chance: random.Random,
     look: Callable[[Processes, int], None] = lambda processes, step: None,
@@ -137,7 +117,7 @@ def run_through(
         command: the command ``odeformer pretrain …`` of each start.
         folder: its working directory.
         run: the run folder (``run.dir``).
-        faults: the faults, in this order; after the last one the run is left alone.
+        faults: names in :data:`FAULTS`, in this order; after the last one the run is left alone.
         gap: the least and the most optimizer steps between two faults.
         look: called repeatedly with the processes and the last step.
 
@@ -167,9 +147,9 @@ def run_through(
                 if left and made >= target and (writing or not in_commit) and processes.are_all_there():
                     time.sleep(0 if in_commit else chance.uniform(0, LONGEST_DELAY))
                     fault = left.pop(0)
-                    history.faults.append(Struck(step, fault.__name__, in_commit))
+                    history.faults.append(Struck(step, fault, in_commit))
                     with suppress(psutil.NoSuchProcess, IndexError):
-                        fault(processes, chance)
+                        FAULTS[fault](processes, chance)
                     was_broken, made, target = True, 0, chance.randint(*gap)
                     in_commit = chance.random() < 1 / 3
                 if time.monotonic() - last_sign > LONGEST_SECONDS:

@@ -59,11 +59,7 @@ def main() -> None:
         **bench.stamp("torch"),
     }
     bench.save(arguments.json, result)
-    print(
-        f"a step: {result['step_seconds']['ours']:.3f} s under Ray and DeepSpeed, "
-        f"{result['step_seconds']['bare']:.3f} s bare; ratio {result['ratio']:.3f} "
-        f"({', '.join(f'{ratio:.3f}' for ratio in ratios)})"
-    )
+    bench.print_row(result)
 
 
 def settings_in(folder: Path) -> PretrainSettings:

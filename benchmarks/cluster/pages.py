@@ -84,7 +84,7 @@ def plan(content: Content) -> str:
     rows = content["rows"]
     parts = [
         f"`python -m benchmarks.cluster.plan` ({content['machine']}; {max(row['date'] for row in rows)}): "
-        "DeepSpeed workers with a gloo group, width 128, D = 8, sequences of 128 tokens, vocabulary 2,048.",
+        "DeepSpeed workers with a gloo group, width 128, D = 8, sequences of 128 tokens, vocabulary 2,048."
     ]
     for kind, what in (("memory", "Memory of a worker, two workers"), ("bytes", "Bytes in a step")):
         chosen, bar = select(rows, kind=kind), PLAN_BARS[kind]
@@ -120,26 +120,12 @@ def _shape(row: Row) -> str:
 
 
 RUN_TITLES = (
-    "run",
-    "published: time",
-    "interruptions",
-    "training",
-    "restart, min",
-    "simulated: interruptions",
-    "training [5 %, 95 %]",
-    "repeated",
-    "restarting",
+    "run | published: time | interruptions | training | restart, min | simulated: interruptions | "
+    "training [5 %, 95 %] | repeated | restarting"
 )
 STEP_TITLES = (
-    "FSDP",
-    "published: tokens/s of a GPU, 8",
-    "128",
-    "kept",
-    "efficiency",
-    "planned: 128",
-    "kept",
-    "off",
-    "communication in a step",
+    "FSDP | published: tokens/s of a GPU, 8 | 128 | kept | efficiency | planned: 128 | kept | off | "
+    "communication in a step"
 )
 
 

@@ -178,7 +178,7 @@ def main() -> None:
             device, host = worker_memory(settings_of(row, 2, "x")).total()
             measured = run(measure_memory, row, 2)
             results.add({**wanted, "said": device + host, "found": measured["held"] + measured["peak"]})
-            print_row(results.rows[-1])
+            bench.print_row(results.rows[-1])
     for row in BYTES:
         wanted = {"kind": "bytes", **row}
         if wanted not in known:
@@ -188,17 +188,8 @@ def main() -> None:
             measured = run(measure_bytes, row, row["workers"])
             said = sum(collective.bytes for collective in planned)
             results.add({**wanted, "said": said, "found": sum(measured.values())})
-            print_row(results.rows[-1])
+            bench.print_row(results.rows[-1])
     results.write(machine=bench.stamp("torch")["machine"])
-
-
-def print_row(row: Row) -> None:
-    """Print a row, and how far the estimate is from the measurement."""
-    shape = ", ".join(f"{k} {v}" for k, v in row.items() if k not in ("kind", "found", "said", "date"))
-    off = row["said"] / row["found"] - 1 if row["found"] else float(bool(row["said"]))
-    print(
-        f"{row['kind']:<7} {shape:<60} {row['found'] / 1e6:8.2f} MB measured, estimate {off:+.1%}", flush=True
-    )
 
 
 if __name__ == "__main__":

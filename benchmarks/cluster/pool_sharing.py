@@ -37,7 +37,7 @@ def main() -> None:
                 Pool.start(PoolSettings(dir=folder / "pool", tracking_uri=uri, jobs_per_slot=way))
                 seconds = measured(pool, folder, f"round{number}-{way}")
                 rows.append({"jobs_per_slot": way, "seconds": seconds, "load": os.getloadavg()[0]})
-                print(rows[-1], flush=True)
+                bench.print_row(rows[-1])
     alone, shared = ([row["seconds"] for row in bench.select(rows, jobs_per_slot=way)] for way in WAYS)
     ratios = [one / four for one, four in zip(alone, shared, strict=True)]
     content = {**bench.stamp(), "rows": rows, "ratio": statistics.median(ratios)}

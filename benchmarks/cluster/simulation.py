@@ -30,38 +30,24 @@ STEP_SECONDS = 10.0
 RESTARTS = (RESTART_SECONDS, 25 * 60.0)
 """This planner's value, and MegaScale's upper bounds (arXiv 2402.15627, section 6.3): 10 minutes until the
 fault is found, and 15 until the run is back where it was."""
-RUNS: tuple[dict[str, Any], ...] = (
-    {
-        "run": "Llama 3 405B",
-        "source": "arXiv 2407.21783, section 3.3.4",
-        "gpus": 16_384,
-        "days": 54,
-        "days_said": "54",
-        "planned": 47,
-        "interruptions_said": "419, and 47 planned",
-        "training_said": "more than 90 %",
-    },
-    {
-        "run": "MegaScale, production run",
-        "source": "arXiv 2402.15627, sections 6.2 and 6.3",
-        "gpus": 12_288,
-        "days": 28,
-        "days_said": "several weeks",
-        "planned": 0,
-        "interruptions_said": "more than 100",
-        "training_said": "more than 90 %",
-    },
-    {
-        "run": "ByteRobust, dense model",
-        "source": "arXiv 2509.16293, abstract",
-        "gpus": 9_600,
-        "days": 91,
-        "days_said": "three months",
-        "planned": 0,
-        "interruptions_said": "",
-        "training_said": "97 %",
-    },
-)
+RUN_KEYS = ("run", "source", "gpus", "days", "days_said", "planned", "interruptions_said", "training_said")
+RUNS: tuple[dict[str, Any], ...] = tuple(
+    dict(zip(RUN_KEYS, values, strict=True))
+    for values in (
+        (
+            "Llama 3 405B", "arXiv 2407.21783, section 3.3.4",
+            16_384, 54, "54", 47, "419, and 47 planned", "more than 90 %",
+        ),
+        (
+            "MegaScale, production run", "arXiv 2402.15627, sections 6.2 and 6.3",
+            12_288, 28, "several weeks", 0, "more than 100", "more than 90 %",
+        ),
+        (
+            "ByteRobust, dense model", "arXiv 2509.16293, abstract",
+            9_600, 91, "three months", 0, "", "97 %",
+        ),
+    )
+)  # fmt: skip
 STEPS: tuple[dict[str, Any], ...] = (
     {"run": "without torch.compile", "few": 5_762, "many": 5_605, "mfu_said": 0.33},
     {"run": "torch.compile", "few": 6_667, "many": 6_514, "mfu_said": 0.39},
@@ -170,7 +156,7 @@ def main() -> None:
     rows = [*long_rows(), *step_rows()]
     bench.save(arguments.json, {"rows": rows})
     for row in rows:
-        print(row)
+        bench.print_row(row)
 
 
 if __name__ == "__main__":

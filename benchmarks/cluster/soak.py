@@ -15,7 +15,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from benchmarks import bench
-from benchmarks.cluster.faults import ALL, Processes, odeformer, run_through
+from benchmarks.cluster.faults import FAULTS, Processes, odeformer, run_through
 from benchmarks.texts import benchmark_texts
 from cluster.runs.events import FILE_NAME, events_from
 from cluster.tracking import runs, store
@@ -110,7 +110,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="soak-") as temporary:
         result = soak(Path(temporary), arguments.steps, arguments.seed)
     bench.save(arguments.json, result)
-    print("\n".join(lines(result)))
+    bench.print_row({key: value for key, value in result.items() if key != "troubles"})
 
 
 def soak(folder: Path, steps: int, seed: int) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def soak(folder: Path, steps: int, seed: int) -> dict[str, Any]:
         ],
     )
     (folder / "config.json").write_text(settings.model_dump_json())
-    faults = [chance.choice(ALL) for _ in range(steps // (sum(GAP) // 2))]
+    faults = [chance.choice(list(FAULTS)) for _ in range(steps // (sum(GAP) // 2))]
     before, watcher, started = left_over(), Watcher(), time.monotonic()
     history = run_through(
         [odeformer(), "pretrain", "config.json"], folder, settings.run.dir, faults, GAP, chance, watcher
@@ -175,28 +175,6 @@ def left_over() -> dict[str, set[str]]:
         "folders": {str(p) for p in Path("/tmp").glob("odf-*") if p.stat().st_uid == user},
         "shared_memory": {str(p) for p in Path("/dev/shm").glob("*") if p.stat().st_uid == user},
     }
-
-
-def lines(result: dict[str, Any]) -> list[str]:
-    """A summary of the result, line by line."""
-    counted = Counter(fault["trouble"] for fault in result["troubles"])
-    trends = result["trends_per_1000_steps"]
-    return [
-        f"{result['steps']} steps in {result['seconds'] / 60:.0f} min, "
-        f"{len(result['troubles'])} faults: " + ", ".join(f"{n} × {name}" for name, n in counted.items()),
-        f"command started: {len(result['exit_codes'])}, worker groups restarted: {result['restarts']}, "
-        f"steps repeated: {result['steps_made_again']}",
-        f"MLflow: {result['mlflow_runs']} run, {result['mlflow_status']}, one value per step: "
-        f"{result['one_value_per_step']}",
-        "left over: " + ", ".join(f"{len(names)} {name}" for name, names in result["left"].items()),
-        *(
-            f"{kind}: {trends[f'{kind}_rss']['mean'] / 2**20:+.1f} ± "
-            f"{trends[f'{kind}_rss']['interval'] / 2**20:.1f} MiB and "
-            f"{trends[f'{kind}_files']['mean']:+.2f} ± {trends[f'{kind}_files']['interval']:.2f} open files "
-            f"per 1,000 steps ({trends[f'{kind}_rss']['processes']} processes)"
-            for kind in ("worker", "command")
-        ),
-    ]
 
 
 if __name__ == "__main__":

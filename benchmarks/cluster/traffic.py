@@ -41,11 +41,7 @@ def main() -> None:
                 "bytes": sum(operations.values()),
             }
             rows.append(row)
-            print(
-                f"stage {stage}  {name:<9} {row['bytes'] / 1e6:8.2f} MB a step, "
-                f"{row['bytes'] / row['parameters']:6.3f} bytes a parameter",
-                flush=True,
-            )
+            bench.print_row(row)
     bench.save(arguments.json, {"rows": rows, **bench.stamp("torch")})
 
 

@@ -42,7 +42,7 @@ def main() -> None:
             Path(folder), arguments.rounds, arguments.megabytes * 10**6, arguments.vocabulary_size
         )
     bench.save(arguments.json, result)
-    print(json.dumps(result, indent=1))
+    bench.print_row(result)
 
 
 def measure(folder: Path, rounds: int, size: int, vocabulary_size: int) -> dict[str, Any]:

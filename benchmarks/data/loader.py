@@ -72,14 +72,8 @@ def main() -> None:
     }
     bench.save(arguments.json, result)
     for row in table:
-        print(
-            f"{row['loader']:<30} {row['tokens_per_second'] / 1e6:8.1f} M tokens/s   first batch "
-            f"{row['first_batch_seconds']:6.2f} s   peak {row['peak_rss'] / 2**20:6.0f} MiB"
-        )
-    for which in ("fastest", "fastest_shuffled"):
-        print(f"ours over {result[which]}: {result[f'ratio_to_{which}']:.2f} ×")
-    print(f"SHA-256 alone takes {result['share_of_digests']:.0%} of our time")
-    print(f"first batch far into {resumed['gigabytes']:.0f} GB: {resumed['first_batch_seconds']:.2f} s")
+        bench.print_row(row)
+    bench.print_row({key: value for key, value in result.items() if key != "rows"})
 
 
 def speed(row: Row) -> float:

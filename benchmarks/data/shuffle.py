@@ -57,10 +57,7 @@ def main() -> None:
         **bench.stamp(),
     }
     bench.save(arguments.json, result)
-    print(f"{len(levels)} sequences of {LENGTH} tokens; standard error {result['standard_error']:.4f}")
-    for name in ("as it lies", "ours", "full shuffle"):
-        row = result[name]
-        print(f"{name:<14} lag 1 {row['lag_1']:+.4f}   rms {row['rms']:.4f}   largest {row['largest']:.4f}")
+    bench.print_row(result)
 
 
 def sequence_levels(folder: Path) -> np.ndarray:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import odeformer
 from benchmarks import bench
-from benchmarks.bench import Results, Row
+from benchmarks.bench import Results
 from benchmarks.gradients.pages import claims
 from data.tokenizer import load_tokenizer
 from launcher.quickstart.standard_library import sources
@@ -41,8 +41,6 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     results = Results(arguments.json, training=None)
-    for row in results.rows:
-        print(line(row))
     for weights, (model, ids) in models_of(arguments.model).items():
         for dtype in ("fp32", "bf16"):
             for depth in DEPTHS:
@@ -55,7 +53,7 @@ def main() -> None:
                     continue
                 for measured in check_gradients(model, ids, depth, dtype, pairs, arguments.rounds):
                     results.rows.append({"weights": weights, **asdict(measured)})
-                    print(line(results.rows[-1]), flush=True)
+                    bench.print_row(results.rows[-1])
                 results.write(**bench.stamp("torch"))
     if results.content["training"] is None:
         results.write(training=fixed_point_training(steps=300), **bench.stamp("torch"))
@@ -98,17 +96,6 @@ def models_of(trained: Path | None) -> dict[str, tuple[Odeformer, Tensor]]:
         ids = load_tokenizer(trained).encode(text, add_special_tokens=False).ids[: 2 * 129]
         models["trained"] = (odeformer.load(trained), torch.tensor(ids).view(2, 129))
     return models
-
-
-def line(row: Row) -> str:
-    """A row as a line of text."""
-    drift = "" if row["state_drift"] is None else f"drift {row['state_drift']:.0e}"
-    return (
-        f"{row['weights']:<8}{row['dtype']} N={row['depth']:<3}{row['solver']:<21}{row['gradient']:<11}"
-        f"error {row['grad_rel_error']:.0e} (direct {row['direct_error']:.0e})  "
-        f"saved {row['saved_bytes'] / 2**20:6.1f} MiB  peak {row['peak_bytes'] / 2**20:6.1f} MiB  "
-        f"{row['seconds_vs_direct']:.2f} × direct  {drift}"
-    )
 
 
 if __name__ == "__main__":

@@ -101,9 +101,11 @@ def plot(errors: dict[str, dict[int, float]], path: Path) -> None:
         axes.loglog(above, ideal, "--", color=line.get_color(), alpha=0.5, linewidth=1)
     axes.set_xticks(list(CELLS), [str(n) for n in CELLS])
     axes.minorticks_off()
-    axes.set_xlabel("cells N")
-    axes.set_ylabel("relative error of the final state")
-    axes.set_title("A trained model under three solvers (float64)")
+    axes.set(
+        xlabel="cells N",
+        ylabel="relative error of the final state",
+        title="A trained model under three solvers (float64)",
+    )
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)

@@ -1,4 +1,4 @@
-"""The page docs/gradients.md, and the claims of :mod:`benchmarks.gradients.methods`."""
+"""The marked parts of docs/gradients.md, and the claims of :mod:`benchmarks.gradients.methods`."""
 
 from __future__ import annotations
 
@@ -11,28 +11,25 @@ DEFAULT = "damped_leapfrog"
 """The reversible solver that the claims are made for."""
 
 
-def page(content: dict[str, Any]) -> str:
-    """The whole page: claims, errors, memory and time."""
-    rows = content["rows"]
-    parts = [
-        "# Gradient methods: exactness, memory, time",
-        measured_by("gradients.methods", "gradients") + f" Machine: {content['machine']}; {content['date']}. "
-        "Width 128, 2 sequences of 128 tokens; fresh weights: D = 12, K = 4; trained ones: the quick start's "
-        "checkpoint, D = 8, K = 4.",
-        claims_table(claims(content)),
-        "## Reversible schemes",
-        "Error of the whole gradient against `direct` through the same solve, and in brackets the rounding "
-        "error of that `direct` against float64. Every scheme keeps its pair of states in float64.",
-        errors_table(rows, "reversible"),
-        "## The continuous adjoint",
-        "The same for torchdiffeq's `odeint_adjoint`, stepping with our solvers.",
-        errors_table(rows, "adjoint"),
-        "## Memory and time",
-        "Fresh weights, fp32. Saved: alive after the forward pass, without the parameters. Time: forward and "
-        "backward, against `direct` with the same solver.",
-        cost_table(rows),
-    ]
-    return "\n\n".join(parts)
+def claims_part(content: dict[str, Any]) -> str:
+    """The machine and the claims."""
+    machine = f"Machine: {content['machine']}; {content['date']}."
+    return f"{measured_by('gradients.methods', 'gradients')} {machine}\n\n{claims_table(claims(content))}"
+
+
+def reversible(content: dict[str, Any]) -> str:
+    """The errors of reversible solvers."""
+    return errors_table(content["rows"], "reversible")
+
+
+def adjoint(content: dict[str, Any]) -> str:
+    """The errors of the continuous adjoint."""
+    return errors_table(content["rows"], "adjoint")
+
+
+def cost(content: dict[str, Any]) -> str:
+    """The memory and time of every method."""
+    return cost_table(content["rows"])
 
 
 def claims(content: dict[str, Any]) -> list[Claim]:

@@ -111,7 +111,7 @@ class Table(Results):
     def add(self, row: Row) -> None:
         """Append a row, write the file and print the row."""
         super().add(row)
-        print(_line(row), flush=True)
+        _print(row)
 
     def trained(self, model: Model, seed: int, tokens: int, rate: float) -> Row | None:
         """The row of that run, or None if it is missing."""
@@ -127,7 +127,7 @@ class Table(Results):
         """Print all rows and the claims at this number of tokens, and draw the figure."""
         rows = self.rows
         for row in rows:
-            print(_line(row))
+            _print(row)
         claims, gains, identity = judged(rows, tokens), gain_per_flop(rows, tokens), linear_identity()
         self.write(
             claims=[claim._asdict() for claim in claims], gain_per_flop=gains, linear_identity=identity
@@ -143,12 +143,9 @@ class Table(Results):
         print(f"linear, K = D, with the ordinary model's weights: logits differ by at most {identity:.1e}")
 
 
-def _line(row: Row) -> str:
-    losses = "  ".join(f"N={n} {loss:.3f}" for n, loss in row["validation_loss"].items())
-    return (
-        f"{row['name']:<42} {row['parameters']:>9,} seed {row['seed']} lr {row['learning_rate']:g} "
-        f"train {row['train_loss']:.3f}  {losses}"
-    )
+def _print(row: Row) -> None:
+    keys = ("name", "parameters", "seed", "learning_rate", "train_loss", "validation_loss")
+    bench.print_row({key: row[key] for key in keys})
 
 
 if __name__ == "__main__":

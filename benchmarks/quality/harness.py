@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 import odeformer
 import odeformer.interop.hf.automodel
@@ -55,8 +53,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         asked = [Tasks(["python_stdlib"]), *sst2(Path(folder))]
         for depth in arguments.depth or [4, 8, 16]:
-            rows += compare(model, arguments.model, depth, asked, arguments.limit, Path(folder))
-            print(f"N = {depth} evaluated", flush=True)
+            for row in compare(model, arguments.model, depth, asked, arguments.limit, Path(folder)):
+                rows.append(row)
+                bench.print_row(row)
     content = {
         "rows": rows,
         "identical": all(row["identical"] for row in rows),
@@ -64,7 +63,6 @@ def main() -> None:
         "versions": {name: version(name) for name in ("lm_eval", "transformers", "torch")},
         **bench.stamp(note="1 thread"),
     }
-    Console(width=160).print(table(rows))
     print(f"identical: {content['identical']}")
     bench.save(arguments.json, content)
 
@@ -122,27 +120,6 @@ def differences(ones: list[dict[str, Any]], others: list[dict[str, Any]]) -> tup
     pairs = [[x if isinstance(x, tuple | list) else (x, None) for x in pair] for pair in answers]
     apart = max(abs(one[0] - other[0]) for one, other in pairs)
     return apart, sum(one[1] != other[1] for one, other in pairs), len(pairs)
-
-
-def table(rows: list[Row]) -> Table:
-    """A line for every metric at every depth."""
-    shown = Table("task", "metric", box=None, header_style="bold", pad_edge=False)
-    for title in ("N", "samples", "exported", "continuous", "identical", "answers", "other", "apart, nats"):
-        shown.add_column(title, justify="right")
-    for row in rows:
-        shown.add_row(
-            row["task"],
-            row["metric"],
-            str(row["depth"]),
-            str(row["samples"]),
-            f"{row['exported']:.6g}",
-            f"{row['continuous']:.6g}",
-            "yes" if row["identical"] else "NO",
-            str(row["answers"]),
-            str(row["other_decisions"]),
-            f"{row['loglikelihood_difference']:.1e}",
-        )
-    return shown
 
 
 if __name__ == "__main__":

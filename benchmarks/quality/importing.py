@@ -44,7 +44,7 @@ def main() -> None:
             known = table.find(name=way.name, seed=seed, learning_rate=rate)
             if known is None:
                 table.add(row(way, shards, folder, steps * BATCH, arguments.extra, seed, rate))
-                print(line(table.rows[-1]), flush=True)
+                bench.print_row(table.rows[-1])
             return known or table.rows[-1]
 
         for way in WAYS:
@@ -78,12 +78,6 @@ def try_rates(way: Way, run: Callable[[Way, float], Row]) -> None:
         if current > best:
             return
         best = current
-
-
-def line(row: Row) -> str:
-    """A row as a line of text."""
-    losses = "  ".join(f"N={n} {loss:.4f}" for n, loss in row["validation_loss"].items())
-    return f"{row['name']:<54} seed {row['seed']} lr {row['learning_rate']:g}  {losses}"
 
 
 if __name__ == "__main__":

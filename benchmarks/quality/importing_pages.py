@@ -1,4 +1,4 @@
-"""The page docs/importing.md."""
+"""The marked part of docs/importing.md."""
 
 from __future__ import annotations
 
@@ -9,44 +9,6 @@ from benchmarks.bench import Row, claims_table, measured_by, table
 from benchmarks.quality.claims import RowsBySeed, mean_loss
 from benchmarks.quality.importing_claims import chosen, judged
 from benchmarks.quality.importing_rows import OURS, WAYS, Way
-
-COMMANDS = """\
-You have a GPT-NeoX (Pythia), Llama or GPT-2 checkpoint as `transformers` saves it: a folder `ordinary` with
-`config.json`, `model.safetensors` and `tokenizer.json`. Make text into shards with its own tokenizer:
-
-```bash
-odeformer data build --text more.txt --tokenizer ordinary/tokenizer.json --out shards
-```
-
-Import it. At N = L the result is the very same transformer; `--text` shows its loss on a text before and
-after the import, at other depths too:
-
-```bash
-odeformer models import --from ordinary --out imported --text held-out.txt
-```
-
-Train it further at L and L/2, with the preset for this purpose:
-
-```bash
-odeformer pretrain continue --init imported --set data.shards=shards --set run.dir=runs/continued
-```
-
-The preset is for 8 layers: with twice as many add `--set "train.depths=[8, 16]"`; with more text
-`--set train.steps=STEPS`. Every batch runs at both depths (`train.objective: two_depths`). For a checkpoint
-that has seen the first sequences of these very shards, `--set data.start=SEQUENCES` begins after them.
-Then evaluate the depths, and export the one you can afford as an ordinary checkpoint:
-
-```bash
-odeformer eval --model runs/continued/final --text held-out.txt --depth 4 --depth 8 --depth 16
-odeformer models export --model runs/continued/final --depth 4 --out ordinary-4
-```
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer  # none of this package is needed
-
-model = AutoModelForCausalLM.from_pretrained("ordinary-4")
-tokenizer = AutoTokenizer.from_pretrained("ordinary-4")
-```"""
 
 MEASURED = """\
 Each seed is another GPT-NeoX of `transformers` with 8 layers and width 128, trained here on {tokens} M tokens
@@ -63,35 +25,26 @@ brackets the 95 % interval of their mean. The logits of checkpoint and import at
 most {difference} of their standard deviation."""
 
 
-OTHER_DEPTHS = """\
-Only the depths that are trained at improve: those between and beyond stay about where the import was. Train
-at the depths you will run (`train.depths`). If L is all you need, train at L alone."""
-
-
-def page(content: dict[str, Any]) -> str:
-    """The whole page: how to import, and what to expect."""
+def part(content: dict[str, Any]) -> str:
+    """How it was measured, the claims, and the perplexity of every way."""
     rows = content["rows"]
     dates = sorted({row["date"] for row in rows})
     rates = sorted({row["learning_rate"] for row in rows} - {0.0})
+    measured = MEASURED.format(
+        tokens=f"{content['tokens'] / 1e6:g}",
+        extra=f"{content['extra'] / 1e3:g}",
+        rates=", ".join(f"{rate:g}" for rate in rates),
+        rate=f"{chosen(rows, OURS.name)[0]['learning_rate']:g}",
+        difference=f"{content['largest_difference']:.0e}",
+    )
     return "\n\n".join(
         [
-            "# From a checkpoint of one depth to one that runs at half of it too",
-            COMMANDS,
-            "## What to expect",
             measured_by("quality.importing", "importing")
             + f" Machine: {content['machine']}; rows from {dates[0]} to {dates[-1]}.",
-            MEASURED.format(
-                tokens=f"{content['tokens'] / 1e6:g}",
-                extra=f"{content['extra'] / 1e3:g}",
-                rates=", ".join(f"{rate:g}" for rate in rates),
-                rate=f"{chosen(rows, OURS.name)[0]['learning_rate']:g}",
-                difference=f"{content['largest_difference']:.0e}",
-            ),
+            measured,
             claims_table(judged(rows), "perplexity on held-out text"),
             "Perplexity, the mean over seeds:",
             losses_table(rows),
-            OTHER_DEPTHS,
-            "Which settings were tried, and what failed: [experiments](experiments.md).",
         ]
     )
 

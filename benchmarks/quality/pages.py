@@ -1,4 +1,4 @@
-"""The page docs/quality.md and the claims in README.md."""
+"""The marked part of docs/quality.md and the claims in README.md."""
 
 from __future__ import annotations
 
@@ -16,19 +16,12 @@ WAYS = {"drop or repeat": "dropped or repeated", "interpolate": "interpolated, s
 CLAIM = "perplexity on held-out text, N cells"
 
 
-def page(content: dict[str, Any]) -> str:
-    """The whole page: claims and models for each number of training tokens."""
+def part(content: dict[str, Any]) -> str:
+    """Claims and models for each number of training tokens, then ordinary models at changed depths."""
     rows = content["rows"]
     dates = [row["date"] for row in rows]
-    parts = [
-        "# Quality at every depth",
-        measured_by("quality.compare", "quality")
-        + f" Machine: {content['machine']}; rows from {min(dates)} to {max(dates)}.",
-        "Every row saw the same tokens once, in the same order, with the same optimizer, initialisation "
-        "scale, weight decay and schedule, through the same loop. Perplexity per token of held-out text. "
-        "Differences are paired by seed; in brackets the 95 % interval of their mean over seeds.",
-        "![Perplexity against depth](../benchmarks/results/quality.png)",
-    ]
+    machine = f"Machine: {content['machine']}; rows from {min(dates)} to {max(dates)}."
+    parts = [f"{measured_by('quality.compare', 'quality')} {machine}"]
     for tokens in budgets(rows):
         parts.append(f"## {tokens / 1e6:.1f} M training tokens")
         claims = [claim for claim in judged(rows, tokens) if claim.seeds]

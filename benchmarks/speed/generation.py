@@ -61,10 +61,10 @@ def main() -> None:
             if results.find(width=shape["width"], batch=batch) is None:
                 row = against_transformers(shape, batch, arguments.new_tokens, arguments.rounds, rate)
                 results.rows.append(row)
-                print(line(row), flush=True)
+                bench.print_row(row)
     if arguments.model is not None:
         results.content["speculative"] = speculation(arguments)
-        print(results.content["speculative"])
+        bench.print_row(results.content["speculative"])
     results.write(**bench.stamp("torch", note="1 thread"))
 
 
@@ -194,16 +194,6 @@ def bandwidth() -> float:
     data = torch.ones(2**27)
     seconds = bench.in_turn({"sum": data.sum}, rounds=5)["sum"]
     return 4 * data.numel() / min(seconds)
-
-
-def line(row: Row) -> str:
-    """A row as a line of text."""
-    return (
-        f"width {row['width']}, {row['depth']} layers, batch {row['batch']}: "
-        f"{row['tokens_per_second']:.0f} tokens/s, transformers {row['transformers_tokens_per_second']:.0f}, "
-        f"ratio {row['ratio']:.2f}, limit by bandwidth {row['bandwidth_tokens_per_second']:.0f}; "
-        f"{100 * row['same_text']:.0f} % of the tokens the same"
-    )
 
 
 if __name__ == "__main__":

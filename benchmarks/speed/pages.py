@@ -1,4 +1,4 @@
-"""The pages docs/generation.md and docs/small_devices.md, and the README's sentence on start-up."""
+"""Marked parts of docs/generation.md and docs/small_devices.md, and the README's sentence on start-up."""
 
 from __future__ import annotations
 
@@ -12,17 +12,9 @@ SPECULATIVE_BAR = 1.2
 
 
 def generation(content: dict[str, Any]) -> str:
-    """The whole page on generation."""
-    parts = [
-        "# Generation: tokens per second",
-        measured_by("speed.generation", "generation") + f" Machine: {content['machine']}; {content['date']}.",
-        "Greedy, fp32, 32 tokens of prompt; `transformers` runs `generate` on the exported checkpoint, "
-        "taking turns with ours in one process. Bandwidth: the rate if each weight were read once per token.",
-        rates_table(content["rows"]),
-    ]
-    if content["speculative"]:
-        parts += ["## A shallow draft of the same checkpoint", speculation(content["speculative"])]
-    return "\n\n".join(parts)
+    """The rates of all shapes."""
+    machine = f"Machine: {content['machine']}; {content['date']}."
+    return f"{measured_by('speed.generation', 'generation')} {machine}\n\n{rates_table(content['rows'])}"
 
 
 def rates_table(rows: list[Row]) -> str:
@@ -48,8 +40,9 @@ def rates_table(rows: list[Row]) -> str:
     return table(titles, lines)
 
 
-def speculation(measured: dict[str, Any]) -> str:
+def speculation(content: dict[str, Any]) -> str:
     """The gain from speculative decoding."""
+    measured = content["speculative"]
     return (
         f"Width {measured['width']}, D = {measured['depth']}, trained; N = {measured['shallow']} drafts "
         f"{measured['ahead']} tokens, N = {measured['deep']} verifies them. Accepted were "
@@ -61,37 +54,11 @@ def speculation(measured: dict[str, Any]) -> str:
     )
 
 
-HOW = (
-    "# Small devices: GGUF and int8",
-    """```bash
-odeformer models export --model models:/book@champion --depth 4 --gguf q8_0 --out book-4.gguf
-llama-cli -m book-4.gguf -p "It was"          # llama.cpp, or anything built on it
-odeformer generate --model models:/book@champion --depth 4 --int8 "It was"
-```""",
-    "**GGUF.** Any depth of a `llama` or `neox` model can be exported for llama.cpp, with its tokenizer, in "
-    "`f32`, `f16` or `q8_0` (blocks of 32 integers with one scale; a matrix whose rows do not divide into "
-    "blocks is `f16`). It needs `pip install -e '.[gguf]'`. Before the file is put in place, another "
-    "library loads it – `transformers` a `llama`, the package `gguf` a `gptneox` – and its logits are "
-    "compared with those of the rounded weights; a difference beyond rounding is an error and leaves no "
-    "file. Adapters are merged (`--adapter`). The flavour `paper`, a `llama` that rotates a part of its "
-    "heads, and tokenizers that split text otherwise than GPT-2's byte-level one (which `data build` "
-    "trains) are refused. llama.cpp has no tied head for `gptneox`: there the embedding is stored twice. "
-    "Its GELU is the approximation by tanh; ours, like GPT-NeoX's, is exact.",
-    "**int8.** `--int8` keeps every matrix as 8-bit integers with a scale for each row, and rounds each "
-    "token's activations in the same way with a scale of its own: a token does not depend on the others in "
-    "its batch. The checkpoint is read in fp32 first; only the weights that stay in memory are small. It is "
-    "for a CPU with the instructions for it (AVX-512 VNNI was measured). No file format goes with it: for a "
-    "small file use GGUF.",
-)
-
-
 def small_devices(content: dict[str, Any]) -> str:
-    """The whole page on small weight formats."""
+    """The losses of all formats, then their speeds."""
     flavours = dict.fromkeys(row["flavour"] for row in content["losses"])
     return "\n\n".join(
         [
-            *HOW,
-            "## What it costs",
             measured_by("speed.small_formats", "small_formats") + f" Machine: {content['machine']}; "
             f"{content['llamacpp']}; {content['date']}.",
             f"Loss in nats per token on {content['tokens']:,} tokens of the standard library's "

@@ -67,13 +67,13 @@ def main() -> None:
         for depth in arguments.depth or (4, 8, 16):
             for row in losses(folder, depth, arguments.tokens):
                 content["losses"].append(row)
-                print(row, flush=True)
+                bench.print_row(row)
     if arguments.speeds:
         content |= {"speeds": [], "load": os.getloadavg()[0]}
         for shape in SHAPES:
             for row in speeds(shape, arguments.new_tokens, arguments.rounds):
                 content["speeds"].append(row)
-                print(row, flush=True)
+                bench.print_row(row)
     bench.save(arguments.json, content)
 
 

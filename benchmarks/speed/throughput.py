@@ -8,7 +8,6 @@ ratios. ``accumulated`` has four micro-batches in each optimizer step.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
@@ -63,18 +62,13 @@ def main() -> None:
         **bench.stamp("torch"),
     }
     bench.save(arguments.json, result)
-    print(json.dumps(result, indent=1))
+    bench.print_row(result)
 
 
 def training_step(basis: BasisConfig, sequences: int, micro_batches: int) -> Callable[[], None]:
     """An optimizer step of a fresh model on random tokens."""
     config = ModelConfig(
-        width=WIDTH,
-        heads=HEADS,
-        depth=DEPTH,
-        basis=basis,
-        vocabulary_size=VOCABULARY,
-        context_length=LENGTH,
+        width=WIDTH, heads=HEADS, depth=DEPTH, basis=basis, vocabulary_size=VOCABULARY, context_length=LENGTH
     )
     model = Odeformer(config)
     model.options = replace(model.options, gradient="direct")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cluster import simulation
-from benchmarks.docs import GENERATED, ROOT, outdated, replace, results
+from benchmarks.docs import PARTS, ROOT, outdated, replace, results
 from odeformer.analysis.answers.attribution import DEFAULT
 
 
@@ -17,7 +17,7 @@ def test_every_document_matches_the_results() -> None:
 
 
 def test_a_changed_number_is_found_and_corrected(tmp_path: Path) -> None:
-    for document in {part.document for part in GENERATED}:
+    for document in {part.document for part in PARTS}:
         (tmp_path / document).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / document, tmp_path / document)
     assert outdated(tmp_path) == {}

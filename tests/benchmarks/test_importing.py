@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.quality.importing_claims import CLAIMS, chosen, judged
-from benchmarks.quality.importing_pages import page
+from benchmarks.quality.importing_pages import part
 from benchmarks.quality.importing_rows import (
     AS_IT_WAS,
     AT_RANDOM,
@@ -93,7 +93,7 @@ def test_the_page_names_every_claim_and_way() -> None:
         "extra": 160_000,
         "largest_difference": 1e-6,
     }
-    text = page(content)
+    text = part(content)
     assert all(claim.text in text for claim in CLAIMS)
     assert all(name in text for name in LOSSES)
     assert "2026-11-25" in text
