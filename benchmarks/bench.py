@@ -149,6 +149,13 @@ def judged(claim: str, bar: str, measured: str, reached: bool) -> Claim:
     return Claim(claim, bar, measured, 1, verdict(reached))
 
 
+def ratio_claim(claim: str, ratio: float, bar: str) -> Claim:
+    """A claim on a ratio with its verdict; the bar is ``≤`` or ``≥``, a space and a number."""
+    sign, limit = bar.split()
+    reached = ratio <= float(limit) if sign == "≤" else ratio >= float(limit)
+    return judged(claim, f"{bar} ×", f"{ratio:.2f} ×", reached)
+
+
 def verdict(reached: bool) -> str:
     """The word for a bar that was reached or missed."""
     return "reached" if reached else "MISSED"

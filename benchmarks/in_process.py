@@ -39,6 +39,12 @@ class OrdinaryModel(nn.Module):
         return solver_named(self.solver)
 
 
+def train_settings(steps: int, batch: int, **settings: Any) -> TrainSettings:
+    """Settings of a run with one micro-batch in each step and gradient ``direct``, unless given another."""
+    settings = {"gradient": "direct", **settings}
+    return TrainSettings(steps=steps, global_batch=batch, micro_batch=batch, **settings)
+
+
 def train_here(
     module: nn.Module, stream: ShardStream | TaskStream, train: TrainSettings, optim: OptimSettings, seed: int
 ) -> tuple[Any, list[float]]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.in_process import SEQUENCE_LENGTH, open_stream, train_here
+from benchmarks.in_process import SEQUENCE_LENGTH, open_stream, train_here, train_settings
 from benchmarks.quality.rows import DEPTH, UP_TO_2D
-from cluster.settings import OptimSettings, TrainSettings
+from cluster.settings import OptimSettings
 from data.manifest import load_manifest
 from data.shards import build
 from launcher.quickstart.standard_library import sources
@@ -61,15 +61,7 @@ def train(shards: Path, out: Path) -> None:
     steps = manifest.splits["train"].sequences // BATCH
     torch.manual_seed(0)
     model = Odeformer(shape(manifest.vocabulary_size))
-    settings = TrainSettings(
-        steps=steps,
-        global_batch=BATCH,
-        micro_batch=BATCH,
-        gradient="direct",
-        precision="bf16",
-        validate_every=steps,
-        **UP_TO_2D,
-    )
+    settings = train_settings(steps, BATCH, precision="bf16", validate_every=steps, **UP_TO_2D)
     stream = open_stream(shards, "train", BATCH)
     _, losses = train_here(model, stream, settings, OptimSettings(learning_rate=4.5e-3), seed=0)
     print(f"base: {steps} steps, {losses[0]:.3f} to {sum(losses[-50:]) / 50:.3f} nats/token", flush=True)

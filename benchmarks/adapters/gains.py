@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 import odeformer
 from benchmarks.bench import Row, select
-from benchmarks.in_process import AsEngine, alone, train_here
+from benchmarks.in_process import AsEngine, alone, train_here, train_settings
 from benchmarks.quality.rows import DEPTH
-from cluster.settings import OptimSettings, TrainSettings
+from cluster.settings import OptimSettings
 from cluster.tasks.scoring import scores
 from data.tasks.examples import TaskSets, read_task_sets
 from data.tasks.stream import TaskStream
@@ -52,6 +53,11 @@ class Text:
             folder / self.train, folder / self.validation, self.kind, self.prompt, self.completion
         )
         return TaskSets(read.train, read.validation[: self.scored], read.labels)
+
+    def stream(self, tokenizer: Tokenizer, batch: int, seed: int) -> TaskStream:
+        """Batches of the training examples for one process."""
+        shape = {"global_batch": batch, "sequence_length": self.sequence_length}
+        return TaskStream(self.sets().train, tokenizer, rank=0, world_size=1, seed=seed, **shape)
 
 
 GSM8K = Text(
@@ -114,23 +120,9 @@ def run(base: Path, text: Text, way: Way, rate: float, seed: int) -> Row:
         }
 
     before = at_all_depths()
-    stream = TaskStream(
-        sets.train,
-        tokenizer,
-        rank=0,
-        world_size=1,
-        global_batch=text.batch,
-        sequence_length=text.sequence_length,
-        seed=seed,
-    )
-    train = TrainSettings(
-        steps=text.steps,
-        global_batch=text.batch,
-        micro_batch=text.batch,
-        gradient="direct",
-        precision="bf16",
-        depths=way.depths,
-        validate_every=text.steps,
+    stream = text.stream(tokenizer, text.batch, seed)
+    train = train_settings(
+        text.steps, text.batch, precision="bf16", depths=way.depths, validate_every=text.steps
     )
     train_here(tuned, stream, train, OptimSettings(learning_rate=rate, weight_decay=0.0), seed)
     return {

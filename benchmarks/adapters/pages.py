@@ -20,12 +20,12 @@ from benchmarks.adapters.gains import (
     Way,
     best_rate,
 )
-from benchmarks.bench import Claim, Row, claims_table, judged, measured_on, select, table
+from benchmarks.bench import Claim, Row, claims_table, judged, measured_on, ratio_claim, select, table
 from benchmarks.quality.claims import half_interval
 from benchmarks.quality.rows import DEPTH
 
-BARS = {"direct": 0.80, "checkpoint": 0.85}
-"""The largest ratio of a step's time to that of full fine-tuning, by gradient method."""
+BARS = {"direct": "≤ 0.80", "checkpoint": "≤ 0.85"}
+"""The bar of a step's time over that of full fine-tuning, by gradient method."""
 
 
 def part(content: dict[str, Any]) -> str:
@@ -76,29 +76,19 @@ def step_line(row: Row) -> list[str]:
 def claims(rows: Sequence[Row]) -> list[Claim]:
     """Every claim that the rows say something of."""
     result = [claim for row in select(rows, kind="step") for claim in step_claims(row)]
-    compared = [
-        (f"{text.name}: gain of rank 8 against full fine-tuning's, at N = D", text, LORA, FULL, DEPTH)
-        for text in (SST2, GSM8K)
-    ]
+    for text in (SST2, GSM8K):
+        claim = f"{text.name}: gain of rank 8 against full fine-tuning's, at N = D"
+        result += gain_claims(rows, claim, text, LORA, FULL, DEPTH)
     for wider in WIDER:
         claim = f"{GSM8K.name}: the same of rank {wider.adapter.rank} with the embedding among its targets"
-        compared.append((claim, GSM8K, wider, FULL, DEPTH))
-    result += gain_claims(rows, compared)
+        result += gain_claims(rows, claim, GSM8K, wider, FULL, DEPTH)
     ours, theirs = (chosen(rows, SST2, way) for way in (LORA, FULL))
     if ours and theirs:
         # Most of a label's loss is its format and frequency, so the loss alone would flatter.
         result.append(accuracy_claim(list(ours.values()), list(theirs.values())))
-    compared = [
-        (
-            f"{GSM8K.name}: an adapter of varying depth at N = {depth} against one of that depth",
-            GSM8K,
-            VARYING,
-            FIXED[depth],
-            depth,
-        )
-        for depth in DEPTHS
-    ]
-    result += gain_claims(rows, compared)
+    for depth in DEPTHS:
+        claim = f"{GSM8K.name}: an adapter of varying depth at N = {depth} against one of that depth"
+        result += gain_claims(rows, claim, GSM8K, VARYING, FIXED[depth], depth)
     if exports := select(rows, kind="export"):
         worst = max(row["difference"] for row in exports)
         depths = " and ".join(str(row["depth"]) for row in exports)
@@ -107,11 +97,9 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
     for row in select(rows, kind="together"):
         jobs = f"{row['jobs']} jobs of {row['batch']} × {row['length']} tokens"
         what = f"{jobs} together against as many processes"
-        faster, memory = row["processor_ratio"], row["memory_ratio"]
-        result.append(
-            judged(f"{what}: tokens per second of one core", "≥ 1.2 ×", f"{faster:.2f} ×", faster >= 1.2)
-        )
-        result.append(judged(f"{what}: memory (PSS)", "≤ 0.4 ×", f"{memory:.2f} ×", memory <= 0.4))
+        faster = f"{what}: tokens per second of one core"
+        result.append(ratio_claim(faster, row["processor_ratio"], "≥ 1.2"))
+        result.append(ratio_claim(f"{what}: memory (PSS)", row["memory_ratio"], "≤ 0.4"))
     for row in select(rows, kind="size", width=768):
         good = row["part"] <= 0.03 and row["formula"] == row["counted"]
         claim = "trained part of all parameters at width 768"
@@ -119,13 +107,12 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
     return result
 
 
-def gain_claims(rows: Sequence[Row], compared: Iterable[tuple[str, Text, Way, Way, int]]) -> list[Claim]:
-    """Claims that one way has 95 % of another's gain at a depth: (claim, task, way, other way, N)."""
-    result = []
-    for claim, text, way, other, depth in compared:
-        if share := shares(rows, text, way, other, depth):
-            result.append(judged(claim, "≥ 95 %", interval(share), statistics.mean(share) >= 0.95))
-    return result
+def gain_claims(rows: Sequence[Row], claim: str, text: Text, way: Way, other: Way, depth: int) -> list[Claim]:
+    """The claim that one way has 95 % of another's gain at a depth, if both are in the rows."""
+    ours, theirs = chosen(rows, text, way), chosen(rows, text, other)
+    seeds = sorted(ours.keys() & theirs.keys())
+    shares = [gain(ours[seed], depth) / gain(theirs[seed], depth) for seed in seeds]
+    return [judged(claim, "≥ 95 %", interval(shares), statistics.mean(shares) >= 0.95)] if seeds else []
 
 
 def accuracy_claim(ours: Sequence[Row], theirs: Sequence[Row]) -> Claim:
@@ -141,25 +128,11 @@ def accuracy_claim(ours: Sequence[Row], theirs: Sequence[Row]) -> Claim:
 
 def step_claims(row: Row) -> list[Claim]:
     """Claims on time against both alternatives and on memory against peft."""
-    what, bar = f"width {row['width']}, `{row['gradient']}`", BARS[row["gradient"]]
-    time, memory = row["time_ratio"]["processor"], row["memory_ratio"]["peft"]
+    what, time = f"width {row['width']}, `{row['gradient']}`", row["time_ratio"]["processor"]
     return [
-        judged(
-            f"{what}: a step against full fine-tuning",
-            f"≤ {bar:.2f} ×",
-            f"{time['full']:.2f} ×",
-            time["full"] <= bar,
-        ),
-        judged(f"{what}: a step against `peft`", "≤ 1.0 ×", f"{time['peft']:.2f} ×", time["peft"] <= 1.0),
-        judged(f"{what}: memory against `peft`", "≤ 1.0 ×", f"{memory:.2f} ×", memory <= 1.0),
-    ]
-
-
-def shares(rows: Sequence[Row], text: Text, of: Way, against: Way, depth: int) -> list[float]:
-    """The ratio of one way's gain to another's for each seed, both at their best learning rates."""
-    ours, theirs = chosen(rows, text, of), chosen(rows, text, against)
-    return [
-        gain(ours[seed], depth) / gain(theirs[seed], depth) for seed in sorted(ours.keys() & theirs.keys())
+        ratio_claim(f"{what}: a step against full fine-tuning", time["full"], BARS[row["gradient"]]),
+        ratio_claim(f"{what}: a step against `peft`", time["peft"], "≤ 1.0"),
+        ratio_claim(f"{what}: memory against `peft`", row["memory_ratio"]["peft"], "≤ 1.0"),
     ]
 
 

@@ -20,7 +20,6 @@ from benchmarks.in_process import alone
 from cluster.finetuning.together import Together
 from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
 from cluster.training import worker
-from data.tasks.stream import TaskStream
 from data.tokenizer import load_tokenizer
 from odeformer.config import AdapterConfig
 from odeformer.frozen import FrozenBase, Tuned
@@ -125,15 +124,7 @@ def train(
         worker.train(
             worker.Work(
                 model=model,  # type: ignore[arg-type]
-                stream=TaskStream(
-                    SST2.sets().train,
-                    load_tokenizer(base),
-                    rank=0,
-                    world_size=1,
-                    global_batch=batch,
-                    sequence_length=LENGTH,
-                    seed=seed,
-                ),
+                stream=SST2.stream(load_tokenizer(base), batch, seed),
                 validate=lambda engine: {},
                 report=clock,
                 run=RunSettings(dir=Path(folder), seed=seed),

@@ -75,7 +75,7 @@ def compare(folder: Path, rounds: int) -> dict[str, Any]:
     step = Step(folder)
     state = saved_state(step.engine)
     ways: dict[str, Callable[[int], Seconds]] = {
-        "ours": Ours(step, folder / "ours"),
+        "ours": commits(step, folder / "ours"),
         "torch.save": lambda _: torch_save(step, state, folder / "plain"),
         "async_save": AsyncSave(step, state, folder / "async"),
     }
@@ -164,25 +164,24 @@ def saved_state(engine: Any) -> dict[str, Any]:
     return files
 
 
-class Ours:
-    """A commit of ours."""
+def commits(step: Step, folder: Path) -> Callable[[int], Seconds]:
+    """Commits of ours."""
+    events: list[Mapping[str, Any]] = []
 
-    def __init__(self, step: Step, folder: Path) -> None:
-        self._step, self._events = step, list[Mapping[str, Any]]()
-        self._checkpoints = Checkpoints(
-            step.engine, Nowhere(), folder, CheckpointSettings(keep=1), self._report, seed=0
-        )
-
-    def __call__(self, number: int) -> Seconds:
-        self._checkpoints.save(number + 1)
-        passes = self._step.passes()
-        self._step.update()
-        self._checkpoints.wait()
-        return Seconds(self._events[-1]["blocked_seconds"], passes, self._events[-1]["checkpoint_seconds"])
-
-    def _report(self, event: str, step: int, values: Mapping[str, Any]) -> None:
+    def report(event: str, step: int, values: Mapping[str, Any]) -> None:
         assert event == "checkpoint", values
-        self._events.append(values)
+        events.append(values)
+
+    checkpoints = Checkpoints(step.engine, Nowhere(), folder, CheckpointSettings(keep=1), report, seed=0)
+
+    def save(number: int) -> Seconds:
+        checkpoints.save(number + 1)
+        passes = step.passes()
+        step.update()
+        checkpoints.wait()
+        return Seconds(events[-1]["blocked_seconds"], passes, events[-1]["checkpoint_seconds"])
+
+    return save
 
 
 def torch_save(step: Step, state: dict[str, Any], folder: Path) -> Seconds:

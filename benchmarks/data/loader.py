@@ -56,7 +56,7 @@ def main() -> None:
                 results.append(bench.in_fresh_process(measure, name, folder))
         digests = digest_tokens_per_second(folder / "shards")
     resumed = medians(measured.pop("resume"))
-    table = [{"loader": name, **medians(results)} for name, results in measured.items()]
+    table: list[Row] = [{"loader": name, **medians(results)} for name, results in measured.items()]
     ours, others = table[0]["tokens_per_second"], table[1:]
     fastest = max(others, key=speed)
     shuffled = max((row for row in others if "nothing" not in row["loader"]), key=speed)

@@ -5,7 +5,7 @@
 Validation loss against the mean number of evaluations of the field for each sequence, rejected steps
 included. ``fixed``: the same N for all. ``by difficulty``: a shallow solve for all, then a deep one for the
 fraction of sequences with the highest entropy, with the greatest gain (an oracle that no estimate can beat),
-or drawn at random. ``by error``: dopri5 and bosh3 at tolerances. A plot is drawn beside the JSON.
+or drawn at random. ``by error``: dopri5 and bosh3 at tolerances.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SEQUENCES, BATCH = 192, 16
 
 
 def main() -> None:
-    """Measure all points, print, write and plot them."""
+    """Measure all points, print and write them."""
     parser = bench.parser(__doc__)
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="checkpoint that benchmarks.quality.compare saved"
@@ -57,15 +57,10 @@ def main() -> None:
         **bench.stamp("torch"),
     }
     bench.save(arguments.json, result)
-    plot(points, arguments.json.with_suffix(".png"))
     for point in points:
-        print(
-            f"{point['way']:<28} {point['setting']:<18} {point['evaluations']:7.2f} evaluations  "
-            f"{point['loss']:.4f} nats"
-        )
+        bench.print_row(point)
     print(verdict(points))
-    for row in table.rows:
-        print(f"one sequence of 256 tokens at N = {row.depth}: {row.milliseconds:.1f} ms")
+    bench.print_row({"milliseconds of a sequence by N": result["latency_ms"]})
 
 
 @torch.no_grad()
@@ -81,7 +76,7 @@ def losses(rows: Tensor, predict: Callable[[Tensor], Any]) -> tuple[Tensor, list
 
 
 def point(way: str, setting: str, loss: Tensor, counts: list[int] | Tensor) -> Row:
-    """A point of the plot, from the losses and evaluations of all sequences."""
+    """A row, from the losses and evaluations of all sequences."""
     evaluations = torch.as_tensor(counts, dtype=torch.float64).mean()
     return {"way": way, "setting": setting, "evaluations": float(evaluations), "loss": float(loss.mean())}
 
@@ -141,25 +136,6 @@ def verdict(points: list[Row]) -> str:
         best = min((p for p in points if p["way"] == f"by difficulty: {way}"), key=gap)
         parts.append(f"{way} {gap(best):+.4f} ({best['setting']}, {best['evaluations']:.1f} evaluations)")
     return "nats against the best fixed depth that costs no more, at its best: " + "; ".join(parts)
-
-
-def plot(points: list[Row], path: Path) -> None:
-    """Draw loss against evaluations, a line or a cloud for each way."""
-    figure, axes = bench.subplots(figsize=(7, 4.5))
-    for way in dict.fromkeys(p["way"] for p in points):
-        curve = sorted((p["evaluations"], p["loss"]) for p in points if p["way"] == way)
-        style = "o-" if way == "fixed" or way.startswith("by error") else "x"
-        axes.plot([count for count, _ in curve], [loss for _, loss in curve], style, label=way, markersize=5)
-    axes.set_xscale("log")
-    axes.set_xticks([2, 4, 8, 16, 32, 64], ["2", "4", "8", "16", "32", "64"])
-    axes.minorticks_off()
-    axes.set_xlabel("evaluations of the field for each sequence, rejected steps included")
-    axes.set_ylabel("validation loss (nats per token)")
-    lowest = min(p["loss"] for p in points)
-    axes.set_ylim(lowest - 0.03, lowest + 0.6)
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,10 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -64,27 +66,24 @@ def main() -> None:
         # The other seeds need the first one's best learning rate, so rounds run one after the other.
         for round_models, seeds in ((claimed, [0]), (claimed, range(1, arguments.seeds)), (others, [0])):
             jobs = missing(round_models, seeds, arguments, table)
-            for done in as_completed([pool.submit(train_row, *job, **where) for job, where in jobs]):
+            for done in as_completed([pool.submit(job) for job in jobs]):
                 table.add(done.result())
     table.show(arguments.tokens)
 
 
 def missing(
     models: Iterable[Model], seeds: Iterable[int], arguments: argparse.Namespace, table: Table
-) -> list[tuple[tuple[object, ...], dict[str, Path | None]]]:
-    """Arguments of :func:`train_row` for each row of a round that is not in the table."""
-    json: Path = arguments.json
-    seeds, tokens, jobs = list(seeds), arguments.tokens, []
-    for model in models:
-        for seed in seeds:
-            for rate in rates(model, seed, arguments, table):
-                if table.trained(model, seed, tokens, rate) is None:
-                    name = re.sub("[^a-z0-9]+", "-", model.name.lower().replace("/", "-over-"))
-                    folder = json.with_suffix(".runs") / f"{name}-{tokens}-{rate:g}-{seed}"
-                    keeps = model.kept and seed == 0 and rate == FIXED_RATE
-                    where = {"folder": folder, "keep": json.with_suffix(".checkpoint") if keeps else None}
-                    jobs.append(((model, json.with_suffix(".shards"), tokens, seed, rate), where))
-    return jobs
+) -> Iterator[Callable[[], Row]]:
+    """The training runs of a round whose rows are not in the table."""
+    json, tokens = arguments.json, arguments.tokens
+    shards, runs, kept = (json.with_suffix(f".{kind}") for kind in ("shards", "runs", "checkpoint"))
+    for model, seed in product(models, seeds):
+        name = re.sub("[^a-z0-9]+", "-", model.name.lower().replace("/", "-over-"))
+        for rate in rates(model, seed, arguments, table):
+            if table.trained(model, seed, tokens, rate) is None:
+                folder = runs / f"{name}-{tokens}-{rate:g}-{seed}"
+                keep = kept if model.kept and seed == 0 and rate == FIXED_RATE else None
+                yield partial(train_row, model, shards, tokens, seed, rate, folder, keep)
 
 
 def rates(model: Model, seed: int, arguments: argparse.Namespace, table: Table) -> list[float]:

@@ -18,7 +18,7 @@ from benchmarks import bench
 from benchmarks.bench import Results, Row
 from benchmarks.in_process import SEQUENCE_LENGTH
 from benchmarks.quality.compare import build_shards
-from benchmarks.quality.importing_claims import chosen, judged, score
+from benchmarks.quality.importing_pages import chosen, judged, score
 from benchmarks.quality.importing_rows import WAYS, Way, largest_difference, row, train_ordinary
 from benchmarks.quality.rows import BATCH
 from odeformer.files.atomic import new_folder

@@ -14,9 +14,17 @@ import torch
 from torch import nn
 
 from benchmarks.bench import Row
-from benchmarks.in_process import SEQUENCE_LENGTH, AsEngine, OrdinaryModel, alone, open_stream, train_here
+from benchmarks.in_process import (
+    SEQUENCE_LENGTH,
+    AsEngine,
+    OrdinaryModel,
+    alone,
+    open_stream,
+    train_here,
+    train_settings,
+)
 from benchmarks.quality.rows import BATCH, DEPTH, MODELS, VALIDATION_SEQUENCES, Peer, by_depth
-from cluster.settings import OptimSettings, TrainSettings
+from cluster.settings import OptimSettings
 from cluster.training.validation import sample_rows
 from data.manifest import load_manifest
 from odeformer.config import BasisConfig
@@ -68,9 +76,7 @@ def train_ordinary(shards: Path, steps: int, seed: int, folder: Path) -> None:
     [shape] = [model for model in MODELS if model.peer]
     torch.manual_seed(seed)
     peer = Peer(shape.config(load_manifest(shards).vocabulary_size))
-    train = TrainSettings(
-        steps=steps, global_batch=BATCH, micro_batch=BATCH, gradient="direct", precision="bf16"
-    )
+    train = train_settings(steps, BATCH, precision="bf16")
     optim = OptimSettings(learning_rate=ORDINARY_RATE)
     train_here(peer, open_stream(shards, "train", BATCH), train, optim, seed)
     peer.inner.save_pretrained(folder)
@@ -135,14 +141,7 @@ def row(way: Way, shards: Path, folder: Path, start: int, tokens: int, seed: int
     steps = 0
     if way.training is not None:
         steps = tokens // (CONTINUED_BATCH * SEQUENCE_LENGTH)
-        train = TrainSettings(
-            steps=steps,
-            global_batch=CONTINUED_BATCH,
-            micro_batch=CONTINUED_BATCH,
-            gradient="direct",
-            precision="bf16",
-            **way.training,
-        )
+        train = train_settings(steps, CONTINUED_BATCH, precision="bf16", **way.training)
         stream = open_stream(shards, "train", CONTINUED_BATCH, start)
         optim = OptimSettings(learning_rate=rate, warmup=WARMUP, coefficient_rate=COEFFICIENT_RATE)
         train_here(module, stream, train, optim, seed)

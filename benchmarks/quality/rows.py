@@ -10,8 +10,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.in_process import SEQUENCE_LENGTH, AsEngine, OrdinaryModel, open_stream, train_in
-from cluster.settings import OptimSettings, RunSettings, TrainSettings
+from benchmarks.in_process import (
+    SEQUENCE_LENGTH,
+    AsEngine,
+    OrdinaryModel,
+    open_stream,
+    train_in,
+    train_settings,
+)
+from cluster.settings import OptimSettings, RunSettings
 from cluster.training.validation import sample_rows, validation_losses
 from cluster.training.worker import step_depths
 from data.manifest import load_manifest
@@ -168,14 +175,7 @@ def train_row(
     config = model.config(manifest.vocabulary_size)
     torch.manual_seed(seed)
     module = Peer(config) if model.peer else Odeformer(config)
-    train = TrainSettings(
-        steps=steps,
-        global_batch=BATCH,
-        micro_batch=BATCH,
-        gradient="direct",
-        validate_every=COPYING_EVERY,
-        **model.training,
-    )
+    train = train_settings(steps, BATCH, validate_every=COPYING_EVERY, **model.training)
     optim = OptimSettings(learning_rate=rate, coefficient_rate=1.0)
     rows = sample_rows(open_stream(shards, "validation", BATCH), VALIDATION_SEQUENCES)
     depths = CURVE if model.training else (model.depth,)

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.quality.importing_claims import CLAIMS, chosen, judged
-from benchmarks.quality.importing_pages import part
+from benchmarks.quality.importing_pages import CLAIMS, chosen, judged, part
 from benchmarks.quality.importing_rows import (
     AS_IT_WAS,
     AT_RANDOM,
