@@ -23,11 +23,11 @@ Row = dict[str, Any]
 
 def parser(doc: str | None, rounds: int | None = None) -> argparse.ArgumentParser:
     """A command line with ``--json``, and with ``--rounds`` where its default is given."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--json", type=Path, required=True, help="results file to write")
+    result = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--json", type=Path, required=True, help="results file to write")
     if rounds is not None:
-        made.add_argument("--rounds", type=int, default=rounds, help="number of timed repetitions")
-    return made
+        result.add_argument("--rounds", type=int, default=rounds, help="number of timed repetitions")
+    return result
 
 
 def stamp(*packages: str, note: str = "") -> dict[str, str]:
@@ -89,7 +89,7 @@ class Results:
         self.write()
 
     def write(self, **entries: Any) -> None:
-        """Write the file with these entries beside the rows."""
+        """Set these entries and write the file."""
         self.content |= entries
         save(self.path, self.content)
 

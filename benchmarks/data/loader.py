@@ -1,4 +1,4 @@
-"""Reading shards: tokens per second, time to the first batch and memory, beside two well-known loaders.
+"""Reading shards: tokens per second, time to the first batch and memory, against two well-known loaders.
 
     python -m benchmarks.data.loader --json benchmarks/results/loader.json
 

@@ -87,39 +87,42 @@ def compare(
     rows = []
     for tasks in asked:
         theirs, ours = tasks.ask(exported, limit), tasks.ask(continuous, limit)
-        for one, other in zip(task_scores(theirs, depth), task_scores(ours, depth), strict=True):
-            apart, chosen, count = differences(theirs["samples"][one.task], ours["samples"][one.task])
+        for score, other in zip(task_scores(theirs, depth), task_scores(ours, depth), strict=True):
+            # Accuracies must be the same number; likelihoods may differ by rounding.
+            is_likelihood = not score.metric.startswith("acc")
+            identical = score.value == other.value
             rows.append(
                 {
-                    "task": one.task,
-                    "metric": one.metric,
+                    "task": score.task,
+                    "metric": score.metric,
                     "depth": depth,
-                    "samples": one.samples,
-                    "truncated": one.truncated,
-                    "exported": one.value,
+                    "samples": score.samples,
+                    "truncated": score.truncated,
+                    "exported": score.value,
                     "continuous": other.value,
-                    # Accuracies must be the same number; likelihoods may differ by rounding.
-                    "identical": one.value == other.value
-                    or (not one.metric.startswith("acc") and abs(one.value / other.value - 1) < 1e-4),
-                    "answers": count,
-                    "other_decisions": chosen,
-                    "loglikelihood_difference": apart,
+                    "identical": identical or (is_likelihood and abs(score.value / other.value - 1) < 1e-4),
+                    **differences(theirs["samples"][score.task], ours["samples"][score.task]),
                 }
             )
     return rows
 
 
-def differences(ones: list[dict[str, Any]], others: list[dict[str, Any]]) -> tuple[float, int, int]:
-    """The largest difference of log-likelihoods in nats, the number of other decisions, and of answers."""
-    answers = [
-        (answer, other)
-        for a, b in zip(ones, others, strict=True)
-        for answer, other in zip(a["filtered_resps"], b["filtered_resps"], strict=True)
-    ]
-    # A rolling task answers with a log-likelihood; the others also say whether it is the likeliest.
-    pairs = [[x if isinstance(x, tuple | list) else (x, None) for x in pair] for pair in answers]
-    apart = max(abs(one[0] - other[0]) for one, other in pairs)
-    return apart, sum(one[1] != other[1] for one, other in pairs), len(pairs)
+def differences(theirs: list[dict[str, Any]], ours: list[dict[str, Any]]) -> dict[str, Any]:
+    """The numbers of answers and of other decisions, and the largest difference of log-likelihoods in nats."""
+    pairs = []
+    for question, same in zip(theirs, ours, strict=True):
+        pairs += zip(_answers(question), _answers(same), strict=True)
+    return {
+        "answers": len(pairs),
+        "other_decisions": sum(a[1] != b[1] for a, b in pairs),
+        "loglikelihood_difference": max(abs(a[0] - b[0]) for a, b in pairs),
+    }
+
+
+def _answers(sample: dict[str, Any]) -> list[tuple[float, bool | None]]:
+    """Log-likelihoods and whether each is the likeliest, which a rolling task does not tell."""
+    answers = sample["filtered_resps"]
+    return [tuple(x) if isinstance(x, tuple | list) else (x, None) for x in answers]
 
 
 if __name__ == "__main__":
