@@ -62,16 +62,13 @@ def compare(width: int, gradient: str, rounds: int) -> Row:
     }
     clocks = {"wall": time.perf_counter, "processor": time.process_time}
     seconds: dict[str, dict[str, list[float]]] = {clock: {name: [] for name in steps} for clock in clocks}
-    for _ in range(rounds + IGNORED):
+    for number in range(rounds + IGNORED):
         for name, step in steps.items():
             started = {clock: read() for clock, read in clocks.items()}
             step(ids)
             for clock, read in clocks.items():
-                seconds[clock][name].append(read() - started[clock])
-    counted = {
-        clock: {name: values[IGNORED:] for name, values in by_name.items()}
-        for clock, by_name in seconds.items()
-    }
+                if number >= IGNORED:
+                    seconds[clock][name].append(read() - started[clock])
     memory = {
         name: step.bytes_held() + peak_bytes(lambda step=step: step(ids)) for name, step in steps.items()
     }
@@ -83,14 +80,14 @@ def compare(width: int, gradient: str, rounds: int) -> Row:
         "tokens": SEQUENCES * LENGTH,
         "milliseconds": {
             clock: {name: 1e3 * statistics.median(values) for name, values in by_name.items()}
-            for clock, by_name in counted.items()
+            for clock, by_name in seconds.items()
         },
         "bytes": memory,
         "held_bytes": {name: step.bytes_held() for name, step in steps.items()},
         "trained": {name: sum(p.numel() for p in step.parameters) for name, step in steps.items()},
         "time_ratio": {
             clock: {other: median_ratio(by_name["lora"], by_name[other]) for other in ("full", "peft")}
-            for clock, by_name in counted.items()
+            for clock, by_name in seconds.items()
         },
         "memory_ratio": {other: memory["lora"] / memory[other] for other in ("full", "peft")},
     }

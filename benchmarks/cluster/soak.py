@@ -2,10 +2,10 @@
 
     python -m benchmarks.cluster.soak --json benchmarks/results/soak.json
 
-The preset `tiny`, longer. Workers are killed, stopped and preempted, the command is killed and preempted, and
-Ray's server on the node is killed, each at a random moment; the command is started again when it exits, as by
-systemd or Kubernetes. Memory and open files of each process are sampled for as long as it lives;
-their trends over all processes are given with the 95 % interval of their mean.
+The run is a longer one of the preset `tiny`. Workers are killed, suspended and preempted, the command is
+killed and preempted, and Ray's server on the node is killed, each at a random moment; the command is started
+again when it exits, as by systemd or Kubernetes. Memory and open files of each process are sampled as long as
+it lives; their trends over all processes are given with the 95 % interval of their mean.
 """
 
 from __future__ import annotations

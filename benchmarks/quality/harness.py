@@ -108,7 +108,7 @@ def compare(
 
 
 def differences(theirs: list[dict[str, Any]], ours: list[dict[str, Any]]) -> dict[str, Any]:
-    """The numbers of answers and of other decisions, and the largest difference of log-likelihoods in nats."""
+    """The numbers of answers and other decisions, and the largest difference of log-likelihoods in nats."""
     pairs = []
     for question, same in zip(theirs, ours, strict=True):
         pairs += zip(_answers(question), _answers(same), strict=True)

@@ -16,6 +16,8 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -128,24 +130,18 @@ def speeds(shape: dict[str, int], new_tokens: int, rounds: int) -> list[Row]:
     writers: dict[str, Callable[[], None]] = {}
     sizes: dict[str, int] = {}
 
-    def own_writer(at: FixedDepthModel) -> Callable[[], None]:
-        def write() -> None:
-            assert len(list(generate(at, [prompt], max_new_tokens=new_tokens, sampling=GREEDY))) == new_tokens
+    def write_ours(at: FixedDepthModel) -> None:
+        tokens = list(generate(at, [prompt], max_new_tokens=new_tokens, sampling=GREEDY))
+        assert len(tokens) == new_tokens
 
-        return write
-
-    def llama_writer(llama: Any) -> Callable[[], None]:
-        def write() -> None:
-            llama.reset()
-            for count, _ in enumerate(llama.generate(prompt, temp=0.0, repeat_penalty=1.0), start=1):
-                if count == new_tokens:
-                    return
-
-        return write
+    def write_llama(llama: Any) -> None:
+        llama.reset()
+        for _ in islice(llama.generate(prompt, temp=0.0, repeat_penalty=1.0), new_tokens):
+            pass
 
     for name, settings in OWN.items():
         at = FixedDepthModel(model, **settings)
-        sizes[name], writers[name] = weight_bytes(at), own_writer(at)
+        sizes[name], writers[name] = weight_bytes(at), partial(write_ours, at)
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer = Path(scratch) / "tokenizer.json"
         byte_tokenizer().save(str(tokenizer))
@@ -155,7 +151,7 @@ def speeds(shape: dict[str, int], new_tokens: int, rounds: int) -> list[Row]:
             llama = llamacpp(file, PROMPT + new_tokens, every_logit=False)
             if llama is not None:
                 name = f"GGUF {precision} in llama.cpp"
-                sizes[name], writers[name] = file.stat().st_size, llama_writer(llama)
+                sizes[name], writers[name] = file.stat().st_size, partial(write_llama, llama)
         seconds = bench.in_turn(writers, rounds)
     return [
         {
