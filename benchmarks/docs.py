@@ -40,11 +40,10 @@ class Part(NamedTuple):
 
 
 PARTS = (
-    Part("README.md", "claims", quality.readme_claims, ("quality",)),
-    Part("README.md", "startup", speed.startup, ("startup",)),
     Part("docs/adapters.md", "adapters", adapters.part, ("adapters",)),
     Part("docs/analysis.md", "cost", analysis.cost, ("analysis",)),
     Part("docs/analysis.md", "faithfulness", analysis.faithfulness, ("faithfulness",)),
+    Part("docs/benchmarks.md", "startup", speed.startup, ("startup",)),
     Part("docs/checkpoints.md", "checkpointing", cluster.checkpointing, ("checkpointing",)),
     Part("docs/data.md", "cost", data.cost, ("loader", "shuffle", "data_build")),
     Part("docs/generation.md", "rates", speed.generation, ("generation",)),

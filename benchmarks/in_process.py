@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,8 +97,6 @@ def train_in(
 class AsEngine:
     """A module with the interface of an engine, for evaluation with matmuls in the given precision."""
 
-    device = "cpu"
-
     def __init__(self, module: nn.Module, precision: Literal["fp32", "bf16"] = "bf16") -> None:
         self.module, self._bf16 = module, precision == "bf16"
 
@@ -108,6 +106,9 @@ class AsEngine:
 
     def eval(self) -> None:
         self.module.eval()
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return self.module.parameters()
 
 
 def alone() -> None:

@@ -1,4 +1,4 @@
-"""The allow-list for everything that becomes a path, a registry's name or one of Ray's."""
+"""Allowed names of runs, jobs, tasks, teams and models, which become paths and names in Ray and MLflow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
 _MODEL = "[A-Za-z0-9][A-Za-z0-9_-]{0,190}"
 
 Name = Annotated[str, StringConstraints(pattern=f"^{_NAME}$")]
-"""Of a run, a job, a task, a team, a model."""
+"""Name of a run, a job, a task, a team or a model."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Reference:
 
 
 def parse_reference(model: str) -> Reference:
-    """What such a text refers to.
+    """Parse a model reference.
 
     Raises:
-        ValueError: for any other text.
+        ValueError: for anything else.
     """
     match = re.fullmatch(f"models:/({_MODEL})(?:@({_NAME})|/([0-9]{{1,9}}))", model)
     if match is None:
@@ -49,10 +49,10 @@ ModelReference = Annotated[str, AfterValidator(_checked_reference)]
 
 
 def check_model_name(name: str) -> None:
-    """Refuse a name that no ``models:/<name>`` could have.
+    """Check a name for use in ``models:/<name>``.
 
     Raises:
-        ValueError: with what a name may be.
+        ValueError: if it is invalid, with the rule.
     """
     if not re.fullmatch(_MODEL, name):
         raise ValueError(

@@ -1,193 +1,45 @@
-"""A pretraining run: a Ray Train worker group, each worker in the training loop, the result registered."""
+"""A pretraining run: a Ray Train worker group runs the training loop, and the result is registered."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from cluster import registry
-from cluster.registry import from_run
+from cluster.checkpoints.mirror import committed_run
+from cluster.registry import run_output
+from cluster.resolve import ResolvedRun
 from cluster.runs import cost, lock
+from cluster.runs.events import Event
 from cluster.settings import PretrainSettings
 from cluster.supervision.supervisor import OnEvent, supervise
-from cluster.tracking import lineage, runs, store, upload
-from odeformer.config import ModelConfig
-from odeformer.gradients import gradient_named
-from odeformer.solvers import LAYERS, solver_named
+from cluster.tags import DATA_DIGEST, DEPTHS, KIND, ORDINARY_PARAMETERS, PARAMETERS, PARENT
+from cluster.tracking import lineage, runs, upload
 
 
-def check(settings: PretrainSettings) -> PretrainSettings:
-    """Settings with everything filled in that the data decides, after every check that needs no worker.
-
-    Raises:
-        ValueError, FileNotFoundError: for missing or unfit shards, or a ``run.dir`` of another run.
-    """
-    from cluster.training.shards import open_stream
-    from data.remote import is_remote
-
-    settings = _continued(settings)
-    model = complete_model(settings)
-    for split in ("train", "validation"):
-        open_stream(settings, split, world_size=settings.world_sizes[0])
-    shards = settings.data.shards
-    if not is_remote(shards):
-        shards = str(Path(shards).absolute())
-    resolved = settings.model_copy(
-        update={
-            "model": model,
-            "data": settings.data.model_copy(update={"shards": shards}),
-            "run": settings.run.model_copy(update={"dir": settings.run.dir.absolute()}),
-            "tracking": settings.tracking.model_copy(
-                update={"uri": store.tracking_uri(settings.tracking.uri)}
-            ),
-        }
-    )
-    identity_file(resolved)
-    return resolved
-
-
-def _continued(settings: PretrainSettings) -> PretrainSettings:
-    """With ``init``: the settings of a run of that model; as they are without.
-
-    Raises:
-        ValueError, FileNotFoundError: for an unknown or unfit model, or shards of another tokenizer.
-    """
-    if settings.init is None:
-        return settings
-    import hashlib
-
-    from cluster.training.shards import shards_folder
-    from data.manifest import load_manifest
-    from data.tokenizer import load_tokenizer, to_json
-    from odeformer import checkpoint
-
-    folder, named = Path(settings.init), str(Path(settings.init).absolute())
-    if settings.init.startswith("models:/"):
-        version = registry.resolve(settings.init, settings.tracking.uri)
-        if version.tags.get("odeformer.kind") != "checkpoint":
-            raise ValueError(f"init {settings.init} is an adapter; a run continues from a checkpoint")
-        # An alias may move while the run is on, or before it is resumed.
-        named = version.uri
-        folder = registry.fetch(named, settings.tracking.uri)
-    model, solver = checkpoint.load_config(folder)
-    train = settings.train
-    if solver in LAYERS:
-        # Parallel and sequential branches are different networks, not two solvers of one flow.
-        if train.solver in LAYERS and train.solver != solver:
-            raise ValueError(
-                f"init {settings.init} has the layers of {solver}, not train.solver {train.solver}"
-            )
-        method = gradient_named(train.gradient)
-        if train.solver is None and method.goes_with(solver_named(solver)):
-            train = train.model_copy(update={"solver": solver})
-    # As it would be written beside shards: an imported one is laid out as transformers does.
-    tokenizer = hashlib.sha256(to_json(load_tokenizer(folder))).hexdigest()
-    if tokenizer != load_manifest(shards_folder(settings)).tokenizer_sha256:
-        raise ValueError(
-            f"data.shards {settings.data.shards} were built with another tokenizer than that of init "
-            f"{settings.init}: build them with --tokenizer {folder / 'tokenizer.json'}"
-        )
-    content = settings.model_dump() | {
-        "model": model.model_dump(),
-        "train": train.model_dump(),
-        "init": named,
-    }
-    return PretrainSettings.model_validate(content)
-
-
-def complete_model(settings: PretrainSettings) -> ModelConfig:
-    """The model with what its shards decide where it is not given: vocabulary and context.
-
-    Raises:
-        ValueError, FileNotFoundError: for missing shards, or a vocabulary that is too small for them.
-    """
-    from cluster.training.shards import shards_folder
-    from data.manifest import load_manifest
-
-    manifest = load_manifest(shards_folder(settings))
-    model = settings.model.model_copy(
-        update={
-            "vocabulary_size": settings.model.vocabulary_size or manifest.vocabulary_size,
-            "context_length": settings.model.context_length or settings.data.sequence_length,
-        }
-    )
-    assert model.vocabulary_size is not None
-    assert model.context_length is not None
-    if settings.data.sequence_length > model.context_length:
-        raise ValueError(
-            f"data.sequence_length {settings.data.sequence_length} is longer than model.context_length "
-            f"{model.context_length}"
-        )
-    if model.vocabulary_size < manifest.vocabulary_size:
-        raise ValueError(
-            f"model.vocabulary_size {model.vocabulary_size} is smaller than the shards' tokenizer, "
-            f"which has {manifest.vocabulary_size} tokens"
-        )
-    return model
-
-
-def identity_file(settings: PretrainSettings) -> tuple[Path, str]:
-    """Where ``run.dir`` says whose it is, and what it should say: only the same run may resume from it.
-
-    Raises:
-        ValueError: when it is that of a run with other weights, data or batches.
-    """
-    from cluster.checkpoints.mirror import IDENTITY
-
-    identity = {
-        "model": settings.model.model_dump(mode="json"),
-        "init": settings.init,
-        "data": _data_digest(settings),
-        "global_batch": settings.train.global_batch,
-        "seeds": [settings.run.seed, settings.data.seed],
-        "start": settings.data.start,
-    }
-    path = settings.run.dir / IDENTITY
-    if path.is_file():
-        known = json.loads(path.read_text())
-        known.setdefault("start", 0)  # of runs from before there was one
-        changed = [key for key in identity if known.get(key) != identity[key]]
-        if changed:
-            raise ValueError(
-                f"run.dir {settings.run.dir} holds another run, which differs in {', '.join(changed)}: "
-                "choose another run.dir, or remove it"
-            )
-    return path, json.dumps(identity, indent=2)
-
-
-def _data_digest(settings: PretrainSettings) -> str:
-    from cluster.training.shards import shards_folder
-    from data.manifest import load_manifest
-
-    return load_manifest(shards_folder(settings)).digest()
-
-
-def pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version | None:
-    """Run a worker group to the end and register what it made. Ray must be connected.
+def pretrain(run: ResolvedRun, on_event: OnEvent) -> registry.Version | None:
+    """Train with a group of workers and register the result. Ray must be connected.
 
     Args:
-        settings: as :func:`check` gave them.
         on_event: called from this thread with each event of the run as it happens.
 
     Returns:
-        The registered version, when ``tracking.register_as`` is set and the registry could be reached; an
-        event ``not_registered`` says that it could not.
+        The registered version, if ``tracking.register_as`` is set and the registry can be reached. If it
+        cannot, the event ``not_registered`` is logged.
 
     Raises:
         RunFailedError: when the workers failed for good, with the cause.
-        PreemptedError: when this process was asked to end by SIGTERM; the same call goes on.
-        BlockingIOError: when another process runs in ``run.dir``.
+        PreemptedError: when this process was preempted (SIGTERM); the same call resumes the run.
+        BlockingIOError: when another process is running in ``run.dir``.
     """
-    with lock.held(settings.run.dir):
-        return _pretrain(settings, on_event)
+    with lock.held(run.settings.run.dir):
+        return _pretrain(run, on_event)
 
 
-def _pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version | None:
-    from cluster.checkpoints.mirror import committed_run
-
+def _pretrain(run: ResolvedRun, on_event: OnEvent) -> registry.Version | None:
+    settings = run.settings
     assert settings.tracking.uri is not None
     try:
         runs.start_run(
@@ -196,40 +48,47 @@ def _pretrain(settings: PretrainSettings, on_event: OnEvent) -> registry.Version
             settings.run.dir.name,
             settings.model_dump(mode="json"),
             settings.run.dir,
-            lineage.code_tags() | {"odeformer.data_digest": _data_digest(settings)},
+            lineage.code_tags() | {DATA_DIGEST: run.manifest.digest()},
             known=committed_run(settings.run.dir, settings.checkpoint),
         )
-    except ConnectionError as error:  # it is started when the store answers
-        on_event({"event": "tracking_away", "step": 0, "reason": str(error)})
-    path, identity = identity_file(settings)
-    path.write_text(identity)
+    except ConnectionError as error:  # started later, when the store answers
+        on_event({"event": Event.TRACKING_AWAY, "step": 0, "reason": str(error)})
+
+    run.write_identity()
     with upload.ended(settings.run.dir):
         supervise(pretrain_worker, settings, on_event)
+
     if settings.tracking.register_as is None:
         return None
     try:
-        return register(settings)
+        return register_final_weights(settings)
     except ConnectionError as error:
-        on_event({"event": "not_registered", "step": settings.train.steps, "reason": str(error)})
+        on_event({"event": Event.NOT_REGISTERED, "step": settings.train.steps, "reason": str(error)})
         return None
 
 
-def register(settings: PretrainSettings, seconds: float = from_run.REGISTER_SECONDS) -> registry.Version:
-    """Register what the finished run in ``run.dir`` made; done again, it makes no second version.
+def register_final_weights(
+    settings: PretrainSettings, seconds: float = run_output.REGISTER_SECONDS
+) -> registry.Version:
+    """Register the final weights of the run in ``run.dir``. A repeated call makes no second version.
 
     Raises:
-        ConnectionError: when the store could not be reached for so many seconds.
+        ConnectionError: when the store could not be reached within ``seconds``.
     """
     run, name = settings.run.dir, settings.tracking.register_as
     assert name is not None
-    return from_run.register(run, run / "final", name, _version_tags(settings), seconds)
+    return run_output.register_run_output(run, run / "final", name, _version_tags(settings), seconds)
 
 
-def register_run(run: Path, name: str | None = None) -> registry.Version:
-    """Register what a finished run made, as its settings say or under another name.
+def register_finished_run(run: Path, name: str | None = None) -> registry.Version:
+    """Register the final weights of a finished run.
+
+    Args:
+        run: folder of the run.
+        name: name to register them under, by default ``tracking.register_as``.
 
     Raises:
-        ValueError, FileNotFoundError: when the folder is no run's, or the run has not finished.
+        ValueError, FileNotFoundError: when the folder holds no run, or an unfinished one.
         ConnectionError: when the store cannot be reached.
     """
     settings = PretrainSettings.model_validate(runs.run_settings(run))
@@ -242,54 +101,58 @@ def register_run(run: Path, name: str | None = None) -> registry.Version:
         "run": settings.run.model_copy(update={"dir": run}),
         "tracking": settings.tracking.model_copy(update={"register_as": name}),
     }
-    return register(settings.model_copy(update=update), seconds=0)
+    return register_final_weights(settings.model_copy(update=update), seconds=0)
 
 
 def _version_tags(settings: PretrainSettings) -> dict[str, str]:
     from odeformer.model import parameter_count
 
-    parent = {"odeformer.parent": settings.init} if settings.init else {}
+    parent = {PARENT: settings.init} if settings.init else {}
     return {
         **parent,
-        "odeformer.kind": "checkpoint",
-        "odeformer.parameters": str(parameter_count(settings.model)),
-        "odeformer.ordinary_parameters": str(parameter_count(settings.model.ordinary())),
-        "odeformer.depths": ",".join(map(str, sorted(set(settings.train.depths or (settings.model.depth,))))),
+        KIND: "checkpoint",
+        PARAMETERS: str(parameter_count(settings.model)),
+        ORDINARY_PARAMETERS: str(parameter_count(settings.model.ordinary())),
+        DEPTHS: ",".join(map(str, sorted(set(settings.train.depths or (settings.model.depth,))))),
         **cost.run_tags(settings.run.dir, settings.cluster),
     }
 
 
 def pretrain_worker(config: dict[str, Any]) -> None:
-    """What each worker of the group does; the process group exists."""
+    """Train as one worker of the group, whose process group has been initialized.
+
+    Args:
+        config: ``{"settings": …}``, the run's settings as plain values.
+    """
     import torch
     from torch import distributed as dist
 
     from cluster.runs import preemption
     from cluster.tracking import node
     from cluster.training import worker, zero
-    from cluster.training.shards import open_stream, shards_folder
+    from cluster.training.shards import describe, open_stream
     from cluster.training.validation import sample_rows, validation_losses
-    from data.manifest import load_manifest
     from odeformer import checkpoint
     from odeformer.model import Odeformer
 
     settings = PretrainSettings.model_validate(config["settings"])
     rank, world = dist.get_rank(), dist.get_world_size()
-    stream, held_out = (
-        open_stream(settings, split, rank=rank, world_size=world) for split in ("train", "validation")
-    )
-    end_of_text = None
-    if settings.data.separate_documents:
-        end_of_text = load_manifest(shards_folder(settings)).end_of_text
+
+    shards = describe(settings)
+    stream = open_stream(settings, "train", rank=rank, world_size=world, described=shards)
+    held_out = open_stream(settings, "validation", rank=rank, world_size=world, described=shards)
+    end_of_text = shards.manifest.end_of_text if settings.data.separate_documents else None
     rows = sample_rows(held_out, settings.train.validation_sequences)
-    # Beside the depths it is trained at, a finer grid than any of them, which must be right too.
+    # Besides the depths of training, a finer grid than any of them, which the flow must be right at, too.
     depths = sorted({settings.model.depth, 2 * settings.model.depth, *settings.train.depths})
+
     assert settings.tracking.uri is not None
     torch.manual_seed(settings.run.seed)
     if settings.init is None:
         model = Odeformer(settings.model)
     else:
         model = registry.load(settings.init, settings.tracking.uri).model
+
     tracker = upload.Tracker(settings.run.dir) if rank == 0 else nullcontext(_ignore)
     with tracker as report, node.watched(settings.run.dir):
         engine = worker.train(
@@ -308,15 +171,15 @@ def pretrain_worker(config: dict[str, Any]) -> None:
                 checkpoint=settings.checkpoint,
                 end_of_text=end_of_text,
                 skip_damaged=settings.data.skip_damaged,
-                is_asked_to_end=lambda: preemption.is_asked(settings.run.dir if rank == 0 else None),
+                must_stop=lambda: preemption.is_asked(settings.run.dir if rank == 0 else None),
             )
         )
         state = zero.whole_state(engine)
         if rank == 0:
-            tokenizer = shards_folder(settings) / "tokenizer.json"
+            tokenizer = shards.folder / "tokenizer.json"
             checkpoint.save(state, settings.model, model.solver, tokenizer, settings.run.dir / "final")
     dist.barrier()
 
 
 def _ignore(event: str, step: int, values: Mapping[str, Any]) -> None:
-    pass
+    """Report nothing: only rank 0 reports."""

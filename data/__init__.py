@@ -1,1 +1,11 @@
-"""From text files to verified token shards, and from those to a deterministic stream of batches."""
+"""Data sets: text files become verified token shards, and these a deterministic stream of batches.
+
+- ``shards.build`` makes a data set, in steps that ``building`` implements; ``manifest`` describes it;
+- ``stream.ShardStream`` gives batches for pretraining, in the order of ``order.GlobalOrder``;
+- ``tasks`` reads examples for fine-tuning.
+"""
+
+import os
+
+# Keeps webdataset from running commands and reading pickles; it must be set before webdataset is imported.
+os.environ.setdefault("WDS_SECURE", "1")

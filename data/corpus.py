@@ -1,4 +1,6 @@
-"""Read text files as documents, and say which documents are held out."""
+"""Reading text files as documents, and the choice of held-out documents."""
+
+from __future__ import annotations
 
 import hashlib
 import os
@@ -6,61 +8,64 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO
 
 SUFFIXES = (".txt", ".md", ".rst", ".py")
-LONG_FILE = 64 * 1024  # bytes; a longer file is cut into pieces
-PIECE = 16 * 1024  # bytes, the largest piece that is cut off a long file
-BLOCK = 1024 * 1024  # bytes that are read at a time
-
-
-class Readable(Protocol):
-    """What gives bytes: at most so many, and none at the end."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return the next bytes."""
+"""Suffixes of text files."""
+LONG_FILE = 64 * 1024
+"""Bytes above which a file is cut into pieces."""
+PIECE = 16 * 1024
+"""Maximum bytes of a piece of a long file."""
+BLOCK = 1024 * 1024
+"""Bytes that are read at a time."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text, and the file that it came from."""
+    """A text and the file that it comes from."""
 
     source: str
     text: str
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the UTF-8 text, in hexadecimal: the document's identity on every machine."""
+        """SHA-256 of the UTF-8 text, in hexadecimal, which identifies the document."""
         return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
 
 
 def read_documents(paths: Sequence[Path]) -> Iterator[Document]:
     """Yield the documents of text files and folders (recursive, sorted), each distinct text once.
 
-    Long files come as several documents (see `cut`). Raises FileNotFoundError for a missing path;
-    ValueError for a file that is not UTF-8 text, an empty single file or a folder without text.
+    Long files are several documents (see :func:`cut`).
+
+    Raises:
+        FileNotFoundError: for a missing path.
+        ValueError: for a file that is not UTF-8 text, an empty file, or a folder without text.
     """
     seen: set[str] = set()
     for path in paths:
         for file in list_files(path):
-            empty = True
+            is_empty = True
             with file.open("rb") as stream:
                 for piece in cut(stream, str(file)):
                     document = Document(source=str(file), text=piece)
                     if is_blank(piece):
                         continue
-                    empty = False
+                    is_empty = False
                     if document.digest not in seen:
                         seen.add(document.digest)
                         yield document
-            if empty and file == path:
+            if is_empty and file == path:
                 raise ValueError(f"{path} is empty: give a file with text in it")
 
 
 def list_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
-    """Return the file itself, or a folder's files with these suffixes, sorted by path.
+    """The file itself, or a folder's files with these suffixes, sorted by path.
 
-    Links to folders are not followed, so that a loop of links cannot trap the walk.
+    Links to folders are not followed, so that a cycle of links cannot trap the walk.
+
+    Raises:
+        FileNotFoundError, ValueError: for a missing path, or a folder without such files.
     """
     if path.is_file():
         return [path]
@@ -68,29 +73,35 @@ def list_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
         raise FileNotFoundError(f"{path} does not exist: give a text file or a folder of them")
     if not path.is_dir():
         raise ValueError(f"{path} is neither a file nor a folder: give a text file or a folder")
-    found = [
-        file
-        for folder, _, names in os.walk(path, followlinks=False)
-        for file in (Path(folder, name) for name in names if name.endswith(tuple(suffixes)))
-        if file.is_file()
-    ]
-    if not found:
+    files: list[Path] = []
+    for folder, _, names in os.walk(path, followlinks=False):
+        files += [Path(folder, name) for name in names if name.endswith(tuple(suffixes))]
+    files = sorted(file for file in files if file.is_file())
+    if not files:
         raise ValueError(f"no {' '.join(suffixes)} files under {path}: give a folder with text")
-    return sorted(found)
+    return files
 
 
-def cut(stream: Readable, name: str) -> Iterator[str]:
-    """Yield a long text in pieces of about 16 KiB; joined, they are the text again, exactly.
+def cut(stream: BinaryIO, name: str) -> Iterator[str]:
+    """Cut a text of more than 64 KiB into pieces of about 16 KiB, which joined give exactly the text.
 
-    A text of at most 64 KiB stays whole, and never more than about 1 MiB is held. Without this, a
-    corpus of one file (a novel) would be one document and could have no held-out part. Raises
-    ValueError for bytes that are not UTF-8 text; `name` says whose they are.
+    Otherwise a corpus of one file, such as a novel, would be a single document and could have no held-out
+    part. At most about 1 MiB is held in memory.
+
+    Args:
+        stream: the text in UTF-8.
+        name: the name of the text, for error messages.
+
+    Raises:
+        ValueError: for bytes that are not UTF-8 text.
     """
     data = _read_up_to(stream, LONG_FILE + 1)
     if len(data) <= LONG_FILE:
         yield _decode(data, name, 0)
         return
-    done = start = 0  # bytes that were dropped from the front of data; where the next piece begins
+
+    done = 0  # bytes dropped from the front of data
+    start = 0  # start of the next piece in data
     while True:
         more = stream.read(BLOCK)
         while len(data) - start > PIECE:
@@ -104,7 +115,7 @@ def cut(stream: Readable, name: str) -> Iterator[str]:
 
 
 def cut_text(text: bytes, size: int) -> list[bytes]:
-    """Return UTF-8 text in pieces of at most `size` bytes, cut where a long file would be cut."""
+    """UTF-8 text in pieces of at most ``size`` bytes, cut like a long file."""
     pieces = []
     start = 0
     while len(text) - start > size:
@@ -116,26 +127,26 @@ def cut_text(text: bytes, size: int) -> list[bytes]:
 
 
 def is_blank(text: str) -> bool:
-    """Say whether there is nothing but white space, or nothing at all."""
+    """Whether a text is empty or nothing but white space."""
     return not text or text.isspace()
 
 
 def is_held_out(document: Document, fraction: float) -> bool:
-    """Say whether a document belongs to the validation split.
+    """Whether a document belongs to the validation split.
 
-    A pure function of the document's text: neither the order of documents nor the machine nor the
-    rest of the corpus matters, so anybody can tell which documents were held out.
+    It depends on the document's text alone, not on the rest of the corpus or the machine, so anybody can tell
+    which documents were held out.
     """
     return digest_is_held_out(bytes.fromhex(document.digest), fraction)
 
 
 def digest_is_held_out(digest: bytes, fraction: float) -> bool:
-    """Say the same from the SHA-256 of the document's UTF-8 text."""
+    """Whether the document whose UTF-8 text has this SHA-256 belongs to the validation split."""
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
-def _read_up_to(stream: Readable, size: int) -> bytes:
-    """Read until there are `size` bytes or no more: one call may give fewer."""
+def _read_up_to(stream: BinaryIO, size: int) -> bytes:
+    """The next ``size`` bytes, or all that are left; a single call may return fewer."""
     data = b""
     while len(data) < size and (more := stream.read(size - len(data))):
         data += more
@@ -143,7 +154,7 @@ def _read_up_to(stream: Readable, size: int) -> bytes:
 
 
 def _cut_point(data: bytes, low: int, high: int) -> int:
-    """Return where to cut in (low, high]: after a blank line, a newline or else a character."""
+    """The place to cut in (low, high]: after a blank line, else after a newline, else after a character."""
     blank = max(data.rfind(b"\n\n", low, high) + 2, data.rfind(b"\n\r\n", low, high) + 3)
     if blank > low:
         return blank
@@ -157,7 +168,7 @@ def _cut_point(data: bytes, low: int, high: int) -> int:
 
 
 def _decode(data: bytes, name: str, offset: int) -> str:
-    """Decode bytes as they are: no translation of line ends, no guess at an encoding."""
+    """The bytes as UTF-8 text, without translation of line ends."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

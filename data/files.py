@@ -1,4 +1,6 @@
-"""The files of a data folder: where they lie, or copies of remote ones in a bounded local cache."""
+"""Access to the files of a data folder, local or through a bounded local cache of remote files."""
+
+from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
@@ -6,30 +8,27 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
+from typing import NamedTuple
 
 from data import tokenizer
 from data.manifest import FILE_NAME, Manifest, Shard, SplitName, load_manifest
 from data.remote import Remote, is_remote
+from odeformer.files.digest import file_digest
 
 CACHE_BYTES = 16 * 2**30
+"""Default size of the cache of remote shards."""
 FETCHED_AT_ONCE = 4
-
-
-class ShardFiles(Protocol):
-    """The shards of one split, by their index."""
-
-    def file(self, index: int) -> Path:
-        """Return a shard's file, once it is there."""
+"""Number of concurrent downloads."""
 
 
 class LocalFiles:
-    """Shards in a folder."""
+    """Shards in a local folder."""
 
     def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
-        """Check that every file is there with its size, before any work is started.
+        """Check that every file exists and has its size.
 
-        Raises ValueError for missing or wrong files, all of them named.
+        Raises:
+            ValueError: naming all missing or wrong files.
         """
         self._folder, self._shards = folder, shards
         wrong = size_problems(folder, shards)
@@ -38,11 +37,12 @@ class LocalFiles:
             raise ValueError(f"{folder} is damaged: {shown}: copy or build it again")
 
     def file(self, index: int) -> Path:
+        """A shard's file."""
         return self._folder / self._shards[index].name
 
 
 def size_problems(folder: Path, shards: Iterable[Shard]) -> list[str]:
-    """Return a line for each shard that is missing or has another size."""
+    """A message for each shard that is missing or has the wrong size."""
     wrong = []
     for shard in shards:
         file = folder / shard.name
@@ -54,12 +54,22 @@ def size_problems(folder: Path, shards: Iterable[Shard]) -> list[str]:
 
 
 class CachedFiles:
-    """Copies of remote shards: fetched before they are needed, the longest unused removed first."""
+    """A least-recently-used cache of remote shards, which downloads shards before they are needed."""
 
     def __init__(
         self, remote: Remote, shards: Sequence[Shard], folder: Path, room: int, at_once: int
     ) -> None:
-        """Raises ValueError if `room` (bytes) cannot hold the `at_once` shards that are needed at a time."""
+        """
+        Args:
+            remote: the remote folder.
+            shards: the shards of one split.
+            folder: the cache folder.
+            room: maximum bytes of cached shards.
+            at_once: number of shards that are needed at the same time.
+
+        Raises:
+            ValueError: if ``room`` is too small for ``at_once`` shards and those being downloaded.
+        """
         largest = max(shard.bytes for shard in shards)
         count = min(at_once + FETCHED_AT_ONCE, len(shards))
         if room < count * largest:
@@ -75,24 +85,25 @@ class CachedFiles:
         self._take_over()
 
     def file(self, index: int) -> Path:
+        """A shard's local file, after waiting for its download if necessary."""
         return self._start(index).result()
 
     def fetch_ahead(self, indices: Iterable[int]) -> None:
-        """Begin to fetch what will be needed soon."""
+        """Start downloading shards that will be needed soon."""
         for index in indices:
             self._start(index)
 
-    def _start(self, index: int) -> "Future[Path]":
+    def _start(self, index: int) -> Future[Path]:
         with self._lock:
-            found = self._fetched.get(index)
-            if found is None or (found.done() and found.exception() is not None):
+            download = self._fetched.get(index)
+            if download is None or (download.done() and download.exception() is not None):
                 self._make_room(self._shards[index].bytes)
-                found = self._fetched[index] = self._pool.submit(self._fetch, self._shards[index])
+                download = self._fetched[index] = self._pool.submit(self._fetch, self._shards[index])
             self._fetched.move_to_end(index)
-            return found
+            return download
 
     def _make_room(self, size: int) -> None:
-        """Forget the longest unused shards until this many bytes more fit."""
+        """Remove the least recently used shards until ``size`` more bytes fit."""
         used = sum(self._shards[index].bytes for index in self._fetched)
         for index in list(self._fetched):
             if used + size <= self._room:
@@ -108,7 +119,7 @@ class CachedFiles:
         return target
 
     def _take_over(self) -> None:
-        """Count the whole shards that an earlier reader left here, and remove everything else."""
+        """Adopt the complete shards that an earlier reader left in the folder, and remove all other files."""
         known = {shard.name: index for index, shard in enumerate(self._shards)}
         for file in sorted(self._folder.iterdir()):
             index = known.get(file.name)
@@ -121,9 +132,10 @@ class CachedFiles:
 
 
 def local_description(location: str, cache: Path) -> Path:
-    """Return a local folder with the manifest and the tokenizer of a data folder, wherever that is.
+    """A local folder with the manifest and the tokenizer of a data folder, which may be remote.
 
-    Raises FileNotFoundError, OSError or ValueError if there is none, or none that can be read.
+    Raises:
+        FileNotFoundError, OSError, ValueError: if there is none, or it cannot be read.
     """
     if not is_remote(location):
         path = Path(location)
@@ -136,40 +148,60 @@ def local_description(location: str, cache: Path) -> Path:
     return folder
 
 
-def check_tokenizer(folder: Path, manifest: Manifest) -> None:
-    """Raises ValueError if the folder's tokenizer is not the one that its tokens are of."""
+def tokenizer_problem(folder: Path, manifest: Manifest) -> str | None:
+    """A message if the folder's tokenizer is missing or not the one in the manifest."""
     file = folder / tokenizer.FILE_NAME
     if not file.is_file():
-        raise ValueError(f"{folder} is damaged: {file.name} is missing: copy or build it again")
-    if hashlib.sha256(file.read_bytes()).hexdigest() != manifest.tokenizer_sha256:
-        raise ValueError(
-            f"{folder} is damaged: {file.name} is not the one in the manifest: copy or build it again"
-        )
+        return f"{file.name} is missing"
+    if file_digest(file) != manifest.tokenizer_sha256:
+        return f"{file.name} is not the one in the manifest"
+    return None
 
 
-def open_files(
-    location: str, split: SplitName, cache: Path, room: int, at_once: int, name: str
-) -> tuple[Manifest, ShardFiles]:
-    """Return a data folder's manifest and the files of one split.
+class Description(NamedTuple):
+    """A data folder's manifest, and the local folder that holds it and the tokenizer."""
 
-    Args:
-        location: a folder or its manifest.json, here or behind an address.
-        cache: the folder for copies of remote shards; `name` tells readers apart that share it.
-        room: bytes that the copies may take.
-        at_once: shards that are needed at a time.
+    folder: Path
+    manifest: Manifest
 
-    Raises FileNotFoundError, OSError or ValueError for what is not there, cannot be read or is damaged.
+
+def describe(location: str, cache: Path) -> Description:
+    """Read and validate the manifest and the tokenizer of a data folder, local or remote.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: if a file is missing, damaged or cannot be read.
     """
     folder = local_description(location, cache)
     manifest = load_manifest(folder)
-    check_tokenizer(folder, manifest)
+    if problem := tokenizer_problem(folder, manifest):
+        raise ValueError(f"{folder} is damaged: {problem}: copy or build it again")
+    return Description(folder, manifest)
+
+
+def open_files(
+    location: str, description: Description, split: SplitName, room: int, at_once: int, name: str
+) -> LocalFiles | CachedFiles:
+    """The files of one split of a data folder.
+
+    Args:
+        location: path or address of a data folder or its manifest.json.
+        description: what :func:`describe` returned for it; copies of remote shards are kept in its folder.
+        split: the split.
+        room: maximum bytes of cached shards.
+        at_once: number of shards that are needed at the same time.
+        name: a name that tells readers apart which share the cache folder.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: if a file is missing, damaged or cannot be read.
+    """
+    folder, manifest = description
     if split not in manifest.splits:
         raise ValueError(f"split is {split!r}: choose one of {', '.join(manifest.splits)}")
     shards = manifest.splits[split].shards
     if not is_remote(location):
-        return manifest, LocalFiles(folder, shards)
+        return LocalFiles(folder, shards)
     copies = folder / f"{manifest.digest()[:16]}-{split}-{name}"
-    return manifest, CachedFiles(Remote(_address(location)), shards, copies, room, at_once)
+    return CachedFiles(Remote(_address(location)), shards, copies, room, at_once)
 
 
 def _address(location: str) -> str:

@@ -1,4 +1,6 @@
-"""How long the documents in a folder of shards are."""
+"""Lengths of the documents in a data folder."""
+
+from __future__ import annotations
 
 from pathlib import Path
 
@@ -12,19 +14,24 @@ ROWS_AT_ONCE = 4096
 
 
 def document_lengths(folder: Path, split: SplitName, most_sequences: int = 2**18) -> np.ndarray:
-    """Return int64 [documents]: tokens of each whole document in the split's first sequences.
+    """The number of tokens of each whole document in a split's first sequences: int64 [documents].
 
-    The end-of-text behind a document is not counted. `most_sequences` bounds what is read.
-    Raises what opening and reading the folder raises.
+    Args:
+        folder: a local data folder.
+        split: the split.
+        most_sequences: maximum number of sequences to read.
+
+    Raises:
+        FileNotFoundError, ValueError: if the folder is damaged.
     """
     manifest = load_manifest(folder)
     shards = manifest.splits[split].shards
     reader = ShardReader(manifest, split, LocalFiles(folder, shards).file)
     count = min(manifest.splits[split].sequences, most_sequences)
-    ends = [np.array([-1])]  # the first document begins at the first token
+    ends = [np.array([-1])]  # positions of end-of-text; the first document begins at token 0
     for start in range(0, count, ROWS_AT_ONCE):
         rows = reader.rows(np.arange(start, min(start + ROWS_AT_ONCE, count)))
-        # Neighbours share a token: without each row's last one they are the stream of tokens again.
-        found = np.flatnonzero(rows[:, :-1].reshape(-1) == manifest.end_of_text)
-        ends.append(found + start * manifest.sequence_length)
+        # Consecutive rows overlap by one token: without the last token of each, they are the token stream.
+        positions = np.flatnonzero(rows[:, :-1].reshape(-1) == manifest.end_of_text)
+        ends.append(positions + start * manifest.sequence_length)
     return np.diff(np.concatenate(ends)) - 1

@@ -1,4 +1,6 @@
-"""The manifest: what a folder of shards holds, with every size and digest."""
+"""The manifest of a data folder: its contents, with all sizes and digests."""
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -22,12 +24,12 @@ FORMAT_VERSION: Final = 2
 SplitName = Literal["train", "validation"]
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-# One allow-list for names that come from a file we did not write: no folders, no leading dot or
-# dash, nothing that webdataset's opener could take for a command or an address.
 ShardName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.tar$")]
+"""A shard's file name. Manifests are untrusted, so it can neither leave the folder nor look like a command or
+an address to webdataset."""
 
-
-# What only a build with filters has is not written without: the digest of other data sets stays the same.
+# Fields that only builds with filters have are omitted otherwise, so that the digests of other data sets do
+# not change.
 _Unless0 = Annotated[NonNegativeInt, Field(exclude_if=lambda value: value == 0)]
 
 
@@ -36,10 +38,10 @@ class _Strict(BaseModel):
 
 
 class Member(NamedTuple):
-    """A piece of a tar file, headers and padding included, that can be read and checked by itself.
+    """A part of a shard's tar file, including headers and padding, that can be read and checked by itself.
 
-    The pieces of a shard lie one behind the other from its first byte on; what is behind the last one
-    is the end mark of the archive.
+    The members of a shard follow one another from the first byte on; after the last one comes the end mark
+    of the archive.
     """
 
     bytes: PositiveInt
@@ -48,7 +50,7 @@ class Member(NamedTuple):
 
 
 class Shard(_Strict):
-    """One tar file: its size in bytes, its digest, and the pieces with the sequences in it."""
+    """A tar file of sequences, with its size, digest and members."""
 
     name: ShardName
     bytes: PositiveInt
@@ -57,7 +59,7 @@ class Shard(_Strict):
 
     @cached_property
     def sequences(self) -> int:
-        """In all members."""
+        """Number of sequences in all members."""
         return sum(member.sequences for member in self.members)
 
     @model_validator(mode="after")
@@ -69,18 +71,16 @@ class Shard(_Strict):
 
 
 class Split(_Strict):
-    """One side of the corpus.
-
-    `bytes` counts the UTF-8 bytes of the documents' texts. `tokens` counts the whole token stream:
-    one end-of-text per document and the dropped tail included. `gzip_bytes` is the size of the
-    documents, joined, under gzip level 9 (validation only).
-    """
+    """The training or validation part of a data set."""
 
     documents: PositiveInt
     bytes: PositiveInt
+    """UTF-8 bytes of the documents' texts."""
     tokens: PositiveInt
+    """Tokens of the whole stream, including one end-of-text per document and the dropped tail."""
     sequences: PositiveInt
     gzip_bytes: PositiveInt | None
+    """Size of the concatenated documents after gzip at level 9, for validation only."""
     shards: tuple[Shard, ...]
 
     @model_validator(mode="after")
@@ -92,65 +92,67 @@ class Split(_Strict):
 
 
 class Filters(_Strict):
-    """What a build was told to leave out, besides empty texts and exact duplicates.
-
-    `min_bytes` and `max_bytes` limit a text's UTF-8 bytes; `quality` puts it to the rules of
-    `data.building.filters`; of texts that are at least `near_duplicates` similar, one is kept.
-    """
+    """The texts that a build leaves out, besides empty ones and exact duplicates."""
 
     min_bytes: PositiveInt | None = None
+    """Minimum UTF-8 bytes of a text."""
     max_bytes: PositiveInt | None = None
+    """Maximum UTF-8 bytes of a text."""
     quality: bool = False
+    """Whether texts must pass the quality rules of ``data.building.filters``."""
     near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Similarity from which on two texts are near duplicates, of which one is kept."""
 
 
 class Source(_Strict):
-    """One input, by its name without the folders above it, and what became of its documents.
+    """An input of a build, and counts of its documents.
 
-    For a file, `sha256` is the file's digest; for a folder, it is the digest of its sorted lines
-    "<file digest>  <path in the folder>\\n", which is what `sha256sum` prints; for a Hugging Face data
-    set, of such lines for its shards, where the digest of a shard is that of its texts' digests. `bytes`
-    are those of the files as they are stored, or of the data set's texts.
-
-    `documents` counts the distinct texts that no source before has, `held_out` those of them that are in
-    validation. Left out were `duplicates` (exact, of texts here or in a source before) and `empty` ones; by
-    filters, `near_duplicates` and, by the rule that they broke first, the `filtered`. All of these together
-    are the texts that the source has.
-    `train` counts how often the others occur in training with this `weight`, `train_bytes` the bytes of
-    that. `licence` is what was stated.
+    ``documents``, ``duplicates``, ``empty``, ``near_duplicates`` and ``filtered`` add up to all texts of the
+    source.
     """
 
     path: str
+    """The name of the source, without the folders above it."""
     bytes: NonNegativeInt
+    """Bytes of the files as stored, or of a Hugging Face data set's texts."""
     sha256: Digest
+    """Digest of the file; or of the sorted lines "<file digest>  <path in the folder>\\n", as ``sha256sum``
+    prints them; or of such lines for a Hugging Face data set's shards, whose digest is that of their texts'
+    digests."""
     licence: str | None = None
+    """The licence, as stated by the user."""
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Average number of occurrences of a training document per epoch."""
     documents: NonNegativeInt = 0
+    """Number of distinct texts that no earlier source has."""
     held_out: NonNegativeInt = 0
+    """Number of these texts that are in the validation split."""
     duplicates: NonNegativeInt = 0
+    """Number of exact duplicates of other texts in this source or an earlier one."""
     empty: NonNegativeInt = 0
     near_duplicates: _Unless0 = 0
+    """Number of texts left out as near duplicates."""
     filtered: Annotated[dict[str, NonNegativeInt], Field(exclude_if=lambda value: not value)] = {}
+    """Number of texts left out by a filter, by the first rule that they broke."""
     train: NonNegativeInt = 0
+    """Number of occurrences in training, with ``weight`` taken into account."""
     train_bytes: NonNegativeInt = 0
+    """UTF-8 bytes of these occurrences."""
 
     @property
     def left_out(self) -> dict[str, int]:
-        """How many texts each filter left out, by its name."""
+        """The number of texts that each filter left out."""
         return {**self.filtered, "near_duplicates": self.near_duplicates}
 
 
 class Manifest(_Strict):
-    """Everything that identifies a data set; two equal manifests give the same batches.
-
-    `end_of_text` is the token behind each document, and never inside one: it says where documents
-    begin in a sequence.
-    """
+    """The identity of a data set: two equal manifests give the same batches."""
 
     format_version: Literal[2]
     sequence_length: PositiveInt
     vocabulary_size: PositiveInt
     end_of_text: NonNegativeInt
+    """The token after each document, which never occurs inside one and thus marks where documents begin."""
     dtype: Literal["uint16", "uint32"]
     tokenizer_sha256: Digest
     seed: int
@@ -170,7 +172,7 @@ class Manifest(_Strict):
 
     @property
     def sequence_bytes(self) -> int:
-        """What a sequence takes in a shard."""
+        """Bytes of a sequence in a shard."""
         return (self.sequence_length + 1) * (2 if self.dtype == "uint16" else 4)
 
     def digest(self) -> str:
@@ -180,9 +182,14 @@ class Manifest(_Strict):
 
 
 def load_manifest(path: Path) -> Manifest:
-    """Read the manifest of a folder of shards (or the manifest.json itself).
+    """Read the manifest of a data folder.
 
-    Raises FileNotFoundError if there is none; ValueError, in one line, if it is broken.
+    Args:
+        path: the folder, or its manifest.json.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is damaged.
     """
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
@@ -203,8 +210,8 @@ def load_manifest(path: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole"
-        given = repr(first["input"])
-        shown = given if len(given) <= 80 else given[:77] + "..."
+        value = repr(first["input"])
+        shown = value if len(value) <= 80 else value[:77] + "..."
         raise ValueError(
             f"{file} is not a valid manifest: {place} is {shown} ({first['msg']}): rebuild the data"
         ) from None

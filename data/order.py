@@ -1,4 +1,6 @@
-"""The global order of samples: a pure function of the shards' sizes and a seed."""
+"""The global order of samples, a pure function of the shards' sizes and a seed."""
+
+from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
@@ -6,55 +8,65 @@ from functools import lru_cache
 
 import numpy as np
 
-STREAMS = 64  # canonical streams; every batch takes from them in turn
-BLOCK_BYTES = 2**18  # samples of one stream that are mixed with each other
-ROUNDS = 256  # whose turns are drawn together
-ORDER_VERSION = 2  # part of every order's digest: a new rule must not continue an old cursor
+STREAMS = 64
+"""Number of streams that an epoch is cut into; every batch takes from them in turn."""
+BLOCK_BYTES = 2**18
+"""Bytes of the samples of one stream that are shuffled among each other."""
+ROUNDS = 256
+"""Number of rounds for which the order of the streams is drawn together."""
+ORDER_VERSION = 2
+"""Part of every order's digest, so that a cursor of an order with other rules is refused."""
 
 
 def permutation(size: int, *key: int | str) -> np.ndarray:
-    """Return int64 [size], a permutation that depends on the key alone.
+    """A permutation that depends on the key alone: int64 [size].
 
-    It sorts the raw output of Philox, which numpy keeps the same for ever; numpy's own
-    `permutation` may change with a version, and a resumed run would then repeat samples.
+    It sorts the raw output of Philox, which is the same in all numpy versions. numpy's own ``permutation``
+    could change with a version, and a resumed run would then repeat samples.
     """
     return np.argsort(_raw(size, *key), kind="stable")
 
 
 def _raw(size: int, *key: int | str) -> np.ndarray:
-    """Return uint64 [size], at random by the key."""
+    """Random numbers that depend on the key alone: uint64 [size]."""
     text = "/".join(str(part) for part in key)
     generator = np.random.Philox(key=int(hashlib.sha256(text.encode()).hexdigest()[:32], 16))
     return generator.random_raw(size)
 
 
 def order_digest(*key: int | str) -> str:
-    """Return the name of an order: a cursor only means something together with it."""
+    """The identity of an order, without which a cursor has no meaning."""
     text = "/".join(str(part) for part in (ORDER_VERSION, *key))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def block_size(sample_bytes: int) -> int:
-    """Return how many samples of so many bytes are mixed with each other."""
+    """The number of samples of ``sample_bytes`` bytes that are shuffled among each other."""
     return max(1, BLOCK_BYTES // sample_bytes)
 
 
 class GlobalOrder:
     """The endless sequence of sample ids, epoch after epoch.
 
-    A sample's id is its position in the split: the shard's offset plus the row. In each epoch the
-    shards are permuted and laid end to end, and this line is cut into `STREAMS` streams of equal
-    length, whose every `block` samples are permuted. In rounds the streams give a sample each, in an
-    order that is drawn for each round. So a reader holds `STREAMS` blocks at a time, whatever the size
-    of the corpus, every epoch visits each sample once, and neither the number of ranks nor the batch
-    plays a part. The idea of streams that are the same whatever reads them is MosaicML Streaming's.
+    A sample's id is its position in the split: the shard's offset plus the row. In each epoch the shards are
+    permuted and concatenated, this line is cut into ``STREAMS`` streams of equal length, and each stream is
+    shuffled within blocks of ``block`` samples. Then the streams give one sample each, in rounds whose order
+    is drawn anew. So a reader holds ``STREAMS`` blocks at a time, whatever the size of the corpus, every
+    epoch visits each sample once, and the order depends neither on the number of ranks nor on the batch size.
+    (The idea of streams that do not depend on their readers is from MosaicML Streaming.)
 
-    Why it is enough: documents are shuffled when shards are built, so that only sequences of one
-    document are alike. Two of them meet only if they are in one stream, at least a round apart at the
-    mean, and among all the samples of their block. `benchmarks.data.shuffle` measures what is left.
+    This shuffles enough because documents are shuffled when shards are built, so that only sequences of the
+    same document are similar. Such sequences are in the same stream, a round or more apart on average, in
+    random places of their block. ``benchmarks.data.shuffle`` measures the remaining correlation.
     """
 
     def __init__(self, shard_sizes: Sequence[int], seed: int, block: int) -> None:
+        """
+        Args:
+            shard_sizes: number of samples in each shard.
+            seed: the seed of all permutations.
+            block: number of samples of a stream that are shuffled among each other.
+        """
         self.sizes = np.asarray(shard_sizes, dtype=np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes)])  # int64 [shards + 1]
         self.sequences = int(self.offsets[-1])
@@ -64,36 +76,36 @@ class GlobalOrder:
         self._block = lru_cache(maxsize=4 * STREAMS)(self._compute_block)
 
     def ids(self, positions: np.ndarray) -> np.ndarray:
-        """Return int64 [n]: the sample ids at these global positions, int64 [n]."""
+        """The sample ids at global positions: int64 [n] → int64 [n]."""
         epochs, places = np.divmod(positions, self.sequences)
-        found = np.empty(len(positions), dtype=np.int64)
+        ids = np.empty(len(positions), dtype=np.int64)
         for epoch in np.unique(epochs).tolist():
-            mine = epochs == epoch
-            found[mine] = self._ids(epoch, places[mine], self._streams(epoch, places[mine]))
-        return found
+            in_epoch = epochs == epoch
+            ids[in_epoch] = self._ids(epoch, places[in_epoch], self._streams(epoch, places[in_epoch]))
+        return ids
 
     def batches(self, start: int, size: int, count: int) -> np.ndarray:
-        """Return int64 [count, size]: the ids of `count` batches, from the global position `start` on.
+        """The sample ids of ``count`` batches from the global position ``start`` on: int64 [count, size].
 
-        In each row those of a stream stand together. A rank that takes a contiguous part of every row
-        then reads from its part of the streams alone, where `size` is a multiple of `STREAMS`.
+        In each row the samples of a stream are adjacent. If ``size`` is a multiple of ``STREAMS``, a rank
+        that takes a contiguous part of every row thus reads from its own part of the streams only.
         """
         epochs, places = np.divmod(np.arange(start, start + size * count), self.sequences)
         keys, ids = np.empty_like(places), np.empty_like(places)
         for epoch in np.unique(epochs).tolist():
-            mine = epochs == epoch
-            streams = self._streams(epoch, places[mine])
-            keys[mine] = epoch * STREAMS + streams
-            ids[mine] = self._ids(epoch, places[mine], streams)
-        together = np.argsort(keys.reshape(count, size), axis=1, kind="stable")
-        return np.take_along_axis(ids.reshape(count, size), together, axis=1)
+            in_epoch = epochs == epoch
+            streams = self._streams(epoch, places[in_epoch])
+            keys[in_epoch] = epoch * STREAMS + streams
+            ids[in_epoch] = self._ids(epoch, places[in_epoch], streams)
+        by_stream = np.argsort(keys.reshape(count, size), axis=1, kind="stable")
+        return np.take_along_axis(ids.reshape(count, size), by_stream, axis=1)
 
     def shards_of(self, ids: np.ndarray) -> list[int]:
-        """Return the shards that hold these samples."""
+        """The indices of the shards that hold these samples."""
         return np.unique(np.searchsorted(self.offsets, ids, side="right") - 1).tolist()
 
     def _streams(self, epoch: int, places: np.ndarray) -> np.ndarray:
-        """Return whose turn it is at these positions of one epoch."""
+        """The stream of each of these positions of an epoch."""
         rounds, slots = np.divmod(places, STREAMS)
         streams = np.empty(len(places), dtype=np.int64)
         for group in groups(rounds // ROUNDS):
@@ -102,7 +114,7 @@ class GlobalOrder:
         return streams
 
     def _ids(self, epoch: int, places: np.ndarray, streams: np.ndarray) -> np.ndarray:
-        """Return the ids at these positions of one epoch, of these streams."""
+        """The sample ids at these positions of an epoch, which belong to these streams."""
         indices = places // STREAMS
         blocks = indices // self._block_size
         lines = np.empty(len(places), dtype=np.int64)
@@ -118,20 +130,20 @@ class GlobalOrder:
         return ids
 
     def _compute_line(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return an epoch's shards in their order, where on the line each begins, and each stream.
+        """An epoch's shards in order, their first positions on the line, and those of the streams.
 
-        The last of the `STREAMS` + 1 begins of streams is the line's end.
+        The last of the ``STREAMS`` + 1 positions of streams is the end of the line.
         """
         shards = permutation(len(self.sizes), "shards", self._seed, epoch)
         rounds, rest = divmod(self.sequences, STREAMS)
         lengths = np.full(STREAMS, rounds, dtype=np.int64)
-        # In the last round not every stream has its turn.
+        # In the last round only the first ``rest`` streams of its order have a turn.
         lengths[self._turns(epoch, rounds // ROUNDS)[rounds % ROUNDS, :rest]] += 1
         starts = np.cumsum(self.sizes[shards]) - self.sizes[shards]
         return shards, starts, np.concatenate([[0], np.cumsum(lengths)])
 
     def _compute_turns(self, epoch: int, chunk: int) -> np.ndarray:
-        """Return int64 [ROUNDS, STREAMS]: the order of the streams in each of these rounds."""
+        """The order of the streams in each of a chunk of rounds: int64 [ROUNDS, STREAMS]."""
         raw = _raw(ROUNDS * STREAMS, "turns", self._seed, epoch, chunk)
         return np.argsort(raw.reshape(ROUNDS, STREAMS), axis=1, kind="stable")
 
@@ -140,7 +152,7 @@ class GlobalOrder:
 
 
 def groups(keys: np.ndarray) -> list[np.ndarray]:
-    """Return the places of each distinct key in `keys`, int64 [n], in ascending order of the keys."""
+    """The positions of each distinct key in ``keys`` int64 [n], in ascending order of the keys."""
     order = np.argsort(keys, kind="stable")
     borders = np.flatnonzero(np.diff(keys[order])) + 1
     return np.split(order, borders) if len(keys) else []

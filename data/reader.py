@@ -1,8 +1,9 @@
-"""Read rows of tokens out of shards, after checking every byte against the manifest."""
+"""Reading rows of tokens from shards, with a check of every byte against the manifest."""
+
+from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -12,29 +13,32 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from data.manifest import Manifest, Member, SplitName
 from data.order import STREAMS, block_size, groups
 
-os.environ.setdefault("WDS_SECURE", "1")  # before webdataset: no commands, no pickle
-from webdataset.tariterators import group_by_keys, tar_file_expander
-
 
 class DamagedError(ValueError):
-    """Bytes that are not those of the manifest; the message names the file."""
+    """Bytes that differ from the manifest; the message names the file."""
 
 
 class ShardReader:
-    """The rows of one split, by sample id. May be used by several threads at once.
+    """The rows of one split, by sample id; thread-safe.
 
-    It reads members, not shards, and keeps as many of them decoded as the global order needs at a
-    time: what it takes does not grow with the corpus.
+    It reads members, not whole shards, and keeps as many decoded members as the global order needs at a time,
+    so its memory does not grow with the corpus.
     """
 
     def __init__(self, manifest: Manifest, split: SplitName, file_of: Callable[[int], Path]) -> None:
-        """Raises ValueError for an unknown split.
+        """
+        Args:
+            manifest: the manifest.
+            split: the split.
+            file_of: a function from the index of a shard in the split to its local file.
 
-        `file_of` returns the file of the split's shard with this index.
+        Raises:
+            ValueError: for an unknown split.
         """
         if split not in manifest.splits:
             raise ValueError(f"split is {split!r}: choose one of {', '.join(manifest.splits)}")
@@ -46,16 +50,17 @@ class ShardReader:
             self._members += [(index, at, member) for at, member in zip(starts, shard.members, strict=True)]
         rows = [member.sequences for _, _, member in self._members]
         self._offsets = np.cumsum([0] + rows)
-        # Members that stay in memory, at most, and those that do.
+        # The maximum number of members in memory, and these members.
         self.room = STREAMS * (-(-block_size(manifest.sequence_bytes) // max(rows)) + 2)
         self.kept: OrderedDict[int, Future[np.ndarray]] = OrderedDict()
         self._lock = Lock()
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
-        """Return int64 [n, sequence_length + 1]: the rows with these sample ids (int64 [n]).
+        """The rows of sample ids: int64 [n] → int64 [n, sequence_length + 1].
 
-        Raises ValueError for an id outside the split, DamagedError for members that are not as they
-        were built.
+        Raises:
+            ValueError: for an id outside the split.
+            DamagedError: for a damaged member.
         """
         rows, damage = self.whole_rows(ids)
         if damage:
@@ -63,16 +68,16 @@ class ShardReader:
         return rows
 
     def whole_rows(self, ids: np.ndarray) -> tuple[np.ndarray, dict[int, DamagedError]]:
-        """Return the rows as above, and for each place in `ids` whose member is damaged the reason.
+        """The rows of sample ids as in :meth:`rows`, and an error for each position in ``ids`` with damage.
 
-        A damaged row is full of end-of-text.
+        Damaged rows are filled with end-of-text.
         """
         ids = np.asarray(ids, dtype=np.int64)
         total = int(self._offsets[-1])
         if len(ids) and not (ids.min() >= 0 and ids.max() < total):
             raise ValueError(f"sample ids {ids.min()} … {ids.max()}: they must be 0 … {total - 1}")
         shape = (len(ids), self._manifest.sequence_length + 1)
-        # Gathered as they are stored and widened once, which takes half the time.
+        # Gathering in the stored dtype and converting once takes half the time.
         rows = np.empty(shape, dtype=self._manifest.dtype)
         damage: dict[int, DamagedError] = {}
         member_of = np.searchsorted(self._offsets, ids, side="right") - 1
@@ -86,29 +91,29 @@ class ShardReader:
         return rows.astype(np.int64), damage
 
     def _member(self, index: int) -> np.ndarray:
-        """Return a member's rows; of several threads that want it at once one reads it."""
+        """A member's rows. If several threads need it at the same time, one reads it and the others wait."""
         with self._lock:
-            found = self.kept.get(index)
-            mine = found is None
-            if found is None:
-                found = self.kept[index] = Future()
+            rows = self.kept.get(index)
+            is_new = rows is None
+            if rows is None:
+                rows = self.kept[index] = Future()
                 if len(self.kept) > self.room:
                     self.kept.popitem(last=False)
             self.kept.move_to_end(index)
-        if mine:
+        if is_new:
             try:
-                found.set_result(self._read(*self._members[index]))
+                rows.set_result(self._read(*self._members[index]))
             except DamagedError as error:
-                found.set_exception(error)
+                rows.set_exception(error)
             except BaseException as error:
-                found.set_exception(error)
+                rows.set_exception(error)
                 with self._lock:
-                    self.kept.pop(index, None)  # what was away may be there the next time
+                    self.kept.pop(index, None)  # a temporary error: the next call tries again
                 raise
-        return found.result()
+        return rows.result()
 
     def _read(self, shard: int, start: int, member: Member) -> np.ndarray:
-        """Return one member's rows, [sequences, sequence_length + 1] in the manifest's dtype."""
+        """A member's rows, [sequences, sequence_length + 1] in the manifest's dtype."""
         file = self._file_of(shard)
         try:
             with file.open("rb") as stream:
@@ -128,15 +133,22 @@ class ShardReader:
 
 
 def decode(place: str, data: bytes, member: Member, manifest: Manifest) -> np.ndarray:
-    """Parse a member's bytes with webdataset's own pipeline, from memory.
+    """The rows in a member's bytes, which webdataset parses in memory.
 
-    Raises DamagedError, naming `place`, for rows that are not those of the manifest.
+    Args:
+        place: the name of the member, for error messages.
+        data: the bytes.
+        member: the manifest's entry.
+        manifest: the manifest.
+
+    Raises:
+        DamagedError: for rows that do not have the manifest's shape and dtype.
     """
     files = tar_file_expander([{"url": place, "stream": io.BytesIO(data)}])
     arrays = [sample["tokens.npy"] for sample in group_by_keys(files) if "tokens.npy" in sample]
     shape = (member.sequences, manifest.sequence_length + 1)
-    # Compared with the header that must be there, not parsed: numpy parses by Python's own compiler,
-    # which some versions cannot run in two threads at once.
+    # The header is compared with the expected one: numpy would parse it with Python's compiler, which is not
+    # thread-safe in some versions.
     header = _npy_header(manifest.dtype, shape)
     if len(arrays) != 1 or not arrays[0].startswith(header):
         raise DamagedError(
@@ -147,7 +159,7 @@ def decode(place: str, data: bytes, member: Member, manifest: Manifest) -> np.nd
 
 @lru_cache(maxsize=16)
 def _npy_header(dtype: str, shape: tuple[int, int]) -> bytes:
-    """Return how a .npy file of such an array begins."""
+    """The header of a .npy file with such an array."""
     stream = io.BytesIO()
     description = np.lib.format.dtype_to_descr(np.dtype(dtype))
     np.lib.format.write_array_header_1_0(

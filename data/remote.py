@@ -1,4 +1,6 @@
-"""A folder behind an address, read with patience."""
+"""Remote folders, read with retries."""
+
+from __future__ import annotations
 
 import os
 import re
@@ -6,14 +8,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-INCOMPLETE = ".incomplete"
+from data.errors import reason
+from odeformer.files.atomic import new_file
+
 KINDS = ("s3", "gs", "az", "http", "https")
+"""Allowed protocols of addresses."""
 
 
 def is_remote(location: str) -> bool:
-    """Say whether a location is an address rather than a path.
+    """Whether a location is an address rather than a path.
 
-    Raises ValueError for an address of a kind that is not allowed, as `pipe:`.
+    Raises:
+        ValueError: for an address with a protocol that is not allowed, such as ``pipe:``.
     """
     kind = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", location)
     if kind is None or Path(location).exists():
@@ -24,47 +30,52 @@ def is_remote(location: str) -> bool:
 
 
 class Remote:
-    """A folder behind an address, read with patience: what fails is tried again, each time later."""
+    """A remote folder, whose files are downloaded with retries and exponential back-off."""
 
     def __init__(
         self, address: str, *, attempts: int = 8, first_wait: float = 0.5, stall: float = 20.0
     ) -> None:
-        """`first_wait` doubles with every attempt; `stall` is how long a server may say nothing (seconds)."""
+        """
+        Args:
+            address: the folder's address.
+            attempts: maximum number of attempts per file.
+            first_wait: seconds before the second attempt, which double with every further one.
+            stall: timeout in seconds for connecting and for each read.
+        """
         self.address = address.rstrip("/")
         self._attempts, self._first_wait = attempts, first_wait
         self._system = file_system(self.address, stall)
 
     def download(self, name: str, target: Path, size: int | None = None) -> None:
-        """Fetch one file; it appears whole, or not at all.
+        """Download a file of the folder atomically, and check its size in bytes if it is known.
 
-        Raises FileNotFoundError where there is none; OSError, naming the last cause, when all attempts
-        have failed.
+        Raises:
+            FileNotFoundError: if the file does not exist.
+            OSError: if all attempts have failed, with the last error.
         """
-        beside = target.with_name(f".{target.name}.{os.getpid()}{INCOMPLETE}")
-        cause: object = None
+        cause = ""
         for attempt in range(self._attempts):
             if attempt:
                 time.sleep(self._first_wait * 2 ** (attempt - 1))
             try:
-                self._system.get_file(f"{self.address}/{name}", str(beside))
-                found = beside.stat().st_size
-                if size is None or found == size:
-                    beside.rename(target)
-                    return
-                cause = f"{found} of {size} bytes came"
+                with new_file(target, writer=str(os.getpid())) as temporary:
+                    self._system.get_file(f"{self.address}/{name}", str(temporary))
+                    received = temporary.stat().st_size
+                    if size is not None and received != size:
+                        raise OSError(f"{received} of {size} bytes came")
+                return
             except FileNotFoundError:
                 raise FileNotFoundError(f"{self.address}/{name} does not exist") from None
-            except Exception as error:  # noqa: BLE001 (every kind of server has its own)
-                cause = f"{type(error).__name__}: {error}".splitlines()[0]
-            finally:
-                beside.unlink(missing_ok=True)
+            except Exception as error:  # noqa: BLE001 (every store has its own errors)
+                cause = f"{type(error).__name__}: {reason(error)}"
         raise OSError(f"{self.address}/{name} could not be read in {self._attempts} attempts ({cause})")
 
 
 def file_system(address: str, stall: float = 20.0) -> Any:
-    """The fsspec file system of an address, with its own patience switched off.
+    """The fsspec file system of an address, without its own retries and caches, with a timeout in seconds.
 
-    `stall` is how long a server may say nothing (seconds).
+    Raises:
+        ValueError: if the protocol is unknown or its library is not installed.
     """
     import fsspec
 

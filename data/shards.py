@@ -1,4 +1,6 @@
-"""Build a folder of shards: sources of text in; tokenizer, token sequences in tar files and manifest out."""
+"""Building a data folder from text: tokenizer, shards (tar files of token sequences) and manifest."""
+
+from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -17,7 +19,8 @@ from data.building.steps import Progress, Settings, Steps
 from data.manifest import Manifest
 from odeformer.files.atomic import new_folder
 
-BUILD_VERSION = 2  # part of what names a build: another program must not go on with this one's tasks
+BUILD_VERSION = 2
+"""Part of a build's key, so that no build continues the tasks of a version with other rules."""
 
 
 def build(
@@ -40,38 +43,52 @@ def build(
     encoded: Callable[[int], None] = lambda tokens: None,
     run: Run = one_after_the_other,
 ) -> Manifest:
-    """Turn sources of text into a folder of verified shards, and return its manifest.
+    """Build a data folder from sources of text, and return its manifest.
 
-    The documents, in an order that depends on their texts and the seed alone, are one stream of tokens
-    for each split (each document followed by end-of-text), cut into sequences of `sequence_length` + 1
-    tokens that overlap by one; the tail that does not fill a sequence is dropped. Exact duplicates are
-    left out. `tokenizer` is an existing tokenizer.json to use instead of training one, `vocabulary_size`
-    then plays no part; `end_of_text` names the token that ends a document, where it is not a usual one.
-    `shard_sequences` are in a shard; without it, shards grow with the corpus, up to 64 MiB.
+    Documents are shuffled in an order that depends on their texts and the seed alone. Those of each split
+    form one stream of tokens, with an end-of-text after each, which is cut into sequences of
+    ``sequence_length`` + 1 tokens that overlap by one; an incomplete last sequence is dropped. Exact
+    duplicates are left out.
 
-    In neither split are documents of fewer than `min_bytes` or more than `max_bytes` UTF-8 bytes and, with
-    `quality`, those that break a rule of `data.building.filters`. (A long text file is many documents.) Of
-    documents whose sets of five-word phrases share a part of at least `near_duplicates`, as estimated, one
-    is kept, so that no held-out document has a near copy in training. (Of pairs that are just so similar,
-    one in fifty is missed.)
+    The folder is written atomically. If a build is killed, calling it again with the same arguments and files
+    continues from its finished tasks, which are in a hidden folder beside ``out``. The same input gives the
+    same bytes, whatever ``run`` is. Memory does not grow with the corpus, except for 32 bytes per document
+    with ``near_duplicates``.
 
-    `progress(stage, fraction)` is called with the stages reading, comparing, tokenizer, encoding and
-    writing, and `encoded` with numbers of tokens as they are made. `run` runs the tasks, as
-    `one_after_the_other` does; however many workers share them, the same input gives the same bytes. Memory
-    does not grow with the corpus, but for 32 bytes a document where near duplicates are left out.
+    Args:
+        paths: files, folders, addresses or sources with options.
+        out: the folder to write.
+        vocabulary_size: vocabulary size of the tokenizer to train.
+        sequence_length: number of predicted tokens per sequence.
+        held_out: fraction of the documents in the validation split.
+        seed: the seed of the order of documents.
+        tokenizer: a tokenizer.json to use instead of training one.
+        end_of_text: the token of ``tokenizer`` that ends a document, if it cannot be detected.
+        shard_sequences: sequences per shard; when not given, shards grow with the corpus up to 64 MiB.
+        min_bytes: minimum UTF-8 bytes of a document. (A long text file is several documents.)
+        max_bytes: maximum UTF-8 bytes of a document.
+        quality: whether documents must pass the quality rules of ``data.building.filters``.
+        near_duplicates: similarity from which on only one of several documents is kept, in either split: the
+            estimated fraction of five-word phrases that they share. (Of pairs with exactly this similarity,
+            one in fifty is missed.)
+        overwrite: whether to replace an existing data folder.
+        progress: called with a stage (reading, comparing, tokenizer, encoding, writing) and its fraction
+            done.
+        encoded: called with numbers of tokens as they are encoded.
+        run: runs the tasks of a step, in this process or on several workers.
 
-    The folder appears as a whole or not at all. A build that was killed goes on, called again with the
-    same arguments and files, from its finished tasks in a hidden folder beside `out`.
-
-    Raises ValueError for unusable arguments or text, an existing `out` (unless `overwrite`) and too
-    little text; FileNotFoundError for a missing path; OSError when a remote store does not answer.
+    Raises:
+        ValueError: for invalid arguments or text, an existing ``out`` without ``overwrite``, or too little
+        text.
+        FileNotFoundError: for a missing path.
+        OSError: if a remote store does not answer.
     """
     sources = [as_source(path) for path in paths]
     _check_arguments(sources, sequence_length, shard_sequences, held_out)
     filters = chosen_filters(min_bytes, max_bytes, quality, near_duplicates)
-    given = None
+    tokenizer_content = None
     if tokenizer is not None:
-        given = tokenizers.to_json(tokenizers.load_tokenizer(tokenizer, end_of_text))
+        tokenizer_content = tokenizers.to_json(tokenizers.load_tokenizer(tokenizer, end_of_text))
     elif end_of_text is not None:
         raise ValueError("end_of_text is for a given tokenizer: give one too, or leave it out")
     else:
@@ -81,7 +98,9 @@ def build(
     progress("reading", 0.0)
     parts = [part for index, source in enumerate(sources) for part in list_parts(index, source)]
 
-    settings = Settings(vocabulary_size, sequence_length, held_out, seed, filters, given, shard_sequences)
+    settings = Settings(
+        vocabulary_size, sequence_length, held_out, seed, filters, tokenizer_content, shard_sequences
+    )
     with scratch_folder(out, _key(settings, parts)) as folder:
         steps = Steps(settings, folder, run, progress, encoded)
         scanned = steps.scan(parts)
@@ -120,10 +139,10 @@ def build(
 
 
 def check_free(out: Path, overwrite: bool) -> None:
-    """Refuse a folder whose content somebody may need.
+    """Refuse an output folder whose content would be lost.
 
     Raises:
-        ValueError: for one that is not empty, without ``overwrite`` or without a manifest of shards in it.
+        ValueError: for a non-empty folder without ``overwrite``, or one that is not a data folder.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
@@ -134,9 +153,10 @@ def check_free(out: Path, overwrite: bool) -> None:
 
 
 def input_bytes(paths: Sequence[Path | str | TextSource]) -> int:
-    """Return about how many bytes a build would read, before decompression.
+    """The approximate number of bytes that a build would read, before decompression.
 
-    Raises what `build` does for sources that it cannot read.
+    Raises:
+        FileNotFoundError, OSError, ValueError: for sources that cannot be read.
     """
     sources = [as_source(path) for path in paths]
     return sum(part.bytes for index, source in enumerate(sources) for part in list_parts(index, source))
@@ -156,7 +176,7 @@ def _check_arguments(
 
 
 def _key(settings: Settings, parts: Sequence[Part]) -> str:
-    """Name a build: with another name, nothing that is half done may be used."""
+    """The key of a build: finished tasks are only continued by a build with the same key."""
     digest = hashlib.sha256(repr((BUILD_VERSION, settings)).encode("utf-8"))
     for part in parts:
         digest.update(repr(part).encode("utf-8", "surrogateescape"))

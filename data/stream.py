@@ -1,5 +1,7 @@
 """Endless streams of batches in one global order, whatever the number of ranks."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
@@ -10,44 +12,46 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from data.files import CACHE_BYTES, CachedFiles, open_files
+from data.files import CACHE_BYTES, CachedFiles, Description, describe, open_files
 from data.manifest import SplitName
 from data.order import STREAMS, GlobalOrder, block_size, order_digest
 from data.reader import DamagedError, ShardReader
 
-TOKENS_AT_ONCE = 2**20  # of one rank; what is done once for many batches costs less of each
-PREFETCHED = 2  # times that many tokens are made before they are asked for
+TOKENS_AT_ONCE = 2**20
+"""Tokens per rank that are read together, since reading many batches at once is faster."""
+PREFETCHED = 2
+"""Number of such reads ahead of the current batch."""
 THREADS = 2
+"""Number of reading threads."""
 
 
 class Batch(NamedTuple):
-    """What one rank sees of one global batch.
-
-    `tokens` int64 [batch, sequence_length + 1]: inputs are all but the last, targets all but the
-    first. `sample_ids` int64 [batch]. `loss_mask` bool [batch, sequence_length] says which targets
-    count; None means that all do. `damaged` has a reason for each sample that could not be read.
-    """
+    """A rank's part of a global batch."""
 
     tokens: torch.Tensor
+    """int64 [batch, sequence_length + 1]: inputs are all but the last, targets all but the first."""
     sample_ids: torch.Tensor
+    """The id of each sample, int64 [batch]."""
     loss_mask: torch.Tensor | None = None
+    """bool [batch, sequence_length], true for targets that count in the loss; None means all."""
     damaged: tuple[str, ...] = ()
+    """An error message for each sample that could not be read."""
 
 
 def documents_of(tokens: torch.Tensor, end_of_text: int) -> torch.Tensor:
-    """Return int64 [batch, tokens]: which document of its row each token belongs to, counted from 0.
+    """The number of each token's document in its row, from 0: int64 [batch, tokens] → int64 [batch, tokens].
 
-    `tokens` int64 [batch, tokens]. An end-of-text belongs to the document that it ends.
+    An end-of-text belongs to the document that it ends.
     """
     ends = (tokens == end_of_text).long()
     return ends.cumsum(dim=1) - ends
 
 
 class ElasticStream(ABC):
-    """One integer cursor over one global order; each rank takes its contiguous part of a batch.
+    """A stream of batches whose state is a single integer, a cursor in the global order.
 
-    The cursor counts the samples that all ranks together have consumed, so a state saved by four
-    ranks continues on one, and the other way round.
+    The cursor counts the samples that all ranks together have consumed, and each rank takes a contiguous part
+    of every global batch. A state saved by four ranks can thus be continued by one, and vice versa.
     """
 
     def __init__(
@@ -61,7 +65,16 @@ class ElasticStream(ABC):
         at_once: int = 1,
         skip_damaged: bool = False,
     ) -> None:
-        """`at_once` batches are made together. Raises ValueError if the ranks cannot share the batch."""
+        """
+        Args:
+            order: the global order.
+            digest: the digest of the order.
+            rank: this and the following arguments are as in :class:`ShardStream`.
+            at_once: number of batches that are read together.
+
+        Raises:
+            ValueError: if the ranks cannot share a batch equally.
+        """
         if world_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of {world_size}: ranks go from 0 to world_size - 1")
         if global_batch < 1 or global_batch % world_size != 0:
@@ -80,16 +93,16 @@ class ElasticStream(ABC):
         self._cursor = 0
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield batches for ever, from the cursor on; a batch may straddle two epochs.
+        """Yield batches for ever, from the cursor on; a batch may span two epochs.
 
-        Background threads make the next ones. What they cannot read is raised when its batch is due.
+        Background threads read ahead. An error in reading is raised when its batch is due.
         """
         ahead: deque[Future[list[Batch]]] = deque()
         ready: deque[Batch] = deque()
         expected = scheduled = self._cursor
         with ThreadPoolExecutor(THREADS, thread_name_prefix="batches") as pool:
             while True:
-                if expected != self._cursor:  # a state was loaded meanwhile
+                if expected != self._cursor:  # a state has been loaded
                     ahead.clear()
                     ready.clear()
                     expected = scheduled = self._cursor
@@ -101,16 +114,20 @@ class ElasticStream(ABC):
                 batch = ready.popleft()
                 if batch.damaged and not self._skip_damaged:
                     raise DamagedError(batch.damaged[0])
-                # Before the yield: whoever saves the state while using a batch has consumed it.
+                # Before the yield, so that a state saved while a batch is in use counts it as consumed.
                 self._cursor = expected = expected + self._global_batch
                 yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return {"cursor": samples consumed by all ranks, "order": the order's digest}."""
+        """The cursor (samples consumed by all ranks) and the order's digest."""
         return {"cursor": self._cursor, "order": self._digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where a state was saved. Raises ValueError for a state of another order."""
+        """Continue from a saved state.
+
+        Raises:
+            ValueError: for a state of another order.
+        """
         order, cursor = state.get("order"), state.get("cursor")
         if order != self._digest:
             raise ValueError(
@@ -122,21 +139,21 @@ class ElasticStream(ABC):
         self._cursor = cursor
 
     def _make(self, cursor: int) -> list[Batch]:
-        """Return this rank's parts of the next global batches from this cursor on."""
+        """This rank's parts of the next global batches from a cursor on."""
         return self._batches(self._own_ids(cursor))
 
     def _own_ids(self, cursor: int) -> np.ndarray:
-        """Return int64 [batches, share]: this rank's samples of the global batches from this cursor on."""
+        """This rank's sample ids of the next global batches from a cursor on: int64 [batches, share]."""
         batches = self._order.batches(cursor, self._global_batch, self._at_once)
         return batches[:, self._first : self._first + self._share]
 
     @abstractmethod
     def _batches(self, ids: np.ndarray) -> list[Batch]:
-        """Return a batch for each row of sample ids, int64 [batches, share]."""
+        """A batch for each row of sample ids, int64 [batches, share]."""
 
 
 class ShardStream(ElasticStream):
-    """Pretraining batches out of a folder of shards, here or behind an address."""
+    """Pretraining batches from a data folder, which may be remote."""
 
     def __init__(
         self,
@@ -152,21 +169,34 @@ class ShardStream(ElasticStream):
         skip_damaged: bool = False,
         cache: Path = Path("~/.cache/odeformer/shards"),
         cache_bytes: int = CACHE_BYTES,
+        described: Description | None = None,
     ) -> None:
-        """Open a folder of shards (or its manifest.json); every local file is checked for its size.
+        """Open a data folder; the sizes of local files are checked.
 
-        With `skip_damaged` a sample whose bytes are not those of the manifest keeps its place in the
-        batch, as end-of-text that does not count in the loss; without it the batch is not given.
-        Copies of remote shards take up to `cache_bytes` in the folder `cache`.
+        Args:
+            manifest_path: path or address of the folder or its manifest.json.
+            rank: this rank, from 0.
+            world_size: number of ranks.
+            global_batch: number of samples per batch of all ranks together.
+            sequence_length: number of predicted tokens per sequence, as in the manifest.
+            seed: the seed of the order.
+            split: the split.
+            start: number of samples at the beginning of the order to skip.
+            skip_damaged: whether a damaged sample stays in its batch as end-of-text that does not count in
+                the loss; otherwise it is an error.
+            cache: the folder for the cache of remote shards.
+            cache_bytes: maximum size of the cache.
+            described: the folder's manifest, if it has been read and validated already.
 
-        The first `start` samples of the order are passed over.
-
-        Raises FileNotFoundError without a manifest; ValueError for damaged files, another sequence
-        length than the data was built with, or a batch that the ranks cannot share.
+        Raises:
+            FileNotFoundError: without a manifest.
+            ValueError: for damaged files, a sequence length other than the manifest's, or a batch that the
+                ranks cannot share equally.
         """
-        manifest, self._files = open_files(
-            str(manifest_path), split, cache.expanduser(), cache_bytes, STREAMS, f"{rank}-of-{world_size}"
-        )
+        location = str(manifest_path)
+        described = described or describe(location, cache.expanduser())
+        manifest = described.manifest
+        self._files = open_files(location, described, split, cache_bytes, STREAMS, f"{rank}-of-{world_size}")
         if sequence_length != manifest.sequence_length:
             raise ValueError(
                 f"sequence length {sequence_length} was asked for, but {manifest_path} holds "
@@ -190,19 +220,19 @@ class ShardStream(ElasticStream):
         self._cursor = start
 
     def sequence_rows(self, ids: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Return int64 [n, sequence_length + 1]: the rows with these sample ids (int64 [n])."""
+        """The rows of sample ids: int64 [n] → int64 [n, sequence_length + 1]."""
         return torch.from_numpy(self._reader.rows(np.asarray(ids)))
 
     def _make(self, cursor: int) -> list[Batch]:
         if isinstance(self._files, CachedFiles):
-            # Every batch is looked at once, this long before it is due.
+            # Each batch's shards are requested this long before it is due.
             for later in (cursor, cursor + STREAMS * self._block):
                 self._files.fetch_ahead(self._order.shards_of(self._own_ids(later).reshape(-1)))
         return super()._make(cursor)
 
     def _batches(self, ids: np.ndarray) -> list[Batch]:
         rows, damage = self._reader.whole_rows(ids.reshape(-1))
-        reasons = [{} for _ in ids]  # type: list[dict[int, str]]
+        reasons: list[dict[int, str]] = [{} for _ in ids]
         for place, error in damage.items():
             batch, row = divmod(place, ids.shape[1])
             reasons[batch][row] = f"sample {ids[batch, row]}: {error}"
@@ -210,7 +240,7 @@ class ShardStream(ElasticStream):
 
 
 def _batch(rows: np.ndarray, ids: np.ndarray, damaged: dict[int, str]) -> Batch:
-    """Return rows [share, sequence_length + 1] as a batch in which damaged ones do not count."""
+    """Rows [share, sequence_length + 1] as a batch in whose loss damaged rows do not count."""
     mask = None
     if damaged:
         mask = torch.ones(len(ids), rows.shape[1] - 1, dtype=torch.bool)

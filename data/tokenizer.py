@@ -1,22 +1,30 @@
-"""Train and load byte-level BPE tokenizers."""
+"""Training and loading of byte-level BPE tokenizers."""
+
+from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from data.errors import reason
+
 END_OF_TEXT = "<|endoftext|>"
+"""The end-of-text token of the tokenizers trained here."""
 OTHER_ENDS = ("</s>", "<|end_of_text|>", "<eos>")
-"""What ends a text in tokenizers of others, in this order, where the file does not say which."""
+"""End-of-text tokens of other tokenizers, tried in this order if the file does not name one."""
 FILE_NAME = "tokenizer.json"
 SMALLEST_VOCABULARY = 257
+"""The size of a vocabulary of all bytes and end-of-text."""
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
-    """Train a byte-level BPE tokenizer that gives back any text exactly.
+    """Train a byte-level BPE tokenizer, which reproduces any text exactly.
 
-    The vocabulary has at most `vocabulary_size` entries; a small corpus yields fewer. The same
-    texts give the same tokenizer. Raises ValueError for a vocabulary that cannot hold every byte.
+    The same texts give the same tokenizer. A small corpus gives fewer than ``vocabulary_size`` tokens.
+
+    Raises:
+        ValueError: for a vocabulary that cannot hold every byte.
     """
     check_vocabulary_size(vocabulary_size)
     tokenizer = Tokenizer(models.BPE())
@@ -33,7 +41,11 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
 
 
 def check_vocabulary_size(vocabulary_size: int) -> None:
-    """Raise ValueError for a vocabulary that cannot hold every byte and end-of-text."""
+    """Refuse a vocabulary that cannot hold every byte and end-of-text.
+
+    Raises:
+        ValueError: naming the smallest size.
+    """
     if vocabulary_size < SMALLEST_VOCABULARY:
         raise ValueError(
             f"vocabulary_size is {vocabulary_size}, but it must be at least "
@@ -42,10 +54,16 @@ def check_vocabulary_size(vocabulary_size: int) -> None:
 
 
 def load_tokenizer(path: Path, end_of_text: str | None = None) -> Tokenizer:
-    """Load a tokenizer.json, or the one in a folder; `end_of_text` names another token that ends texts.
+    """Load a tokenizer.json.
 
-    Raises FileNotFoundError if there is none; ValueError if it is broken, has no end-of-text token
-    or has holes in its ids (the model's embedding needs ids 0 … size - 1).
+    Args:
+        path: the file, or a folder with it.
+        end_of_text: the end-of-text token, if it cannot be detected.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        ValueError: if it is damaged, has no end-of-text token, or has gaps in its ids (the model's embedding
+            needs ids 0 … size − 1).
     """
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
@@ -53,8 +71,7 @@ def load_tokenizer(path: Path, end_of_text: str | None = None) -> Tokenizer:
     try:
         tokenizer = from_json(file.read_bytes())
     except Exception as error:  # noqa: BLE001 (the library raises nothing narrower)
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{file} is not a readable {FILE_NAME} ({reason}): rebuild it") from None
+        raise ValueError(f"{file} is not a readable {FILE_NAME} ({reason(error)}): rebuild it") from None
     vocabulary = tokenizer.get_vocab()
     if max(vocabulary.values(), default=-1) != len(vocabulary) - 1:
         raise ValueError(
@@ -73,17 +90,21 @@ def load_tokenizer(path: Path, end_of_text: str | None = None) -> Tokenizer:
 
 
 def from_json(data: bytes) -> Tokenizer:
-    """Return the tokenizer that `to_json` has written."""
+    """The tokenizer in the content of a tokenizer.json."""
     return _for_plain_text(Tokenizer.from_str(data.decode("utf-8")))
 
 
 def to_json(tokenizer: Tokenizer) -> bytes:
-    """Return what is written to a tokenizer.json."""
+    """The content of a tokenizer.json."""
     return (tokenizer.to_str(pretty=True) + "\n").encode("utf-8")
 
 
 def end_of_text_id(tokenizer: Tokenizer) -> int:
-    """Return the id of the token that ends a text. Raises ValueError if there is none."""
+    """The id of the end-of-text token.
+
+    Raises:
+        ValueError: if there is none.
+    """
     token = _end_of_text_id(tokenizer)
     if token is None:
         raise ValueError(f"the tokenizer has no {END_OF_TEXT} token: train one here")
@@ -91,24 +112,27 @@ def end_of_text_id(tokenizer: Tokenizer) -> int:
 
 
 def end_of_text(tokenizer: Tokenizer) -> str:
-    """Return that token as it is written. Raises ValueError if there is none."""
+    """The end-of-text token as text.
+
+    Raises:
+        ValueError: if there is none.
+    """
     return str(tokenizer.id_to_token(end_of_text_id(tokenizer)))
 
 
 def _end_of_text_id(tokenizer: Tokenizer) -> int | None:
-    """Return what stands between two texts, if nothing is added to one alone; else a usual end of text."""
+    """The token that the tokenizer puts between two texts (but not around one), else a usual end of text."""
     between = tokenizer.encode("", "").ids
     if len(between) == 1 and not tokenizer.encode("").ids:
         return int(between[0])
-    found = (tokenizer.token_to_id(name) for name in (END_OF_TEXT, *OTHER_ENDS))
-    return next((token for token in found if token is not None), None)
+    ids = (tokenizer.token_to_id(name) for name in (END_OF_TEXT, *OTHER_ENDS))
+    return next((token for token in ids if token is not None), None)
 
 
 def _set_end_of_text(tokenizer: Tokenizer, end_of_text: str) -> None:
-    """Make it known from the file alone, where another token would be taken for the end of text.
+    """Record an end-of-text token that would not be detected, as the separator of a pair of texts.
 
-    Two texts are then joined by that token; one text stays as it is, so that nothing else changes for
-    those who load the file elsewhere.
+    The encoding of a single text does not change, so other programs can use the file as before.
     """
     token = tokenizer.token_to_id(end_of_text)
     if _end_of_text_id(tokenizer) != token:
@@ -118,9 +142,9 @@ def _set_end_of_text(tokenizer: Tokenizer, end_of_text: str) -> None:
 
 
 def _for_plain_text(tokenizer: Tokenizer) -> Tokenizer:
-    """Let text be only text: no cutting, no padding, and a written-out "<|endoftext|>" is letters.
+    """Switch off truncation, padding, and the parsing of special tokens in text.
 
-    Otherwise a document that mentions the special token would end itself in the middle.
+    Otherwise a document that contains the text "<|endoftext|>" would end there.
     """
     tokenizer.no_truncation()
     tokenizer.no_padding()

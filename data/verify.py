@@ -1,19 +1,26 @@
-"""Compare a folder of shards with its manifest."""
+"""Verification of a data folder against its manifest."""
+
+from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from data.files import check_tokenizer, size_problems
+from data.files import size_problems, tokenizer_problem
 from data.manifest import Manifest, Shard, load_manifest
 from data.reader import DamagedError, decode
 
 
 def verify(folder: Path, deep: bool, progress: Callable[[float], None] = lambda fraction: None) -> list[str]:
-    """Return what is wrong with a folder of shards, a line for each problem; none if it is whole.
+    """The problems of a data folder, one message each; empty if the folder is intact.
 
-    Sizes, the tokenizer and files that nobody listed are always looked at; `deep` reads every byte
-    and decodes every member. Raises FileNotFoundError or ValueError without a valid manifest.
+    Args:
+        folder: the data folder.
+        deep: whether to read and decode all shards, beyond checking sizes, the tokenizer and unknown files.
+        progress: called with the fraction of bytes read.
+
+    Raises:
+        FileNotFoundError, ValueError: without a valid manifest.
     """
     manifest = load_manifest(folder)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
@@ -22,10 +29,8 @@ def verify(folder: Path, deep: bool, progress: Callable[[float], None] = lambda 
     problems += [
         f"{f.name} is not in the manifest" for f in sorted(folder.glob("*.tar")) if f.name not in known
     ]
-    try:
-        check_tokenizer(folder, manifest)
-    except ValueError as error:
-        problems.append(str(error).split(": ")[1])
+    if problem := tokenizer_problem(folder, manifest):
+        problems.append(problem)
     if deep:
         total, done = sum(shard.bytes for shard in shards), 0
         for shard in shards:
@@ -36,9 +41,9 @@ def verify(folder: Path, deep: bool, progress: Callable[[float], None] = lambda 
 
 
 def _read(file: Path, shard: Shard, manifest: Manifest) -> list[str]:
-    """Return the problems in the bytes of one shard that has its size."""
+    """The problems in the bytes of a shard that has the right size."""
     if not file.is_file() or file.stat().st_size != shard.bytes:
-        return []  # said already
+        return []  # reported already
     problems = []
     whole = hashlib.sha256()
     with file.open("rb") as stream:

@@ -36,6 +36,7 @@ def advice(task: Task, uri: str | None, steps: int, progress: Progress) -> Advic
     """
     from cluster.finetuning import advise, job
     from cluster.registry import resolve
+    from cluster.tags import PARAMETERS
     from cluster.tracking.store import tracking_uri
 
     uri = tracking_uri(uri)
@@ -46,5 +47,5 @@ def advice(task: Task, uri: str | None, steps: int, progress: Progress) -> Advic
 
     with tempfile.TemporaryDirectory(prefix="advice-") as folder:
         probes = advise.advise(checked, Path(folder), uri, steps, on_probe)
-    parameters = int(resolve(checked.base, uri).tags["odeformer.parameters"])
+    parameters = int(resolve(checked.base, uri).tags[PARAMETERS])
     return Advice(checked, steps, probes, advise.recommended(probes, task.score), parameters)

@@ -11,9 +11,9 @@ from typing import Any
 
 from cluster.finetuning.search import SearchedTask
 from cluster.pool import Pool, PoolSettings
+from cluster.pool.job import ENDED, Job
 from cluster.pool.search import TaskSearch
-from cluster.pool.states import ENDED
-from cluster.registry.from_run import REGISTER_SECONDS
+from cluster.registry.run_output import REGISTER_SECONDS
 from cluster.runs.failures import RunFailedError
 from cluster.tasks.task import Task
 from launcher.tables.search import state_in_words
@@ -43,18 +43,18 @@ def run_tasks(
                 pool.cancel(job_id)
             raise
     for job in jobs:
-        if job["state"] not in ("succeeded", "trained"):
-            raise RunFailedError(f"job {job['id']} {job['state']}: {job['error'] or job['reason']}")
-    return [job["result"] for job in jobs]
+        if job.state not in ("succeeded", "trained"):
+            raise RunFailedError(f"job {job.id} {job.state}: {job.error or job.reason}")
+    return [job.result for job in jobs if job.result is not None]
 
 
-def watch(pool: Pool, ids: Sequence[str], progress: Progress) -> list[dict[str, Any]]:
+def watch(pool: Pool, ids: Sequence[str], progress: Progress) -> list[Job]:
     """Show how jobs get on until they have ended; the jobs."""
     with progress.stage(", ".join(ids)):
         return _wait(pool, ids, progress)
 
 
-def run_search(pool: Pool, task: SearchedTask, progress: Progress) -> tuple[TaskSearch, dict[str, Any]]:
+def run_search(pool: Pool, task: SearchedTask, progress: Progress) -> tuple[TaskSearch, Job]:
     """Search a task's settings, then run it with the best; the search and that job, once it has ended."""
     name = f"{task.team}/{task.name}"
     search = TaskSearch(pool, task)
@@ -77,7 +77,7 @@ def lines(pool: Pool, job_id: str, follow: bool) -> Iterator[str]:
     """What happened in a job, a line each; with ``follow`` until it has ended."""
     offset = 0
     while True:
-        ended = pool.job(job_id)["state"] in ENDED
+        ended = pool.job(job_id).state in ENDED
         while True:
             events, end = pool.events(job_id, offset)
             yield from map(_line_of, events)
@@ -102,15 +102,15 @@ def _line_of(event: dict[str, Any]) -> str:
 
 def _wait(
     pool: Pool, ids: Sequence[str], progress: Progress, registry_seconds: float = math.inf
-) -> list[dict[str, Any]]:
+) -> list[Job]:
     last: dict[str, dict[str, Any]] = {}
     offsets = dict.fromkeys(ids, 0)
     while True:
-        jobs = {job["id"]: job for job in pool.jobs() if job["id"] in offsets}
+        jobs = {job.id: job for job in pool.jobs() if job.id in offsets}
         for job_id in ids:
             events, offsets[job_id] = pool.events(job_id, offsets[job_id])
             last.update((job_id, event) for event in events if event["event"] == "step")
-        steps = {job_id: job["task"]["train"]["steps"] for job_id, job in jobs.items()}
+        steps = {job_id: job.task["train"]["steps"] for job_id, job in jobs.items()}
         done = sum(last[job_id]["step"] / steps[job_id] for job_id in last)
         progress.update(done / len(jobs), " · ".join(_short(jobs[i], last.get(i)) for i in ids))
         if all(_is_over(job, registry_seconds) for job in jobs.values()):
@@ -118,13 +118,13 @@ def _wait(
         time.sleep(LOOK_SECONDS)
 
 
-def _is_over(job: dict[str, Any], registry_seconds: float) -> bool:
+def _is_over(job: Job, registry_seconds: float) -> bool:
     """Whether a job has ended, or has been trained and waited for the registry for so long."""
-    waits = job["state"] == "trained" and time.time() - job["changed"] > registry_seconds
-    return waits or job["state"] in ENDED
+    waits = job.state == "trained" and time.time() - job.changed > registry_seconds
+    return waits or job.state in ENDED
 
 
-def _short(job: dict[str, Any], event: dict[str, Any] | None) -> str:
-    if job["state"] == "running" and event is not None:
-        return f"{job['team']} step {event['step']} loss {event['loss']:.2f}"
-    return f"{job['team']} {job['state']}"
+def _short(job: Job, event: dict[str, Any] | None) -> str:
+    if job.state == "running" and event is not None:
+        return f"{job.team} step {event['step']} loss {event['loss']:.2f}"
+    return f"{job.team} {job.state}"

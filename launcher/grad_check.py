@@ -24,20 +24,22 @@ def grad_check(
     import torch
 
     from cluster import registry
-    from cluster.pretrain import complete_model
-    from cluster.training.shards import open_stream
+    from cluster.resolve import complete_model
+    from cluster.training.shards import describe, open_stream
     from odeformer.measure.gradient_check import check_gradients, pairs_of
     from odeformer.model import Odeformer
     from odeformer.solvers import MEMORY_SAVING, SOLVERS, ReversibleSolver
 
     train = settings.train
-    shape = complete_model(settings)
+    shards = describe(settings)
+    shape = complete_model(settings, shards.manifest)
     if checkpoint is None:
         torch.manual_seed(settings.run.seed)
         model = Odeformer(shape).eval()  # dropout would make every gradient another one
     else:
         model = registry.load(checkpoint, settings.tracking.uri).model
-    ids = next(iter(open_stream(settings, "train", global_batch=train.micro_batch))).tokens
+    stream = open_stream(settings, "train", global_batch=train.micro_batch, described=shards)
+    ids = next(iter(stream)).tokens
     solver = train.solver_for(shape)
     pairs = pairs_of(solver)
     if not isinstance(SOLVERS[solver], ReversibleSolver):

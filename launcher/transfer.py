@@ -72,7 +72,7 @@ def export(
         written = export_gguf(loaded.model, tokenizer, depth, gguf, name, out, end_of_text(loaded.tokenizer))
         difference, in_half = written.difference, written.in_half
     elif peft:
-        known = [v.uri for v in loaded.versions if v.tags.get("odeformer.kind") == "checkpoint"]
+        known = [v.uri for v in loaded.versions if v.kind == "checkpoint"]
         base = known[0] if known else model
         difference = exporting.export_adapter(loaded.model, depth, base, out)
     else:
@@ -210,6 +210,7 @@ def _register(
     folder: Path, name: str, source: Path, shape: Any, losses: dict[str, float], uri: str | None
 ) -> Version:
     from cluster import registry
+    from cluster import tags as tag
     from cluster.tracking import runs, store
     from cluster.tracking.lineage import code_tags
     from odeformer.files.digest import folder_digest
@@ -220,16 +221,18 @@ def _register(
     metrics = {f"loss {key}".replace("=", "").replace("  ", " "): value for key, value in losses.items()}
     run_id = runs.finished_run(uri, "imports", name, origin, metrics)
     tags = {
-        "odeformer.kind": "checkpoint",
-        "odeformer.parameters": str(parameter_count(shape)),
-        "odeformer.ordinary_parameters": str(parameter_count(shape.ordinary())),
-        "odeformer.depths": str(shape.depth),
-        "odeformer.imported_from": source.name,
-        "odeformer.imported_digest": origin["imported_digest"],
+        tag.KIND: "checkpoint",
+        tag.PARAMETERS: str(parameter_count(shape)),
+        tag.ORDINARY_PARAMETERS: str(parameter_count(shape.ordinary())),
+        tag.DEPTHS: str(shape.depth),
+        tag.IMPORTED_FROM: source.name,
+        tag.IMPORTED_DIGEST: origin["imported_digest"],
     }
     scores = {int(key.removeprefix("N = ")): loss for key, loss in losses.items() if key.startswith("N = ")}
     about = registry.About({"import": origin}, scores=scores, code=code_tags())
-    return registry.register(folder, name, run_id=run_id, uri=uri, tags=tags, alias="candidate", about=about)
+    return registry.register_version(
+        folder, name, run_id=run_id, uri=uri, tags=tags, alias="candidate", about=about
+    )
 
 
 def _silence_transformers() -> None:

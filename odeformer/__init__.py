@@ -3,6 +3,15 @@
 >>> import odeformer
 >>> model = odeformer.load("runs/quickstart/pretrain/final")      # doctest: +SKIP
 >>> model(input_ids, depth=4).logits                              # doctest: +SKIP
+
+The layers of an ordinary transformer become an ODE, dx/dt = D · f(x; W(t)) for t in [0, 1]. To read the code:
+
+- ``field``: the vector field f, the attention and feed-forward branches of one transformer block;
+- ``hypernetwork`` and ``basis``: W(t), the block's weights at time t, mixed from K stored weight sets;
+- ``depth`` and ``solvers``: the grid of N cells, and the step that moves x over one cell;
+- ``gradients``: ways to backpropagate through the solve;
+- ``model``: embedding, solve, unembedding;
+- ``lora``, ``checkpoint``, ``inference``, ``interop``: adapters, files, generation, export and import.
 """
 
 from __future__ import annotations
@@ -20,13 +29,13 @@ def load(folder: str | Path, adapter: str | Path | None = None) -> Odeformer:
     """The model in a checkpoint folder, in float32 on the CPU, in evaluation mode.
 
     Args:
-        folder: holds ``config.json``, ``model.safetensors`` and ``tokenizer.json``.
-        adapter: a folder with a low-rank adapter made for exactly this checkpoint.
+        folder: the folder with ``config.json``, ``model.safetensors`` and ``tokenizer.json``.
+        adapter: a folder with an adapter that was trained on exactly this checkpoint.
 
     Raises:
         ValueError, FileNotFoundError: naming the file that is missing, damaged or of another format.
     """
-    # torch takes two seconds to import: the command line must not pay for it before it is needed.
+    # torch takes two seconds to import; commands that do not need it should not wait for it.
     from odeformer import checkpoint
 
     model = checkpoint.load(Path(folder))

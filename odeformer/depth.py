@@ -1,4 +1,4 @@
-"""The layer index as time: grids on [0, 1], and the depth of a batch."""
+"""The layer index as time t in [0, 1]: grids of cells, and the depth drawn for a batch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 Grid = tuple[float, ...]
-"""The N + 1 edges of N cells, from 0.0 to 1.0, in double precision."""
+"""The N + 1 edges of N cells, rising from 0.0 to 1.0."""
 
 
 def uniform_grid(cells: int) -> Grid:
-    """N cells of width 1/N.
+    """The grid of N equal cells.
 
     Raises:
         ValueError: for fewer than one cell.
@@ -22,42 +22,44 @@ def uniform_grid(cells: int) -> Grid:
 
 
 def layered_grid(cells: int, prelude: int, model_depth: int) -> Grid:
-    """N cells of a model of depth D: ``prelude`` ones of width 1/D, and the rest of [0, 1] in equal ones.
+    """The grid of N cells in a model of depth D: ``prelude`` cells of width 1/D, then equal cells.
 
     At N = D all cells are equal.
 
     Raises:
-        ValueError: when no cell would be left for the rest.
+        ValueError: if no cell is left after the prelude.
     """
     rest = cells - prelude
     if rest < 1:
         least = f"{prelude + 1} cells are" if prelude else "1 cell is"
         raise ValueError(f"depth {cells} is too small: at least {least} needed")
-    # One division for each edge: at N = D they are the very numbers i/D.
+    # One division per edge, so that at N = D the edges are exactly i/D.
     edges = [(prelude * rest + i * (model_depth - prelude)) / (model_depth * rest) for i in range(rest + 1)]
     return (*(i / model_depth for i in range(prelude)), *edges)
 
 
 def as_grid(depth: int | Grid, prelude: int, model_depth: int) -> Grid:
-    """The grid that is meant: :func:`layered_grid` for a number of cells, else the edges as given.
+    """The grid for a ``depth`` argument: :func:`layered_grid` for a number of cells, a grid unchanged.
 
     Raises:
-        ValueError: for too few cells, edges that do not rise from 0 to 1, or a prelude of another width.
+        ValueError: for too few cells, edges that do not rise from 0 to 1, or edges that do not begin with the
+            prelude's.
     """
     if isinstance(depth, int):
         return layered_grid(depth, prelude, model_depth)
     if len(depth) < 2 or (depth[0], depth[-1]) != (0.0, 1.0) or any(a >= b for a, b in pairwise(depth)):
         raise ValueError(f"a grid's edges must rise from 0.0 to 1.0, not {depth}")
-    own = [i / model_depth for i in range(prelude + 1)]
-    if len(depth) < prelude + 2 or any(abs(a - b) > 1e-9 for a, b in zip(depth, own, strict=False)):
-        raise ValueError(f"a grid of this model begins with its prelude's edges, {own}, not {depth}")
+    expected = [i / model_depth for i in range(prelude + 1)]
+    if len(depth) < prelude + 2 or any(abs(a - b) > 1e-9 for a, b in zip(depth, expected, strict=False)):
+        raise ValueError(f"a grid of this model begins with its prelude's edges, {expected}, not {depth}")
     return depth
 
 
 def batch_grid(seed: int, step: int, grid: Grid, jitter: float, prelude: int) -> Grid:
-    """The same cells with widths scaled by 1 + jitter · u, u uniform in ±1, but for those of the prelude.
+    """The grid with the widths of all cells after the prelude scaled by 1 + jitter · u, u uniform in [−1, 1].
 
-    A pure function, as :func:`batch_depth` is. It keeps W(t) from being fitted to a few fixed times.
+    A regulariser (experimental, off by default) that keeps W(t) from being fitted to a few fixed times. It is
+    a pure function, like :func:`batch_depth`.
 
     Raises:
         ValueError: for a jitter outside [0, 1), which could make a cell vanish.
@@ -75,15 +77,14 @@ def batch_grid(seed: int, step: int, grid: Grid, jitter: float, prelude: int) ->
 
 
 def batch_depth(seed: int, step: int, depths: Sequence[int]) -> int:
-    """The depth N at which every rank runs this optimizer step: a pure function of its arguments.
+    """The depth N at which every rank runs an optimizer step, drawn from ``depths``.
 
-    Drawing N per batch is a regulariser on the function t ↦ W(t): only weights whose solution hardly
-    depends on the grid keep the loss low on all of them. It is the depth counterpart of LayerDrop
-    (Fan et al. 2020, arXiv 1909.11556). Being a function of (seed, step) it needs no generator state
-    in a checkpoint, and no communication.
+    Drawing N per batch is a regulariser on t ↦ W(t): the loss stays low at all depths only if the solution
+    hardly depends on the grid. It is the depth counterpart of LayerDrop (Fan et al. 2020, arXiv 1909.11556).
+    As a pure function of (seed, step) it needs neither generator state in a checkpoint nor communication.
 
     Raises:
-        ValueError: when there is nothing to draw from.
+        ValueError: if ``depths`` is empty.
     """
     if not depths:
         raise ValueError("depths is empty: at least one depth is needed")

@@ -1,7 +1,7 @@
-"""The flavours: which transformer's block the vector field is, and what else a model of it has.
+"""Model flavours: the transformer family whose block serves as vector field, with its defaults.
 
 To add one, write a module with a subclass of :class:`odeformer.field.block.Block` and give it an entry in
-``FLAVOURS``. Nothing here imports torch: settings are checked before it is needed.
+``FLAVOURS``. This module does not import torch, so that settings can be checked without it.
 """
 
 from __future__ import annotations
@@ -9,28 +9,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from odeformer.section import look_up
+
 
 @dataclass(frozen=True)
 class Flavour:
-    """An entry of ``FLAVOURS``."""
+    """Traits of a transformer family, and default values of its settings."""
 
     field: str
     """``module:class`` of the vector field, imported when a model is built."""
     solver: str
-    """The solver whose step is one of its ordinary layers."""
+    """The solver whose step equals one layer of the ordinary transformer."""
     norm: Literal["layer", "rms"]
     """LayerNorm or RMSNorm."""
     epsilon: float
-    """Added to the variance in norms, by default."""
+    """Default constant added to the variance in norms."""
     rotary_fraction: float | None
-    """The part of each head's dimensions that is rotated by position, by default; None: positions are learned
-    ones, added to the embedding."""
+    """Default fraction of each head's dimensions with rotary embedding; None means that positions are learned
+    and added to the token embedding."""
     prelude: int = 1
-    """Layers at the beginning that are a whole step each, by default."""
+    """Default number of prelude layers (``ModelConfig.prelude``)."""
     dropout: float | None = None
-    """The rate by default; None: it has no dropout."""
+    """Default dropout rate; None if the flavour has no dropout."""
     grouped_heads: bool = False
-    """Whether keys and values may have fewer heads than queries."""
+    """Whether keys and values may have fewer heads than queries (grouped-query attention)."""
 
 
 FLAVOURS = {
@@ -58,11 +60,5 @@ FLAVOURS = {
 
 
 def flavour_named(name: str) -> Flavour:
-    """The flavour of that name.
-
-    Raises:
-        ValueError: naming the flavours there are.
-    """
-    if name not in FLAVOURS:
-        raise ValueError(f"flavour {name!r} is unknown; there are: {', '.join(FLAVOURS)}")
-    return FLAVOURS[name]
+    """The flavour of that name, see :func:`odeformer.section.look_up`."""
+    return look_up("flavour", name, FLAVOURS)

@@ -1,4 +1,4 @@
-"""A base that does not change, under adapters that do: what many fine-tuning jobs share."""
+"""A frozen base model that several adapters, such as those of many fine-tuning jobs, share."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from odeformer.model import Odeformer, Output, SolveOptions
 from odeformer.solvers import Solver
 
 KEPT_GRIDS = 4
-"""Of so many grids the weights stay."""
+"""How many depths' generated weights are cached."""
 
 
 class FrozenBase:
-    """A model whose W(t) is made once for each grid instead of at every step, and needs no gradient.
+    """A model without weight gradients, so that W(t) is generated once per grid instead of at every step.
 
-    It takes the gradient methods that use weights made beforehand.
+    It can be used with the gradient methods that accept precomputed weights.
     """
 
     def __init__(self, model: Odeformer) -> None:
@@ -34,12 +34,12 @@ class FrozenBase:
     def __call__(
         self, input_ids: Tensor, depth: int | Grid | None, adapters: Sequence[Adapter] = ()
     ) -> Output:
-        """A pass over a batch of as many equal parts as there are adapters, each under its own.
+        """A forward pass of one batch with one equal part per adapter.
 
         Args:
-            input_ids: [batch, tokens], the adapters' parts one behind the other.
+            input_ids: token ids [batch, tokens]; the parts in the order of the adapters.
             depth: as in :meth:`Odeformer.forward`.
-            adapters: one for all, several, or none.
+            adapters: one adapter for each part, or none.
         """
         pairs: BlockWeights = {}
         embedding_pair = embeddings_side_by_side(adapters)
@@ -47,26 +47,26 @@ class FrozenBase:
             t, _ = self.model.node_times(depth)
             with torch.autocast(t.device.type, enabled=False):
                 pairs = adapters[0](t) if len(adapters) == 1 else side_by_side(adapters, t)
-        weights = {**self._own(depth), **pairs}
+        weights = {**self._weights_at(depth), **pairs}
         return self.model(input_ids, depth=depth, weights=weights, embedding_pair=embedding_pair)
 
     def settle(self, depth: int | Grid | None) -> None:
-        """Make W(t) for this depth and let go of the weight sets: from now on it runs at no other.
+        """Generate W(t) for this depth and free the weight sets; the model then runs at this depth only.
 
-        It then holds what an ordinary transformer of so many layers does.
+        It then takes the memory of an ordinary transformer of that depth.
         """
-        self._own(depth)
+        self._weights_at(depth)
         self.model.hypernetwork.to("meta")
 
     def weights_held(self) -> list[Tensor]:
-        """The tensors of all grids that are kept."""
+        """The cached tensors of all grids."""
         return [tensor for weights in self._weights.values() for tensor in weights.values()]
 
-    def _own(self, depth: int | Grid | None) -> BlockWeights:
+    def _weights_at(self, depth: int | Grid | None) -> BlockWeights:
         key = (self.model.solver, self.model.grids(depth))
         if key not in self._weights:
             if next(self.model.hypernetwork.parameters()).is_meta:
-                raise ValueError("the weight sets are gone: this base runs at the depth it was settled at")
+                raise ValueError("the weight sets are freed: this base runs at the depth it was settled at")
             while len(self._weights) >= KEPT_GRIDS:
                 del self._weights[next(iter(self._weights))]
             with torch.no_grad():
@@ -75,9 +75,9 @@ class FrozenBase:
 
 
 class Tuned(nn.Module):
-    """One adapter on a frozen base. Its parameters and its state are the adapter's alone.
+    """A frozen base with one adapter, with the interface that the training loop expects of a model.
 
-    It has what the training loop asks of a model.
+    Its parameters and its ``state_dict`` are the adapter's alone.
     """
 
     def __init__(self, base: FrozenBase, adapter: Adapter) -> None:
@@ -86,7 +86,7 @@ class Tuned(nn.Module):
         self._base = base
 
     def forward(self, input_ids: Tensor, depth: int | Grid | None = None) -> Output:
-        """As :meth:`Odeformer.forward`."""
+        """Logits of the next token at every position, as :meth:`Odeformer.forward`."""
         self._base.model.train(self.training)
         return self._base(input_ids, depth, [self.adapter])
 
@@ -95,7 +95,7 @@ class Tuned(nn.Module):
         return self._base.model.config
 
     def layer_solver(self, solver: str | None = None) -> Solver:
-        """As :meth:`Odeformer.layer_solver`."""
+        """The solver of the prelude, as :meth:`Odeformer.layer_solver`."""
         return self._base.model.layer_solver(solver)
 
     @property
@@ -104,13 +104,13 @@ class Tuned(nn.Module):
 
     @property
     def options(self) -> SolveOptions:
-        """Those of the base."""
+        """The options of the base model."""
         return self._base.model.options
 
     @options.setter
     def options(self, options: SolveOptions) -> None:
         if gradient_named(options.gradient).regenerates_weights:
             raise ValueError(
-                f"gradient {options.gradient!r} makes W(t) itself: a frozen base has it made before"
+                f"gradient {options.gradient!r} generates W(t) itself; a frozen base uses precomputed weights"
             )
         self._base.model.options = options

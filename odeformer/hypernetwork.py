@@ -1,4 +1,4 @@
-"""The hypernetwork: t [M] → the block's tensors at those times. The only module that owns depth weights."""
+"""The hypernetwork, which owns the block's stored weights and maps times t [M] to W(t) at these times."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from odeformer.field import BlockWeights, TensorSpec, block_tensors
 from odeformer.lora import Adapter
 
 PAIRS_VARIANCE = 0.02
-"""The part of a fresh W(t)'s variance that low-rank pairs make. Half of it costs 4 % of perplexity, as the
-pairs then learn slower than the whole set; far less costs as much (docs/experiments.md)."""
+"""The fraction of a freshly initialised W(t)'s variance that comes from low-rank pairs. Half the variance
+costs 4 % of perplexity, since the pairs then learn slower than the full matrix; far less than this fraction
+costs as much (docs/experiments.md)."""
 
 
 class WeightSource(Protocol):
-    """A hypernetwork, or what stands in for one: times and cell widths [M] → the tensors [M, ...]."""
+    """A source of W(t), such as a hypernetwork: times t [M], cell widths h [M] → tensors [M, ...]."""
 
     def __call__(self, t: Tensor, h: Tensor) -> BlockWeights: ...
 
 
 class FixedWeights:
-    """A weight source that gives what was generated beforehand, at whatever times it is asked for."""
+    """A weight source that always returns the same precomputed weights and ignores the times."""
 
     def __init__(self, weights: BlockWeights) -> None:
         self._weights = weights
@@ -38,22 +39,22 @@ class FixedWeights:
 
 
 def time_tensors(times: Sequence[float], widths: Sequence[float], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Times and cell widths for a hypernetwork, on the device of ``like``: each [M], float32 or float64."""
-    # t is never bf16, whose steps near 1 are wider than a cell of a deep solve.
+    """Times t and cell widths h as tensors [M], float64 if ``like`` is, else float32, on its device."""
+    # Never bfloat16: its spacing near 1 is wider than a cell of a deep solve.
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     t = torch.tensor(times, dtype=dtype, device=like.device)
     return t, torch.tensor(widths, dtype=dtype, device=like.device)
 
 
 class Hypernetwork(nn.Module):
-    """W(t) = mean + Σ_k c_k(t) B_k for each tensor of the block, all times in one product per tensor.
+    """W(t) = mean + Σ_k c_k(t) B_k for each tensor of the block, with one matmul per tensor for all times.
 
-    The parameter of a tensor's weight sets has the tensor's own name and shape [K, ...]. They are
-    registered directly on this module: ZeRO-3 gathers a module's parameters when that module is called,
-    and calls this one once per pass.
+    The weight sets B_1 … B_K of a tensor are one parameter [K, ...] with the tensor's name. They are
+    registered directly on this module, because ZeRO-3 gathers a module's own parameters when the module is
+    called, and this one is called once per pass.
 
-    With ``basis.low_rank`` a matrix is W(t) = B_0 + Σ_k c_k(t) U_k V_k instead: its parameters are B_0 under
-    the tensor's name, ``{name}_left`` U [K, out, r] and ``{name}_right`` V [K, r, in].
+    With ``basis.low_rank`` a matrix is W(t) = B_0 + Σ_k c_k(t) U_k V_k instead: B_0 has the tensor's name, U
+    is ``{name}_left`` [K, out, r] and V is ``{name}_right`` [K, r, in].
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -64,7 +65,8 @@ class Hypernetwork(nn.Module):
         midpoints = torch.tensor([(i + 0.5) / config.depth for i in range(config.depth)])
         with torch.no_grad():
             coefficients = self.basis(midpoints, torch.full_like(midpoints, 1 / config.depth))
-            # Whatever K and the basis, W(t) starts with its tensor's standard deviation on the training grid.
+            # Divided by the gain, W(t) starts with the tensor's intended standard deviation for any K and
+            # basis.
             gain = coefficients.square().sum(dim=2).mean(dim=1).sqrt()
             for i, (name, spec) in enumerate(self.tensors.items()):
                 self._register(name, spec, config.basis, gain[i])
@@ -86,7 +88,7 @@ class Hypernetwork(nn.Module):
 
     def forward(self, t: Tensor, h: Tensor) -> BlockWeights:
         """The block's tensors at times t [M] in cells of width h [M]: each [M, ...], float32."""
-        # Coefficients and master weights stay in float32 under autocast; the field's products do not.
+        # Coefficients and master weights stay in float32 under autocast; the field's matmuls do not.
         with torch.autocast(t.device.type, enabled=False):
             coefficients = self.basis(t, h)
             weights = {}
@@ -108,7 +110,7 @@ class Hypernetwork(nn.Module):
 
 
 def build_basis(config: BasisConfig, tensors: int, depth: int, prelude: int = 0) -> nn.Module:
-    """The basis of ``config`` for a block of so many tensors in a model of depth D."""
+    """The coefficient functions of ``config`` for a block of ``tensors`` tensors in a model of depth D."""
     basis = basis_named(config.kind).build(tensors, config.size)
     if config.step_aware:
         basis = StepAware(basis, tensors, config.size, depth)
@@ -116,6 +118,6 @@ def build_basis(config: BasisConfig, tensors: int, depth: int, prelude: int = 0)
 
 
 def depth_parameters(config: ModelConfig) -> int:
-    """Number of stored parameters that make W(t), coefficient functions included."""
+    """Number of stored parameters that W(t) is made of, coefficient functions included."""
     with torch.device("meta"):
         return sum(p.numel() for p in Hypernetwork(config).parameters())

@@ -1,7 +1,7 @@
-"""Depth-elastic adapters: ΔW(t) = (alpha / r) · B(t) A(t), low-rank and smooth in t.
+"""LoRA adapters for any depth: ΔW(t) = (alpha / r) · B(t) A(t), low-rank and smooth in t.
 
-Being functions of t like the weights they change, they are trained at one depth, or several, and hold at
-every depth. LoRA itself: Hu et al. 2021, arXiv 2106.09685.
+Since they are functions of t, like the weights they change, they can be trained at one or several depths and
+used at every depth. LoRA: Hu et al. 2021, arXiv 2106.09685.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ from odeformer.field.adapted import adapted_linear
 
 
 class EmbeddingPair(NamedTuple):
-    """ΔE = B A of a token embedding E [vocabulary, width]; or one for each of J equal parts of a batch."""
+    """A low-rank change ΔE = B A of the token embedding E [vocabulary, width].
+
+    With a leading dimension J, each of J equal parts of the batch has its own change.
+    """
 
     a: Tensor
     """[r, width] or [J, r, width]."""
     b: Tensor
-    """[vocabulary, r] or [J, vocabulary, r], already scaled."""
+    """[vocabulary, r] or [J, vocabulary, r], including the scale alpha / r."""
 
     def rows(self, input_ids: Tensor) -> Tensor:
-        """ΔE of each token: [batch, tokens], int64 → [batch, tokens, width]."""
+        """Rows of ΔE for token ids: [batch, tokens], int64 → [batch, tokens, width]."""
         a, b = (factor if factor.ndim == 3 else factor[None] for factor in self)
         count, vocabulary, rank = b.shape
         first = vocabulary * torch.arange(count, device=input_ids.device)
@@ -36,12 +39,12 @@ class EmbeddingPair(NamedTuple):
         return rows.view(*input_ids.shape, -1)
 
     def logits(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x (E + B A)ᵀ, E as the output matrix: [batch, ..., width] → [batch, ..., vocabulary]."""
+        """Logits x (E + B A)ᵀ of tied embeddings: [batch, ..., width] → [batch, ..., vocabulary]."""
         return adapted_linear(x, embedding, None, self.a, self.b)
 
 
 class AdaptedEmbedding(nn.Module):
-    """The pair of one adapter: ``lora_a`` [r, width], and ``lora_b`` [vocabulary, r], at first zero."""
+    """An adapter's change of the embedding: ``lora_a`` [r, width] and ``lora_b`` [vocabulary, r], first 0."""
 
     def __init__(self, config: AdapterConfig, model: ModelConfig) -> None:
         super().__init__()
@@ -55,10 +58,10 @@ class AdaptedEmbedding(nn.Module):
 
 
 class Adapter(nn.Module):
-    """A(t) = Σ_j cos(πjt) A_j and B(t) = Σ_j cos(πjt) B_j for each adapted projection.
+    """A LoRA adapter: A(t) = Σ_j cos(πjt) A_j and B(t) = Σ_j cos(πjt) B_j for each adapted projection.
 
-    Parameters ``{name}_lora_a`` [size, r, in] and ``{name}_lora_b`` [size, out, r]; B starts at zero, so
-    a fresh adapter changes nothing. ``embedding``: the token embedding's pair, where that is adapted too.
+    The parameters are ``{name}_lora_a`` [size, r, in] and ``{name}_lora_b`` [size, out, r], and those of
+    ``embedding`` if the token embedding is adapted. B starts at zero, so a new adapter changes nothing.
     """
 
     def __init__(self, config: AdapterConfig, model: ModelConfig) -> None:
@@ -77,7 +80,7 @@ class Adapter(nn.Module):
             self.register_parameter(f"{name}_lora_b", nn.Parameter(b))
 
     def forward(self, t: Tensor) -> BlockWeights:
-        """At times t [M]: ``{name}_lora_a`` [M, r, in] and ``{name}_lora_b`` [M, out, r], already scaled."""
+        """The pairs at times t [M]: ``{name}_lora_a`` [M, r, in], ``{name}_lora_b`` [M, out, r] (scaled)."""
         cosines = torch.cos(math.pi * t[:, None] * torch.arange(self.config.size, device=t.device))
         pairs = {}
         for name in self.projections:
@@ -89,44 +92,44 @@ class Adapter(nn.Module):
 
 
 def side_by_side(adapters: Sequence[Adapter], t: Tensor) -> BlockWeights:
-    """The pairs of several adapters, for a batch of as many equal parts, one behind the other.
+    """The pairs of J adapters at times t [M], for a batch of J equal parts, one part per adapter.
 
-    At times t [M]: ``{name}_lora_a`` [M, adapters, r, in] and ``{name}_lora_b`` [M, adapters, out, r], r the
-    greatest of their ranks. What an adapter has less of is zero, and stays it.
+    Returns ``{name}_lora_a`` [M, J, r, in] and ``{name}_lora_b`` [M, J, out, r], where r is the largest rank.
+    Smaller ranks, and projections that an adapter lacks, are padded with zeros, which stay zero.
     """
     rank = max(adapter.config.rank for adapter in adapters)
-    made = [adapter(t) for adapter in adapters]
-    pairs = {}
-    for name in dict.fromkeys(name for one in made for name in one):
-        like = next(one[name] for one in made if name in one)
-        parts = [one.get(name, torch.zeros_like(like)) for one in made]
-        pairs[name] = torch.stack([_of_rank(part, rank, name.endswith("_lora_a")) for part in parts], dim=1)
-    return pairs
+    by_adapter = [adapter(t) for adapter in adapters]
+    stacked = {}
+    for name in dict.fromkeys(name for pairs in by_adapter for name in pairs):
+        like = next(pairs[name] for pairs in by_adapter if name in pairs)
+        parts = [pairs.get(name, torch.zeros_like(like)) for pairs in by_adapter]
+        padded = [_pad_rank(part, rank, name.endswith("_lora_a")) for part in parts]
+        stacked[name] = torch.stack(padded, dim=1)
+    return stacked
 
 
 def embeddings_side_by_side(adapters: Sequence[Adapter]) -> EmbeddingPair | None:
-    """The pairs of several adapters' embeddings, as in :func:`side_by_side`; None where there is none."""
-    made = [None if adapter.embedding is None else adapter.embedding() for adapter in adapters]
-    like = next((pair for pair in made if pair is not None), None)
-    if like is None or len(made) == 1:
+    """The embedding changes of several adapters, stacked as in :func:`side_by_side`; None if none has one."""
+    pairs = [None if adapter.embedding is None else adapter.embedding() for adapter in adapters]
+    like = next((pair for pair in pairs if pair is not None), None)
+    if like is None or len(pairs) == 1:
         return like
     rank = max(adapter.config.rank for adapter in adapters)
-    nothing = EmbeddingPair(torch.zeros_like(like.a), torch.zeros_like(like.b))
-    pairs = [nothing if pair is None else pair for pair in made]
+    zero = EmbeddingPair(torch.zeros_like(like.a), torch.zeros_like(like.b))
     return EmbeddingPair(
-        torch.stack([_of_rank(pair.a, rank, in_a=True) for pair in pairs]),
-        torch.stack([_of_rank(pair.b, rank, in_a=False) for pair in pairs]),
+        torch.stack([_pad_rank((pair or zero).a, rank, in_a=True) for pair in pairs]),
+        torch.stack([_pad_rank((pair or zero).b, rank, in_a=False) for pair in pairs]),
     )
 
 
-def _of_rank(part: Tensor, rank: int, in_a: bool) -> Tensor:
-    """A [..., r, in] or B [..., out, r] with zeros up to another rank."""
+def _pad_rank(part: Tensor, rank: int, in_a: bool) -> Tensor:
+    """A [..., r, in] or B [..., out, r], padded with zeros to a larger rank."""
     missing = rank - part.shape[-2 if in_a else -1]
     return F.pad(part, (0, 0, 0, missing) if in_a else (0, missing))
 
 
 def merge(weights: BlockWeights) -> BlockWeights:
-    """The same linear maps with every low-rank pair added into its weight, for stacked or single blocks."""
+    """Weights with every low-rank pair added to its matrix, for one block or several stacked ones."""
     merged = {name: tensor for name, tensor in weights.items() if "_lora_" not in name}
     for name in weights:
         if name.endswith("_lora_a"):

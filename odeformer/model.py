@@ -1,4 +1,4 @@
-"""The language model: embed, integrate along depth, normalise, unembed."""
+"""The language model: embed the tokens, integrate the ODE along depth, normalise, unembed."""
 
 from __future__ import annotations
 
@@ -21,30 +21,36 @@ from odeformer.solvers import Solver, layer_solver_name, node_times, solver_name
 
 
 class Output(NamedTuple):
-    """What a forward pass gives."""
+    """The result of a forward pass."""
 
     logits: Tensor
-    """Scores of each next token, [batch, tokens, vocabulary]."""
+    """Logits of the next token at every position, [batch, tokens, vocabulary]."""
     evaluations: tuple[int, ...]
-    """Of the vector field, for each sequence."""
+    """Number of vector field evaluations for each sequence of the batch."""
 
 
 @dataclass(frozen=True)
 class SolveOptions:
-    """How the ODE along depth is solved."""
+    """Solver and gradient method of a forward and backward pass."""
 
     solver: str
     """A key of :data:`odeformer.solvers.SOLVERS`."""
     gradient: str = "checkpoint"
-    """A key of :data:`odeformer.gradients.GRADIENTS`: how the backward pass gets the states."""
+    """A key of :data:`odeformer.gradients.GRADIENTS`: how the backward pass obtains the states."""
     segment: int = 1
-    """The number of cells that gradient ``checkpoint`` computes again together."""
+    """The number of cells between two saved states, for gradient ``checkpoint``."""
 
 
 class Odeformer(nn.Module):
-    """A continuous-depth transformer. ``model(ids, depth=N)`` runs it at N cells, whatever it was trained at.
+    """A continuous-depth transformer: ``model(ids, depth=N)`` runs it with N layers, for any N.
 
-    ``options`` are the :class:`SolveOptions` of every pass that is not given others.
+    The state x [batch, tokens, width] starts as the token embedding and follows dx/dt = D · f(x; W(t)) from t
+    = 0 to 1, where f is the block of :mod:`odeformer.field` and W(t) comes from the hypernetwork. [0, 1] is
+    cut into N cells, and the solver makes one step per cell. The first few cells (the prelude) are ordinary
+    layers at any N; the remaining ones are called the flow. At N = D with its flavour's default solver, such
+    as Euler's method for GPT-NeoX, the model is exactly an ordinary transformer of D layers.
+
+    ``options`` holds the default :class:`SolveOptions`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -74,41 +80,42 @@ class Odeformer(nn.Module):
 
     @property
     def solver(self) -> str:
-        """The solver of every pass that is not given another."""
+        """The default solver."""
         return self.options.solver
 
     def depth_weights(self, depth: int | Grid | None = None, solver: str | None = None) -> BlockWeights:
-        """W at every time that a solve of ``depth`` cells needs it: each tensor stacked, float32.
+        """The block's tensors at all M times that a solve of ``depth`` cells needs: each [M, ...], float32.
 
-        Pass it to :meth:`forward` to generate once and run many times.
+        Pass them to :meth:`forward` to generate the weights once and run the model many times.
 
         Args:
-            solver: that the pass will have; the model's own when not given.
+            depth: N or a grid, as in :meth:`forward`.
+            solver: the solver of the pass; the default solver when not given.
         """
-        made: BlockWeights = self.hypernetwork(*self.node_times(depth, solver))
-        return made
+        weights: BlockWeights = self.hypernetwork(*self.node_times(depth, solver))
+        return weights
 
     def node_times(self, depth: int | Grid | None = None, solver: str | None = None) -> tuple[Tensor, Tensor]:
-        """The times at which a solve of ``depth`` cells needs W, and the widths of their cells: each [M]."""
+        """The times t [M] at which a solve of ``depth`` cells needs W(t), and their cell widths h [M]."""
         prelude, flow = self.grids(depth)
-        early_times, early_widths = node_times(self.layer_solver(solver), prelude)
-        late_times, late_widths = node_times(solver_named(solver or self.solver), flow)
+        prelude_times, prelude_widths = node_times(self.layer_solver(solver), prelude)
+        flow_times, flow_widths = node_times(solver_named(solver or self.solver), flow)
         return time_tensors(
-            [*early_times, *late_times], [*early_widths, *late_widths], like=self.embedding.weight
+            [*prelude_times, *flow_times], [*prelude_widths, *flow_widths], like=self.embedding.weight
         )
 
     def grids(self, depth: int | Grid | None = None) -> tuple[Grid, Grid]:
-        """The edges of the prelude's cells and of the flow's, for a solve of so many cells in all.
+        """The cell edges of the prelude and of the flow, for a solve of ``depth`` cells in total.
 
         Raises:
-            ValueError: for too few cells, or edges that are not this model's.
+            ValueError: for too few cells, or a grid that does not begin with this model's prelude.
         """
         count = self.config.prelude_layers
         grid = as_grid(self.config.depth if depth is None else depth, count, self.config.depth)
         return grid[: count + 1], grid[count:]
 
     def layer_solver(self, solver: str | None = None) -> Solver:
-        """Takes the steps of the prelude: the pass's own solver if its step is an ordinary layer."""
+        """The prelude's solver: ``solver`` itself if its step is an ordinary layer, else the flavour's."""
         return solver_named(layer_solver_name(solver or self.solver, self.config.default_solver))
 
     def forward(
@@ -124,13 +131,13 @@ class Odeformer(nn.Module):
 
         Args:
             input_ids: token ids [batch, tokens], int64, at most ``config.context_length`` tokens.
-            depth: N, the number of cells, those of the prelude included; ``config.depth`` when not given.
-                Or the edges of unequal cells.
-            weights: what :meth:`depth_weights` gave for this depth and solver; generated when not given.
-            documents: a number for each token's document, [batch, tokens]; where given, no token sees another
-                document's. Their positions go on from one to the next.
-            embedding_pair: a low-rank change of the embedding; an attached adapter's when not given.
-            options: how to solve; the model's own when not given.
+            depth: N, the number of cells including the prelude, or the edges of unequal cells;
+                ``config.depth`` when not given.
+            weights: the result of :meth:`depth_weights` for this depth and solver; generated when not given.
+            documents: the document number of each token, [batch, tokens]. If given, tokens attend only within
+                their document; positions are not reset between documents.
+            embedding_pair: a low-rank change of the embedding; that of an attached adapter when not given.
+            options: solver and gradient method; ``self.options`` when not given.
 
         Raises:
             ValueError: for too small a depth, too long a sequence, ids outside the vocabulary, or weights
@@ -140,16 +147,18 @@ class Odeformer(nn.Module):
         options = options or self.options
         gradient = options.gradient if torch.is_grad_enabled() else "direct"
         if weights is None and not gradient_named(gradient).regenerates_weights:
-            weights = self.depth_weights(depth, options.solver)  # the prelude's and the flow's in one product
-        early, late = self._sources(weights, options.solver)
+            weights = self.depth_weights(depth, options.solver)  # prelude and flow in one matmul per tensor
+        prelude_source, flow_source = self._sources(weights, options.solver)
+
         x, field = self.flow_start(
-            input_ids, early, replace(options, gradient=gradient), documents, embedding_pair
+            input_ids, prelude_source, replace(options, gradient=gradient), documents, embedding_pair
         )
         _, flow = self.grids(depth)
         solver = solver_named(options.solver)
         x, evaluations = integrate(
-            field, late, x, flow, solver=solver, gradient=gradient, segment=options.segment
+            field, flow_source, x, flow, solver=solver, gradient=gradient, segment=options.segment
         )
+
         in_prelude = self.config.prelude_layers * self.layer_solver(options.solver).evaluations
         return Output(self.unembed(x, embedding_pair), tuple(in_prelude + count for count in evaluations))
 
@@ -161,29 +170,41 @@ class Odeformer(nn.Module):
         documents: Tensor | None = None,
         embedding_pair: EmbeddingPair | None = None,
     ) -> tuple[Tensor, Field]:
-        """The state where the flow begins, after embedding and prelude; and the field that moves it."""
+        """The state after embedding and prelude, where the flow begins, and the vector field of the flow.
+
+        Args:
+            input_ids: token ids [batch, tokens], int64.
+            weights: the source of the prelude's W(t); the hypernetwork when not given.
+            options: as in :meth:`forward`, like the other arguments.
+        """
         options = options or self.options
         prelude, _ = self.grids()
         x = self.embed(input_ids, embedding_pair)
         field = build_field(self.config, x, self.training, documents)
         source = self.hypernetwork if weights is None else weights
-        # A few layers: their states are kept also where the flow's are not.
+        # The prelude has only a few layers: saving its states is cheap whatever the flow's gradient method
+        # is.
         gradient = "checkpoint" if gradient_named(options.gradient).regenerates_weights else options.gradient
         solver = self.layer_solver(options.solver)
         x, _ = integrate(field, source, x, prelude, solver=solver, gradient=gradient)
         return x, field
 
     def _sources(self, weights: BlockWeights | None, solver: str) -> tuple[WeightSource, WeightSource]:
-        """Where the prelude and the flow get W(t) from."""
+        """The weight sources of the prelude and of the flow."""
         if weights is None:
             return self.hypernetwork, self.hypernetwork
         nodes = self.config.prelude_layers * len(self.layer_solver(solver).nodes)
-        early = {name: stacked[:nodes] for name, stacked in weights.items()}
-        late = {name: stacked[nodes:] for name, stacked in weights.items()}
-        return FixedWeights(early), FixedWeights(late)
+        prelude = {name: stacked[:nodes] for name, stacked in weights.items()}
+        flow = {name: stacked[nodes:] for name, stacked in weights.items()}
+        return FixedWeights(prelude), FixedWeights(flow)
 
     def embed(self, input_ids: Tensor, pair: EmbeddingPair | None = None) -> Tensor:
-        """The state at t = 0: [batch, tokens] → [batch, tokens, width]. ``pair``: as in :meth:`forward`."""
+        """The state at t = 0: token ids [batch, tokens] → [batch, tokens, width].
+
+        Args:
+            input_ids: token ids.
+            pair: a low-rank change of the embedding; that of an attached adapter when not given.
+        """
         self._check_ids(input_ids)
         x: Tensor = self.embedding(input_ids)
         pair = self.embedding_pair() if pair is None else pair
@@ -195,7 +216,7 @@ class Odeformer(nn.Module):
         return x
 
     def unembed(self, x: Tensor, pair: EmbeddingPair | None = None) -> Tensor:
-        """Logits of the next token for states at t = 1: [..., width] → [..., vocabulary]."""
+        """Logits of the next token from states at t = 1: [..., width] → [..., vocabulary]."""
         x = self.final_norm(x)
         if self.unembedding is not None:
             return F.linear(x, self.unembedding.weight)
@@ -203,12 +224,12 @@ class Odeformer(nn.Module):
         return F.linear(x, self.embedding.weight) if pair is None else pair.logits(x, self.embedding.weight)
 
     def embedding_pair(self) -> EmbeddingPair | None:
-        """What an attached adapter changes of the embedding."""
+        """The low-rank change that an attached adapter makes to the embedding, if any."""
         adapter = self.hypernetwork.adapter
         return None if adapter is None or adapter.embedding is None else adapter.embedding()
 
     def adapted_embedding(self) -> Tensor:
-        """The embedding, [vocabulary, width], with an attached adapter's change in it."""
+        """The embedding matrix [vocabulary, width], with an attached adapter merged into it."""
         pair = self.embedding_pair()
         return self.embedding.weight if pair is None else self.embedding.weight + pair.b @ pair.a
 
@@ -222,7 +243,7 @@ class Odeformer(nn.Module):
                 f"a sequence of {input_ids.shape[1]} tokens is longer than "
                 f"context_length {self.config.context_length}"
             )
-        # On an accelerator the comparison would wait for the device at every step.
+        # On an accelerator this check would synchronise with the device at every step.
         if input_ids.device.type == "cpu" and input_ids.numel():
             low, high = int(input_ids.min()), int(input_ids.max())
             if low < 0 or high >= self.config.vocabulary_size:
@@ -234,7 +255,7 @@ class Odeformer(nn.Module):
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of each target in nats: logits [..., vocabulary], targets [...] → [...].
 
-    In float32, or float64 for float64 logits.
+    The result is float32, or float64 for float64 logits.
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
     flat = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
@@ -242,10 +263,10 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def distillation_losses(logits: Tensor, teacher: Tensor) -> Tensor:
-    """Cross-entropy of each prediction against the teacher's whole distribution, in nats.
+    """Cross-entropy in nats between each prediction and the teacher's full distribution.
 
-    logits, teacher [..., vocabulary] → [...], in float32. Its gradient is that of the Kullback–Leibler
-    divergence from the teacher.
+    Logits and teacher logits [..., vocabulary] → [...], float32. The gradient equals that of the
+    Kullback–Leibler divergence from the teacher.
     """
     flat = F.cross_entropy(
         logits.float().flatten(0, -2), teacher.float().softmax(dim=-1).flatten(0, -2), reduction="none"
@@ -254,6 +275,6 @@ def distillation_losses(logits: Tensor, teacher: Tensor) -> Tensor:
 
 
 def parameter_count(config: ModelConfig) -> int:
-    """Total parameters of a model of this shape, counted without allocating it."""
+    """Number of parameters of a model of this shape, counted without allocating it."""
     with torch.device("meta"):
         return sum(p.numel() for p in Odeformer(config).parameters())

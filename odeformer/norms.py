@@ -1,4 +1,4 @@
-"""The vectors of a model: what method ``norms`` trains, a few thousandths of all parameters."""
+"""Norm gains and biases, which the fine-tuning method ``norms`` trains: a few thousandths of a model."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from odeformer.model import Odeformer
 
 
 def vectors(model: Odeformer) -> dict[str, nn.Parameter]:
-    """Norm gains and biases of the block, as weight sets [K, ...], and of the final norm; by their names.
+    """Norm gains and biases by name: those of the block, as weight sets [K, ...], and of the final norm.
 
-    W(t) of the matrices needs no gradient when only these are trained.
+    When only these are trained, the generated matrices need no gradient.
     """
-    found = {
+    in_block = {
         f"hypernetwork.{name}": getattr(model.hypernetwork, name)
         for name, spec in model.hypernetwork.tensors.items()
         if len(spec.shape) == 1
     }
-    return found | {f"final_norm.{name}": p for name, p in model.final_norm.named_parameters()}
+    return in_block | {f"final_norm.{name}": p for name, p in model.final_norm.named_parameters()}

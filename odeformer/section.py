@@ -1,17 +1,42 @@
-"""The base class of all settings, and bounds that many of them share."""
+"""The base class of all settings, common bounds, and the lookup of names in registries."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+Entry = TypeVar("Entry")
+
+# The bounds are far above what anybody has trained and far below what a typing error could ask of a machine.
 Layers = Annotated[int, Field(ge=1, le=4096)]
 Width = Annotated[int, Field(ge=1, le=2**20)]
 Count = Annotated[int, Field(ge=1, le=2**24)]
 
 
 class Section(BaseModel):
-    """A group of settings: immutable, and an unknown key is an error."""
+    """A group of settings: immutable; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def look_up(what: str, name: str, registry: Mapping[str, Entry]) -> Entry:
+    """The entry of a registry.
+
+    Raises:
+        ValueError: for an unknown name, listing the known ones.
+    """
+    if name not in registry:
+        raise ValueError(f"{what} {name!r} is unknown; there are: {', '.join(registry)}")
+    return registry[name]
+
+
+def known(find: Callable[[str], object]) -> AfterValidator:
+    """A validator for settings that hold a name which ``find`` looks up."""
+
+    def check(name: str) -> str:
+        find(name)
+        return name
+
+    return AfterValidator(check)

@@ -13,8 +13,46 @@ from pathlib import Path
 PACKAGES = ("odeformer", "data", "cluster", "launcher", "benchmarks")
 # Words that a sentence or a noun phrase about the thing at hand does not begin with.
 REFUSED = frozenset(
-    "Of That By So Where Which Whose Who Whom For In To With At On From As Beside Behind Else Those These It They "
-    "Its Their Them One Not Nor And Or But Than Through Without Within Between".split()
+    [
+        "Of",
+        "That",
+        "By",
+        "So",
+        "Where",
+        "Which",
+        "Whose",
+        "Who",
+        "Whom",
+        "For",
+        "In",
+        "To",
+        "With",
+        "At",
+        "On",
+        "From",
+        "As",
+        "Beside",
+        "Behind",
+        "Else",
+        "Those",
+        "These",
+        "It",
+        "They",
+        "Its",
+        "Their",
+        "Them",
+        "One",
+        "Not",
+        "Nor",
+        "And",
+        "Or",
+        "But",
+        "Than",
+        "Through",
+        "Without",
+        "Within",
+        "Between",
+    ]
 )
 FEWEST_WORDS = 3
 

@@ -16,6 +16,8 @@ import torch
 from forked import Command, run
 from waiting import wait_for, wait_until_gone
 
+from cluster.tags import BASE_DIGEST, BASE_NAME, BASE_VERSION, DIGEST
+
 CONFIG = """
 model: {width: 32, heads: 2, depth: 4, rotary_fraction: 0.5, basis: {size: 2}}
 data: {shards: shards, sequence_length: 32}
@@ -98,11 +100,9 @@ def test_the_job_improves_on_the_base_and_its_adapter_names_it(road: Path) -> No
 
     uri = f"sqlite:///{road}/runs/mlflow.db"
     adapter = registry.resolve("models:/small-docs-docstring@champion", uri)
-    assert adapter.tags[registry.BASE_NAME] == "small"
-    assert adapter.tags[registry.BASE_VERSION] == "1"
-    assert (
-        adapter.tags[registry.BASE_DIGEST] == registry.resolve("models:/small/1", uri).tags[registry.DIGEST]
-    )
+    assert adapter.tags[BASE_NAME] == "small"
+    assert adapter.tags[BASE_VERSION] == "1"
+    assert adapter.tags[BASE_DIGEST] == registry.resolve("models:/small/1", uri).tags[DIGEST]
     [log] = (road / "runs" / "finetune" / "docs").glob("*/events.jsonl")
     scores = [
         e["validation_loss"] for e in map(json.loads, log.read_text().splitlines()) if "validation_loss" in e
@@ -150,7 +150,7 @@ def test_out_into_the_ordinary_world_and_back(road: Path, text_files: list[Path]
     assert "an ordinary transformer of 3 layers" in said
     card = (road / "tuned" / "README.md").read_text()
     base = registry.resolve("models:/small/1", uri)
-    assert base.tags[registry.DIGEST] in card
+    assert base.tags[DIGEST] in card
     assert "models:/small-docs-docstring/1" in card
     odeformer("models", "export", *tuned, "--peft", "--out", "adapter", cwd=road)
     assert json.loads((road / "adapter" / "adapter_config.json").read_text())["r"] == 8

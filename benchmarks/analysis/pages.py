@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.bench import Claim, Row, claims_table, judged, measured_on, table
-from odeformer.analysis.statistics.interval import Interval, bootstrap
+from odeformer.analysis.statistics import Interval, bootstrap
 
 REFERENCE = "published surrogate"
 BETTER = {"deletion": -1, "insertion": 1, "correlation": 1}

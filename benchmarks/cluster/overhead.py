@@ -24,6 +24,7 @@ from benchmarks import bench
 from benchmarks.texts import benchmark_texts
 from cluster import pretrain as pretraining
 from cluster.connection.connect import ray_cluster
+from cluster.resolve import resolve_run
 from cluster.runs.events import FILE_NAME, events_from
 from cluster.settings import PretrainSettings
 from cluster.training.schedule import learning_rate
@@ -83,13 +84,13 @@ def settings_in(folder: Path) -> PretrainSettings:
             "run": {"dir": run / "run"},
         }
     )
-    return pretraining.check(settings)
+    return resolve_run(settings).settings
 
 
 def ours(settings: PretrainSettings) -> list[float]:
     """The time at which each step of a whole run ended, in seconds."""
     with ray_cluster(None, pretrain_workers=1):
-        pretraining.pretrain(settings, lambda event: None)
+        pretraining.pretrain(resolve_run(settings), lambda event: None)
     events, _ = events_from(settings.run.dir / FILE_NAME, 0)
     return [event["time"] for event in events if event["event"] == "step"]
 

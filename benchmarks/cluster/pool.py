@@ -72,10 +72,10 @@ def measured(pool: Pool, task: Task) -> dict[str, float]:
     """Run one job and return its times."""
     submitted = time.time()
     [job] = pool.wait(pool.submit(task), poll_seconds=0.1)
-    if job["state"] != "succeeded":
-        raise RuntimeError(f"job {job['id']} is {job['state']}: {job['error']}")
-    steps = [event["time"] for event in pool.events(job["id"])[0] if event["event"] == "step"]
-    times = {entry["state"]: entry["time"] for entry in pool.job(job["id"])["history"]}
+    if job.state != "succeeded":
+        raise RuntimeError(f"job {job.id} is {job.state}: {job.error}")
+    steps = [event["time"] for event in pool.events(job.id)[0] if event["event"] == "step"]
+    times = {entry.state: entry.time for entry in pool.job(job.id).history}
     held = times["succeeded"] - times["running"]
     return {"to_first_step": steps[0] - submitted, "beside_steps": held - (steps[-1] - steps[0])}
 
@@ -91,7 +91,7 @@ def prepare(folder: Path, uri: str, width: int) -> None:
     checkpoint.save(state, config, "euler", folder / "tokenizer.json", folder / "base")
     run_id = runs.start_run(uri, "benchmark", "base", {}, folder / "base-run")
     tags = {"odeformer.kind": "checkpoint"}
-    registry.register(folder / "base", "base", run_id=run_id, uri=uri, tags=tags, alias="champion")
+    registry.register_version(folder / "base", "base", run_id=run_id, uri=uri, tags=tags, alias="champion")
     pairs = [("red", "colour"), ("yes", "answer"), ("blue", "colour"), ("no", "answer")] * 8
     rows = [json.dumps({"prompt": text, "completion": label}) + "\n" for text, label in pairs]
     (folder / "train.jsonl").write_text("".join(rows))

@@ -53,13 +53,13 @@ def measured(pool: Pool, folder: Path, name: str) -> float:
     """The seconds that eight jobs take."""
     # A long job occupies the slot until all others are queued.
     first = pool.submit(alike(folder, f"{name}-first", steps=100_000, sequence_length=32))
-    while pool.job(first)["state"] != "running":
+    while pool.job(first).state != "running":
         time.sleep(0.1)
     ids = [pool.submit(alike(folder, f"{name}-{number}", seed=number)) for number in range(JOBS)]
     pool.cancel(first)
     for job in pool.wait(*ids):
-        if job["state"] != "succeeded":
-            raise RuntimeError(f"job {job['id']} is {job['state']}: {job['error']}")
+        if job.state != "succeeded":
+            raise RuntimeError(f"job {job.id} is {job.state}: {job.error}")
     at = [(entry[4], entry[1]) for entry in pool.transitions() if entry[2] in ids]
     began = min(moment for state, moment in at if state == "running")
     return max(moment for state, moment in at if state == "succeeded") - began

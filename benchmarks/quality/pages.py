@@ -1,4 +1,4 @@
-"""The marked part of docs/quality.md and the claims in README.md."""
+"""The marked part of docs/quality.md."""
 
 from __future__ import annotations
 
@@ -29,12 +29,6 @@ def part(content: dict[str, Any]) -> str:
         parts.append(models_table(rows, tokens))
     parts += ["## The same change of depth done to the ordinary model", changed_table(rows)]
     return "\n\n".join(parts)
-
-
-def readme_claims(content: dict[str, Any]) -> str:
-    """The claims at the number of training tokens that most rows have."""
-    rows = content["rows"]
-    return claims_table([claim for claim in judged(rows, budgets(rows)[0]) if claim.seeds], CLAIM)
 
 
 def budgets(rows: Sequence[Row]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Marked parts of docs/generation.md and docs/small_devices.md, and the README's sentence on start-up."""
+"""Marked parts of docs/generation.md, docs/small_devices.md and docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def speeds_table(rows: list[Row]) -> str:
 
 
 def startup(content: dict[str, Any]) -> str:
-    """The README's sentence on the time until help or an error is printed."""
+    """The sentence on the time until help or an error is printed."""
     [shown, *mistakes] = content["rows"]
     late = [row["more"] for row in mistakes if row["more"] > content["bar"]]
     text = f"help {shown['more']:.2f} s more (bar {content['bar']} s)"

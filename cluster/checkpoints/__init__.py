@@ -1,1 +1,1 @@
-"""Committed checkpoints: all of a run at one step, on the disk, whole or not at all."""
+"""Committed checkpoints: the complete state of a run at one step, written atomically and durably."""

@@ -1,7 +1,7 @@
-"""Committed checkpoints: written beside, made durable, digested, then renamed. Readers see all or nothing.
+"""Commits: checkpoints that are written to a temporary folder, flushed, digested and renamed.
 
-All of it is done by a thread of every rank. It copies the state into host memory first; training goes on
-meanwhile, and waits for the copy where the next step would change the state.
+A thread on every rank does this. It first copies the state into host memory while training continues; only
+the next optimizer step, which would change the state, waits for the copy.
 """
 
 from __future__ import annotations
@@ -24,32 +24,33 @@ from cluster.checkpoints import durable, folder, random_state, universal
 from cluster.checkpoints.durable import TogetherError, on_rank_0, together
 from cluster.checkpoints.mirror import Mirror, identity
 from cluster.runs import heartbeat
+from cluster.runs.events import Event
 from cluster.settings import CheckpointSettings
 from cluster.tracking import runs
 
 STATE = "state"
-"""The folder in a commit that DeepSpeed fills."""
+"""Folder in a commit that DeepSpeed writes."""
 
 
 class Cursor(Protocol):
-    """Where a run is in its data."""
+    """Position of a run in its data, with any other state that belongs to it."""
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Checkpoints:
-    """The commits of a run. All ranks make one, and call each method at the same step.
+    """Saves and restores the commits of a run. All ranks call each method at the same step.
 
-    One commit at most is in flight. It is waited for by the next one, by :meth:`restore`, and by the end of
-    the ``with`` block, whatever ends it.
+    At most one commit is in flight. The next one, :meth:`restore` and the end of the ``with`` block wait for
+    it.
 
     Args:
-        report: called as ``report(event, step, values)``, also from a thread, with what becomes of a commit.
-        seed: of what the ranks draw at random where no commit says it.
+        report: called as ``report(event, step, values)``, also from a thread.
+        seed: seed of the ranks' random numbers, unless a commit restores them.
 
     Raises:
-        TogetherError: when the disk has no room for as many commits as there will be.
+        TogetherError: when the disk has no room for as many commits as will be kept.
     """
 
     def __init__(
@@ -67,12 +68,12 @@ class Checkpoints:
         self._failed = 0
         self._files = durable.DurableFiles(engine.checkpoint_engine)
         engine.checkpoint_engine = self._files
-        # A script to read the state with, which rank 0 would copy into every commit, undigested.
+        # Rank 0 would copy a recovery script into every commit, without a digest.
         engine._copy_recovery_script = lambda *_: None
         self._bytes = _bytes_of_commit(engine)
         self._mirror: Mirror | None = None
         on_rank_0(self._prepare)
-        # Two threads' collectives in one group would meet each other.
+        # A group of its own: collectives of two threads in one group would be mixed up.
         self._group = dist.new_group(backend="gloo")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self._in_flight: Future[None] | None = None
@@ -88,32 +89,31 @@ class Checkpoints:
     ) -> None:
         if kind is None:
             self.wait()
-        else:  # which says more than what a commit may fail of now
+        else:  # an error of the commit must not hide the one of the block
             with suppress(Exception):
                 self.wait()
         self._thread.shutdown()
         self._hook.remove()
 
     def save(self, step: int) -> None:
-        """Commit the engine's state and the stream's cursor as ``step-…``, from now on.
+        """Start to commit the engine's state and the stream's cursor as ``step-…``.
 
-        The state may change in the optimizer's next step, which waits until it has been copied, and not
-        before. Waits for the commit before. One that cannot be written leaves nothing behind but the event
-        ``checkpoint_failed``; those before it stay.
+        Waits for the previous commit. The state must not change until the next optimizer step, which waits
+        for the copy. A failed commit is removed and logged as ``checkpoint_failed``; earlier ones stay.
 
         Raises:
-            RuntimeError: when so many failed in a row as the settings allow, the commit before included.
+            RuntimeError: when ``checkpoint.max_failed`` commits have failed in a row.
         """
         started = time.monotonic()
         self.wait()
-        beside = self._folder / f".{folder.name(step)}.incomplete"
+        incomplete = self._folder / f".{folder.name(step)}.incomplete"
         names = [] if self._engine.zero_optimization_stage() else universal.parameter_names(self._engine)
-        # Nothing is written yet: DeepSpeed asks our files to save, and they note what.
+        # Nothing is written yet: DeepSpeed calls ``DurableFiles.save``, which only records the state.
         self._engine.save_checkpoint(
-            str(beside), tag=STATE, save_latest=False, client_state={universal.NAMES: names}
+            str(incomplete), tag=STATE, save_latest=False, client_state={universal.NAMES: names}
         )
         random = random_state.content(self._device)
-        content = {
+        content: folder.Content = {
             "format_version": folder.FORMAT_VERSION,
             "step": step,
             "stream": self._stream.state_dict(),
@@ -122,20 +122,20 @@ class Checkpoints:
         }
         self._copied.clear()
         self._blocked = time.monotonic() - started
-        self._in_flight = self._thread.submit(self._finish, beside, content, random, started)
+        self._in_flight = self._thread.submit(self._finish, incomplete, content, random, started)
 
     def _before_update(self, *_: Any) -> None:
-        """Called by the optimizer before each of its steps."""
+        """Wait for the copy. Called by the optimizer before each step."""
         if self._in_flight is not None:
             started = time.monotonic()
             self._copied.wait()
             self._blocked += time.monotonic() - started
 
     def wait(self) -> None:
-        """Wait until the commit in flight is durable, or has failed.
+        """Wait until the commit in flight is durable or has failed.
 
         Raises:
-            RuntimeError: as :meth:`save`.
+            RuntimeError: as in :meth:`save`.
         """
         if self._in_flight is None:
             return
@@ -151,22 +151,22 @@ class Checkpoints:
         else:
             self._failed = 0
 
-    def _finish(self, beside: Path, content: dict[str, Any], random: bytes, started: float) -> None:
-        """The thread's part of a commit."""
+    def _finish(self, incomplete: Path, content: folder.Content, random: bytes, started: float) -> None:
+        """Write a commit, in the thread."""
         step = content["step"]
         self._files.copy()
         self._copied.set()
         try:
-            on_rank_0(lambda: self._make_room(beside), self._group)
-            files = together(lambda: self._write(beside, random), self._group)
-            on_rank_0(lambda: self._commit(beside, content, files), self._group)
+            on_rank_0(lambda: self._make_room(incomplete), self._group)
+            files = together(lambda: self._write(incomplete, random), self._group)
+            on_rank_0(lambda: self._commit(incomplete, content, files), self._group)
         except TogetherError as error:
             if dist.get_rank() == 0:
-                shutil.rmtree(beside, ignore_errors=True)
-            self._report("checkpoint_failed", step, {"reason": str(error)})
+                shutil.rmtree(incomplete, ignore_errors=True)
+            self._report(Event.CHECKPOINT_FAILED, step, {"reason": str(error)})
             raise TogetherError(f"at step {step}: {error}") from None
         seconds = {"checkpoint_seconds": time.monotonic() - started, "blocked_seconds": self._blocked}
-        self._report("checkpoint", step, seconds)
+        self._report(Event.CHECKPOINT, step, seconds)
         if self._mirror is not None:
             self._send(self._mirror, step)
 
@@ -174,90 +174,97 @@ class Checkpoints:
         started = time.monotonic()
         try:
             mirror.send(self._folder)
-        except Exception as error:  # noqa: BLE001 - of any store's; the commit is on the disk all the same
+        except Exception as error:  # noqa: BLE001 - any store's; the local commit is safe
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            self._report("mirror_away", step, {"reason": f"{self._settings.mirror}: {reason}"})
+            self._report(Event.MIRROR_AWAY, step, {"reason": f"{self._settings.mirror}: {reason}"})
         else:
-            self._report("checkpoint_mirrored", step, {"mirror_seconds": time.monotonic() - started})
+            self._report(Event.CHECKPOINT_MIRRORED, step, {"mirror_seconds": time.monotonic() - started})
 
-    def _make_room(self, beside: Path) -> None:
+    def _make_room(self, incomplete: Path) -> None:
         folder.collect_garbage(self._folder)
         folder.require_space(self._folder, self._bytes, commits=1)
-        beside.mkdir(parents=True)
+        incomplete.mkdir(parents=True)
 
-    def _write(self, beside: Path, random: bytes) -> dict[str, str]:
-        """This rank's files; their digests."""
+    def _write(self, incomplete: Path, random: bytes) -> dict[str, str]:
+        """Write this rank's files; returns their digests by name."""
         name = random_state.file_name(dist.get_rank())
-        written = self._files.write(beside)
-        written[name] = durable.write(beside / name, lambda file: file.write(random))
-        heartbeat.passed()  # the others wait for the rank that has not got here
+        written = self._files.write(incomplete)
+        written[name] = durable.write(incomplete / name, lambda file: file.write(random))
+        heartbeat.passed()  # the other ranks wait for the slowest one here
         return written
 
-    def _commit(self, beside: Path, content: dict[str, Any], files: list[dict[str, str]]) -> None:
-        digests = {name: value for of_rank in files for name, value in sorted(of_rank.items())}
+    def _commit(self, incomplete: Path, content: folder.Content, files: list[dict[str, str]]) -> None:
+        digests: dict[str, str] = {}
+        for rank_files in files:
+            digests.update(sorted(rank_files.items()))
         run = self._folder.parent
-        whose = {"run": identity(run), "mlflow_run": runs.known_run(run)}
-        text = json.dumps({**content, **whose, "files": digests}, indent=2)
-        durable.write(beside / folder.MANIFEST, lambda file: file.write(text.encode()))
-        folder.put_in_place(beside, content["step"], self._settings)
+        owner = {"run": identity(run), "mlflow_run": runs.known_run(run)}
+        text = json.dumps({**content, **owner, "files": digests}, indent=2)
+        durable.write(incomplete / folder.MANIFEST, lambda file: file.write(text.encode()))
+        folder.put_in_place(incomplete, content["step"], self._settings)
 
     def restore(self) -> int:
-        """Load the newest commit whose digests verify; the step it was made at, 0 if there is none.
+        """Load the newest undamaged commit.
 
-        The engine may have trained before, and the commit may be of other workers at another ZeRO stage. One
-        that is damaged is moved aside and reported. Without any good one here, the mirror's is fetched;
-        without one there nothing is loaded.
+        The engine may have trained before, and the commit may have been made by another number of workers or
+        at another ZeRO stage. Damaged commits are moved aside and reported. If no local commit is good, the
+        newest one of the mirror is downloaded.
 
-        With as many workers each draws on at random as it would have; with more or fewer, and without a
-        commit, it begins anew, from the seed, the step and its rank.
+        With the same number of workers, random numbers continue where the commit was made. Otherwise they
+        start from the seed, the step and the rank.
+
+        Returns:
+            The step of the commit, 0 if there is none.
         """
         self.wait()
-        found = on_rank_0(self._newest_good)
-        for step, reason in found.damaged:
-            self._report("checkpoint_damaged", step, {"reason": reason})
-        rank, step = dist.get_rank(), int(found.content.get("step", 0))
+        newest = on_rank_0(self._newest_good)
+        for step, reason in newest.damaged:
+            self._report(Event.CHECKPOINT_DAMAGED, step, {"reason": reason})
+
+        rank, step = dist.get_rank(), int(newest.content.get("step", 0))
         random_state.begin(self._seed, step, rank)
-        if found.commit is None:
+        if newest.commit is None:
             return 0
-        self._load(found.commit, found.content)
-        self._stream.load_state_dict(found.content["stream"])
+
+        self._load(newest.commit, newest.content)
+        self._stream.load_state_dict(newest.content["stream"])
         name = random_state.file_name(rank)
-        if found.content["workers"] == dist.get_world_size() and name in found.content["files"]:
-            random_state.load(found.commit / name, self._device)
+        if newest.content["workers"] == dist.get_world_size() and name in newest.content["files"]:
+            random_state.load(newest.commit / name, self._device)
         return step
 
-    def _newest_good(self) -> folder.Found:
-        here = folder.newest_good(self._folder)
-        if here.commit is not None or self._mirror is None:
-            return here
-        there = self._mirror.fetch(self._folder)
-        if there.commit is not None:
+    def _newest_good(self) -> folder.Newest:
+        local = folder.newest_good(self._folder)
+        if local.commit is not None or self._mirror is None:
+            return local
+        remote = self._mirror.fetch(self._folder)
+        if remote.commit is not None:
             reason = f"from {self._settings.mirror}"
-            self._report("checkpoint_fetched", there.content["step"], {"reason": reason})
-        return there._replace(damaged=[*here.damaged, *there.damaged])
+            self._report(Event.CHECKPOINT_FETCHED, remote.content["step"], {"reason": reason})
+        return remote._replace(damaged=[*local.damaged, *remote.damaged])
 
-    def _load(self, commit: Path, content: dict[str, Any]) -> None:
+    def _load(self, commit: Path, content: folder.Content) -> None:
         before = (content["workers"], content["stage"])
         here = (dist.get_world_size(), self._engine.zero_optimization_stage())
-        # At stage 0 every worker holds everything: there is nothing to divide in another way.
+        # At stage 0 nothing is partitioned, so the number of workers does not matter.
         if here == before or here[1] == before[1] == 0:
             loaded, _ = self._engine.load_checkpoint(str(commit), tag=STATE)
             if loaded is None:
                 raise RuntimeError(f"DeepSpeed loaded nothing from {commit}")
             return
-        # No part of the commit, which stays what its digests say, and gone when it has been read.
+        # A sibling of the commit, which must keep matching its digests; removed after loading.
         converted = folder.aside(commit, "converted")
         on_rank_0(lambda: universal.convert(commit / STATE, converted, stage=content["stage"]))
         together(lambda: universal.load(self._engine, converted))
         self._engine.global_steps = content["step"]
         on_rank_0(lambda: shutil.rmtree(converted))
         change = " to ".join(f"{workers} workers at ZeRO stage {stage}" for workers, stage in (before, here))
-        self._report("checkpoint_converted", content["step"], {"reason": f"from {change}"})
+        self._report(Event.CHECKPOINT_CONVERTED, content["step"], {"reason": f"from {change}"})
 
     def _prepare(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         folder.collect_garbage(self._folder)
-        # While a commit is written, all those that it supersedes are still there.
+        # While a commit is written, the ones that it supersedes still exist.
         new = self._settings.keep + 1 - len(folder.commits(self._folder))
         folder.require_space(self._folder, self._bytes, commits=max(1, new))
         if self._settings.mirror is not None:
@@ -265,6 +272,9 @@ class Checkpoints:
 
 
 def _bytes_of_commit(engine: Any) -> int:
-    """About what a commit takes: the weights as the model has them, and as AdamW does, with two moments."""
-    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in engine.module.parameters()]
-    return sum(16 * size if trained else 4 * size for size, trained in sizes)
+    """Approximate size of a commit: the model's weights, AdamW's master copy and its two moments."""
+    total = 0
+    for parameter in engine.module.parameters():
+        size = getattr(parameter, "ds_numel", parameter.numel())
+        total += 16 * size if parameter.requires_grad else 4 * size
+    return total

@@ -1,4 +1,4 @@
-"""Files that are on the disk, and known to be what was written; what several ranks do, as one thing."""
+"""Durable files with digests, and work that succeeds or fails on all ranks together."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 
 class TogetherError(Exception):
-    """Some rank could not do its part; the message says which, and why. Raised on all ranks."""
+    """Work failed on some rank; raised on all ranks, with the rank and the cause."""
 
 
 def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> list[T]:
-    """Do a piece of work on every rank; what each of them gave, on all.
+    """Execute ``work`` on every rank, and return the results of all ranks on each of them.
 
     Args:
-        group: of all ranks; in a thread one that no other thread uses.
+        group: process group of all ranks; a thread needs one that no other thread uses.
 
     Raises:
         TogetherError: on all ranks, when any rank's work raised an exception.
@@ -32,7 +32,7 @@ def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> l
     outcome: tuple[T | None, str | None]
     try:
         outcome = (work(), None)
-    except Exception as error:  # noqa: BLE001 - the others wait for this rank's word
+    except Exception as error:  # noqa: BLE001 - the other ranks wait for this one
         outcome = (None, str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}")
     outcomes: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(outcomes, outcome, group=group)
@@ -43,15 +43,15 @@ def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> l
 
 
 def on_rank_0(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
-    """As :func:`together`, of work that only rank 0 does; what it gave, on all ranks."""
+    """Like :func:`together`, but only rank 0 does the work; returns its result on all ranks."""
     return together(lambda: work() if dist.get_rank() == 0 else None, group)[0]  # type: ignore[return-value]
 
 
 class DurableFiles:
-    """Stands in front of DeepSpeed's checkpoint engine: what it saves is copied, then written, afterwards.
+    """Wraps DeepSpeed's checkpoint engine: what it saves is copied and written later.
 
-    What cannot be copied is remembered instead of raised. DeepSpeed saves between barriers: the other ranks
-    would wait for this one for ever.
+    Exceptions while copying are raised by :meth:`write`. DeepSpeed saves between barriers, where a raised
+    exception would make the other ranks wait forever.
     """
 
     def __init__(self, engine: Any) -> None:
@@ -64,10 +64,10 @@ class DurableFiles:
         return getattr(self._engine, name)
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        """Called by DeepSpeed for the folders of its files; they are made when the files are."""
+        """Do nothing: :meth:`write` makes the folders. Called by DeepSpeed."""
 
     def save(self, state_dict: Any, path: str) -> None:
-        """Called by DeepSpeed for each file that this rank writes."""
+        """Record the state to write to a file. Called by DeepSpeed for each file of this rank."""
         if not self._states:
             self._copies.begin()
         try:
@@ -76,17 +76,20 @@ class DurableFiles:
             self._problem = error
 
     def copy(self) -> None:
-        """Copy the tensors that were saved: they must not change before this has been done."""
+        """Copy the recorded tensors, which must not change before."""
         try:
             self._copies.fill()
         except Exception as error:  # noqa: BLE001 - raised by write()
             self._problem = error
 
     def write(self, folder: Path) -> dict[str, str]:
-        """Write what was saved since the last call; the SHA-256 of each file, by its name in the folder.
+        """Write everything that was saved since the last call.
+
+        Returns:
+            The SHA-256 of each file, by its name in the folder.
 
         Raises:
-            Exception: whatever kept one of them from being copied or written.
+            Exception: any error of copying or writing.
         """
         states, problem = self._states, self._problem
         self._states, self._problem = {}, None
@@ -99,14 +102,14 @@ def _write_state(path: Path, state: Any) -> str:
     try:
         return write(path, lambda file: torch.save(state, file))
     except RuntimeError as error:
-        # torch says that it lost its place in the file; why it did is the error before.
+        # torch complains about its position in the file; the cause is the exception before.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
 
 
 def write(path: Path, content: Callable[[BinaryIO], object]) -> str:
-    """Write a file and flush it to the disk; its SHA-256."""
+    """Write a file durably; returns its SHA-256."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         content(file)

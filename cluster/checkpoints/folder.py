@@ -1,11 +1,11 @@
-"""A folder of commits: which are there, which is good, which may go, what a killed process has left."""
+"""A folder of commits: listing, verification, replacement and garbage collection."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from cluster.settings import CheckpointSettings
 from odeformer.files.atomic import flush
@@ -13,93 +13,107 @@ from odeformer.files.digest import file_digest
 
 FORMAT_VERSION = 3
 READABLE = (2, 3)
-"""Format 2 lacks random states and the id of the MLflow run."""
+"""Format versions that can be read. Format 2 lacks random states and the id of the MLflow run."""
 MANIFEST = "commit.json"
 
 
-class Found(NamedTuple):
-    """The newest commit that verifies, what it says of itself, and step and reason of the damaged ones."""
+class Content(TypedDict, total=False):
+    """Content of a commit's manifest."""
+
+    format_version: int
+    step: int
+    stream: dict[str, Any]
+    workers: int
+    stage: int
+    run: dict[str, Any] | None
+    mlflow_run: str | None
+    files: dict[str, str]
+
+
+class Newest(NamedTuple):
+    """The newest undamaged commit of a folder, if there is one."""
 
     commit: Path | None
-    content: dict[str, Any]
+    content: Content
     damaged: list[tuple[int, str]]
+    """Step and reason of each damaged commit that is newer."""
 
 
 class FormatError(Exception):
-    """A commit of a format that is not known: not damaged, and not to be passed over."""
+    """A commit has an unknown format version. It is not damaged and must not be skipped."""
 
 
-def newest_good(folder: Path) -> Found:
-    """Read every byte of the newest commit; while it is damaged, move it aside and take the one before.
+def newest_good(folder: Path) -> Newest:
+    """Verify every byte of the newest commit. Damaged commits are moved aside, and the one before is tried.
 
     Raises:
-        FormatError: when the newest one that is not damaged is of a format that this version cannot read.
+        FormatError: when the newest undamaged commit has a format that this version cannot read.
     """
     collect_garbage(folder)
     damaged: list[tuple[int, str]] = []
     for commit in reversed(commits(folder)):
         try:
-            return Found(commit, verified(commit), damaged)
+            return Newest(commit, verified(commit), damaged)
         except ValueError as error:
             damaged.append((step_of(commit), f"{commit}: {error}"))
-        # Out of the way: a damaged commit must not count among those that are kept.
+        # Moved aside: a damaged commit must not count as one of the kept ones.
         put_aside = aside(commit, "damaged")
         shutil.rmtree(put_aside, ignore_errors=True)
         commit.rename(put_aside)
-    return Found(None, {}, damaged)
+    return Newest(None, {}, damaged)
 
 
-def verified(commit: Path) -> dict[str, Any]:
-    """What a commit says of itself, when all of it is as it was written.
+def verified(commit: Path) -> Content:
+    """The manifest of a commit, after checking the digests of all its files.
 
     Raises:
-        ValueError: naming what is not.
-        FormatError: when it is of a format that this version cannot read.
+        ValueError: for a damaged commit, with the name of the first damaged file.
+        FormatError: for a format that this version cannot read.
     """
     try:
-        content: dict[str, Any] = json.loads((commit / MANIFEST).read_text())
+        content: Content = json.loads((commit / MANIFEST).read_text())
         version, files = content["format_version"], content["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{MANIFEST} cannot be read: {type(error).__name__}") from None
     if version not in READABLE:
         raise FormatError(
-            f"{commit} is of format {version}, and this version reads {', '.join(map(str, READABLE))}: go on "
-            "with the version that wrote it, or choose another run.dir"
+            f"{commit} has format {version}, and this version reads {', '.join(map(str, READABLE))}: "
+            "continue with the version that wrote it, or choose another run.dir"
         )
     for name, written in files.items():
         try:
-            found = file_digest(commit / name)
+            digest = file_digest(commit / name)
         except OSError as error:
             raise ValueError(f"{name} cannot be read: {error.strerror}") from None
-        if found != written:
+        if digest != written:
             raise ValueError(f"{name} is not what was written")
     return content
 
 
 def superseded(commits: list[Path], settings: CheckpointSettings) -> list[Path]:
-    """Of the commits, oldest first, those that need not stay."""
+    """Select the commits, given oldest first, that need not be kept."""
     every = settings.keep_every
     return [commit for commit in commits[: -settings.keep] if every is None or step_of(commit) % every]
 
 
-def put_in_place(beside: Path, step: int, settings: CheckpointSettings) -> None:
-    """Make a commit of a folder with all of its files; then remove what it supersedes."""
-    folder = beside.parent
-    for inner in (*(path for path in beside.iterdir() if path.is_dir()), beside):
+def put_in_place(incomplete: Path, step: int, settings: CheckpointSettings) -> None:
+    """Turn a complete temporary folder into a commit, then remove the commits that it supersedes."""
+    folder = incomplete.parent
+    for inner in (*(path for path in incomplete.iterdir() if path.is_dir()), incomplete):
         flush(inner)
     target = folder / name(step)
     if target.exists():  # from before a rollback
         target.rename(aside(target, "replaced"))
-    beside.rename(target)
+    incomplete.rename(target)
     flush(folder)
-    # It is there for good: now what it supersedes may go. Renamed first: half removed it is no commit.
+    # The commit is durable. Superseded ones are renamed first, as a half-removed one must not be a commit.
     for old in superseded(commits(folder), settings):
         old.rename(aside(old, "superseded"))
     collect_garbage(folder)
 
 
 def collect_garbage(folder: Path) -> None:
-    """Remove what a killed process left; a commit that was being replaced is there again."""
+    """Remove what a killed process left, and restore a commit whose replacement was interrupted."""
     for replaced in folder.glob(".step-*.replaced"):
         commit = replaced.with_name(replaced.name.removeprefix(".").removesuffix(".replaced"))
         if commit.exists():
@@ -112,7 +126,7 @@ def collect_garbage(folder: Path) -> None:
 
 
 def require_space(folder: Path, size: int, commits: int) -> None:
-    """Raise an ``OSError`` where the disk has no room for so many commits of so many bytes."""
+    """Raise an ``OSError`` if the disk has no room for this number of commits of ``size`` bytes."""
     free = shutil.disk_usage(folder).free
     if free < size * commits:
         raise OSError(
@@ -122,20 +136,20 @@ def require_space(folder: Path, size: int, commits: int) -> None:
 
 
 def commits(folder: Path) -> list[Path]:
-    """All that are there, oldest first."""
+    """All commits in a folder, oldest first."""
     return sorted(folder.glob("step-*"))
 
 
 def name(step: int) -> str:
-    """Of the commit of a step."""
+    """Name of the commit of a step."""
     return f"step-{step:09d}"
 
 
 def step_of(commit: Path) -> int:
-    """That a commit was made at."""
+    """The step at which a commit was made."""
     return int(commit.name.removeprefix("step-"))
 
 
 def aside(commit: Path, state: str) -> Path:
-    """Beside a commit, a folder that is none."""
+    """A sibling path of a commit that readers ignore (``.step-….<state>``)."""
     return commit.with_name(f".{commit.name}.{state}")

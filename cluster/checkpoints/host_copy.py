@@ -1,4 +1,4 @@
-"""A state copied into host memory, where a thread may take its time to write it."""
+"""Copies of a state in host memory, which a thread can write while training continues."""
 
 from __future__ import annotations
 
@@ -13,33 +13,31 @@ _Like = tuple[torch.Size, torch.dtype]
 
 
 class HostCopies:
-    """Copies of tensors, in memory that is taken once: the next copies overwrite it.
+    """Copies of tensors in reusable buffers, as allocating new memory would take longer than copying.
 
-    New memory would cost more than the copy into it. Each copy is as large as the tensor, even if that is a
-    view of something larger: what is written are the copies.
+    Each copy has the size of its tensor, even if that is a view of a larger one.
     """
 
     def __init__(self) -> None:
         self._buffers: dict[_Like, list[Tensor]] = {}
         self._taken: Counter[_Like] = Counter()
-        self._asked: list[tuple[Tensor, Tensor]] = []
+        self._pending: list[tuple[Tensor, Tensor]] = []
 
     def begin(self) -> None:
-        """From now on nobody needs the copies that were made before."""
+        """Release all buffers for reuse."""
         self._taken.clear()
-        self._asked.clear()
+        self._pending.clear()
 
     def fill(self) -> None:
-        """Make the copies that were asked for. May be called in another thread, as long as the tensors stay
-        what they are."""
-        for copied, tensor in self._asked:
+        """Copy the tensors of :meth:`of`. Another thread may call this while the tensors do not change."""
+        for copied, tensor in self._pending:
             copied.copy_(tensor, non_blocking=True)
-        for device in {tensor.device for _, tensor in self._asked if tensor.is_cuda}:
+        for device in {tensor.device for _, tensor in self._pending if tensor.is_cuda}:
             torch.cuda.current_stream(device).synchronize()
-        self._asked.clear()
+        self._pending.clear()
 
     def of(self, state: Any) -> Any:
-        """A copy of what dictionaries, lists and tuples hold; of tensors it is made by :meth:`fill`."""
+        """A copy of a nested state, whose tensors are filled by :meth:`fill`."""
         if isinstance(state, Tensor):
             return self._copy(state.detach())
         if isinstance(state, dict):
@@ -54,5 +52,5 @@ class HostCopies:
         if nth == len(buffers):
             buffers.append(torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda))
         self._taken[like] += 1
-        self._asked.append((buffers[nth], tensor))
+        self._pending.append((buffers[nth], tensor))
         return buffers[nth]

@@ -1,6 +1,6 @@
-"""Commits copied to a store, S3 or whatever fsspec knows: a fresh machine goes on from there.
+"""Mirror of commits in S3 or any other fsspec store, from which a new machine can resume.
 
-A commit is there once its manifest is. It is copied last, and removed first.
+A commit in the mirror is complete if it has a manifest, which is copied last and removed first.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from cluster.settings import CheckpointSettings
 from data.remote import Remote, file_system
 
 IDENTITY = "run.json"
-"""In ``run.dir``: what makes the run another one."""
+"""File in ``run.dir`` with the identity of its run, which must match to resume it."""
 
 
 class Mirror:
-    """What a store holds of a run's commits. Only rank 0 has one.
+    """A run's commits in a remote store. Only rank 0 has one.
 
     Args:
-        run: the run's folder, which says whose the commits are.
+        run: folder of the run, with its identity.
     """
 
     def __init__(self, address: str, run: Path, settings: CheckpointSettings) -> None:
@@ -32,79 +32,79 @@ class Mirror:
         self._system = file_system(self._address)
 
     def send(self, place: Path) -> None:
-        """Copy those of a folder's commits that are not there, and remove what they supersede.
+        """Copy the missing ones of a folder's commits, and remove those that they supersede.
 
         Raises:
-            Exception: of the store's own, when it cannot be reached. Called again it goes on.
+            Exception: one of the store's own, if it cannot be reached. A repeated call continues.
         """
         for commit in folder.commits(place):
             manifest = (commit / folder.MANIFEST).read_bytes()
             if self._manifest(commit.name) != manifest:
-                self._remove(commit.name)  # of before a rollback, or half copied
+                self._remove(commit.name)  # from before a rollback, or incomplete
                 for path in sorted(path for path in commit.rglob("*") if path.is_file()):
                     if path.name != folder.MANIFEST:
                         self._system.put_file(str(path), self._at(commit.name, path.relative_to(commit)))
                 self._system.pipe_file(self._at(commit.name, folder.MANIFEST), manifest)
         names = self._names()
-        whole = [name for name in names if self._manifest(name) is not None]
-        superseded = [old.name for old in folder.superseded([*map(Path, whole)], self._settings)]
+        complete = [name for name in names if self._manifest(name) is not None]
+        superseded = [old.name for old in folder.superseded([*map(Path, complete)], self._settings)]
         for name in names:
-            if name not in whole or name in superseded:
+            if name not in complete or name in superseded:
                 self._remove(name)
 
-    def fetch(self, place: Path) -> folder.Found:
-        """Copy the newest good commit into a folder that has none; the damaged ones are passed over.
+    def fetch(self, place: Path) -> folder.Newest:
+        """Download the newest undamaged commit into a folder that has none.
 
         Raises:
-            OSError: when the store cannot be reached: whether it holds any is not known then.
-            ValueError: when what it holds is another run's.
+            OSError: when the store cannot be reached, so that it is unknown whether it has a commit.
+            ValueError: when it holds the commits of another run.
         """
         damaged: list[tuple[int, str]] = []
         try:
             names = self._names()
-        except Exception as error:  # noqa: BLE001 - of any store's
+        except Exception as error:  # noqa: BLE001 - any store's
             cause = f"{type(error).__name__}: {error}".splitlines()[0]
             raise OSError(
-                f"{self._address} cannot be read, and {place} holds no checkpoint to go on from ({cause})"
+                f"{self._address} cannot be read, and {place} holds no checkpoint to resume from ({cause})"
             ) from None
         for name in reversed(names):
             manifest = self._manifest(name)
             if manifest is None:
                 continue
-            beside = folder.aside(place / name, "incomplete")
+            incomplete = folder.aside(place / name, "incomplete")
             try:
-                self._download(name, manifest, beside)
-                content = folder.verified(beside)
+                self._download(name, manifest, incomplete)
+                content = folder.verified(incomplete)
             except ValueError as error:
-                shutil.rmtree(beside)
+                shutil.rmtree(incomplete)
                 damaged.append((folder.step_of(place / name), f"{self._at(name)}: {error}"))
                 continue
             self._check_identity(content)
-            folder.put_in_place(beside, content["step"], self._settings)
-            return folder.Found(place / name, content, damaged)
-        return folder.Found(None, {}, damaged)
+            folder.put_in_place(incomplete, content["step"], self._settings)
+            return folder.Newest(place / name, content, damaged)
+        return folder.Newest(None, {}, damaged)
 
     def newest_manifest(self) -> bytes:
-        """What the newest commit says of itself; nothing, where there is none."""
+        """The manifest of the newest commit, or ``{}`` if there is none."""
         return next(filter(None, map(self._manifest, reversed(self._names()))), b"{}")
 
-    def _download(self, name: str, manifest: bytes, beside: Path) -> None:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        (beside / folder.MANIFEST).write_bytes(manifest)
+    def _download(self, name: str, manifest: bytes, incomplete: Path) -> None:
+        shutil.rmtree(incomplete, ignore_errors=True)
+        incomplete.mkdir(parents=True)
+        (incomplete / folder.MANIFEST).write_bytes(manifest)
         try:
             files = list(json.loads(manifest)["files"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"{folder.MANIFEST} cannot be read: {type(error).__name__}") from None
         for file in files:
             if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
-                raise ValueError(f"{file!r} is no name of a file in a commit")
-            target = beside / file
+                raise ValueError(f"{file!r} is not a valid file name in a commit")
+            target = incomplete / file
             target.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):  # found to be missing when it is verified
+            with suppress(FileNotFoundError):  # verification reports missing files
                 Remote(self._at(name)).download(file, target)
 
-    def _check_identity(self, content: dict[str, Any]) -> None:
+    def _check_identity(self, content: folder.Content) -> None:
         ours = identity(self._identity.parent)
         if ours is not None and content.get("run") not in (None, ours):
             raise ValueError(
@@ -113,7 +113,7 @@ class Mirror:
             )
 
     def _names(self) -> list[str]:
-        """Of all commits, half copied ones among them; oldest first."""
+        """Names of all commits, oldest first, including incomplete ones."""
         try:
             paths = self._system.ls(self._address, detail=False)
         except FileNotFoundError:
@@ -138,7 +138,7 @@ class Mirror:
 
 
 def identity(run: Path) -> dict[str, Any] | None:
-    """What makes a run another one, where that has been written down."""
+    """The identity that is recorded in a run's folder, if any."""
     try:
         return dict(json.loads((run / IDENTITY).read_text()))
     except FileNotFoundError:
@@ -146,11 +146,11 @@ def identity(run: Path) -> dict[str, Any] | None:
 
 
 def committed_run(run: Path, settings: CheckpointSettings) -> str | None:
-    """The MLflow run that the newest commit names: the folder may have lost it, or be a new one."""
-    here = folder.commits(run / "checkpoints")
-    with suppress(Exception):  # what is damaged, or cannot be reached, is found and said when it is loaded
-        if here:
-            manifest = (here[-1] / folder.MANIFEST).read_bytes()
+    """The id of the MLflow run in the newest commit, for a folder that does not know it."""
+    local = folder.commits(run / "checkpoints")
+    with suppress(Exception):  # a damaged commit or an unreachable mirror is reported when it is loaded
+        if local:
+            manifest = (local[-1] / folder.MANIFEST).read_bytes()
         elif settings.mirror is not None:
             manifest = Mirror(settings.mirror, run, settings).newest_manifest()
         else:

@@ -1,4 +1,4 @@
-"""What torch draws next on a rank: with dropout, a part of a run's state. Raw bytes, no pickle."""
+"""Random state of a rank, which with dropout belongs to a run's state. Stored as raw bytes, not pickled."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 
 
 def file_name(rank: int) -> str:
-    """Where a commit has a rank's."""
+    """Name of a rank's random state in a commit."""
     return f"random/rank-{rank}.safetensors"
 
 
 def content(device: torch.device) -> bytes:
-    """The states of this rank's generators, as a file's content."""
+    """The states of this rank's random generators, in safetensors format."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -23,7 +23,7 @@ def content(device: torch.device) -> bytes:
 
 
 def load(file: Path, device: torch.device) -> None:
-    """Draw on as the rank that wrote the file would have."""
+    """Restore the random generators from a file."""
     states = safetensors.torch.load_file(file)
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
@@ -31,10 +31,10 @@ def load(file: Path, device: torch.device) -> None:
 
 
 def begin(seed: int, step: int, rank: int) -> None:
-    """Draw from a beginning that is another one for each rank, and for each step a run goes on from.
+    """Seed torch from the run's seed, the step and the rank.
 
-    So it is where a run starts, and where it goes on with another number of workers: the states of the old
-    ranks cannot be those of the new ones. Resumed twice in that way it draws the same twice.
+    This is for the start of a run, and for a run that is resumed with another number of workers, to which
+    the old ranks' states do not apply. It is reproducible.
     """
     digest = hashlib.sha256(f"random/{seed}/{step}/{rank}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:8], "big"))

@@ -1,8 +1,8 @@
-"""A committed state, taken apart by parameter: any number of workers loads it, at any ZeRO stage.
+"""Conversion of a committed state for another number of workers or another ZeRO stage.
 
-DeepSpeed's own universal format does the taking apart. Its loading is not used: it reads only what was
-written at the stage it loads at, knows no stage 0, and at stage 3 gives all parameter groups the settings of
-the first one, learning rate and weight decay included, and one step counter to share.
+The state is split by parameter with DeepSpeed's universal format. DeepSpeed's own loading is not used: it
+reads only states of the same stage, does not support stage 0, and at stage 3 gives all parameter groups the
+settings of the first one, including learning rate and weight decay, and a shared step counter.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 from argparse import Namespace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,18 @@ from cluster.runs.deepspeed_import import import_deepspeed
 
 WEIGHT, MOMENTS = "fp32", ("exp_avg", "exp_avg_sq")
 NAMES = "trained_parameters"
-"""In a state of stage 0, which itself only numbers them: the names of the parameters, as AdamW has them."""
+"""Key, in a state of stage 0, of the parameters' names in AdamW's order: DeepSpeed stores only numbers."""
 
 
 def parameter_names(engine: Any) -> list[str]:
-    """Of an engine at stage 0: the names of the parameters in the order of the optimizer's state."""
+    """Names of the parameters in the order of the optimizer's state, for an engine at stage 0."""
     names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
-    return [names[id(parameter)] for group in engine.optimizer.param_groups for parameter in group["params"]]
+    parameters = chain.from_iterable(group["params"] for group in engine.optimizer.param_groups)
+    return [names[id(parameter)] for parameter in parameters]
 
 
 def convert(state: Path, target: Path, stage: int) -> None:
-    """Take a state apart that DeepSpeed saved at that stage, into ``target``, which :func:`load` reads."""
+    """Split a state that DeepSpeed saved at ``stage`` by parameter, into a folder for :func:`load`."""
     target.mkdir(parents=True)
     if stage == 0:
         _convert_stage_0(state, target)
@@ -59,7 +61,7 @@ def _convert_partitions(state: Path, target: Path) -> None:
     arguments = Namespace(
         input_folder=str(state),
         output_folder=str(target),
-        # In this process: a forked copy of one that holds a process group and threads may hang.
+        # In this process: a fork of one with a process group and threads may hang.
         num_extract_workers=1,
         num_merge_workers=1,
         keep_temp_folder=False,
@@ -68,7 +70,7 @@ def _convert_partitions(state: Path, target: Path) -> None:
     )
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         ds_to_universal.main(arguments)
-    # It writes no steps for stage 3.
+    # DeepSpeed does not write the step for stage 3.
     saved = torch.load(min(state.glob("*_optim_states.pt")), map_location="cpu", weights_only=False)
     saved = saved["optimizer_state_dict"]
     states = (saved.get("base_optimizer_state") or saved["optimizer_state_dict"])["state"]
@@ -78,7 +80,7 @@ def _convert_partitions(state: Path, target: Path) -> None:
 def load(engine: Any, folder: Path) -> None:
     """Load what :func:`convert` wrote. All ranks must call it; the engine may have trained before.
 
-    The parameter groups keep their settings, which are this run's.
+    The parameter groups keep their own settings.
     """
     parameters = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
     _load_weights(engine, parameters, folder)
@@ -107,11 +109,11 @@ def _load_weights(engine: Any, parameters: dict[str, nn.Parameter], folder: Path
 def _load_moments_of_fragments(
     optimizer: Any, parameters: dict[str, nn.Parameter], folder: Path, step: Tensor
 ) -> None:
-    """Stages 1 and 2: a rank holds a stretch of each group, where parameters may begin and end anywhere."""
+    """Stages 1 and 2: a rank holds a range of each flat group, with arbitrary parameter boundaries."""
     from deepspeed.utils import safe_set_full_optimizer_state
 
     _begin_states(optimizer.optimizer, optimizer.single_partition_of_fp32_groups, step)
-    # DeepSpeed links parameters with their moments in the first step, which comes later.
+    # DeepSpeed would link parameters to their moments in the first step, which comes later.
     optimizer._hp_optimizer_states_linked = False
     optimizer._lazy_init_hp_params_optimizer_state()
     for name, parameter in parameters.items():
@@ -122,7 +124,7 @@ def _load_moments_of_fragments(
 def _load_moments_of_partitions(
     optimizer: Any, parameters: dict[str, nn.Parameter], folder: Path, step: Tensor
 ) -> None:
-    """Stage 3: a rank holds an equal part of each parameter, the last ones filled up with zeros."""
+    """Stage 3: a rank holds an equal part of each parameter, padded with zeros at the end."""
     from deepspeed.utils import safe_set_local_optimizer_state
 
     _begin_states(optimizer.optimizer, optimizer.fp32_partitioned_groups_flat, step)
@@ -142,8 +144,8 @@ def _begin_states(adamw: torch.optim.Optimizer, flat_groups: list[Tensor], step:
 
 
 def _read(folder: Path, name: str, key: str, like: nn.Parameter) -> Tensor:
-    """A parameter's weight or moment, whole, in its shape."""
+    """The complete weight or moment of a parameter, in its shape."""
     content = torch.load(folder / "zero" / name / f"{key}.pt", map_location=like.device, weights_only=True)
-    # DeepSpeed writes a dictionary at stages 1 and 2, and a tensor without a shape at stage 3.
+    # DeepSpeed writes a dictionary at stages 1 and 2, and a flat tensor at stage 3.
     tensor: Tensor = content["param"] if isinstance(content, dict) else content
     return tensor.reshape(getattr(like, "ds_shape", like.shape))

@@ -1,4 +1,4 @@
-"""A Ray cluster to work on: one that runs already, or a private one for as long as it is needed."""
+"""Connection to a running Ray cluster, or to a private one that lives as long as it is needed."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from cluster.connection.sessions import session_folder
 
 PRETRAIN = "pretrain"
 FINETUNE = "finetune"
-"""Custom resources that keep the two kinds of work apart: a node offers one, the other, or both."""
+"""Custom Ray resources that separate the two kinds of work. A node offers one of them or both."""
 STARTS = 3
-"""Of a private cluster, before a machine is called too busy for one."""
+"""Attempts to start a private cluster before giving up."""
 
 
 @contextmanager
 def ray_cluster(
     address: str | None, *, pretrain_workers: int = 0, finetune_slots: int = 0, cpus_per_worker: int = 1
 ) -> Iterator[None]:
-    """Connect to the cluster at ``address``, or start a private one, and leave nothing behind at the end.
+    """Connect to the cluster at ``address``, or start a private one; disconnect and clean up at the end.
 
     Args:
-        address: of a running cluster; ``None`` starts a private one with the resources below.
-        pretrain_workers: pretraining workers the private cluster has room for.
-        finetune_slots: fine-tuning jobs it has room for, beside the workers.
-        cpus_per_worker: logical CPUs of each of them.
+        address: address of a running cluster; ``None`` starts a private one with the resources below.
+        pretrain_workers: number of pretraining workers that the private cluster has room for.
+        finetune_slots: number of fine-tuning jobs that it has room for in addition.
+        cpus_per_worker: logical CPUs per worker or job.
 
     Raises:
         ConnectionError: when nothing answers at ``address``, or a private one does not start.
@@ -37,22 +37,22 @@ def ray_cluster(
     if address is not None:
         _check_answers(address)
     else:
-        # A token of its own for each cluster, in the environment: Ray would write one to a file that
-        # everybody on the machine can read, and its ports are open to all of them.
+        # A new token for each cluster, in the environment: Ray would write one to a world-readable file,
+        # while its ports are open to all users of the machine.
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
-    # One more process that waits for a node to be drained: the supervisor looks for that itself.
+    # An additional process that watches for drained nodes, which the supervisor does itself.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    # How often a worker is asked how it is: that is when it notices a signal, and when we notice its end.
+    # Interval of the health checks, in which workers notice signals and we notice that they have ended.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     read_token_again()
     import ray
 
     with session_folder() as session:
         try:
-            # Ray puts the driver's folder on its workers' import path, before our packages: from a folder
-            # that holds a data.py, workers would import that file.
+            # Ray puts the driver's folder on the workers' import path, before our packages: if it held a
+            # data.py, workers would import that file.
             with chdir(session):
                 if address is None:
                     _start_patiently(
@@ -72,23 +72,23 @@ def ray_cluster(
 
 
 def read_token_again() -> None:
-    """Have ``RAY_AUTH_MODE`` and ``RAY_AUTH_TOKEN`` count as they are now.
+    """Have Ray read ``RAY_AUTH_MODE`` and ``RAY_AUTH_TOKEN`` again.
 
-    Ray reads them once per process, and a process may come to know several clusters.
+    Ray reads them once per process, but a process may use several clusters.
     """
     import ray
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-    if not ray.is_initialized():  # the rest of a connected process's configuration is its cluster's
+    if not ray.is_initialized():  # otherwise the configuration is the cluster's
         Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _start_patiently(**options: Any) -> None:
-    """``ray.init``, again where a busy machine was too slow for it.
+    """Call ``ray.init``, again if the machine was too slow for it.
 
-    Ray gives its own processes 30 seconds, which cannot be changed, raises a bare ``Exception`` after that
-    and leaves them to the end of this process.
+    Ray gives its own processes 30 seconds, which cannot be changed, then raises a bare ``Exception`` and
+    leaves the processes running.
     """
     import psutil
     import ray
@@ -112,21 +112,26 @@ def _start_patiently(**options: Any) -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Ray itself would wait for minutes where nobody listens."""
-    parts = urlsplit(address if "://" in address else f"ray://{address}")
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if parts.hostname and port:  # "auto" and "local" are not places
+    """Check that the port is open: Ray itself would wait for minutes."""
+    target = host_and_port(address)
+    if target is not None:  # Ray finds "auto" and "local" itself
         try:
-            socket.create_connection((parts.hostname, port), timeout=10).close()
+            socket.create_connection(target, timeout=10).close()
         except OSError as error:
             raise ConnectionError(f"no Ray cluster answers at {address} ({error})") from None
 
 
+def host_and_port(address: str) -> tuple[str, int] | None:
+    """Host and port in the address of a Ray cluster, ``None`` if it lacks one of them."""
+    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    with suppress(ValueError):  # the port is no number
+        if parts.hostname and parts.port:
+            return parts.hostname, parts.port
+    return None
+
+
 def worker_environment(cpus_per_worker: int) -> dict[str, str]:
-    """Environment variables for a worker process, by name: Ray does not pass on the driver's."""
-    passed = ("MLFLOW_TRACKING_", "MLFLOW_S3_", "AWS_")  # where the store is, and who may use it
+    """Environment variables for a worker process: Ray does not pass on those of the driver."""
+    passed = ("MLFLOW_TRACKING_", "MLFLOW_S3_", "AWS_")  # location and credentials of the store
     environment = {name: value for name, value in os.environ.items() if name.startswith(passed)}
     return {**environment, "OMP_NUM_THREADS": str(cpus_per_worker), "TOKENIZERS_PARALLELISM": "false"}

@@ -1,4 +1,4 @@
-"""Pretraining jobs on a running cluster, through its dashboard's job server: submit, look, follow, stop."""
+"""Pretraining jobs on a running cluster, through the job server of its dashboard."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,52 +17,27 @@ from urllib.parse import urlsplit
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.connection.connect import read_token_again
+from cluster.connection.job import Job, job_from, waiting_reasons
 from cluster.names import Name
 from cluster.settings import PretrainSettings
+from cluster.tags import RUN_DIR
 
 SETTINGS_FILE = "settings.json"
-RUN_DIR = "odeformer.run_dir"
-"""The metadata by which our jobs are told from everybody else's on the cluster."""
 ANSWER_SECONDS = 10.0
 STOP_SECONDS = 60
-"""How long a job that is stopped may take before it is killed."""
-LAST_LINES = 20
-
-
-@dataclass(frozen=True)
-class Job:
-    """A pretraining job as its cluster knows it."""
-
-    name: str
-    state: str
-    """pending, running, succeeded, failed or stopped."""
-    run_dir: str
-    submitted: float
-    """Seconds since the epoch."""
-    ended: float | None = None
-    lacks: str | None = None
-    """Of a pending job: what it waits for, where the cluster can say it."""
-    cause: str | None = None
-    """Of a failed job: its exit code and its own last word."""
-    last_lines: tuple[str, ...] = ()
-    """Of a failed job: the end of its log."""
-
-    @property
-    def seconds(self) -> float:
-        """How long ago it was submitted, or how long it took."""
-        return (self.ended or time.time()) - self.submitted
+"""Seconds that a stopped job may take before it is killed."""
 
 
 class JobServer:
-    """The jobs of one cluster. ``RAY_AUTH_MODE`` and ``RAY_AUTH_TOKEN`` are used as Ray's own client does.
+    """Client of a cluster's job server. Like Ray's own it uses ``RAY_AUTH_MODE`` and ``RAY_AUTH_TOKEN``.
 
     Args:
-        address: of the dashboard, ``http://host:8265``.
+        address: address of the dashboard, ``http://host:8265``.
 
     Raises:
-        ValueError: for what is no such address.
+        ValueError: for anything that is not such an address.
         ConnectionError: when no cluster answers there.
-        PermissionError: when it wants another token.
+        PermissionError: when the cluster requires another token.
     """
 
     def __init__(self, address: str) -> None:
@@ -74,38 +48,38 @@ class JobServer:
 
         for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        # Ray prefers both variables to the address that it is given.
+        # Both variables would override the address.
         variables = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
         kept = {name: os.environ.pop(name) for name in variables if name in os.environ}
         try:
-            with self._asking():
+            with self._translated_errors():
                 self._client = JobSubmissionClient(self.address)
         finally:
             os.environ.update(kept)
 
     def submit(self, settings: PretrainSettings, name: str | None = None) -> str:
-        """Queue a pretraining run; paths in its settings must mean the same on the cluster's nodes.
+        """Submit a pretraining run. Its paths must be valid on the cluster's nodes.
 
         Args:
-            settings: their own ``cluster.address`` is not used: the job runs where it is submitted.
-            name: that of ``run.dir`` when not given.
+            settings: the run's settings; their ``cluster.address`` is ignored.
+            name: name of the job, by default that of ``run.dir``.
 
         Returns:
             The job's name.
 
         Raises:
-            ValueError: for a name that is taken or none, or settings without a tracking store.
+            ValueError: for a name that is invalid or taken, or settings without a tracking store.
         """
         name = checked_name(settings.run.dir.name if name is None else name)
         known = {job.submission_id: job for job in self._submissions()}
         if name in known:
             raise ValueError(
-                f"there is a job {name!r} at {self.address} already ({known[name].status.value.lower()}): "
-                "choose another with --name"
+                f"job {name!r} already exists at {self.address} ({known[name].status.value.lower()}): "
+                "choose another name with --name"
             )
         settings = _for_the_cluster(settings)
-        with tempfile.TemporaryDirectory() as folder, self._asking():
-            # The folder is what Ray sends along; the job starts in it.
+        with tempfile.TemporaryDirectory() as folder, self._translated_errors():
+            # Ray uploads the folder, and the job starts in it.
             (Path(folder) / SETTINGS_FILE).write_text(settings.model_dump_json(indent=2))
             return str(
                 self._client.submit_job(
@@ -114,7 +88,7 @@ class JobServer:
                     metadata={RUN_DIR: str(settings.run.dir)},
                     runtime_env={
                         "working_dir": folder,
-                        # As Ctrl-C does: the run lets go of what it holds, then ends.
+                        # Like Ctrl-C: the run releases its resources before it ends.
                         "env_vars": {
                             "RAY_JOB_STOP_SIGNAL": "SIGINT",
                             "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS),
@@ -124,68 +98,60 @@ class JobServer:
             )
 
     def jobs(self) -> list[Job]:
-        """All pretraining jobs that were submitted here, the latest first."""
+        """All pretraining jobs of the cluster, latest first."""
         ours = [details for details in self._submissions() if RUN_DIR in (details.metadata or {})]
         waiting = self._waiting() if any(not details.status.is_terminal() for details in ours) else {}
-        return sorted((_job(details, waiting) for details in ours), key=lambda job: -job.submitted)
+        return sorted((job_from(details, waiting) for details in ours), key=lambda job: -job.submitted)
 
     def job(self, name: str) -> Job:
-        """One of them.
+        """The job of this name.
 
         Raises:
-            ValueError: when there is none of that name.
+            ValueError: when there is no such job.
         """
         jobs = {job.name: job for job in self.jobs()}
         if name not in jobs:
-            there = f"there are: {', '.join(jobs)}" if jobs else "there are none"
-            raise ValueError(f"no pretraining job {name!r} at {self.address}; {there}")
+            known = f"there are: {', '.join(jobs)}" if jobs else "there are none"
+            raise ValueError(f"no pretraining job {name!r} at {self.address}; {known}")
         return jobs[name]
 
     def log(self, name: str) -> str:
-        """What the job has printed until now."""
+        """The job's output so far."""
         self.job(name)
-        with self._asking():
+        with self._translated_errors():
             return str(self._client.get_job_logs(name))
 
     async def follow(self, name: str) -> AsyncIterator[str]:
-        """What the job has printed and prints, in pieces, until it has ended."""
+        """The job's output, past and future, in pieces, until the job ends."""
         self.job(name)
-        with self._asking():
+        with self._translated_errors():
             async for piece in self._client.tail_job_logs(name):
                 yield piece
 
     def stop(self, name: str) -> bool:
-        """End the job, as Ctrl-C would, and return when it has; whether there was anything to end."""
+        """Stop the job like Ctrl-C and wait for its end. Returns False if it had ended already."""
         if self.job(name).state not in ("pending", "running"):
             return False
         deadline = time.monotonic() + STOP_SECONDS + 2 * ANSWER_SECONDS
-        with self._asking():
+        with self._translated_errors():
             self._client.stop_job(name)
             while not self._client.get_job_status(name).is_terminal():
                 if time.monotonic() > deadline:
-                    raise ConnectionError(f"job {name!r} was told to stop and has not yet: look again later")
+                    raise ConnectionError(f"job {name!r} is still stopping: look again later")
                 time.sleep(0.5)
         return True
 
     def _submissions(self) -> list[Any]:
-        with self._asking():
+        with self._translated_errors():
             return [details for details in self._client.list_jobs() if details.submission_id]
 
     def _waiting(self) -> dict[str, str]:
-        """What the workers of a job wait for, by Ray's own number of the job."""
-        with self._asking():
-            groups = self._state("placement_groups")
-            nodes = self._state("nodes")
-        taken = _sum(_bundles(group) for group in groups if group["state"] == "CREATED")
-        there = _sum(node["resources_total"] for node in nodes if node["state"] == "ALIVE")
-        return {
-            group["creator_job_id"]: lacking(_bundles(group), taken, there)
-            for group in groups
-            if group["state"] in ("PENDING", "RESCHEDULING")
-        }
+        """What the workers of each waiting job lack, by Ray's own id of the job."""
+        with self._translated_errors():
+            return waiting_reasons(self._state("placement_groups"), self._state("nodes"))
 
     def _state(self, kind: str) -> list[dict[str, Any]]:
-        # The function that Ray offers for this prints numbers for people ("2.0 GiB").
+        # Ray's own function for this formats numbers for people ("2.0 GiB").
         answer = self._client._do_request(
             "GET", f"/api/v0/{kind}?detail=1&limit=10000", timeout=ANSWER_SECONDS
         )
@@ -193,8 +159,8 @@ class JobServer:
         return list(answer.json()["data"]["result"]["result"])
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """Ask the job server; what can go wrong becomes one line that names the address."""
+    def _translated_errors(self) -> Iterator[None]:
+        """Turn the errors of Ray's client into ones with a single line that names the address."""
         import requests
         from aiohttp import ClientError
         from ray.exceptions import AuthenticationError
@@ -203,7 +169,7 @@ class JobServer:
             yield
         except AuthenticationError:
             raise PermissionError(
-                f"{self.address} wants another token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+                f"{self.address} requires another token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
             ) from None
         except (requests.RequestException, ClientError) as error:
             raise ConnectionError(f"no Ray cluster answers at {self.address} ({error})") from None
@@ -212,20 +178,27 @@ class JobServer:
 
 
 def _check_answers(address: str) -> None:
-    """Ray's client has no time limit of its own."""
+    """Check that something answers there: Ray's client has no timeout."""
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"address {address!r}: expected that of a cluster's dashboard, http://host:8265")
+        raise ValueError(
+            f"address {address!r}: expected the address of a cluster's dashboard, http://host:8265"
+        )
     try:
         urllib.request.urlopen(f"{address}/api/version", timeout=ANSWER_SECONDS).close()
     except urllib.error.HTTPError as error:
-        if error.code not in (401, 403):  # without a token; the client has it
+        if error.code not in (401, 403):  # the client will send the token
             raise ConnectionError(f"no Ray dashboard at {address} ({error})") from None
     except (OSError, ValueError) as error:
         raise ConnectionError(f"no Ray cluster answers at {address} ({error})") from None
 
 
 def checked_name(name: str) -> str:
+    """The name of a job, if it is valid.
+
+    Raises:
+        ValueError: if it is not, with the rule.
+    """
     try:
         return str(TypeAdapter(Name).validate_python(name))
     except ValidationError:
@@ -235,82 +208,13 @@ def checked_name(name: str) -> str:
 
 
 def _for_the_cluster(settings: PretrainSettings) -> PretrainSettings:
-    """Settings that mean the same in the folder that the job starts in."""
+    """Settings that do not depend on the folder that the job starts in, or on this machine's store."""
     from cluster.tracking.store import tracking_uri
-    from data.remote import is_remote
 
-    # This machine's own file, which is the default elsewhere, is of no use to the cluster.
+    # No default: it is a file of this machine, of no use to the cluster.
     uri = settings.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri is None:
         raise ValueError(
             "a submitted run needs tracking.uri or MLFLOW_TRACKING_URI: a store that the cluster can reach"
         )
-    shards, init = settings.data.shards, settings.init
-    if init is not None and not init.startswith("models:/"):
-        init = str(Path(init).absolute())
-    return settings.model_copy(
-        update={
-            "init": init,
-            "data": settings.data.model_copy(
-                update={"shards": shards if is_remote(shards) else str(Path(shards).absolute())}
-            ),
-            "run": settings.run.model_copy(update={"dir": settings.run.dir.absolute()}),
-            "tracking": settings.tracking.model_copy(update={"uri": tracking_uri(uri)}),
-        }
-    )
-
-
-def _job(details: Any, waiting: Mapping[str, str]) -> Job:
-    state = details.status.value.lower()
-    lacks = cause = None
-    last_lines: tuple[str, ...] = ()
-    if state == "pending":
-        lacks = "the cluster to start it"
-    elif state == "running" and details.job_id in waiting:  # its workers have no place yet
-        state, lacks = "pending", waiting[details.job_id]
-    elif state == "failed":
-        cause, last_lines = _failure(details)
-    return Job(
-        name=details.submission_id,
-        state=state,
-        run_dir=details.metadata[RUN_DIR],
-        submitted=details.start_time / 1000,
-        ended=details.end_time / 1000 if details.end_time else None,
-        lacks=lacks,
-        cause=cause,
-        last_lines=last_lines,
-    )
-
-
-def _failure(details: Any) -> tuple[str, tuple[str, ...]]:
-    lines = [line for line in (details.message or "no message").splitlines() if line.strip()]
-    code = details.driver_exit_code
-    if code is None:
-        return lines[0], tuple(lines[1:][-LAST_LINES:])
-    printed = lines[1:]  # the first one announces them
-    errors = [line.removeprefix("error: ") for line in printed if line.startswith("error: ")]
-    how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-    return f"{how}: {errors[-1]}" if errors else how, tuple(printed[-LAST_LINES:])
-
-
-def _bundles(group: Mapping[str, Any]) -> dict[str, float]:
-    return _sum(bundle["unit_resources"] for bundle in group["bundles"] or [])
-
-
-def _sum(amounts: Any) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for resources in amounts:
-        for name, amount in resources.items():
-            total[name] = total.get(name, 0.0) + amount
-    return total
-
-
-def lacking(wanted: Mapping[str, float], taken: Mapping[str, float], there: Mapping[str, float]) -> str:
-    """The resources of which less is free than wanted, as ``pretrain: 2 wanted, 1 free of 1``."""
-    short = [
-        f"{name}: {amount:g} wanted, {max(0.0, there.get(name, 0.0) - taken.get(name, 0.0)):g} free of "
-        f"{there.get(name, 0.0):g}"
-        for name, amount in sorted(wanted.items())
-        if amount > there.get(name, 0.0) - taken.get(name, 0.0)
-    ]
-    return "; ".join(short) or "room for its workers on one node"
+    return settings.absolute(tracking_uri(uri))

@@ -1,4 +1,4 @@
-"""Build shards with all workers of a Ray cluster: each task of the build is a Ray task."""
+"""Building shards on a Ray cluster: each task of the build is a Ray task."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from cluster.connection.connect import worker_environment
 from cluster.runs.failures import RunFailedError, cause
 
 RETRIES = 3
-"""How often a task is tried again whose worker has died; it writes the same bytes."""
+"""How often a task whose worker died is repeated; it writes the same bytes again."""
 CANCEL_SECONDS = 30.0
 IN_FLIGHT = 2
-"""Tasks that are with Ray for each worker: the next is there when one ends, and a million do not queue."""
+"""Submitted tasks per worker: enough to keep it busy, without a queue of a million."""
 
 
 def run_on_ray(workers: int) -> Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]:
-    """A ``run`` for :func:`data.shards.build`: results as they come. Ray must be connected.
+    """A function to pass as ``run`` to :func:`data.shards.build`. Ray must be connected.
 
-    Sources, the folder that is made and its neighbours have to be visible from every node.
+    It yields results as they complete. Sources and output must be visible from every node.
 
     Args:
-        workers: tasks that run at the same time, each on one CPU.
+        workers: number of tasks that run at the same time, each on one CPU.
     """
 
     def run(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
         import ray
 
-        # exit codes of a killed worker are retried by Ray; an exception is the task's own and is not.
+        # Ray repeats tasks of killed workers. An exception of the task itself is not repeated.
         task = ray.remote(num_cpus=1, max_retries=RETRIES, retry_exceptions=False)(function).options(
             runtime_env={"env_vars": worker_environment(1)}
         )
@@ -48,7 +48,7 @@ def run_on_ray(workers: int) -> Callable[[Callable[[Any], Any], Sequence[Any]], 
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
-            if running:  # whoever clears up after them must not meet one that still writes
+            if running:  # cleaning up must not meet a task that is still writing
                 ray.wait(list(running), num_returns=len(running), timeout=CANCEL_SECONDS)
 
     return run
@@ -60,7 +60,7 @@ def _result(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        # The user's mistakes keep their kind, and with it their line and exit code.
+        # Mistakes of the user keep their type, and so their message and exit code.
         if isinstance(error.cause, ValueError | OSError):
             raise error.cause from None
         raise RunFailedError(f"a task of the build failed: {cause(error)}") from None
@@ -69,7 +69,7 @@ def _result(reference: Any) -> Any:
 
 
 def cluster_cpus() -> int:
-    """CPUs of the cluster that is connected, at least 1."""
+    """Number of CPUs of the connected cluster, at least 1."""
     import ray
 
     return max(1, int(ray.cluster_resources().get("CPU", 1)))

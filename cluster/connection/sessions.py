@@ -1,4 +1,4 @@
-"""The folders under /tmp in which private Ray clusters live, and those that dead drivers have left there."""
+"""Session folders of private Ray clusters under /tmp, and removal of those that dead drivers left."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# Unix sockets have a limit of 107 bytes, so sessions live under short paths.
+# Paths of Unix sockets are limited to 107 bytes, so the session folders have short ones.
 ROOT = Path("/tmp")
 PREFIX = "odf-"
 LOCK = "driver.lock"
-"""Locked for as long as the driver lives: the kernel lets go of it when the driver dies, however it dies."""
+"""Lock file that the kernel releases when the driver dies, however it dies."""
 
 
 @contextmanager
 def session_folder() -> Iterator[Path]:
-    """A folder of this process's own while the block runs; those of dead processes are removed."""
+    """Create a session folder for the block. Folders of dead processes are removed."""
     remove_left_over()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=ROOT))
-    beside = folder / "driver.new"
-    with beside.open("w") as file:
+    temporary = folder / "driver.new"
+    with temporary.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        beside.rename(folder / LOCK)  # nobody ever sees it without its lock
+        temporary.rename(folder / LOCK)  # never visible without its lock
         try:
             yield folder
         finally:
@@ -33,9 +33,9 @@ def session_folder() -> Iterator[Path]:
 
 
 def remove_left_over() -> None:
-    """Remove the folders of this user's drivers that have died."""
+    """Remove the session folders of this user's dead drivers."""
     for folder in ROOT.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # somebody else's, or gone meanwhile
+        with suppress(OSError):  # another user's, or gone meanwhile
             if folder.is_symlink() or folder.stat().st_uid != os.getuid():
                 continue
             with (folder / LOCK).open() as file:

@@ -1,4 +1,4 @@
-"""What would break a run here: this machine, and what it is to reach. Nothing is started or changed."""
+"""Diagnosis of this machine and of the services it uses. Nothing is started or changed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["Finding", "examine"]
 
 
 def examine(address: str | None, tracking_uri: str | None) -> Iterator[Finding]:
-    """Look at everything at once, and tell it in a fixed order, as soon as it is known.
+    """Run all checks concurrently and yield their findings in a fixed order.
 
     Args:
-        address: of a Ray cluster, ``host:6379``, ``ray://host:10001`` or ``http://host:8265``; none is looked
-            at when not given.
-        tracking_uri: of the MLflow store; ``MLFLOW_TRACKING_URI``, else ``runs/mlflow.db`` here.
+        address: address of a Ray cluster to check, ``host:6379``, ``ray://host:10001`` or
+            ``http://host:8265``.
+        tracking_uri: URI of the MLflow store, by default ``MLFLOW_TRACKING_URI``, else ``runs/mlflow.db``.
     """
     checks: list[Callable[[], list[Finding]]] = [
         machine.python,
@@ -34,5 +34,5 @@ def examine(address: str | None, tracking_uri: str | None) -> Iterator[Finding]:
         locks.of_sessions,
     ]
     with ThreadPoolExecutor(len(checks)) as threads:
-        for begun in [threads.submit(check) for check in checks]:
-            yield from begun.result()
+        for future in [threads.submit(check) for check in checks]:
+            yield from future.result()

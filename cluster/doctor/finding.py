@@ -1,4 +1,4 @@
-"""What one look at a machine came to."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report."""
+    """A line of the report."""
 
     name: str
     state: Literal["ok", "note", "failed"]
-    """``note``: works, and somebody may want to know."""
+    """``note`` means that it works but is worth knowing."""
     found: str
     remedy: str = ""
-    """What to do about it: a command where there is one."""
+    """What to do about a failure: a command if possible."""
 
     def __post_init__(self) -> None:
-        assert self.remedy or self.state != "failed", "who is told of a failure is told what to do"
+        assert self.remedy or self.state != "failed", "a failure needs a remedy"

@@ -1,4 +1,4 @@
-"""A process that imports torch and DeepSpeed, and prints a line of JSON for each. See ``libraries``."""
+"""Program that imports torch and DeepSpeed and prints a line of JSON for each. See ``libraries``."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def main() -> None:
         return
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-    devices = ", ".join(gpus) or "no GPU: it works on the CPU"
+    devices = ", ".join(gpus) or "no GPU: runs use the CPU"
     found = f"{torch.__version__}, {cuda}; {devices}"
-    unused = "" if gpus or not DRIVER.exists() else f"{found}, though the machine has a driver for one"
+    unused = "" if gpus or not DRIVER.exists() else f"{found}, though the machine has an NVIDIA driver"
     print(json.dumps({"name": "torch", "found": found, "failed": unused}), flush=True)
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
     try:
         import deepspeed
         from deepspeed.git_version_info import installed_ops
-    except Exception as error:  # noqa: BLE001  it checks many things as it is imported
+    except Exception as error:  # noqa: BLE001 - its import runs many checks
         print(json.dumps({"name": "DeepSpeed", "found": "", "failed": f"cannot be imported: {error}"}))
         return
-    built = ", ".join(sorted(name for name, there in installed_ops.items() if there)) or "none"
-    found = f"{deepspeed.__version__}; operators built with it: {built}; runs need none"
+    built = ", ".join(sorted(name for name, is_built in installed_ops.items() if is_built)) or "none"
+    found = f"{deepspeed.__version__}; prebuilt operators: {built} (runs need none)"
     print(json.dumps({"name": "DeepSpeed", "found": found}))
 
 

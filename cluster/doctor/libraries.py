@@ -1,4 +1,4 @@
-"""Torch and DeepSpeed: imported in a process of their own, which may hang or die."""
+"""Check of torch and DeepSpeed, which are imported in a separate process that may hang or die."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ REINSTALL = "make install, or pip install -c constraints.txt -e ."
 
 
 def look() -> list[Finding]:
-    """What can be imported, and which devices it finds."""
-    # The package by its folder: the current one may hold a data.py.
+    """Check that torch and DeepSpeed can be imported, and which devices they find."""
+    # As a module: the current folder may hold a data.py.
     command = [sys.executable, "-m", "cluster.doctor.import_probe"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=IMPORT_SECONDS)
     except subprocess.TimeoutExpired:
-        found = f"its import has not ended after {IMPORT_SECONDS:.0f} s"
-        remedy = "remove the locks of torch's extensions named below; a file system that hangs does the same"
+        found = f"importing it takes longer than {IMPORT_SECONDS:.0f} s"
+        remedy = "remove stale extension locks (see below), or check for a file system that hangs"
         return [Finding("DeepSpeed", "failed", found, remedy)]
     lines = done.stdout.splitlines()
-    # DeepSpeed prints remarks of its own before.
+    # DeepSpeed prints messages of its own, too.
     parts = [json.loads(line) for line in lines if line.startswith('{"name": ')]
     if not parts:
         last = (done.stderr.strip() or f"ended with {done.returncode}").splitlines()[-1]

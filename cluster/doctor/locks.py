@@ -1,4 +1,4 @@
-"""Locks that nobody holds any more, and what dead commands have left."""
+"""Check for stale locks and for leftovers of dead commands."""
 
 from __future__ import annotations
 
@@ -8,40 +8,41 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
+
+import psutil
 
 from cluster.connection.sessions import LOCK, PREFIX, ROOT
 from cluster.doctor.finding import Finding
 from cluster.runs.lock import FILE_NAME
 
 BEGINNING_SECONDS = 60.0
-"""A session's folder has no lock for a moment after it is made."""
+"""Seconds for which a new session folder may have no lock yet."""
 
 
 def of_extensions() -> list[Finding]:
-    """Of builds of DeepSpeed's operators: a process killed meanwhile leaves one that all later ones wait for.
+    """Check for stale locks of DeepSpeed's operator builds, on which all later builds hang.
 
-    Torch's lock is a file, which its holder has open; one that nobody here has open is stale, unless the
-    folder is shared and another machine builds into it.
+    Torch's lock is a file that its holder keeps open. One that no process here has open is stale, unless the
+    folder is shared and another machine is building.
     """
     name, opened = "extension locks", set(_open_files("lock"))
     findings = []
-    for lock in sorted(file for root in _extension_folders() for file in root.rglob("lock")):
+    for lock in sorted(chain.from_iterable(root.rglob("lock") for root in _extension_folders())):
         minutes = (time.time() - lock.stat().st_mtime) / 60
         if str(lock.resolve()) in opened:
-            findings.append(Finding(name, "note", f"{lock.parent} is being built, for {minutes:.0f} minutes"))
-        else:
-            found = f"{lock} has been left by a build that was killed, {minutes:.0f} minutes ago"
             findings.append(
-                Finding(
-                    name, "failed", f"{found}: whatever waits for it hangs", f"rm {shlex.quote(str(lock))}"
-                )
+                Finding(name, "note", f"{lock.parent} has been building for {minutes:.0f} minutes")
             )
+        else:
+            found = f"{lock} was left by a build that was killed {minutes:.0f} minutes ago; later builds hang"
+            findings.append(Finding(name, "failed", found, f"rm {shlex.quote(str(lock))}"))
     return findings or [Finding(name, "ok", "none")]
 
 
 def of_runs(folder: Path = Path("runs")) -> list[Finding]:
-    """Of runs and pools under ``runs/``. The kernel lets go of them when their processes die."""
+    """List the locks of runs and pools under ``runs/``, which the kernel releases when processes die."""
     name, holders = "run locks", _holders()
     findings = []
     for lock in sorted([*folder.glob(f"*/{FILE_NAME}"), *folder.glob(f"*/*/{FILE_NAME}")]):
@@ -59,23 +60,23 @@ def of_runs(folder: Path = Path("runs")) -> list[Finding]:
 
 
 def of_sessions(root: Path = ROOT) -> list[Finding]:
-    """Folders of private Ray clusters: in use, or left by a command that was killed."""
+    """Check for session folders of private Ray clusters that killed commands left."""
     name, holders = "session folders", _holders()
     findings, used = [], 0
     for folder in sorted(root.glob(f"{PREFIX}*")):
-        with suppress(OSError):  # gone meanwhile, or somebody else's
+        with suppress(OSError):  # gone meanwhile, or another user's
             about = folder.stat()
             if about.st_uid != os.getuid() or time.time() - about.st_mtime < BEGINNING_SECONDS:
                 continue
             lock = folder / LOCK
             if not lock.is_file():
-                found = f"{folder} has no lock: its command has ended, and nothing removes it"
+                found = f"{folder} has no lock: its command has ended without removing it"
                 findings.append(Finding(name, "note", found, f"rm -r {folder}"))
             elif lock.stat().st_ino in holders:
                 used += 1
             else:
                 findings.append(
-                    Finding(name, "note", f"{folder} is of a dead command; the next one removes it")
+                    Finding(name, "note", f"{folder} belongs to a dead command; the next command removes it")
                 )
     return [*findings, Finding(name, "ok", f"{used} in use")]
 
@@ -87,25 +88,25 @@ def _extension_folders() -> list[Path]:
 
 
 def _holders() -> dict[int, int]:
-    """Who holds a lock on which file: process ids by inode, without asking for the lock oneself.
+    """Process ids of lock holders by inode, found without trying to lock anything.
 
-    Devices are not compared: several file systems name another one there than to ``stat``.
+    Devices are not compared, as some file systems report different ones here and in ``stat``.
     """
     with suppress(OSError, ValueError):
-        rows = [line.split() for line in Path("/proc/locks").read_text().splitlines() if " -> " not in line]
-        return {int(row[5].rpartition(":")[2]): int(row[4]) for row in rows}
+        holders = {}
+        for line in Path("/proc/locks").read_text().splitlines():
+            if " -> " not in line:  # those are waiting
+                row = line.split()
+                holders[int(row[5].rpartition(":")[2])] = int(row[4])
+        return holders
     return {}
 
 
 def _open_files(name: str) -> Iterator[str]:
-    """Files of this name that this user's processes have open."""
-    for descriptors in Path("/proc").glob("[0-9]*/fd"):
-        with suppress(OSError):  # another user's, or ended
-            for descriptor in descriptors.iterdir():
-                with suppress(OSError):
-                    target = descriptor.readlink()
-                    if target.name == name:
-                        yield str(target)
+    """Paths of all files with this name that processes of this user have open."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # another user's, or ended
+            yield from (file.path for file in process.open_files() if Path(file.path).name == name)
 
 
 def _number(holder: str) -> str:

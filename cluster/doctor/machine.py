@@ -1,4 +1,4 @@
-"""This machine: Python, compilers, disks, shared memory, the clock."""
+"""Checks of this machine: Python, compilers, disks, shared memory and clock."""
 
 from __future__ import annotations
 
@@ -17,35 +17,34 @@ from cluster.doctor.finding import Finding
 NEEDED = (3, 11)
 GIB = 2**30
 FULL = 0.95
-"""Ray puts nothing more on a disk that is as full as this."""
+"""Fraction of a disk in use at which Ray stops writing to it."""
 OBJECT_STORE = 256 * 2**20
-"""Bytes of shared memory that a private cluster asks for."""
+"""Bytes of shared memory that a private cluster needs."""
 SKEW_SECONDS = 30.0
 ANSWER_SECONDS = 3.0
 
 
 def python() -> list[Finding]:
-    """The interpreter."""
+    """Check the Python version."""
     found = f"{sys.version.split()[0]}, {sys.executable}"
     if sys.version_info < NEEDED:
         wanted = ".".join(map(str, NEEDED))
-        return [
-            Finding("Python", "failed", found, f"make a virtual environment with Python {wanted} or newer")
-        ]
+        remedy = f"make a virtual environment with Python {wanted} or newer"
+        return [Finding("Python", "failed", found, remedy)]
     return [Finding("Python", "ok", found)]
 
 
 def compilers() -> list[Finding]:
-    """What operators of DeepSpeed would be compiled with, if one were."""
+    """List the tools that compiling DeepSpeed's operators would need."""
     where = {name: shutil.which(name) for name in ("g++", "nvcc", "ninja")}
-    found = ", ".join(f"{name} {path or 'not there'}" for name, path in where.items())
+    found = ", ".join(f"{name} {path or 'not found'}" for name, path in where.items())
     return [
         Finding("compilers", "ok" if all(where.values()) else "note", f"{found}; no run compiles anything")
     ]
 
 
 def disk(folders: tuple[Path, ...] = (Path(), ROOT)) -> list[Finding]:
-    """Where runs write, and where Ray puts its sessions."""
+    """Check the disks that runs and Ray's sessions are written to."""
     findings, seen = [], set()
     for folder in folders:
         device = folder.stat().st_dev
@@ -55,10 +54,10 @@ def disk(folders: tuple[Path, ...] = (Path(), ROOT)) -> list[Finding]:
         usage = shutil.disk_usage(folder)
         found = f"{folder.absolute()}: {usage.free / GIB:.1f} GiB free of {usage.total / GIB:.1f}"
         if not os.access(folder, os.W_OK):
-            remedy = "change into a folder that you may write to"
-            findings.append(Finding("disk", "failed", f"{folder.absolute()} may not be written", remedy))
+            remedy = "change to a folder that you may write to"
+            findings.append(Finding("disk", "failed", f"{folder.absolute()} is not writable", remedy))
         elif usage.free < GIB or usage.free < (1 - FULL) * usage.total:
-            remedy = "make room: runs/, ~/.cache and /tmp are what fills up"
+            remedy = "free some space, usually in runs/, ~/.cache or /tmp"
             findings.append(Finding("disk", "failed", f"{found}, more than {FULL:.0%} in use", remedy))
         else:
             findings.append(Finding("disk", "ok", found))
@@ -66,10 +65,10 @@ def disk(folders: tuple[Path, ...] = (Path(), ROOT)) -> list[Finding]:
 
 
 def shared_memory(folder: Path = Path("/dev/shm")) -> list[Finding]:
-    """Where Ray holds its objects."""
+    """Check the shared memory, where Ray stores objects."""
     remedy = "docker run --shm-size=1g; in a pod an emptyDir of medium Memory at /dev/shm"
     if not folder.is_dir():
-        return [Finding("shared memory", "failed", f"{folder} is not there", remedy)]
+        return [Finding("shared memory", "failed", f"{folder} does not exist", remedy)]
     free = shutil.disk_usage(folder).free
     found = f"{folder}: {free / GIB:.1f} GiB free"
     if free < OBJECT_STORE:
@@ -78,21 +77,19 @@ def shared_memory(folder: Path = Path("/dev/shm")) -> list[Finding]:
 
 
 def clock(*servers: str | None) -> list[Finding]:
-    """Against the clocks of those servers that speak HTTP, and against this package's own files."""
-    remedy = "set the clock: timedatectl set-ntp true; in a container that of its host"
+    """Compare the clock with those of HTTP servers and with the time of this package's installation."""
+    remedy = "set the clock (of the host, in a container): timedatectl set-ntp true"
     installed = Path(__file__).stat().st_mtime
     if time.time() < installed:
         return [Finding("clock", "failed", f"{_now()}, before this package was installed", remedy)]
     for server in servers:
         seconds = _seconds_ahead(server) if server and server.startswith(("http://", "https://")) else None
         if seconds is not None:
-            found = f"{_now()}, {abs(seconds):.0f} s {'before' if seconds > 0 else 'behind'} that of {server}"
-            return [
-                Finding("clock", "failed", found, remedy)
-                if abs(seconds) > SKEW_SECONDS
-                else Finding("clock", "ok", found)
-            ]
-    return [Finding("clock", "ok", f"{_now()}; no server to compare it with")]
+            found = f"{_now()}, {abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} {server}"
+            if abs(seconds) > SKEW_SECONDS:
+                return [Finding("clock", "failed", found, remedy)]
+            return [Finding("clock", "ok", found)]
+    return [Finding("clock", "ok", f"{_now()}; no server to compare with")]
 
 
 def _now() -> str:
@@ -100,7 +97,7 @@ def _now() -> str:
 
 
 def _seconds_ahead(server: str) -> float | None:
-    """How far this clock is before the server's, to a second; None when it does not say."""
+    """Seconds that this clock is ahead of the server's, or None if the server sends no date."""
     try:
         with urllib.request.urlopen(server, timeout=ANSWER_SECONDS) as answer:
             date = answer.headers["Date"]

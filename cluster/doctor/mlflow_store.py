@@ -1,4 +1,4 @@
-"""The MLflow store: whether it answers this user, and whether the installed MLflow can use it."""
+"""Check of the MLflow store: whether it answers this user, and fits the installed MLflow."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from cluster.tracking.store import SQLITE, tracking_uri
 
 NAME = "MLflow"
 ANSWER_SECONDS = 5.0
-ELSEWHERE = "start it, or name another store: --tracking-uri or MLFLOW_TRACKING_URI"
+ELSEWHERE = "start it, or choose another store with --tracking-uri or MLFLOW_TRACKING_URI"
 
 
 def look(given: str | None) -> list[Finding]:
-    """The store that commands would use. A file that is not there yet is made by the first run."""
+    """Check the store that commands would use. The first run creates a SQLite file that does not exist."""
     uri, installed = tracking_uri(given), version("mlflow")
     if uri.startswith(SQLITE):
         return [_file(Path(uri.removeprefix(SQLITE)), installed)]
@@ -37,7 +37,7 @@ def look(given: str | None) -> list[Finding]:
         port = parts.port or {"postgresql": 5432, "mysql": 3306}[parts.scheme.partition("+")[0]]
         socket.create_connection((parts.hostname or "localhost", port), timeout=ANSWER_SECONDS).close()
     except (KeyError, ValueError):
-        return [Finding(NAME, "failed", f"{shown} is no store that can be looked at", ELSEWHERE)]
+        return [Finding(NAME, "failed", f"{shown} is not a store that can be checked", ELSEWHERE)]
     except OSError as error:
         return [Finding(NAME, "failed", f"nothing answers at {shown} ({error})", ELSEWHERE)]
     return [Finding(NAME, "ok", f"{installed}; {shown} answers")]
@@ -45,37 +45,40 @@ def look(given: str | None) -> list[Finding]:
 
 def _file(file: Path, installed: str) -> Finding:
     if not file.is_file():
-        return Finding(NAME, "ok", f"{installed}; {file} will be made by the first run")
+        return Finding(NAME, "ok", f"{installed}; {file} will be created by the first run")
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=ANSWER_SECONDS)) as store:
-            [(found,)] = store.execute("SELECT version_num FROM alembic_version").fetchall()
+            [(revision,)] = store.execute("SELECT version_num FROM alembic_version").fetchall()
     except (sqlite3.Error, ValueError) as error:
-        remedy = "put back a copy of the file, or move it away for a new one"
-        return Finding(NAME, "failed", f"{file} is no MLflow store ({error})", remedy)
+        remedy = "restore the file from a backup, or move it away to start with a new one"
+        return Finding(NAME, "failed", f"{file} is not an MLflow store ({error})", remedy)
     if not os.access(file, os.W_OK):
-        return Finding(NAME, "failed", f"{file} may not be written", f"chmod u+w {file}")
+        return Finding(NAME, "failed", f"{file} is not writable", f"chmod u+w {file}")
     known, latest = _revisions()
-    if found not in known:
-        remedy = "pip install --upgrade mlflow, to the version that last used it"
-        return Finding(NAME, "failed", f"{file} was made by a newer MLflow than {installed}", remedy)
-    if found != latest:
-        remedy = f"keep a copy of it, then: mlflow db upgrade {SQLITE}{file}"
-        return Finding(NAME, "failed", f"{file} is of an older MLflow than {installed}", remedy)
+    if revision not in known:
+        remedy = "pip install --upgrade mlflow, to the version that last used the store"
+        return Finding(NAME, "failed", f"{file} was written by a newer MLflow than {installed}", remedy)
+    if revision != latest:
+        remedy = f"back it up, then: mlflow db upgrade {SQLITE}{file}"
+        return Finding(NAME, "failed", f"{file} was written by an older MLflow than {installed}", remedy)
     return Finding(NAME, "ok", f"{installed}; {file}")
 
 
 def _revisions() -> tuple[set[str], str]:
-    """The schemas that the installed MLflow knows, and its own. Its import would take seconds."""
+    """All schema revisions that the installed MLflow knows, and its latest.
+
+    They are read from its files, as importing it takes seconds.
+    """
     spec = find_spec("mlflow")
     assert spec is not None
     assert spec.submodule_search_locations is not None
     folder = Path(spec.submodule_search_locations[0]) / "store" / "db_migrations" / "versions"
     before: dict[str, str | None] = {}
     for file in folder.glob("*.py"):
-        found = re.findall(r"^(revision|down_revision)\b.*= (.+)$", file.read_text(), re.MULTILINE)
-        pairs = {name: ast.literal_eval(value) for name, value in found}
-        if pairs:
-            before[pairs["revision"]] = pairs["down_revision"]
+        assignments = re.findall(r"^(revision|down_revision)\b.*= (.+)$", file.read_text(), re.MULTILINE)
+        values = {name: ast.literal_eval(value) for name, value in assignments}
+        if values:
+            before[values["revision"]] = values["down_revision"]
     [latest] = before.keys() - set(before.values())
     return set(before), latest
 
@@ -83,15 +86,15 @@ def _revisions() -> tuple[set[str], str]:
 def _server(uri: str, installed: str) -> Finding:
     try:
         running = _get(f"{uri}/version").strip()
-        # Whether this user may read anything: the two pages before are open to all.
+        # This request needs permissions; the version is public.
         _get(f"{uri}/api/2.0/mlflow/experiments/get?experiment_id=0")
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             who = os.environ.get("MLFLOW_TRACKING_USERNAME")
             remedy = "export MLFLOW_TRACKING_USERNAME=… MLFLOW_TRACKING_PASSWORD=…"
-            return Finding(NAME, "failed", f"{uri} refuses {who or 'a user without a name'}", remedy)
+            return Finding(NAME, "failed", f"{uri} denies access to {who or 'an anonymous user'}", remedy)
         if error.code != 404 or "RESOURCE_DOES_NOT_EXIST" not in error.read().decode(errors="replace"):
-            return Finding(NAME, "failed", f"{uri} is no MLflow server (HTTP {error.code})", ELSEWHERE)
+            return Finding(NAME, "failed", f"{uri} is not an MLflow server (HTTP {error.code})", ELSEWHERE)
     except (OSError, ValueError) as error:
         return Finding(NAME, "failed", f"nothing answers at {uri} ({error})", ELSEWHERE)
     if running.split(".")[:2] != installed.split(".")[:2]:

@@ -1,4 +1,4 @@
-"""The Ray cluster that one means to work on, and the token that lets one in."""
+"""Check of a Ray cluster and of the token for it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import urllib.error
 import urllib.request
 from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from cluster.connection.connect import FINETUNE, PRETRAIN
+from cluster.connection.connect import FINETUNE, PRETRAIN, host_and_port
 from cluster.doctor.finding import Finding
 
 NAME = "Ray"
@@ -24,37 +23,33 @@ TOKEN = "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=… as it was when the cluste
 
 
 def look(address: str | None) -> list[Finding]:
-    """Whether a cluster answers, is of the installed version, and has places for work."""
+    """Check that a cluster answers, has the installed version, and offers resources for our workers."""
     installed = version("ray")
     if address is None:
-        return [Finding(NAME, "ok", f"{installed}; no address: each command starts a cluster of its own")]
+        return [Finding(NAME, "ok", f"{installed}; no address: each command starts a private cluster")]
     if address in ("auto", "local"):
-        return [Finding(NAME, "ok", f"{installed}; {address}: Ray looks for it itself")]
-    parts = urlsplit(address if "://" in address else f"ray://{address}")
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if not host or not port:
+        return [Finding(NAME, "ok", f"{installed}; {address}: Ray finds the cluster itself")]
+    target = host_and_port(address)
+    if target is None:
         remedy = "give host:6379, ray://host:10001 or http://host:8265"
-        return [Finding(NAME, "failed", f"{address} is no address", remedy)]
+        return [Finding(NAME, "failed", f"{address} is not an address", remedy)]
     try:
-        socket.create_connection((host, port), timeout=ANSWER_SECONDS).close()
+        socket.create_connection(target, timeout=ANSWER_SECONDS).close()
     except OSError as error:
         return [Finding(NAME, "failed", f"nothing answers at {address} ({error})", START)]
-    if parts.scheme in ("http", "https"):
+    if address.startswith(("http://", "https://")):
         return [_dashboard(address, installed)]
-    if "://" in address:  # what a client's port says takes a whole session
+    if "://" in address:  # asking a client port would need a session
         return [Finding(NAME, "ok", f"{installed}; {address} answers")]
     return [_cluster(address, installed)]
 
 
 def token() -> list[Finding]:
-    """The token, and whether others on this machine can read it."""
+    """Check Ray's token, and that other users of this machine cannot read it."""
     name, file = "Ray's token", _token_file()
     if file.is_file() and file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
-        remedy = f"chmod 600 {file}, and a new token: others may have it"
-        return [Finding(name, "failed", f"{file} can be read by others on this machine", remedy)]
+        remedy = f"chmod 600 {file}, and create a new token"
+        return [Finding(name, "failed", f"{file} is readable by other users of this machine", remedy)]
     if os.environ.get("RAY_AUTH_TOKEN"):
         mode = os.environ.get("RAY_AUTH_MODE", "")
         if mode != "token":
@@ -63,7 +58,7 @@ def token() -> list[Finding]:
         return [Finding(name, "ok", "from RAY_AUTH_TOKEN")]
     if file.is_file():
         return [Finding(name, "ok", f"from {file}")]
-    return [Finding(name, "ok", "none: a cluster that is started here makes its own")]
+    return [Finding(name, "ok", "none: a cluster started here creates its own")]
 
 
 def _token_file() -> Path:
@@ -85,7 +80,7 @@ def _dashboard(address: str, installed: str) -> Finding:
             return Finding(NAME, "failed", f"{address} refuses the token (HTTP {error.code})", TOKEN)
         return Finding(NAME, "failed", f"{address}: HTTP {error.code}", START)
     except (OSError, ValueError, KeyError) as error:
-        return Finding(NAME, "failed", f"{address} is no Ray dashboard ({error})", START)
+        return Finding(NAME, "failed", f"{address} is not a Ray dashboard ({error})", START)
     return _versions(address, installed, running)
 
 
@@ -99,12 +94,12 @@ try:
 except AuthenticationError:
     print(json.dumps({"refused": True}))
     raise SystemExit
-there = [node for node in client.get_all_node_info().values() if node.state == 0]
-places = {name: sum(dict(node.resources_total).get(name, 0) for node in there) for name in sys.argv[2:]}
+nodes = [node for node in client.get_all_node_info().values() if node.state == 0]
+places = {name: sum(dict(node.resources_total).get(name, 0) for node in nodes) for name in sys.argv[2:]}
 running = get_cluster_metadata(client)["ray_version"]
-print(json.dumps({"version": running, "nodes": len(there), "places": places}))
+print(json.dumps({"version": running, "nodes": len(nodes), "places": places}))
 """
-"""Asks the head itself. In a process of its own: nothing else has a time limit for it."""
+"""Program that asks the head itself. It is a separate process, as the request has no timeout."""
 
 
 def _cluster(address: str, installed: str) -> Finding:
@@ -112,17 +107,17 @@ def _cluster(address: str, installed: str) -> Finding:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=2 * ANSWER_SECONDS)
     except subprocess.TimeoutExpired:
-        return Finding(NAME, "failed", f"{address} is open, and no Ray head answers there", START)
+        return Finding(NAME, "failed", f"{address} is open, but no Ray head answers there", START)
     if done.returncode or not done.stdout:
         last = (done.stderr.strip() or "no answer").splitlines()[-1]
-        return Finding(NAME, "failed", f"{address} is no Ray head ({last[:200]})", START)
+        return Finding(NAME, "failed", f"{address} is not a Ray head ({last[:200]})", START)
     answer = json.loads(done.stdout.splitlines()[-1])
     if answer.get("refused"):
         return Finding(NAME, "failed", f"{address} refuses the token", TOKEN)
     places = answer["places"]
     if not any(places.values()):
-        found = f"{address}: {answer['nodes']} nodes, none of which offers {PRETRAIN} or {FINETUNE}"
-        remedy = f"ray start … --resources '{{\"{PRETRAIN}\": 1}}' on those that are to work"
+        found = f"{address}: none of the {answer['nodes']} nodes offers {PRETRAIN} or {FINETUNE}"
+        remedy = f"ray start … --resources '{{\"{PRETRAIN}\": 1}}' on the nodes that should work"
         return Finding(NAME, "failed", found, remedy)
     offered = ", ".join(f"{amount:g} {name}" for name, amount in places.items())
     return _versions(f"{address}, {answer['nodes']} nodes with {offered}", installed, answer["version"])

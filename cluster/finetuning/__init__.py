@@ -1,1 +1,1 @@
-"""A team's task, and the job that makes an adapter of it."""
+"""Fine-tuning of a base model on a team's task."""

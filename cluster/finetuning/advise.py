@@ -1,4 +1,4 @@
-"""Which method for a task: each is tried for a few steps, and what came of it is laid side by side."""
+"""Comparison of fine-tuning methods for a task: each is tried for a few steps."""
 
 from __future__ import annotations
 
@@ -7,43 +7,43 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.runs.events import FILE_NAME, EventLog, events_from
+from cluster.runs.events import FILE_NAME, Event, EventLog, events_from
 from cluster.tasks.task import Task
 
 RANKS = (2, 8, 32)
 ENOUGH = 0.95
-"""Of the largest gain, for which something smaller is preferred."""
+"""Fraction of the largest gain with which a smaller variant is preferred."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A variant of a task, and what a few steps of it came to."""
+    """A variant of a task, and its results after a few steps."""
 
     method: str
     rank: int | None
-    """Of method ``lora``."""
+    """LoRA rank; ``None`` for the other methods."""
     embedding: bool
-    """Whether ``embedding`` is among ``adapter.targets``, too."""
+    """Whether the adapter also targets the embedding."""
     depth: int
-    """N at which it was trained and scored."""
+    """Depth N of training and evaluation."""
     trained: int
-    """Parameters."""
+    """Number of trained parameters."""
     before: float
-    """The task's metric on its validation set, untuned."""
+    """The task's metric on its validation set before training."""
     after: float
     step_seconds: float
-    """The median, here."""
+    """Median time of an optimizer step on this machine."""
 
     def gain(self, metric: str) -> float:
-        """How much better it got; negative where it got worse."""
+        """Improvement of the metric; negative if it deteriorated."""
         return self.before - self.after if metric == "loss" else self.after - self.before
 
 
 def variants(task: Task, model_depth: int) -> Iterator[Task]:
-    """The task by every method, with its own rank among the ranks and the embedding beside it; and as it is
-    at half its depth.
+    """The variants of a task that are compared.
 
-    A latency budget stays the task's: what it buys is the depth of all of them.
+    LoRA at several ranks and with the embedding, norms, full, and the task as it is at half its depth. A
+    latency budget rules out the last one, because it decides the depth of all variants.
     """
     for rank in sorted({*RANKS, task.adapter.rank}):
         yield task.model_copy(
@@ -67,13 +67,12 @@ def advise(
     steps: int,
     on_probe: Callable[[Probe, float], object] = lambda probe, part: None,
 ) -> list[Probe]:
-    """Try every variant for ``steps`` steps, one after the other in this process. Nothing is registered.
+    """Train every variant for ``steps`` steps, one after the other in this process. Nothing is registered.
 
     Args:
-        task: as :func:`cluster.finetuning.job.check` gave it.
-        folder: where the probes write.
-        uri: the MLflow store, for the base.
-        on_probe: called with each that is done, and which part of all of them is.
+        task: a task returned by :func:`cluster.finetuning.job.check`.
+        steps: number of optimizer steps of each probe.
+        on_probe: called after each probe with the fraction of the work that is done.
     """
     import torch
 
@@ -82,11 +81,11 @@ def advise(
 
     job.join_alone()
     short = task.train.model_copy(update={"steps": steps})
-    probes = []
     model_depth = preparing.open_base(task.base, uri).model.config.depth
     tried = list(variants(task.model_copy(update={"train": short}), model_depth))
+    probes = []
     for number, variant in enumerate(tried):
-        base = preparing.open_base(task.base, uri)  # the last one has been trained
+        base = preparing.open_base(task.base, uri)  # afresh, because a probe trains it
         place = folder / str(number)
         place.mkdir(parents=True)
         prepared = preparing.prepare(variant, place, base)
@@ -100,8 +99,8 @@ def advise(
 
 def _read(variant: Task, folder: Path, depth: int, trained: int) -> Probe:
     events = events_from(folder / FILE_NAME, 0)[0]
-    found = [event[f"validation_{variant.score}"] for event in events if event["event"] == "validation"]
-    seconds = [event["step_seconds"] for event in events if event["event"] == "step"]
+    values = [event[f"validation_{variant.score}"] for event in events if event["event"] == Event.VALIDATION]
+    seconds = [event["step_seconds"] for event in events if event["event"] == Event.STEP]
     # The first step pays for what is imported and allocated once.
     is_lora = variant.method == "lora"
     return Probe(
@@ -110,15 +109,18 @@ def _read(variant: Task, folder: Path, depth: int, trained: int) -> Probe:
         embedding=is_lora and "embedding" in variant.adapter.targets,
         depth=depth,
         trained=trained,
-        before=found[0],
-        after=found[-1],
+        before=values[0],
+        after=values[-1],
+        # The first step includes imports and allocations.
         step_seconds=statistics.median(seconds[1:] or seconds),
     )
 
 
 def recommended(probes: list[Probe], metric: str) -> Probe:
-    """The one with the fewest trained parameters, of equals the shallower one, among those that have 95 % of
-    the largest gain; where nothing gains anything, the one that loses least."""
+    """The smallest probe with 95 % of the largest gain; if nothing gains, the probe that loses least.
+
+    Size is the number of trained parameters, then the depth.
+    """
     best = max(probe.gain(metric) for probe in probes)
     if best <= 0:
         return max(probes, key=lambda probe: probe.gain(metric))

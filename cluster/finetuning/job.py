@@ -1,4 +1,4 @@
-"""Fine-tuning jobs: base from the registry, tuned by the one loop, what came of it into the registry."""
+"""Fine-tuning jobs: load the base from the registry, train it with the common loop, register the result."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from cluster.finetuning.preparing import Base, open_base, prepare, trainable, wo
 from cluster.finetuning.result import (
     VERSION_FILE,
     FinetuneResult,
+    Reached,
+    base_tags,
     model_name,
     read_scores,
-    register_run,
+    register_job,
     write_version_file,
 )
-from cluster.promotion.task_gate import judged
-from cluster.registry import from_run
-from cluster.registry.about import DATA_DIGEST
+from cluster.promotion.task_gate import judge
 from cluster.registry.aliases import CHAMPION
-from cluster.runs.events import EventLog
-from cluster.tasks.sets import read_sets
-from cluster.tasks.shape import shape
-from cluster.tasks.task import Task
+from cluster.registry.run_output import REGISTER_SECONDS
+from cluster.runs.events import Event, EventLog
+from cluster.tags import DATA_DIGEST
+from cluster.tasks.task import Task, read_sets, shape
 from cluster.tracking import runs, upload
 from cluster.tracking.lineage import code_tags
 
 if TYPE_CHECKING:
     from cluster.finetuning.together import Together
 
-__all__ = ["VERSION_FILE", "FinetuneResult", "check", "finetune", "finetune_together", "register_run"]
+__all__ = ["VERSION_FILE", "FinetuneResult", "check", "finetune", "finetune_together", "register_job"]
 
 
 def check(task: Task, uri: str | None) -> Task:
-    """A task that can be queued: its base is the version that the name stands for now, its paths are whole.
+    """Validate a task and resolve it: its base becomes a fixed version, its paths absolute.
 
     Raises:
-        ValueError, FileNotFoundError: for an unknown base or unusable data, before anything runs.
+        ValueError, FileNotFoundError: for an unknown base or unusable data.
     """
     try:
         read_sets(task)
@@ -46,12 +46,14 @@ def check(task: Task, uri: str | None) -> Task:
         raise FileNotFoundError(f"data: {error}") from None
     except ValueError as error:
         raise ValueError(f"data: {error}") from None
+
     try:
         base = registry.resolve(task.base, uri)
     except ValueError as error:
         raise ValueError(f"base: {error}") from None
-    if base.tags.get("odeformer.kind") != "checkpoint":
+    if base.kind != "checkpoint":
         raise ValueError(f"base {task.base} is an adapter; a task needs a checkpoint to start from")
+
     validation = task.data.validation
     data = task.data.model_copy(
         update={
@@ -62,49 +64,48 @@ def check(task: Task, uri: str | None) -> Task:
     return task.model_copy(update={"base": base.uri, "data": data})
 
 
-def finetune(task: Task, folder: Path, uri: str, register_seconds: float | None = None) -> FinetuneResult:
-    """Train and register one task's adapter or model, in this process alone.
+def finetune(
+    task: Task, folder: Path, uri: str, register_seconds: float = REGISTER_SECONDS
+) -> FinetuneResult:
+    """Train and register one task's adapter or model in this process.
 
-    The store must be there at the start, for the base. It may be away from then on: what is to be logged
-    waits in the folder, and so does what cannot be registered for two minutes. The same folder again goes on
-    from the job's last checkpoint.
+    The MLflow store must be reachable at the start, for the base. After that it may be unreachable: logs wait
+    in the folder, and so does a model that could not be registered in time. Called again with the same
+    folder, the job resumes from its last checkpoint.
 
     Args:
-        task: as :func:`check` gave it.
-        folder: where the job writes.
-        uri: the MLflow store.
-        register_seconds: how long to try to register it; two minutes when not given.
+        task: a task returned by :func:`check`.
+        register_seconds: how long to try to register the result.
 
     Raises:
-        PreemptedError: when SIGTERM, or the folder's ``control`` file, asked it to end; the step in progress
-            has been committed.
+        PreemptedError: when SIGTERM or the folder's ``control`` file stopped it; the current step has been
+            committed.
     """
     join_alone()
-    return _finetune(task, folder, uri, open_base(task.base, uri), register_seconds=register_seconds)
+    return _finetune(task, folder, uri, open_base(task.base, uri), None, register_seconds)
 
 
 def finetune_together(
     tasks: Sequence[Task],
     folders: Sequence[Path],
     uri: str,
-    register_seconds: float | None = None,
+    register_seconds: float = REGISTER_SECONDS,
     on_end: Callable[[int, FinetuneResult | Exception], None] = lambda number, end: None,
 ) -> list[FinetuneResult | Exception]:
-    """As :func:`finetune` of each, in this process, with one pass over the base for all of them at a time.
+    """Train several tasks in this process, as :func:`finetune` would, with joint passes over their base.
 
-    Each has its own folder, stream, optimizer, schedule, events, checkpoints and version, as if it were
-    alone, and can be resumed alone. One that fails leaves the others alone: its error is in its place.
+    Each job has its own folder, stream, optimizer, schedule, events, checkpoints and version, as if it were
+    alone, and can be resumed alone. A job that fails leaves the others alone; its error takes its place in
+    the result.
 
     Args:
-        tasks: as :func:`check` gave them.
-        folders: where each writes.
-        uri: the MLflow store.
-        register_seconds: as of :func:`finetune`.
-        on_end: called with a job's place among them, and its result or error, as soon as it has ended.
+        tasks: tasks returned by :func:`check`.
+        register_seconds: how long to try to register each result.
+        on_end: called with a job's index and its result or error as soon as it has ended.
 
     Raises:
-        ValueError: for tasks that are not of one :func:`~cluster.tasks.shape.shape`, or a base that
-            cannot be shared.
+        ValueError: for tasks that differ in :func:`~cluster.tasks.task.shape`, or a base that cannot be
+            shared.
     """
     from cluster.finetuning.methods import frozen
     from cluster.finetuning.together import Together
@@ -120,7 +121,7 @@ def finetune_together(
     depth = tasks[0].depth or base.model.config.depth
     together = Together(frozen(base.model, {depth, *tasks[0].train.depths}))
 
-    def to_its_end(number: int, task: Task, folder: Path) -> FinetuneResult:
+    def run_job(number: int, task: Task, folder: Path) -> FinetuneResult:
         try:
             result = _finetune(task, folder, uri, base, together, register_seconds)
         except Exception as error:
@@ -130,16 +131,11 @@ def finetune_together(
         return result
 
     jobs = enumerate(zip(tasks, folders, strict=True))
-    return together.run([partial(to_its_end, number, *job) for number, job in jobs])
+    return together.run([partial(run_job, number, task, folder) for number, (task, folder) in jobs])
 
 
 def _finetune(
-    task: Task,
-    folder: Path,
-    uri: str,
-    base: Base,
-    together: Together | None = None,
-    register_seconds: float | None = None,
+    task: Task, folder: Path, uri: str, base: Base, together: Together | None, register_seconds: float
 ) -> FinetuneResult:
     import torch
 
@@ -148,42 +144,42 @@ def _finetune(
     prepared = prepare(task, folder, base)
     torch.manual_seed(task.train.seed)
     trained = trainable(task, base, prepared.depth, together)
-    _start_run(task, folder, uri, base.lineage, prepared.sets.digest())
+    _start_run(task, folder, uri, base, prepared.sets.digest())
     with upload.ended(folder), upload.Tracker(folder) as tracker:
         worker.train(work_of(task, folder, base, prepared, trained, tracker))
         trained.save(base.lineage, folder / trained.files)
         before, after = read_scores(folder)
-        gate = judged(task, before, after)
-        reached = {"depth": prepared.depth, "metric": task.score, "score": after[task.score], "gate": gate}
+        gate = judge(task, before, after)
+        reached = Reached(depth=prepared.depth, metric=task.score, score=after[task.score], gate=gate)
         write_version_file(task, base.version, folder, trained.files, trained.parameters, reached)
+
     version = None
-    seconds = from_run.REGISTER_SECONDS if register_seconds is None else register_seconds
     try:
         if task.trial is None:
-            version = register_run(folder, seconds=seconds)
+            version = register_job(folder, seconds=register_seconds)
             if gate is not None and gate["reached"] is None:
                 gate["reached"] = CHAMPION in version.aliases
     except ConnectionError as error:
-        EventLog(folder)("not_registered", task.train.steps, {"reason": str(error)})
+        EventLog(folder)(Event.NOT_REGISTERED, task.train.steps, {"reason": str(error)})
     return FinetuneResult(
-        task.team,
-        task.name,
-        task.score,
-        before[task.score],
-        after[task.score],
-        model_name(task, base.version),
-        None if version is None else version.version,
-        base.version.version,
-        task.method,
-        prepared.depth,
-        gate,
+        team=task.team,
+        task=task.name,
+        metric=task.score,
+        before=before[task.score],
+        after=after[task.score],
+        adapter_model=model_name(task, base.version),
+        adapter_version=None if version is None else version.version,
+        base_version=base.version.version,
+        method=task.method,
+        depth=prepared.depth,
+        gate=gate,
     )
 
 
-def _start_run(task: Task, folder: Path, uri: str, lineage: dict[str, str], data: str) -> None:
-    of_base = {f"odeformer.base_{key}": value for key, value in lineage.items()}
-    nested = {} if task.parent_run is None else {runs.PARENT: task.parent_run}
-    tags = code_tags() | of_base | nested | {DATA_DIGEST: data}
+def _start_run(task: Task, folder: Path, uri: str, base: Base, data: str) -> None:
+    tags = {**code_tags(), **base_tags(base.version), DATA_DIGEST: data}
+    if task.parent_run is not None:
+        tags[runs.PARENT] = task.parent_run
     try:
         runs.start_run(
             uri,
@@ -194,11 +190,11 @@ def _start_run(task: Task, folder: Path, uri: str, lineage: dict[str, str], data
             tags,
         )
     except ConnectionError as error:  # it is started when the store answers
-        EventLog(folder)("tracking_away", 0, {"reason": str(error)})
+        EventLog(folder)(Event.TRACKING_AWAY, 0, {"reason": str(error)})
 
 
 def join_alone() -> None:
-    """A process group of one, which needs no port."""
+    """Initialize a process group of one process, which needs no port."""
     from torch import distributed as dist
 
     if not dist.is_initialized():

@@ -1,4 +1,4 @@
-"""What each method trains, and how what it trained is kept."""
+"""Fine-tuning methods: the parameters that each trains, and the format they are saved in."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ from odeformer.norms import vectors
 
 @dataclass(frozen=True)
 class Trained:
-    """What the training loop gets of a job."""
+    """A trainable model, and how to save the result."""
 
     model: Any
-    """An :class:`Odeformer`, or what behaves as one. What requires grad is trained."""
+    """An :class:`Odeformer` or a module with its interface. Parameters that require grad are trained."""
     files: str
-    """The folder, in the job's own, that :meth:`save` fills: ``adapter`` or ``model``."""
+    """Name of the subfolder of the job's folder that ``save`` writes: ``adapter`` or ``model``."""
     save: Callable[[dict[str, str], Path], None]
-    """``save(base, folder)``; ``base``: name, version and digest of the base."""
+    """``save(base, folder)``, where ``base`` has the name, version and digest of the base."""
     finish_backward: Callable[[], None] = lambda: None
+    """Called after each backward pass; joint passes use it to finish the gradient."""
 
     @property
     def parameters(self) -> int:
-        """How many are trained."""
+        """Number of trained parameters."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
 
 def full(model: Odeformer, tokenizer: Path) -> Trained:
-    """All weights. They are a checkpoint of their own, with the base's tokenizer and solver."""
+    """Train all weights, saved as a checkpoint with the base's tokenizer and solver."""
     model.requires_grad_(True)
     solver = model.solver
 
@@ -49,7 +50,7 @@ def full(model: Odeformer, tokenizer: Path) -> Trained:
 
 
 def norms(model: Odeformer) -> Trained:
-    """Norm gains and biases; of the matrices neither B_k nor W(t) gets a gradient."""
+    """Train norm gains and biases; the matrices B_k and W(t) get no gradient."""
     model.requires_grad_(False)
     for parameter in vectors(model).values():
         parameter.requires_grad_(True)
@@ -57,11 +58,11 @@ def norms(model: Odeformer) -> Trained:
 
 
 def lora(task: Task, model: Odeformer, depth: int, together: Together | None = None) -> Trained:
-    """A low-rank adapter on a base that is frozen: its W(t) needs no gradient, and is made only once.
+    """Train a low-rank adapter on a frozen base, whose W(t) needs no gradient and is generated only once.
 
     Args:
-        depth: N at which it is scored.
-        together: where the job's passes are shared with those of others.
+        depth: depth N of evaluation.
+        together: the jobs that share their passes with this one, if any.
     """
     adapter = Adapter(task.adapter, model.config)
 
@@ -81,7 +82,7 @@ def lora(task: Task, model: Odeformer, depth: int, together: Together | None = N
 
 
 def frozen(model: Odeformer, depths: set[int]) -> FrozenBase:
-    """The base of adapters that run at these depths. At one alone, its weight sets are let go of."""
+    """A frozen base for adapters that run at these depths. For a single depth, its weight sets are freed."""
     base = FrozenBase(model)
     if len(depths) == 1:
         base.settle(*depths)

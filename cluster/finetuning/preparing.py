@@ -1,4 +1,4 @@
-"""What a task comes to on its base: sets, depth, sequence length, what is trained, the loop's work."""
+"""Preparation of a task on its base: examples, depth, sequence length, trainable model, and loop input."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from cluster.settings import (
     TrainSettings,
     ZeroSettings,
 )
-from cluster.tasks.sets import read_sets
-from cluster.tasks.task import Task
+from cluster.tags import DIGEST
+from cluster.tasks.task import Task, read_sets
 from cluster.tracking import runs
 from odeformer.gradients import gradient_named
 from odeformer.solvers import solver_named
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from odeformer.model import Odeformer
 
 DEPTH_FILE = "depth.json"
-"""In a job's folder: the depth that a latency budget bought when the job first ran."""
+"""File in a job's folder with the depth that its latency budget allowed when it first ran."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """What tasks start from."""
+    """The base model of a task, loaded."""
 
     version: registry.Version
     folder: Path
@@ -45,13 +45,13 @@ class Base:
 
     @property
     def lineage(self) -> dict[str, str]:
-        """Name, version and digest."""
+        """Name, version and digest of the base."""
         version = self.version
-        return {"name": version.name, "version": version.version, "digest": version.tags[registry.DIGEST]}
+        return {"name": version.name, "version": version.version, "digest": version.tags[DIGEST]}
 
 
 def open_base(model: str, uri: str) -> Base:
-    """The version ``models:/…`` with its files, fetched and checked."""
+    """Fetch, verify and load the version ``models:/…``."""
     import torch
 
     import odeformer
@@ -65,27 +65,27 @@ def open_base(model: str, uri: str) -> Base:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What follows from a task and its base."""
+    """The examples and the training settings that follow from a task and its base."""
 
     sets: TaskSets
     depth: int
-    """N at which it is scored."""
+    """Depth N of evaluation."""
     sequence_length: int
     train: TrainSettings
 
 
 def prepare(task: Task, folder: Path, base: Base) -> Prepared:
-    """Read the sets; choose depth and sequence length.
+    """Read the examples, and choose depth and sequence length.
 
     Raises:
-        ValueError, FileNotFoundError: for unusable data, or a depth or a length that the base does not have.
+        ValueError, FileNotFoundError: for unusable data, or a depth or length that the base does not allow.
     """
     sets, depth = read_sets(task), _depth(task, base.model, folder)
     return Prepared(sets, depth, _sequence_length(task, sets, base), _train_settings(task, base.model, depth))
 
 
 def trainable(task: Task, base: Base, depth: int, together: Together | None = None) -> Trained:
-    """What the task's method trains of the base, to be run at N = ``depth``."""
+    """The model to train by the task's method, evaluated at depth N."""
     from cluster.finetuning import methods
 
     if task.method == "full":
@@ -98,7 +98,7 @@ def trainable(task: Task, base: Base, depth: int, together: Together | None = No
 def work_of(
     task: Task, folder: Path, base: Base, prepared: Prepared, trained: Trained, report: Report
 ) -> Work:
-    """What the training loop is to do."""
+    """The input of the training loop."""
     from cluster.runs import preemption
     from cluster.tasks.scoring import scores
     from cluster.training import worker
@@ -107,8 +107,8 @@ def work_of(
     sets, train, length = prepared.sets, prepared.train, prepared.sequence_length
 
     def validate(engine: Any) -> dict[str, float]:
-        found = scores(engine, sets, base.tokenizer, length, train.micro_batch, prepared.depth)
-        return {f"validation_{metric}": value for metric, value in found.items()}
+        metrics = scores(engine, sets, base.tokenizer, length, train.micro_batch, prepared.depth)
+        return {f"validation_{metric}": value for metric, value in metrics.items()}
 
     return worker.Work(
         model=trained.model,
@@ -129,7 +129,7 @@ def work_of(
         zero=ZeroSettings(stage=0),
         checkpoint=CheckpointSettings(every=100, keep=1),
         finish_backward=trained.finish_backward,
-        is_asked_to_end=lambda: preemption.is_asked(folder),
+        must_stop=lambda: preemption.is_asked(folder),
     )
 
 
@@ -140,7 +140,7 @@ def _train_settings(task: Task, model: Odeformer, depth: int) -> TrainSettings:
         steps=asked.steps,
         global_batch=asked.global_batch,
         micro_batch=asked.micro_batch or asked.global_batch,
-        # What is tuned runs by the base's solver, by whichever it is trained.
+        # The result runs with the base's solver, even if its gradient needs another one in training.
         solver=model.solver if method.goes_with(solver_named(model.solver)) else None,
         gradient=asked.gradient,
         depths=asked.depths or (depth,),
@@ -149,7 +149,7 @@ def _train_settings(task: Task, model: Odeformer, depth: int) -> TrainSettings:
 
 
 def _depth(task: Task, model: Odeformer, folder: Path) -> int:
-    """N at which the job is scored, the same one whenever it is resumed."""
+    """Depth N of evaluation; a resumed job keeps it."""
     if task.latency_ms is None:
         depth = task.depth or model.config.depth
     elif (folder / DEPTH_FILE).is_file():
@@ -161,12 +161,12 @@ def _depth(task: Task, model: Odeformer, folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         runs.write_json(folder / DEPTH_FILE, {"depth": depth, "latency_ms": task.latency_ms})
     for asked in (depth, *task.train.depths):
-        model.grids(asked)  # one that is too small is refused before anything is trained
+        model.grids(asked)  # raises for a depth that is too small, before training starts
     return depth
 
 
 def _sequence_length(task: Task, sets: TaskSets, base: Base) -> int:
-    """In tokens: what the task says, else what its longest example takes; at most the base's context."""
+    """Sequence length in tokens: the task's, or that of its longest example; at most the base's context."""
     limit, asked = base.model.config.context_length, task.train.sequence_length
     assert limit is not None
     if asked is None:
@@ -179,11 +179,11 @@ def _sequence_length(task: Task, sets: TaskSets, base: Base) -> int:
 
 
 def _longest(sets: TaskSets, tokenizer: Tokenizer, limit: int) -> int:
-    """The sequence length the task needs, at most the base's context: padding costs as much as text."""
+    """Sequence length of the longest example, since padding costs as much as text."""
     from data.tasks.example import Example
     from data.tasks.stream import encode
 
-    # Scoring asks for every label on every validation prompt: none of them may push a prompt out.
+    # Evaluation scores every label after every validation prompt: none of them may truncate a prompt.
     asked = [Example(e.prompt, label) for e in sets.validation for label in sets.labels]
     examples = sets.train + sets.validation + asked
     return max(len(window.ids) for e in examples for window in encode(e, tokenizer, limit)) - 1

@@ -1,26 +1,28 @@
-"""What a job made: its files, its version's name and tags, and what it reached."""
+"""A job's result: its metrics, and the name, tags and files of its version."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from cluster import registry
+from cluster import tags as tag
 from cluster.promotion import task_gate
-from cluster.registry import from_run
-from cluster.runs.events import FILE_NAME, events_from
+from cluster.promotion.task_gate import GateResult
+from cluster.registry import run_output
+from cluster.runs.events import FILE_NAME, Event, events_from
 from cluster.tasks.task import Task
 from cluster.tracking import runs
 
 VERSION_FILE = "version.json"
-"""In a job's folder, once it has been trained: the name, tags and files of the version that it made."""
+"""File in a trained job's folder with the name, tags and files of its version."""
 
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What a job reached: ``before`` and ``after`` are the validation metric, untuned and tuned, at N."""
+    """A job's result; ``before`` and ``after`` are the validation metric before and after training."""
 
     team: str
     task: str
@@ -28,74 +30,100 @@ class FinetuneResult:
     before: float
     after: float
     adapter_model: str
-    """The registered model: an adapter, or of method ``full`` a checkpoint."""
+    """Name of the registered model: an adapter, or a checkpoint for method ``full``."""
     adapter_version: str | None
-    """None: trained, not registered. ``odeformer models register`` of the job's folder does it later. A
-    search's trials are not."""
+    """``None`` if it is not registered: a search's trial, or a store that was unreachable, in which case
+    ``odeformer models register`` can do it later."""
     base_version: str
     method: str
     depth: int
-    """N at which it was scored."""
-    gate: dict[str, Any] | None
-    """The task's, with the ``value`` of its metric, and whether it was ``reached``: the version is champion
-    then. ``None`` where the champion has not been asked, as nothing was registered."""
+    """Depth N of evaluation."""
+    gate: GateResult | None
+    """The gate's result; ``None`` if the task has no gate."""
+
+
+def base_tags(base: registry.Version) -> dict[str, str]:
+    """Tags that name the base of an adapter or a run."""
+    return {
+        tag.BASE_NAME: base.name,
+        tag.BASE_VERSION: base.version,
+        tag.BASE_DIGEST: base.tags[tag.DIGEST],
+    }
+
+
+class Reached(TypedDict):
+    """Results that are kept as tags of the version."""
+
+    depth: int
+    metric: str
+    score: float
+    gate: GateResult | None
 
 
 def read_scores(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
-    """The first and the last validation in a job's log: also of a job that was resumed in between."""
+    """Metrics of the first and the last validation in a job's log, even if it was resumed in between."""
     events, _ = events_from(folder / FILE_NAME, 0)
-    found = [event for event in events if event["event"] == "validation"]
-    named = [{key.removeprefix("validation_"): value for key, value in event.items()} for event in found]
-    return named[0], named[-1]
+    validations = [event for event in events if event["event"] == Event.VALIDATION]
+    return _metrics(validations[0]), _metrics(validations[-1])
+
+
+def _metrics(validation: dict[str, Any]) -> dict[str, float]:
+    return {key.removeprefix("validation_"): value for key, value in validation.items()}
 
 
 def model_name(task: Task, base: registry.Version) -> str:
-    """The registered model that a task's results are versions of."""
+    """Name of the registered model whose versions are the task's results."""
     return f"{base.name}-{task.team}-{task.name}"
 
 
 def write_version_file(
-    task: Task, base: registry.Version, folder: Path, files: str, trained: int, result: dict[str, Any]
+    task: Task, base: registry.Version, folder: Path, files: str, trained: int, reached: Reached
 ) -> None:
-    """Leave in a job's folder what its version in the registry is to be.
+    """Write the name, tags and files of the job's future version to its folder.
 
     Args:
-        files: the folder in it that holds the version's files, ``adapter`` or ``model``.
-        trained: parameters that were trained.
-        result: numbers and words to keep with the version.
+        files: name of the subfolder with the version's files, ``adapter`` or ``model``.
+        trained: number of trained parameters.
+        reached: results to keep with the version.
     """
-    of_a_base = {
-        registry.BASE_NAME: base.name,
-        registry.BASE_VERSION: base.version,
-        registry.BASE_DIGEST: base.tags[registry.DIGEST],
-    }
-    sizes = ("odeformer.parameters", "odeformer.ordinary_parameters")
-    as_model = {"odeformer.parent": base.uri} | {key: base.tags[key] for key in sizes if key in base.tags}
-    is_model = files == "model"
     tags = {
-        "odeformer.kind": "checkpoint" if is_model else "adapter",
-        "odeformer.team": task.team,
-        "odeformer.task": task.name,
-        "odeformer.method": task.method,
-        "odeformer.trained_parameters": str(trained),
-        **(as_model if is_model else {"odeformer.parameters": str(trained), **of_a_base}),
-        **{f"odeformer.{key}": json.dumps(value) for key, value in result.items()},
+        tag.KIND: "checkpoint" if files == "model" else "adapter",
+        tag.TEAM: task.team,
+        tag.TASK: task.name,
+        tag.METHOD: task.method,
+        tag.TRAINED_PARAMETERS: str(trained),
+    }
+
+    if files == "model":
+        sizes = (tag.PARAMETERS, tag.ORDINARY_PARAMETERS)
+        tags |= {tag.PARENT: base.uri} | {key: base.tags[key] for key in sizes if key in base.tags}
+    else:
+        tags |= {tag.PARAMETERS: str(trained), **base_tags(base)}
+
+    tags |= {
+        tag.DEPTH: json.dumps(reached["depth"]),
+        tag.METRIC: json.dumps(reached["metric"]),
+        tag.SCORE: json.dumps(reached["score"]),
+        tag.GATE: json.dumps(reached["gate"]),
     }
     content = {"name": model_name(task, base), "tags": tags, "files": files}
     runs.write_json(folder / VERSION_FILE, content)
 
 
-def register_run(folder: Path, name: str | None = None, seconds: float = 0) -> registry.Version:
-    """Register what a job made, under its own name or another; done again, no second version.
+def register_job(folder: Path, name: str | None = None, seconds: float = 0) -> registry.Version:
+    """Register a trained job's model as a candidate, and apply its task's gate. Idempotent.
 
-    It is the candidate; its task's gate, if it has one, says whether it is champion.
+    Args:
+        name: name of the registered model; the job's own when not given.
 
     Raises:
-        ConnectionError: when the store could not be reached for so many seconds.
+        ConnectionError: when the store could not be reached for that long.
     """
     content = json.loads((folder / VERSION_FILE).read_text())
     name, tags = name or content["name"], content["tags"]
-    gate, depth = (json.loads(tags.get(f"odeformer.{key}", "null")) for key in ("gate", "depth"))
+    gate: GateResult | None = json.loads(tags.get(tag.GATE, "null"))
     files = folder / content["files"]
-    version = from_run.register(folder, files, name, tags, seconds, first=gate is None)
-    return version if gate is None else task_gate.settle(version, runs.run_uri(folder), gate, depth, folder)
+    version = run_output.register_run_output(folder, files, name, tags, seconds, first=gate is None)
+    if gate is None:
+        return version
+    return task_gate.settle(version, runs.run_uri(folder), gate, json.loads(tags[tag.DEPTH]), folder)

@@ -1,4 +1,4 @@
-"""A task with a search: which of its settings are open, and between what."""
+"""Settings of a hyperparameter search over a task."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from odeformer.section import Count, Section
 
 OPEN = ("method", "depth")
 OPEN_SECTIONS = ("adapter", "train")
-"""What a search may draw. The rest says what the task is, and results would not compare."""
-ITS_OWN = ("train.validate_every",)
-"""That it sets itself."""
+"""Settings and sections that a search may draw; results would not be comparable across others."""
+RESERVED = ("train.validate_every",)
+"""Settings that the search sets itself."""
 LONGEST_NAME = 50
 
 
@@ -23,34 +23,34 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Range(Section):
-    """From ``low`` to ``high``, both included; whole numbers where both are."""
+    """A range from ``low`` to ``high``, both included; of integers if both bounds are."""
 
     low: int | Finite
     high: int | Finite
     log: bool = False
-    """Drawn evenly on a logarithmic scale."""
+    """Draw uniformly on a logarithmic scale."""
 
     @model_validator(mode="after")
     def _goes_up(self) -> Range:
         if not self.low < self.high:
             raise ValueError(f"low {self.low} is not below high {self.high}")
         if self.log and self.low <= 0:
-            raise ValueError(f"low {self.low}: a logarithmic range begins above zero")
+            raise ValueError(f"low {self.low}: a logarithmic range must start above zero")
         return self
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is one of whole numbers."""
+        """Whether it is a range of integers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     @property
     def examples(self) -> tuple[float, ...]:
-        """Both ends; of one that is not of whole numbers also one that is none."""
+        """Both bounds, and a fraction in between if it is not a range of integers."""
         inner = () if self.is_whole else (self.low + (self.high - self.low) * 0.382,)
         return (self.low, self.high, *inner)
 
     def holds(self, value: Any) -> bool:
-        """Whether it could have been drawn."""
+        """Whether the value could have been drawn."""
         kind = int if self.is_whole else float
         return type(value) is kind and self.low <= value <= self.high
 
@@ -72,20 +72,24 @@ Among = Annotated[
 
 
 class Search(Section):
-    """How the open settings are searched: by Optuna's TPE. Once five trials have got to their ends, those
-    that are worse than the median of them was at the same step are stopped."""
+    """Settings of a search with Optuna's TPE.
+
+    Once five trials have finished, trials that are worse than the median at the same step are pruned.
+    """
 
     space: dict[str, Among] = Field(min_length=1)
-    """By their keys, such as ``train.learning_rate``: a range, or a list of values."""
+    """Range or list of values for each searched setting, such as ``train.learning_rate``."""
     trials: Count = 12
+    """Number of trials."""
     at_once: Count = 4
-    """Trials that are queued or run at a time."""
+    """Maximum number of trials that are queued or running at a time."""
     validations: Count = 4
-    """Of each trial, at equal distances."""
+    """Number of validations of each trial, at equal distances."""
     seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of the sampler."""
 
     def holds(self, values: Mapping[str, Any]) -> bool:
-        """Whether these could have been drawn."""
+        """Whether these values could have been drawn."""
         if values.keys() != self.space.keys():
             return False
         return all(
@@ -97,20 +101,22 @@ class Search(Section):
 
 
 class SearchedTask(Task):
-    """A task, and what is to be searched in it."""
+    """A task with a search over some of its settings."""
 
     search: Search
 
     @model_validator(mode="after")
     def _space_fits(self) -> SearchedTask:
         if len(self.name) > LONGEST_NAME:
-            raise ValueError(f"name: at most {LONGEST_NAME} letters: its trials are called <name>-trial-1")
+            raise ValueError(
+                f"name: at most {LONGEST_NAME} characters, because trials are called <name>-trial-1"
+            )
         task = self.plain()
         for key, among in self.search.space.items():
             section, _, name = key.partition(".")
-            if (key not in OPEN and not (section in OPEN_SECTIONS and name)) or key in ITS_OWN:
+            if (key not in OPEN and not (section in OPEN_SECTIONS and name)) or key in RESERVED:
                 sections = ", ".join(f"{section}.…" for section in OPEN_SECTIONS)
-                raise ValueError(f"search.space.{key}: open to a search are {', '.join(OPEN)}, {sections}")
+                raise ValueError(f"search.space.{key}: a search may draw {', '.join(OPEN)}, {sections}")
             values = among.examples if isinstance(among, Range) else among
             if not values:
                 raise ValueError(f"search.space.{key}: no values")
@@ -119,15 +125,15 @@ class SearchedTask(Task):
         return self
 
     def plain(self) -> Task:
-        """The task as it is without the search."""
+        """The task without the search."""
         return Task.model_validate(self.model_dump(exclude={"search"}))
 
 
 def with_values(task: Task, values: Mapping[str, Any]) -> Task:
-    """The task with these in place of its own.
+    """The task with some settings replaced.
 
     Raises:
-        ValueError: naming the key, for one that does not exist or a value that it cannot have.
+        ValueError: naming the key, for an unknown setting or an invalid value.
     """
     content = task.model_dump(mode="json")
     for key, value in values.items():

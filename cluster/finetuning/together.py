@@ -1,14 +1,13 @@
-"""Several jobs with the same base in one process: one frozen pass, forward and backward, for all of them.
+"""Joint training of several adapters on one base: one forward and one backward pass of the base for all jobs.
 
-Every job runs the ordinary training loop in a thread of its own, with its own stream, optimizer, clipping,
-schedule, events and checkpoints, which know nothing of the others. Only one thread runs at a time, and turns
-change in two places. A job that comes to its forward pass waits until all have come to theirs; one pass over
-their joint batch then serves them all. And when each has been back from its loss to its own logits, one
-backward pass, from all logits' gradients, reaches all adapters. As a sample's state depends on no other
-sample, the gradients are those of passes apart: those of the sum of the jobs' mean losses.
+Every job runs the ordinary training loop in its own thread, with its own stream, optimizer, clipping,
+schedule, events and checkpoints, unaware of the others. Only one thread runs at a time, and threads meet in
+two places. A job that reaches its forward pass waits until all jobs have reached theirs; one pass over their
+joint batch then serves them all. Once every job has back-propagated its loss to its own logits, one backward
+pass from the gradients of all logits reaches all adapters. Since a sample's state depends on no other sample,
+the gradients equal those of separate passes: those of the sum of the jobs' mean losses.
 
-A job that ends, or fails, leaves; the others go on without it. (Joint passes for adapters: tLoRA,
-arXiv 2602.07263.)
+A job that ends or fails leaves, and the others go on. (Joint passes for adapters: tLoRA, arXiv 2602.07263.)
 """
 
 from __future__ import annotations
@@ -31,34 +30,34 @@ _T = TypeVar("_T")
 
 
 class JointPassError(RuntimeError):
-    """A pass failed that several jobs share: each of them raises this, whichever of them is to blame."""
+    """A joint pass failed. Every job in it raises this, whichever job caused it."""
 
 
 @dataclass(eq=False)
 class _Part:
-    """What one job puts into a pass, and gets out of it."""
+    """Input of a job to a joint pass, and its output."""
 
     input_ids: Tensor
     depth: int | Grid | None
     adapter: Adapter
-    of: _Pass | None = None
+    joint: _Pass | None = None
     output: Output | None = None
-    """Its logits are a leaf, whose gradient is the job's own."""
+    """Output whose logits are a leaf of the job's own autograd graph."""
 
 
 @dataclass(eq=False)
 class _Pass:
-    """One pass over the joint batch of some parts."""
+    """A forward and a backward pass over the joint batch of some parts."""
 
     parts: list[_Part]
     logits: Tensor | None = None
     awaited: set[_Part] = field(default_factory=set)
-    """Those whose logits have no gradient yet."""
+    """Parts whose logits have no gradient yet."""
     is_done: bool = False
     error: Exception | None = None
 
     def run_backward(self) -> None:
-        """From the logits' gradients, zero for a job that has left, into the adapters'."""
+        """Back-propagate the logits' gradients to the adapters, with zeros for a job that has left."""
         assert self.logits is not None
         leaves = [part.output.logits for part in self.parts if part.output is not None]
         try:
@@ -66,43 +65,43 @@ class _Pass:
             torch.autograd.backward(self.logits, torch.cat(grads))
         except Exception as error:  # noqa: BLE001 - every job of the pass raises it
             self.error = error
-        # A part knows its pass: without this both, and all logits, would wait for the collector of cycles.
+        # Parts refer to their pass: breaking the cycle frees all logits now, without the garbage collector.
         self.parts, self.logits, self.is_done = [], None, True
 
     def check(self) -> None:
-        """Raise what went wrong in it."""
+        """Raise the error of the pass, if there was one."""
         if self.error is not None:
             raise JointPassError(f"the joint pass failed: {self.error}") from self.error
 
 
 class Together:
-    """Where jobs meet. Each is given a :meth:`member` to train, and all are run by :meth:`run`."""
+    """Coordinator of joint passes. Each job trains a :meth:`member`, and :meth:`run` runs all jobs."""
 
     def __init__(self, base: FrozenBase) -> None:
         if base.model.config.dropout_rate:
-            raise ValueError("a base with dropout draws at random: its jobs cannot share passes")
+            raise ValueError("jobs cannot share passes of a base with dropout, which is random")
         self._base = base
         self._turn = threading.Condition()
-        self._there = 0
-        self._asked_to_stop = False
+        self._jobs = 0
+        self._is_stopping = False
         self._waiting: list[_Part] = []
-        self._under_way: dict[int, _Part] = {}
+        self._part_of_thread: dict[int, _Part] = {}
 
     def run(self, jobs: Sequence[Callable[[], _T]]) -> list[_T | Exception]:
-        """What each job returned or raised, in order.
+        """Run all jobs; what each returned or raised, in order.
 
-        The passes are made by the calling thread: an allocator that keeps memory for each thread would keep
-        a pass's for each.
+        The calling thread makes all passes, because an allocator with a cache per thread would keep the
+        memory of a pass for each thread.
         """
-        self._there = len(jobs)
+        self._jobs = len(jobs)
         with ThreadPoolExecutor(len(jobs), thread_name_prefix="job") as threads, self._turn:
             futures = [threads.submit(self._run, job) for job in jobs]
             try:
-                while self._there:
+                while self._jobs:
                     if not self._make_a_pass():
                         self._turn.wait()
-            except BaseException:  # Ctrl-C reaches this thread alone
-                self._asked_to_stop = True
+            except BaseException:  # Ctrl-C reaches this thread only
+                self._is_stopping = True
                 raise
             finally:
                 self._turn.notify_all()
@@ -112,13 +111,13 @@ class Together:
         with self._turn:
             try:
                 return job()
-            except Exception as error:  # noqa: BLE001 - of one job, not of the others
+            except Exception as error:  # noqa: BLE001 - one job's error must not end the others
                 return error
             finally:
-                self._there -= 1
-                left = self._under_way.pop(threading.get_ident(), None)
-                if left is not None and left.of is not None:
-                    left.of.awaited.discard(left)
+                self._jobs -= 1
+                part = self._part_of_thread.pop(threading.get_ident(), None)
+                if part is not None and part.joint is not None:
+                    part.joint.awaited.discard(part)
                 self._turn.notify_all()
 
     def member(self, adapter: Adapter) -> Member:
@@ -126,39 +125,43 @@ class Together:
         return Member(self._base, adapter, self)
 
     def forward(self, input_ids: Tensor, depth: int | Grid | None, adapter: Adapter) -> Output:
-        """A job's share of the next pass; waits for the other jobs."""
+        """A job's part of the next joint forward pass; blocks until the other jobs are ready."""
         part = _Part(input_ids, depth, adapter)
         self._waiting.append(part)
-        self._wait_until(lambda: part.of is not None)
-        assert part.of is not None
-        part.of.check()
-        self._under_way[threading.get_ident()] = part
+        self._wait_until(lambda: part.joint is not None)
+        assert part.joint is not None
+        part.joint.check()
+        self._part_of_thread[threading.get_ident()] = part
         assert part.output is not None
         return part.output
 
     def backward(self) -> None:
-        """Bring a job's gradient from its logits, where its own backward pass ended, to its adapter."""
-        part = self._under_way[threading.get_ident()]
-        joint = part.of
+        """Back-propagate from a job's logits, where its own backward pass ended, to its adapter."""
+        part = self._part_of_thread[threading.get_ident()]
+        joint = part.joint
         assert joint is not None
         joint.awaited.discard(part)
         self._wait_until(lambda: joint.is_done)
-        del self._under_way[threading.get_ident()]
+        del self._part_of_thread[threading.get_ident()]
         joint.check()
 
-    def _wait_until(self, so: Callable[[], bool]) -> None:
+    def _wait_until(self, condition: Callable[[], bool]) -> None:
         self._turn.notify_all()
-        self._turn.wait_for(lambda: so() or self._asked_to_stop)
-        if self._asked_to_stop:
+        self._turn.wait_for(lambda: condition() or self._is_stopping)
+        if self._is_stopping:
             raise InterruptedError("the process was told to stop")
 
     def _make_a_pass(self) -> bool:
-        """A pass that everybody it needs has come for, if there is one."""
-        joints = {part.of for part in self._under_way.values()}
+        """Run the passes whose jobs are all ready; whether there were any.
+
+        A backward pass is ready once each of its jobs has a gradient for its logits or has left. A forward
+        pass is ready only when every running job waits for one, so that the jobs stay in step.
+        """
+        joints = {part.joint for part in self._part_of_thread.values()}
         ready = [joint for joint in joints if joint is not None and not (joint.awaited or joint.is_done)]
         for joint in ready:
             joint.run_backward()
-        if self._waiting and len(self._waiting) == self._there:
+        if self._waiting and len(self._waiting) == self._jobs:
             self._pass_forward()
         elif not ready:
             return False
@@ -166,11 +169,12 @@ class Together:
         return True
 
     def _pass_forward(self) -> None:
-        """One pass for all parts that have the same grid and shape."""
+        """Run one forward pass for all waiting parts with the same grid and shape."""
         alike: dict[object, list[_Part]] = {}
         for part in self._waiting:
             alike.setdefault((part.depth, part.input_ids.shape), []).append(part)
         self._waiting = []
+
         for parts in alike.values():
             joint = _Pass(parts, awaited=set(parts))
             try:
@@ -184,22 +188,22 @@ class Together:
             except Exception as error:  # noqa: BLE001 - every job of the pass raises it
                 joint.error = error
             for part in parts:
-                part.of = joint
+                part.joint = joint
 
 
 class Member(Tuned):
-    """One job's adapter on the base that it shares."""
+    """A job's model: its adapter on the shared base."""
 
     def __init__(self, base: FrozenBase, adapter: Adapter, together: Together) -> None:
         super().__init__(base, adapter)
         self._together = together
 
     def forward(self, input_ids: Tensor, depth: int | Grid | None = None) -> Output:
-        """As of a model of its own; with gradients it is a share of a joint pass."""
+        """The adapted model's output; with gradients enabled, computed in a joint pass."""
         if not torch.is_grad_enabled():
             return super().forward(input_ids, depth)
         return self._together.forward(input_ids, depth, self.adapter)
 
     def finish_backward(self) -> None:
-        """To be called after every backward pass, before the gradients are used."""
+        """Finish a backward pass; must be called before the gradients are used."""
         self._together.backward()

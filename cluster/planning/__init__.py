@@ -1,4 +1,4 @@
-"""What a run on machines that nobody has rented yet would need, take and cost."""
+"""Planning of a run: memory, time and cost on given machines, without running anything."""
 
 from cluster.planning.estimate import Estimate, Machines, choices, estimate
 from cluster.planning.forecast import long_run, summary

@@ -1,9 +1,10 @@
-"""What workers send each other in an optimizer step: how much by the ZeRO stage, and how long it takes."""
+"""Communication between workers in an optimizer step: bytes by ZeRO stage, and time."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Literal, NamedTuple
 
 from cluster.planning.hardware import LINK_LATENCY, Gpu, Network
@@ -13,11 +14,11 @@ from cluster.training.memory import FLOAT, LIVE
 
 Operation = Literal["all_reduce", "all_gather", "reduce_scatter"]
 MESSAGE = zero.BUCKET * FLOAT
-"""Bytes that travel together at most."""
+"""Maximum bytes per message."""
 
 
 class Collective(NamedTuple):
-    """One kind of operation in a step: the bytes of all its messages, each counted once and whole."""
+    """All messages of one collective operation in a step, with their total bytes before partitioning."""
 
     operation: Operation
     bytes: int
@@ -26,15 +27,16 @@ class Collective(NamedTuple):
 def collectives(
     sizes: Sequence[Sequence[int]], settings: ZeroSettings, workers: int, passes: int
 ) -> list[Collective]:
-    """Of one optimizer step in so many passes, as DeepSpeed 0.19.8 makes them. Everything is float32.
+    """The collectives of one optimizer step in DeepSpeed 0.19.8. Everything is float32.
 
-    Stage 0 sums gradients once. Stage 1 sums them once and gathers the new weights. Stage 2 sums them in
-    every pass, as no worker keeps more than its part. Stage 3 gathers weights in every pass – once more for
-    the backward pass where they do not stay whole – and scatters gradients; the small tensors, which every
-    worker holds whole, it gathers once.
+    Stage 0 reduces the gradients once. Stage 1 does the same and gathers the new weights. Stage 2 reduces the
+    gradients in every pass, as each worker keeps only its part. Stage 3 gathers the weights in every pass, a
+    second time for the backward pass unless they stay gathered, and scatters the gradients; small tensors,
+    which every worker holds unpartitioned, are gathered once.
 
     Args:
-        sizes: elements of each trained parameter, in the optimizer's groups.
+        sizes: elements of each trained parameter, by optimizer group.
+        passes: forward and backward passes per optimizer step.
     """
     if workers == 1:
         return []
@@ -46,17 +48,17 @@ def collectives(
     if settings.stage == 2:
         return [Collective("all_reduce", passes * whole), Collective("all_gather", whole)]
     limit = settings.param_persistence_threshold
-    small = FLOAT * sum(size for group in sizes for size in group if size <= limit)
+    small = FLOAT * sum(size for size in chain.from_iterable(sizes) if size <= limit)
     times = 1 if whole <= FLOAT * LIVE else 2
-    gathered = passes * times * (whole - small) + small  # the small ones once, when they are new
+    gathered = passes * times * (whole - small) + small  # small ones once, after the update
     return [Collective("all_gather", gathered), Collective("reduce_scatter", passes * whole)]
 
 
 def seconds(collective: Collective, workers: int, gpu: Gpu, network: Network) -> float:
-    """How long it takes by the α–β model: messages · steps · α + bytes on the wire / β.
+    """Seconds of a collective by the α–β model: messages · steps · α + bytes on the wire / β.
 
-    Within a node a ring; between nodes each GPU of a node has a ring of its own with its like, over a part of
-    the bytes. (The costs of collectives: Thakur, Rabenseifner, Gropp 2005.)
+    The model is a ring within each node, and between nodes a ring per GPU of a node, each over its part of
+    the bytes. (For the costs of collectives see Thakur, Rabenseifner and Gropp 2005.)
     """
     inside = min(workers, gpu.per_node)
     nodes = math.ceil(workers / gpu.per_node)
@@ -65,5 +67,5 @@ def seconds(collective: Collective, workers: int, gpu: Gpu, network: Network) ->
     time = rounds * (inside - 1) / inside * collective.bytes / gpu.link_bandwidth
     time += rounds * (inside - 1) * LINK_LATENCY * messages
     time += rounds * (nodes - 1) / nodes * collective.bytes / inside / network.bandwidth
-    # Between many nodes a tree is the faster way for short messages, and its latency is what counts then.
+    # Between many nodes a tree is faster for short messages, for which the latency dominates.
     return time + rounds * math.ceil(math.log2(nodes)) * network.latency * messages

@@ -1,4 +1,4 @@
-"""The arithmetic of an optimizer step on one GPU, and how long it takes."""
+"""Compute time of an optimizer step on one GPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from odeformer.solvers import SOLVERS
 
 
 def model_flops(model: Odeformer, settings: PretrainSettings) -> float:
-    """Model FLOPs of one optimizer step over all workers, in the mean over the depths it may have."""
+    """Model FLOPs of one optimizer step over all workers, averaged over the depths that it may draw."""
     train, config = settings.train, settings.model
     length = settings.data.sequence_length
     drawn = train.depths or (config.depth,)
@@ -31,29 +31,29 @@ def _flops(model: Odeformer, depth: int, sequences: int, length: int) -> float:
 def compute_seconds(
     model: Odeformer, settings: PretrainSettings, gpu: Gpu, efficiency: float, part: float, passes: int
 ) -> dict[str, float]:
-    """Seconds of one step on each GPU: products, what makes W(t), the optimizer.
+    """Seconds of one step on each GPU, for matmuls, generating W(t) and the optimizer.
 
     Args:
-        efficiency: the part of its peak that a GPU reaches in products.
-        part: of the optimizer's state that one GPU holds.
-        passes: forward and backward, of one GPU in a step.
+        efficiency: fraction of its peak FLOP/s that a GPU reaches in matmuls.
+        part: fraction of the optimizer state that one GPU holds.
+        passes: forward and backward passes of one GPU per step.
     """
     train, config, workers = settings.train, settings.model, settings.cluster.workers
-    again = gradient_named(train.gradient).recomputed_passes / 3
-    flops = model_flops(model, settings) * (1 + again) / workers
+    recomputed = gradient_named(train.gradient).recomputed_passes / 3
+    flops = model_flops(model, settings) * (1 + recomputed) / workers
     peak = gpu.bf16_flops if train.precision == "bf16" else gpu.fp32_flops
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {
         "products": flops / (peak * efficiency),
         "weights W(t)": passes * _generation(model, config.depth, gpu),
-        # Reads and writes two moments and a master copy, reads the gradient, writes the weight: 4 bytes each.
+        # Two moments and the master copy are read and written, the gradient read, the weight written.
         "optimizer": 8 * 4 * parameters * part / gpu.memory_bandwidth,
     }
 
 
 def _generation(model: Odeformer, depth: int, gpu: Gpu) -> float:
-    """W(t) from K sets at the nodes of N cells, forward and backward, in float32: by arithmetic or by
-    memory, whichever takes longer."""
+    """Seconds to generate W(t) from K sets at the nodes of N cells, forward and backward, in float32:
+    limited by arithmetic or by memory bandwidth."""
     config = model.config
     block, sets = block_size(config), config.basis.size
     nodes = depth * len(SOLVERS[model.solver].nodes)

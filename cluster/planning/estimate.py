@@ -1,15 +1,15 @@
-"""A run on given machines: whether it fits, how fast it is, what it costs; and the settings that are fastest.
+"""Estimate of a run on given machines: memory, speed and cost, and the fastest settings.
 
-Memory and bytes follow from DeepSpeed's source and are compared with real workers
-(``python -m benchmarks.cluster.plan``). Times are a model: products at a stated part of the GPU's peak, W(t)
-and the optimizer at the speed of its memory, communication by latency and bandwidth, and none of it
-overlapping.
+Memory and communication volume follow from DeepSpeed's source and are compared with real workers
+(``python -m benchmarks.cluster.plan``). Times are a model without any overlap: matmuls run at a given fraction
+of peak FLOP/s, W(t) and the optimizer at memory bandwidth, communication by latency and bandwidth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from cluster.planning.communication import collectives, seconds
@@ -22,39 +22,39 @@ from odeformer.gradients import GRADIENTS
 from odeformer.solvers import solver_named
 
 USABLE = 0.92
-"""Of a GPU's memory; the rest is the driver's, the libraries', and lost in pieces."""
+"""Usable fraction of a GPU's memory; driver, libraries and fragmentation take the rest."""
 POWER_USAGE = 1.2
-"""Energy of a data centre over that of its GPUs, with hosts and cooling."""
+"""Energy of a data centre, with hosts and cooling, relative to that of its GPUs."""
 
 
 @dataclass(frozen=True)
 class Machines:
-    """What a run would be given."""
+    """GPUs and network for a run."""
 
     gpus: int
     gpu: Gpu
     network: Network
     efficiency: float = 0.45
-    """The part of its peak that a GPU reaches in products: an assumption until it is measured."""
+    """Fraction of peak FLOP/s that a GPU reaches in matmuls: an assumption until it is measured."""
     price: float | None = None
-    """For one GPU and hour, in whatever currency."""
+    """Price per GPU hour, in any currency."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run on some machines comes to."""
+    """Estimate of a run on some machines."""
 
     settings: PretrainSettings
     machines: Machines
     memory: Memory
     seconds: dict[str, float]
-    """Of an optimizer step, by what they go to."""
+    """Seconds of an optimizer step, by activity."""
     bytes_sent: dict[str, int]
-    """Of an optimizer step, by operation; each message counted once and whole."""
+    """Bytes of an optimizer step by collective operation, before partitioning."""
     flops: float
     """Model FLOPs of an optimizer step."""
     commit_bytes: float
-    """That a GPU copies for a commit: its part of optimizer and weights. At stage 0 rank 0 writes it all."""
+    """Bytes that a GPU copies for a commit: its part of optimizer state and weights (all at stage 0)."""
     reliability: Reliability
 
     @property
@@ -67,17 +67,17 @@ class Estimate:
 
     @property
     def tokens_per_second(self) -> float:
-        """While nothing is broken."""
+        """Throughput without failures."""
         train = self.settings.train
         return train.global_batch * self.settings.data.sequence_length / self.step_seconds
 
     @property
     def utilization(self) -> float:
-        """Model FLOPs over what the GPUs could do."""
+        """Model FLOPs utilization: the fraction of the GPUs' peak FLOP/s."""
         return self.flops / self.step_seconds / (self.machines.gpus * self.machines.gpu.bf16_flops)
 
     def content(self) -> dict[str, Any]:
-        """As plain values, with what follows for the whole run."""
+        """The estimate and its consequences for the whole run, as plain values for JSON."""
         train, machines, reliable = self.settings.train, self.machines, self.reliability
         days = train.steps * self.step_seconds / reliable.goodput / 86400
         gpu_hours = 24 * days * machines.gpus
@@ -107,7 +107,7 @@ class Estimate:
 
 
 def estimate(settings: PretrainSettings, machines: Machines) -> Estimate:
-    """Of a run whose vocabulary and context are known.
+    """Estimate a run. Its vocabulary and context must be known.
 
     Raises:
         ValueError: when the GPUs cannot share the global batch in whole micro-batches.
@@ -121,14 +121,14 @@ def estimate(settings: PretrainSettings, machines: Machines) -> Estimate:
     sent = collectives(sizes, settings.zero, workers, passes)
     part = 1.0 if settings.zero.stage == 0 else 1.0 / workers
     spent = compute_seconds(model, settings, machines.gpu, machines.efficiency, part, passes)
-    spent["communication"] = sum(seconds(one, workers, machines.gpu, machines.network) for one in sent)
-    state = sum(place.get(name, 0) for place in memory for name in ("optimizer", "parameters"))
+    spent["communication"] = sum(seconds(each, workers, machines.gpu, machines.network) for each in sent)
+    state = sum(place.get("optimizer", 0) + place.get("parameters", 0) for place in memory)
     return Estimate(
         settings,
         machines,
         memory,
         spent,
-        {one.operation: one.bytes for one in sent},
+        {each.operation: each.bytes for each in sent},
         model_flops(model, settings),
         state,
         reliability(workers, state),
@@ -136,17 +136,17 @@ def estimate(settings: PretrainSettings, machines: Machines) -> Estimate:
 
 
 def on_machines(settings: PretrainSettings, gpus: int) -> PretrainSettings:
-    """The run with one worker on each of so many GPUs.
+    """The run with one worker on each of ``gpus`` GPUs.
 
     Raises:
         ValueError: when they cannot share the global batch in whole micro-batches.
     """
     train = settings.train
     if train.global_batch % (gpus * train.micro_batch):
-        fits = _next(train.global_batch, gpus * train.micro_batch)
+        suggested = _next(train.global_batch, gpus * train.micro_batch)
         raise ValueError(
             f"train.global_batch {train.global_batch} cannot be shared by {gpus} GPUs in micro-batches of "
-            f"{train.micro_batch}: --set train.global_batch={fits}"
+            f"{train.micro_batch}: --set train.global_batch={suggested}"
         )
     cluster = settings.cluster.model_copy(
         update={"workers": gpus, "min_workers": None, "gpus_per_worker": 1, "address": None}
@@ -154,26 +154,22 @@ def on_machines(settings: PretrainSettings, gpus: int) -> PretrainSettings:
     return settings.model_copy(update={"cluster": cluster})
 
 
-def _next(number: int, of: int) -> int:
-    """The smallest multiple that is not less."""
-    return -(-number // of) * of
+def _next(number: int, divisor: int) -> int:
+    """The smallest multiple of ``divisor`` that is not less than ``number``."""
+    return -(-number // divisor) * divisor
 
 
 def choices(settings: PretrainSettings, machines: Machines) -> list[Estimate]:
-    """The run at every ZeRO stage and with every gradient method that its solver allows, each at the largest
-    micro-batch that fits; those that fit first, the fastest first.
+    """Estimates for every ZeRO stage and every gradient method that the solver allows, each at the largest
+    micro-batch that fits. Those that fit come first, the fastest at the top.
 
     Raises:
         ValueError: when the GPUs cannot share the global batch.
     """
     solver = solver_named(settings.train.solver_for(settings.model))
-    found = [
-        _largest(settings, machines, stage, gradient)
-        for stage in (0, 1, 2, 3)
-        for gradient, method in GRADIENTS.items()
-        if method.is_exact and method.goes_with(solver)
-    ]
-    return sorted(found, key=lambda one: (not one.fits, one.step_seconds))
+    gradients = [name for name, method in GRADIENTS.items() if method.is_exact and method.goes_with(solver)]
+    estimates = [_largest(settings, machines, *choice) for choice in product((0, 1, 2, 3), gradients)]
+    return sorted(estimates, key=lambda estimate: (not estimate.fits, estimate.step_seconds))
 
 
 def _largest(settings: PretrainSettings, machines: Machines, stage: int, gradient: str) -> Estimate:
@@ -184,14 +180,14 @@ def _largest(settings: PretrainSettings, machines: Machines, stage: int, gradien
     )
     for micro_batch in _micro_batches(settings.train.global_batch, machines.gpus):
         train = settings.train.model_copy(update={"gradient": gradient, "micro_batch": micro_batch})
-        made = estimate(settings.model_copy(update={"train": train, "zero": zero}), machines)
-        if made.fits:
+        result = estimate(settings.model_copy(update={"train": train, "zero": zero}), machines)
+        if result.fits:
             break
-    return made
+    return result
 
 
 def _micro_batches(global_batch: int, gpus: int) -> Iterator[int]:
-    """Those that a GPU's share of the batch is a multiple of, from the largest."""
+    """The divisors of a GPU's share of the batch, from the largest."""
     if global_batch % gpus:
         raise ValueError(
             f"train.global_batch {global_batch} cannot be shared by {gpus} GPUs: "

@@ -1,4 +1,4 @@
-"""What GPUs and networks can do, from their makers' data sheets. All per GPU, in one direction."""
+"""GPUs and networks, from their makers' data sheets. All rates are per GPU, in one direction."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from cluster.training.utilization import PEAK_FLOPS
 
 @dataclass(frozen=True)
 class Gpu:
-    """One kind of GPU, eight to a node."""
+    """A type of GPU, in nodes of eight."""
 
     name: str
     memory: float
-    """Bytes."""
+    """Memory in bytes."""
     bf16_flops: float
-    """FLOP/s of dense products in bf16."""
+    """Peak FLOP/s of dense bf16 matmuls."""
     fp32_flops: float
-    """FLOP/s outside the tensor cores."""
+    """Peak FLOP/s outside the tensor cores."""
     memory_bandwidth: float
-    """Bytes/s."""
+    """Memory bandwidth in bytes/s."""
     link_bandwidth: float
-    """Bytes/s to the other GPUs of its node."""
+    """Bandwidth in bytes/s to the other GPUs of the node."""
     watts: float
     per_node: int = 8
 
 
 @dataclass(frozen=True)
 class Network:
-    """Between nodes, with an adapter for each GPU."""
+    """A network between nodes, with one adapter per GPU."""
 
     name: str
     bandwidth: float
-    """Bytes/s."""
+    """Bandwidth in bytes/s per GPU."""
     latency: float
-    """Seconds for a message."""
+    """Latency of a message in seconds."""
 
 
 GPUS = {
@@ -46,7 +46,7 @@ GPUS = {
         Gpu("b200", 180e9, PEAK_FLOPS["B200"], 80e12, 8.0e12, 900e9, 1000),
     )
 }
-"""SXM modules; NVLink's data sheet figure is of both directions together."""
+"""SXM modules. The link bandwidth is half of NVLink's data sheet value, which counts both directions."""
 
 NETWORKS = {
     network.name: network
@@ -58,4 +58,4 @@ NETWORKS = {
     )
 }
 LINK_LATENCY = 3e-6
-"""Seconds for a message within a node."""
+"""Latency of a message within a node in seconds."""

@@ -1,4 +1,4 @@
-"""How often something breaks, how often to commit, and what part of the time is work that lasts."""
+"""Reliability of a long run: failure rate, best commit interval and goodput."""
 
 from __future__ import annotations
 
@@ -6,32 +6,35 @@ import math
 from typing import NamedTuple
 
 GPU_HOURS_BETWEEN_FAILURES = 16_384 * 54 * 24 / 419
-"""Of hours that one GPU works between two interruptions that nobody planned: 419 in 54 days on 16,384 of them
-(Llama 3, arXiv 2407.21783, section 3.3.4)."""
+"""GPU hours between two unplanned interruptions: 419 of them in 54 days on 16,384 GPUs (Llama 3,
+arXiv 2407.21783, section 3.3.4)."""
 HOST_BANDWIDTH = 25e9
-"""Bytes/s from a GPU into its host's memory."""
+"""Bandwidth from a GPU to host memory in bytes/s."""
 LEAST_INTERVAL = 60.0
-"""Seconds between commits at least: each has to be written, too."""
+"""Minimum seconds between commits, each of which has to be written."""
 RESTART_SECONDS = 300.0
-"""From a failure to the next step: it is noticed, workers start, state is read."""
+"""Seconds from a failure to the next step: detection, start of the workers, loading the state."""
 
 
 class Reliability(NamedTuple):
-    """Of a run on so many GPUs."""
+    """Failures, commits and goodput of a run."""
 
     failures_per_day: float
     commit_seconds: float
-    """That a step waits for a commit."""
+    """Seconds that training waits for a commit."""
     commit_every: float
     """Seconds between commits."""
     goodput: float
-    """The part of the time that is spent on steps which need not be made again."""
+    """Fraction of the time that is spent on steps that need not be repeated."""
 
 
 def reliability(gpus: int, commit_bytes: float) -> Reliability:
-    """Of a run on so many GPUs, each of which copies so many bytes into its host's memory for a commit.
+    """Reliability of a run.
 
-    Commits go on in a thread behind that copy, so it is what they cost.
+    Args:
+        gpus: number of GPUs.
+        commit_bytes: bytes that each GPU copies to host memory for a commit. Only this copy takes training
+            time, as a thread writes the commit.
     """
     between = 3600 * GPU_HOURS_BETWEEN_FAILURES / gpus
     commit = commit_bytes / HOST_BANDWIDTH
@@ -40,7 +43,7 @@ def reliability(gpus: int, commit_bytes: float) -> Reliability:
 
 
 def best_interval(commit: float, between: float) -> float:
-    """Seconds of work between commits that lose least, for failures ``between`` seconds apart on average.
+    """Optimal seconds of work between commits, for failures ``between`` seconds apart on average.
 
     √(2 C M) − C for C < M / 2, else M (Daly 2006, "A higher order estimate of the optimum checkpoint interval
     for restart dumps", to first order; Young 1974).
@@ -49,6 +52,6 @@ def best_interval(commit: float, between: float) -> float:
 
 
 def goodput(every: float, commit: float, between: float, restart: float) -> float:
-    """τ over the time that τ seconds of work take: M e^(R/M) (e^((τ+C)/M) − 1), for failures that come at
-    random at a constant rate, also during commits and restarts (Daly 2006, equation 20)."""
+    """τ divided by the time that τ seconds of work take, M e^(R/M) (e^((τ+C)/M) − 1), for random failures at
+    a constant rate, also during commits and restarts (Daly 2006, equation 20)."""
     return every / (between * math.exp(restart / between) * math.expm1((every + commit) / between))

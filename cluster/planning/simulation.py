@@ -1,8 +1,8 @@
-"""A long run on many machines, event by event: what fails, what is lost, and how long it takes after all.
+"""Discrete-event simulation of a long run on many machines, with failures, preemptions and slow nodes.
 
-Between two events the run has one speed and a fixed rhythm of work and commits, so a stretch is arithmetic
-and only events cost time. The formula of :func:`~cluster.planning.reliability.goodput` is this simulation's
-mean where commits last at once, spares never run out, and nothing is preempted or slow.
+Between two events the run alternates between work and commits at a constant speed, so that only events take
+time to simulate. :func:`~cluster.planning.reliability.goodput` is the mean of this simulation if commits are
+durable at once, spares never run out, and no node is preempted or slow.
 """
 
 from __future__ import annotations
@@ -11,73 +11,66 @@ import heapq
 import math
 import random
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from cluster.planning.reliability import RESTART_SECONDS
 
 RUNS = 100
-"""Simulated, for quantiles."""
+"""Default number of simulated runs."""
 REPAIR_SECONDS = 86400.0
-"""Until a node that failed may be used again. An assumption."""
+"""Seconds until a failed node is available again. An assumption."""
 AWAY_SECONDS = 3600.0
-"""Until a node that was preempted comes back. An assumption."""
+"""Seconds until a preempted node comes back. An assumption."""
 SLOWDOWN = 1.1
-"""A step's time with a slow node in it over one without: MegaScale's slow hosts took about 10 % more
-(arXiv 2402.15627, section 6.3)."""
+"""Relative time of a step with a slow node: MegaScale's slow hosts took about 10 % longer (arXiv 2402.15627,
+section 6.3)."""
 SLOW_SECONDS = 3600.0
-"""That a node stays slow, on average. An assumption."""
+"""Mean seconds that a node stays slow. An assumption."""
 DAY = 86400.0
 
 Event = Literal["failure", "preemption", "slow", "fast", "back"]
 Part = Literal["work", "slow nodes", "commits", "work made again", "restarts", "waiting for nodes"]
-PARTS: tuple[Part, ...] = (
-    "work",
-    "slow nodes",
-    "commits",
-    "work made again",
-    "restarts",
-    "waiting for nodes",
-)
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 @dataclass(frozen=True)
 class LongRun:
-    """What happens to a run. Times are in seconds; rates are a day, of the whole run, and constant."""
+    """A run and its failures. Times are in seconds; rates are per day for the whole run, and constant."""
 
     steps: int
     step_seconds: float
     commit_every: float
-    """Of work; whole steps are made of it, at least one."""
+    """Seconds of work between commits, rounded to whole steps, at least one."""
     commit_seconds: float = 0.0
-    """That training waits for a commit."""
+    """Seconds that training waits for a commit."""
     write_seconds: float = 0.0
-    """From then on until the commit is durable. The next one waits for it."""
+    """Further seconds until the commit is durable, which the next commit waits for."""
     failures_per_day: float = 0.0
     restart_seconds: float = RESTART_SECONDS
-    """From a failure, once nodes are there, to the next step: noticed, started, read."""
+    """Seconds from a failure to the next step, once there are enough nodes."""
     spares: int | None = None
-    """Nodes beside those that the run has; without number when not given."""
+    """Number of spare nodes; unlimited by default."""
     repair_seconds: float = REPAIR_SECONDS
     preemptions_per_day: float = 0.0
-    """A node is taken away with notice: what it has done is committed first."""
+    """Nodes that are taken away per day, with notice: their work is committed first."""
     away_seconds: float = AWAY_SECONDS
     stragglers_per_day: float = 0.0
-    """Nodes that become slow; every step takes the slowest's time."""
+    """Nodes per day that become slow. Every step takes the time of the slowest node."""
     slowdown: float = SLOWDOWN
     slow_seconds: float = SLOW_SECONDS
-    """On average, exponentially distributed."""
+    """Mean seconds that a node stays slow, exponentially distributed."""
 
     @property
     def work(self) -> float:
-        """Seconds, if nothing ever happened and commits were free."""
+        """Seconds of the run without any events or commits."""
         return self.steps * self.step_seconds
 
 
 class Outcome(NamedTuple):
-    """Of one simulated run."""
+    """Result of one simulated run."""
 
     seconds: dict[Part, float]
-    """By what they went to."""
+    """Seconds by activity."""
     failures: int
     preemptions: int
 
@@ -87,29 +80,29 @@ class Outcome(NamedTuple):
 
     @property
     def goodput(self) -> float:
-        """The part of the time that is steps which need not be made again, at full speed."""
+        """Fraction of the time that is spent on steps that need not be repeated, at full speed."""
         return self.seconds["work"] / self.wall
 
 
 class Commit(NamedTuple):
-    """A state on its way to where it lasts."""
+    """A commit, and when it becomes durable."""
 
     durable_at: float
     steps: float
 
 
 class _Simulation:
-    """One run, from its first step to its last commit."""
+    """Simulation of one run, from its first step to its last commit."""
 
     def __init__(self, run: LongRun, source: random.Random) -> None:
         self._run, self._source = run, source
         self._interval = max(1, round(run.commit_every / run.step_seconds))  # steps
         self._now = 0.0
-        self._steps = 0.0  # done
+        self._steps = 0.0  # steps done
         self._durable = self._flying = Commit(0.0, 0)  # the last commit may not be durable yet
-        self._blocked: float | None = None  # seconds that are left of a commit that training waits for
-        self._ready = 0.0  # when a restart will be over
-        self._slow = self._out = 0  # nodes
+        self._blocked: float | None = None  # remaining seconds of a commit that training waits for
+        self._ready = 0.0  # when the restart will be over
+        self._slow = self._out = 0  # numbers of nodes
         self._done = False
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._counts = {"failure": 0, "preemption": 0}
@@ -120,10 +113,10 @@ class _Simulation:
         }
         self._events: list[tuple[float, Event]] = []
         for event in self._rates:
-            self._once_more(event)
+            self._schedule(event)
 
     def outcome(self) -> Outcome:
-        """Of the whole run."""
+        """Simulate the whole run."""
         while not self._done:
             if self._events:
                 at, event = heapq.heappop(self._events)
@@ -132,13 +125,13 @@ class _Simulation:
                     self._happen(event)
             else:
                 self._pass(math.inf)
-        made = self._seconds["work"]
+        total = self._seconds["work"]
         self._seconds["work"] = self._run.work
-        self._seconds["work made again"] = max(0.0, made - self._run.work)
+        self._seconds["work made again"] = max(0.0, total - self._run.work)
         return Outcome(self._seconds, self._counts["failure"], self._counts["preemption"])
 
-    def _once_more(self, event: Event) -> None:
-        """Of what comes at random, and when it will."""
+    def _schedule(self, event: Event) -> None:
+        """Schedule the next occurrence of a random event."""
         if self._rates[event]:
             self._after(self._source.expovariate(self._rates[event] / DAY), event)
 
@@ -148,9 +141,9 @@ class _Simulation:
     def _happen(self, event: Event) -> None:
         run = self._run
         if event in self._rates:
-            self._once_more(event)
+            self._schedule(event)
         if event in ("failure", "preemption") and self._missing:
-            return  # nodes that wait for others have nothing to lose, and idle ones hardly fail
+            return  # waiting nodes have nothing to lose, and idle ones hardly fail
         if event == "failure":
             kept = self._flying if self._flying.durable_at <= self._now else self._durable
             self._stop(event, kept, run.repair_seconds)
@@ -179,7 +172,7 @@ class _Simulation:
         return not self._missing and self._now >= self._ready
 
     def _stop(self, event: Literal["failure", "preemption"], kept: Commit, away: float) -> None:
-        """A node leaves for so long; the run goes on from that commit with another, once there is one."""
+        """A node leaves for ``away`` seconds; the run resumes from ``kept`` once there are enough nodes."""
         self._steps, self._blocked = kept.steps, None
         self._durable = self._flying = Commit(self._now, kept.steps)
         self._counts[event] += 1
@@ -188,15 +181,15 @@ class _Simulation:
         self._ready = self._now + self._run.restart_seconds
 
     def _commit_at_once(self) -> None:
-        """Of the whole steps that are done; it is waited for until it is durable."""
+        """Commit the completed steps, and wait until the commit is durable."""
         seconds = self._run.commit_seconds + self._run.write_seconds
         self._now += seconds
         self._seconds["commits"] += seconds
         self._flying = Commit(self._now, math.floor(self._steps))
 
     def _pass(self, until: float) -> None:
-        """Let time go by, to an event or to the end of the run."""
-        until = max(until, self._now)  # a commit at once takes time, in which other events may have come
+        """Advance the time to the next event or the end of the run."""
+        until = max(until, self._now)  # other events may be due since an immediate commit, which took time
         if self._missing:
             self._spend("waiting for nodes", until - self._now)
         elif self._now < self._ready:
@@ -212,13 +205,14 @@ class _Simulation:
         self._now += seconds
 
     def _train(self, until: float) -> None:
-        """Work until the next commit, or over all that there is time for."""
+        """Work until the next commit, over many cycles of work and commit if nothing interrupts them."""
         run, work = self._run, self._run.step_seconds
         pace = run.slowdown if self._slow else 1.0
         cycle = self._interval * work * pace + run.commit_seconds
         if self._steps == self._flying.steps and run.write_seconds <= self._interval * work * pace:
-            there = (run.steps - 1 - int(self._steps)) // self._interval  # the last one ends the run
-            cycles = there if until == math.inf else min(there, int((until - self._now) / cycle))
+            cycles = (run.steps - 1 - int(self._steps)) // self._interval  # the last cycle ends the run
+            if until != math.inf:
+                cycles = min(cycles, int((until - self._now) / cycle))
             if cycles > 0:
                 self._steps += cycles * self._interval
                 self._work(cycles * self._interval, pace)
@@ -242,7 +236,7 @@ class _Simulation:
         self._spend("slow nodes", seconds * (pace - 1))
 
     def _wait_for_commit(self, until: float) -> None:
-        """Training waits while a commit is copied, and before that until the one before is durable."""
+        """Wait while a commit is copied and, before that, until the previous one is durable."""
         assert self._blocked is not None
         if self._now + self._blocked > until:
             self._blocked -= until - self._now
@@ -259,6 +253,6 @@ class _Simulation:
 
 
 def simulate(run: LongRun, seed: int, times: int = RUNS) -> list[Outcome]:
-    """The run so many times, each with other accidents; the same ones for the same seed."""
+    """Simulate the run ``times`` times; the same seed gives the same results."""
     source = random.Random(seed)
     return [_Simulation(run, source).outcome() for _ in range(times)]

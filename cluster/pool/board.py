@@ -1,4 +1,4 @@
-"""The pool's jobs as its journal has them, and the teams' accounts that follow from them."""
+"""The pool's jobs in memory, backed by the journal, and the teams' accounts that follow from them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from cluster.checkpoints.folder import commits, step_of
-from cluster.pool.journal import Job, Journal
+from cluster.pool.job import ENDED, JobRecord, State
+from cluster.pool.journal import Journal
 from cluster.pool.settings import PoolSettings
 from cluster.pool.shares import Shares, Terms, follow
-from cluster.pool.states import ENDED, State
-from cluster.pool.warm import OUTCOME
+from cluster.pool.warm import OUTCOME, Outcome
 from cluster.runs.events import FILE_NAME as EVENTS
 
 
 class Board:
-    """Jobs that have not ended are kept in memory; whatever changes is in the journal first.
+    """Keeps the jobs that have not ended in memory; every change is written to the journal first.
 
     Args:
-        journal: of the pool.
-        settings: of the pool; they may be replaced.
+        settings: the pool's settings; :meth:`configure` replaces them.
     """
 
     def __init__(self, journal: Journal, settings: PoolSettings) -> None:
@@ -32,7 +31,7 @@ class Board:
         self._replay()
 
     def _replay(self) -> None:
-        """Bring the accounts to where they were, each change of state under the settings of its time."""
+        """Rebuild the accounts from the journal, each change of state under the settings of its time."""
         in_force, kept = self.settings, self.journal.settings()
         if kept:
             self.settings = PoolSettings.model_validate(kept[0][1]["settings"])
@@ -52,12 +51,12 @@ class Board:
         self.settings = in_force
 
     def configure(self, settings: PoolSettings, at: float) -> None:
-        """Other settings from then on."""
+        """Replace the settings as of time ``at``."""
         self.shares.advance(at)
         self.settings = settings
 
-    def submit(self, task: dict[str, Any], token: str, deadline: float | None, again: bool) -> Job:
-        """Queue a task that is not known yet.
+    def submit(self, task: dict[str, Any], token: str, deadline: float | None, again: bool) -> JobRecord:
+        """Queue a new task; arguments as for :meth:`Journal.submit`.
 
         Raises:
             ValueError: when its name is taken.
@@ -68,9 +67,9 @@ class Board:
         return job
 
     def move(
-        self, job: Job, state: State, reason: str | None = None, at: float | None = None, **changes: Any
-    ) -> Job:
-        """Put a job into another state; arguments as those of :meth:`Journal.move`."""
+        self, job: JobRecord, state: State, reason: str | None = None, at: float | None = None, **changes: Any
+    ) -> JobRecord:
+        """Change a job's state; arguments as for :meth:`Journal.move`."""
         moved = self.journal.move(job.id, state, reason, at=at, **changes)
         follow(self.shares, moved.changed, moved.team, moved.id, job.state, state, moved.process)
         if state in ENDED:
@@ -79,47 +78,47 @@ class Board:
             self._jobs[job.id] = moved
         return moved
 
-    def ask_to_end(self, job: Job, why: str) -> None:
-        """Note that a running job is asked to end."""
-        self.journal.ask_to_end(job.id, why)
+    def set_ending(self, job: JobRecord, why: str) -> None:
+        """Record why a running job has been told to stop."""
+        self.journal.set_ending(job.id, why)
         self._jobs[job.id] = self.journal.job(job.id)
 
-    def jobs(self, state: State) -> list[Job]:
-        """Those in a state that is no end, in the order in which they were submitted."""
+    def jobs(self, state: State) -> list[JobRecord]:
+        """The jobs in a state, which must not be a final one, in order of submission."""
         return sorted((job for job in self._jobs.values() if job.state == state), key=lambda j: j.submitted)
 
-    def running(self, job_id: str) -> Job | None:
-        """A job, if it runs."""
+    def running(self, job_id: str) -> JobRecord | None:
+        """A job by its id; ``None`` if it is not running."""
         job = self._jobs.get(job_id)
         return job if job is not None and job.state == "running" else None
 
-    def in_process(self, process: str | None) -> list[Job]:
-        """The jobs that run in a process; without one there are none."""
+    def in_process(self, process: str | None) -> list[JobRecord]:
+        """The jobs that run in a process; none if ``process`` is ``None``."""
         return [job for job in self.jobs("running") if process is not None and job.process == process]
 
-    def folder(self, job: Job) -> Path:
-        """Where a job writes."""
+    def folder(self, job: JobRecord) -> Path:
+        """The folder that a job writes to."""
         return self.settings.dir / job.team / f"{job.name}-{job.number}"
 
-    def outcome(self, job: Job) -> dict[str, Any]:
-        """What the last attempt of a job has left of its end; empty when it was killed."""
+    def outcome(self, job: JobRecord) -> Outcome:
+        """The outcome that the job's last attempt wrote; empty if it was killed."""
         try:
-            outcome = dict(json.loads((self.folder(job) / OUTCOME).read_text()))
+            outcome: Outcome = json.loads((self.folder(job) / OUTCOME).read_text())
         except (OSError, ValueError):
             return {}
         return outcome if outcome.get("attempt") == job.attempts else {}
 
-    def committed(self, job: Job) -> int:
+    def committed(self, job: JobRecord) -> int:
         """The step of a job's last checkpoint."""
         return max(map(step_of, commits(self.folder(job) / "checkpoints")), default=0)
 
-    def last_sign(self, job: Job) -> float:
-        """When a job that was lost with the pool was last seen at work: it used its slot until then."""
+    def last_sign(self, job: JobRecord) -> float:
+        """When a job that was lost with the pool last wrote an event: it used its slot until then."""
         try:
-            seen = (self.folder(job) / EVENTS).stat().st_mtime
+            last_event = (self.folder(job) / EVENTS).stat().st_mtime
         except OSError:
-            seen = 0.0
-        return min(max(job.changed, seen), time.time())
+            last_event = 0.0
+        return min(max(job.changed, last_event), time.time())
 
     def _terms(self, team: str) -> Terms:
         settings = self.settings.team(team)

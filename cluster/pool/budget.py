@@ -1,4 +1,4 @@
-"""Slot-hours that a team may have in each calendar period."""
+"""Slot-hour budgets of teams, by calendar period."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PERIODS: tuple[Per, ...] = ("day", "week", "month")
 
 
 class Budget(Section):
-    """So much per calendar period in UTC; what is left of it is not carried over."""
+    """A team's slot-hours per calendar period in UTC. Unused hours are not carried over."""
 
     slot_hours: float = Field(gt=0, allow_inf_nan=False)
-    """GPU-hours where jobs have a GPU each; else hours of ``cpus_per_job`` threads."""
+    """Hours of one slot: GPU-hours when jobs have a GPU, otherwise hours of ``cpus_per_job`` threads."""
     per: Per = "week"
-    """A week begins on Monday."""
+    """Length of the period; weeks start on Monday."""
 
 
 class Period(NamedTuple):
@@ -30,7 +30,7 @@ class Period(NamedTuple):
 
 
 def period(now: float, per: Per) -> Period:
-    """The one that ``now`` (seconds since the epoch) is in."""
+    """The calendar period that contains ``now``, in seconds since the epoch."""
     midnight = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     if per == "day":
         begin, end = midnight, midnight + timedelta(days=1)

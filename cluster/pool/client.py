@@ -1,46 +1,39 @@
-"""A handle on the pool of a cluster: submit, look, wait, cancel."""
+"""Client of a cluster's pool: submit, inspect, wait for and cancel jobs."""
 
 from __future__ import annotations
 
 import sys
 import time
 import uuid
-from collections.abc import Callable
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any
 
 from cluster.connection.connect import ray_cluster, worker_environment
+from cluster.pool.job import ENDED, Job, JobDetails, Transition
 from cluster.pool.settings import PoolSettings
-from cluster.pool.states import ENDED
+from cluster.pool.status import PoolStatus
 from cluster.tasks.task import Task
 
 ACTOR_NAME, NAMESPACE = "odeformer-pool", "odeformer"
 ANSWER_SECONDS = 90.0
-"""A pool that was killed is back within seconds; if it has to wait for its journal, later."""
+"""Timeout of a call. A pool that was killed is back within seconds, or later if it waits for its journal."""
 HEAD = "node:__internal_head__"
-"""Ray's own resource of the head node."""
+"""Ray's built-in resource of the head node."""
 
 
 class Pool:
-    """The pool of a cluster. Usable as a context manager, which lets go of the connection, not of the pool.
-
-    A job is a dictionary: ``id``, ``name``, ``team``, ``state`` (:data:`~cluster.pool.states.STATES`),
-    ``reason``, ``priority``, ``deadline``, ``base``, ``task``, ``folder``, ``submitted`` and ``changed``
-    (seconds since the epoch), ``attempts``, ``together_with`` (the jobs that share its slot), ``waits_for``
-    (of a queued one), and at its end ``result`` (a ``FinetuneResult`` as a dictionary) or ``error``.
-    """
+    """Handle on a cluster's pool, and a context manager that closes the connection (the pool goes on)."""
 
     def __init__(self, actor: Any, connection: ExitStack) -> None:
         self._actor, self._connection = actor, connection
 
     @classmethod
     def connect(cls, address: str | None = None) -> Pool:
-        """The pool that runs on a cluster.
+        """Connect to the pool that runs on a cluster.
 
         Args:
-            address: of the cluster, ``host:6379`` or ``ray://host:10001``; the one that Ray is connected to,
-                else that of this machine, when not given.
+            address: the cluster's address, ``host:6379`` or ``ray://host:10001``; when not given, the cluster
+                that Ray is connected to, or the one on this machine.
 
         Raises:
             ConnectionError: when there is no cluster, or no pool on it.
@@ -59,16 +52,16 @@ class Pool:
 
     @classmethod
     def start(cls, settings: PoolSettings, address: str | None = None) -> Pool:
-        """Start the pool of a cluster; one that is there already takes the settings.
+        """Start the pool of a cluster, or give new settings to one that is running.
 
-        It outlives this process, and goes on with what the journal in ``settings.dir`` holds. It is on the
-        head node: there the journal is on a disk that is there for as long as the cluster is.
+        It outlives this process, and resumes from the journal in ``settings.dir``. It runs on the head node,
+        whose disk lives as long as the cluster.
 
         Raises:
             ConnectionError: when there is no cluster.
-            ValueError: when the pool that is there has another ``dir``, or for a store that the cluster of
-                another machine cannot reach.
-            BlockingIOError: when a pool of another cluster has the journal.
+            ValueError: when the running pool has another ``dir``, or a remote cluster could not reach the
+                store.
+            BlockingIOError: when a pool of another cluster holds the journal.
         """
         import ray
 
@@ -77,8 +70,8 @@ class Pool:
         uri = store.tracking_uri(settings.tracking_uri)
         if (address or "").startswith("ray://") and uri.startswith(store.SQLITE):
             raise ValueError(
-                f"tracking_uri: {uri} is a file of this machine, and the pool is asked to run at {address}: "
-                "name a store that the cluster can reach"
+                f"tracking_uri: {uri} is a file on this machine, but the pool would run at {address}: "
+                "give a store that the cluster can reach"
             )
         settings = settings.model_copy(update={"dir": settings.dir.absolute(), "tracking_uri": uri})
         from cluster.pool.actor import PoolActor
@@ -102,10 +95,12 @@ class Pool:
             .remote(content)
         )
         pool = cls(actor, connection)
-        there = pool.status()["dir"]
-        if there != content["dir"]:
+        running_dir = pool.status()["dir"]
+        if running_dir != content["dir"]:
             pool.close()
-            raise ValueError(f"dir: the pool of this cluster is in {there}: stop it first, or give that dir")
+            raise ValueError(
+                f"dir: the pool of this cluster is in {running_dir}: stop it first, or give that dir"
+            )
         pool._ask("configure", content)
         return pool
 
@@ -113,103 +108,94 @@ class Pool:
         """Queue a task; the job's id.
 
         Args:
-            task: paths in it must mean the same on the nodes that run jobs.
-            again: let it have the name of a job that has ended.
+            task: the task; its paths must be valid on the nodes that run jobs.
+            again: reuse the name of a job that has ended.
 
         Raises:
-            ValueError, FileNotFoundError: naming the field, when the task cannot run or the pool does not
-                take it, before anything is queued.
+            ValueError, FileNotFoundError: naming the field, when the task cannot run or the pool refuses it.
         """
         from cluster.finetuning import job
 
         checked = job.check(task, self.uri())
-        return str(self._ask("submit", checked.model_dump(mode="json"), uuid.uuid4().hex, again))
+        return self._ask("submit", checked.model_dump(mode="json"), uuid.uuid4().hex, again)
 
     def uri(self) -> str:
-        """The MLflow store of its jobs."""
-        return str(self._ask("uri"))
+        """URI of the MLflow store of the pool's jobs."""
+        return self._ask("uri")
 
-    def jobs(self) -> list[dict[str, Any]]:
-        """All jobs, in the order in which they were submitted."""
-        return list(self._ask("jobs"))
+    def jobs(self) -> list[Job]:
+        """All jobs in order of submission."""
+        return self._ask("jobs")
 
     def find(self, name: str) -> str:
-        """The id of the job that is meant by ``name``, ``team/name`` or ``team/name/number``; the latest one.
+        """The id of the latest job called ``name``, ``team/name`` or ``team/name/number``.
 
         Raises:
-            ValueError: when there is none, or jobs of several teams.
+            ValueError: when there is none, or several teams have one.
         """
         jobs = self.jobs()
-        found = [job for job in jobs if name in (job["id"], f"{job['team']}/{job['name']}", job["name"])]
-        if not found:
-            there = ", ".join(dict.fromkeys(f"{job['team']}/{job['name']}" for job in jobs[-10:])) or "none"
-            raise ValueError(f"no job {name!r} in the pool; the latest: {there}")
-        teams = sorted({job["team"] for job in found})
+        matches = [job for job in jobs if name in (job.id, f"{job.team}/{job.name}", job.name)]
+        if not matches:
+            latest = ", ".join(dict.fromkeys(f"{job.team}/{job.name}" for job in jobs[-10:])) or "none"
+            raise ValueError(f"no job {name!r} in the pool; the latest: {latest}")
+        teams = sorted({job.team for job in matches})
         if len(teams) > 1:
             raise ValueError(f"teams {', '.join(teams)} have a job {name!r}: say TEAM/{name}")
-        return str(found[-1]["id"])
+        return matches[-1].id
 
-    def job(self, job_id: str) -> dict[str, Any]:
-        """One job, with ``history`` and the ``last_lines`` that it printed."""
-        return dict(self._ask("job", job_id))
+    def job(self, job_id: str) -> JobDetails:
+        """A job with its history and the last lines of its log."""
+        return self._ask("job", job_id)
 
     def events(self, job_id: str, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """A job's events from an offset on, and where the next ones begin."""
-        events, end = self._ask("events", job_id, offset)
-        return events, end
+        """A job's events from a byte offset on, and the offset of the next ones."""
+        return self._ask("events", job_id, offset)
 
     def cancel(self, job_id: str) -> str:
-        """Cancel a job; its state, which stays ``running`` until its step is committed."""
-        return str(self._ask("cancel", job_id))
+        """Cancel a job; its state, which stays ``running`` until the job has committed its step."""
+        return self._ask("cancel", job_id)
 
     def retry(self, job_id: str) -> str:
-        """Queue a job again that failed or was cancelled; its state."""
-        return str(self._ask("retry", job_id))
+        """Queue a failed or cancelled job again; its state."""
+        return self._ask("retry", job_id)
 
-    def status(self) -> dict[str, Any]:
-        """Slots, teams, and what the pool is doing."""
-        return dict(self._ask("status"))
+    def status(self) -> PoolStatus:
+        """The pool's slots and teams."""
+        return self._ask("status")
 
-    def transitions(self) -> list[tuple[Any, ...]]:
-        """All changes of state: number, time, job, team, state, reason, process."""
-        return list(self._ask("transitions"))
+    def transitions(self) -> list[Transition]:
+        """All changes of state of all jobs, oldest first."""
+        return self._ask("transitions")
 
-    def wait(self, *ids: str, poll_seconds: float = 0.3) -> list[dict[str, Any]]:
-        """The jobs with these ids, once all have ended."""
+    def wait(self, *ids: str, poll_seconds: float = 0.3) -> list[Job]:
+        """Wait until the jobs with these ids have ended; the jobs."""
         while True:
-            jobs = {job["id"]: job for job in self.jobs()}
+            jobs = {job.id: job for job in self.jobs()}
             chosen = [jobs[job_id] for job_id in ids]
-            if all(job["state"] in ENDED for job in chosen):
+            if all(job.state in ENDED for job in chosen):
                 return chosen
             time.sleep(poll_seconds)
 
     def drain(self) -> None:
-        """Have it begin no more jobs and take none; those that run go on."""
+        """Start no more jobs and accept none; running jobs go on."""
         self._ask("drain")
 
-    def stop(self, on_wait: Callable[[int], object] = lambda running: None) -> None:
-        """End the pool: jobs that run commit their step and are queued again; the journal stays.
-
-        Args:
-            on_wait: called with how many jobs still run, again and again.
-        """
+    def stop(self) -> None:
+        """Stop the pool: running jobs commit their step and are queued again; the journal stays."""
         import ray
 
-        while running := int(self._ask("stop")):
-            on_wait(running)
+        while self._ask("stop"):
             time.sleep(0.3)
         ray.kill(self._actor, no_restart=True)
 
     def close(self) -> None:
-        """Let go of the connection to Ray, if it was made for this handle."""
+        """Close the connection to Ray if this handle opened it."""
         self._connection.close()
 
     def __enter__(self) -> Pool:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _ask(self, method: str, *arguments: Any) -> Any:
@@ -230,19 +216,19 @@ class Pool:
 
 
 def _connected(address: str | None) -> ExitStack:
-    """A connection to Ray that lasts until it is closed; nothing, where there is one already.
+    """Open a connection to Ray, unless there is one already.
 
     Raises:
-        ValueError: for the address of a dashboard.
+        ValueError: for a dashboard's address.
         ConnectionError: when there is no cluster.
     """
     connection = ExitStack()
     if address is not None and address.startswith(("http://", "https://")):
         raise ValueError(
-            f"address {address!r} is that of a dashboard: the pool is asked at host:6379, or from outside "
-            "the cluster at ray://host:10001"
+            f"address {address!r} is a dashboard's: reach the pool at host:6379, or from outside the cluster "
+            "at ray://host:10001"
         )
-    ray = sys.modules.get("ray")  # its import takes longer than to see that nobody answers
+    ray = sys.modules.get("ray")  # importing ray takes longer than seeing that no cluster answers
     if ray is None or not ray.is_initialized():
         connection.enter_context(ray_cluster(address or "auto"))
     return connection

@@ -1,7 +1,7 @@
-"""The pool's memory: a SQLite file with every job and every change of its state, before it is acted on.
+"""The pool's durable state: a SQLite file that records every job and change of state before it is acted on.
 
-A commit is on the disk when the call returns (WAL mode, ``synchronous=FULL``), or there is nothing of it. One
-process holds the file at a time: its lock is the kernel's, and goes with the process, however that ends.
+A commit is on disk when the call returns (WAL mode, ``synchronous=FULL``), or is not there at all. One
+process holds the file at a time; the kernel releases the lock when that process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from cluster.pool.states import ENDED, State, may_follow
+from cluster.pool.job import ENDED, JobRecord, State, Transition, may_follow
 
 FILE_NAME = "journal.db"
 FORMAT_VERSION = 3
@@ -41,11 +40,12 @@ CREATE TABLE settings (
     number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, content TEXT NOT NULL
 ) STRICT;
 """
+# Format 1 had one process per job.
 _FROM_1 = """
 ALTER TABLE jobs ADD COLUMN process TEXT;
 ALTER TABLE transitions ADD COLUMN process TEXT;
 """
-"""Until then every job had a process of its own."""
+# Format 2 kept only the latest settings: they count as having always been in force.
 _FROM_2 = """
 ALTER TABLE settings RENAME TO last_settings;
 CREATE TABLE settings (
@@ -54,59 +54,15 @@ CREATE TABLE settings (
 INSERT INTO settings (time, content) SELECT 0, content FROM last_settings;
 DROP TABLE last_settings;
 """
-"""Until then only the last settings were known: they count as having been in force all the time."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job as the journal knows it. Times are in seconds since the epoch."""
-
-    id: str
-    """``<team>/<name>/<number>``: the number counts the jobs of that name."""
-    team: str
-    name: str
-    number: int
-    base: str
-    priority: int
-    deadline: float | None
-    task: dict[str, Any]
-    state: State
-    submitted: float
-    changed: float
-    reason: str | None
-    """Why it is in that state, where there is more to say."""
-    ending: str | None
-    """Of a running job: why it has been asked to end."""
-    attempts: int
-    failures: int
-    """Processes of it that died since it last got further."""
-    failed_at: int
-    """The optimizer step of its last checkpoint when that happened last."""
-    result: dict[str, Any] | None
-    error: str | None
-    process: str | None = None
-    """Of a running job: the name of its process, which it may share with others."""
-
-
-class Transition(NamedTuple):
-    """A change of state, numbered in the order they were written."""
-
-    number: int
-    time: float
-    job: str
-    team: str
-    state: State
-    reason: str | None
-    process: str | None = None
-    """Of one to running: the process that the job has since then, alone where none is named."""
+_UPGRADES = {0: _SCHEMA, 1: _FROM_1 + _FROM_2, 2: _FROM_2}
 
 
 class Journal:
-    """The journal of the pool in ``folder``, made if there is none. For one thread at a time.
+    """The pool's journal in ``folder``, created if missing and upgraded if older. Not thread-safe.
 
     Raises:
-        BlockingIOError: when another process has it.
-        ValueError: when it is of a newer format. One of an older is made one of this.
+        BlockingIOError: when another process holds it.
+        ValueError: when its format is newer than this version reads.
     """
 
     def __init__(self, folder: Path, wait_seconds: float = 10.0) -> None:
@@ -117,15 +73,7 @@ class Journal:
         )
         self._database.row_factory = sqlite3.Row
         try:
-            # Exclusive before the first access: then no memory is shared, which network file systems lack.
-            for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL"):
-                self._database.execute(f"PRAGMA {pragma}")
-            with self._transaction():
-                [version] = self._database.execute("PRAGMA user_version").fetchone()
-                for statement in {0: _SCHEMA, 1: _FROM_1 + _FROM_2, 2: _FROM_2}.get(version, "").split(";"):
-                    self._database.execute(statement)
-                if version < FORMAT_VERSION:
-                    self._database.execute(f"PRAGMA user_version={FORMAT_VERSION}")
+            version = self._open()
         except sqlite3.OperationalError as error:
             self._database.close()
             if "locked" not in str(error):
@@ -133,21 +81,37 @@ class Journal:
             raise BlockingIOError(
                 f"{path} is in use by another pool: stop it, or choose another dir"
             ) from None
+
         if version > FORMAT_VERSION:
             self._database.close()
-            raise ValueError(f"{path} is of format {version}, and this version reads {FORMAT_VERSION}")
+            raise ValueError(f"{path} has format {version}, but this version reads up to {FORMAT_VERSION}")
+
+    def _open(self) -> int:
+        """Lock the file and bring it to the present format; the format it had."""
+        # Exclusive before the first access: SQLite then needs no shared memory, which network file systems
+        # lack.
+        for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL"):
+            self._database.execute(f"PRAGMA {pragma}")
+
+        with self._transaction():
+            [version] = self._database.execute("PRAGMA user_version").fetchone()
+            for statement in _UPGRADES.get(version, "").split(";"):
+                self._database.execute(statement)
+            if version < FORMAT_VERSION:
+                self._database.execute(f"PRAGMA user_version={FORMAT_VERSION}")
+        return int(version)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Release the file."""
         self._database.close()
 
     def settings(self) -> list[tuple[float, dict[str, Any]]]:
-        """What was kept, each with the time since which it is in force, the latest last."""
+        """All settings ever kept, oldest first, each with the time since which it was in force."""
         rows = self._database.execute("SELECT time, content FROM settings ORDER BY number")
         return [(row["time"], dict(json.loads(row["content"]))) for row in rows]
 
     def keep_settings(self, content: dict[str, Any], at: float) -> None:
-        """Keep what the pool is to know when it starts again."""
+        """Store settings for the next start of the pool."""
         with self._transaction():
             self._database.execute(
                 "INSERT INTO settings (time, content) VALUES (?, ?)", (at, json.dumps(content))
@@ -155,24 +119,24 @@ class Journal:
 
     def submit(
         self, task: dict[str, Any], token: str, *, deadline: float | None = None, again: bool = False
-    ) -> Job:
-        """Queue a task. The same token again gives the same job: an answer may get lost on its way.
+    ) -> JobRecord:
+        """Queue a task. Idempotent: the same token returns the same job.
 
         Args:
-            task: with ``team``, ``name``, ``base`` and ``priority``.
-            token: of the submission, unique.
-            deadline: in seconds since the epoch.
-            again: let a name be used again once its job has ended. Otherwise only on another base, for
-                which the same adapter is made anew.
+            task: the task, with ``team``, ``name``, ``base`` and ``priority``.
+            token: unique key of the submission.
+            deadline: seconds since the epoch.
+            again: reuse the name of a job that has ended. Without it a name is reused only on another base.
 
         Raises:
-            ValueError: when the team has a job of that name already.
+            ValueError: when the team already has a job of that name.
         """
         team, name, base = task["team"], task["name"], task["base"]
         with self._transaction():
             known = self._rows("WHERE token = ?", token)
             if known:
                 return known[0]
+
             number = self.free_number(team, name, base, again=again)
             now, job = time.time(), f"{team}/{name}/{number}"
             self._database.execute(
@@ -187,10 +151,10 @@ class Journal:
         return self.job(job)
 
     def free_number(self, team: str, name: str, base: str, *, again: bool = False) -> int:
-        """The number that a job of this name would have.
+        """The number that the next job of this name would get.
 
         Raises:
-            ValueError: as :meth:`submit`.
+            ValueError: as for :meth:`submit`.
         """
         before = self._rows("WHERE team = ? AND name = ? ORDER BY number DESC LIMIT 1", team, name)
         if not before:
@@ -199,7 +163,7 @@ class Journal:
         if last.state not in ENDED or not (again or last.base != base):
             raise ValueError(
                 f"name: team {team} has a job {name!r} already ({last.state}): choose another name, "
-                "or try it again with odeformer finetune retry if it failed"
+                "or use odeformer finetune retry if it failed"
             )
         return last.number + 1
 
@@ -212,74 +176,74 @@ class Journal:
         at: float | None = None,
         process: str | None = None,
         **changes: Any,
-    ) -> Job:
-        """Put a job into another state.
+    ) -> JobRecord:
+        """Change a job's state.
 
         Args:
-            job: its id.
-            state: the new one.
-            reason: in words.
-            at: when it happened, if it is noted later.
-            process: that it has from now on; jobs that run in the same one share it.
-            changes: of ``attempts``, ``failures``, ``failed_at``, ``result``, ``error``.
+            job: the job's id.
+            state: the new state.
+            reason: the reason, in words.
+            at: when it happened; now when not given.
+            process: the process that the job runs in from now on; jobs may share one.
+            changes: new values of ``attempts``, ``failures``, ``failed_at``, ``result`` or ``error``.
 
         Raises:
-            ValueError: when the one state may not follow the other.
+            ValueError: when the change is not allowed.
         """
         with self._transaction():
             before = self.job(job)
             if not may_follow(before.state, state):
-                raise ValueError(f"job {job} is {before.state}: it cannot be {state} now")
+                raise ValueError(f"job {job} is {before.state} and cannot become {state}")
             now = time.time() if at is None else at
             changes |= {"state": state, "changed": now, "reason": reason, "ending": None, "process": process}
             self._update(job, changes)
             self._note(now, job, before.team, state, reason, process)
         return self.job(job)
 
-    def ask_to_end(self, job: str, why: str | None) -> None:
-        """Note that a running job is asked to end, and why; it stays running until it has."""
+    def set_ending(self, job: str, why: str) -> None:
+        """Record why a running job has been told to stop; it stays running until it has."""
         with self._transaction():
             self._update(job, {"ending": why})
 
-    def job(self, job: str) -> Job:
-        """One job.
+    def job(self, job: str) -> JobRecord:
+        """A job by its id.
 
         Raises:
-            ValueError: when there is none of that id.
+            ValueError: when there is no job with that id.
         """
-        found = self._rows("WHERE id = ?", job)
-        if not found:
+        rows = self._rows("WHERE id = ?", job)
+        if not rows:
             raise ValueError(f"no job {job!r} in the pool")
-        return found[0]
+        return rows[0]
 
-    def jobs(self, *states: State) -> list[Job]:
-        """All jobs, or those in certain states, in the order in which they were submitted."""
+    def jobs(self, *states: State) -> list[JobRecord]:
+        """All jobs, or those in the given states, in order of submission."""
         marks = ", ".join("?" * len(states))
         where = f"WHERE state IN ({marks}) " if states else ""
         return self._rows(f"{where}ORDER BY submitted, rowid", *states)
 
     def knows(self, token: str) -> bool:
-        """Whether a submission has been taken."""
+        """Whether a submission with this token has been accepted."""
         return bool(self._rows("WHERE token = ?", token))
 
     def count(self, team: str, state: State) -> int:
-        """How many jobs of a team are in a state."""
+        """Number of a team's jobs in a state."""
         query = "SELECT count(*) FROM jobs WHERE team = ? AND state = ?"
         return int(self._database.execute(query, (team, state)).fetchone()[0])
 
     def transitions(self, job: str | None = None) -> list[Transition]:
-        """All changes of state, of one job or of all, in the order in which they were written."""
+        """All changes of state, of one job or of all, in the order of writing."""
         query, values = ("", ()) if job is None else ("WHERE job = ? ", (job,))
         rows = self._database.execute(f"SELECT * FROM transitions {query}ORDER BY number", values)
         return [Transition(*row) for row in rows]
 
     def shared(self, process: str) -> list[str]:
-        """The jobs that a process was begun with."""
+        """Ids of the jobs that were started in a process."""
         rows = self._database.execute("SELECT job FROM transitions WHERE process = ?", (process,))
         return [row["job"] for row in rows]
 
-    def unmirrored(self) -> list[tuple[Job, int]]:
-        """Jobs whose last transition MLflow does not know, with its number."""
+    def unmirrored(self) -> list[tuple[JobRecord, int]]:
+        """Jobs whose last transition MLflow does not know yet, with that transition's number."""
         query = (
             "SELECT job, max(transitions.number) AS last FROM transitions JOIN jobs ON jobs.id = job "
             "GROUP BY job HAVING last > mirrored"
@@ -287,7 +251,7 @@ class Journal:
         return [(self.job(row["job"]), row["last"]) for row in self._database.execute(query).fetchall()]
 
     def mirrored(self, job: str, transition: int) -> None:
-        """MLflow knows a job's transitions up to that number."""
+        """Record that MLflow knows a job's transitions up to that number."""
         with self._transaction():
             self._update(job, {"mirrored": transition})
 
@@ -304,12 +268,12 @@ class Journal:
         names = ", ".join(f"{key} = ?" for key in values)
         self._database.execute(f"UPDATE jobs SET {names} WHERE id = ?", (*values.values(), job))
 
-    def _rows(self, rest: str, *values: Any) -> list[Job]:
-        return [_job(row) for row in self._database.execute(f"SELECT * FROM jobs {rest}", values)]
+    def _rows(self, rest: str, *values: Any) -> list[JobRecord]:
+        return [_record(row) for row in self._database.execute(f"SELECT * FROM jobs {rest}", values)]
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All of the block is written durably, or none of it."""
+        """Write everything in the block durably, or nothing."""
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -319,7 +283,9 @@ class Journal:
         self._database.execute("COMMIT")
 
 
-def _job(row: sqlite3.Row) -> Job:
+def _record(row: sqlite3.Row) -> JobRecord:
     content = {key: row[key] for key in row.keys() if key not in ("token", "mirrored")}  # noqa: SIM118
-    task, result = json.loads(row["task"]), row["result"]
-    return Job(**{**content, "task": task, "result": None if result is None else json.loads(result)})
+    content["task"] = json.loads(row["task"])
+    if row["result"] is not None:
+        content["result"] = json.loads(row["result"])
+    return JobRecord(**content)

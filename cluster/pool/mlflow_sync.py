@@ -1,25 +1,43 @@
-"""The pool's dealings with MLflow, in a thread of their own: nothing else in the pool waits for it."""
+"""The pool's traffic with MLflow, in a thread of its own, so that nothing else in the pool waits for it.
+
+Every call is idempotent: adapters are registered by their digest, and a tag keeps the value it was set to
+last.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
+from pathlib import Path
+from typing import Any
 
-from cluster.pool import mlflow_tags
+from cluster.finetuning import job as finetuning
 from cluster.pool.board import Board
+from cluster.pool.job import JobRecord
 from cluster.runs.failures import cause
+from cluster.tags import JOB, JOB_REASON, JOB_STATE
+from cluster.tracking import runs, upload
 
 EVERY_SECONDS = 1.0
 LONGEST_PAUSE = 15.0
+STATUS = {
+    "queued": "SCHEDULED",
+    "running": "RUNNING",
+    "trained": "FINISHED",
+    "succeeded": "FINISHED",
+    "failed": "FAILED",
+    "cancelled": "KILLED",
+}
+"""MLflow run status by job state; a job that was killed could not set it itself."""
 
 logger = logging.getLogger(__name__)
 
 
 class MlflowSync:
-    """Registers what was trained and not registered, and lets MLflow know how jobs stand, later if need be.
+    """Registers trained jobs and mirrors job states to MLflow, retrying while the store is unreachable.
 
     Args:
-        board: of the pool, used only with ``lock`` held.
+        board: the pool's board, used only while ``lock`` is held.
     """
 
     def __init__(self, board: Board, lock: threading.RLock) -> None:
@@ -28,11 +46,11 @@ class MlflowSync:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
-        """From now on, until :meth:`stop`."""
+        """Start the thread; it runs until :meth:`stop`."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Take no more on."""
+        """Stop after the current round."""
         self._ended.set()
 
     def _run(self) -> None:
@@ -51,10 +69,10 @@ class MlflowSync:
             trained = self._board.jobs("trained")
         for job in trained:
             try:
-                result = mlflow_tags.register(job, self._board.folder(job))
+                result = register_trained_job(job, self._board.folder(job))
             except ConnectionError:
                 raise
-            except Exception as error:  # noqa: BLE001 - the store is there and refuses: the job's own fault
+            except Exception as error:  # noqa: BLE001 - the store answered and refused: the job fails
                 with self._lock:
                     self._board.move(job, "failed", cause(error), error=cause(error))
             else:
@@ -66,10 +84,34 @@ class MlflowSync:
             waiting = self._board.journal.unmirrored()
         for job, transition in waiting:
             try:
-                mlflow_tags.mirror(job, self._board.folder(job))
+                mirror(job, self._board.folder(job))
             except ConnectionError:
                 raise
-            except Exception as error:  # noqa: BLE001 - what MLflow shows of a job is not worth the job
+            except Exception as error:  # noqa: BLE001 - a missing tag must not stop the pool
                 logger.warning("MLflow does not know of %s: %s", job.id, cause(error))
             with self._lock:
                 self._board.journal.mirrored(job.id, transition)
+
+
+def mirror(job: JobRecord, folder: Path) -> None:
+    """Set a job's state in its MLflow run. A job that never started has no run.
+
+    Raises:
+        ConnectionError: when the store cannot be reached.
+    """
+    if not (folder / runs.RUN_FILE).is_file():
+        return
+    if job.state != "running":
+        upload.sync(folder, seconds=0)  # events that a killed process did not send
+    tags = {JOB: job.id, JOB_STATE: job.state, JOB_REASON: job.reason or job.error or ""}
+    runs.tag_run(folder, tags, STATUS[job.state])
+
+
+def register_trained_job(job: JobRecord, folder: Path) -> dict[str, Any]:
+    """Register the weights of a trained job; its result, with the version.
+
+    Raises:
+        ConnectionError: when the store cannot be reached.
+    """
+    version = finetuning.register_job(folder)
+    return {**(job.result or {}), "adapter_version": version.version}

@@ -1,4 +1,4 @@
-"""Adapters whose base has been succeeded, made anew on the new one by the pool that made them."""
+"""Retraining of adapters whose base is no longer the champion, by the pool that trained them."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ if TYPE_CHECKING:
 
 
 class Retraining(NamedTuple):
-    """What became of one of them."""
+    """An outdated adapter, and the job that retrains it."""
 
     outdated: Outdated
     job: str | None
-    """The job that was queued."""
+    """Id of the queued job; ``None`` if none was queued."""
     reason: str | None
-    """Why none was."""
+    """Why no job was queued."""
 
 
 def retrain(adapters: Sequence[Outdated], pool: Pool) -> list[Retraining]:
-    """Queue each adapter's own task once more, on the present champion. Asked again, nothing is queued twice.
+    """Queue each adapter's own task again on the present champion, without its deadline. Idempotent."""
+    tasks = {}
+    for job in pool.jobs():
+        if job.state == "succeeded" and job.result is not None:
+            tasks[job.result["adapter_model"]] = job.task
 
-    Its deadline, which was for the adapter before, does not count.
-    """
-    made_by = {
-        job["result"]["adapter_model"]: job["task"] for job in pool.jobs() if job["state"] == "succeeded"
-    }
-    found = []
-    for one in adapters:
-        content = made_by.get(one.adapter.name)
+    retrainings = []
+    for outdated in adapters:
+        content = tasks.get(outdated.adapter.name)
         if content is None:
-            found.append(Retraining(one, None, "no job of this pool made it: submit its task again"))
+            reason = "no job of this pool trained it: submit its task again"
+            retrainings.append(Retraining(outdated, None, reason))
             continue
         try:
-            task = Task.model_validate({**content, "base": one.champion, "deadline": None})
-            found.append(Retraining(one, pool.submit(task), None))
-        except (ValueError, OSError) as error:  # the others are queued all the same
-            found.append(Retraining(one, None, str(error)))
-    return found
+            task = Task.model_validate({**content, "base": outdated.champion, "deadline": None})
+            retrainings.append(Retraining(outdated, pool.submit(task), None))
+        except (ValueError, OSError) as error:  # the other adapters are still queued
+            retrainings.append(Retraining(outdated, None, str(error)))
+    return retrainings

@@ -1,4 +1,4 @@
-"""What a pool is made of. Plain values only: they are in its journal as JSON."""
+"""Settings of a pool. Plain values only: the journal stores them as JSON."""
 
 from __future__ import annotations
 
@@ -6,50 +6,50 @@ from pathlib import Path
 
 from pydantic import Field
 
+from cluster.names import Name
 from cluster.pool.budget import Budget
-from cluster.settings import Name
 from odeformer.section import Section
 
 
 class TeamSettings(Section):
     weight: float = Field(default=1.0, gt=0, le=1000)
-    """Its part of the slots while several teams have jobs, relative to the others' weights."""
+    """The team's weight when slots are shared between teams that have jobs."""
     max_running: int | None = Field(default=None, ge=1)
-    """Jobs at a time; all slots when not given."""
+    """Maximum number of the team's jobs that run at a time; no limit when not given."""
     max_queued: int = Field(default=100, ge=1)
-    """Jobs that may wait; one more is refused when it is submitted."""
+    """Maximum number of the team's queued jobs; further submissions are refused."""
     budget: Budget | None = None
-    """Slot-hours in each day, week or month: when they are spent, its jobs commit their step and wait for
-    the next one."""
+    """Slot-hours per day, week or month. Once they are spent, the team's jobs checkpoint and wait for the
+    next period."""
     max_priority: int = Field(default=10, ge=-10, le=10)
-    """The highest that its tasks may have."""
+    """Highest priority that the team's tasks may have."""
 
 
 class PoolSettings(Section):
-    """Everything ``odeformer pool start`` needs. How many slots there are the cluster says: one for each of
-    its ``finetune`` resources."""
+    """Settings of ``odeformer pool start``; the cluster's ``finetune`` resources are its slots."""
 
     dir: Path = Path("runs/pool")
-    """Where the journal is and jobs write; every node that runs jobs sees it under this path."""
+    """Folder of the journal and the jobs; every node that runs jobs must see it under this path."""
     tracking_uri: str | None = None
-    """MLflow's; ``MLFLOW_TRACKING_URI``, else a SQLite file under ``runs/``, when not given."""
+    """URI of the MLflow store; by default ``MLFLOW_TRACKING_URI``, else a SQLite file under ``runs/``."""
     cpus_per_job: int = Field(default=1, ge=1)
-    """Threads that a job computes with."""
+    """Number of threads that a job computes with."""
     gpus_per_job: int = Field(default=0, ge=0, le=1)
-    """1 to run jobs on GPUs."""
+    """Number of GPUs per job: 1 runs jobs on GPUs."""
     jobs_per_slot: int = Field(default=1, ge=1, le=8)
-    """So many jobs may share a slot, in one process that makes each pass over their base for all of them:
-    of those that would wait otherwise, ones that can be trained together."""
+    """Maximum number of jobs that share a slot. When jobs would otherwise wait, compatible ones are trained
+    in one process with joint passes over their base."""
     max_failures: int = Field(default=3, ge=0)
-    """So often a job whose process died is begun again, from its last checkpoint; after a later checkpoint
-    the count begins anew."""
+    """Maximum restarts of a job whose process died, each from its last checkpoint. A later checkpoint resets
+    the count."""
     grace_seconds: float = Field(default=60.0, gt=0)
-    """A job that is asked to end is killed after so long: it has to finish and commit the step it is at."""
+    """Seconds that a job has to finish and commit its current step when it is told to stop, before it is
+    killed."""
     default: TeamSettings = TeamSettings()
-    """Of teams that are not named."""
+    """Settings of teams that ``teams`` does not list."""
     teams: dict[Name, TeamSettings] = Field(default_factory=dict)
-    """By their names."""
+    """Settings by team name."""
 
     def team(self, name: str) -> TeamSettings:
-        """Those of a team."""
+        """The settings of a team."""
         return self.teams.get(name, self.default)

@@ -1,4 +1,4 @@
-"""A slot: a Ray actor that holds one ``finetune`` resource and a warm process for the jobs that get it."""
+"""A slot: a Ray actor that holds one ``finetune`` resource and a warm process that runs the jobs."""
 
 from __future__ import annotations
 
@@ -9,24 +9,44 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypedDict
 
 from cluster.supervision import orphans
 
 WARM = "from cluster.pool.warm import main; main()"
 
 
+class JobOrder(TypedDict):
+    """An attempt of a job."""
+
+    attempt: int
+    task: dict[str, Any]
+    """The :class:`~cluster.tasks.task.Task` as JSON."""
+    folder: str
+
+
+class Order(TypedDict):
+    """A process for a slot to run: one job, or several that are trained together."""
+
+    process: str
+    jobs: list[JobOrder]
+    uri: str | None
+    """URI of the MLflow store."""
+    cpus: int
+    """Number of threads."""
+
+
 class Slot:
-    """Runs one process with jobs after another. Calls may overlap."""
+    """Runs processes with jobs, one after another. Calls may overlap."""
 
     def __init__(self) -> None:
         orphans.end_with_parent()
-        self._running: dict[str, int] = {}
-        self._asked: dict[str, int] = {}
-        # Ray's workers find packages by sys.path, which a process of theirs does not inherit; -P keeps the
-        # current folder out of it, which may hold a data.py.
+        self._pids: dict[str, int] = {}
+        self._pending_signals: dict[str, int] = {}
+        # Ray's workers find packages by sys.path, which child processes do not inherit. -P keeps the current
+        # folder, which may hold a data.py, out of the child's path.
         path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        # A process that has begun to use a GPU cannot be copied; so torch looks for one without that.
+        # A process that has initialized CUDA cannot be forked, so torch must detect GPUs by NVML.
         environment = {**os.environ, **path, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
         self._warm = subprocess.Popen(
             [sys.executable, "-P", "-c", WARM],
@@ -37,40 +57,36 @@ class Slot:
         )
 
     def wait_until_warm(self) -> str:
-        """The name of the node, once everything is imported."""
+        """Wait until everything is imported; the name of the node."""
         self._answer("ready")
         return socket.gethostname()
 
-    def run(self, order: dict[str, Any]) -> int:
-        """Run a process to its end; its exit code, negative where a signal ended it.
-
-        Args:
-            order: its name, ``process``; its ``jobs``, of each ``attempt``, ``task`` and ``folder``; ``uri``
-                and ``cpus``.
+    def run(self, order: Order) -> int:
+        """Run a process to its end; its exit code, negative if a signal ended it.
 
         Raises:
-            RuntimeError: when the warm process is gone; the slot is of no use then.
+            RuntimeError: when the warm process is gone; the slot is then unusable.
         """
         assert self._warm.stdin is not None
         self._warm.stdin.write(json.dumps(order) + "\n")
         self._warm.stdin.flush()
         process = order["process"]
-        self._running[process] = self._answer("pid")
-        if process in self._asked:
-            self.end(process, self._asked[process])
+        self._pids[process] = self._answer("pid")
+        if process in self._pending_signals:
+            self.end(process, self._pending_signals[process])
         try:
             return self._answer("status")
         finally:
-            del self._running[process]
-            self._asked.pop(process, None)
+            del self._pids[process]
+            self._pending_signals.pop(process, None)
 
     def end(self, process: str, number: int = signal.SIGTERM) -> None:
-        """Send a signal to a process, as soon as it is there."""
-        if process not in self._running:
-            self._asked[process] = number
+        """Send a signal to a process, as soon as it has started."""
+        if process not in self._pids:
+            self._pending_signals[process] = number
             return
         with suppress(ProcessLookupError):
-            os.kill(self._running[process], number)
+            os.kill(self._pids[process], number)
 
     def _answer(self, key: str) -> int:
         assert self._warm.stdout is not None

@@ -1,7 +1,7 @@
-"""A process that has imported all that a job needs. Copies of it, made in milliseconds (fork), run the jobs.
+"""A warm process that has imported everything a job needs. Its forks, made in milliseconds, run the jobs.
 
-It is started by a :class:`~cluster.pool.slot.Slot`, reads one order a line, and writes what becomes of it. It
-has no threads: a copy would lack them. It ends when its input does, and so do its jobs.
+A :class:`~cluster.pool.slot.Slot` starts it. It reads one order per line and writes a fork's pid and exit
+code. It has no threads, because a fork would lack them. It ends with its input, and so do its jobs.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from io import FileIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypedDict
 
 from cluster.tracking import runs, store
 
 if TYPE_CHECKING:
     from cluster.finetuning.result import FinetuneResult
+    from cluster.pool.slot import Order
 
 LOG = "log.txt"
-"""In a job's folder: what its processes have printed, and the error that it failed with."""
+"""File in a job's folder with the output of its processes and the traceback of its failure."""
 OUTCOME = "outcome.json"
-"""In a job's folder: how its last attempt ended, in the job's own words. One that was killed left none."""
+"""File in a job's folder that tells how its last attempt ended; an attempt that was killed writes none."""
 MODULES = (
     "cluster.finetuning.job",
     "cluster.finetuning.together",
@@ -38,16 +39,33 @@ MODULES = (
     "data.tokenizer",
     "odeformer.checkpoint",
     "odeformer.lora",
-    "torch._dynamo",  # by torch itself, when a module is made without memory
+    "torch._dynamo",  # torch imports it when a module is created on the meta device
 )
-"""What a job imports."""
+"""The modules that a job imports."""
 LOCK_SECONDS = 60.0
-"""How long a job waits for the process of its last attempt to be gone."""
+"""How long a job waits for the process of its last attempt to exit."""
+
+
+class Outcome(TypedDict, total=False):
+    """How an attempt ended: with a result, preempted, or with an error."""
+
+    attempt: int
+    result: dict[str, Any]
+    """The :class:`~cluster.finetuning.result.FinetuneResult` as JSON."""
+    preempted: int
+    """The step that was committed."""
+    error: str
+    is_its_own: bool
+    """Whether the error is this job's own; if not, the job has to be tried alone."""
+    is_mendable: bool
+    """Whether another attempt may succeed."""
+    is_store_away: bool
+    """Whether the MLflow store could not be reached."""
 
 
 def main() -> None:
-    """Take orders until there are no more."""
-    # What libraries print must not get among our answers.
+    """Execute orders until the input ends."""
+    # Output of libraries must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     orders = os.fdopen(0, "rb", buffering=0)
@@ -67,15 +85,15 @@ def main() -> None:
 
 
 def _wait(pid: int, orders: FileIO) -> int:
-    """Wait for a copy; its exit code, negative where a signal ended it. It is killed when our input ends."""
-    copy = os.pidfd_open(pid)
-    watched = [copy, orders.fileno()]
+    """Wait for a fork; its exit code, negative if a signal ended it. It is killed when the input ends."""
+    fork = os.pidfd_open(pid)
+    watched = [fork, orders.fileno()]
     while True:
         ready, _, _ = select.select(watched, [], [])
-        if copy in ready:
-            os.close(copy)
+        if fork in ready:
+            os.close(fork)
             return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if not orders.readline():  # the slot has gone: nobody waits for it any more
+        if not orders.readline():  # the slot is gone
             os.kill(pid, signal.SIGKILL)
             os._exit(1)
 
@@ -84,30 +102,32 @@ def _say(answers: IO[str], **content: Any) -> None:
     answers.write(json.dumps(content) + "\n")
 
 
-def _work(order: dict[str, Any]) -> None:
-    """The copy's part: one job, or several together, each to its outcome. Never returns."""
+def _work(order: Order) -> None:
+    """Run an order in a fork: one job, or several together. Never returns."""
     code = 1
     try:
         _print_to_log(*(Path(job["folder"]) for job in order["jobs"]))
         code = _run(order)
-    except BaseException:  # noqa: BLE001 - whatever it is, this is a copy and must end
+    except BaseException:  # noqa: BLE001 - a fork must exit whatever happens
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        # Nothing of the process that this one is a copy of may run at its exit.
+        # The exit handlers of the parent must not run in the fork.
         os._exit(code)
 
 
 def _print_to_log(first: Path, *others: Path) -> None:
-    """What the process prints goes into the first job's log; the others' say so."""
+    """Redirect the process's output to the first job's log; the other jobs' logs refer to it."""
     for folder in (first, *others):
         folder.mkdir(parents=True, exist_ok=True)
     log = os.open(first / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     for folder in others:
-        _add_to_log(folder, f"together with other jobs: what their process prints is in {first / LOG}\n")
+        _add_to_log(
+            folder, f"trained together with other jobs: the output of their process is in {first / LOG}\n"
+        )
 
 
 def _add_to_log(folder: Path, text: str) -> None:
@@ -115,8 +135,8 @@ def _add_to_log(folder: Path, text: str) -> None:
         log.write(text)
 
 
-def _run(order: dict[str, Any]) -> int:
-    """Run the order's jobs; 1 if one of them has failed, or has no outcome."""
+def _run(order: Order) -> int:
+    """Run the order's jobs; 1 if any has failed or has no outcome."""
     import torch
 
     from cluster.finetuning.job import finetune, finetune_together
@@ -128,41 +148,38 @@ def _run(order: dict[str, Any]) -> int:
     orphans.end_with_parent()
     torch.set_num_threads(order["cpus"])
     jobs, uri = order["jobs"], order["uri"]
-    folders, tasks = [Path(job["folder"]) for job in jobs], [Task.model_validate(job["task"]) for job in jobs]
-    held = [ExitStack() for _ in jobs]
+    assert uri is not None, "Pool.start resolves the store"
+    folders = [Path(job["folder"]) for job in jobs]
+    tasks = [Task.model_validate(job["task"]) for job in jobs]
+    locks = [ExitStack() for _ in jobs]
     running, failed = set(range(len(jobs))), set[int]()
 
     def end(number: int, how: FinetuneResult | Exception, *, is_its_own: bool = True) -> None:
-        """Write a job's outcome and let go of its folder: the pool may act on it while others go on."""
+        """Write a job's outcome and unlock its folder: the pool may act on it while other jobs go on."""
         outcome = _outcome(how, is_its_own)
         if "error" in outcome:
             failed.add(number)
             _add_to_log(folders[number], "".join(traceback.format_exception(how)))  # type: ignore[arg-type]
         runs.write_json(folders[number] / OUTCOME, {"attempt": jobs[number]["attempt"], **outcome})
         running.remove(number)
-        held[number].close()
+        locks[number].close()
 
-    # To be registered later is the pool's business, not one that a slot waits for.
+    # A slot does not wait for the registry: the pool registers later what could not be registered at once.
     try:
-        for folder, until_end in zip(folders, held, strict=True):
-            _hold(folder, until_end)
+        for folder, lock in zip(folders, locks, strict=True):
+            _hold(folder, lock)
         if len(jobs) == 1:
             end(0, finetune(tasks[0], folders[0], uri, register_seconds=0))
         else:
             finetune_together(tasks, folders, uri, register_seconds=0, on_end=end)
-    except Exception as error:  # noqa: BLE001 - it is passed on in words
+    except Exception as error:  # noqa: BLE001 - the outcome reports it
         for number in sorted(running):
             end(number, error, is_its_own=len(jobs) == 1)
     return int(bool(failed or running))
 
 
-def _outcome(how: FinetuneResult | Exception, is_its_own: bool) -> dict[str, Any]:
-    """How a job ended, in words that the pool knows.
-
-    Args:
-        how: its result, or what ended it.
-        is_its_own: that error; otherwise it says nothing of the job, which has to be tried alone.
-    """
+def _outcome(how: FinetuneResult | Exception, is_its_own: bool) -> Outcome:
+    """The outcome of a job's result, or of the error that ended it."""
     from cluster.finetuning.together import JointPassError
     from cluster.runs import failures
 
@@ -179,7 +196,7 @@ def _outcome(how: FinetuneResult | Exception, is_its_own: bool) -> dict[str, Any
 
 
 def _hold(folder: Path, until_end: ExitStack) -> None:
-    """Hold the job's folder: a process of it that the pool has lost may still be there, and ends soon."""
+    """Lock the job's folder; a process of it that the pool has lost may hold it for a little longer."""
     from cluster.runs import lock
 
     deadline = time.monotonic() + LOCK_SECONDS

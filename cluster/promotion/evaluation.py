@@ -1,4 +1,4 @@
-"""What two models are asked before one takes the other's place, and what each answers."""
+"""Evaluation of models on the same examples, to decide a promotion."""
 
 from __future__ import annotations
 
@@ -15,64 +15,61 @@ from cluster import registry
 from cluster.promotion import paired_bootstrap
 from cluster.registry.about import LINEAGE_FILE
 from cluster.registry.fetching import read_json
+from cluster.tasks.task import Task, read_sets
 from data.tasks.kinds import kind_named
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cluster.tasks.task import Task
     from data.tasks.examples import TaskSets
 
 BATCH = 16
 
 
 @dataclass(frozen=True)
-class Questions:
-    """The same for every model that is asked."""
+class Evaluation:
+    """An evaluation that is the same for every model."""
 
     metric: str
-    """``loss`` in nats per token, or ``error``, the part of wrong answers."""
+    """``loss`` in nats per token, or ``error``, the fraction of wrong labels."""
     data: str
-    ask: Callable[[registry.Loaded, int], paired_bootstrap.Measured]
-    """What a model answers at depth N."""
+    """Name of the data."""
+    measure: Callable[[registry.Loaded, int], paired_bootstrap.Measured]
+    """Evaluates a model at depth N."""
 
 
-def questions(
+def evaluation_of(
     version: registry.Version, data: str | None, count: int, loaded: registry.Loaded, uri: str
-) -> Questions:
-    """From shards, of which the validation split counts, or a text file; or what it was validated on.
+) -> Evaluation:
+    """An evaluation on given data, or on a version's own validation set.
 
     Args:
-        count: sequences of shards or a text, at most.
-        loaded: the version itself: its tokenizer reads a text.
+        version: the version whose validation set is used without ``data``.
+        data: shards, of which the validation split is used, or a text file.
+        count: maximum number of sequences from shards or a text.
+        loaded: the version's model and tokenizer.
 
     Raises:
-        ValueError, FileNotFoundError: when there are no such data, or none are given or known.
+        ValueError, FileNotFoundError: when the data do not exist, or no data are given and none are known.
     """
     lineage = read_json(version, LINEAGE_FILE, uri) or {}
-    made_by: dict[str, Any] = lineage.get("settings", {})
-    data = data or made_by.get("data", {}).get("shards")
-    if data is not None and Path(data).is_file():
-        rows = _text_rows(Path(data), loaded, count)
-        return Questions("loss", data, lambda model, depth: _losses(model, depth, rows))
+    settings: dict[str, Any] = lineage.get("settings", {})
+    data = data or settings.get("data", {}).get("shards")
     if data is not None:
-        rows = _shard_rows(data, count)
-        return Questions("loss", f"{data}, validation", lambda model, depth: _losses(model, depth, rows))
-    task = _task(made_by)
-    if task is None:
-        raise ValueError(
-            f"{version.uri} does not say what it was validated on: give --data, shards or a text"
-        )
-    from cluster.tasks.sets import read_sets
+        is_text = Path(data).is_file()
+        rows = _text_rows(Path(data), loaded, count) if is_text else _shard_rows(data, count)
+        name = data if is_text else f"{data}, validation"
+        return Evaluation("loss", name, lambda model, depth: _losses(model, depth, rows))
 
+    task = _task(settings)
+    if task is None:
+        raise ValueError(f"{version.uri} does not record its validation data: give --data, shards or a text")
     metric, sets = "error" if kind_named(task.kind).labelled else "loss", read_sets(task)
     name = f"{task.team}/{task.name}, validation"
-    return Questions(metric, name, lambda model, depth: _answers(model, depth, sets))
+    return Evaluation(metric, name, lambda model, depth: _task_losses(model, depth, sets))
 
 
 def _task(settings: dict[str, Any]) -> Task | None:
-    from cluster.tasks.task import Task
-
     try:
         return Task.model_validate(settings)
     except ValidationError:
@@ -80,7 +77,7 @@ def _task(settings: dict[str, Any]) -> Task | None:
 
 
 def _text_rows(text: Path, loaded: registry.Loaded, count: int) -> Tensor:
-    """Windows [n, context + 1] of a text, spread evenly over it."""
+    """Windows of a text, spread evenly over it: [windows, context + 1]."""
     import torch
 
     try:
@@ -127,35 +124,18 @@ def _losses(loaded: registry.Loaded, depth: int, rows: Tensor) -> paired_bootstr
         for batch in rows.split(BATCH) if len(rows) else ():
             logits = loaded.model(batch[:, :-1], depth=depth, weights=weights).logits
             sums.append(token_losses(logits, batch[:, 1:]).double().sum(dim=1).numpy())
-    found = np.concatenate(sums)
-    return paired_bootstrap.Measured(found, np.full(len(found), float(targets)))
+    losses = np.concatenate(sums)
+    return paired_bootstrap.Measured(losses, np.full(len(losses), float(targets)))
 
 
-class _AtDepth:
-    """A model as :mod:`cluster.tasks.scoring` asks it, at one depth."""
+def _task_losses(loaded: registry.Loaded, depth: int, sets: TaskSets) -> paired_bootstrap.Measured:
+    from cluster.tasks.scoring import completion_losses, label_losses
 
-    def __init__(self, loaded: registry.Loaded, depth: int) -> None:
-        self._model, self._depth = loaded.model, depth
-        self.device = loaded.model.embedding.weight.device
-
-    def eval(self) -> None:
-        self._model.eval()
-
-    def __call__(self, ids: Tensor, depth: int | None = None) -> Any:
-        return self._model(ids, depth=depth or self._depth)
-
-
-def _answers(loaded: registry.Loaded, depth: int, sets: TaskSets) -> paired_bootstrap.Measured:
-    from cluster.tasks.scoring import completion_losses
-    from data.tasks.example import Example
-
-    engine, length = _AtDepth(loaded, depth), loaded.model.config.context_length
+    model, length = loaded.model, loaded.model.config.context_length
     assert length is not None
     if not sets.labels:
-        totals, counts = completion_losses(engine, sets.validation, loaded.tokenizer, length, BATCH)
+        totals, counts = completion_losses(model, sets.validation, loaded.tokenizer, length, BATCH, depth)
         return paired_bootstrap.Measured(totals.numpy(), counts.numpy())
-    asked = [Example(e.prompt, label) for e in sets.validation for label in sets.labels]
-    totals, _ = completion_losses(engine, asked, loaded.tokenizer, length, BATCH)
-    chosen = totals.view(-1, len(sets.labels)).argmin(dim=1).numpy()
-    right = np.array([sets.labels.index(e.completion) for e in sets.validation])
-    return paired_bootstrap.Measured((chosen != right).astype(np.float64), np.ones(len(right)))
+    totals, _, right = label_losses(model, sets, loaded.tokenizer, length, BATCH, depth)
+    errors = (totals.argmin(dim=1) != right).double().numpy()
+    return paired_bootstrap.Measured(errors, np.ones(len(errors)))

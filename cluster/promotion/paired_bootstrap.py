@@ -1,4 +1,4 @@
-"""The gate before a promotion: is the candidate better than the champion, beyond chance?"""
+"""The statistics of the promotion gate: whether a candidate is significantly better than the champion."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ ROUNDS, LEVEL = 10_000, 0.95
 
 
 class Measured(NamedTuple):
-    """What a model reached on each example: less is better."""
+    """A model's losses or errors on each example; less is better."""
 
     sums: np.ndarray
-    """float64 [n]: nats, or 1 for a wrong answer."""
+    """float64 [examples]: nats, or 1 for a wrong label."""
     counts: np.ndarray
-    """float64 [n]: tokens, or 1 for an answer."""
+    """float64 [examples]: number of tokens, or 1 for a label."""
 
     @property
     def mean(self) -> float:
@@ -25,20 +25,20 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate found, as it goes into the log."""
+    """The gate's verdict, as it is stored in the log of moves."""
 
     metric: str
-    """``loss`` in nats per token, or ``error``, the part of wrong answers."""
+    """``loss`` in nats per token, or ``error``, the fraction of wrong labels."""
     data: str
     depth: int
     examples: int
     candidate: float
     champion: float
     difference: float
-    """Candidate less champion: negative is better."""
+    """Candidate minus champion; negative means the candidate is better."""
     low: float
     high: float
-    """The difference's interval, 95 %."""
+    """Bounds of the difference's 95 % confidence interval."""
     threshold: float
     seed: int
     passed: bool
@@ -47,15 +47,16 @@ class Verdict:
 
 
 def interval(candidate: Measured, champion: Measured, seed: int) -> tuple[float, float]:
-    """Of the difference of the means, by the paired bootstrap: examples are drawn anew, both models' at once.
+    """95 % confidence interval of the difference of the means, by the paired bootstrap over examples.
 
-    Percentiles of 10,000 draws (Efron 1979, doi:10.1214/aos/1176344552). Both were asked the same examples.
+    Percentiles of 10,000 resamples (Efron 1979, doi:10.1214/aos/1176344552). Written by hand because
+    ``scipy.stats.bootstrap`` draws other samples for a seed, and stored verdicts must be reproducible.
 
     Raises:
-        ValueError: for sets of different sizes.
+        ValueError: when the models were evaluated on different examples.
     """
     if len(candidate.sums) != len(champion.sums) or (candidate.counts != champion.counts).any():
-        raise ValueError("the two models were not asked the same examples")
+        raise ValueError("the two models were not evaluated on the same examples")
     draw, n = np.random.default_rng(seed), len(candidate.sums)
     differences, counts = candidate.sums - champion.sums, candidate.counts
     means = np.empty(ROUNDS)
@@ -77,8 +78,10 @@ def judge(
     seed: int,
     against: str,
 ) -> Verdict:
-    """Passed where the interval's upper end is at most ``threshold``: 0 asks for better, 0.01 for not worse
-    by more than that."""
+    """The verdict, which passes if the interval's upper bound is at most ``threshold``.
+
+    A threshold of 0 requires an improvement; 0.01 allows a deterioration by that much.
+    """
     low, high = interval(candidate, champion, seed)
     return Verdict(
         metric=metric,

@@ -1,23 +1,31 @@
-"""A task's gate: what its version has to reach to become champion of its name without anybody looking."""
+"""A task's gate: the condition under which its version becomes champion without anybody looking."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from cluster import registry
-from cluster.promotion import promote
-from cluster.promotion.promote import GateSettings
+from cluster.promotion.promote import GateSettings, promote
 from cluster.registry import aliases
-from cluster.runs.events import EventLog
+from cluster.runs.events import Event, EventLog
 from cluster.tasks.task import Task
 
 
-def judged(task: Task, before: dict[str, float], after: dict[str, float]) -> dict[str, Any] | None:
-    """The task's gate, with the ``value`` of its metric and whether that ``reached`` it.
+class GateResult(TypedDict):
+    """A task's :class:`~cluster.tasks.task.Gate` with its result, as it is stored with the version."""
 
-    ``reached`` is None where the gate is against the champion, who has yet to be asked.
-    """
+    metric: str
+    threshold: float
+    against: str | None
+    value: float
+    """The version's metric."""
+    reached: bool | None
+    """Whether the version passes; ``None`` while it has yet to be compared with the champion."""
+
+
+def judge(task: Task, before: dict[str, float], after: dict[str, float]) -> GateResult | None:
+    """Apply the task's gate to the metrics before and after training; ``None`` for a task without a gate."""
     gate = task.gate
     if gate is None:
         return None
@@ -26,22 +34,28 @@ def judged(task: Task, before: dict[str, float], after: dict[str, float]) -> dic
     if gate.against is None:
         reached = value <= gate.threshold if metric == "loss" else value >= gate.threshold
     elif gate.against == "base":
-        better = before[metric] - value if metric == "loss" else value - before[metric]
-        reached = better >= gate.threshold
-    return gate.model_dump() | {"metric": metric, "value": value, "reached": reached}
+        gain = before[metric] - value if metric == "loss" else value - before[metric]
+        reached = gain >= gate.threshold
+    return {
+        "metric": metric,
+        "threshold": gate.threshold,
+        "against": gate.against,
+        "value": value,
+        "reached": reached,
+    }
 
 
 def settle(
-    version: registry.Version, uri: str, gate: dict[str, Any], depth: int, folder: Path
+    version: registry.Version, uri: str, gate: GateResult, depth: int, folder: Path
 ) -> registry.Version:
-    """Make a registered version champion, if its gate lets it; the version as it is then.
+    """Make a registered version champion if it passes its gate; the version with its aliases.
 
-    Done again, it changes nothing: a version that has been champion and is not any more stays what it is.
+    Idempotent: a version that was champion once is not promoted again.
 
     Args:
-        gate: as :func:`judged` gave it.
-        depth: N at which a champion is asked.
-        folder: the job's, for its log.
+        gate: the result of :func:`judge`.
+        depth: depth N of a comparison with the champion.
+        folder: the job's folder, for its event log.
     """
     log = aliases.read_log(version.name, uri)
     if gate["reached"] is False or any(move.after == version.version for move in log.moves if move.counts):
@@ -51,8 +65,8 @@ def settle(
             why = f"its task's gate: {gate['metric']} {gate['value']:.4g}"
             aliases.move(version, uri, why=why, based_on=log.last)
         else:
-            asked = GateSettings(depth=depth, threshold=-gate["threshold"])
-            promote.promote(version.uri, uri, asked, why="its task's gate")
-    except ValueError as error:  # another came first, or there are too few examples to compare by
-        EventLog(folder)("not_promoted", 0, {"reason": str(error)})
+            settings = GateSettings(depth=depth, threshold=-gate["threshold"])
+            promote(version.uri, uri, settings, why="its task's gate")
+    except ValueError as error:  # another version came first, or there are too few examples
+        EventLog(folder)(Event.NOT_PROMOTED, 0, {"reason": str(error)})
     return registry.resolve(version.uri, uri)

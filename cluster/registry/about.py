@@ -1,4 +1,4 @@
-"""What a version says of itself, beside its weights: where it comes from, what each depth gives and costs."""
+"""Files that describe a version, stored with its weights: lineage, depth table and model card."""
 
 from __future__ import annotations
 
@@ -7,80 +7,70 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster import tags as tag
+from cluster.registry.versions import base_uri
+
 if TYPE_CHECKING:
     from cluster.registry.depth_table import DepthTable
 
 LINEAGE_FILE, DEPTHS_FILE, CARD_FILE = "lineage.json", "depths.json", "README.md"
-DATA_DIGEST, PARENT, FORMAT = "odeformer.data_digest", "odeformer.parent", "odeformer.format"
-BASE_NAME, BASE_VERSION, BASE_DIGEST = (
-    "odeformer.base_name",
-    "odeformer.base_version",
-    "odeformer.base_digest",
-)
-"""Tags of an adapter's version: the model it was made for."""
-DIGEST = "odeformer.digest"
-"""Tag: the identity of a version's files."""
 
 
 @dataclass(frozen=True)
 class About:
-    """What is known of a model when it is registered."""
+    """Facts about a model, known when it is registered."""
 
     settings: dict[str, Any] = field(default_factory=dict)
-    """The resolved settings of the run that made it."""
+    """Resolved settings of the run that made it."""
     metric: str = "loss"
-    """What ``scores`` are: ``loss`` in nats per token, or ``accuracy``."""
+    """Metric of ``scores``: ``loss`` in nats per token, or ``accuracy``."""
     scores: dict[int, float] = field(default_factory=dict)
-    """On the run's validation set, with the very weights that are registered, by N; of an import, on the
-    text that was given."""
+    """Score of the registered weights by N, on the run's validation set; for an imported model, on the text
+    given to the import."""
     code: dict[str, str] = field(default_factory=dict)
-    """Tags of the code and the libraries that made it, and of its data."""
-
-
-def lineage(tags: dict[str, str], about: About, run_id: str) -> dict[str, Any]:
-    """The content of ``lineage.json``."""
-    return {"run_id": run_id, "tags": {**about.code, **tags}, "settings": about.settings}
+    """Tags of the code, the libraries and the data that made it."""
 
 
 def write(
     folder: Path, name: str, tags: dict[str, str], about: About, depths: DepthTable | None, run_id: str
 ) -> None:
-    """Write the card, the lineage and the depth table into a folder."""
-    content = lineage(tags, about, run_id)
-    (folder / LINEAGE_FILE).write_text(json.dumps(content, indent=2) + "\n")
+    """Write the model card, the lineage and the depth table to a folder."""
+    tags = {**about.code, **tags}
+    lineage = {"run_id": run_id, "tags": tags, "settings": about.settings}
+    (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=2) + "\n")
     if depths is not None:
         (folder / DEPTHS_FILE).write_text(json.dumps(asdict(depths), indent=2) + "\n")
-    (folder / CARD_FILE).write_text(card(name, content["tags"], depths), encoding="utf-8")
+    (folder / CARD_FILE).write_text(card(name, tags, depths), encoding="utf-8")
 
 
 def card(name: str, tags: dict[str, str], depths: DepthTable | None) -> str:
-    """The model card, Markdown."""
-    is_adapter = tags.get("odeformer.kind") == "adapter"
-    base = f"models:/{tags[BASE_NAME]}/{tags[BASE_VERSION]}" if is_adapter else ""
-    what = (
-        f"A low-rank adapter of `{base}`, smooth in the layer index: it holds at every depth of its base."
-        if is_adapter
+    """The model card in Markdown."""
+    base = base_uri(tags) if tags.get(tag.KIND) == "adapter" else None
+    summary = (
+        f"A low-rank adapter of `{base}`, smooth in the layer index: it works at every depth of its base."
+        if base
         else "A continuous-depth transformer: one set of weights, run at any number of layers."
     )
-    lines = [f"# {name}", "", what, ""]
-    if "odeformer.parameters" in tags:
-        ordinary = tags.get("odeformer.ordinary_parameters")
-        beside = f" ({int(ordinary):,} in an ordinary model of its width and depth)" if ordinary else ""
-        lines += [f"{int(tags['odeformer.parameters']):,} parameters{beside}.", ""]
+    lines = [f"# {name}", "", summary, ""]
+    if tag.PARAMETERS in tags:
+        ordinary = tags.get(tag.ORDINARY_PARAMETERS)
+        comparison = f" ({int(ordinary):,} in an ordinary model of its width and depth)" if ordinary else ""
+        lines += [f"{int(tags[tag.PARAMETERS]):,} parameters{comparison}.", ""]
     if depths is not None:
         lines += ["## Depths", "", *_depth_lines(depths), ""]
+
     lines += ["## Lineage", "", "| | |", "|---|---|"]
     rows = {
-        "made for": f"{base}, sha256 {tags.get(BASE_DIGEST)}" if is_adapter else None,
-        "parent": tags.get(PARENT),
-        "imported from": tags.get("odeformer.imported_from"),
-        "sha256 of its files": tags.get(DIGEST),
-        "sha256 of its data": tags.get(DATA_DIGEST),
-        "CPU hours": tags.get("odeformer.cpu_hours"),
-        "tokens": tags.get("odeformer.tokens"),
-        "made by odeformer": tags.get("odeformer.version"),
-        "at commit": tags.get("odeformer.git_commit"),
-        "format": tags.get(FORMAT),
+        "made for": f"{base}, sha256 {tags.get(tag.BASE_DIGEST)}" if base else None,
+        "parent": tags.get(tag.PARENT),
+        "imported from": tags.get(tag.IMPORTED_FROM),
+        "sha256 of its files": tags.get(tag.DIGEST),
+        "sha256 of its data": tags.get(tag.DATA_DIGEST),
+        "CPU hours": tags.get(tag.CPU_HOURS),
+        "tokens": tags.get(tag.TOKENS),
+        "made by odeformer": tags.get(tag.CODE_VERSION),
+        "at commit": tags.get(tag.GIT_COMMIT),
+        "format": tags.get(tag.FORMAT),
     }
     lines += [f"| {title} | {value} |" for title, value in rows.items() if value]
     lines += [
@@ -109,5 +99,5 @@ def _depth_lines(depths: DepthTable) -> list[str]:
         cost = "" if row.relative_cost is None else f"{row.relative_cost:.2f} ×"
         time = "" if row.milliseconds is None else f"{row.milliseconds:.1f}"
         lines.append(f"| {row.depth} | {value} | {cost} | {time} |")
-    about = f"Cost: FLOPs of a forward pass over {depths.tokens} tokens; ms: on the CPU it was registered on."
-    return [*lines, "", about]
+    note = f"Cost: FLOPs of a forward pass over {depths.tokens} tokens; ms: on the CPU it was registered on."
+    return [*lines, "", note]

@@ -1,4 +1,4 @@
-"""What ``odeformer analyze`` found of a version, kept beside it: as artifacts of the run that made it."""
+"""Analyses of a version by ``odeformer analyze``, stored as artifacts of the run that made the version."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ PLACE = "analyses"
 
 
 class Logged(NamedTuple):
-    """One analysis in the store."""
+    """An analysis in the store."""
 
     run_id: str
     path: str
-    """Of its folder, among the run's artifacts."""
+    """Path of its folder among the run's artifacts."""
     made: str
-    """``YYYYmmddTHHMMSS``: sorts by time."""
+    """Time as ``YYYYmmddTHHMMSS``, which sorts chronologically."""
     text: str
-    """The first 12 digits of the text's SHA-256."""
+    """First 12 digits of the text's SHA-256."""
 
 
 def log(folder: Path, version_uri: str, made: str, text_sha256: str, uri: str | None = None) -> Logged:
-    """Send a folder that ``odeformer analyze`` wrote to the version that it is of.
+    """Upload a folder that ``odeformer analyze`` wrote, to the version it analyzed.
 
     Args:
         version_uri: ``models:/<name>/<version>``.
-        made: ``YYYY-mm-dd HH:MM:SS`` and maybe more, as the analysis says.
-        text_sha256: of the text.
+        made: the analysis's time, starting with ``YYYY-mm-dd HH:MM:SS``.
+        text_sha256: SHA-256 of the analyzed text.
 
     Raises:
         ValueError: when there is no such version.
-        ConnectionError: when the store does not take it.
+        ConnectionError: when the store does not accept it.
     """
     uri = tracking_uri(uri)
     version = resolve(version_uri, uri)
@@ -46,7 +46,7 @@ def log(folder: Path, version_uri: str, made: str, text_sha256: str, uri: str | 
 
 
 def logged(version_uri: str, uri: str | None = None) -> list[Logged]:
-    """All analyses of a version, from the oldest.
+    """All analyses of a version, oldest first.
 
     Raises:
         ValueError: when there is no such version.
@@ -54,21 +54,20 @@ def logged(version_uri: str, uri: str | None = None) -> list[Logged]:
     """
     uri = tracking_uri(uri)
     version = resolve(version_uri, uri)
+    place = _place(version)
     with answering(uri), patience(seconds=60):
-        listed = connect(uri).list_artifacts(version.run_id, _place(version))
-    names = sorted(Path(artifact.path).name for artifact in listed if artifact.is_dir)
+        artifacts = connect(uri).list_artifacts(version.run_id, place)
+    names = sorted(Path(artifact.path).name for artifact in artifacts if artifact.is_dir)
     return [
-        Logged(version.run_id, f"{_place(version)}/{name}", *name.split("-"))
-        for name in names
-        if name.count("-") == 1
+        Logged(version.run_id, f"{place}/{name}", *name.split("-")) for name in names if name.count("-") == 1
     ]
 
 
 def fetch(analysis: Logged, file: str, uri: str | None = None) -> Path:
-    """A file of an analysis, on this machine.
+    """Download a file of an analysis.
 
     Raises:
-        ConnectionError: when the store does not answer, or has no such file any more.
+        ConnectionError: when the store does not answer, or no longer has the file.
     """
     uri = tracking_uri(uri)
     with answering(uri), patience(seconds=60):
@@ -76,5 +75,5 @@ def fetch(analysis: Logged, file: str, uri: str | None = None) -> Path:
 
 
 def _place(version: Version) -> str:
-    """A run that was continued has made several versions."""
+    # A run that was continued has made several versions.
     return f"{PLACE}/{version.name}-{version.version}"

@@ -1,4 +1,4 @@
-"""What a model reaches and costs at each depth, found out when it is registered."""
+"""A model's score and cost at several depths, measured when it is registered."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from pathlib import Path
 from typing import Any
 
 OWN_DEPTH = 0
-"""In ``scores``: the model depth, where the run does not say which it is."""
+"""Key in ``scores`` for the model depth, when the run does not record its number."""
 
 LONGEST, MOST_FLOPS = 256, 5e11
-"""Passes are timed over one sequence of at most so many tokens, where the deepest takes at most so many
-FLOPs: seconds of a slow machine."""
+"""Passes are timed over one sequence of at most ``LONGEST`` tokens, and only if the deepest takes at most
+``MOST_FLOPS``, which is seconds on a slow machine."""
 
 
 @dataclass(frozen=True)
 class DepthRow:
-    """At one N."""
+    """Score and cost at one depth N."""
 
     depth: int
     score: float | None
-    """On the validation set; None where it was not measured there."""
+    """Score on the validation set; ``None`` if it was not measured at this depth."""
     relative_cost: float | None
-    """FLOPs of a forward pass, against the model depth's; None where a tolerance decides it."""
+    """FLOPs of a forward pass relative to the model depth's; ``None`` if a tolerance decides them."""
     milliseconds: float | None
-    """Of that pass, where it was timed: the fastest of seven, since others may use the machine, too."""
+    """Time of that pass, the fastest of seven; ``None`` if it was not timed."""
 
 
 @dataclass(frozen=True)
 class DepthTable:
-    """By N, from the least."""
+    """Scores and costs by depth N, in ascending order."""
 
     model_depth: int
     metric: str
     rows: tuple[DepthRow, ...]
     tokens: int
-    """Of the sequence that costs and times are of."""
+    """Length of the sequence that costs and times refer to."""
 
 
 def depth_table(folder: Path, metric: str, scores: Mapping[int, float]) -> DepthTable:
-    """The table of a checkpoint folder's model: at D/2, D, 2D, and wherever there is a score."""
+    """The table of a checkpoint: at D/2, D, 2D, and wherever there is a score."""
     from odeformer import checkpoint
     from odeformer.measure.cost import forward_flops, measure_depths
 
@@ -51,9 +51,11 @@ def depth_table(folder: Path, metric: str, scores: Mapping[int, float]) -> Depth
     )
     assert config.context_length is not None
     tokens = min(config.context_length, LONGEST)
+
     flops = {depth: forward_flops(config, solver, depth, tokens) for depth in depths}
     times: dict[int, float] = {}
     if max(flops.values()) <= MOST_FLOPS:
+        # The fastest round, because other processes may use the machine, too.
         timed = measure_depths(
             checkpoint.load(folder), depths, batch=1, sequence_length=tokens, of_rounds=min
         )
@@ -66,23 +68,18 @@ def depth_table(folder: Path, metric: str, scores: Mapping[int, float]) -> Depth
 
 
 def adapter_table(base: dict[str, Any], metric: str, scores: Mapping[int, float]) -> DepthTable:
-    """An adapter's table: its own scores, and the costs of its base, into whose weights it is added.
+    """The table of an adapter: its own scores, and the costs of its base, whose weights it is merged into.
 
     Args:
-        base: the ``depths.json`` of the base.
+        base: the base's ``depths.json``.
     """
     costs = {row["depth"]: row for row in base["rows"]}
     scores = _by_depth(scores, base["model_depth"])
-    rows = tuple(
-        DepthRow(
-            depth,
-            scores.get(depth),
-            costs.get(depth, {}).get("relative_cost"),
-            costs.get(depth, {}).get("milliseconds"),
-        )
-        for depth in sorted({*costs, *scores})
-    )
-    return DepthTable(base["model_depth"], metric, rows, base["tokens"])
+    rows = []
+    for depth in sorted({*costs, *scores}):
+        cost = costs.get(depth, {})
+        rows.append(DepthRow(depth, scores.get(depth), cost.get("relative_cost"), cost.get("milliseconds")))
+    return DepthTable(base["model_depth"], metric, tuple(rows), base["tokens"])
 
 
 def _by_depth(scores: Mapping[int, float], model_depth: int) -> dict[int, float]:

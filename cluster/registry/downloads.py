@@ -1,6 +1,6 @@
-"""Files of versions that came from afar: one copy for each machine, which all its processes read.
+"""A machine's cache of downloaded versions, shared by all its processes.
 
-Weights are mapped into memory, not read, so jobs of one base share them there, too.
+Weights are memory-mapped, so jobs of one base share them in memory as well.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from odeformer.files.atomic import new_folder
 from odeformer.files.lock import locked
 
 UNUSED_SECONDS = 30 * 86400
-"""A copy that nobody has used for so long goes when the next one comes."""
+"""Time after which an unused copy is removed, when the next one is downloaded."""
 
 
 def place() -> Path:
-    """Where the copies are: in the folder ``ODEFORMER_CACHE``, else in ``~/.cache/odeformer``."""
+    """The cache folder: ``versions`` in ``$ODEFORMER_CACHE``, or in ``~/.cache/odeformer``."""
     return Path(os.environ.get("ODEFORMER_CACHE") or Path.home() / ".cache" / "odeformer") / "versions"
 
 
 def shared_copy(digest: str, download: Callable[[Path], None], check: Callable[[Path], None]) -> Path:
-    """The folder of the files that have ``digest``: downloaded unless they are here, once however many ask.
+    """The cached folder of the files with a digest, downloaded once even if several processes ask.
 
     Args:
-        digest: as :func:`~odeformer.files.digest.folder_digest` makes it.
+        digest: the digest, as :func:`~odeformer.files.digest.folder_digest` computes it.
         download: writes the files into an empty folder.
         check: raises ``ValueError`` for a folder with other files, which are then downloaded again.
 
     Raises:
-        ValueError: for what is no digest: it comes from a tag, and becomes a folder's name. And what
-            ``check`` raises of files that have just been downloaded.
-        OSError: where nothing can be written.
+        ValueError: for a malformed digest (it comes from a tag and becomes a folder's name), or by ``check``
+            for files that have just been downloaded.
+        OSError: when the cache cannot be written.
     """
     if not re.fullmatch("[0-9a-f]{64}", digest):
-        raise ValueError(f"its digest is {digest!r}, which is none")
+        raise ValueError(f"its digest {digest!r} is malformed")
     copies = place()
     copies.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder = copies / digest
     with locked(copies / f".{digest}.lock"):
-        if not _is_there(folder, check):
+        if not _is_valid(folder, check):
             _remove_unused(copies)
             with new_folder(folder) as empty:
                 download(empty)
@@ -53,7 +53,7 @@ def shared_copy(digest: str, download: Callable[[Path], None], check: Callable[[
     return folder
 
 
-def _is_there(folder: Path, check: Callable[[Path], None]) -> bool:
+def _is_valid(folder: Path, check: Callable[[Path], None]) -> bool:
     if not folder.is_dir():
         return False
     try:

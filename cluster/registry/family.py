@@ -1,4 +1,4 @@
-"""Who descends from whom, which adapters were left behind, and what two versions do not have in common."""
+"""Relations between versions: ancestors and descendants, outdated adapters, and differences."""
 
 from __future__ import annotations
 
@@ -7,59 +7,45 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.registry.about import BASE_NAME, BASE_VERSION, DEPTHS_FILE, LINEAGE_FILE, PARENT
+from cluster.registry.about import DEPTHS_FILE, LINEAGE_FILE
 from cluster.registry.aliases import CHAMPION
 from cluster.registry.fetching import read_json
 from cluster.registry.versions import Version, resolve, versions
-
-
-def base_of(version: Version) -> str | None:
-    """``models:/…`` that an adapter was made for."""
-    if BASE_NAME not in version.tags:
-        return None
-    return f"models:/{version.tags[BASE_NAME]}/{version.tags[BASE_VERSION]}"
-
-
-def origin_of(version: Version) -> str | None:
-    """What a version was made from: an adapter's base, the model whose training it continued, or the
-    checkpoint of others that it was imported from."""
-    imported = version.tags.get("odeformer.imported_from")
-    return base_of(version) or version.tags.get(PARENT) or (f"import of {imported}" if imported else None)
+from cluster.tags import BASE_NAME, PREFIX
 
 
 @dataclass(frozen=True)
 class Family:
-    """A version, what it comes from, and what was made from it."""
+    """A version with its ancestors and direct descendants."""
 
     version: Version
     ancestors: tuple[Version, ...]
-    """Its origin first."""
+    """Ancestors, the nearest first."""
     root: str | None
-    """What the last of these, or the version itself, was made from, where that is not in the registry."""
+    """Origin of the last ancestor, or of the version itself, if that origin is not in the registry."""
     descendants: tuple[Version, ...]
-    """Made from it directly."""
 
 
 def family(model: str, uri: str | None = None) -> Family:
     """The family of a version.
 
     Raises:
-        ValueError: when it is unknown.
+        ValueError: when there is no such version.
     """
     known = {version.uri: version for version in versions(uri)}
     version = resolve(model, uri)
     ancestors: list[Version] = []
-    origin = origin_of(version)
+    origin = version.origin
     while origin in known and known[origin] not in ancestors:
         ancestors.append(known[origin])
-        origin = origin_of(known[origin])
-    children = tuple(other for other in known.values() if origin_of(other) == version.uri)
+        origin = known[origin].origin
+    children = tuple(other for other in known.values() if other.origin == version.uri)
     return Family(version, tuple(ancestors), origin, children)
 
 
 @dataclass(frozen=True)
 class Outdated:
-    """An adapter in use whose base is not the champion any more."""
+    """An adapter in use whose base is no longer the champion."""
 
     adapter: Version
     base: str
@@ -67,21 +53,21 @@ class Outdated:
 
 
 def outdated(uri: str | None = None) -> list[Outdated]:
-    """Of each adapter's model the champion, else the newest version, where its base has been succeeded."""
-    known = versions(uri)
+    """Adapters whose base is no longer the champion: each model's champion, or else its newest version."""
+    known = versions(uri)  # oldest first
     champions = {version.name: version for version in known if CHAMPION in version.aliases}
-    newest = {version.name: version for version in known}  # they come from the oldest
-    found = []
+    newest = {version.name: version for version in known}
+    adapters = []
     for adapter in (newest | champions).values():
-        base, now = base_of(adapter), champions.get(adapter.tags.get(BASE_NAME, ""))
-        if base is not None and now is not None and now.uri != base:
-            found.append(Outdated(adapter, base, now.uri))
-    return sorted(found, key=lambda one: one.adapter.name)
+        champion = champions.get(adapter.tags.get(BASE_NAME, ""))
+        if adapter.base is not None and champion is not None and champion.uri != adapter.base:
+            adapters.append(Outdated(adapter, adapter.base, champion.uri))
+    return sorted(adapters, key=lambda outdated: outdated.adapter.name)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that two versions do not have in common; None where one has nothing of the kind."""
+    """A fact in which two versions differ; ``None`` for the version that lacks it."""
 
     what: str
     first: str | None
@@ -89,23 +75,23 @@ class Difference:
 
 
 def diff(first: str, second: str, uri: str | None = None) -> list[Difference]:
-    """What differs between two versions: tags, settings, scores and costs at each depth.
+    """The tags, settings, and scores by depth in which two versions differ.
 
     Raises:
-        ValueError: when one is unknown.
+        ValueError: when there is no such version.
     """
-    one, other = (_facts(resolve(model, uri), uri) for model in (first, second))
+    facts, other_facts = (_facts(resolve(model, uri), uri) for model in (first, second))
     return [
-        Difference(key, one.get(key), other.get(key))
-        for key in dict.fromkeys((*one, *other))
-        if one.get(key) != other.get(key)
+        Difference(key, facts.get(key), other_facts.get(key))
+        for key in dict.fromkeys((*facts, *other_facts))
+        if facts.get(key) != other_facts.get(key)
     ]
 
 
 def _facts(version: Version, uri: str | None) -> dict[str, str]:
     lineage = read_json(version, LINEAGE_FILE, uri) or {}
     depths = read_json(version, DEPTHS_FILE, uri) or {"rows": []}
-    facts = {key.removeprefix("odeformer."): value for key, value in sorted(version.tags.items())}
+    facts = {key.removeprefix(PREFIX): value for key, value in sorted(version.tags.items())}
     facts |= _flat(lineage.get("settings", {}), "settings.")
     for row in depths["rows"]:
         if row["score"] is not None:

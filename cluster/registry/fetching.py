@@ -1,4 +1,4 @@
-"""From the registry onto this machine: a version's files, verified, and the model that they are."""
+"""Download and verification of a version's files, and loading of its model."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from cluster.registry import mlflow_model
-from cluster.registry.about import BASE_NAME, BASE_VERSION, DIGEST
 from cluster.registry.downloads import place, shared_copy
-from cluster.registry.versions import FILES, Version, resolve
+from cluster.registry.versions import Version, resolve
+from cluster.tags import DIGEST, FILES
 from cluster.tracking.store import tracking_uri
 from odeformer.files.digest import folder_digest
 from odeformer.untrusted import check_folder
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def fetch(model: str, uri: str | None = None) -> Path:
-    """A local folder with the files of ``models:/<name>@<alias>`` or ``models:/<name>/<version>``, verified.
+    """A local folder with the verified files of ``models:/<name>@<alias>`` or ``models:/<name>/<version>``.
 
-    None of them is opened before all of them are known to be plain files of harmless kinds, and to be those
-    that were registered.
+    No file is opened before all are known to be plain files of harmless kinds and to match the digest that
+    was registered.
 
     Raises:
         ValueError: when the model is unknown, or its files are not those that were registered.
@@ -35,9 +35,10 @@ def fetch(model: str, uri: str | None = None) -> Path:
     inner = version.tags.get(FILES)
     if inner not in (None, mlflow_model.FILES):
         raise ValueError(
-            f"{version.uri} is refused: its files should be in {mlflow_model.FILES}, not in {inner!r}"
+            f"{version.uri} is refused: its files must be in {mlflow_model.FILES}, not in {inner!r}"
         )
     inner = f"/{inner}" if inner else ""
+
     if urlsplit(version.location).scheme in ("", "file"):
         folder = _download(version, inner, uri)
         _check(version, folder)
@@ -50,12 +51,12 @@ def fetch(model: str, uri: str | None = None) -> Path:
         )
     except OSError as error:
         raise ValueError(
-            f"{version.uri}: its files have no place in {place()} ({error}): set ODEFORMER_CACHE"
+            f"{version.uri}: its files cannot be stored in {place()} ({error}): set ODEFORMER_CACHE"
         ) from None
 
 
 def _check(version: Version, folder: Path) -> None:
-    """Refuse files that are not harmless, or not those of the version."""
+    """Refuse files that are not harmless, or differ from those that were registered."""
     try:
         check_folder(folder)
     except ValueError as error:
@@ -64,13 +65,13 @@ def _check(version: Version, folder: Path) -> None:
     if digest != version.tags.get(DIGEST):
         raise ValueError(
             f"{version.uri}: the files in {folder} have digest {digest}, "
-            f"registered was {version.tags.get(DIGEST)}; they were changed or damaged since"
+            f"not the registered {version.tags.get(DIGEST)}: they were changed or damaged since"
         )
 
 
 def read_json(version: Version, file: str, uri: str | None = None) -> dict[str, Any] | None:
-    """A small file beside a version's weights, such as ``depths.json``; None where there is none."""
-    if FILES not in version.tags:  # of before there were any
+    """A JSON file stored with a version's weights, such as ``depths.json``; ``None`` if there is none."""
+    if FILES not in version.tags:  # registered before such files were written
         return None
     try:
         content = json.loads(_download(version, f"/{file}", uri).read_text(encoding="utf-8"))
@@ -81,7 +82,7 @@ def read_json(version: Version, file: str, uri: str | None = None) -> dict[str, 
 
 def _download_into(folder: Path, version: Version, inner: str, uri: str | None) -> None:
     downloaded = _download(version, inner, uri, folder)
-    if downloaded != folder:  # MLflow puts a folder into the one it is given
+    if downloaded != folder:  # MLflow creates a subfolder in the destination
         for file in downloaded.iterdir():
             file.rename(folder / file.name)
         downloaded.rmdir()
@@ -100,24 +101,23 @@ def _download(version: Version, inner: str, uri: str | None, into: Path | None =
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to run, and where it came from."""
+    """A model that is ready to run, and its origin."""
 
     model: Odeformer
     tokenizer: Tokenizer
     folder: Path
-    """The checkpoint's files; an adapter's are elsewhere."""
+    """Folder of the checkpoint's files, without an adapter's."""
     versions: tuple[Version, ...]
-    """What the registry knows of it: the adapter, if there is one, then the checkpoint. Empty for folders."""
+    """The adapter's version, if there is one, then the checkpoint's. Empty for plain folders."""
 
 
 def load(model: str, uri: str | None = None, adapter: str | None = None) -> Loaded:
-    """A model with its tokenizer; an adapter comes attached to the base it was made for.
+    """Load a model with its tokenizer, and an adapter with the base it belongs to.
 
     Args:
-        model: ``models:/<name>@<alias>``, ``models:/<name>/<version>``, or a checkpoint folder; a registered
-            adapter stands for its base with it.
-        uri: the MLflow store.
-        adapter: one to attach, the registry's or a folder.
+        model: ``models:/<name>@<alias>``, ``models:/<name>/<version>``, or a checkpoint folder. A registered
+            adapter loads its base with the adapter attached.
+        adapter: an adapter to attach, as ``models:/…`` or a folder.
 
     Raises:
         ValueError, FileNotFoundError: when it is unknown, damaged, or an adapter of another base.
@@ -135,9 +135,8 @@ def load(model: str, uri: str | None = None, adapter: str | None = None) -> Load
 
     if adapter is None and model.startswith("models:/"):
         version = resolve(model, uri)
-        if version.kind == "adapter":
-            adapter = version.uri
-            model = f"models:/{version.tags[BASE_NAME]}/{version.tags[BASE_VERSION]}"
+        if version.kind == "adapter" and version.base is not None:
+            model, adapter = version.base, version.uri
     adapter_folder = None if adapter is None else files(adapter)
     folder = files(model)
     return Loaded(odeformer.load(folder, adapter_folder), load_tokenizer(folder), folder, tuple(known))

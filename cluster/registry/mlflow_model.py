@@ -1,8 +1,8 @@
-"""A version as a model of MLflow's own, by "models from code": no pickle, and usable without this package.
+"""Packaging of a version as an MLflow "model from code": no pickle, and usable without this package.
 
-Around the files of a checkpoint or an adapter lie those that ``mlflow.pyfunc.load_model`` and
-``mlflow models serve`` look for: ``MLmodel``, the code it names (:mod:`cluster.registry.serving`), a copy of
-the package ``odeformer``, and what must be installed for it.
+The files of a checkpoint or an adapter are surrounded by those that ``mlflow.pyfunc.load_model`` and
+``mlflow models serve`` need: ``MLmodel``, the code it names (:mod:`cluster.registry.serving`), a copy of the
+package ``odeformer``, and its requirements.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from importlib import metadata
 from pathlib import Path
 
 FILES = "artifacts/model"
-"""Where the checkpoint's or adapter's own files lie in a version's folder."""
+"""Path of the checkpoint's or adapter's files in a version's folder."""
 REQUIREMENTS = ("mlflow", "pandas", "pydantic", "safetensors", "tokenizers", "torch")
 
 
 def write(folder: Path) -> None:
-    """Write everything but the weights into a folder that does not exist yet."""
+    """Write everything except the weights to a folder that must not exist yet."""
     import mlflow
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
@@ -39,7 +39,7 @@ def write(folder: Path) -> None:
     try:
         copy_package(code)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its advice on type hints and input examples
+            warnings.simplefilter("ignore")  # MLflow's advice on type hints and input examples
             mlflow.pyfunc.save_model(
                 folder,
                 python_model=str(Path(__file__).with_name("serving.py")),
@@ -49,7 +49,7 @@ def write(folder: Path) -> None:
             )
     finally:
         shutil.rmtree(code, ignore_errors=True)
-    # The weights are sent as they are, without a copy of them here; and no path of this machine is told.
+    # The weights are uploaded separately, without a copy here; and no path of this machine is stored.
     model = Model.load(str(folder))
     function = model.flavors["python_function"]
     function["artifacts"] = {"model": {"path": FILES, "uri": FILES}}
@@ -58,11 +58,11 @@ def write(folder: Path) -> None:
 
 
 def copy_package(folder: Path) -> None:
-    """Copy the code that a version is served by: ``odeformer``, and how it loads tokenizers."""
+    """Copy the code that serves a version: ``odeformer``, and the loading of tokenizers."""
     import odeformer
     from data import tokenizer
 
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(odeformer.__file__).parent, folder / "odeformer", ignore=ignore)
-    # Under a name of its own: many have a package called data.
+    # Renamed, because many projects have a package called data.
     shutil.copyfile(tokenizer.__file__, folder / "odeformer_tokenizer.py")

@@ -1,7 +1,7 @@
-"""A version as MLflow runs it: text continued at a depth of the caller's choice.
+"""The MLflow model of a version: it continues texts, at a depth that the caller chooses.
 
-MLflow executes this file where a version is loaded; beside it lie the package ``odeformer`` and the version's
-own files. An adapter's base is fetched from the registry, and must be the one that it was made for.
+MLflow executes this file when it loads a version; the package ``odeformer`` and the version's files are in
+the same folder. An adapter's base is fetched from the registry, and must be the one it belongs to.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from odeformer.inference.decoding import FixedDepthModel
 
 MOST_TOKENS, DEEPEST = 100_000, 16
-"""Of a request: tokens to add to a prompt, and its depth as a multiple of the model's own."""
+"""Limits of a request: the new tokens per prompt, and the depth as a multiple of the model depth."""
 
 
 class TextModel(PythonModel):
-    """Continues prompts."""
+    """An MLflow model that continues prompts."""
 
     def load_context(self, context: Any) -> None:
-        """Load the version that MLflow has laid out in a folder."""
+        """Load the version from the folder where MLflow has put it."""
         from odeformer_tokenizer import load_tokenizer
 
         import odeformer
@@ -48,33 +48,34 @@ class TextModel(PythonModel):
 
         Args:
             model_input: a table with the column ``prompt``.
-            params: ``max_new_tokens``; ``depth``, N, the model's own when 0; ``temperature``, 0 for the most
-                likely token each time; ``seed``, of the first row, the next one's is one more.
+            params: ``max_new_tokens``; ``depth``, N, with 0 for the model depth; ``temperature``, with 0 for
+                greedy decoding; ``seed`` of the first row, which grows by one per row.
 
         Returns:
-            A table with the column ``text``, without the prompts.
+            A table with the column ``text``, which does not repeat the prompts.
         """
         from odeformer_tokenizer import end_of_text_id
 
         from odeformer.inference.generate import generate
         from odeformer.inference.sampling import Sampling
 
-        given = {"max_new_tokens": 64, "depth": 0, "temperature": 0.8, "seed": 0, **(params or {})}
+        options = {"max_new_tokens": 64, "depth": 0, "temperature": 0.8, "seed": 0, **(params or {})}
         prompts = [str(prompt) for prompt in model_input["prompt"]]
         if not all(prompts):
             raise ValueError("a prompt is empty: at least one character is needed")
-        most, own = given["max_new_tokens"], self._model.config.depth
-        if not 0 < most <= MOST_TOKENS:
-            raise ValueError(f"max_new_tokens {most} is not in 1 … {MOST_TOKENS:,}")
-        if not 0 <= given["depth"] <= DEEPEST * own:
-            raise ValueError(f"depth {given['depth']} is not in 1 … {DEEPEST * own}, nor 0 for {own}")
+        new_tokens, depth, own = options["max_new_tokens"], options["depth"], self._model.config.depth
+        if not 0 < new_tokens <= MOST_TOKENS:
+            raise ValueError(f"max_new_tokens {new_tokens} is not in 1 … {MOST_TOKENS:,}")
+        if not 0 <= depth <= DEEPEST * own:
+            raise ValueError(f"depth {depth} is not in 1 … {DEEPEST * own}, nor 0 for {own}")
+
         texts: list[list[int]] = [[] for _ in prompts]
         for drawn in generate(
-            self._at(given["depth"] or own),
+            self._at(depth or own),
             [self._tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in prompts],
-            max_new_tokens=most,
-            sampling=Sampling(given["temperature"], 50, 1.0),
-            seed=given["seed"],
+            max_new_tokens=new_tokens,
+            sampling=Sampling(options["temperature"], 50, 1.0),
+            seed=options["seed"],
             stop_id=end_of_text_id(self._tokenizer),
         ):
             for text, token in zip(texts, drawn, strict=True):
@@ -89,14 +90,14 @@ class TextModel(PythonModel):
 
 
 def _base(adapter: Path) -> Path:
-    """The files of the model that an adapter was made for; :func:`odeformer.load` compares their digest."""
+    """Download the base of an adapter; :func:`odeformer.load` compares its digest."""
     import mlflow
 
     from odeformer.untrusted import check_folder
 
     base = json.loads((adapter / "adapter.json").read_text(encoding="utf-8"))["base"]
     version = mlflow.MlflowClient().get_model_version(base["name"], base["version"])
-    files = f"{version.source}/{version.tags['odeformer.files']}"
+    files = f"{version.source}/{version.tags['odeformer.files']}"  # cluster.tags.FILES: no import of it here
     folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=files))
     check_folder(folder)
     return folder

@@ -1,37 +1,36 @@
-"""Versions of registered models: MLflow's, with the digests of their files."""
+"""Versions of registered models, as MLflow stores them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cluster.names import parse_reference
+from cluster.tags import BASE_NAME, BASE_VERSION, IMPORTED_FROM, KIND, PARENT
 from cluster.tracking.store import connect, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-FILES = "odeformer.files"
-"""Tag: where in a version's folder its checkpoint or adapter lies; the folder itself where there is none."""
 HISTORY = ".history"
-"""Ends the name of the registered model that is no model, but the log of another's aliases."""
+"""Suffix of the registered models that are logs of another model's champion."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a registered model."""
+    """A version of a registered model."""
 
     name: str
     version: str
     aliases: tuple[str, ...]
     tags: dict[str, str]
     location: str
-    """Where its files are: a URI."""
+    """URI of its files."""
     run_id: str = ""
     """The MLflow run that made it."""
     created: float = 0.0
-    """Seconds since 1970."""
+    """Seconds since the epoch."""
 
     @property
     def uri(self) -> str:
@@ -40,11 +39,27 @@ class Version:
     @property
     def kind(self) -> str:
         """``checkpoint`` or ``adapter``."""
-        return self.tags.get("odeformer.kind", "")
+        return self.tags.get(KIND, "")
+
+    @property
+    def base(self) -> str | None:
+        """The version that an adapter belongs to, ``models:/<name>/<version>``; ``None`` for a checkpoint."""
+        return base_uri(self.tags)
+
+    @property
+    def origin(self) -> str | None:
+        """An adapter's base, the model whose training was continued, or ``import of <checkpoint>``."""
+        imported = self.tags.get(IMPORTED_FROM)
+        return self.base or self.tags.get(PARENT) or (f"import of {imported}" if imported else None)
+
+
+def base_uri(tags: Mapping[str, str]) -> str | None:
+    """The version that an adapter with these tags belongs to; ``None`` for a checkpoint's tags."""
+    return f"models:/{tags[BASE_NAME]}/{tags[BASE_VERSION]}" if BASE_NAME in tags else None
 
 
 def resolve(model: str, uri: str | None = None) -> Version:
-    """The version that ``models:/<name>@<alias>`` or ``models:/<name>/<version>`` stands for.
+    """The version that ``models:/<name>@<alias>`` or ``models:/<name>/<version>`` refers to.
 
     Raises:
         ValueError: for a malformed or unknown model, naming the models there are.
@@ -57,67 +72,80 @@ def resolve(model: str, uri: str | None = None) -> Version:
 
     try:
         if reference.alias:
-            # An alias is the only thing that says which version it is: a search returns none.
+            # Only this call says which version an alias means: a search does not.
             number = client.get_model_version_by_alias(name, reference.alias).version
-        found = client.get_model_version(name, str(number))
+        entry = client.get_model_version(name, str(number))
     except MlflowException as error:
         # MLflow calls an unknown alias an invalid parameter.
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise ConnectionError(f"the MLflow store {uri} failed: {error.message}") from None
         known = ", ".join(f"models:/{name}" for name in names(client)) or "none yet"
         raise ValueError(f"model {model!r} is not in {uri} ({error.message}); there are: {known}") from None
-    return _version(found, found.aliases)
+    return _version(entry, entry.aliases)
 
 
-def _version(found: Any, aliases: Sequence[str]) -> Version:
+def _version(entry: Any, aliases: Sequence[str]) -> Version:
     return Version(
-        str(found.name),
-        str(found.version),
+        str(entry.name),
+        str(entry.version),
         tuple(aliases),
-        dict(found.tags),
-        str(found.source),
-        str(found.run_id or ""),
-        found.creation_timestamp / 1000,
+        dict(entry.tags),
+        str(entry.source),
+        str(entry.run_id or ""),
+        entry.creation_timestamp / 1000,
     )
 
 
 def names(client: MlflowClient) -> list[str]:
-    """Of all registered models, the logs of aliases aside."""
-    found, token = [], None
-    while True:
-        page = client.search_registered_models(max_results=1000, page_token=token)
-        found += [model.name for model in page if not model.name.endswith(HISTORY)]
-        token = page.token
-        if not token:
-            return sorted(found)
+    """The names of all registered models, without the logs of aliases."""
+    models = _all_pages(lambda token: client.search_registered_models(max_results=1000, page_token=token))
+    return sorted(model.name for model in models if not model.name.endswith(HISTORY))
+
+
+def create_model(client: MlflowClient, name: str, description: str | None = None) -> None:
+    """Create a registered model if it does not exist."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description=description)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def versions_of(client: MlflowClient, name: str) -> list[Version]:
-    """All versions of a model, from the oldest, with their aliases."""
-    found: list[Any] = []
-    token = None
-    while True:
-        page = client.search_model_versions(f"name='{name}'", max_results=1000, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            break
-    # A search returns versions without their aliases, but with their model's.
-    aliases = client.get_registered_model(name).aliases
-    made = [_version(one, [a for a, number in aliases.items() if number == one.version]) for one in found]
-    return sorted(made, key=lambda version: int(version.version))
+    """All versions of a model, oldest first, with their aliases."""
+    entries = _all_pages(
+        lambda token: client.search_model_versions(f"name='{name}'", max_results=1000, page_token=token)
+    )
+    # A search returns versions without their aliases, so these come from the model.
+    numbers = client.get_registered_model(name).aliases
+    versions = []
+    for entry in entries:
+        aliases = [alias for alias, number in numbers.items() if number == entry.version]
+        versions.append(_version(entry, aliases))
+    return sorted(versions, key=lambda version: int(version.version))
+
+
+def _all_pages(search: Callable[[str | None], Any]) -> list[Any]:
+    page = search(None)
+    entries = list(page)
+    while page.token:
+        page = search(page.token)
+        entries += page
+    return entries
 
 
 def versions(uri: str | None = None, name: str | None = None) -> list[Version]:
     """All versions of all models, or of one, by name and age.
 
     Raises:
-        ValueError: for a model that is not there, naming those that are.
+        ValueError: for an unknown model, naming those there are.
     """
     client = connect(tracking_uri(uri))
     known = names(client)
     if name is not None and name not in known:
-        there = ", ".join(known) or "none yet"
-        raise ValueError(f"there is no model {name!r} in {tracking_uri(uri)}; there are: {there}")
+        listed = ", ".join(known) or "none yet"
+        raise ValueError(f"there is no model {name!r} in {tracking_uri(uri)}; there are: {listed}")
     chosen = known if name is None else [name]
     return [version for model in chosen for version in versions_of(client, model)]

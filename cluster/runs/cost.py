@@ -1,6 +1,6 @@
-"""What a run has cost: the hours for which its workers computed, times the CPUs or GPUs that each had.
+"""Cost of a run: the hours for which its workers computed, times the CPUs or GPUs of each.
 
-Steps that had to be made again count; waiting for resources does not.
+Repeated steps count; waiting for resources does not.
 """
 
 from __future__ import annotations
@@ -9,31 +9,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from cluster.runs.events import FILE_NAME, events_from
+from cluster.runs.events import FILE_NAME, Event, events_from
 from cluster.settings import ClusterSettings
-
-CPU_HOURS, GPU_HOURS, TOKENS = "odeformer.cpu_hours", "odeformer.gpu_hours", "odeformer.tokens"
-"""Tags of a checkpoint's version."""
+from cluster.tags import CPU_HOURS, GPU_HOURS, TOKENS
 
 
 class Cost(NamedTuple):
-    """Of computing."""
+    """CPU hours and GPU hours of a computation."""
 
     cpu_hours: float = 0.0
     gpu_hours: float = 0.0
 
     def plus(self, other: Cost, share: float = 1.0) -> Cost:
-        """Both together, of the other only a share."""
+        """The sum with a share of another cost."""
         return Cost(self.cpu_hours + share * other.cpu_hours, self.gpu_hours + share * other.gpu_hours)
 
 
 def run_tags(run: Path, cluster: ClusterSettings) -> dict[str, str]:
-    """What a pretraining run has cost until now, from its event log, as tags of its version."""
+    """Cost and tokens of a pretraining run so far, from its event log, as tags of its version."""
     seconds, workers, tokens = 0.0, cluster.workers, 0
     for event in events_from(run / FILE_NAME, 0)[0]:
-        if event["event"] in ("started", "resumed"):
+        if event["event"] in (Event.STARTED, Event.RESUMED):
             workers = event.get("workers", workers)
-        elif event["event"] == "step":
+        elif event["event"] == Event.STEP:
             seconds += workers * event["step_seconds"]
             tokens = event["tokens"]
     hours = seconds / 3600
@@ -45,5 +43,5 @@ def run_tags(run: Path, cluster: ClusterSettings) -> dict[str, str]:
 
 
 def cost_of(tags: Mapping[str, str]) -> Cost:
-    """What making a version has cost, by its tags; nothing where they do not say."""
+    """Cost of a version according to its tags; zero where they are missing."""
     return Cost(float(tags.get(CPU_HOURS, 0)), float(tags.get(GPU_HOURS, 0)))

@@ -1,4 +1,4 @@
-"""Import DeepSpeed with the known traps of its start avoided."""
+"""Import of DeepSpeed that avoids its known pitfalls."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torch import distributed as dist
 
 
 def import_deepspeed() -> ModuleType:
-    """DeepSpeed, joined to the process group that is already there.
+    """Import DeepSpeed and join it to the existing process group.
 
-    Four traps are dodged here. Without ``DS_ACCELERATOR`` it may pick a wrong device on a machine
-    without a GPU. Without all five rendezvous variables it looks for MPI. And on a CPU its start would
-    compile a shared-memory operator, for up to two minutes, and a process killed meanwhile leaves a lock
-    on which every later start hangs without a word: the operator is marked as not compatible instead. And
-    whatever the optimizer, it decorates Muon's functions with ``torch.compile``, whose import takes three
-    seconds: they stay as they are.
+    Four pitfalls are avoided:
+
+    - Without ``DS_ACCELERATOR`` it may choose a wrong device on a machine without a GPU.
+    - Unless all five rendezvous variables are set, it looks for MPI.
+    - On a CPU it would compile a shared-memory operator, for up to two minutes, and a process killed
+      meanwhile leaves a lock on which every later start hangs. The operator is marked as incompatible.
+    - It decorates Muon's functions with ``torch.compile``, whose import takes three seconds.
     """
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -39,10 +40,10 @@ def import_deepspeed() -> ModuleType:
 
 
 def preload() -> None:
-    """Import DeepSpeed without joining anything, where there is no GPU.
+    """Import DeepSpeed on a machine without a GPU, without joining a process group.
 
-    Where there is one, its import may begin to use it, and a process that has cannot be copied by fork. Set
-    ``PYTORCH_NVML_BASED_CUDA_CHECK=1`` before torch is asked for GPUs: looking is then no use.
+    With a GPU the import may initialize CUDA, and such a process cannot be forked. Set
+    ``PYTORCH_NVML_BASED_CUDA_CHECK=1`` so that the check for GPUs does not initialize CUDA either.
     """
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"

@@ -1,4 +1,4 @@
-"""The event log of a run: one JSON object a line, appended by rank 0, followed by whoever wants to watch."""
+"""The event log of a run: one JSON object per line, appended by rank 0 and by the driver."""
 
 from __future__ import annotations
 
@@ -6,10 +6,77 @@ import json
 import threading
 import time
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 FILE_NAME = "events.jsonl"
+
+
+class Event(StrEnum):
+    """Every kind of event, with the fields that it may have besides ``time``, ``event`` and ``step``.
+
+    A ``*`` in a field's name stands for any text. Numbers become metrics in MLflow.
+    """
+
+    fields: tuple[str, ...]
+
+    def __new__(cls, name: str, *fields: str) -> Event:
+        event = str.__new__(cls, name)
+        event._value_ = name
+        event.fields = fields
+        return event
+
+    STARTED = "started", "workers"  # from step 0
+    RESUMED = "resumed", "workers"  # from a checkpoint
+    FINISHED = "finished"  # the last step is committed
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"  # the driver was ended, for example by Ctrl-C
+    PREEMPTED = "preempted"  # the driver received SIGTERM, and the step in progress was committed
+
+    # An optimizer step was applied. ``tokens`` counts from the beginning of the run.
+    STEP = (
+        "step",
+        *("loss", "depth", "learning_rate", "gradient_norm", "tokens", "tokens_per_second"),
+        *("mfu", "model_flops_per_second", "*_seconds"),
+    )
+    VALIDATION = "validation", "validation_*"  # losses, and scores of tasks, by depth
+    SPIKE = "spike", "loss", "limit"
+    SKIPPED = "skipped", "reason", "samples", "loss"  # the ids of the samples that may be the cause
+    ROLLBACK = "rollback", "reason", "to"  # the step of the checkpoint
+
+    CHECKPOINT = "checkpoint", "checkpoint_seconds", "blocked_seconds"  # for which training waited
+    CHECKPOINT_FAILED = "checkpoint_failed", "reason"
+    CHECKPOINT_DAMAGED = "checkpoint_damaged", "reason"
+    CHECKPOINT_CONVERTED = "checkpoint_converted", "reason"  # from another number of workers or ZeRO stage
+    CHECKPOINT_MIRRORED = "checkpoint_mirrored", "mirror_seconds"
+    CHECKPOINT_FETCHED = "checkpoint_fetched", "reason"  # from the mirror
+    MIRROR_AWAY = "mirror_away", "reason"
+
+    WAITING = "waiting", "reason"  # for room on the cluster
+    RESIZED = "resized", "reason"  # the next worker group has another number of workers
+    GROWING = "growing", "reason"  # stopped to continue with more workers
+    LEAVING = "leaving", "reason"  # stopped because a node is being drained
+    RESTARTING = "restarting", "reason", "restart"  # see :class:`Restart`
+
+    TRACKING_AWAY = "tracking_away", "reason"  # MLflow cannot be reached; metrics wait in the log
+    TRACKING_BACK = "tracking_back"
+    TRACKING_BEHIND = "tracking_behind"  # the run ended before MLflow had all of its metrics
+    NOT_REGISTERED = "not_registered", "reason"  # the registry could not be reached at the end
+    NOT_PROMOTED = "not_promoted", "reason"  # the promotion gate of a job could not be evaluated
+
+    SYSTEM = "system", "system/*"  # metrics of a node, in its own log; ``step`` is in seconds
+
+
+class Restart(TypedDict):
+    """The field ``restart`` of ``restarting``: nested, as numbers beside the step would become metrics."""
+
+    pause: float
+    """Seconds until the restart."""
+    left: int
+    """How many more restarts of this kind are allowed."""
+    preemption: bool
+    """Whether the workers were preempted rather than failed."""
 
 
 class EventLog:
@@ -19,14 +86,14 @@ class EventLog:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         # A line that a dying process could not finish must not swallow the next one.
-        torn = path.exists() and not _ends_a_line(path)
+        is_torn = path.exists() and not _ends_with_newline(path)
         self._file = path.open("a", buffering=1)
         self._lock = threading.Lock()
-        if torn:
+        if is_torn:
             self._file.write("\n")
 
     def __call__(self, event: str, step: int, values: Mapping[str, Any]) -> None:
-        """Append an event: what happened, at which optimizer step, with which numbers and words."""
+        """Append an event that happened at an optimizer step, with its fields."""
         line = json.dumps({"time": time.time(), "event": event, "step": step, **values}) + "\n"
         with self._lock:
             self._file.write(line)
@@ -40,15 +107,21 @@ class EventReader:
         self._offset = self._path.stat().st_size if from_end and self._path.exists() else 0
 
     def new(self) -> list[dict[str, Any]]:
-        """Whole lines only: one still being written is left for the next call."""
+        """The new events. A line that is still being written is left for the next call."""
         events, self._offset = events_from(self._path, self._offset)
         return events
 
 
 def events_from(path: Path, offset: int, limit: int = -1) -> tuple[list[dict[str, Any]], int]:
-    """The events in whole lines from a byte offset on, in about ``limit`` bytes; and where they end.
+    """Read the events from a byte offset on.
 
-    A line that is no event is passed over: a process was killed in the middle of it.
+    Lines that are not JSON objects, left by a killed process, are ignored.
+
+    Args:
+        limit: about how many bytes to read; all by default.
+
+    Returns:
+        The events, and the offset after the last complete line.
     """
     if not path.exists():
         return [], offset
@@ -57,17 +130,20 @@ def events_from(path: Path, offset: int, limit: int = -1) -> tuple[list[dict[str
         data = file.read(limit)
         if limit >= 0 and not data.endswith(b"\n"):
             data += file.readline()
-    whole = data[: data.rfind(b"\n") + 1]
+    complete = data[: data.rfind(b"\n") + 1]
+
     events = []
-    for line in whole.splitlines():
+    for line in complete.splitlines():
         try:
-            events.append(json.loads(line))
+            event = json.loads(line)
         except ValueError:
             continue
-    return [event for event in events if isinstance(event, dict)], offset + len(whole)
+        if isinstance(event, dict):
+            events.append(event)
+    return events, offset + len(complete)
 
 
-def _ends_a_line(path: Path) -> bool:
+def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as file:
         size = file.seek(0, 2)
         if size == 0:

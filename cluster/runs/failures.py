@@ -1,27 +1,27 @@
-"""What a run died of, in one line, and whether starting its workers again may mend it."""
+"""Failures of a run: the cause in one line, and whether restarting the workers may help."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 DEATHS = ("WorkerHealthCheckFailedError", "WorkerCrashedError", "ActorDiedError", "ActorUnavailableError")
-"""What Ray says of a process that is gone."""
+"""Errors that Ray raises when a process has died."""
 MENDABLE = ("DistBackendError", "DistNetworkError", "DistStoreError", "AcceleratorError")
-"""What torch says of a peer, a network or a device that failed."""
+"""Errors that torch raises when a peer, the network or a device has failed."""
 NO_ROOM = "WorkerGroupStartupTimeoutError"
 START_FAILURES = ("WorkerGroupStartupFailedError", NO_ROOM)
 
 
 class RunFailedError(Exception):
-    """A run or a job that could not finish; the message names the worker and the cause in one line."""
+    """A run or a job failed for good; the message names the worker and the cause in one line."""
 
 
 class QueueFullError(ValueError):
-    """A job that is not taken because its team has as many in the queue as it may have."""
+    """A job is rejected because its team's queue is full."""
 
 
 class PreemptedError(Exception):
-    """A run that was asked to end, and has committed the step it was at."""
+    """A run was preempted, after committing the step in progress."""
 
     def __init__(self, step: int) -> None:
         super().__init__(step)
@@ -32,14 +32,12 @@ class PreemptedError(Exception):
 
 
 def cause(error: BaseException, silent: Sequence[int] = ()) -> str:
-    """The root cause of an error that Ray hands back.
+    """The root cause of an error that Ray raised, in one line.
 
-    Of a worker group's failures the first that is not the echo of another: a rank whose peer has died only
-    knows that its connection is gone.
+    In a worker group this is the first failure that is not just a lost connection to another worker.
 
     Args:
-        error: what Ray raised.
-        silent: ranks that have said nothing of their end. When there is only one, it is the one that died.
+        silent: ranks that did not report how they ended. If there is only one, it is the one that died.
     """
     rank, failure = _root(error)
     if rank is None:
@@ -52,10 +50,10 @@ def cause(error: BaseException, silent: Sequence[int] = ()) -> str:
 
 
 def is_mendable(error: BaseException) -> bool:
-    """Whether the same workers, started again, may get further.
+    """Whether restarting the workers may help.
 
-    A process that died, a connection, a device or the storage that failed: yes. Any other exception was
-    raised by a program about its input – settings, data, a loss that is not finite – and would be again.
+    It may after the failure of a process, a connection, a device or the storage. Any other exception is
+    about the input (settings, data, a loss that is not finite) and would be raised again.
     """
     failure = _root(error)[1]
     inner = _innermost(failure)
@@ -66,14 +64,15 @@ def is_mendable(error: BaseException) -> bool:
 
 
 def found_no_room(error: BaseException) -> bool:
-    """Whether a group was never started, because Ray found no place for its workers in time."""
+    """Whether Ray could not place the workers of a group in time."""
     return type(_innermost(_root(error)[1])).__name__ == NO_ROOM
 
 
 def preemption(error: BaseException) -> PreemptedError | None:
-    """What the workers of a group say when they have ended because one of them was asked to."""
+    """The workers' :class:`PreemptedError`, if that is how a group ended."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
-    return next((f for f in map(_innermost, failures.values()) if isinstance(f, PreemptedError)), None)
+    causes = map(_innermost, failures.values())
+    return next((cause for cause in causes if isinstance(cause, PreemptedError)), None)
 
 
 def _root(error: BaseException) -> tuple[int | None, BaseException]:
@@ -88,7 +87,7 @@ def _is_echo(error: BaseException) -> bool:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """Ray wraps what a worker raised."""
+    """The exception that a worker raised, without Ray's wrapper."""
     if type(error).__name__ in DEATHS:
         return error
     return getattr(error, "_base_exc", None) or getattr(error, "cause", None) or error

@@ -1,4 +1,4 @@
-"""Signs of life of a worker: a small file, written every second for as long as its process runs."""
+"""Heartbeats: a small file per worker, rewritten every second while its process runs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,35 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypedDict
 
 from cluster.runs import preemption
 
 EVERY_SECONDS = 1.0
+
+
+class Beat(TypedDict):
+    """Content of a heartbeat's file."""
+
+    rank: int
+    pid: int
+    started: float
+    node: str
+    time: float
+    step: int
+    passed: int
+    asked: bool
+
 
 _passed = 0
 _step = 0
 
 
 def passed(step: int | None = None) -> None:
-    """This worker got further. All ranks pass the same points: whoever has passed fewest holds the others."""
+    """Record that this worker has made progress.
+
+    All ranks pass the same points, so the rank with the smallest count blocks the others.
+    """
     global _passed, _step
     _passed += 1
     if step is not None:
@@ -28,23 +46,32 @@ def passed(step: int | None = None) -> None:
 
 @contextmanager
 def beating(folder: Path, rank: int, node: str) -> Iterator[None]:
-    """Write ``folder/<rank>.json`` from a thread while the block runs, and remove it at its end.
+    """Write ``folder/<rank>.json`` from a thread while the block runs, and remove it at the end.
 
-    The file of a process that is stopped or dead grows old, and stays.
+    The file of a stopped or dead process stays, with an old time.
     """
     import psutil
 
     folder.mkdir(parents=True, exist_ok=True)
     path, ended = folder / f"{rank}.json", threading.Event()
-    who = {"rank": rank, "pid": os.getpid(), "started": psutil.Process().create_time(), "node": node}
+    pid, started = os.getpid(), psutil.Process().create_time()
 
     def beat() -> None:
         while True:
-            now = {"time": time.time(), "step": _step, "passed": _passed, "asked": preemption.is_asked()}
-            beside = path.with_suffix(".new")
-            with suppress(OSError):  # a beat that is lost is made up for by the next
-                beside.write_text(json.dumps({**who, **now}))
-                beside.replace(path)
+            content = Beat(
+                rank=rank,
+                pid=pid,
+                started=started,
+                node=node,
+                time=time.time(),
+                step=_step,
+                passed=_passed,
+                asked=preemption.is_asked(),
+            )
+            temporary = path.with_suffix(".new")
+            with suppress(OSError):  # the next beat makes up for a lost one
+                temporary.write_text(json.dumps(content))
+                temporary.replace(path)
             if ended.wait(EVERY_SECONDS):
                 return
 
@@ -55,5 +82,5 @@ def beating(folder: Path, rank: int, node: str) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        with suppress(OSError):  # it must not hide what the block raised
+        with suppress(OSError):  # must not hide an exception of the block
             path.unlink()

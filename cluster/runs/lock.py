@@ -1,4 +1,4 @@
-"""One run at a time in a folder, by a lock that dies with its process."""
+"""Lock that allows one run per folder and is released when its process dies."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FILE_NAME = ".lock"
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold the folder for as long as the block runs. The kernel lets go of it when the process dies.
+    """Hold the lock of a folder while the block runs.
 
     Raises:
-        BlockingIOError: when another process holds it, which is named.
+        BlockingIOError: when another process holds it, with the name of that process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE_NAME

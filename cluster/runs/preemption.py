@@ -1,4 +1,4 @@
-"""SIGTERM: a worker, or the whole run, is asked to end. The step in progress is finished and committed."""
+"""Preemption by SIGTERM, of a worker or of the whole run: the step in progress is finished and committed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 from types import FrameType
 
 FILE_NAME = "control"
-"""In ``run.dir``, which every node sees: where the driver asks the workers to end. It is always there:
-a shared disk shows what is new in a file that is opened sooner than that there is a new file."""
+"""File in ``run.dir``, visible on every node, through which the driver stops the workers.
+
+It always exists: on a shared disk, new content becomes visible sooner than a new file."""
 STOP = "stop"
 EXIT_CODE = 128 + signal.SIGTERM
 
@@ -20,10 +21,10 @@ _asked = 0
 
 
 def listen() -> None:
-    """From now on SIGTERM asks this worker to end, and a second one ends it. For its main thread only.
+    """Handle SIGTERM in this worker as a preemption; a second one kills it. Call it in the main thread.
 
-    Python runs a handler when the main thread gets to it. A worker's waits for calls, outside of Python: so
-    what counts is the byte that the interpreter writes at once, and a thread that reads it.
+    Python runs a signal handler only when the main thread executes Python code, and a worker's main thread
+    waits in native code. The wake-up descriptor is written at once, and a thread reads it.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -41,7 +42,7 @@ def _take(reading: int) -> None:
 
 
 def is_asked(run: Path | None = None) -> bool:
-    """Whether this worker has been asked to end; with ``run.dir``, or the whole run has."""
+    """Whether this worker has been preempted or, if ``run`` (``run.dir``) is given, the whole run."""
     if _asked or run is None:
         return _asked > 0
     try:
@@ -51,21 +52,23 @@ def is_asked(run: Path | None = None) -> bool:
 
 
 def ask(run: Path) -> None:
-    """Ask the workers that run in ``run.dir`` to end, as SIGTERM to the driver does."""
+    """Stop the workers that run in ``run.dir``, as SIGTERM to the driver does."""
     (run / FILE_NAME).write_text(STOP)
 
 
 def take_back(run: Path) -> None:
-    """Nobody is asked by that any more: those who were have ended."""
+    """Withdraw the request of :func:`ask`, once the workers have stopped."""
     (run / FILE_NAME).write_text("")
 
 
 @contextmanager
 def taken(run: Path) -> Iterator[Callable[[], bool]]:
-    """While the block runs, SIGTERM to this process asks the run's workers to end; a second one ends it now.
+    """Handle SIGTERM to this process, while the block runs, by stopping the run's workers.
+
+    A second SIGTERM ends the process at once. Outside the main thread no signal can be handled.
 
     Yields:
-        Whether it has been asked. Never, outside the main thread, where no signal can be taken.
+        A function that tells whether the process has been preempted.
     """
     asked = threading.Event()
     take_back(run)
@@ -75,7 +78,7 @@ def taken(run: Path) -> Iterator[Callable[[], bool]]:
 
     def take(number: int, frame: FrameType | None) -> None:
         if asked.is_set():
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a third one does not even clean up
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a third one kills without cleaning up
             raise SystemExit(EXIT_CODE)
         asked.set()
         ask(run)

@@ -1,1 +1,1 @@
-"""A run that survives: its worker groups, who watches them, and what ends and restarts them."""
+"""Supervision of a run: starting, watching, stopping and restarting its worker groups."""

@@ -1,4 +1,7 @@
-"""Ray leaves the processes of a killed raylet alive. A worker must not be: its successor may be at work."""
+"""Ends workers whose raylet was killed.
+
+Ray leaves such processes alive, and one must not write beside its successor.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ EXIT_CODE = 1
 
 
 def end_with_parent() -> None:
-    """From now on this process ends when the one that started it has; a worker's is its node's raylet."""
+    """End this process as soon as its parent has ended. The parent of a worker is its node's raylet."""
     threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
 
 

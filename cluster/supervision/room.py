@@ -1,4 +1,4 @@
-"""Room for workers: for how many the cluster has places, waiting for them, noticing that there are more."""
+"""Room on the cluster: how many workers fit, waiting for resources, and noticing when more workers fit."""
 
 from __future__ import annotations
 
@@ -10,47 +10,49 @@ from cluster.settings import ClusterSettings, PretrainSettings
 
 LOOK_SECONDS = 1.0
 SETTLE_SECONDS = 20.0
-"""How long what an ended group had may take to be free again."""
+"""Seconds that the resources of an ended group may take to become free."""
 NAMED_NODES = 4
 SAY_SECONDS = 600.0
-"""A run that waits says so, again when something has changed, and else after so long."""
+"""A waiting run repeats its message when something changes, and otherwise at this interval."""
 
 Nodes = Iterable[Mapping[str, float]]
-"""What each node has of each resource."""
+"""Amount of each resource, for each node."""
 
 
 class NoRoomError(Exception):
-    """There is no room, and there never will be."""
+    """The cluster is too small and will not grow."""
 
 
 def worker_resources(cluster: ClusterSettings) -> dict[str, float]:
-    """What each worker takes, all of it on one node."""
+    """Resources of one worker, all of them on one node."""
     wanted = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker, PRETRAIN: 1}
     return {name: float(amount) for name, amount in wanted.items() if amount}
 
 
 def places(worker: Mapping[str, float], nodes: Nodes) -> int:
-    """How many workers find a place, each on one node."""
-    # Ray counts in ten-thousandths: a sum of parts may lack a little of the whole.
-    return sum(
-        min(int((node.get(name, 0.0) + 1e-6) // amount) for name, amount in worker.items()) for node in nodes
-    )
+    """Number of workers that fit on the nodes."""
+    total = 0
+    for node in nodes:
+        # Ray counts in units of 1/10000, so that a sum of parts may be slightly less than the whole.
+        total += min(int((node.get(name, 0.0) + 1e-6) // amount) for name, amount in worker.items())
+    return total
 
 
 def largest(sizes: Iterable[int], room: int) -> int | None:
-    """The most workers that a group may have where there is room for so many; none if it may not start."""
+    """The largest of the allowed group sizes that fits, if any does."""
     return max((size for size in sizes if size <= room), default=None)
 
 
 def lacking(cluster: ClusterSettings, fewest: int, nodes: Nodes) -> str:
-    """What a run that needs at least ``fewest`` workers waits for, in one line."""
-    worker, there = worker_resources(cluster), [node for node in nodes if PRETRAIN in node]
+    """Describe in one line what a run that needs at least ``fewest`` workers waits for."""
+    worker = worker_resources(cluster)
+    usable = [node for node in nodes if PRETRAIN in node]
     amounts = _amounts(worker, worker)
     wanted = f"{fewest} workers of {amounts} each are" if fewest > 1 else f"1 worker of {amounts} is"
-    free = [_amounts(worker, node) for node in there[:NAMED_NODES]]
-    more = f", and {len(there) - NAMED_NODES} more nodes" if len(there) > NAMED_NODES else ""
+    free = [_amounts(worker, node) for node in usable[:NAMED_NODES]]
+    more = f", and {len(usable) - NAMED_NODES} more nodes" if len(usable) > NAMED_NODES else ""
     on_nodes = "free are " + "; ".join(free) + more if free else f"no node has a {PRETRAIN} free"
-    room = places(worker, there)
+    room = places(worker, usable)
     return f"{wanted} wanted, {room} {'fits' if room == 1 else 'fit'} now: {on_nodes}"
 
 
@@ -61,15 +63,18 @@ def _amounts(names: Iterable[str], resources: Mapping[str, float]) -> str:
 def wait(
     settings: PretrainSettings, ours: int, say: Callable[[str], None], give_up: Callable[[], None]
 ) -> int:
-    """The largest number of workers that the run may have and the cluster has room for, once it has any.
+    """Wait until the cluster has room for the run.
 
     Args:
-        ours: so many workers' places are about to be free again: those of a group that has just ended.
-        say: called with what is lacking.
-        give_up: called again and again; what it raises ends the waiting.
+        ours: number of workers of the group that has just ended, whose resources are about to become free.
+        say: called with a line on what is lacking.
+        give_up: called repeatedly; an exception from it ends the wait.
+
+    Returns:
+        The largest allowed number of workers that fits.
 
     Raises:
-        NoRoomError: when the run's own cluster, which gets no other nodes, is too small.
+        NoRoomError: when the run's private cluster is too small.
     """
     cluster, sizes = settings.cluster, settings.world_sizes
     worker, fewest = worker_resources(cluster), min(sizes)
@@ -90,7 +95,7 @@ def wait(
 def _queue(
     cluster: ClusterSettings, workers: int, say: Callable[[str], None], give_up: Callable[[], None]
 ) -> None:
-    """Stand in Ray's queue, where an autoscaler and whoever lists jobs can see it, until there is room."""
+    """Wait in Ray's queue, where an autoscaler and ``odeformer jobs`` can see it, until there is room."""
     from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
     said, said_at = "", 0.0
@@ -108,7 +113,7 @@ def _queue(
 
 
 class Growth:
-    """Notices that a group which runs with fewer workers than wished could have more."""
+    """Notices when a group with fewer than ``cluster.workers`` workers could have more."""
 
     def __init__(self, settings: PretrainSettings, workers: int) -> None:
         self._settings = settings
@@ -118,7 +123,7 @@ class Growth:
         self._size: int | None = None
 
     def look(self) -> int | None:
-        """The larger number, when there has been room for more for ``cluster.grow_after`` seconds."""
+        """The larger group size, once there has been room for it for ``cluster.grow_after`` seconds."""
         sizes, now = self._settings.world_sizes, time.monotonic()
         if self._workers >= max(sizes):
             return None
@@ -135,7 +140,7 @@ class Growth:
 
 
 def _free() -> list[dict[str, float]]:
-    from ray._private import state  # it has no public name, and the sum over nodes says too little
+    from ray._private import state  # no public function returns it per node
 
     return _usable(state.available_resources_per_node())
 
@@ -147,7 +152,7 @@ def _whole() -> list[dict[str, float]]:
 
 
 def is_any_leaving(nodes: Iterable[str]) -> bool:
-    """Whether one of these nodes is being drained: it will be taken away."""
+    """Whether one of these nodes is being drained, that is, about to be removed."""
     return not _leaving().isdisjoint(nodes)
 
 

@@ -1,4 +1,4 @@
-"""A run that survives: a worker group that fails is started again from the last committed checkpoint."""
+"""Supervisor of a run: restarts a failed worker group from the last committed checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.checkpoints.folder import commits, step_of
-from cluster.runs.events import EventLog, EventReader
+from cluster.runs.events import Event, EventLog, EventReader, Restart
 from cluster.runs.failures import (
     PreemptedError,
     RunFailedError,
@@ -39,24 +39,27 @@ LOOK_SECONDS = 0.2
 
 @dataclass
 class Budget:
-    """How often a run may be started again.
+    """How often a run may be restarted.
 
-    Failures count from the last progress on: a commit later than any before it. So a long run may see many,
-    and one that dies again and again at the same place ends soon. Preemptions are no failures, and have a
-    budget of their own.
+    Each new commit resets the count of failures: a long run may survive many of them, and one that fails
+    repeatedly at the same place ends soon. Preemptions are counted separately.
     """
 
     max_failures: int
     max_preemptions: int
     committed: int = 0
-    """The latest step that is known to be committed."""
+    """Latest committed step."""
     _failed_at: int = -1
     _failures: int = 0
     _preemptions: int = 0
 
     def failure(self) -> tuple[float | None, int]:
-        """Take one failure: the pause before the next start in seconds, or none if there must be no more; and
-        how many may follow without progress."""
+        """Count a failure.
+
+        Returns:
+            Seconds to wait before the restart, or ``None`` if there must be no restart; and how many more
+            failures without progress are allowed.
+        """
         if self.committed > self._failed_at:
             self._failures = 0
         self._failed_at = self.committed
@@ -66,7 +69,7 @@ class Budget:
         return pause if left >= 0 else None, left
 
     def preemption(self) -> tuple[float | None, int]:
-        """The same for a preemption, after which nothing has to be waited for."""
+        """Count a preemption; returns the same as :meth:`failure`. A restart need not wait."""
         self._preemptions += 1
         left = self.max_preemptions - self._preemptions
         return 0.0 if left >= 0 else None, left
@@ -74,26 +77,26 @@ class Budget:
 
 @dataclass(frozen=True)
 class _End:
-    """How an attempt ended that did not finish."""
+    """How an unfinished attempt ended."""
 
     error: BaseException
     reason: str
     is_preemption: bool = False
     is_mendable: bool = True
     is_free: bool = False
-    """Nothing has failed, nobody was preempted: it costs no budget."""
+    """Neither a failure nor a preemption: not counted."""
 
 
 def supervise(work: Work, settings: PretrainSettings, on_event: OnEvent) -> None:
     """Run worker groups, one after another, until one finishes. Ray must be connected.
 
     Args:
-        work: what each worker does.
+        work: what each worker executes.
         on_event: called with each event of the run as it happens.
 
     Raises:
-        RunFailedError: when the workers failed in a way that a new start cannot mend, or too often.
-        PreemptedError: when this process was asked to end by SIGTERM; the run can go on later.
+        RunFailedError: when the workers failed too often, or in a way that a restart cannot help.
+        PreemptedError: when this process was preempted (SIGTERM); the run can be resumed later.
     """
     with taken(settings.run.dir) as is_asked:
         _Supervisor(work, settings, on_event, is_asked).run()
@@ -117,7 +120,7 @@ class _Supervisor:
         )
         self._has_begun = False
         self._ours = 0
-        """So many workers have a place, or are about to give it back."""
+        """Number of workers whose resources this run holds, or is about to release."""
 
     def run(self) -> None:
         shutil.rmtree(self._run / HEARTBEATS, ignore_errors=True)
@@ -125,7 +128,7 @@ class _Supervisor:
         for attempt in count():
             workers = self._find_room()
             if workers != before:
-                self._say("resized", f"{workers} of {self._settings.cluster.workers}")
+                self._say(Event.RESIZED, f"{workers} of {self._settings.cluster.workers}")
             before = workers
             end = self._attempt(self._run / HEARTBEATS / str(attempt), workers)
             if end is None:
@@ -138,63 +141,70 @@ class _Supervisor:
                 self._wait(self._pause_after(end))
 
     def _find_room(self) -> int:
-        """How many workers to start, as soon as there is room for any number that may be started."""
+        """Wait for room, and return the number of workers to start."""
         try:
-            say = partial(self._say, "waiting")
+            say = partial(self._say, Event.WAITING)
             return room.wait(self._settings, self._ours, say, self._give_up_if_asked)
         except room.NoRoomError as error:
             raise RunFailedError(f"this machine has no room for the run: {error}") from error
 
     def _attempt(self, heartbeats: Path, workers: int) -> _End | None:
-        """One worker group, from its start until none of its processes is left; nothing if it finished."""
+        """Run one worker group until none of its processes is left. ``None`` means that it finished."""
         from cluster.supervision.worker_group import WorkerGroup
 
         dog = Watchdog(heartbeats, self._settings.cluster.stuck_after)
         growth = room.Growth(self._settings, workers)
         committed = self._budget.committed
-        take_back(self._run)  # what the supervisor itself has asked the group before this one
+        take_back(self._run)  # the supervisor may have stopped the group before this one
         self._has_begun, self._ours = False, workers
-        stuck, asked = None, ""
+        stuck: watchdog.Stuck | None = None
+        stopped_for: Event | None = None
         group = WorkerGroup(self._work, self._settings, workers, heartbeats)
+
         while group.is_running:
             self._show_events()
             if not self._has_begun:
                 self._give_up_if_asked()  # there is no step in progress
-            if not asked and room.is_any_leaving(dog.nodes()):
-                asked = self._ask("leaving", "it is drained")
+
+            if stopped_for is None and room.is_any_leaving(dog.nodes()):
+                stopped_for = self._stop(Event.LEAVING, "it is drained")
+
             larger = growth.look()
             if self._budget.committed > committed:
                 committed = self._budget.committed
-                if larger is not None and not asked:
+                if larger is not None and stopped_for is None:
                     self._ours = larger
-                    asked = self._ask("growing", f"{larger} instead of {workers}")
-            found = dog.look()
-            if found is not None:
-                stuck = found.reason
-                watchdog.end([found.process])
+                    stopped_for = self._stop(Event.GROWING, f"{larger} instead of {workers}")
+
+            newly_stuck = dog.look()
+            if newly_stuck is not None:
+                stuck = newly_stuck
+                watchdog.end([stuck.process])
                 dog.restart_clock()
             time.sleep(LOOK_SECONDS)
+
         self._show_events()
         if group.error is None:
             return None
-        # Ray has asked them to end. One that is stopped, or is still writing, must not meet its successor.
+        # Ray has told the workers to end. One that is stopped or still writing must not meet its successor.
         left = dog.processes()
         watchdog.end(left)
-        preempted = preemption(group.error)
+
+        error, preempted = group.error, preemption(group.error)
         if preempted is not None:
-            return _End(group.error, str(preempted), is_preemption=True, is_free=asked == "growing")
+            return _End(error, str(preempted), is_preemption=True, is_free=stopped_for is Event.GROWING)
         if stuck is not None:
-            return _End(group.error, stuck)
-        if found_no_room(group.error):
-            self._say("waiting", f"Ray found no room for {workers} workers")
-            return _End(group.error, cause(group.error), is_free=True)
-        mendable = is_mendable(group.error)
-        reason = cause(group.error, [process.rank for process in left])
-        # One that was asked to end by SIGTERM and then died has not failed.
-        return _End(group.error, reason, mendable and dog.is_any_asked(), mendable)
+            return _End(error, stuck.reason)
+        if found_no_room(error):
+            self._say(Event.WAITING, f"Ray found no room for {workers} workers")
+            return _End(error, cause(error), is_free=True)
+        mendable = is_mendable(error)
+        reason = cause(error, [process.rank for process in left])
+        # A worker that died after SIGTERM was preempted; it has not failed.
+        return _End(error, reason, mendable and dog.is_any_asked(), mendable)
 
     def _pause_after(self, end: _End) -> float:
-        """Take how an attempt ended out of the budget for that; seconds until the next one."""
+        """Count how an attempt ended; seconds to wait before the next one."""
         budget = self._budget
         pause, left = None, 0
         if end.is_preemption:
@@ -205,11 +215,10 @@ class _Supervisor:
             often = " again and again without progress" if end.is_mendable and budget.max_failures else ""
             raise RunFailedError(
                 f"pretraining in {self._run} failed{often}: {end.reason}; the same command resumes it from "
-                "its last checkpoint, failure.txt there says more"
+                "its last checkpoint, and failure.txt there has the traceback"
             ) from end.error
-        # Within a dictionary: numbers that stand beside the step are metrics.
-        restart = {"pause": pause, "left": left, "preemption": end.is_preemption}
-        self._log("restarting", budget.committed, {"reason": end.reason, "restart": restart})
+        restart: Restart = {"pause": pause, "left": left, "preemption": end.is_preemption}
+        self._log(Event.RESTARTING, budget.committed, {"reason": end.reason, "restart": restart})
         self._show_events()
         return pause
 
@@ -223,20 +232,20 @@ class _Supervisor:
         if self._is_asked():
             raise PreemptedError(self._budget.committed)
 
-    def _ask(self, event: str, reason: str) -> str:
-        """Say why, and ask the workers to finish and commit the step in progress; gives the event's name."""
+    def _stop(self, event: Event, reason: str) -> Event:
+        """Have the workers finish and commit the step in progress, and log the event that explains it."""
         self._say(event, reason)
         ask(self._run)
         return event
 
-    def _say(self, event: str, reason: str) -> None:
+    def _say(self, event: Event, reason: str) -> None:
         self._log(event, self._budget.committed, {"reason": reason})
         self._show_events()
 
     def _show_events(self) -> None:
         for event in self._events.new():
-            if event["event"] in ("started", "resumed"):
+            if event["event"] in (Event.STARTED, Event.RESUMED):
                 self._has_begun = True
-            if event["event"] in ("resumed", "checkpoint"):
+            if event["event"] in (Event.RESUMED, Event.CHECKPOINT):
                 self._budget.committed = max(self._budget.committed, event["step"])
             self._on_event(event)

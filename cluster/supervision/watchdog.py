@@ -1,4 +1,4 @@
-"""Which worker of a group is stuck, by the signs of life they give; and the end of one that is."""
+"""Watchdog: finds the stuck worker of a group by the heartbeats, and kills worker processes."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from cluster.runs.heartbeat import Beat
 
 LOOK_SECONDS = 1.0
 START_SECONDS = 600.0
-"""How long workers have at least until the first of them has passed a point: imports, the weights."""
+"""Seconds that workers have at least until the first progress: for imports and loading weights."""
 END_SECONDS = 90.0
-"""How long ending processes may take: Ray gives up a node that does not answer sooner, and they are gone with
-it."""
+"""Seconds that killing processes may take. Ray gives up an unresponsive node sooner than that, and its
+processes with it."""
 
 
 @dataclass(frozen=True)
 class Process:
-    """A worker's process, wherever it is: a number alone could be another one's by now."""
+    """Process of a worker on some node. The start time guards against a reused process id."""
 
     rank: int
     pid: int
@@ -29,25 +30,25 @@ class Process:
 
 @dataclass(frozen=True)
 class Stuck:
-    """A worker that holds up the others."""
+    """A worker that blocks the others."""
 
     process: Process
     reason: str
 
 
 class Watchdog:
-    """Follows the heartbeats in a folder. Only this process's clock counts: nodes' clocks differ."""
+    """Follows the heartbeats in a folder, by this process's clock alone, as the nodes' clocks differ."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
         self._folder = folder
         self._seconds = seconds
         self._looked = 0.0
-        self._beats: dict[int, dict[str, Any]] = {}
+        self._beats: dict[int, Beat] = {}
         self._beaten: dict[int, float] = {}
         self._advanced: dict[int, float] = {}
 
     def look(self) -> Stuck | None:
-        """Read the heartbeats, about once a second however often it is asked; who is stuck, if one is."""
+        """Read the heartbeats, at most once a second, and return the stuck worker, if there is one."""
         now = time.monotonic()
         if now - self._looked < LOOK_SECONDS:
             return None
@@ -58,13 +59,13 @@ class Watchdog:
             rank = min(silent, key=lambda rank: self._beaten[rank])
             return Stuck(
                 self._process(rank),
-                f"worker {rank} is stuck: no sign of life for {now - self._beaten[rank]:.0f} s",
+                f"worker {rank} is stuck: no heartbeat for {now - self._beaten[rank]:.0f} s",
             )
         has_begun = any(beat["passed"] for beat in self._beats.values())
         patience = self._seconds if has_begun else max(self._seconds, START_SECONDS)
         waiting = now - max(self._advanced.values(), default=now)
         if waiting > patience:
-            # Collectives stop all ranks. The one that holds the others has not got as far as they have.
+            # Collectives block all ranks. The one that blocks the others has made the least progress.
             rank = min(self._beats, key=lambda rank: (self._beats[rank]["passed"], rank))
             return Stuck(
                 self._process(rank),
@@ -74,42 +75,42 @@ class Watchdog:
         return None
 
     def processes(self) -> list[Process]:
-        """Those that have not ended by themselves, as far as is known."""
+        """Processes that have not ended by themselves."""
         self._read(time.monotonic())
         return [self._process(rank) for rank in sorted(self._beats)]
 
     def is_any_asked(self) -> bool:
-        """Whether one of them has been asked to end by SIGTERM."""
+        """Whether one of the workers was preempted (SIGTERM)."""
         return any(beat["asked"] for beat in self._beats.values())
 
     def nodes(self) -> set[str]:
-        """Where they are."""
+        """Ids of the workers' nodes."""
         return {beat["node"] for beat in self._beats.values()}
 
     def restart_clock(self) -> None:
-        """Give everybody the whole time again: something has been done about it."""
+        """Start all time limits again, after a stuck worker was killed."""
         now = time.monotonic()
         self._beaten = dict.fromkeys(self._beaten, now)
         self._advanced = dict.fromkeys(self._advanced, now)
 
     def _read(self, now: float) -> None:
-        found: dict[int, dict[str, Any]] = {}
+        beats: dict[int, Beat] = {}
         for path in self._folder.glob("*.json"):
             try:
-                beat = json.loads(path.read_text())
+                beat: Beat = json.loads(path.read_text())
             except (OSError, ValueError):
                 continue
-            found[beat["rank"]] = beat
-        gone = self._beats.keys() - found.keys()
-        for rank in gone:
+            beats[beat["rank"]] = beat
+
+        for rank in self._beats.keys() - beats.keys():
             del self._beaten[rank], self._advanced[rank]
-        for rank, beat in found.items():
+        for rank, beat in beats.items():
             before = self._beats.get(rank)
             if before is None or beat["time"] != before["time"]:
                 self._beaten[rank] = now
             if before is None or beat["passed"] != before["passed"]:
                 self._advanced[rank] = now
-        self._beats = found
+        self._beats = beats
 
     def _process(self, rank: int) -> Process:
         beat = self._beats[rank]
@@ -117,30 +118,29 @@ class Watchdog:
 
 
 def end(processes: Iterable[Process]) -> None:
-    """SIGKILL processes, each from its own node, and wait until they are gone. Those that are gone, are.
+    """Kill processes with SIGKILL, each from its own node, and wait until they are gone.
 
-    Ray's own way to end an actor asks its process first, and one that is stopped does not hear.
+    Ray's own way to end an actor needs the cooperation of its process, which a stopped one cannot give.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(num_cpus=0, max_retries=0)(kill)
-    asked = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(one.node, soft=False)).remote(
-            one.pid, one.started
-        )
-        for one in processes
-    ]
-    if asked:
-        ray.wait(asked, num_returns=len(asked), timeout=END_SECONDS)
+    kills = []
+    for process in processes:
+        on_its_node = NodeAffinitySchedulingStrategy(process.node, soft=False)
+        kills.append(task.options(scheduling_strategy=on_its_node).remote(process.pid, process.started))
+    if kills:
+        ray.wait(kills, num_returns=len(kills), timeout=END_SECONDS)
 
 
 def kill(pid: int, started: float) -> None:
-    """Kill a process of this machine and wait until it is gone, unless it is, or its number is another's now.
+    """Kill a process of this machine and wait until it is gone.
+
+    Nothing happens if it has ended, even if its process id is in use again.
 
     Args:
-        pid: its number.
-        started: when it began, in seconds since 1970, as psutil tells it.
+        started: its start time in seconds since 1970, from psutil.
     """
     import psutil
 

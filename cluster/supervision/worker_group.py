@@ -1,4 +1,4 @@
-"""One attempt at a run: a Ray Train worker group, from its start to its end, in a thread."""
+"""A Ray Train worker group: one attempt at a run, in a thread."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from cluster.supervision import orphans
 from cluster.supervision.room import worker_resources
 
 Work = Callable[[dict[str, Any]], None]
-"""What each worker does, given ``{"settings": …}``; the process group exists."""
+"""Function that each worker executes with ``{"settings": …}``, in an initialized process group."""
 
 
 class _Backend(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        # Here because it runs in the workers' main threads, which alone may take a signal; the training
-        # function has a thread of its own.
+        # Only here does code run in the workers' main threads, where signals can be handled. The training
+        # function runs in a thread of its own.
         worker_group.execute(preemption.listen)
         worker_group.execute(orphans.end_with_parent)
         try:
             super().on_start(worker_group, backend_config)
         except Exception:
-            # They could not meet. Ray would keep their places for as long as the driver lives, and so the
-            # next group waiting; a worker that waits for the others does not end by itself.
+            # The rendezvous failed. Ray would keep the workers' resources for as long as the driver lives,
+            # and the next group would wait for them forever.
             worker_group.abort()
             raise
 
@@ -48,17 +48,17 @@ class _Config(TorchConfig):
 
 class _Trainer(TorchTrainer):
     def _create_default_callbacks(self) -> list[Any]:
-        # Ray Data serves nothing here, and its manager would be a process more, of 200 MB, for each group.
+        # Ray Data is not used, and its manager would be one more process of 200 MB for each group.
         callbacks = super()._create_default_callbacks()
         return [callback for callback in callbacks if type(callback).__name__ != "DatasetsCallback"]
 
 
 class WorkerGroup:
-    """A group of so many workers that has been started."""
+    """A started group of workers."""
 
     def __init__(self, work: Work, settings: PretrainSettings, workers: int, heartbeats: Path) -> None:
         self.error: BaseException | None = None
-        """What it ended with, once it does not run any more."""
+        """The exception that the group ended with, if any."""
         self._trainer = _trainer(work, settings, workers, heartbeats)
         # Ray's own fit() would take over Ctrl-C for good when called from the main thread.
         self._thread = threading.Thread(target=self._fit, daemon=True)
@@ -66,13 +66,13 @@ class WorkerGroup:
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended yet, one way or the other."""
+        """Whether the group has not ended yet."""
         return self._thread.is_alive()
 
     def _fit(self) -> None:
         try:
             self._trainer.fit()
-        except BaseException as error:  # noqa: BLE001 - whoever waits for the thread looks at it
+        except BaseException as error:  # noqa: BLE001 - read by whoever waits for the thread
             self.error = error
 
 
@@ -96,7 +96,7 @@ def _trainer(work: Work, settings: PretrainSettings, workers: int, heartbeats: P
         run_config=RunConfig(
             name="ray",
             storage_path=str(settings.run.dir),
-            # Starting again is the supervisor's: only it knows what a failure means for this run.
+            # The supervisor restarts groups: only it knows what a failure means for this run.
             failure_config=FailureConfig(
                 max_failures=0, max_preemption_failures=0, controller_failure_limit=0
             ),

@@ -1,4 +1,4 @@
-"""How well a model does a task: loss on the completions, and accuracy over the labels."""
+"""Evaluation of a model on a task: loss of the completions, and accuracy over the labels."""
 
 from __future__ import annotations
 
@@ -25,25 +25,42 @@ def scores(
     batch: int,
     depth: int | None = None,
 ) -> dict[str, float]:
-    """The metrics of a task on its validation set, of a model run at depth N.
+    """The metrics of a task on its validation set, for a model run at depth N.
 
     Returns:
-        ``loss``: the mean in nats per token of the completions, or of whole texts. Of a classification also
-        ``accuracy``: the part of the examples whose own label is the likeliest completion of all labels.
+        ``loss``, the mean in nats per token of the completions, or of whole texts; for a classification also
+        ``accuracy``, the fraction of the examples whose own label is the likeliest of all labels.
     """
-    asked = sets.validation
-    if sets.labels:
-        asked = [Example(e.prompt, label) for e in sets.validation for label in sets.labels]
-    total, count = completion_losses(engine, asked, tokenizer, sequence_length, batch, depth)
     if not sets.labels:
+        total, count = completion_losses(engine, sets.validation, tokenizer, sequence_length, batch, depth)
         return {"loss": float(total.sum() / count.sum())}
-    right = torch.tensor([sets.labels.index(e.completion) for e in sets.validation])
-    total, count = (values.view(-1, len(sets.labels)) for values in (total, count))
+
+    total, count, right = label_losses(engine, sets, tokenizer, sequence_length, batch, depth)
     own = right[:, None]
     return {
         "loss": float(total.gather(1, own).sum() / count.gather(1, own).sum()),
         "accuracy": float((total.argmin(dim=1) == right).double().mean()),
     }
+
+
+def label_losses(
+    engine: Any,
+    sets: TaskSets,
+    tokenizer: Tokenizer,
+    sequence_length: int,
+    batch: int,
+    depth: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses of every label as the completion of every validation prompt.
+
+    Returns:
+        Summed loss in nats and number of tokens, both float64 [examples, labels]; index of the right label,
+        [examples].
+    """
+    prompted = [Example(e.prompt, label) for e in sets.validation for label in sets.labels]
+    total, count = completion_losses(engine, prompted, tokenizer, sequence_length, batch, depth)
+    right = torch.tensor([sets.labels.index(e.completion) for e in sets.validation])
+    return total.view(-1, len(sets.labels)), count.view(-1, len(sets.labels)), right
 
 
 @torch.no_grad()
@@ -55,18 +72,17 @@ def completion_losses(
     batch: int,
     depth: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Each completion's summed loss in nats, and its number of tokens: both float64 [n].
+    """Summed loss in nats and number of tokens of each completion, both float64 [windows].
 
-    n is the number of windows: of the examples, unless these are whole texts.
+    There is one window per example, except for whole texts, which may take several.
     """
     engine.eval()
+    device = next(engine.parameters()).device
     encoded = [window for example in examples for window in encode(example, tokenizer, sequence_length)]
-    totals, counts = (
-        torch.zeros(len(encoded), dtype=torch.float64),
-        torch.zeros(len(encoded), dtype=torch.float64),
-    )
-    # Similar lengths share a batch, so that little of it is padding.
+    totals, counts = torch.zeros(2, len(encoded), dtype=torch.float64)
+    # Windows of similar length share a batch, to keep padding small.
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
+
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
         longest = max(len(encoded[i][0]) for i in chosen)
@@ -76,7 +92,7 @@ def completion_losses(
             ids, counted = encoded[i]
             tokens[row, : len(ids)] = torch.tensor(ids)
             mask[row, : len(counted)] = torch.tensor(counted)
-        tokens = tokens.to(engine.device)
+        tokens = tokens.to(device)
         losses = token_losses(engine(tokens[:, :-1], depth=depth).logits, tokens[:, 1:]).cpu().double()
         totals[chosen] = (losses * mask).sum(dim=1)
         counts[chosen] = mask.sum(dim=1).double()

@@ -1,9 +1,9 @@
-"""What a fine-tuning task is made of. Plain values only: they travel as JSON."""
+"""Settings of a fine-tuning task. Plain values only: they travel as JSON."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import AwareDatetime, Field, model_validator
 
@@ -11,44 +11,47 @@ from cluster.names import ModelReference, Name
 from cluster.settings import Steps
 from data.tasks.kinds import KindName, kind_named
 from odeformer.config import AdapterConfig
-from odeformer.gradients import GradientName
+from odeformer.gradients import GradientName, gradient_named
 from odeformer.section import Count, Layers, Section
+
+if TYPE_CHECKING:
+    from data.tasks.examples import TaskSets
 
 
 class TaskData(Section):
     train: Path
-    """JSONL with objects, TSV/CSV with a header, Parquet, or a Hugging Face folder, of which the split
-    ``train`` is read; of a language model also a text file or a folder of them."""
+    """Training examples: a JSONL, TSV, CSV or Parquet file, or a Hugging Face folder with a split ``train``.
+    A language model also takes a text file or a folder of text files."""
     validation: Path | None = None
-    """The same, with the split ``validation``; a part of ``train`` when not given."""
+    """Validation examples in the same formats (split ``validation``); by default a part of ``train``."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
-    """That part, chosen by the examples' digests."""
+    """Fraction of ``train`` that is held out for validation, chosen by the examples' digests."""
     prompt: str = "{prompt}"
-    """What is given, a template filled with a row's fields."""
+    """Template of the prompt, filled with a row's fields."""
     completion: str = "{completion}"
-    """What is to follow, another template; a language model's text is the completion alone."""
+    """Template of the completion; for a language model, of the whole text."""
 
 
 class TaskTrain(Section):
     steps: Steps = 100
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     global_batch: Count = 8
-    """Examples per optimizer step."""
+    """Number of examples per optimizer step."""
     micro_batch: Count | None = None
-    """The global batch when not given."""
+    """Number of examples per forward pass; the global batch when not given."""
     learning_rate: float = Field(default=2e-3, gt=0, lt=10)
-    """Of AdamW, at its height."""
+    """Peak AdamW learning rate."""
     depths: tuple[Layers, ...] = ()
-    """Each batch's N is drawn from these; the task's depth when empty."""
+    """Depths N to train at; each batch draws one of them. The task's depth when empty."""
     sequence_length: Count | None = None
-    """In tokens; what the longest example takes when not given, at most
-    the base's context. Jobs that are to be trained together need the same."""
+    """Sequence length in tokens; when not given, that of the longest example, at most the base's context.
+    Jobs that share a slot need the same value here."""
     gradient: GradientName = "checkpoint"
-    """How the backward pass gets the states, as in pretraining."""
+    """Gradient method, as in pretraining."""
     validate_every: Steps | None = None
-    """Optimizer steps between validations; only before and after all of them when not given."""
+    """Optimizer steps between validations; when not given, only before the first and after the last step."""
     seed: int = 0
-    """Of the order of the examples and of the fresh adapter."""
+    """Seed of the order of the examples and of the adapter's initialization."""
 
     @model_validator(mode="after")
     def _batches_fit(self) -> TaskTrain:
@@ -60,58 +63,59 @@ class TaskTrain(Section):
 
 
 Metric = Literal["loss", "accuracy"]
-"""``loss``: nats per token that counts; ``accuracy``: part of the examples whose label is the likeliest."""
+"""``loss``: nats per predicted token; ``accuracy``: fraction of the examples whose label is the likeliest."""
 
 
 class Gate(Section):
-    """What a version has to reach to become champion; without it, it stays the candidate."""
+    """The condition that makes a new version champion; a task without one only nominates it as candidate."""
 
     metric: Metric | None = None
-    """The task's when not given."""
+    """The metric to compare; the task's when not given."""
     threshold: float = Field(allow_inf_nan=False)
-    """A loss of at most, an accuracy of at least this. With ``against``, the least that it is to be better
-    by; below zero, how much worse it may be."""
+    """Greatest loss or least accuracy to reach. With ``against``, the least improvement; a negative value
+    allows that much deterioration."""
     against: Literal["base", "champion"] | None = None
-    """The untuned base; or the champion of the version's own name, which is asked the same examples: the
-    interval of the difference has to keep to the threshold. The first one passes."""
+    """The model to compare with: the untuned base, or the champion of the version's own name. The champion is
+    evaluated on the same examples, and the confidence interval of the difference must meet the threshold; if
+    there is no champion yet, the version becomes it."""
 
 
 class Task(Section):
-    """One team's fine-tuning job: ten lines of YAML."""
+    """A team's fine-tuning task: ten lines of YAML."""
 
     name: Name
-    """What it is called, once for each team and base."""
+    """Name of the task, unique for each team and base."""
     team: Name
-    """Whose it is: the pool's shares and quotas go by it."""
+    """The team, which determines the pool's share, quota and budget."""
     base: ModelReference
     """The model to adapt, ``models:/<name>@<alias>`` or ``models:/<name>/<version>``."""
     kind: KindName
-    """``completion``: loss in nats per token of it; ``classification``: accuracy over its labels;
+    """``completion``: loss in nats per token of the completion; ``classification``: accuracy over the labels;
     ``language_model``: loss in nats per token of whole texts."""
     data: TaskData
     method: Literal["lora", "full", "norms"] = "lora"
-    """``lora``: a low-rank adapter; ``norms``: the base's norm gains and biases, an adapter too; ``full``:
-    all weights, a checkpoint of its own."""
+    """``lora`` trains a low-rank adapter; ``norms`` an adapter of the base's norm gains and biases; ``full``
+    all weights, which gives a checkpoint of its own."""
     depth: Layers | None = None
-    """N at which it is to run: scored there, and trained there unless ``train.depths`` says otherwise. The
-    base's model depth when not given."""
+    """Depth N at which the result is evaluated, and trained unless ``train.depths`` is given; the base's
+    model depth when not given."""
     latency_ms: float | None = Field(default=None, gt=0)
-    """In place of a depth: the greatest N that writes a token in so many milliseconds, measured where the
-    job runs."""
+    """Latency budget per token in milliseconds, instead of a depth: the greatest N that meets it, measured
+    where the job runs, is used."""
     metric: Metric | None = None
-    """What its result is; ``accuracy`` of a classification, else ``loss``, when not given."""
+    """Metric of the result; when not given, ``accuracy`` for a classification and ``loss`` otherwise."""
     gate: Gate | None = None
-    """What its version is to reach before it is promoted."""
+    """Condition for promotion of the new version to champion."""
     adapter: AdapterConfig = AdapterConfig()
     train: TaskTrain = TaskTrain()
     priority: int = Field(default=0, ge=-10, le=10)
-    """Higher ones begin first, and may have lower ones make room: these go on later, from where they were."""
+    """Priority in the pool. Higher priorities start first and may preempt lower ones, which resume later."""
     deadline: AwareDatetime | None = None
-    """With its time zone. A job that has not been trained by then fails: it is not begun, or asked to end."""
+    """Time, with its time zone, by which the job must be trained; after it, the job is stopped and fails."""
     trial: dict[str, Any] | None = None
-    """What a search has drawn for it, by key. It is to be compared: nothing is registered."""
+    """Settings by key that a search has drawn for this task. A trial is not registered."""
     parent_run: str | None = None
-    """The MLflow run that the job's is nested in: a search's."""
+    """Id of the MLflow run that the job's run is nested in, such as a search's."""
 
     @model_validator(mode="after")
     def _fields_fit(self) -> Task:
@@ -128,5 +132,34 @@ class Task(Section):
 
     @property
     def score(self) -> Metric:
-        """What its result is."""
+        """The metric of the task's result."""
         return self.metric or kind_named(self.kind).score
+
+
+def read_sets(task: Task) -> TaskSets:
+    """The training and validation examples of a task, validated.
+
+    Raises:
+        ValueError, FileNotFoundError: for malformed data, or validation labels that never occur in training.
+    """
+    from data.tasks.examples import read_task_sets
+
+    data = task.data
+    return read_task_sets(data.train, data.validation, task.kind, data.prompt, data.completion, data.held_out)
+
+
+def shape(task: Task) -> tuple[Any, ...] | None:
+    """A key that is equal for tasks that can be trained together; ``None`` if a task has to be trained alone.
+
+    Joint passes need the same base, depths, sequence length and number of sequences.
+    """
+    train = task.train
+    if task.method != "lora" or train.sequence_length is None:
+        return None
+    if gradient_named(train.gradient).regenerates_weights:
+        return None
+    if task.latency_ms is not None:  # the depth is not known beforehand
+        return None
+    seed = train.seed if len(set(train.depths)) > 1 else None  # it draws the depth of each batch
+    batch = train.micro_batch or train.global_batch
+    return (task.base, task.depth, train.depths, seed, train.sequence_length, batch, train.gradient)

@@ -1,4 +1,4 @@
-"""What a run was made by: the code and the libraries, as tags of its MLflow run."""
+"""Lineage of a run: versions of the code and the libraries, as tags of its MLflow run."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from cluster.tags import CODE_VERSION, GIT_COMMIT, PREFIX
+
 LIBRARIES = ("torch", "deepspeed", "ray", "mlflow")
 
 
 def code_tags() -> dict[str, str]:
-    """``odeformer.version``, the versions of the libraries, and from a checkout ``odeformer.git_commit``."""
-    tags = {"odeformer.version": _version("odeformer")}
-    tags |= {f"odeformer.{library}": _version(library) for library in LIBRARIES}
+    """Tags with the versions of Odeformer and its libraries, and the commit of a git checkout."""
+    tags = {CODE_VERSION: _version("odeformer")}
+    tags |= {f"{PREFIX}{library}": _version(library) for library in LIBRARIES}
     commit = git_commit(Path(__file__).parents[2])
-    return tags | ({"odeformer.git_commit": commit} if commit else {})
+    return tags | ({GIT_COMMIT: commit} if commit else {})
 
 
 def git_commit(checkout: Path) -> str | None:
-    """The commit that a checkout is at, with ``-dirty`` behind it where tracked files differ from it."""
-    if not (checkout / ".git").exists():  # git would look further up, and find somebody else's repository
+    """The commit of a checkout, followed by ``-dirty`` if tracked files have changed."""
+    if not (checkout / ".git").exists():  # git would search the parent folders for another repository
         return None
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        described = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()
+    return described.stdout.strip()
 
 
 def _version(package: str) -> str:

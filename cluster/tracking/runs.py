@@ -1,4 +1,4 @@
-"""One MLflow run for each training run or job: what its folder remembers of it, and how it is started."""
+"""The MLflow run of each training run or job: creating it, and its record in the run's folder."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cluster.tracking.store import SQLITE, answering, connect, locked, patience, sqlite_file
+from cluster.tags import RUN_KEY
+from cluster.tracking.store import SQLITE, connect, locked, session, sqlite_file
 from odeformer.files.atomic import new_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RUN_FILE = "mlflow.json"
-"""In a run's folder: what its MLflow run is called and made of, and its id once it has one."""
-RUN_KEY = "odeformer.run"
-"""Tag of an MLflow run: whose it is. It finds a run whose id got lost on the way back."""
+"""File in a run's folder: everything needed to create its MLflow run, and its id once it exists."""
 PARENT = "mlflow.parentRunId"
-"""Tag of an MLflow run that is nested in another: MLflow's own."""
+"""MLflow's own tag for nested runs."""
 ROWS_AT_ONCE, PARAMETERS_AT_ONCE = 1000, 100
-"""MLflow takes no more in one request."""
+"""MLflow's limits per request."""
 
 
 def start_run(
@@ -33,14 +32,19 @@ def start_run(
     tags: Mapping[str, str] | None = None,
     known: str | None = None,
 ) -> str:
-    """The MLflow run of the training run in ``folder``: the one it has, or ``known``, else a new one; its id.
+    """Start or resume the MLflow run of the training run in ``folder``.
 
-    The resolved settings are logged as an artifact, and flat as parameters. ``tags``: where the run comes
-    from; started again with others, it has those.
+    Args:
+        settings: resolved settings, logged as an artifact and as flat parameters.
+        tags: tags of the run; those of a later start replace earlier ones.
+        known: id of the MLflow run to use if the folder has no record of one.
+
+    Returns:
+        The id of the MLflow run.
 
     Raises:
-        ConnectionError: when the store cannot be reached. What the run is made of has been written down in
-            the folder, for :func:`open_run` to start it later.
+        ConnectionError: when the store cannot be reached. The record in the folder is complete, so that
+            :func:`open_run` can start the run later.
     """
     record = _record(folder)
     if record.get("tracking_uri") != uri:
@@ -48,34 +52,31 @@ def start_run(
     if known is not None and "run_id" not in record:
         record["run_id"] = known
     record = {"key": uuid.uuid4().hex} | record
-    made_of = {"experiment": experiment, "name": name, "settings": dict(settings), "tags": dict(tags or {})}
-    write_json(folder / RUN_FILE, {**record, **made_of, "tagged": False})
+    content = {"experiment": experiment, "name": name, "settings": dict(settings), "tags": dict(tags or {})}
+    write_json(folder / RUN_FILE, {**record, **content, "tagged": False})
     run_id = open_run(folder)
-    with answering(uri), patience():
-        connect(uri).update_run(run_id, status="RUNNING")
+    with session(uri) as client:
+        client.update_run(run_id, status="RUNNING")
     return run_id
 
 
 def open_run(folder: Path) -> str:
-    """The id of the MLflow run that ``folder`` remembers, which is started if it is not in the store.
+    """The id of the MLflow run recorded in ``folder``, which is created if the store does not have it.
 
     Raises:
-        FileNotFoundError: when no run was ever begun there.
+        FileNotFoundError: when no run was started there.
         ConnectionError: when the store cannot be reached.
     """
     _begun(folder)
-    # Two that found no run at once would make two.
+    # Two processes that found no run at the same time would create two.
     with locked(folder / RUN_FILE):
         return _open_run(folder)
 
 
 def _open_run(folder: Path) -> str:
-    from mlflow.entities import RunTag
-
     record = _begun(folder)
     uri = record["tracking_uri"]
-    with answering(uri), patience():
-        client = connect(uri, create=True)
+    with session(uri, create=True) as client:
         run_id, tags = str(record.get("run_id", "")), record.get("tags", {})
         if run_id and _exists(client, run_id):
             if record.get("tagged", True):
@@ -84,60 +85,63 @@ def _open_run(folder: Path) -> str:
             run_id = _new_run(
                 client, uri, record["experiment"], record["name"], record["settings"], record["key"]
             )
-        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
+        _set_tags(client, run_id, tags)
     write_json(folder / RUN_FILE, {**record, "run_id": run_id, "tagged": True})
     return run_id
 
 
 def known_run(folder: Path) -> str | None:
-    """The id of the MLflow run of the run in ``folder``, if it has one yet."""
+    """The id of the MLflow run recorded in ``folder``, if it has one yet."""
     return _record(folder).get("run_id")
 
 
 def run_uri(folder: Path) -> str:
-    """The store of the run in ``folder``, as it was told when it started."""
+    """The tracking URI recorded in ``folder``."""
     return str(_begun(folder)["tracking_uri"])
 
 
 def run_settings(folder: Path) -> dict[str, Any]:
-    """The resolved settings of the run in ``folder``.
+    """The resolved settings recorded in ``folder``.
 
     Raises:
-        FileNotFoundError: when no run was ever begun there.
+        FileNotFoundError: when no run was started there.
     """
     return dict(_begun(folder)["settings"])
 
 
 def run_tags(folder: Path) -> dict[str, str]:
-    """The tags of the run in ``folder``: the code and the data that it was made by.
+    """The tags recorded in ``folder``, with the versions of code and data.
 
     Raises:
-        FileNotFoundError: when no run was ever begun there.
+        FileNotFoundError: when no run was started there.
     """
     return dict(_begun(folder).get("tags", {}))
 
 
 def tag_run(folder: Path, tags: Mapping[str, str], status: str | None = None) -> None:
-    """Set tags of the MLflow run of ``folder``, and its status where one is given.
+    """Set tags, and optionally the status, of the MLflow run recorded in ``folder``.
 
     Raises:
-        FileNotFoundError: when no run was ever begun there.
+        FileNotFoundError: when no run was started there.
         ConnectionError: when the store cannot be reached.
     """
-    from mlflow.entities import RunTag
-
     run_id, uri = open_run(folder), run_uri(folder)
-    with answering(uri), patience():
-        client = connect(uri)
-        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
-        if status in ("FINISHED", "FAILED", "KILLED"):
-            client.set_terminated(run_id, status)
-        elif status is not None:
-            client.update_run(run_id, status=status)
+    with session(uri) as client:
+        _set_tags(client, run_id, tags)
+        if status is not None:
+            set_status(client, run_id, status)
+
+
+def set_status(client: MlflowClient, run_id: str, status: str) -> None:
+    """Set the status of a run and, for final ones, its end time."""
+    if status in ("FINISHED", "FAILED", "KILLED"):
+        client.set_terminated(run_id, status)
+    else:
+        client.update_run(run_id, status=status)
 
 
 class Row(NamedTuple):
-    """A value of a metric. The store holds equal rows only once."""
+    """A value of a metric. The store keeps equal rows only once."""
 
     key: str
     value: float
@@ -146,7 +150,7 @@ class Row(NamedTuple):
 
 
 def send_rows(client: MlflowClient, run_id: str, rows: Sequence[Row]) -> None:
-    """Have the store take rows; sent again, they change nothing."""
+    """Log rows of metrics. This is idempotent."""
     from mlflow.entities import Metric
 
     for start in range(0, len(rows), ROWS_AT_ONCE):
@@ -157,7 +161,7 @@ def send_rows(client: MlflowClient, run_id: str, rows: Sequence[Row]) -> None:
 def _begun(folder: Path) -> dict[str, Any]:
     record = _record(folder)
     if not record:
-        raise FileNotFoundError(f"{folder / RUN_FILE}: no such file; no run was begun in this folder")
+        raise FileNotFoundError(f"{folder / RUN_FILE}: no such file; no run was started in this folder")
     return record
 
 
@@ -169,15 +173,15 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write a small file durably; readers see the old one or the new one."""
-    with new_file(file) as beside:
-        beside.write_text(json.dumps(content, indent=2))
+    """Write a small file atomically and durably."""
+    with new_file(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=2))
 
 
 def finished_run(
     uri: str, experiment: str, name: str, settings: Mapping[str, Any], metrics: Mapping[str, float]
 ) -> str:
-    """An MLflow run of something that is already done; its id."""
+    """Create a finished MLflow run of something already done; returns its id."""
     client = connect(uri, create=True)
     run_id = _new_run(client, uri, experiment, name, settings, uuid.uuid4().hex)
     for key, value in metrics.items():
@@ -189,16 +193,14 @@ def finished_run(
 def parent_run(
     uri: str, experiment: str, name: str, settings: Mapping[str, Any], key: str, tags: Mapping[str, str]
 ) -> str:
-    """The MLflow run of that key, running, begun if there is none; others name it as their :data:`PARENT`.
+    """Create or resume the MLflow run with this key; returns its id, for nested runs' tag :data:`PARENT`.
 
     Raises:
         ConnectionError: when the store cannot be reached.
     """
-    with answering(uri), patience():
-        client = connect(uri, create=True)
+    with session(uri, create=True) as client:
         run_id = _new_run(client, uri, experiment, name, settings, key)
-        for tag, content in tags.items():
-            client.set_tag(run_id, tag, content)
+        _set_tags(client, run_id, tags)
         client.update_run(run_id, status="RUNNING")
         return run_id
 
@@ -206,18 +208,22 @@ def parent_run(
 def end_run(
     uri: str, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str], status: str = "FINISHED"
 ) -> None:
-    """Log what came of a run that has no folder, and end it; done again, the last counts.
+    """Log the results of a run that has no folder, and end it. A repeated call overwrites the first.
 
     Raises:
         ConnectionError: when the store cannot be reached.
     """
-    with answering(uri), patience():
-        client = connect(uri)
+    with session(uri) as client:
         for metric, value in metrics.items():
             client.log_metric(run_id, metric, value)
-        for tag, content in tags.items():
-            client.set_tag(run_id, tag, content)
+        _set_tags(client, run_id, tags)
         client.set_terminated(run_id, status)
+
+
+def _set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    from mlflow.entities import RunTag
+
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
 
 
 def _new_run(
@@ -226,8 +232,8 @@ def _new_run(
     from mlflow.entities import Param
 
     experiment_id = _experiment(client, experiment, uri)
-    begun = client.search_runs([experiment_id], f"tags.`{RUN_KEY}` = '{key}'")
-    run = begun[0] if begun else client.create_run(experiment_id, run_name=name, tags={RUN_KEY: key})
+    existing = client.search_runs([experiment_id], f"tags.`{RUN_KEY}` = '{key}'")
+    run = existing[0] if existing else client.create_run(experiment_id, run_name=name, tags={RUN_KEY: key})
     run_id = str(run.info.run_id)
     client.log_dict(run_id, dict(settings), "settings.json")
     parameters = [Param(parameter, str(value)) for parameter, value in _flat(settings)]
@@ -255,23 +261,25 @@ def _experiment(client: MlflowClient, name: str, uri: str) -> str:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    found = client.get_experiment_by_name(name)
-    assert found is not None
-    if found.lifecycle_stage != "active":
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    if experiment.lifecycle_stage != "active":
         raise ValueError(
             f"the MLflow experiment {name!r} was deleted: restore it, or choose another tracking.experiment"
         )
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def _artifact_root(uri: str) -> str | None:
-    # Without a server MLflow would put artifacts under the current folder of whoever runs.
+    # Without a server, MLflow would store artifacts under the current folder.
     return (sqlite_file(uri).parent / "artifacts").as_uri() if uri.startswith(SQLITE) else None
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     flat: list[tuple[str, Any]] = []
     for key, value in settings.items():
-        nested = isinstance(value, Mapping)
-        flat += _flat(value, f"{prefix}{key}.") if nested else [(f"{prefix}{key}", value)]
+        if isinstance(value, Mapping):
+            flat += _flat(value, f"{prefix}{key}.")
+        else:
+            flat.append((f"{prefix}{key}", value))
     return flat

@@ -1,4 +1,4 @@
-"""The MLflow store: which one, whether it answers, and how long that is waited for."""
+"""The MLflow store: its URI, connections with time limits, and its errors."""
 
 from __future__ import annotations
 
@@ -17,32 +17,33 @@ if TYPE_CHECKING:
 
 SQLITE = "sqlite:///"
 
-# No pickle is ever loaded from the store, by us or by MLflow on our behalf.
+# Pickles from the store are never loaded, not by MLflow either.
 os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 def tracking_uri(given: str | None = None) -> str:
-    """The store to use: ``given``, else what MLflow was told, else ``runs/mlflow.db`` here."""
+    """URI of the store: ``given``, else the one set in MLflow or its environment, else ``runs/mlflow.db``."""
     if given is None:
-        # A program may have told MLflow itself: only one that has imported it, which takes a second.
+        # A program may have set it in MLflow, but only if it has imported it, which takes a second.
         mlflow = sys.modules.get("mlflow")
-        told = str(mlflow.get_tracking_uri()) if mlflow and mlflow.is_tracking_uri_set() else None
-        given = told or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}runs/mlflow.db"
-    # Workers run in folders of their own: a relative path would be another file in each.
+        if mlflow is not None and mlflow.is_tracking_uri_set():
+            given = str(mlflow.get_tracking_uri())
+        given = given or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}runs/mlflow.db"
+    # Absolute, as workers run in other folders.
     return f"{SQLITE}{sqlite_file(given).absolute()}" if given.startswith(SQLITE) else given
 
 
 def import_client() -> None:
-    """Import what sending needs, now: in a thread it would take turns with whatever runs then."""
+    """Import what sending needs now: in a thread, the import would slow down training."""
     import mlflow.entities  # noqa: F401
 
 
 def check_there(uri: str) -> None:
-    """Refuse a SQLite file that does not exist; nothing is asked of a server.
+    """Check that a SQLite store exists. Servers are not contacted.
 
     Raises:
-        FileNotFoundError: naming the file.
+        FileNotFoundError: if it does not, with the name of the file.
     """
     if uri.startswith(SQLITE) and not sqlite_file(uri).is_file():
         raise FileNotFoundError(
@@ -52,15 +53,15 @@ def check_there(uri: str) -> None:
 
 
 def connect(uri: str, *, create: bool = False) -> MlflowClient:
-    """A client of the store.
+    """Connect to the store.
 
     Args:
-        uri: as :func:`tracking_uri` gave it.
-        create: make a SQLite file that does not exist, instead of refusing it.
+        uri: URI as returned by :func:`tracking_uri`.
+        create: create a SQLite store that does not exist.
 
     Raises:
-        FileNotFoundError: when the store is a SQLite file that does not exist.
-        ConnectionError: when it does not answer, or is no store.
+        FileNotFoundError: when a SQLite store does not exist and ``create`` is false.
+        ConnectionError: when the store does not answer, or is not an MLflow store.
     """
     if not create:
         check_there(uri)
@@ -73,7 +74,7 @@ def connect(uri: str, *, create: bool = False) -> MlflowClient:
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        # Two that make a new store at once would run the same migrations into each other.
+        # Two processes that create a store at the same time would interfere with each other's migrations.
         with (
             locked(sqlite_file(uri)) if create and uri.startswith(SQLITE) else nullcontext(),
             patience(retries=1),
@@ -87,17 +88,17 @@ def connect(uri: str, *, create: bool = False) -> MlflowClient:
 
 @contextmanager
 def locked(store: Path) -> Iterator[None]:
-    """While the block runs, no other process is in one about the same file."""
+    """Hold an exclusive lock on a file while the block runs."""
     with lock.locked(store.with_name(f".{store.name}.lock")):
         yield
 
 
 @contextmanager
 def patience(*, seconds: int = 10, retries: int = 0) -> Iterator[None]:
-    """How long MLflow waits for an answer, and how often it asks again, unless the environment says it.
+    """Set MLflow's timeout and retries, unless the environment sets them.
 
-    By itself it would try for many minutes. Retries of its own are a trap besides: when an answer is lost
-    it creates a second time what it has created.
+    Its defaults amount to many minutes. Its retries are also dangerous: when a response is lost, the same
+    object is created twice.
     """
     limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries)}
     ours = {name: value for name, value in limits.items() if name not in os.environ}
@@ -110,8 +111,15 @@ def patience(*, seconds: int = 10, retries: int = 0) -> Iterator[None]:
 
 
 @contextmanager
+def session(uri: str, *, create: bool = False, seconds: int = 10) -> Iterator[MlflowClient]:
+    """A client of the store for the block, with a timeout and all errors turned into ``ConnectionError``."""
+    with answering(uri), patience(seconds=seconds):
+        yield connect(uri, create=create)
+
+
+@contextmanager
 def answering(uri: str) -> Iterator[None]:
-    """Turn whatever MLflow raises when its store does not do as asked into a ``ConnectionError``."""
+    """Turn all errors that MLflow raises about its store into ``ConnectionError``."""
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
@@ -123,11 +131,11 @@ def answering(uri: str) -> Iterator[None]:
 
 
 class RefusedError(ConnectionError):
-    """The store answers, and will not do it for this user: asking again does not help."""
+    """The store denies access to this user; retrying does not help."""
 
 
 REFUSALS = ("Permission denied", "You are not authenticated")
-"""What MLflow's basic-auth says."""
+"""Error messages of MLflow's basic authentication."""
 
 
 def _away(uri: str, error: Exception) -> ConnectionError:
@@ -141,8 +149,8 @@ def _away(uri: str, error: Exception) -> ConnectionError:
 
 
 def _storage_errors() -> tuple[type[Exception], ...]:
-    """What is raised where artifacts go straight to S3, without the server between."""
-    if "boto3" not in sys.modules:  # MLflow imports it when it is needed
+    """Exceptions of S3, for stores whose artifacts are not proxied by the server."""
+    if "boto3" not in sys.modules:  # MLflow imports it on demand
         return ()
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
@@ -151,5 +159,5 @@ def _storage_errors() -> tuple[type[Exception], ...]:
 
 
 def sqlite_file(uri: str) -> Path:
-    """The file of a store that is one."""
+    """The file of a SQLite store."""
     return Path(uri.removeprefix(SQLITE))

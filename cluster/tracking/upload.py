@@ -1,8 +1,8 @@
-"""From a run's event log to MLflow: nothing waits for it, nothing is lost, nothing is there twice.
+"""Upload of a run's event log to MLflow: asynchronous, without loss and without duplicates.
 
-The log on disk is the spool. What goes to MLflow is a function of the log alone – the first value that it has
-of each metric at each step, with the log's own times – and MLflow holds equal rows once. So sending may break
-off anywhere, and be repeated from anywhere.
+The log on disk is the spool. What is sent is a function of the log alone: the first value of each metric at
+each step, with the time in the log. As MLflow stores equal rows only once, sending is idempotent, and may be
+interrupted and repeated anywhere.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cluster.runs.events import FILE_NAME, EventLog, events_from
+from cluster.runs.events import FILE_NAME, Event, EventLog, events_from
 from cluster.runs.failures import PreemptedError
 from cluster.tracking import runs, store
 from cluster.tracking.runs import Row
@@ -26,28 +26,28 @@ logger = logging.getLogger(__name__)
 
 SENT_FILE = "mlflow-sent.json"
 NODES = "nodes"
-"""The folder of the logs that nodes keep of themselves."""
+"""Folder of the nodes' logs."""
 ARTIFACTS = ("deepspeed.json",)
-"""Files of the folder that are sent as they are, and again when they change."""
+"""Files that are sent as artifacts, and again when they change."""
 BYTES_AT_ONCE = 2**18
 EVERY_SECONDS = 1.0
 LONGEST_PAUSE = 30.0
 FINISH_SECONDS = 10.0
-"""How long the end of a run waits for MLflow to have everything."""
+"""Seconds that the end of a run waits for MLflow to receive everything."""
 
-STATUS = {
-    "started": "RUNNING",
-    "resumed": "RUNNING",
-    "finished": "FINISHED",
-    "failed": "FAILED",
-    "interrupted": "KILLED",
-    "preempted": "KILLED",
+STATUS: dict[str, str] = {
+    Event.STARTED: "RUNNING",
+    Event.RESUMED: "RUNNING",
+    Event.FINISHED: "FINISHED",
+    Event.FAILED: "FAILED",
+    Event.INTERRUPTED: "KILLED",
+    Event.PREEMPTED: "KILLED",
 }
-"""What an event makes of the MLflow run."""
+"""Status of the MLflow run after an event."""
 
 
 class Uploader:
-    """Sends a folder's logs to its MLflow run, from where the last one stopped."""
+    """Sends a folder's logs to its MLflow run, continuing where the previous uploader stopped."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -57,7 +57,7 @@ class Uploader:
         self._artifacts: dict[str, str] = {}
 
     def send(self) -> bool:
-        """Send a piece of what is new; whether more is waiting.
+        """Send the next part of the logs; returns whether there is more.
 
         Raises:
             ConnectionError: when the store cannot be reached.
@@ -74,9 +74,9 @@ class Uploader:
         self._sent, self._artifacts = {}, {}
         path = self._folder / SENT_FILE
         if path.is_file():
-            known = json.loads(path.read_text())
-            if known["run_id"] == self._run_id:
-                self._sent, self._artifacts = known["logs"], known.get("artifacts", {})
+            record = json.loads(path.read_text())
+            if record["run_id"] == self._run_id:
+                self._sent, self._artifacts = record["logs"], record.get("artifacts", {})
         self._client = store.connect(runs.run_uri(self._folder))
 
     def _logs(self) -> list[Path]:
@@ -97,7 +97,7 @@ class Uploader:
         name = str(path.relative_to(self._folder))
         sent = self._sent.get(name, {"offset": 0, "steps": {}})
         size = path.stat().st_size if path.exists() else 0
-        # A log that has lost its end with the machine is read again; the steps say what is known of it.
+        # A log that lost its end in a crash is read again; the recorded steps prevent duplicates.
         offset = sent["offset"] if sent["offset"] <= size else 0
         events, end = events_from(path, offset, BYTES_AT_ONCE)
         if end == sent["offset"]:
@@ -107,10 +107,7 @@ class Uploader:
         with store.answering(runs.run_uri(self._folder)):
             runs.send_rows(self._client, self._run_id, rows)
             if statuses:
-                if statuses[-1] == "RUNNING":
-                    self._client.update_run(self._run_id, status="RUNNING")
-                else:
-                    self._client.set_terminated(self._run_id, statuses[-1])
+                runs.set_status(self._client, self._run_id, statuses[-1])
         self._sent[name] = {"offset": end, "steps": steps}
         self._note()
         return end < size
@@ -121,9 +118,12 @@ class Uploader:
 
 
 def new_rows(events: list[dict[str, Any]], steps: dict[str, int]) -> tuple[list[Row], dict[str, int]]:
-    """The rows that events add to a run which has each metric up to ``steps[metric]``; and the new steps.
+    """Metrics of events, for a run that has each metric up to ``steps[metric]`` already.
 
-    A step that was computed again after a restart adds nothing: a curve has one value for each step.
+    Steps that are repeated after a restart add nothing, so that a curve has one value per step.
+
+    Returns:
+        The rows, and the updated ``steps``.
     """
     rows, steps = [], dict(steps)
     for event in events:
@@ -137,11 +137,11 @@ def new_rows(events: list[dict[str, Any]], steps: dict[str, int]) -> tuple[list[
 
 
 def sync(folder: Path, seconds: float = FINISH_SECONDS) -> None:
-    """Send everything that a run's logs have and MLflow lacks.
+    """Send everything that MLflow lacks of a run's logs.
 
     Raises:
-        FileNotFoundError: when no run was ever begun there.
-        ConnectionError: when that has not been possible for so many seconds.
+        FileNotFoundError: when no run was started there.
+        ConnectionError: when the store could not be reached within ``seconds``.
     """
     uploader, deadline, pause = Uploader(folder), time.monotonic() + seconds, 0.5
     with store.patience():
@@ -158,10 +158,10 @@ def sync(folder: Path, seconds: float = FINISH_SECONDS) -> None:
 
 
 class Tracker:
-    """Rank 0's reports: each goes to the run's event log at once, and to MLflow from a thread.
+    """Writes rank 0's reports to the run's event log, and sends them to MLflow from a thread.
 
-    At the end of its ``with`` block MLflow gets a bounded time to take what it has not yet; the rest stays
-    in the log, for the next start or ``odeformer track sync``.
+    The end of the ``with`` block waits a limited time for MLflow. What it lacks then stays in the log, for
+    the next start or ``odeformer track sync``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -174,23 +174,23 @@ class Tracker:
         self._patience = store.patience()
 
     def __call__(self, event: str, step: int, values: Mapping[str, Any]) -> None:
-        """Report what happened at an optimizer step; numbers become metrics of the same names."""
+        """Report an event at an optimizer step. Numbers become metrics of the same names."""
         self._step = step
         self._log(event, step, values)
 
     def __enter__(self) -> Tracker:
-        # Of the whole process: a thread cannot change its environment for itself alone.
+        # For the whole process, as threads share their environment.
         self._patience.__enter__()
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         if kind is None:
-            self("finished", self._step, {})
+            self(Event.FINISHED, self._step, {})
         self._ended.set()
         self._thread.join(FINISH_SECONDS if kind is None else FINISH_SECONDS / 2)
         if self._thread.is_alive():
-            self("tracking_behind", self._step, {})
+            self(Event.TRACKING_BEHIND, self._step, {})
         self._patience.__exit__(None, None, None)
 
     def _send_until_ended(self) -> None:
@@ -201,14 +201,14 @@ class Tracker:
                 while self._uploader.send():
                     pass
                 if away:
-                    self._log("tracking_back", self._step, {})
+                    self._log(Event.TRACKING_BACK, self._step, {})
                 pause, away = EVERY_SECONDS, False
                 if ending:
                     return
-            except Exception as error:  # noqa: BLE001 - what is trained is worth more than its curves
+            except Exception as error:  # noqa: BLE001 - training must not fail for its metrics
                 if not away:
                     logger.warning("metrics stay in %s for now: %s", FILE_NAME, error)
-                    self._log("tracking_away", self._step, {})
+                    self._log(Event.TRACKING_AWAY, self._step, {})
                 away, pause = True, min(2 * pause, LONGEST_PAUSE)
                 if ending:
                     time.sleep(1.0)
@@ -216,14 +216,14 @@ class Tracker:
 
 @contextmanager
 def ended(folder: Path) -> Iterator[None]:
-    """When the block raises, say so in the event log, and so in MLflow: failed, interrupted or preempted."""
+    """Log, also to MLflow, how the block ends if it raises: failed, interrupted or preempted."""
     try:
         yield
     except BaseException as error:
         if isinstance(error, PreemptedError):
-            EventLog(folder)("preempted", error.step, {})
+            EventLog(folder)(Event.PREEMPTED, error.step, {})
         else:
-            EventLog(folder)("failed" if isinstance(error, Exception) else "interrupted", 0, {})
-        with suppress(Exception):  # a store that is gone must not hide what the run died of
+            EventLog(folder)(Event.FAILED if isinstance(error, Exception) else Event.INTERRUPTED, 0, {})
+        with suppress(Exception):  # an unreachable store must not hide the error of the run
             sync(folder, seconds=FINISH_SECONDS / 2)
         raise

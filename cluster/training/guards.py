@@ -1,9 +1,9 @@
-"""Guards of a run: bad steps change nothing, and when they do not end the run goes back to a commit.
+"""Guards of a run: bad steps are skipped, and too many of them in a row cause a rollback to a commit.
 
-A step is bad when its loss or its gradient is not finite, or when its loss is a spike and the settings say
-that spikes are left out. It consumes its samples and its number. After ``max_skipped`` bad steps in a row
-the weights go back to the last commit while the data goes on: the samples since that commit, the bad ones
-among them, are passed over, so the same road is not walked twice.
+A step is bad when its loss or its gradient is not finite, or when its loss is a spike and
+``guard.on_spike`` is ``skip``. It consumes its samples and its step number. After ``guard.max_skipped`` bad
+steps in a row the weights are rolled back to the last commit, but the data is not: the samples since that
+commit, including the bad ones, are skipped, so that the run does not repeat itself.
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ from torch import distributed as dist
 
 from cluster.checkpoints.commit import Checkpoints, Cursor
 from cluster.checkpoints.durable import on_rank_0, together
+from cluster.runs.events import Event
 from cluster.settings import GuardSettings
 from cluster.training import zero
 from odeformer.files.atomic import new_file
 
 MAD_TO_DEVIATION = 1.4826
-"""Of a normal distribution, the standard deviation over the median absolute deviation."""
+"""Standard deviation over median absolute deviation, for a normal distribution."""
 WHAT_TO_DO = "lower optim.learning_rate, or look at the samples that events.jsonl says were skipped"
 
 
 class StepResult(NamedTuple):
-    """What an optimizer step came to; the same on all ranks but for ``bad_samples``."""
+    """Result of an optimizer step, the same on all ranks except for ``bad_samples``."""
 
     loss: float
-    """The mean over all counted tokens of all ranks, in nats, before the step, at the first depth."""
+    """Mean loss in nats per token before the step, over all ranks, at the first depth."""
     tokens: int
     gradient_norm: float
-    """Not finite exactly when the step was left out."""
+    """Gradient norm before clipping; not finite if and only if the step was skipped."""
     bad_samples: list[int]
-    """Those of this rank whose own loss was not finite."""
-    asked_to_end: bool = False
-    """Some rank has been asked to end by now."""
+    """Ids of this rank's samples with a loss that is not finite."""
+    must_stop: bool = False
+    """Whether some rank was preempted or cancelled."""
 
     @property
     def applied(self) -> bool:
@@ -50,13 +51,13 @@ class StepResult(NamedTuple):
 
 
 class GuardError(RuntimeError):
-    """A run that goes wrong whenever it goes on: nothing is gained by starting it again as it is."""
+    """A run keeps failing after rollbacks; a restart with the same settings would not help."""
 
 
 class Guards:
-    """Asked by the loop once per step. Its state, and the stream's, is what a commit holds beside weights.
+    """Decides after each step whether it was bad. All ranks decide alike, on the same values.
 
-    All ranks ask the same and decide alike: what they decide by is the same on all of them.
+    Its state, which includes that of the stream, is stored in every commit besides the weights.
     """
 
     def __init__(
@@ -66,38 +67,41 @@ class Guards:
         folder: Path,
         report: Callable[[str, int, dict[str, Any]], None],
     ) -> None:
-        """``folder``: the run's, where a journal holds what was passed over."""
+        """Read the journal of skipped samples in ``folder``, the run's."""
         self._settings, self._stream, self._report = settings, stream, report
         self._journal = folder / "passed_over.json"
         self._recent: deque[float] = deque(maxlen=settings.spike_window)
         self._in_a_row = 0
-        # By the step of a commit: where in the data the run went on, each time it had gone back there.
+        self.tokens = 0
+        """Tokens of all workers that the weights have been trained on, in applied steps."""
+        # By step of a commit: the position in the data at which each rollback to it continued.
         self._passed_over: dict[str, list[int]] = on_rank_0(
             lambda: json.loads(self._journal.read_text()) if self._journal.exists() else {}
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The stream's position and the recent losses: a resumed run judges as an uninterrupted one."""
+        """Position of the stream, tokens and recent losses: a resumed run decides as if uninterrupted."""
         guard = {"losses": list(self._recent), "in_a_row": self._in_a_row}
-        return {**self._stream.state_dict(), "guard": guard}
+        return {**self._stream.state_dict(), "guard": guard, "tokens": self.tokens}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where a state was saved."""
+        """Continue from a saved state."""
         self._stream.load_state_dict(state)
+        self.tokens = state.get("tokens", 0)  # absent in commits of older versions
         guard = state.get("guard", {"losses": [], "in_a_row": 0})
         self._recent.clear()
         self._recent.extend(guard["losses"])
         self._in_a_row = guard["in_a_row"]
 
     def pass_over(self, step: int) -> None:
-        """Before the batch of a step: move on if the run has gone back to here."""
+        """Before the batch of a step: skip the samples that earlier rollbacks to this step skipped."""
         if cursors := self._passed_over.get(str(step)):
             state = self._stream.state_dict()
             self._stream.load_state_dict({**state, "cursor": max(state["cursor"], cursors[-1])})
 
     @property
     def spike(self) -> float:
-        """A loss above this is far outside the recent ones: their median and so many deviations of it."""
+        """Losses above this are spikes: the median of the recent ones plus ``guard.spike_deviations``."""
         if len(self._recent) < self._settings.spike_window:
             return math.inf
         median = statistics.median(self._recent)
@@ -106,36 +110,39 @@ class Guards:
 
     @property
     def loss_limit(self) -> float:
-        """A step with a loss above this is left out."""
+        """Steps with a loss above this are skipped."""
         return self.spike if self._settings.on_spike == "skip" else math.inf
 
     def must_roll_back(self, step: int, result: StepResult, sample_ids: list[int]) -> bool:
-        """After a step: report what was wrong with it; whether there were too many bad ones in a row."""
+        """After a step: report it if it was bad. Returns whether too many were bad in a row."""
         limit, finite = self.spike, math.isfinite(result.loss)
         if result.applied:
             if result.loss > limit:
-                self._report("spike", step, {"loss": result.loss, "limit": limit})
+                self._report(Event.SPIKE, step, {"loss": result.loss, "limit": limit})
             self._in_a_row = 0
             self._recent.append(result.loss)
             return False
         self._in_a_row += 1
         reason = "loss" if not finite else "spike" if result.loss > self.loss_limit else "gradient"
-        # Where a loss is not finite, those samples; else any of the batch may be the cause.
+        # If the loss is not finite, the bad samples are known; otherwise any of the batch may be the cause.
         samples = list(chain(*together(lambda: sample_ids if finite else result.bad_samples)))
         loss = {"loss": result.loss} if finite else {}
-        self._report("skipped", step, {"reason": reason, "samples": samples, **loss})
+        self._report(Event.SKIPPED, step, {"reason": reason, "samples": samples, **loss})
         return self._in_a_row >= self._settings.max_skipped
 
     @property
     def last_step_was_good(self) -> bool:
-        """Going back to a commit made among bad steps would change nothing."""
+        """Whether a commit may be made: a rollback to one made among bad steps would not help."""
         return self._in_a_row == 0
 
     def roll_back(self, checkpoints: Checkpoints, step: int, why: str) -> int:
-        """Restore the last commit with the data going on from here; the step it was made at.
+        """Restore the weights of the last commit, and continue with the samples from here on.
+
+        Returns:
+            The step of the commit.
 
         Raises:
-            GuardError: when there is no commit, or it has been gone back to too often.
+            GuardError: when there is no commit, or too many rollbacks to it.
         """
         cursor = self._stream.state_dict()["cursor"]
         back = checkpoints.restore()
@@ -144,19 +151,20 @@ class Guards:
         times = self._passed_over.setdefault(str(back), [])
         if len(times) == self._settings.max_rollbacks:
             raise GuardError(
-                f"{why} at step {step}, after the run has gone back to step {back} {len(times)} times "
+                f"{why} at step {step}, after {len(times)} rollback{'' if len(times) == 1 else 's'} "
+                f"to step {back} "
                 f"(guard.max_rollbacks): {WHAT_TO_DO}"
             )
         times.append(cursor)
         if dist.get_rank() == 0:
-            with new_file(self._journal) as beside:
-                beside.write_text(json.dumps(self._passed_over))
-        self._report("rollback", step, {"reason": why, "to": back})
+            with new_file(self._journal) as temporary:
+                temporary.write_text(json.dumps(self._passed_over))
+        self._report(Event.ROLLBACK, step, {"reason": why, "to": back})
         return back
 
 
 def weights_are_finite(engine: Any) -> bool:
-    """Whether every trained weight is, of all ranks."""
+    """Whether all trained weights of all ranks are finite."""
     finite = torch.ones((), dtype=torch.int32, device=engine.device)
     for tensor in zero.trained_tensors(engine):
         finite &= tensor.isfinite().all()

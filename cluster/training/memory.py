@@ -1,15 +1,16 @@
-"""What a worker's memory goes to, in bytes, before anything is allocated.
+"""Memory of a worker in bytes, computed without allocating anything.
 
-What is held between steps follows from DeepSpeed's source (0.19.8, ``runtime/zero/stage_1_and_2.py`` and
-``stage3.py``), and a test compares it with a real engine's tensors, byte by byte. What a pass needs is an
-estimate: the tensors that are kept for the backward pass are counted by asking the field itself, on tensors
-without memory, and the rest by the formulas below.
+Parameters, gradients and optimizer state follow from DeepSpeed's source (0.19.8,
+``runtime/zero/stage_1_and_2.py`` and ``stage3.py``); a test compares them with a real engine byte by byte.
+The memory of a pass is an estimate: the tensors saved for the backward pass are counted by running the field
+on fake tensors, and the rest follows from the formulas below.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -27,11 +28,11 @@ from odeformer.solvers import SOLVERS, ReversibleSolver, Solver
 
 FLOAT = 4
 LIVE = 1_000_000_000
-"""At most so many elements are kept whole at stage 3, by its default."""
+"""Elements of gathered parameters that stage 3 keeps at most, DeepSpeed's default."""
 
 
 class Memory(NamedTuple):
-    """Bytes by what they are for: on the device that computes, and beside it on the host."""
+    """Bytes by purpose, on the computing device and, with offloading, on the host."""
 
     device: dict[str, int]
     host: dict[str, int]
@@ -41,26 +42,27 @@ class Memory(NamedTuple):
 
 
 def worker_memory(settings: PretrainSettings) -> Memory:
-    """Of one worker of a run, whose vocabulary and context are known, at the moment of its deepest pass that
-    takes most."""
+    """Peak memory of one worker, in a pass at the largest depth. Vocabulary and context must be known."""
     model = unallocated(settings)
     sizes, zero_settings, train = parameter_sizes(model, settings.optim), settings.zero, settings.train
     workers, on_gpu = settings.cluster.workers, settings.cluster.gpus_per_worker > 0
+
     held, host = state_memory(sizes, zero_settings, workers)
     gradients = {"gradients": held.pop("gradients")}
     sent = {"communication": communication_memory(sizes, zero_settings.stage, workers, on_gpu)}
     several = train.global_batch > train.micro_batch * workers or train.objective != "one_depth"
-    found = []
+
+    moments = []
     for moment, parts in pass_memory(model, settings).items():
-        # Stage 3 has a place for its part of the gradients from the start, the others make it as they come.
-        are_there = zero_settings.stage == 3 or several or moment == "end"
+        # Stage 3 allocates its part of the gradients at the start, the others as the gradients arrive.
+        has_gradients = zero_settings.stage == 3 or several or moment == "end"
         is_sending = zero_settings.stage == 3 or on_gpu or moment != "loss"
-        found.append(held | (gradients if are_there else {}) | (sent if is_sending else {}) | parts)
-    return Memory(max(found, key=lambda parts: sum(parts.values())), host)
+        moments.append(held | (gradients if has_gradients else {}) | (sent if is_sending else {}) | parts)
+    return Memory(max(moments, key=lambda parts: sum(parts.values())), host)
 
 
 def unallocated(settings: PretrainSettings) -> Odeformer:
-    """The run's model, its tensors without memory."""
+    """The run's model on the meta device."""
     with torch.device("meta"):
         model = Odeformer(settings.model)
     model.options = SolveOptions(settings.train.solver_for(settings.model))
@@ -68,17 +70,18 @@ def unallocated(settings: PretrainSettings) -> Odeformer:
 
 
 def parameter_sizes(model: Odeformer, optim: OptimSettings) -> list[list[int]]:
-    """Elements of each trained parameter, in the optimizer's groups."""
+    """Elements of each trained parameter, by optimizer group."""
     groups = zero.parameter_groups(model, optim)
-    return [[parameter.numel() for parameter in group["params"]] for group in groups]
+    return [list(map(torch.Tensor.numel, group["params"])) for group in groups]
 
 
 def state_memory(sizes: Sequence[Sequence[int]], settings: ZeroSettings, workers: int) -> Memory:
-    """Parameters, gradients while they accumulate, and optimizer, of the worker that holds most.
+    """Memory of parameters, accumulated gradients and optimizer state, for the worker that holds most.
 
-    All float32. The optimizer: two moments and, from stage 1 on, a master copy of what they belong to, which
-    DeepSpeed makes of float32 weights, too. From stage 1 on flat groups are padded to twice the number of
-    workers; at stage 3 each parameter to the number of workers. There the small ones are held whole besides.
+    Everything is float32. The optimizer state is two moments and, from stage 1 on, a master copy, which
+    DeepSpeed makes of float32 weights as well. At stages 1 and 2 the flat groups are padded to a multiple of
+    twice the number of workers, at stage 3 each parameter to a multiple of the number of workers; there the
+    small parameters are also held unpartitioned.
     """
     whole, stage = sum(map(sum, sizes)), settings.stage
     if stage == 0:
@@ -91,9 +94,8 @@ def state_memory(sizes: Sequence[Sequence[int]], settings: ZeroSettings, workers
     optimizer = 3 * FLOAT * part
     if settings.offload_optimizer == "none":
         return Memory({**held, "optimizer": optimizer}, {})
-    # The gradients that the step reads lie beside the optimizer; the way there, and the new weights' way
-    # back, have buffers.
-    largest = max(size for group in sizes for size in group)
+    # The optimizer step reads gradients in host memory. Gradients and new weights travel through buffers.
+    largest = max(map(max, sizes))
     buffers = FLOAT * (part + largest)
     return Memory(
         {**held, "buffers": FLOAT * largest},
@@ -102,23 +104,24 @@ def state_memory(sizes: Sequence[Sequence[int]], settings: ZeroSettings, workers
 
 
 def _partitioned_memory(sizes: Sequence[Sequence[int]], settings: ZeroSettings, workers: int) -> Memory:
-    """The same at stage 3, where each parameter is shared out by itself."""
-    part = sum(math.ceil(size / workers) for group in sizes for size in group)
-    small = [n for group in sizes for n in group if n <= settings.param_persistence_threshold]
+    """The same at stage 3, where each parameter is partitioned separately."""
+    all_sizes = list(chain.from_iterable(sizes))
+    part = sum(math.ceil(size / workers) for size in all_sizes)
+    small = [size for size in all_sizes if size <= settings.param_persistence_threshold]
     whole = FLOAT * sum(workers * math.ceil(size / workers) for size in small)
     device = {"parameters": whole + FLOAT * part, "gradients": FLOAT * part, "optimizer": 3 * FLOAT * part}
     host = {}
     if settings.offload_parameters == "cpu":
         device["parameters"], host["parameters"] = whole, FLOAT * part
-    if settings.offload_optimizer == "cpu":  # with the gradients that its step reads
+    if settings.offload_optimizer == "cpu":  # and the gradients that its step reads
         device["gradients"], host["gradients"] = 0, 2 * FLOAT * part
         host["optimizer"] = device.pop("optimizer")
     return Memory(device, host)
 
 
 def _touched(sizes: Sequence[Sequence[int]], padded: Sequence[int], workers: int) -> int:
-    """Elements of the parameters that a worker's part of the flat groups touches: their gradients stay whole
-    at stage 2. Of the worker whose part touches most."""
+    """Elements of the gradients that stay unpartitioned at stage 2: those of all parameters that overlap the
+    worker's part of the flat groups, for the worker with most of them."""
     totals = [0] * workers
     for group, size in zip(sizes, padded, strict=True):
         part, start = size // workers, 0
@@ -130,11 +133,11 @@ def _touched(sizes: Sequence[Sequence[int]], padded: Sequence[int], workers: int
 
 
 def communication_memory(sizes: Sequence[Sequence[int]], stage: int, workers: int, on_gpu: bool) -> int:
-    """DeepSpeed's bucket for gradients, and at stage 3 weights that are whole for a while.
+    """Bytes of DeepSpeed's gradient bucket and, at stage 3, of gathered weights.
 
-    On a GPU the bucket takes its full size at once; on a CPU what is written to it, and at stage 1,
-    where gradients move into it when all are there, nothing beside them. A weight that is used again within
-    10⁹ elements is not released, so below that all are whole by the end of the forward pass.
+    On a GPU the bucket is allocated at full size. On a CPU only its used part takes memory, and nothing at
+    stage 1, where gradients move into it. Stage 3 does not release a weight that is used again within 10⁹
+    elements, so smaller models are completely gathered at the end of the forward pass.
     """
     whole = sum(map(sum, sizes))
     if stage == 0:
@@ -145,14 +148,15 @@ def communication_memory(sizes: Sequence[Sequence[int]], stage: int, workers: in
 
 
 def pass_memory(model: Odeformer, settings: PretrainSettings) -> dict[str, dict[str, int]]:
-    """Generated weights, what is kept for the backward pass, and logits, of a micro-batch at the deepest N:
-    at the ``loss``, where logits meet all that is kept; in the ``backward`` pass, where the gradients of W(t)
-    pile up; at its ``end``, where those of the stored weights are made of them.
+    """Bytes of a micro-batch at the largest N, by purpose, at the three moments when they may peak.
 
-    What is kept, and for how many times t weights exist at once, is the gradient method's to say
-    (:meth:`odeformer.gradients.method.GradientMethod.memory`), of states of 4 B · T · d bytes.
+    ``loss``: the logits exist together with everything saved for the backward pass. ``backward``: the
+    gradients of W(t) accumulate. ``end`` of the backward pass: the gradients of the weight sets are computed
+    from them.
 
-    Logits: of B · T · vocabulary numbers the logits, their log-softmax, and its gradient.
+    The gradient method determines which states, of 4 B · T · d bytes, are saved, and for how many times t
+    weights exist at once (:meth:`odeformer.gradients.method.GradientMethod.memory`). The logits take three
+    tensors of B · T · vocabulary elements: logits, log-softmax and gradient.
     """
     train, config = settings.train, settings.model
     solver, early, bf16 = SOLVERS[model.solver], config.prelude_layers, train.precision == "bf16"
@@ -178,10 +182,10 @@ def pass_memory(model: Odeformer, settings: PretrainSettings) -> dict[str, dict[
     passed = batch * length * (config.vocabulary_size or 0)
     teacher = FLOAT * passed if train.objective == "distillation" else 0
     weights = FLOAT * nodes * block
-    # Products in bf16 keep a cast of W; with ``direct`` nothing else needs W then, and it goes.
+    # Matmuls in bf16 save a cast of W. With ``direct`` nothing else needs W then, and it is released.
     cast = 2 * block if bf16 else 0
-    is_gone = bf16 and train.gradient == "direct"
-    kept = cast * depth * solver.evaluations if is_gone else weights + cast * train.segment
+    is_released = bf16 and train.gradient == "direct"
+    kept = cast * depth * solver.evaluations if is_released else weights + cast * train.segment
     return {
         "loss": {
             "generated weights": min(kept, weights),
@@ -192,14 +196,14 @@ def pass_memory(model: Odeformer, settings: PretrainSettings) -> dict[str, dict[
             "generated weights": weights + kept,
             "activations": in_backward + 3 * state,
         },
-        "end": {"generated weights": weights if is_gone else 2 * weights, "activations": state},
+        "end": {"generated weights": weights if is_released else 2 * weights, "activations": state},
     }
 
 
 def evaluation_memory(
     config: ModelConfig, batch: int, length: int, bf16: bool, separate_documents: bool
 ) -> int:
-    """Bytes that one evaluation of the field keeps for its backward pass, beside its state and weights."""
+    """Bytes that one evaluation of the field saves for its backward pass, besides state and weights."""
     kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -213,17 +217,17 @@ def evaluation_memory(
         }
         documents = torch.zeros(batch, length, dtype=torch.long) if separate_documents else None
         field = build_field(config, x, True, documents)
-        given = {tensor.untyped_storage()._cdata for tensor in (x, *weights.values())}
+        inputs = {tensor.untyped_storage()._cdata for tensor in (x, *weights.values())}
         casts = sum(2 * weight.numel() for weight in weights.values() if weight.ndim == 2)
         with (
             saved_tensors_hooks(keep, lambda tensor: tensor),
             torch.autocast("cpu", torch.bfloat16, enabled=bf16),
         ):
             field(x, weights)
-        total = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in given)
+        total = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in inputs)
     return total - (casts if bf16 else 0)
 
 
 def _solver_state(solver: Solver, state: int) -> int:
-    """A reversible solver's is a pair in float64."""
+    """Bytes of a solver's state: a reversible solver has a pair in float64."""
     return 4 * state if isinstance(solver, ReversibleSolver) else state

@@ -1,4 +1,4 @@
-"""The learning rate, as a function of the optimizer step alone."""
+"""Learning-rate schedules: functions of the optimizer step alone."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from cluster.settings import OptimSettings
 
 
 def learning_rate(optim: OptimSettings, step: int, steps: int) -> float:
-    """The rate of optimizer step ``step``, counted from 0, of a run of ``steps``.
+    """The learning rate of optimizer step ``step``, counted from 0, in a run of ``steps``.
 
-    Both schedules warm up linearly and end at ``optim.final`` of the peak: ``cosine`` by half a cosine over
-    all that is left, ``wsd`` (warm-up, stable, decay) on a straight line over the last ``optim.decay`` of
-    the steps.
+    Both schedules warm up linearly and end at ``optim.final`` of the peak. ``cosine`` decays along half a
+    cosine over all remaining steps, ``wsd`` (warmup, stable, decay) linearly over the last fraction
+    ``optim.decay`` of the steps.
     """
     warmup = max(1, round(optim.warmup * steps))
     if step < warmup:

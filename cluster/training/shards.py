@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.settings import PretrainSettings
-from data.files import local_description
+from data import files
 from data.manifest import SplitName
 from data.stream import ShardStream
 
@@ -17,8 +17,13 @@ def open_stream(
     rank: int = 0,
     world_size: int = 1,
     global_batch: int | None = None,
+    described: files.Description | None = None,
 ) -> ShardStream:
-    """The run's stream of a split; its global batch when none is given.
+    """The run's stream of one split.
+
+    Args:
+        global_batch: the run's own by default.
+        described: what :func:`describe` returned, where the manifest has been read already.
 
     Raises:
         ValueError, OSError: as :class:`data.stream.ShardStream`.
@@ -36,12 +41,17 @@ def open_stream(
         skip_damaged=split == "train" and data.skip_damaged > 0,
         cache=_cache(settings),
         cache_bytes=data.cache_bytes,
+        described=described,
     )
 
 
-def shards_folder(settings: PretrainSettings) -> Path:
-    """A folder here with the manifest and the tokenizer of the shards, wherever those lie."""
-    return local_description(settings.data.shards, _cache(settings))
+def describe(settings: PretrainSettings) -> files.Description:
+    """The manifest of the run's shards, and a local folder that holds it and the tokenizer.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: for missing or damaged shards.
+    """
+    return files.describe(settings.data.shards, _cache(settings))
 
 
 def _cache(settings: PretrainSettings) -> Path:

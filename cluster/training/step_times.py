@@ -1,4 +1,4 @@
-"""Where the time of an optimizer step goes, part by part."""
+"""Time of an optimizer step, by part."""
 
 from __future__ import annotations
 
@@ -11,24 +11,21 @@ import torch
 
 
 class StepTimes:
-    """A clock for each part of a step: ``with times("forward"): …``. The clocks of parts add up.
+    """A clock for each part of a step: ``with times("forward"): …``.
 
-    A part that begins within another one stops that one's clock until it ends, so no second counts twice.
-    On a CUDA device the clocks are events on the device's own time line: they are read when the step is
-    over, and nothing waits for them meanwhile.
+    A nested part stops the clock of the outer one, so that no second counts twice. On a CUDA device the
+    clocks are CUDA events, which are read at the end of the step without synchronizing in between.
 
-    ``communication`` is what can be told apart: the sums over all ranks that the loop makes itself, and at
-    ZeRO stage 0 the all-reduce of the gradients. From stage 1 on DeepSpeed sends gradients and weights from
-    within the backward pass and the optimizer's step, partly while these compute: it is not separable
-    without making it slower, and the part is left out. Whoever waits for a slower rank spends that time in
-    communication, too.
+    ``communication`` consists of the all-reduces of the loop itself and, at ZeRO stage 0, of the gradients;
+    it includes waiting for slower ranks. From stage 1 on DeepSpeed communicates within the backward pass and
+    the optimizer step, overlapping with computation, so that the part cannot be measured and is omitted.
     """
 
     def __init__(self, engine: Any) -> None:
         self._device = torch.device(engine.device)
         self._separable = engine.zero_optimization_stage() == 0
         self._open: list[str | None] = [None]
-        # From each mark to the next one the time is this part's.
+        # Part that the time from each mark to the next one belongs to.
         self._marks: list[tuple[str | None, Any]] = []
         if self._separable:
             engine.buffered_allreduce_fallback = self._timed(
@@ -37,7 +34,7 @@ class StepTimes:
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
-        """Until the block ends the time is this part's."""
+        """Measure the block as this part of the step."""
         self._open.append(part)
         self._mark()
         try:
@@ -47,7 +44,7 @@ class StepTimes:
             self._mark()
 
     def begin(self) -> None:
-        """A step begins; what is known of the one before is forgotten."""
+        """Begin a new step and forget the previous one."""
         self._open, self._marks = [None], []
         self._mark()
 
@@ -55,13 +52,13 @@ class StepTimes:
         """``{"step_seconds": …, "forward_seconds": …, …}`` since the step began."""
         self._mark()
         if self._device.type == "cuda":
-            self._marks[-1][1].synchronize()  # at the end of a step there is nothing left to wait for
-        found: dict[str, float] = {}
+            self._marks[-1][1].synchronize()  # the step is over: nothing is slowed down
+        parts: dict[str, float] = {}
         for (part, before), (_, after) in zip(self._marks, self._marks[1:], strict=False):
             if part is not None and (part != "communication" or self._separable):
-                found[part] = found.get(part, 0.0) + self._between(before, after)
+                parts[part] = parts.get(part, 0.0) + self._between(before, after)
         whole = self._between(self._marks[0][1], self._marks[-1][1])
-        return {"step_seconds": whole, **{f"{part}_seconds": value for part, value in found.items()}}
+        return {"step_seconds": whole, **{f"{part}_seconds": value for part, value in parts.items()}}
 
     def _mark(self) -> None:
         now: Any

@@ -1,4 +1,4 @@
-"""How much of a device's arithmetic a run makes use of: model FLOPs over time, and over the device's peak."""
+"""Utilization of a device: model FLOPs per second, relative to the device's peak."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ PEAK_FLOPS = {
     "L40S": 362e12,
     "L4": 121e12,
 }
-"""FLOP/s of dense products in bf16 by what a device calls itself, the longer names first. From NVIDIA's data
-sheets of these products, which give twice as much "with sparsity"."""
+"""Peak FLOP/s of dense bf16 matmuls by device name, longer names first. From NVIDIA's data sheets, which list
+twice as much "with sparsity"."""
 
 
 def peak_flops(device: torch.device, precision: Literal["fp32", "bf16"]) -> float | None:
-    """What a device can do at most; nothing for a CPU, one that is not in the table, or products in fp32.
+    """Peak FLOP/s of a device, or ``None`` for a CPU, an unknown device or fp32.
 
-    What a CPU can do hangs on how fast it clocks while it does it, and on who else uses it. And in fp32 a
-    GPU's peak hangs on whether TF32 is allowed.
+    The peak of a CPU depends on its clock and on other users, that of a GPU in fp32 on whether TF32 is
+    allowed.
     """
     if device.type != "cuda" or precision != "bf16":
         return None
@@ -44,16 +44,16 @@ def peak_flops(device: torch.device, precision: Literal["fp32", "bf16"]) -> floa
 
 
 def named_peak(device_name: str) -> float | None:
-    """The peak of a device that calls itself that."""
-    found = (flops for name, flops in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", device_name))
-    return next(found, None)
+    """Peak FLOP/s of the device with this name, if it is in the table."""
+    matches = (flops for name, flops in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", device_name))
+    return next(matches, None)
 
 
 def step_flops(model: Odeformer, grids: Sequence[Grid], sequences: int, length: int) -> float:
-    """Model FLOPs of an optimizer step: once forward and twice that backward, at each of its depths.
+    """Model FLOPs of an optimizer step: one forward pass and twice that for the backward pass, per depth.
 
-    Those of the ordinary transformer that a pass at N cells is: its blocks and its output matrix. What makes
-    W(t), and what a gradient method computes again, is no model FLOP: it lowers the utilization.
+    Counted are the blocks and the output matrix of the ordinary transformer that a pass at N cells amounts
+    to. Generating W(t) and recomputation by the gradient method do not count; they lower the utilization.
     """
     solver = solver_named(model.solver)
     early = model.config.prelude_layers
@@ -61,8 +61,8 @@ def step_flops(model: Odeformer, grids: Sequence[Grid], sequences: int, length: 
         early * model.layer_solver().evaluations + (len(grid) - 1 - early) * solver.evaluations
         for grid in grids
     )
-    a_cell, the_end = _token_flops(model.config, length)
-    return 3.0 * sequences * length * (evaluations * a_cell + len(grids) * the_end)
+    per_cell, per_output = _token_flops(model.config, length)
+    return 3.0 * sequences * length * (evaluations * per_cell + len(grids) * per_output)
 
 
 @cache
@@ -71,8 +71,8 @@ def _token_flops(config: ModelConfig, length: int) -> tuple[float, float]:
 
 
 def utilization(flops: float, seconds: float, workers: int, peak: float | None) -> dict[str, float]:
-    """``{"mfu": …}``, the part of the peak of all workers' devices that a step made use of (model FLOPs
-    utilization, as in PaLM, arXiv 2204.02311); where no peak is known ``{"model_flops_per_second": …}``."""
+    """Metrics of a step: ``{"mfu": …}``, the fraction of all workers' peak that it reached (model FLOPs
+    utilization, PaLM, arXiv 2204.02311), or ``{"model_flops_per_second": …}`` if the peak is unknown."""
     if peak is None:
         return {"model_flops_per_second": flops / seconds}
     return {"mfu": flops / seconds / (workers * peak)}

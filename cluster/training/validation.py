@@ -1,4 +1,4 @@
-"""Validation loss of a model at several depths, shared out over the ranks."""
+"""Validation loss of a model at several depths, distributed over the ranks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from odeformer.model import token_losses
 
 
 def sample_rows(stream: ShardStream, count: int) -> Tensor:
-    """``count`` sequences [count, tokens + 1] spread evenly over a split, or all if there are fewer."""
+    """``count`` sequences [count, tokens + 1], spread evenly over a split, or all if there are fewer."""
     count = min(count, stream.sequences)
     return stream.sequence_rows(torch.linspace(0, stream.sequences - 1, count).long())
 
@@ -26,8 +26,8 @@ def validation_losses(
 ) -> dict[str, float]:
     """Mean loss in nats per token over ``rows`` [n, tokens + 1] by depth: ``{"validation_loss_<N>": …}``.
 
-    All ranks must call it: under ZeRO-3 a forward pass is collective, so each runs the same number of
-    them, on row 0 with no weight where its share has run out.
+    All ranks must call it. As a forward pass is collective under ZeRO-3, every rank runs the same number of
+    them; once its share is used up, on row 0 with weight zero.
     """
     engine.eval()
     rank, world = dist.get_rank(), dist.get_world_size()

@@ -1,4 +1,4 @@
-"""The training loop. Pretraining and fine-tuning differ only in the :class:`Work` they give it."""
+"""The training loop. Pretraining and fine-tuning differ only in the :class:`Work` they pass to it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import distributed as dist
 
 from cluster.checkpoints import commit
 from cluster.runs import heartbeat
+from cluster.runs.events import Event
 from cluster.runs.failures import PreemptedError
 from cluster.settings import (
     CheckpointSettings,
@@ -27,7 +28,6 @@ from cluster.training import zero
 from cluster.training.guards import Guards, StepResult, weights_are_finite
 from cluster.training.schedule import learning_rate
 from cluster.training.step_times import StepTimes
-from cluster.training.token_count import TokenCount
 from cluster.training.utilization import peak_flops, step_flops, utilization
 from data.stream import Batch, documents_of
 from odeformer.config import ModelConfig
@@ -38,24 +38,24 @@ logger = logging.getLogger(__name__)
 
 
 class Stream(commit.Cursor, Protocol):
-    """This rank's part of every global batch, for ever."""
+    """Endless stream of this rank's parts of the global batches."""
 
     def __iter__(self) -> Iterator[Batch]: ...
 
 
 Report = Callable[[str, int, Mapping[str, Any]], None]
-"""``report(event, step, values)``; numbers become metrics. Only rank 0's goes anywhere."""
+"""``report(event, step, values)``: logs an event. Numbers become metrics; only rank 0 logs."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What to train, on what, and how. ``model`` is whole and initialised; what requires grad is trained."""
+    """What to train, on which data, and how. Parameters of ``model`` that require gradients are trained."""
 
     model: Odeformer
-    """Or what behaves as one, as :class:`odeformer.frozen.Tuned`."""
+    """The initialized model, or one with the same interface such as :class:`odeformer.frozen.Tuned`."""
     stream: Stream
     validate: Callable[[Any], dict[str, float]]
-    """Called by all ranks with the engine; gives the metrics to report."""
+    """Called by all ranks with the engine; returns the metrics to report."""
     report: Report
     run: RunSettings
     train: TrainSettings
@@ -64,42 +64,44 @@ class Work:
     checkpoint: CheckpointSettings
     guard: GuardSettings = field(default_factory=GuardSettings)
     end_of_text: int | None = None
-    """The token that ends a document. Where given, no token sees another document's."""
+    """Token that ends a document; if given, attention between documents is masked."""
     skip_damaged: int = 0
-    """So many samples of all ranks may be damaged before the run stops."""
+    """Maximum number of damaged samples, over all ranks, before the run stops."""
     finish_backward: Callable[[], None] = lambda: None
-    """Called after each backward pass, where gradients do not come all the way by themselves."""
-    is_asked_to_end: Callable[[], bool] = lambda: False
-    """Asked of every rank at every step; when one says yes, all commit that step and end."""
+    """Called after each backward pass; joint passes use it to finish the gradient."""
+    must_stop: Callable[[], bool] = lambda: False
+    """Called on every rank at every step; if any rank returns True, all commit the step and stop."""
 
 
 def train(work: Work) -> Any:
-    """Train until ``work.train.steps``, from the last committed step on; the engine that holds the result.
+    """Train from the last committed step until ``work.train.steps``.
 
-    The process group must exist. Every rank calls this with the same settings and its own stream.
+    Every rank of an initialized process group calls this, with the same settings and its own stream.
+
+    Returns:
+        The DeepSpeed engine with the trained model.
 
     Raises:
-        PreemptedError: on all ranks, when one was asked to end. The step in progress has been committed.
+        PreemptedError: on all ranks, when any of them had to stop. The step in progress has been committed.
     """
     settings, folder = work.train, work.run.dir / "checkpoints"
     solver = settings.solver_for(work.model.config)
     work.model.options = SolveOptions(solver, settings.gradient, settings.segment)
     engine = zero.initialize(work.model, settings, work.optim, work.zero, work.run.dir)
     guards = Guards(work.guard, work.stream, work.run.dir, work.report)
-    seen = TokenCount(guards)
-    with commit.Checkpoints(engine, seen, folder, work.checkpoint, work.report, work.run.seed) as checkpoints:
-        _train(work, engine, guards, seen, checkpoints)
+    with commit.Checkpoints(
+        engine, guards, folder, work.checkpoint, work.report, work.run.seed
+    ) as checkpoints:
+        _train(work, engine, guards, checkpoints)
     return engine
 
 
-def _train(
-    work: Work, engine: Any, guards: Guards, seen: TokenCount, checkpoints: commit.Checkpoints
-) -> None:
+def _train(work: Work, engine: Any, guards: Guards, checkpoints: commit.Checkpoints) -> None:
     settings = work.train
     times, peak = StepTimes(engine), peak_flops(engine.device, settings.precision)
     step = checkpoints.restore()
-    work.report("resumed" if step else "started", step, {"workers": dist.get_world_size()})
-    work.report("validation", step, work.validate(engine))
+    work.report(Event.RESUMED if step else Event.STARTED, step, {"workers": dist.get_world_size()})
+    work.report(Event.VALIDATION, step, work.validate(engine))
 
     batches, damaged = iter(work.stream), 0
     while step < settings.steps:
@@ -110,43 +112,47 @@ def _train(
             group["lr"] = rate * group["rate"]
         depths = step_depths(settings, work.model.config.depth, work.run.seed, step)
         grids = [step_grid(settings, work.model.config, work.run.seed, step, depth) for depth in depths]
+
         with times("data"):
             batch = next(batches)
         if work.skip_damaged:
             damaged += damaged_samples(batch, engine.device)
             if damaged > work.skip_damaged:  # the same number on every rank
                 raise RuntimeError(
-                    f"{damaged} damaged samples by step {step + 1}, data.skip_damaged allows "
+                    f"{damaged} damaged samples by step {step + 1}; data.skip_damaged allows "
                     f"{work.skip_damaged}: odeformer data verify --deep names the shards"
                 )
+
         result = optimizer_step(engine, batch, grids, work, times, guards.loss_limit)
         step += 1
         heartbeat.passed(step)
         if guards.must_roll_back(step, result, batch.sample_ids.tolist()):
             step = guards.roll_back(checkpoints, step, "too many bad steps in a row")
             continue
+
         if result.applied:
-            seen.tokens += result.tokens
+            guards.tokens += result.tokens
             seconds, length = times.seconds(), batch.tokens.shape[1] - 1
             flops = step_flops(work.model, grids, settings.global_batch, length)
             work.report(
-                "step",
+                Event.STEP,
                 step,
                 {
                     "loss": result.loss,
                     "depth": depths[-1],
                     "learning_rate": rate,
                     "gradient_norm": result.gradient_norm,
-                    "tokens": seen.tokens,
+                    "tokens": guards.tokens,
                     "tokens_per_second": result.tokens / seconds["step_seconds"],
                     **utilization(flops, seconds["step_seconds"], dist.get_world_size(), peak),
                     **seconds,
                 },
             )
+
         last = step == settings.steps
-        ending = result.asked_to_end and not last
+        ending = result.must_stop and not last
         if last or (step % settings.validate_every == 0 and not ending):
-            work.report("validation", step, work.validate(engine))
+            work.report(Event.VALIDATION, step, work.validate(engine))
         if last or ending or (step % work.checkpoint.every == 0 and guards.last_step_was_good):
             if not weights_are_finite(engine):
                 step = guards.roll_back(checkpoints, step, "weights that are not finite")
@@ -158,14 +164,14 @@ def _train(
 
 
 def step_depths(train: TrainSettings, model_depth: int, seed: int, step: int) -> list[int]:
-    """The depths N of a step's passes over its batch: its own, or the model depth and another one.
+    """The depths N of a step's passes over its batch: one drawn depth, or the model depth and another one.
 
-    Other depths come late because they are hardly needed: what lies behind the prelude is a flow, which is
-    right at any finer grid as it is. The last part of the steps brings in the coarse one.
+    Other depths may come late (``train.vary_from``): after the prelude the model is a flow, which is right on
+    any finer grid anyway, and the last steps suffice for the coarse one.
 
-    A pass at the model depth in every step, beside the one at another N, is the sandwich rule of slimmable
-    networks, and learning its predictions there their in-place distillation (Yu & Huang 2019,
-    arXiv 1903.05134), carried over from width to depth.
+    A pass at the model depth in every step, with one at another N, is the sandwich rule of slimmable
+    networks, and distilling from the former to the latter their in-place distillation (Yu & Huang 2019,
+    arXiv 1903.05134), applied to depth instead of width.
     """
     if train.objective == "one_depth":
         if not train.depths or step < train.vary_from * train.steps:
@@ -189,9 +195,9 @@ def optimizer_step(
     times: StepTimes,
     loss_limit: float = math.inf,
 ) -> StepResult:
-    """One optimizer step on this rank's part of a global batch, in micro-batches, at one or two depths.
+    """Make an optimizer step on this rank's part of a global batch, in micro-batches, at one or two depths.
 
-    A step whose loss is not finite or above ``loss_limit``, or whose gradient is not finite, changes nothing.
+    A step whose loss is above ``loss_limit`` or not finite, or whose gradient is not finite, is skipped.
     """
     engine.train()
     train = work.train
@@ -203,10 +209,12 @@ def optimizer_step(
     )
     with times("communication"):
         counted = all_reduce_sum(mask.sum())
-    # DeepSpeed averages over ranks, micro-batches and depths; the loss is a mean over tokens, wherever they
-    # lie, and over depths.
+
+    # DeepSpeed averages over ranks, micro-batches and depths, whereas the loss is a mean over the tokens of
+    # the whole batch, however they are distributed, and over depths.
     factor = dist.get_world_size() * engine.gradient_accumulation_steps() / (len(grids) * counted)
-    losses = torch.zeros(len(grids), len(tokens), device=engine.device)  # of each sample at each depth
+    losses = torch.zeros(len(grids), len(tokens), device=engine.device)  # per depth and sample
+
     for start in range(0, len(tokens), train.micro_batch):
         chosen = slice(start, start + train.micro_batch)
         rows = tokens[chosen]
@@ -219,43 +227,44 @@ def optimizer_step(
                     if teacher is None
                     else distillation_losses(logits, teacher)
                 )
-                of_samples = (per_token * mask[chosen]).sum(dim=1)
-            losses[nth, chosen] = of_samples.detach()
+                per_sample = (per_token * mask[chosen]).sum(dim=1)
+            losses[nth, chosen] = per_sample.detach()
             if nth == 0:
                 teacher = logits.detach() if train.objective == "distillation" else None
             if engine.is_gradient_accumulation_boundary():
-                # Every loss of the step is known, and one backward pass still to come: NaN in it reaches
-                # the gradient of all ranks, and that is not applied. Whether any rank has been asked to end
-                # travels along: they must agree.
-                asked = torch.tensor([float(work.is_asked_to_end())], device=engine.device)
+                # All losses of the step are known, and one backward pass is still to come. A NaN factor in
+                # it makes the gradient of all ranks NaN, and such a gradient is not applied. Whether any
+                # rank must stop is summed in the same all-reduce, as all ranks have to agree on it.
+                stop = torch.tensor([float(work.must_stop())], device=engine.device)
                 with times("communication"):
-                    *sums, asked_ranks = all_reduce_sum(torch.cat([losses.sum(dim=1), asked]))
+                    *sums, stopping_ranks = all_reduce_sum(torch.cat([losses.sum(dim=1), stop]))
                 mean = torch.stack(sums) / counted
                 good = mean.isfinite().all() & (mean[0] <= loss_limit)
                 factor = factor.where(good, math.nan)
             with times("backward"):
-                engine.backward(of_samples.sum() * factor)
+                engine.backward(per_sample.sum() * factor)
                 work.finish_backward()
             with times("optimizer"):
                 norm = zero.apply_gradients(engine, work.optim.clip)
+
     bad = ~losses.isfinite().all(dim=0).cpu()
     samples = batch.sample_ids[bad].tolist()
-    return StepResult(float(mean[0]), int(counted), norm, samples, bool(asked_ranks))
+    return StepResult(float(mean[0]), int(counted), norm, samples, bool(stopping_ranks))
 
 
 def predictions(engine: Any, rows: Tensor, depth: int | Grid, end_of_text: int | None) -> Tensor:
-    """Logits [batch, tokens, vocabulary] of the tokens after the first of ``rows`` [batch, tokens + 1]."""
+    """Logits [batch, tokens, vocabulary] for all but the first token of ``rows`` [batch, tokens + 1]."""
     heartbeat.passed()
     inputs = rows[:, :-1]
-    apart = {} if end_of_text is None else {"documents": documents_of(inputs, end_of_text)}
-    logits: Tensor = engine(inputs, depth=depth, **apart).logits
+    documents = {} if end_of_text is None else {"documents": documents_of(inputs, end_of_text)}
+    logits: Tensor = engine(inputs, depth=depth, **documents).logits
     return logits
 
 
 def damaged_samples(batch: Batch, device: torch.device) -> int:
-    """How many samples of all ranks' parts of a batch could not be read; this rank's are logged."""
+    """Number of damaged samples of a batch, over all ranks. This rank's are logged."""
     for reason in batch.damaged:
-        logger.warning("left out: %s", reason)
+        logger.warning("skipped: %s", reason)
     return int(all_reduce_sum(torch.tensor(len(batch.damaged), device=device)))
 
 

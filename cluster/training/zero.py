@@ -1,10 +1,11 @@
-"""DeepSpeed: its configuration, and its engine around a model."""
+"""DeepSpeed: configuration, engine, and access to gradients and weights at any ZeRO stage."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,19 @@ from cluster.runs.deepspeed_import import import_deepspeed
 from cluster.settings import OptimSettings, TrainSettings, ZeroSettings
 
 BUCKET = 500_000_000
-"""Elements of the buffer in which DeepSpeed collects gradients that travel together, at most."""
+"""Maximum elements of DeepSpeed's bucket, in which gradients are reduced together."""
 
 
 def deepspeed_config(
     train: TrainSettings, optim: OptimSettings, zero: ZeroSettings, workers: int, parameters: int
 ) -> dict[str, Any]:
-    """The dictionary DeepSpeed is started with; accumulation follows from global and micro batch.
+    """The configuration for DeepSpeed.
+
+    Gradient accumulation follows from the global and the micro batch. To DeepSpeed a second pass over a
+    micro-batch, at another depth, is one more micro-batch.
 
     Args:
-        parameters: the number of trained ones, in elements.
-
-    To DeepSpeed a second pass over a micro-batch, at another depth, is one more micro-batch.
+        parameters: number of trained parameters, in elements.
     """
     passes = train.global_batch // (train.micro_batch * workers)
     passes *= 1 if train.objective == "one_depth" else 2
@@ -35,7 +37,7 @@ def deepspeed_config(
         "train_batch_size": passes * train.micro_batch * workers,
         "train_micro_batch_size_per_gpu": train.micro_batch,
         "gradient_accumulation_steps": passes,
-        # Without ZeRO it is :func:`apply_gradients` that clips.
+        # Without ZeRO, :func:`apply_gradients` clips.
         "gradient_clipping": optim.clip if zero.stage else 0.0,
         # DeepSpeed's own Adam names would compile an operator at the first start; torch's AdamW does not.
         "zero_allow_untested_optimizer": True,
@@ -43,12 +45,12 @@ def deepspeed_config(
         "zero_optimization": {
             "stage": zero.stage,
             "stage3_param_persistence_threshold": zero.param_persistence_threshold,
-            # On a GPU it is allocated whole, however small the model is.
+            # Not larger than the model: on a GPU the whole bucket is allocated.
             "reduce_bucket_size": min(parameters, BUCKET),
             "offload_optimizer": {"device": zero.offload_optimizer, "pin_memory": True},
             "offload_param": {"device": zero.offload_parameters, "pin_memory": True},
         },
-        # Autocast, not DeepSpeed's bf16 mode: that would cast the coefficient functions and t as well.
+        # Autocast, as DeepSpeed's bf16 mode would cast the coefficient functions and t as well.
         # With no module listed as safe, gradients and parameters are communicated in float32.
         "torch_autocast": {
             "enabled": train.precision == "bf16",
@@ -62,14 +64,15 @@ def deepspeed_config(
 def parameter_groups(model: nn.Module, optim: OptimSettings) -> list[dict[str, Any]]:
     """Trainable parameters in up to three groups: matrices, vectors, coefficient functions.
 
-    Only matrices decay. ``rate``: a group's learning rate relative to ``optim.learning_rate``.
+    Weight decay applies to matrices only. ``rate`` is a group's learning rate relative to
+    ``optim.learning_rate``.
     """
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
     coefficients: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            # Weight sets carry their K in front: a set of vectors has two dimensions and is still vectors.
+            # Weight sets have a leading dimension K: a set of vectors has two dimensions but is no matrix.
             is_vector = name.endswith(("_bias", "_norm_weight")) or parameter.ndim < 2
             kind = coefficients if ".basis." in name else vectors if is_vector else matrices
             kind.append(parameter)
@@ -84,18 +87,19 @@ def parameter_groups(model: nn.Module, optim: OptimSettings) -> list[dict[str, A
 def initialize(
     model: nn.Module, train: TrainSettings, optim: OptimSettings, zero: ZeroSettings, folder: Path
 ) -> Any:
-    """The DeepSpeed engine around a model whose weights are initialised and whole on every worker.
+    """Create the DeepSpeed engine for a model whose weights are initialized, and complete on every worker.
 
-    What DeepSpeed is told is left in ``folder`` as ``deepspeed.json``.
+    The configuration is written to ``deepspeed.json`` in ``folder``.
 
-    The model is not built inside ``zero.Init``: under it plain initialisers see partitions, and leave
-    weights that are silently wrong.
+    The model must not be built inside ``zero.Init``, where plain initializers see partitions and silently
+    produce wrong weights.
     """
     deepspeed = import_deepspeed()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else "cpu"
     groups = parameter_groups(model.to(device), optim)
     optimizer = torch.optim.AdamW(groups, lr=optim.learning_rate, betas=optim.betas)
-    parameters = sum(parameter.numel() for group in groups for parameter in group["params"])
+    trained = chain.from_iterable(group["params"] for group in groups)
+    parameters = sum(parameter.numel() for parameter in trained)
     config = deepspeed_config(train, optim, zero, dist.get_world_size(), parameters)
     if dist.get_rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,17 +109,19 @@ def initialize(
 
 
 def apply_gradients(engine: Any, clip: float) -> float:
-    """End a micro-batch; at the last one of a step apply the gradients. Their norm before clipping.
+    """End a micro-batch; the last one of a step applies the gradients.
 
-    Gradients whose norm is not finite are not applied: weights and optimizer state stay as they are, on
-    every rank. The norm tells: it is of all ranks' gradients and the same on all of them. Under ZeRO
-    DeepSpeed does this; without, in float32, it would apply whatever it gets, and clips without telling
-    the norm.
+    Gradients with a norm that is not finite are not applied on any rank, which agree as the norm is that of
+    all ranks' gradients. With ZeRO, DeepSpeed does this itself; without, it would apply any gradient, and
+    clip without returning the norm.
+
+    Returns:
+        The gradient norm before clipping.
     """
     if engine.zero_optimization_stage() == 0 and engine.is_gradient_accumulation_boundary():
         norm = float(nn.utils.clip_grad_norm_(engine.module.parameters(), clip))
         if not math.isfinite(norm):
-            engine.zero_grad()  # the optimizer passes over what has no gradient
+            engine.zero_grad()  # the optimizer skips parameters without gradients
         engine.step()
         return norm
     engine.step()
@@ -123,13 +129,13 @@ def apply_gradients(engine: Any, clip: float) -> float:
 
 
 def trained_tensors(engine: Any) -> list[torch.Tensor]:
-    """The trained weights, or this rank's parts of them where they are shared out."""
+    """The trained weights, or this rank's partitions of them at stage 3."""
     trained = [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
     return [p.ds_tensor for p in trained] if engine.zero_optimization_stage() == 3 else trained
 
 
 def whole_state(engine: Any) -> dict[str, torch.Tensor]:
-    """The model's state with whole tensors on the CPU, on rank 0; empty elsewhere. All ranks must call it."""
+    """The model's complete state dict on the CPU, on rank 0; empty elsewhere. All ranks must call it."""
     deepspeed = import_deepspeed()
     module, partitioned = engine.module, engine.zero_optimization_stage() == 3
     state: dict[str, torch.Tensor] = {}

@@ -1,1 +1,5 @@
-"""From sources of text to a folder of shards, in steps that any number of workers can share."""
+"""The steps of building a data folder from text, as tasks that any number of workers can share.
+
+In order: ``scan`` reads the sources, ``near`` finds near duplicates, ``train`` makes the tokenizer,
+``encode`` tokenises, and ``write`` writes shards. ``steps`` runs them.
+"""

@@ -1,4 +1,6 @@
-"""The second step: a range of keys becomes two streams of tokens, one for each split."""
+"""The encoding step: documents in a range of keys become two streams of tokens, one for each split."""
+
+from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -20,20 +22,17 @@ from data.corpus import cut_text
 from data.manifest import SplitName
 
 BATCH_PIECES = 64
-BATCH_BYTES = 1024 * 1024  # of text that is tokenised together
-LONGEST_PIECE = 1024 * 1024  # bytes; a tokenizer takes a hundred times the memory of a text
+"""Maximum number of pieces of text that are tokenised together."""
+BATCH_BYTES = 1024 * 1024
+"""Bytes of text that are tokenised together."""
+LONGEST_PIECE = 1024 * 1024
+"""Maximum bytes of a piece: tokenizers take a hundred times the memory of a text."""
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation")
 
 
 class Counts(BaseModel):
-    """What became of one source's documents.
-
-    `documents` are distinct texts that no source before has, `duplicates` all others, `held_out` those
-    of the distinct ones that are in validation, `near_duplicates` texts that are left out for another that
-    is like them. `train` counts occurrences in training, `train_bytes`
-    theirs.
-    """
+    """Counts of one source's documents; the fields are those of :class:`data.manifest.Source`."""
 
     documents: int = 0
     duplicates: int = 0
@@ -44,7 +43,7 @@ class Counts(BaseModel):
 
 
 class EncodedSplit(BaseModel):
-    """A stream of tokens, one end-of-text behind each document, and the UTF-8 bytes of the texts."""
+    """Counts of a split's documents, their UTF-8 bytes, and tokens including one end-of-text per document."""
 
     documents: int = 0
     bytes: int = 0
@@ -52,9 +51,10 @@ class EncodedSplit(BaseModel):
 
 
 class Encoded(BaseModel):
-    """What became of a range of keys, by source number and by split."""
+    """The result of an encoding task."""
 
     sources: dict[int, Counts]
+    """Counts by the number of the source."""
     splits: dict[SplitName, EncodedSplit]
 
 
@@ -67,7 +67,7 @@ class Kept(NamedTuple):
 
 @dataclass(frozen=True)
 class EncodeTask(Task[Encoded]):
-    """Drops duplicates and tokenises the documents in the ranges low … high - 1, in the order of keys."""
+    """Removes duplicates from the documents in the key ranges ``low`` … ``high`` − 1, and tokenises them."""
 
     spills: tuple[Spill, ...]
     low: int
@@ -80,7 +80,7 @@ class EncodeTask(Task[Encoded]):
     result: ClassVar[type[BaseModel]] = Encoded
 
     def work(self) -> Encoded:
-        """Write `.train` and `.validation`, raw tokens, and `.texts`, the validation documents joined."""
+        """Write ``.train`` and ``.validation`` (raw tokens) and ``.texts`` (all validation documents)."""
         tokenizer = _load_tokenizer(self.tokenizer, self.tokenizer.stat().st_mtime_ns)
         end = tokenizers.end_of_text_id(tokenizer)
         sources: dict[int, Counts] = {}
@@ -104,14 +104,19 @@ class EncodeTask(Task[Encoded]):
 
 
 def keep(records: Iterable[Record], left_out: Container[bytes], sources: dict[int, Counts]) -> Iterator[Kept]:
-    """Yield sorted records' documents once each, and count into `sources` what became of them.
+    """Yield each document of sorted records once.
 
-    A text that several sources have counts for the first of them, and occurs as often as the largest of
-    their weights says. One whose key is in `left_out` is only counted.
+    A text that several sources have is counted for the first of them, and occurs as often as the largest of
+    their weights says.
+
+    Args:
+        records: records sorted by key.
+        left_out: keys of near duplicates, which are only counted.
+        sources: counts by the number of the source, which are updated.
     """
     for key, group in groupby(records, key=lambda record: record.key):
-        same = list(group)
-        first = same[0]
+        copies = list(group)
+        first = copies[0]
         if first.is_first:
             counts = sources.setdefault(first.source, Counts())
             if key in left_out:
@@ -119,28 +124,28 @@ def keep(records: Iterable[Record], left_out: Container[bytes], sources: dict[in
             else:
                 counts.documents += 1
                 counts.held_out += first.held_out
-            for other in same[1:]:
+            for other in copies[1:]:
                 sources.setdefault(other.source, Counts()).duplicates += 1
         if key in left_out:
             continue
-        for record in same:
-            if record.text is not None:
-                counts = sources.setdefault(record.source, Counts())
-                if not record.held_out:
-                    counts.train += 1
-                    counts.train_bytes += len(record.text)
-                yield Kept(record.text, record.held_out)
-                break
+
+        record = next((record for record in copies if record.text is not None), None)
+        if record is not None and record.text is not None:
+            counts = sources.setdefault(record.source, Counts())
+            if not record.held_out:
+                counts.train += 1
+                counts.train_bytes += len(record.text)
+            yield Kept(record.text, record.held_out)
 
 
 @lru_cache(maxsize=1)
 def _load_tokenizer(file: Path, changed: int) -> Tokenizer:
-    """Load it once for all the tasks of a process: a large one takes half a second."""
+    """The tokenizer, loaded once for all tasks of a process: a large one takes half a second."""
     return tokenizers.load_tokenizer(file)
 
 
 class _Piece(NamedTuple):
-    """What is tokenised at once: a document, or a part of a long one."""
+    """A document, or a part of a long one, that is tokenised at once."""
 
     text: bytes
     held_out: bool
@@ -169,9 +174,10 @@ def _batches(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
 
 
 def _tokens(tokenizer: Tokenizer, pieces: Sequence[_Piece], end: int, dtype: str) -> np.ndarray:
-    """Return the pieces' tokens [n], an end-of-text behind each document.
+    """The tokens of pieces [n], with end-of-text after each document.
 
-    Raises ValueError if text gives the end of text.
+    Raises:
+        ValueError: if the tokenizer gives end-of-text inside a document.
     """
     texts = [piece.text.decode("utf-8") for piece in pieces]
     encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)

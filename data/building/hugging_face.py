@@ -1,16 +1,24 @@
-"""Data sets that the library `datasets` reads, a row at a time."""
+"""Reading data sets with the library ``datasets``, one row at a time."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-SHARD_BYTES = 64 * 1024 * 1024  # of a data set that was saved with save_to_disk
+from data.errors import reason
+
+SHARD_BYTES = 64 * 1024 * 1024
+"""Shard size for data sets that were saved with ``save_to_disk``."""
 
 
 def open_data_set(name: str, config: str | None, split: str) -> Any:
-    """Open a data set of the hub or of a folder for streaming, as an `IterableDataset`.
+    """Open a data set of the hub or of a folder for streaming, as an ``IterableDataset``.
 
-    No program out of it is run. Raises ValueError, in one line, if it cannot be opened.
+    Code in the data set is never run.
+
+    Raises:
+        ValueError: if it cannot be opened.
     """
     import datasets
 
@@ -24,12 +32,13 @@ def open_data_set(name: str, config: str | None, split: str) -> Any:
             return datasets.load_dataset(name, config, split=split, streaming=True)
         return saved.to_iterable_dataset(num_shards=max(1, min(len(saved), saved.data.nbytes // SHARD_BYTES)))
     except Exception as error:  # noqa: BLE001 (the library raises many kinds)
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"hf:{name} cannot be opened ({reason}): correct name, config and split") from None
+        raise ValueError(
+            f"hf:{name} cannot be opened ({reason(error)}): correct name, config and split"
+        ) from None
 
 
 def size_and_stamp(name: str, data_set: Any) -> tuple[int, str]:
-    """Return about how many bytes it has (0 if nobody knows), and what changes when it does."""
+    """The approximate bytes of a data set, 0 if unknown, and a string that changes when the data set does."""
     folder = Path(name)
     if not folder.is_dir():
         size = data_set.info.dataset_size or 0 if data_set.info else 0
@@ -40,9 +49,10 @@ def size_and_stamp(name: str, data_set: Any) -> tuple[int, str]:
 
 
 def read_shard(name: str, config: str | None, split: str, field: str, index: int) -> Iterator[Any]:
-    """Yield the field of every row of one of a data set's shards.
+    """Yield one field of every row in a shard of a data set.
 
-    Raises ValueError for a data set without the field, and when it cannot be read.
+    Raises:
+        ValueError: if the data set lacks the field or cannot be read.
     """
     data_set = open_data_set(name, config, split)
     shown = f"hf:{name}"
@@ -55,8 +65,7 @@ def read_shard(name: str, config: str | None, split: str, field: str, index: int
         try:
             row = next(rows, None)
         except Exception as error:  # noqa: BLE001 (the library raises many kinds)
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{shown} cannot be read ({reason}): repair it or leave it out") from None
+            raise ValueError(f"{shown} cannot be read ({reason(error)}): repair it or leave it out") from None
         if row is None:
             return
         if field not in row:

@@ -1,4 +1,6 @@
-"""The parts of a source that tasks read one by one: files, ranges of large ones, shards of data sets."""
+"""The parts that sources are read in: files, ranges of large files, and shards of data sets."""
+
+from __future__ import annotations
 
 import os
 from collections.abc import Iterator
@@ -10,10 +12,12 @@ from urllib.parse import urlsplit
 from data.building import hugging_face
 from data.building.sources import TextSource
 from data.corpus import SUFFIXES, list_files
+from data.errors import reason
 
 Kind = Literal["text", "jsonl", "parquet", "tar", "hf"]
 
-PART_BYTES = 64 * 1024 * 1024  # a larger JSONL or Parquet file is read by several tasks
+PART_BYTES = 64 * 1024 * 1024
+"""Bytes of a part of a large JSONL or Parquet file."""
 
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(SUFFIXES, "text"),
@@ -31,62 +35,71 @@ KNOWN_SUFFIXES = (
 
 @dataclass(frozen=True)
 class Part:
-    """What is read in one go, and the source's settings that it is read with.
-
-    `name` is the file's path in its source. `bytes` are those of the file as it is stored. `stamp`
-    changes when the file does. `start` and `end` choose bytes of a JSONL file (the lines that begin
-    there), row groups of a Parquet file, or the shard `start` of `end` of a Hugging Face data set.
-    """
+    """A part of a source, with the source's options."""
 
     source: int
+    """The number of the source."""
     kind: Kind
     path: str
+    """The path or address of the file, or the name of the data set."""
     name: str
+    """The file's path in its source."""
     bytes: int
+    """Bytes of the part as stored, possibly compressed."""
     stamp: str
+    """A string that changes when the file does."""
     field: str
     weight: float
-    split: str
-    config: str | None
+    split: str = ""
+    config: str | None = None
     start: int = 0
+    """The first byte of a range of a JSONL file (all lines that begin in it), the first row group of a range
+    of a Parquet file, or the number of a data set's shard."""
     end: int | None = None
+    """The end of the range, or the number of the data set's shards; None means the whole file."""
 
     @property
     def compression(self) -> str | None:
-        """`gzip`, `zstd` or None, by the file's suffix."""
+        """The compression (``gzip``, ``zstd`` or None), from the file's suffix."""
         return _COMPRESSIONS.get(Path(urlsplit(self.path).path if self.is_remote else self.path).suffix)
 
     @property
     def is_remote(self) -> bool:
-        """Whether the file has to be fetched."""
+        """Whether the file has to be downloaded."""
         return self.kind != "hf" and "://" in self.path
 
     @property
     def is_first(self) -> bool:
-        """Whether it is the file's first range, or all of the file."""
+        """Whether this is the first range of a file, a whole file, or a shard of a data set."""
         return self.kind == "hf" or self.start == 0
 
 
 def list_parts(index: int, source: TextSource) -> list[Part]:
-    """Return the parts of source number `index`, in an order that depends on the source alone.
+    """The parts of source number ``index``, in an order that depends on the source alone.
 
-    Raises FileNotFoundError for a missing path; ValueError for a file of no known kind and for a folder
-    without any; OSError when a remote store does not answer.
+    Raises:
+        FileNotFoundError: for a missing path.
+        ValueError: for a file of an unknown kind, or a folder without files of a known kind.
+        OSError: if a remote store does not answer.
     """
     if source.is_hugging_face:
         return _of_data_set(index, source)
     if source.is_remote:
         return list(_of_address(index, source))
     root = Path(source.path)
-    return [
-        part
-        for file in list_files(root, KNOWN_SUFFIXES)
-        for part in _of_file(index, source, file, file.name if file == root else str(file.relative_to(root)))
-    ]
+    parts: list[Part] = []
+    for file in list_files(root, KNOWN_SUFFIXES):
+        name = file.name if file == root else str(file.relative_to(root))
+        parts += _of_file(index, source, file, name)
+    return parts
 
 
 def kind_of(name: str) -> Kind:
-    """Return how to read a file, by its name. Raises ValueError for an unknown suffix."""
+    """The kind of a file, from its name.
+
+    Raises:
+        ValueError: for an unknown suffix.
+    """
     path = Path(name)
     suffix = path.suffix
     if suffix in _COMPRESSIONS:
@@ -97,7 +110,7 @@ def kind_of(name: str) -> Kind:
         return _KINDS[suffix]
     raise ValueError(
         f"{name} ends in {path.suffix or 'no suffix'}: give {', '.join(_KINDS)}, all but .parquet also with "
-        f"{' or '.join(_COMPRESSIONS)} behind it"
+        f"{' or '.join(_COMPRESSIONS)} after it"
     )
 
 
@@ -107,14 +120,12 @@ def _of_file(index: int, source: TextSource, file: Path, name: str) -> Iterator[
     part = Part(
         source=index,
         kind=kind,
-        path=os.path.abspath(file),  # noqa: PTH100 (a link keeps its own suffix)
+        path=os.path.abspath(file),  # noqa: PTH100 (resolving a link would change its suffix)
         name=name,
         bytes=facts.st_size,
         stamp=f"{facts.st_size} {facts.st_mtime_ns}",
         field=source.field,
         weight=source.weight,
-        split="",
-        config=None,
     )
     if kind == "parquet":
         from data.building.records import row_group_ranges
@@ -142,10 +153,9 @@ def _of_address(index: int, source: TextSource) -> Iterator[Part]:
         raise ValueError(
             f"{_public(source.path)} cannot be read here ({error}): install that library"
         ) from None
-    except Exception as error:  # noqa: BLE001 (each store has errors of its own)
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # noqa: BLE001 (every store has its own errors)
         raise OSError(
-            f"{_public(source.path)} cannot be listed ({reason}): check address and rights"
+            f"{_public(source.path)} cannot be listed ({reason(error)}): check address and rights"
         ) from None
     if not files:
         raise FileNotFoundError(f"{_public(source.path)} does not exist: correct the address")
@@ -169,8 +179,6 @@ def _of_address(index: int, source: TextSource) -> Iterator[Part]:
             stamp=" ".join(str(fact.get(key, "")) for key in ("size", "ETag", "LastModified", "mtime")),
             field=source.field,
             weight=source.weight,
-            split="",
-            config=None,
         )
 
 
@@ -201,6 +209,6 @@ def _of_data_set(index: int, source: TextSource) -> list[Part]:
 
 
 def _public(address: str) -> str:
-    """An address without what may be secret in it: user, password and query."""
+    """An address without user, password and query, which may be secret."""
     parts = urlsplit(address)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -1,4 +1,6 @@
-"""Read a part of a source, whatever kind it is, as one text after the other."""
+"""Reading a part of a source of any kind as a sequence of texts."""
+
+from __future__ import annotations
 
 import io
 import tempfile
@@ -12,13 +14,15 @@ from data.building.parts import Part
 from data.building.records import checked_text, json_lines, parquet_column, text_of_line
 from data.building.tars import tar_texts
 from data.corpus import BLOCK, cut
+from data.errors import reason
 
 
 @contextmanager
 def fetched(part: Part, folder: Path) -> Iterator[str]:
-    """Give the path of a part's file: its own, or that of a copy in `folder` for as long as it is needed.
+    """Yield the path of a part's file; a remote file is downloaded to ``folder`` while the block runs.
 
-    Raises OSError, in one line, when a remote store does not give the file.
+    Raises:
+        OSError: if a remote file cannot be downloaded.
     """
     if not part.is_remote:
         yield part.path
@@ -29,16 +33,22 @@ def fetched(part: Part, folder: Path) -> Iterator[str]:
         try:
             store, remote = fsspec.url_to_fs(part.path)
             store.get_file(remote, f"{place}/copy")
-        except Exception as error:  # noqa: BLE001 (each store has errors of its own)
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise OSError(f"{part.name} could not be fetched ({reason}): build again to go on") from None
+        except Exception as error:  # noqa: BLE001 (every store has its own errors)
+            raise OSError(
+                f"{part.name} could not be fetched ({reason(error)}): build again to go on"
+            ) from None
         yield f"{place}/copy"
 
 
 def texts(part: Part, path: str) -> Iterator[str]:
-    """Yield the texts of a part, blank ones included; `path` is where its file is.
+    """Yield the texts of a part, including blank ones.
 
-    Raises ValueError, in one line, for what is not text.
+    Args:
+        part: the part.
+        path: the local path of its file.
+
+    Raises:
+        ValueError: for content that is not text.
     """
     name = part.name if part.is_remote else part.path
     if part.kind == "hf":
@@ -73,7 +83,7 @@ def _lines(part: Part, path: str, name: str, stream: io.BufferedReader) -> Itera
 
 
 def _line_number(path: str, compression: str | None, offset: int) -> int:
-    """Count the lines before a byte: only needed to say where a mistake is."""
+    """The line number of a byte, for an error message."""
     lines = 1
     with _opened(path, compression) as stream:
         while offset > 0 and (block := stream.read(min(offset, BLOCK))):
@@ -92,10 +102,10 @@ def _checked(name: str, field: str, values: Iterator[tuple[Any, Any]]) -> Iterat
 
 
 def _opened(path: str, compression: str | None) -> io.BufferedReader:
-    """Open a file for its bytes as they were before compression. Broken ones raise OSError when read."""
+    """Open a file, with decompression. A damaged file raises OSError when it is read."""
     if compression is None:
         return Path(path).open("rb")
     import pyarrow as pa
 
-    # Unlike zstandard's own reader, it tells a zstd file that was cut short from a whole one.
+    # Unlike the reader of zstandard, this one detects a truncated zstd file.
     return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(path), compression), BLOCK)

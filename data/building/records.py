@@ -1,17 +1,22 @@
-"""Texts out of JSON lines and of Parquet columns."""
+"""Texts from JSON lines and Parquet columns."""
+
+from __future__ import annotations
 
 import io
 import json
 from collections.abc import Iterator
 from typing import Any
 
-LONGEST_LINE = 256 * 1024 * 1024  # bytes; a line has to be held whole
+from data.errors import reason
+
+LONGEST_LINE = 256 * 1024 * 1024
+"""Maximum bytes of a line, which is held in memory."""
 
 
 def json_lines(stream: io.BufferedReader, start: int, end: int | None) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that begin at start … end - 1, each with where it begins; blank lines are left out.
+    """Yield the offset and content of all non-blank lines that begin at the bytes ``start`` … ``end`` − 1.
 
-    The stream stands at its beginning. Of a line of more than 256 MiB only that much is read; it ends them.
+    The stream must be at its beginning. A line of more than 256 MiB is yielded truncated, as the last one.
     """
     offset = start
     if start:
@@ -20,7 +25,7 @@ def json_lines(stream: io.BufferedReader, start: int, end: int | None) -> Iterat
             offset += len(skipped)
         offset += len(skipped) - 1
     elif stream.peek(3)[:3] == b"\xef\xbb\xbf":
-        offset += len(stream.read(3))  # a mark of UTF-8 that some editors write
+        offset += len(stream.read(3))  # the byte order mark that some editors write
     while end is None or offset < end:
         line = stream.readline(LONGEST_LINE + 1)
         if not line:
@@ -33,9 +38,10 @@ def json_lines(stream: io.BufferedReader, start: int, end: int | None) -> Iterat
 
 
 def text_of_line(line: bytes, field: str) -> str:
-    """Return a JSON line's text, "" for null.
+    """The text in a field of a JSON line, "" for null.
 
-    Raises ValueError with what is wrong and what to do; the caller says where.
+    Raises:
+        ValueError: with the problem and a remedy, to which the caller adds the place.
     """
     if len(line) > LONGEST_LINE:
         raise ValueError(f"is longer than {LONGEST_LINE} bytes: cut it into several")
@@ -54,9 +60,10 @@ def text_of_line(line: bytes, field: str) -> str:
 
 
 def checked_text(value: Any, field: str) -> str:
-    """Return a value that is text, "" for a missing one.
+    """A value that is text, "" for None.
 
-    Raises ValueError for something else, for a NUL character and for half of a surrogate pair.
+    Raises:
+        ValueError: for other types, NUL characters and halves of surrogate pairs.
     """
     if value is None:
         return ""
@@ -72,27 +79,29 @@ def checked_text(value: Any, field: str) -> str:
 
 
 def row_group_ranges(path: str, size: int) -> list[tuple[int, int]]:
-    """Return consecutive ranges of row groups of about `size` bytes each, at least one.
+    """Consecutive ranges of row groups of about ``size`` bytes each, at least one.
 
-    Raises ValueError for a file that is not Parquet.
+    Raises:
+        ValueError: for a file that is not Parquet.
     """
     with _parquet(path) as file:
         ranges = []
-        start = held = 0
+        start = total = 0
         for group in range(file.num_row_groups):
-            held += file.metadata.row_group(group).total_byte_size
-            if held >= size:
+            total += file.metadata.row_group(group).total_byte_size
+            if total >= size:
                 ranges.append((start, group + 1))
-                start, held = group + 1, 0
+                start, total = group + 1, 0
         if start < file.num_row_groups or not ranges:
             ranges.append((start, file.num_row_groups))
         return ranges
 
 
 def parquet_column(path: str, field: str, start: int, end: int | None) -> Iterator[tuple[int, Any]]:
-    """Yield the values of a text column in row groups start … end - 1, each with its row in that range.
+    """Yield row number and value of a text column in the row groups ``start`` … ``end`` − 1.
 
-    Raises ValueError for a broken file, and for one without the column or with something else in it.
+    Raises:
+        ValueError: for a damaged file, a missing column, or a column that is not text.
     """
     import pyarrow as pa
 
@@ -116,8 +125,7 @@ def parquet_column(path: str, field: str, start: int, end: int | None) -> Iterat
                     yield row, value
                     row += 1
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"{path} is broken ({reason}): fetch it again or leave it out") from None
+            raise ValueError(f"{path} is broken ({reason(error)}): fetch it again or leave it out") from None
 
 
 def _parquet(path: str) -> Any:
@@ -129,5 +137,6 @@ def _parquet(path: str) -> Any:
             path, buffer_size=1024 * 1024, pre_buffer=False, page_checksum_verification=True
         )
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not a Parquet file ({reason}): fetch it again or leave it out") from None
+        raise ValueError(
+            f"{path} is not a Parquet file ({reason(error)}): fetch it again or leave it out"
+        ) from None

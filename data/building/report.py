@@ -1,7 +1,10 @@
-"""What was taken and what was left out, for the manifest."""
+"""The manifest's entries of sources and splits, from the results of the steps."""
+
+from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,9 +16,13 @@ from data.manifest import Filters, Shard, Source, Split, SplitName
 
 
 def check_is_enough(sources: Sequence[TextSource], scanned: Sequence[Scanned], held_out: float) -> None:
-    """Raise ValueError for a source without any text, and for too few documents to have both splits."""
-    found = [_scanned_source(index, scanned) for index in range(len(sources))]
-    for source, facts in zip(sources, found, strict=True):
+    """Refuse a source without text, and too few documents for both splits.
+
+    Raises:
+        ValueError: naming the source, or the numbers of documents.
+    """
+    totals = [_scanned_source(index, scanned) for index in range(len(sources))]
+    for source, facts in zip(sources, totals, strict=True):
         if not facts.documents and (left_out := sum(facts.filtered.values())):
             raise ValueError(
                 f"{public_name(source)} has nothing left: all of its {left_out} texts broke a rule "
@@ -23,10 +30,10 @@ def check_is_enough(sources: Sequence[TextSource], scanned: Sequence[Scanned], h
             )
         if not facts.documents:
             raise ValueError(f"{public_name(source)} is empty: give something with text in it")
-    validation, train = sum(facts.held_out for facts in found), sum(facts.train for facts in found)
+    validation, train = sum(facts.held_out for facts in totals), sum(facts.train for facts in totals)
     if not (train and validation):
         raise ValueError(
-            f"text too small: of {sum(facts.documents for facts in found)} documents, {validation} are held "
+            f"text too small: of {sum(facts.documents for facts in totals)} documents, {validation} are held "
             f"out at held_out={held_out} and {train} are for training, and each side needs one: give more "
             "text or another fraction"
         )
@@ -38,7 +45,7 @@ def report_sources(
     encoded: Sequence[Encoded],
     filters: Filters | None,
 ) -> tuple[Source, ...]:
-    """Return the manifest's entry of each source."""
+    """The manifest's entry of each source."""
     entries = []
     rules = rule_names(filters) if filters else []
     for index, source in enumerate(sources):
@@ -65,7 +72,7 @@ def report_sources(
 def report_split(
     split: SplitName, encoded: Sequence[Encoded], shards: tuple[Shard, ...], gzip_bytes: int
 ) -> Split:
-    """Return the manifest's entry of a split."""
+    """The manifest's entry of a split."""
     parts = [result.splits[split] for result in encoded]
     return Split(
         documents=sum(part.documents for part in parts),
@@ -78,7 +85,7 @@ def report_split(
 
 
 def public_name(source: TextSource) -> str:
-    """Return a source's name without the folders above it, and without anything secret of an address."""
+    """A source's name without the folders above it, or the secrets in an address."""
     if source.is_hugging_face:
         name = source.path.removeprefix(HUGGING_FACE)
         return HUGGING_FACE + (Path(name).resolve().name if Path(name).exists() else name)
@@ -88,13 +95,13 @@ def public_name(source: TextSource) -> str:
 
 
 def _scanned_source(index: int, scanned: Sequence[Scanned]) -> ScannedSource:
-    """Put together what all tasks found in a source."""
-    found = [result.sources[index] for result in scanned if index in result.sources]
+    """The sum of all tasks' results for a source."""
+    results = [result.sources[index] for result in scanned if index in result.sources]
     return ScannedSource(
-        documents=sum(part.documents for part in found),
-        empty=sum(part.empty for part in found),
-        filtered=dict(sum((Counter(part.filtered) for part in found), Counter())),
-        held_out=sum(part.held_out for part in found),
-        train=sum(part.train for part in found),
-        files=[file for part in found for file in part.files],
+        documents=sum(result.documents for result in results),
+        empty=sum(result.empty for result in results),
+        filtered=dict(sum((Counter(result.filtered) for result in results), Counter())),
+        held_out=sum(result.held_out for result in results),
+        train=sum(result.train for result in results),
+        files=list(chain.from_iterable(result.files for result in results)),
     )

@@ -1,4 +1,6 @@
-"""The first step: read the sources, and spill their documents by key."""
+"""The first step: reading the sources and writing their documents to disk by key."""
+
+from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
@@ -19,11 +21,12 @@ from data.corpus import digest_is_held_out, is_blank
 from data.manifest import Filters
 from odeformer.files.digest import file_digest
 
-TASK_BYTES = 64 * 1024 * 1024  # of small files that are read by one task
+TASK_BYTES = 64 * 1024 * 1024
+"""Bytes of small files that one task reads."""
 
 
 class ScannedFile(BaseModel):
-    """A file of a source: its path there, its size in bytes and its SHA-256."""
+    """The path of a file in its source, its size in bytes and its SHA-256."""
 
     name: str
     bytes: int
@@ -31,32 +34,33 @@ class ScannedFile(BaseModel):
 
 
 class ScannedSource(BaseModel):
-    """What a task found in one source: documents, empty texts, those that broke a rule (by its
-    name), and the files that it read first.
-
-    `held_out` and `train` count occurrences before duplicates are known.
-    """
+    """Counts of the texts that a task read from one source, before duplicates are known."""
 
     documents: int = 0
     empty: int = 0
     filtered: dict[str, int] = {}
+    """Number of texts that broke a filter rule, by the rule's name."""
     held_out: int = 0
     train: int = 0
+    """Number of occurrences in training, with the source's weight taken into account."""
     files: list[ScannedFile] = []
+    """The files of which the task read the beginning."""
 
 
 class Scanned(BaseModel):
-    """What a task found, by source number; `bytes` are those of its parts, as they were estimated."""
+    """The result of a scanning task."""
 
     sources: dict[int, ScannedSource]
+    """Counts by the number of the source."""
     bytes: int
+    """Estimated bytes of the task's parts."""
 
 
 @dataclass(frozen=True)
 class ScanTask(Task[Scanned]):
-    """Reads some parts, and writes their documents' occurrences for `data.building.spill`.
+    """Reads parts of sources, and writes their documents in the format of :mod:`data.building.spill`.
 
-    Where near duplicates are to be left out, it writes what `data.building.near` compares, too.
+    If near duplicates are to be left out, it also writes signatures for :mod:`data.building.near`.
     """
 
     parts: tuple[Part, ...]
@@ -69,41 +73,42 @@ class ScanTask(Task[Scanned]):
 
     @property
     def spill(self) -> Spill:
-        """Where the documents are."""
+        """The files with the task's documents."""
         return Spill(self.file(".spill"), self.file(".index"))
 
     def work(self) -> Scanned:
-        """Read every text once, in the parts' order."""
+        """Read every text once, in the order of the parts."""
         sources: dict[int, ScannedSource] = {}
         with self.writing(".spill") as file, self.writing(".signatures") as signatures:
             writer = SpillWriter(file)
             for part in self.parts:
-                found = sources.setdefault(part.source, ScannedSource())
+                counts = sources.setdefault(part.source, ScannedSource())
                 with fetched(part, self.folder) as path:
-                    self._read(part, path, writer, signatures, found)
+                    self._read(part, path, writer, signatures, counts)
             index = writer.close()
         with self.writing(".index") as file:
             np.save(file, index, allow_pickle=False)
         return Scanned(sources=sources, bytes=sum(part.bytes for part in self.parts))
 
     def _read(
-        self, part: Part, path: str, writer: SpillWriter, signatures: BinaryIO, found: ScannedSource
+        self, part: Part, path: str, writer: SpillWriter, signatures: BinaryIO, counts: ScannedSource
     ) -> None:
         contents, size = hashlib.sha256(), 0
         for text in texts(part, path):
             if is_blank(text):
-                found.empty += 1
+                counts.empty += 1
                 continue
             data = text.encode("utf-8")
             if self.filters and (rule := broken_rule(self.filters, text, len(data))):
-                found.filtered[rule] = found.filtered.get(rule, 0) + 1
+                counts.filtered[rule] = counts.filtered.get(rule, 0) + 1
                 continue
+
             digest = hashlib.sha256(data).digest()
             held_out = digest_is_held_out(digest, self.held_out)
             copies = 1 if held_out else copies_of(digest, part.weight)
-            found.documents += 1
-            found.held_out += held_out
-            found.train += 0 if held_out else copies
+            counts.documents += 1
+            counts.held_out += held_out
+            counts.train += 0 if held_out else copies
             if self.filters and self.filters.near_duplicates and copies:  # others are in no split
                 signatures.write(sign(digest, part.source, copies, text))
             for copy in range(max(1, copies)):
@@ -112,17 +117,18 @@ class ScanTask(Task[Scanned]):
             if part.kind == "hf":
                 contents.update(digest)
                 size += len(data)
-        if part.kind == "hf":  # what it is made of is the library's business; the texts are ours
-            found.files.append(ScannedFile(name=part.name, bytes=size, sha256=contents.hexdigest()))
+
+        if part.kind == "hf":  # the files' format is the library's business, so the digest is of the texts
+            counts.files.append(ScannedFile(name=part.name, bytes=size, sha256=contents.hexdigest()))
         elif part.is_first:
             size = Path(path).stat().st_size
-            found.files.append(ScannedFile(name=part.name, bytes=size, sha256=file_digest(Path(path))))
+            counts.files.append(ScannedFile(name=part.name, bytes=size, sha256=file_digest(Path(path))))
 
 
 def copies_of(digest: bytes, weight: float) -> int:
-    """Return how often a training document occurs: the weight, rounded up or down by the text's digest.
+    """The number of occurrences of a training document: its weight, rounded up or down by its digest.
 
-    Like being held out, it depends on the text alone; a larger weight never gives fewer.
+    It depends on the text and the weight alone, and never falls when the weight grows.
     """
     fraction = int.from_bytes(digest[8:16], "big") / 2**64
     return int(weight + fraction)
@@ -131,15 +137,15 @@ def copies_of(digest: bytes, weight: float) -> int:
 def scan_tasks(
     folder: Path, parts: Sequence[Part], held_out: float, seed: int, filters: Filters | None
 ) -> list[ScanTask]:
-    """Return the tasks that read all parts: a large part has its own, small ones share one."""
+    """The tasks that read all parts; small parts share a task."""
     groups: list[list[Part]] = [[]]
-    held = 0
+    total = 0
     for part in parts:
-        if held and held + part.bytes > TASK_BYTES:
+        if total and total + part.bytes > TASK_BYTES:
             groups.append([])
-            held = 0
+            total = 0
         groups[-1].append(part)
-        held += part.bytes
+        total += part.bytes
     return [
         ScanTask(folder, f"scan-{index:06d}", tuple(group), held_out, seed, filters)
         for index, group in enumerate(groups)
@@ -147,7 +153,7 @@ def scan_tasks(
 
 
 def source_digest(files: Sequence[ScannedFile], alone: bool) -> str:
-    """Return the digest of a source: its only file's, or that of the lines which `sha256sum` prints."""
+    """The digest of a source: that of its single file, or of the lines that ``sha256sum`` prints."""
     if alone:
         return files[0].sha256
     listing = "".join(f"{file.sha256}  {Path(file.name).as_posix()}\n" for file in files)

@@ -1,7 +1,8 @@
-"""Tasks whose results outlive the process: a build that was killed goes on where it was."""
+"""Tasks with stored results, so that a build that was killed continues where it stopped."""
+
+from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from abc import ABC, abstractmethod
@@ -9,28 +10,30 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Generic, TypeVar
+from typing import Any, BinaryIO, ClassVar, Generic, TypeVar, cast
 
 from pydantic import BaseModel
 
+from odeformer.files.atomic import new_file
 from odeformer.files.lock import locked
 
 Result = TypeVar("Result", bound=BaseModel)
 
 RESULT = ".json"
+"""Suffix of the file with a task's result."""
 
 Done = tuple[str, BaseModel]
 """A task's name and its result."""
 
 Run = Callable[[Callable[["Task[Any]"], Done], Sequence["Task[Any]"]], Iterable[Done]]
-"""Calls a function with each of some tasks and gives what it returns, in any order, as it comes."""
+"""A function that calls another one with each of some tasks and yields the results in any order."""
 
 
 @dataclass(frozen=True)
 class Task(ABC, Generic[Result]):
-    """A piece of the build: a pure function of its fields, with files beside its result.
+    """A part of the build: a pure function of its fields, with a result and files.
 
-    It may run twice, or anywhere that sees `folder`; it writes the same bytes.
+    It may run several times, on any machine that shares ``folder``, and always writes the same bytes.
     """
 
     folder: Path
@@ -41,57 +44,53 @@ class Task(ABC, Generic[Result]):
 
     @abstractmethod
     def work(self) -> Result:
-        """Write the task's files with `writing`, and return its result."""
+        """Write the task's files with :meth:`writing`, and return its result."""
 
     def file(self, suffix: str) -> Path:
-        """Return where one of the task's files is."""
+        """The path of one of the task's files."""
         return self.folder / f"{self.name}{suffix}"
 
     @contextmanager
     def writing(self, suffix: str) -> Iterator[BinaryIO]:
-        """Give a file to write; it appears whole, under the task's name, at the end.
-
-        A result is not forced down to the disk: what it vouches for is, and one that is lost is found
-        again.
-        """
-        # Under a name of its own: the same task may run elsewhere, after a node that was only thought dead.
-        temporary = self.folder / f"{self.name}{suffix}.{uuid.uuid4().hex}"
-        with temporary.open("xb") as file:
+        """Yield a file to write, which is published under the task's name at the end of the block."""
+        # The writer's name is unique: the task may also be running on a node that was wrongly declared dead.
+        with new_file(self.file(suffix), writer=uuid.uuid4().hex) as path, path.open("xb") as file:
             yield file
-            if suffix != RESULT:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.rename(self.file(suffix))
 
     def finished(self) -> Result | None:
-        """Return the result if the task was done and all of its files are still there, or None."""
+        """The stored result if the task is finished and its files are complete, else None."""
         try:
-            noted = json.loads(self.file(RESULT).read_bytes())
+            stored = json.loads(self.file(RESULT).read_bytes())
             sizes = {suffix: self.file(suffix).stat().st_size for suffix in self.suffixes}
         except (FileNotFoundError, json.JSONDecodeError):
             return None
-        return self.result.model_validate(noted["result"]) if noted["files"] == sizes else None  # type: ignore[return-value]
+        if stored["files"] != sizes:
+            return None
+        return cast(Result, self.result.model_validate(stored["result"]))
 
 
 def perform(task: Task[Any]) -> Done:
-    """Do a task and note its result behind its files."""
+    """Run a task, and store its result after its files are written."""
     result = task.work()
     sizes = {suffix: task.file(suffix).stat().st_size for suffix in task.suffixes}
-    noted = {"result": result.model_dump(mode="json"), "files": sizes}
+    stored = {"result": result.model_dump(mode="json"), "files": sizes}
     with task.writing(RESULT) as file:
-        file.write(json.dumps(noted).encode("utf-8"))
+        file.write(json.dumps(stored).encode("utf-8"))
     return task.name, result
 
 
 def one_after_the_other(function: Callable[[Task[Any]], Done], tasks: Sequence[Task[Any]]) -> Iterator[Done]:
-    """Run tasks in this process."""
+    """Run tasks sequentially in this process."""
     return map(function, tasks)
 
 
 def run_tasks(tasks: Sequence[Task[Any]], run: Run, done: Callable[[Any, bool], None]) -> list[Any]:
-    """Return the tasks' results, in the tasks' order; what was finished before is not done again.
+    """The results of tasks, in their order; finished tasks are not run again.
 
-    `done` is told each result as it comes, and whether it is new.
+    Args:
+        tasks: the tasks.
+        run: runs the tasks that are not finished.
+        done: called with each result when it is available, and whether it is new.
     """
     results: dict[str, Any] = {}
     for task in tasks:
@@ -108,11 +107,14 @@ def run_tasks(tasks: Sequence[Task[Any]], run: Run, done: Callable[[Any, bool], 
 
 @contextmanager
 def scratch_folder(out: Path, key: str) -> Iterator[Path]:
-    """Give the folder beside `out` that keeps a build's finished tasks, until the build is through.
+    """Yield the folder beside ``out`` with a build's finished tasks, which is removed after the build.
 
-    It holds what an earlier build with the same key has left; anything else is removed first. A mistake
-    in the input (ValueError, FileNotFoundError) removes it too: with other input, nothing in it would be
-    of use. After any other end it stays. Raises ValueError while another build works in it.
+    Finished tasks of an earlier build are kept if it had the same key. An error in the input (ValueError,
+    FileNotFoundError) also removes the folder, since tasks are of no use for other input; other errors do
+    not.
+
+    Raises:
+        ValueError: if another build is using the folder.
     """
     folder = out.with_name(f".{out.name}.building")
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,21 +125,17 @@ def scratch_folder(out: Path, key: str) -> Iterator[Path]:
             raise ValueError(
                 f"another build is making {out}: wait for it, or choose another folder"
             ) from None
-        noted = folder / "key"
-        if not noted.is_file() or noted.read_text() != key:
-            _remove([path for path in folder.iterdir() if path.name != "lock"])
-            noted.write_text(key)
+        key_file = folder / "key"
+        if not key_file.is_file() or key_file.read_text() != key:
+            for path in folder.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != "lock":
+                    path.unlink()
+            key_file.write_text(key)
         try:
             yield folder
         except (ValueError, FileNotFoundError):
             shutil.rmtree(folder)
             raise
         shutil.rmtree(folder)
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()

@@ -1,4 +1,6 @@
-"""What to build from: the sources that somebody names, each with its weight in the mixture."""
+"""The sources that a data set is built from, with their weights in the mixture."""
+
+from __future__ import annotations
 
 import re
 from pathlib import Path
@@ -8,29 +10,30 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 HUGGING_FACE = "hf:"
 REMOTE = ("s3", "http", "https", "gs", "gcs", "az", "abfs", "abfss")
-"""Where fsspec may fetch from. Whatever else looks like an address is refused: some would run commands."""
+"""Protocols that fsspec may read from. All others are refused, since some would run commands."""
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):")
 
 
 class TextSource(BaseModel):
-    """One source of text.
-
-    `path` is a file or a folder, an address (s3://, http(s)://, …), or `hf:` and the name or folder of
-    a Hugging Face data set. `weight` is how often its training documents occur in an epoch: 0.3 keeps a
-    fixed 30 % of them, 2.5 gives each two or three times; held-out documents occur once, whatever it is.
-    `field` names the text in JSON lines, columns and tars' .json members; `split` and `config` choose
-    within a Hugging Face data set.
-    """
+    """A source of text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: Annotated[str, Field(min_length=1)]
+    """A file or folder, an address (s3://, http(s)://, …), or ``hf:`` with the name or folder of a Hugging
+    Face data set."""
     weight: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
+    """Average number of occurrences of its training documents per epoch: with 0.3 a fixed 30 % of them occur,
+    with 2.5 each occurs two or three times. Held-out documents always occur once."""
     field: Annotated[str, Field(min_length=1)] = "text"
+    """The field with the text in JSON lines, columns, and .json members of tar files."""
     licence: str | None = None
+    """The licence to note in the manifest."""
     split: str = "train"
+    """The split of a Hugging Face data set."""
     config: str | None = None
+    """The configuration of a Hugging Face data set."""
 
     @model_validator(mode="after")
     def _can_be_read(self) -> Self:
@@ -49,16 +52,16 @@ class TextSource(BaseModel):
 
     @property
     def is_hugging_face(self) -> bool:
-        """Whether the library `datasets` reads it."""
+        """Whether the source is read by the library ``datasets``."""
         return self.path.startswith(HUGGING_FACE)
 
     @property
     def is_remote(self) -> bool:
-        """Whether fsspec fetches its files."""
+        """Whether the source's files are downloaded with fsspec."""
         return not self.is_hugging_face and "://" in self.path
 
     def beside(self, folder: Path) -> Self:
-        """Return the source with a path that is relative to this folder."""
+        """The source with a relative path taken as relative to ``folder``."""
         if self.is_remote:
             return self
         prefix, path = (HUGGING_FACE, self.path[3:]) if self.is_hugging_face else ("", self.path)
@@ -68,7 +71,7 @@ class TextSource(BaseModel):
 
 
 class Mixture(BaseModel):
-    """A file of sources."""
+    """A list of sources, as in a mixture file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -76,7 +79,11 @@ class Mixture(BaseModel):
 
 
 def as_source(given: TextSource | Path | str) -> TextSource:
-    """Return a source for a path or an address. Raises ValueError, in one line, for one that is refused."""
+    """The source for a path or an address.
+
+    Raises:
+        ValueError: for one that is refused.
+    """
     if isinstance(given, TextSource):
         return given
     try:

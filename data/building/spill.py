@@ -1,4 +1,6 @@
-"""Documents on disk, sorted roughly by key: the half-way house of a shuffle that needs no memory."""
+"""Documents on disk, grouped by ranges of random keys: the first half of an external shuffle."""
+
+from __future__ import annotations
 
 import hashlib
 import os
@@ -9,8 +11,10 @@ from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
-RANGES = 4096  # of keys, by their first twelve bits
-RUN_BYTES = 64 * 1024 * 1024  # of documents that a writer holds before it sorts them to disk
+RANGES = 4096
+"""Number of ranges of keys, by their first twelve bits."""
+RUN_BYTES = 64 * 1024 * 1024
+"""Bytes of documents that a writer holds before it writes them to disk as a run."""
 
 Number = TypeVar("Number", int, np.ndarray)
 
@@ -19,32 +23,31 @@ _HELD_OUT, _FIRST, _HAS_TEXT = 1, 2, 4
 
 
 class Record(NamedTuple):
-    """One occurrence of a document.
-
-    `key` places it in the order of all; the same text's same copy has the same key wherever it comes
-    from. `is_first` marks copy 0, which stands for the document where documents are counted. `text` is
-    UTF-8, or None where the weight of the source leaves the document out.
-    """
+    """An occurrence of a document."""
 
     key: bytes
+    """The occurrence's place in the order of all, the same for the same copy of a text in any source."""
     source: int
+    """The number of the source."""
     held_out: bool
     is_first: bool
+    """Whether this is copy 0, by which documents are counted."""
     text: bytes | None
+    """The text in UTF-8, or None if the weight of the source leaves the document out."""
 
 
 def document_key(digest: bytes, seed: int, copy: int) -> bytes:
-    """Return where an occurrence stands in the order of all: they are sorted by this."""
+    """The key of an occurrence, by which all occurrences are sorted, and thus shuffled."""
     return hashlib.sha256(f"{seed}/{copy}/".encode() + digest).digest()
 
 
 def range_of(front: Number) -> Number:
-    """Return the range of a key, or of several, by the number that its first two bytes are."""
+    """The range of a key, or of several, from the number in its first two bytes."""
     return front * RANGES >> 16
 
 
 class SpillWriter:
-    """Writes records in runs; in each run, those of the same range of keys lie together."""
+    """Writes records in runs, in each of which the records of the same key range are adjacent."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -53,7 +56,7 @@ class SpillWriter:
         self._runs: list[np.ndarray] = []
 
     def add(self, record: Record) -> None:
-        """Keep a record, and write a run when there are enough."""
+        """Add a record, and write a run if there are enough."""
         text = record.text or b""
         flags = _HELD_OUT * record.held_out + _FIRST * record.is_first + _HAS_TEXT * (record.text is not None)
         held = self._held[range_of(int.from_bytes(record.key[:2], "big"))]
@@ -64,7 +67,7 @@ class SpillWriter:
             self._write_run()
 
     def close(self) -> np.ndarray:
-        """Write what is left; return the index, int64 [runs, RANGES + 1]: where each range begins."""
+        """Write the last run, and return the offsets of all ranges: int64 [runs, RANGES + 1]."""
         self._write_run()
         return np.array(self._runs, dtype=np.int64).reshape(-1, RANGES + 1)
 
@@ -79,14 +82,14 @@ class SpillWriter:
 
 
 class Spill(NamedTuple):
-    """A file of records and its index."""
+    """The files of a :class:`SpillWriter`: records, and the offsets of their ranges."""
 
     records: Path
     offsets: Path
 
 
 def read_records(spills: Sequence[Spill], low: int, high: int) -> list[Record]:
-    """Return the records of the ranges low … high - 1, sorted by key; equal keys by source, texts first."""
+    """The records of the ranges ``low`` … ``high`` − 1, by key, then by source, those with text first."""
     records: list[Record] = []
     for spill in spills:
         with spill.records.open("rb") as file:
@@ -98,7 +101,7 @@ def read_records(spills: Sequence[Spill], low: int, high: int) -> list[Record]:
 
 
 def range_sizes(spills: Sequence[Spill]) -> np.ndarray:
-    """Return int64 [RANGES]: the bytes of each range of keys, over all files."""
+    """The bytes of each range of keys in all files: int64 [RANGES]."""
     sizes = np.zeros(RANGES, dtype=np.int64)
     for spill in spills:
         sizes += np.diff(np.load(spill.offsets, allow_pickle=False), axis=1).sum(axis=0)
@@ -106,14 +109,14 @@ def range_sizes(spills: Sequence[Spill]) -> np.ndarray:
 
 
 def group_ranges(sizes: np.ndarray, most: int) -> list[tuple[int, int]]:
-    """Return consecutive groups of ranges [low, high) that hold at most `most` bytes, or a single range."""
+    """Consecutive groups of ranges [low, high), each a single range or of at most ``most`` bytes."""
     groups: list[tuple[int, int]] = []
-    low = held = 0
+    low = total = 0
     for index, size in enumerate(sizes):
-        if held and held + size > most:
+        if total and total + size > most:
             groups.append((low, index))
-            low, held = index, 0
-        held += int(size)
+            low, total = index, 0
+        total += int(size)
     return [*groups, (low, RANGES)]
 
 

@@ -1,4 +1,6 @@
-"""The steps of a build, one after the other; the tasks of each may run anywhere."""
+"""The steps of a build in sequence; the tasks of a step may run on any worker."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,15 +19,17 @@ from data.building.write import GzipTask, ShardTask, shard_tasks
 from data.manifest import Filters, Shard, SplitName
 
 Progress = Callable[[str, float], None]
-"""Is told a stage (reading, comparing, tokenizer, encoding, writing) and how far it is, from 0 to 1."""
+"""A callback with a stage (reading, comparing, tokenizer, encoding, writing) and its fraction done."""
 
-LEAST_GROUP, LARGEST_GROUP = 1024 * 1024, 64 * 1024 * 1024  # bytes of text that an encoding task holds
-GROUPS = 64  # encoding tasks, before they grow
+LEAST_GROUP, LARGEST_GROUP = 1024 * 1024, 64 * 1024 * 1024
+"""Minimum and maximum bytes of text that an encoding task holds."""
+GROUPS = 64
+"""Number of encoding tasks, unless they would have too much or too little text."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a build does with its sources; `tokenizer` is one to use, as JSON, instead of training one."""
+    """The options of a build that determine its result, as in :func:`data.shards.build`."""
 
     vocabulary_size: int
     sequence_length: int
@@ -33,18 +37,19 @@ class Settings:
     seed: int
     filters: Filters | None
     tokenizer: bytes | None
+    """The content of a tokenizer.json to use instead of training one."""
     shard_sequences: int | None
 
 
 class Written(NamedTuple):
-    """A split's tar files, and their entries in the manifest."""
+    """A split's tar files and their entries in the manifest."""
 
     files: list[Path]
     shards: tuple[Shard, ...]
 
 
 class Steps:
-    """Runs the steps in one folder. What was finished there before is taken as it is."""
+    """Runs the steps of a build in a folder; tasks that are finished there are not run again."""
 
     def __init__(
         self,
@@ -66,7 +71,7 @@ class Steps:
         self._encodes: list[EncodeTask] = []
 
     def scan(self, parts: Sequence[Part]) -> list[Scanned]:
-        """Read all parts, and spill their documents by key."""
+        """Read all parts, and write their documents to disk by key."""
         settings = self._settings
         tasks = scan_tasks(self._folder, parts, settings.held_out, settings.seed, settings.filters)
         results: list[Scanned] = self._stage("reading", tasks)
@@ -78,7 +83,7 @@ class Steps:
         return results
 
     def compare(self, threshold: float) -> None:
-        """Find the documents that are at least so similar, and which of them are left out."""
+        """Find near duplicates, whose similarity is at least ``threshold``, and choose those to leave out."""
         bands = band_tasks(self._folder, self._signatures, threshold)
         self._stage("comparing", bands)
         pairs = tuple(task.file(".pairs") for task in bands)
@@ -87,7 +92,7 @@ class Steps:
         self._left_out = (task.file(".left_out"),)
 
     def train(self) -> tuple[Path, Trained]:
-        """Train the tokenizer, or take the given one; return its file and what is to know of it."""
+        """Train the tokenizer, or use the given one; return its file and its properties."""
         task = TokenizerTask(
             self._folder,
             "tokenizer",
@@ -97,12 +102,12 @@ class Steps:
             self._settings.vocabulary_size,
             self._settings.tokenizer,
         )
-        # In this process, which may use all of its cores: nothing else can be done meanwhile.
+        # In this process, which may use all cores: no other task can run at the same time.
         (trained,) = self._stage("tokenizer", [task], one_after_the_other)
         return task.file(".tokenizer"), trained
 
     def encode(self, tokenizer: Path, dtype: str) -> list[Encoded]:
-        """Drop duplicates, and tokenise what is left."""
+        """Remove duplicates, and tokenise the remaining documents."""
         self._encodes = [
             EncodeTask(
                 self._folder, f"encode-{index:06d}", self._spills, low, high, self._left_out, tokenizer, dtype
@@ -112,7 +117,7 @@ class Steps:
         return self._stage("encoding", self._encodes)
 
     def write(self, encoded: Sequence[Encoded], dtype: str) -> tuple[dict[SplitName, Written], int]:
-        """Cut the streams into shards; return these and the size of the validation texts under gzip."""
+        """Cut the token streams into shards; return them and the gzipped size of the validation texts."""
         tasks: dict[SplitName, list[ShardTask]] = {}
         for split in SPLITS:
             counts = [result.splits[split].tokens for result in encoded]
@@ -126,25 +131,25 @@ class Steps:
                 self._settings.shard_sequences,
             )
         texts = tuple(task.file(".texts") for task in self._encodes)
-        zipping = GzipTask(self._folder, "gzip", texts)
-        size, *shards = self._stage("writing", [zipping, *tasks["train"], *tasks["validation"]])
-        count = len(tasks["train"])
-        entries = {"train": shards[:count], "validation": shards[count:]}
-        return {
-            split: Written([task.file(".tar") for task in tasks[split]], tuple(entries[split]))
-            for split in SPLITS
-        }, size.bytes
+        gzip_task = GzipTask(self._folder, "gzip", texts)
+        size, *shards = self._stage("writing", [gzip_task, *tasks["train"], *tasks["validation"]])
+        written = {}
+        for split in SPLITS:
+            files = [task.file(".tar") for task in tasks[split]]
+            written[split] = Written(files, tuple(shards[: len(files)]))
+            shards = shards[len(files) :]
+        return written, size.bytes
 
     def _stage(self, name: str, tasks: Sequence[Task[Any]], run: Run | None = None) -> list[Any]:
-        """Return the tasks' results, and tell how far they are."""
-        ended = 0
+        """The results of a step's tasks, with progress reports."""
+        finished = 0
 
         def done(result: Any, is_new: bool) -> None:
-            nonlocal ended
-            ended += 1
+            nonlocal finished
+            finished += 1
             if is_new and isinstance(result, Encoded):
                 self._encoded(sum(split.tokens for split in result.splits.values()))
-            self._progress(name, ended / len(tasks))
+            self._progress(name, finished / len(tasks))
 
         self._progress(name, 0.0)
         return run_tasks(tasks, run or self._run, done)

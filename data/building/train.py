@@ -1,4 +1,6 @@
-"""Between the first two steps: the tokenizer."""
+"""The tokenizer step: training a tokenizer on a sample of the documents."""
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,11 +16,12 @@ from data.building.scratch import Task
 from data.building.spill import Spill, read_records
 from data.corpus import cut_text
 
-SAMPLE_BYTES = 128 * 1024 * 1024  # of documents that a tokenizer is trained on
+SAMPLE_BYTES = 128 * 1024 * 1024
+"""Bytes of documents that a tokenizer is trained on."""
 
 
 class Trained(BaseModel):
-    """A tokenizer's number of tokens, and the one that ends documents."""
+    """The vocabulary size of a tokenizer and its end-of-text token."""
 
     vocabulary_size: int
     end_of_text: int
@@ -26,7 +29,7 @@ class Trained(BaseModel):
 
 @dataclass(frozen=True)
 class TokenizerTask(Task[Trained]):
-    """Trains a tokenizer on a sample of the documents in some groups of ranges, or writes a given one."""
+    """Trains a tokenizer on a sample of the documents, or writes a given one."""
 
     spills: tuple[Spill, ...]
     groups: tuple[tuple[int, int], ...]
@@ -38,7 +41,7 @@ class TokenizerTask(Task[Trained]):
     result: ClassVar[type[BaseModel]] = Trained
 
     def work(self) -> Trained:
-        """Write the tokenizer's JSON."""
+        """Write ``.tokenizer``, the content of a tokenizer.json."""
         if self.given is not None:
             tokenizer, data = tokenizers.from_json(self.given), self.given
         else:
@@ -55,7 +58,7 @@ class TokenizerTask(Task[Trained]):
 def training_sample(
     spills: Sequence[Spill], groups: Iterable[tuple[int, int]], left_out: Sequence[Path]
 ) -> Iterator[str]:
-    """Yield the first 128 MiB of training documents: a random part of the mixture, as their order is."""
+    """Yield the first 128 MiB of training documents, a random sample since they are in random order."""
     size = 0
     for low, high in groups:
         for document in keep(read_records(spills, low, high), keys_left_out(left_out, low, high), {}):

@@ -1,8 +1,9 @@
-"""The last step: streams of tokens become shards."""
+"""The last step: writing streams of tokens as shards."""
+
+from __future__ import annotations
 
 import hashlib
 import io
-import os
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,18 +18,20 @@ from data.building.scratch import Task
 from data.corpus import BLOCK
 from data.manifest import Member, Shard, SplitName
 
-os.environ.setdefault("WDS_SECURE", "1")  # before webdataset: no commands, no pickle
-
-MEMBER_BYTES = 256 * 1024  # a tar header per 2 KB sequence would waste half of the file
-SHARD_BYTES = 64 * 1024 * 1024  # a shard of more would take long to fetch and to check
-LEAST_MEMBERS = 8  # of a shard that is not a split's last
-_MEMBER_FRAME = 1024 + tarfile.BLOCKSIZE  # headers of tar and numpy, and what fills the last block
+MEMBER_BYTES = 256 * 1024
+"""Bytes of a member. With one member per sequence of 2 KB, tar headers would be half of the file."""
+SHARD_BYTES = 64 * 1024 * 1024
+"""Maximum bytes of a shard; larger ones would take long to download and to check."""
+LEAST_MEMBERS = 8
+"""Minimum number of members of a shard, except for the last one of a split."""
+SHARDS = 64
+"""Number of a split's shards before they grow: shuffling needs several, even for a small corpus."""
+_MEMBER_FRAME = 1024 + tarfile.BLOCKSIZE  # headers of tar and numpy, and padding
 _END_MARK = 2 * tarfile.BLOCKSIZE
-SHARDS = 64  # of a split, before they grow: an order mixes several, and a small corpus needs some to mix
 
 
 class Stretch(NamedTuple):
-    """So many tokens of a file of raw tokens, from number `start` on."""
+    """Consecutive tokens in a file of raw tokens, from token number ``start`` on."""
 
     file: Path
     start: int
@@ -37,7 +40,7 @@ class Stretch(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardTask(Task[Shard]):
-    """Writes one shard: the sequences in some stretches of the stream, which follow one another."""
+    """Writes a shard with the sequences in consecutive stretches of a token stream."""
 
     stretches: tuple[Stretch, ...]
     sequence_length: int
@@ -48,13 +51,10 @@ class ShardTask(Task[Shard]):
     result: ClassVar[type[BaseModel]] = Shard
 
     def work(self) -> Shard:
-        """Return the shard's entry in the manifest."""
-        tokens = np.concatenate(
-            [
-                np.fromfile(s.file, self.dtype, s.tokens, offset=s.start * np.dtype(self.dtype).itemsize)
-                for s in self.stretches
-            ]
-        )
+        """Write ``.tar``, and return the shard's entry in the manifest."""
+        size = np.dtype(self.dtype).itemsize
+        stretches = [np.fromfile(s.file, self.dtype, s.tokens, offset=s.start * size) for s in self.stretches]
+        tokens = np.concatenate(stretches)
         data, members = _tar(cut_sequences(tokens, self.sequence_length), self.first_member)
         with self.writing(".tar") as file:
             file.write(data)
@@ -69,14 +69,14 @@ class Size(BaseModel):
 
 @dataclass(frozen=True)
 class GzipTask(Task[Size]):
-    """Measures how small the files are, joined, under gzip level 9."""
+    """Measures the gzipped size (level 9) of files, concatenated."""
 
     files: tuple[Path, ...]
 
     result: ClassVar[type[BaseModel]] = Size
 
     def work(self) -> Size:
-        """Return the size of the gzip file that is not written."""
+        """The size of the gzip file, which is not written."""
         zipper = zlib.compressobj(9, wbits=31)
         size = 0
         for path in self.files:
@@ -94,10 +94,21 @@ def shard_tasks(
     dtype: str,
     shard_sequences: int | None,
 ) -> list[ShardTask]:
-    """Return the tasks that cut a split into shards: each its file and how many tokens are in it.
+    """The tasks that cut a split's token stream into shards.
 
-    The stream, over all files, is cut into sequences of `sequence_length` + 1 tokens that overlap by
-    one; the tail that does not fill one is dropped. Raises ValueError if there is not even one.
+    The stream is cut into sequences of ``sequence_length`` + 1 tokens that overlap by one; an incomplete last
+    sequence is dropped.
+
+    Args:
+        folder: the folder of the tasks.
+        split: the split.
+        streams: the files of the stream, with the number of tokens in each.
+        sequence_length: number of predicted tokens per sequence.
+        dtype: dtype of the tokens.
+        shard_sequences: sequences per shard; when not given, shards grow with the corpus.
+
+    Raises:
+        ValueError: if there are not enough tokens for one sequence.
     """
     total = sum(count for _, count in streams)
     sequences = (total - 1) // sequence_length
@@ -120,10 +131,10 @@ def shard_tasks(
 
 
 def cut_sequences(tokens: np.ndarray, sequence_length: int) -> np.ndarray:
-    """View tokens [n] as sequences [(n - 1) // sequence_length, sequence_length + 1].
+    """A view of tokens [n] as sequences [(n − 1) // sequence_length, sequence_length + 1].
 
-    Neighbours share one token, the last of one and the first of the next: every token but the first is
-    predicted exactly once.
+    The last token of a sequence is also the first of the next, so every token but the first is predicted
+    exactly once.
     """
     count = (len(tokens) - 1) // sequence_length
     windows = np.lib.stride_tricks.sliding_window_view(tokens, sequence_length + 1)
@@ -131,12 +142,12 @@ def cut_sequences(tokens: np.ndarray, sequence_length: int) -> np.ndarray:
 
 
 def sequences_per_member(sequence_length: int, dtype: str) -> int:
-    """Return how many sequences a member of a shard holds: about 256 KiB of them."""
+    """The number of sequences in a member, about 256 KiB."""
     return max(1, MEMBER_BYTES // ((sequence_length + 1) * np.dtype(dtype).itemsize))
 
 
 def _sequences_per_shard(sequences: int, sequence_length: int, dtype: str) -> int:
-    """Return a number that gives whole members, of at most 64 MiB, and small shards at first."""
+    """The number of sequences in a shard: whole members, at most 64 MiB, and fewer for a small corpus."""
     per_member = sequences_per_member(sequence_length, dtype)
     payload = per_member * (sequence_length + 1) * np.dtype(dtype).itemsize
     most = (SHARD_BYTES - _END_MARK) // (payload + _MEMBER_FRAME)
@@ -145,18 +156,18 @@ def _sequences_per_shard(sequences: int, sequence_length: int, dtype: str) -> in
 
 
 def _stretches(streams: Sequence[tuple[Path, int]], start: int, count: int) -> Iterator[Stretch]:
-    """Yield where `count` tokens of the joined streams are, from number `start` on."""
+    """Yield the stretches that hold ``count`` tokens of the concatenated streams from token ``start`` on."""
     for file, tokens in streams:
         if count and start < tokens:
-            taken = min(count, tokens - start)
-            yield Stretch(file, start, taken)
-            start, count = start + taken, count - taken
+            length = min(count, tokens - start)
+            yield Stretch(file, start, length)
+            start, count = start + length, count - length
         start -= tokens
 
 
 def _tar(rows: np.ndarray, first_member: int) -> tuple[bytes, list[Member]]:
-    """Return a WebDataset shard and its members; the same rows, the same bytes."""
-    from webdataset.writer import TarWriter  # it brings torch: sources without text are told of before
+    """A WebDataset shard with these rows, and its members; the same rows give the same bytes."""
+    from webdataset.writer import TarWriter  # imports torch, so errors in sources come faster without
 
     stream = io.BytesIO()
     per_member = sequences_per_member(rows.shape[1] - 1, str(rows.dtype))
@@ -174,7 +185,7 @@ def _tar(rows: np.ndarray, first_member: int) -> tuple[bytes, list[Member]]:
         end = entry.offset_data + -(-entry.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         piece = data[entry.offset : end]
         members.append(Member(len(piece), len(rows[start : start + per_member]), _sha256(piece)))
-    # Behind the end mark are up to 10 KB of zeros, for tape drives.
+    # tar pads archives after the end mark with up to 10 KB of zeros, which are dropped.
     return data[: sum(member.bytes for member in members) + _END_MARK], members
 
 

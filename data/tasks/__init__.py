@@ -1,1 +1,1 @@
-"""Fine-tuning sets: from a team's file to batches in which only what is to be learned counts."""
+"""Data for fine-tuning: examples from files, and batches whose loss counts the tokens to be learned."""

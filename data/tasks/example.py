@@ -1,4 +1,4 @@
-"""One example of a fine-tuning task."""
+"""An example of a fine-tuning task."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Example:
-    """A text to continue, and how it should go on; or, without a prompt, a text that is learned whole."""
+    """A prompt and its completion; or, without a prompt, a text that is learned as a whole."""
 
     prompt: str | None
     completion: str
 
     def digest(self) -> bytes:
-        """SHA-256: the example's identity on every machine."""
+        """SHA-256 of the example, which identifies it."""
         return hashlib.sha256(json.dumps(asdict(self)).encode("utf-8")).digest()

@@ -1,10 +1,12 @@
-"""The two sets of examples of a fine-tuning task, read and checked."""
+"""The training and validation examples of a fine-tuning task."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
+from operator import not_
 from pathlib import Path
 
 from data.corpus import digest_is_held_out
@@ -14,14 +16,15 @@ from data.tasks.kinds import kind_named
 
 @dataclass(frozen=True)
 class TaskSets:
-    """A task's two checked sets; `labels` are those of a classification, sorted, and empty otherwise."""
+    """A task's training and validation examples."""
 
     train: list[Example]
     validation: list[Example]
     labels: list[str]
+    """The sorted labels of a classification, otherwise empty."""
 
     def digest(self) -> str:
-        """SHA-256 in hex, of both sets' examples in their order: the same wherever they were read from."""
+        """SHA-256, in hexadecimal, of both sets' examples in order, wherever they were read from."""
         both = hashlib.sha256()
         for examples in (self.train, self.validation):
             both.update(len(examples).to_bytes(8, "big"))
@@ -33,37 +36,42 @@ class TaskSets:
 def read_task_sets(
     train: Path, validation: Path | None, kind: str, prompt: str, completion: str, held_out: float = 0.1
 ) -> TaskSets:
-    """Read both sets of a task; without `validation`, by their digests the part `held_out` of the one.
+    """Read both sets of a task, with the kind and the templates of :mod:`data.tasks.kinds`.
 
-    Raises what `read_examples` does; ValueError also for a validation label that training never shows,
-    and where nothing is left for one of the sets.
+    Without ``validation``, a fraction ``held_out`` of the training examples is held out, by their digests.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_examples`; also for an empty set, or a validation label
+            that does not occur in training.
     """
-    seen = read_examples(train, kind, prompt, completion, "train")
+    in_training = read_examples(train, kind, prompt, completion, "train")
     if validation is not None:
-        asked = read_examples(validation, kind, prompt, completion, "validation")
+        in_validation = read_examples(validation, kind, prompt, completion, "validation")
     else:
         validation = train
-        # By their texts: the same example never lies on both sides.
-        asked = [example for example in seen if digest_is_held_out(example.digest(), held_out)]
-        seen = [example for example in seen if not digest_is_held_out(example.digest(), held_out)]
-        if not (seen and asked):
+        # By their texts, so that the same example is never on both sides.
+        is_held_out = [digest_is_held_out(example.digest(), held_out) for example in in_training]
+        in_validation = list(compress(in_training, is_held_out))
+        in_training = list(compress(in_training, map(not_, is_held_out)))
+        if not (in_training and in_validation):
             raise ValueError(
-                f"{train}: of {len(seen) + len(asked)} examples {len(asked)} are held out at held_out "
+                f"{train}: of {len(is_held_out)} examples {len(in_validation)} are held out at held_out "
                 f"{held_out}, and each side needs one: give more, or a validation file"
             )
     if not kind_named(kind).labelled:
-        return TaskSets(seen, asked, labels=[])
-    known = labels(seen)
+        return TaskSets(in_training, in_validation, labels=[])
+
+    known = labels(in_training)
     if len(known) < 2:
         raise ValueError(f"{train} has only the label {known[0]!r}: classification needs two")
-    unseen = [label for label in labels(asked) if label not in known]
+    unseen = [label for label in labels(in_validation) if label not in known]
     if unseen:
         raise ValueError(f"{validation}: label {unseen[0]!r} does not occur in {train}: correct one of them")
-    return TaskSets(seen, asked, labels=known)
+    return TaskSets(in_training, in_validation, labels=known)
 
 
 def read_examples(path: Path, kind: str, prompt: str, completion: str, split: str = "train") -> list[Example]:
-    """The examples of a file or a folder, as the task's kind reads them.
+    """The examples in a file or folder; arguments are those of :func:`read_task_sets`.
 
     Raises:
         FileNotFoundError, ValueError: naming file and line.
@@ -75,5 +83,5 @@ def read_examples(path: Path, kind: str, prompt: str, completion: str, split: st
 
 
 def labels(examples: Sequence[Example]) -> list[str]:
-    """Return the distinct completions, sorted."""
+    """The distinct completions, sorted."""
     return sorted({example.completion for example in examples})

@@ -1,6 +1,6 @@
-"""The kinds of tasks: what their examples are, and what they are scored by.
+"""The kinds of fine-tuning tasks: how their examples are read, and how results are scored.
 
-To add one, write a module with a function that reads its examples and give it an entry in ``KINDS``.
+To add one, write a module with a function that reads its examples, and give it an entry in ``KINDS``.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from pydantic import AfterValidator
 from data.tasks.example import Example
 
 Read = Callable[[Path, str, str, str], list[Example]]
-"""``read(path, prompt, completion, split)``: the examples of a file or a folder. The two templates are filled
-with each row's fields; ``split`` is ``train`` or ``validation``."""
+"""A function ``read(path, prompt, completion, split)`` that reads the examples of a file or folder. The
+templates ``prompt`` and ``completion`` are filled with each row's fields; ``split`` is ``train`` or
+``validation``."""
 
 
 @dataclass(frozen=True)
 class TaskKind:
-    """An entry of ``KINDS``."""
+    """A kind of fine-tuning task."""
 
     path: str
     """``module:function`` of its :data:`Read`, imported when examples are first read."""
     labelled: bool = False
-    """Whether a completion is one of a few labels, which the training examples show all of."""
+    """Whether completions are labels, all of which occur in the training examples."""
 
     @property
     def score(self) -> Literal["loss", "accuracy"]:
-        """What a result is, where the task does not say."""
+        """The default score of a result."""
         return "accuracy" if self.labelled else "loss"
 
     @property
@@ -48,10 +49,10 @@ KINDS = {
 
 
 def kind_named(name: str) -> TaskKind:
-    """The kind of task of that name.
+    """Look up a kind of task.
 
     Raises:
-        ValueError: naming the kinds there are.
+        ValueError: for an unknown name, listing the known ones.
     """
     if name not in KINDS:
         raise ValueError(f"kind {name!r} is unknown; there are: {', '.join(KINDS)}")
@@ -64,4 +65,4 @@ def _known(name: str) -> str:
 
 
 KindName = Annotated[str, AfterValidator(_known)]
-"""A key of ``KINDS``, as settings have it."""
+"""The type of settings that hold a key of ``KINDS``."""

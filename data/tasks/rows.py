@@ -1,4 +1,6 @@
-"""Rows of named fields out of tables: JSON lines, TSV, CSV, Parquet, folders of Hugging Face."""
+"""Rows of named fields from tables: JSON lines, TSV, CSV, Parquet and saved Hugging Face data sets."""
+
+from __future__ import annotations
 
 import csv
 import json
@@ -7,27 +9,32 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.building.hugging_face import open_data_set
+from data.errors import reason
 
 Fields = dict[str, str]
-
+"""The fields of a row by name."""
 
 _DATA_SET_FILES = ("state.json", "dataset_dict.json")
 _DATA_SET_SUFFIXES = {".parquet", ".arrow", ".jsonl", ".csv"}
 
 
 class Row(NamedTuple):
-    """One row: where it is in its file, for messages, and its fields."""
+    """The fields of a row, and its place in the file, for error messages."""
 
     place: str
     fields: Fields
 
 
 def read_rows(path: Path, by_position: bool, split: str) -> Iterator[Row]:
-    """Yield a table's rows.
+    """Yield the rows of a table.
 
-    TSV has no quoting, CSV has the usual one; `by_position` takes their first line for a row, and counts
-    the fields. A Parquet file or a folder of Hugging Face is read by the library `datasets`, and of a
-    folder the rows of one `split`. Raises FileNotFoundError; ValueError that names file and line.
+    Args:
+        path: a .jsonl, .tsv (without quoting), .csv or .parquet file, or a folder saved by ``datasets``.
+        by_position: whether a TSV or CSV file has no header; its fields are then named "0", "1", …
+        split: the split to read of a folder.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file and line.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: give a .jsonl, .tsv, .csv or .parquet file")
@@ -44,7 +51,7 @@ def read_rows(path: Path, by_position: bool, split: str) -> Iterator[Row]:
 
 
 def is_data_set(folder: Path) -> bool:
-    """Say whether a folder is one that the library `datasets` reads, rather than a folder of texts."""
+    """Whether a folder holds a data set that ``datasets`` can read, rather than text files."""
     return any(
         file.suffix in _DATA_SET_SUFFIXES or file.name in _DATA_SET_FILES for file in folder.rglob("*")
     )
@@ -66,7 +73,7 @@ def _json_rows(path: Path, by_position: bool) -> Iterator[Row]:
 
 
 def _as_text(path: Path, place: str, name: str, value: object) -> str:
-    """Return a JSON string as it is, a number or truth value as JSON writes it."""
+    """A JSON value as text: strings unchanged, numbers and booleans as in JSON."""
     if not isinstance(value, str | int | float):
         raise ValueError(f"{path} {place}: field {name!r} is not a text or a number")
     text = value if isinstance(value, str) else json.dumps(value)
@@ -104,7 +111,7 @@ def _table_rows(path: Path, by_position: bool) -> Iterator[Row]:
 
 def _data_set_rows(path: Path, split: str) -> Iterator[Row]:
     opened = _parquet(path) if path.suffix == ".parquet" else open_data_set(str(path), None, split)
-    # A class label is stored as a number; its name is what people and templates mean.
+    # A class label is stored as a number; templates use its name.
     labels = {name: kind for name, kind in (opened.features or {}).items() if hasattr(kind, "int2str")}
     for number, row in enumerate(opened, 1):
         named = row | {name: kind.int2str(row[name]) for name, kind in labels.items()}
@@ -118,5 +125,4 @@ def _parquet(path: Path) -> Any:
     try:
         return datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
     except Exception as error:  # noqa: BLE001 (the library raises many kinds)
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is not a Parquet file ({reason}): write it again") from None
+        raise ValueError(f"{path} is not a Parquet file ({reason(error)}): write it again") from None

@@ -1,4 +1,6 @@
-"""Examples as tokens, and the stream of batches that a fine-tuning job learns."""
+"""Tokenised examples, and the stream of batches for fine-tuning."""
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -15,39 +17,44 @@ from data.stream import Batch, ElasticStream
 from data.tasks.example import Example
 from data.tokenizer import end_of_text_id
 
-BLOCK = 1024  # windows of a stream that are mixed with each other
+BLOCK = 1024
+"""Number of windows of a stream that are shuffled among each other."""
 
 
 class Window(NamedTuple):
-    """At most sequence_length + 1 token ids, and for each of the targets ids[1:] whether it counts."""
+    """A tokenised example, or a part of one."""
 
     ids: list[int]
+    """Token ids, at most sequence_length + 1."""
     counts: list[bool]
+    """Whether each of the targets ``ids[1:]`` counts in the loss."""
 
 
 def encode(example: Example, tokenizer: Tokenizer, sequence_length: int) -> list[Window]:
-    """Return an example as windows of at most `sequence_length` targets.
+    """Tokenise an example into windows of at most ``sequence_length`` targets.
 
-    With a prompt it is one: the tokens of the completion and of its end-of-text count. What does not
-    fit is cut off at the prompt's left; a completion that alone does not fit loses its right end. An
-    empty prompt is replaced by end-of-text, so that the first token of the completion has something to
-    be predicted from. A whole text, of which every token counts once, takes as many as it fills.
+    An example with a prompt is one window, in which the completion and its end-of-text count. If it is too
+    long, the prompt is truncated on the left, and if the completion alone is too long, it is truncated on the
+    right. An empty prompt is replaced by end-of-text, from which the completion's first token is predicted.
+
+    An example without a prompt is split into as many windows as needed; all its tokens count.
     """
     end = end_of_text_id(tokenizer)
-    answer = [*tokenizer.encode(example.completion, add_special_tokens=False).ids, end]
+    completion = [*tokenizer.encode(example.completion, add_special_tokens=False).ids, end]
     if example.prompt is None:
-        whole = [end, *answer]
-        starts = range(0, len(whole) - 1, sequence_length)
-        windows = [whole[start : start + sequence_length + 1] for start in starts]
+        text = [end, *completion]
+        starts = range(0, len(text) - 1, sequence_length)
+        windows = [text[start : start + sequence_length + 1] for start in starts]
         return [Window(ids, [True] * (len(ids) - 1)) for ids in windows]
-    answer = answer[:sequence_length]
-    question = tokenizer.encode(example.prompt, add_special_tokens=False).ids or [end]
-    question = question[-(sequence_length + 1 - len(answer)) :]
-    return [Window(question + answer, [False] * (len(question) - 1) + [True] * len(answer))]
+
+    completion = completion[:sequence_length]
+    prompt = tokenizer.encode(example.prompt, add_special_tokens=False).ids or [end]
+    prompt = prompt[-(sequence_length + 1 - len(completion)) :]
+    return [Window(prompt + completion, [False] * (len(prompt) - 1) + [True] * len(completion))]
 
 
 class TaskStream(ElasticStream):
-    """Fine-tuning batches: the same protocol and guarantees as ShardStream. A sample is a window."""
+    """Fine-tuning batches, with the protocol and guarantees of ``ShardStream``; a sample is a window."""
 
     def __init__(
         self,
@@ -60,7 +67,15 @@ class TaskStream(ElasticStream):
         sequence_length: int,
         seed: int,
     ) -> None:
-        """Raises ValueError without examples, or if the ranks cannot share the batch evenly."""
+        """
+        Args:
+            examples: the examples, at least one.
+            tokenizer: the model's tokenizer.
+            rank: this and the following arguments are as in :class:`data.stream.ShardStream`.
+
+        Raises:
+            ValueError: without examples, or if the ranks cannot share a batch equally.
+        """
         if not examples:
             raise ValueError("there are no examples: give at least one")
         if sequence_length < 1:

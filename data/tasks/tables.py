@@ -1,4 +1,4 @@
-"""Examples from the rows of a table, by two templates."""
+"""Examples from the rows of a table, made with two templates."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from data.tasks.example import Example
 from data.tasks.rows import Fields, read_rows
 
 
-def read_table(path: Path, prompt: str, completion: str, split: str) -> list[Example]:
-    """An example for each row, its prompt and its completion made from the templates.
+def read_table(path: Path, prompt: str | None, completion: str, split: str) -> list[Example]:
+    """An example for each row of a table.
 
-    A template names fields in braces, as in "{question}\\n". A table has a header line; where the templates
-    number the columns instead, as in "{0}\\n", it has none. See :func:`data.tasks.rows.read_rows` for the
-    kinds of tables.
+    Args:
+        path: the table, see :func:`data.tasks.rows.read_rows`.
+        prompt: the template of prompts, with fields in braces, as in "{question}\\n". If templates number the
+            columns, as in "{0}\\n", the table has no header line. None makes examples without prompts.
+        completion: the template of completions.
+        split: the split to read of a saved data set.
 
     Raises:
         FileNotFoundError, ValueError: naming file and line.
     """
-    return filled(path, prompt, completion, split)
-
-
-def filled(path: Path, prompt: str | None, completion: str, split: str) -> list[Example]:
-    """Return an example for each row of a table."""
     templates = [_parse(prompt or ""), _parse(completion)]
     names = [name for template in templates for _, name in template if name is not None]
     by_position = bool(names) and all(name.isdecimal() for name in names)
@@ -44,9 +42,9 @@ def filled(path: Path, prompt: str | None, completion: str, split: str) -> list[
 
 
 def _parse(template: str) -> list[tuple[str, str | None]]:
-    """Return pairs of literal text and the field after it, None at the end.
+    """A template as pairs of literal text and the field after it, which is None at the end.
 
-    Only plain names are fields: "{a.b}" would reach into objects.
+    Fields must be plain names: "{a.b}" would access attributes.
     """
     try:
         parts = list(Formatter().parse(template))

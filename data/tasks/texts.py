@@ -1,4 +1,4 @@
-"""Whole texts as examples, each of which is learned from its first token on."""
+"""Examples that are whole texts."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pathlib import Path
 from data.corpus import SUFFIXES, cut, is_blank, list_files
 from data.tasks.example import Example
 from data.tasks.rows import is_data_set
-from data.tasks.tables import filled
+from data.tasks.tables import read_table
 
 
 def read_texts(path: Path, prompt: str, completion: str, split: str) -> list[Example]:
-    """The documents of a text file or a folder of them, or the completions of a table's rows.
+    """The documents of a text file or a folder of text files, or the completions of a table's rows.
 
     Raises:
         FileNotFoundError, ValueError: naming file and line.
     """
     if path.suffix in SUFFIXES or (path.is_dir() and not is_data_set(path)):
         return _documents(path)
-    return filled(path, None, completion, split)
+    return read_table(path, None, completion, split)
 
 
 def _documents(path: Path) -> list[Example]:
-    """Return the documents of text files, long ones in pieces."""
+    """The documents of text files, with long ones cut into pieces."""
     examples = []
     for file in list_files(path):
         with file.open("rb") as stream:

@@ -1,12 +1,17 @@
-"""``odeformer analyze``: one text through one model, looked at from all sides, in a folder of its own."""
+"""``odeformer analyze``: one text through one model, as a folder with numbers and a page."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+from launcher.analysis import files
+from odeformer.files.checks import check_output
+
+if TYPE_CHECKING:
+    from odeformer.analysis.content import Analysis
 
 FILE = "analysis.json"
 FORMAT_VERSION = 4
@@ -23,44 +28,37 @@ def analyze(
     overwrite: bool = False,
     progress: Callable[[float, str], None] = lambda fraction, part: None,
 ) -> Path:
-    """Write ``analysis.json``, ``report.html`` and pictures into the folder ``out``; the report's path.
+    """Write ``analysis.json`` and ``report.html`` into the folder ``out``; return the report's path.
 
     Args:
-        model, adapter: as :func:`cluster.registry.load` takes them.
-        text: a UTF-8 file's name, or the text itself.
-        depth: N; the model depth when not given.
-        progress: told how much is done, from 0 to 1, and the name of each part before it.
+        model, adapter: As for :func:`cluster.registry.load`.
+        text: The name of a UTF-8 file, or the text itself.
+        depth: N; the model depth by default.
+        progress: Called before each part with the fraction done, from 0 to 1, and the part's name.
 
     Raises:
-        ValueError, FileNotFoundError: for a text that is empty, too long, or has characters that the model's
-            tokenizer does not know; for a model without a depth to choose; for a folder that is not empty.
+        ValueError, FileNotFoundError: If the text is empty, too long or has unknown characters, if the model
+            does not have the depth, or if the folder is not empty.
     """
-    from launcher.analysis.texts import read_text
-    from odeformer.files.atomic import new_folder
-    from odeformer.files.checks import check_output
-
-    content_of_text = read_text(text)
+    content_of_text = files.read_text(text)
     check_output(out, [Path(name) for name in (model, adapter) if name is not None], overwrite)
     content = examine(model, adapter, content_of_text, depth, tracking_uri, progress)
-    with new_folder(out) as folder:
-        from launcher.analysis.pages.page import page
-        from launcher.analysis.pages.pictures import write_pictures
 
-        written = json.dumps(content, allow_nan=False, ensure_ascii=False)
-        (folder / FILE).write_text(written + "\n", encoding="utf-8")
-        progress(0.95, "pictures")
-        write_pictures(content, folder)
-        (folder / "report.html").write_text(page(content), encoding="utf-8")
+    from launcher.analysis.pages.page import page
+
+    progress(0.95, "page")
+    files.write_report(out, FILE, content, "report.html", page(content))
     return out / "report.html"
 
 
 def log(out: Path, tracking_uri: str | None) -> str:
-    """Send what :func:`analyze` wrote to the version in MLflow that it is of; where it is there.
+    """Log a folder that :func:`analyze` wrote with its version in MLflow, the adapter's if there is one.
 
-    An adapter's goes to the adapter's version.
+    Returns:
+        The version, the run and the artifact path.
 
     Raises:
-        ConnectionError: when the store does not take it.
+        ConnectionError: If the store refuses it.
     """
     from cluster.registry import analyses
 
@@ -77,33 +75,36 @@ def examine(
     depth: int | None,
     tracking_uri: str | None,
     progress: Callable[[float, str], None] = lambda fraction, part: None,
-) -> dict[str, Any]:
-    """What ``analysis.json`` holds. Arguments as :func:`analyze`; ``text`` is the text itself."""
-    import hashlib
-
+) -> Analysis:
+    """The content of ``analysis.json``; arguments as for :func:`analyze`, but ``text`` is the text itself."""
     import torch
 
-    from launcher.analysis.open_model import open_model
-    from launcher.analysis.robustness import robustness
-    from launcher.analysis.texts import encode
-    from odeformer.analysis.digest import weights_digest
     from odeformer.analysis.report import analyse
+    from odeformer.analysis.texts.robustness import robustness
 
-    loaded, described = open_model(model, adapter, tracking_uri)
-    encoding = encode(loaded.tokenizer, text, loaded.model.config.context_length)
-    found = analyse(loaded.model, torch.tensor([encoding.ids]), depth, progress)
+    loaded, source = files.open_model(model, adapter, tracking_uri)
+    encoding = files.encode(loaded.tokenizer, text, loaded.model.config.context_length)
+    findings = analyse(loaded.model, torch.tensor([encoding.ids]), depth, progress)
+
+    def ids(text: str) -> list[int]:
+        return files.encode(loaded.tokenizer, text, None).ids
+
     progress(0.9, "robustness")
-    found["robustness"] = robustness(loaded.model, loaded.tokenizer, text, found["settings"]["depth"])
-    if weights_digest(loaded.model) != described["weights_sha256"]:
+    disturbed = robustness(loaded.model, ids, text, findings["settings"]["depth"])
+    if files.weights_digest(loaded.model) != source["weights_sha256"]:
         raise RuntimeError("the analysis has changed the model: its numbers are not this model's")
-    for named in (found["answer"], found["sensitivity"]):
-        key = "ids" if "ids" in named else "predicted_ids"
-        named["tokens"] = [loaded.tokenizer.decode([token]) for token in named[key]]
+
+    def decoded(ids: list[int]) -> list[str]:
+        return [loaded.tokenizer.decode([token]) for token in ids]
+
+    findings["answer"]["tokens"] = decoded(findings["answer"]["ids"])
+    findings["sensitivity"]["tokens"] = decoded(findings["sensitivity"]["predicted_ids"])
     return {
         "format_version": FORMAT_VERSION,
-        "made": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "model": described,
-        "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "made": files.now(),
+        "model": source,
+        "text_sha256": files.text_digest(text),
         "tokens": [text[first:last] for first, last in encoding.offsets],
-        **found,
+        **findings,
+        "robustness": disturbed,
     }

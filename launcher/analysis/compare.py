@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from launcher.analysis.analyze import FILE as ANALYSIS
 from launcher.analysis.analyze import FORMAT_VERSION as ANALYSIS_FORMAT
+from launcher.analysis.files import now, write_report
+from odeformer.analysis.content import (
+    Analysis,
+    Comparison,
+    DepthRow,
+    DisturbancePair,
+    Disturbances,
+    DisturbedText,
+    Pair,
+    Range,
+    Which,
+    numbers,
+)
+from odeformer.files.checks import check_is_there, check_output
 
 if TYPE_CHECKING:
     from cluster.registry.analyses import Logged
@@ -16,72 +29,67 @@ if TYPE_CHECKING:
 FILE = "comparison.json"
 FORMAT_VERSION = 2
 OLDEST_ANALYSIS = 2
-"""Analyses of later formats only have more in them, which is compared where both have it."""
+"""The oldest readable format; later formats only add parts, which are compared if both analyses have them."""
 PARTS = ("model", "settings", "tokens", "answer", "lyapunov", "depth", "calibration", "clustering", "spectra")
 
 
 def compare(
     first: str, second: str, out: Path, tracking_uri: str | None = None, *, overwrite: bool = False
 ) -> Path:
-    """Write ``comparison.json`` and ``comparison.html`` into the folder ``out``; the page's path.
+    """Write ``comparison.json`` and ``comparison.html`` into the folder ``out``; return the page's path.
 
     Args:
-        first, second: folders that ``odeformer analyze`` wrote, their ``analysis.json``, or versions,
-            ``models:/…``, with which it logged them.
+        first, second: Folders that ``odeformer analyze`` wrote, their ``analysis.json``, or versions,
+            ``models:/…``, with logged analyses.
 
     Raises:
-        ValueError, FileNotFoundError: for what is no analysis, is one of another format, or of another text;
-            for a folder that is not empty.
-        ConnectionError: when the store does not answer.
+        ValueError, FileNotFoundError: If an argument is no analysis or has an unreadable format, if the texts
+            differ, or if the folder is not empty.
+        ConnectionError: If the store does not answer.
     """
-    from odeformer.files.atomic import new_folder
-    from odeformer.files.checks import check_output
-
     paths = find(first, second, tracking_uri)
     a, b = (read(path) for path in paths)
     check_same_text(a, b, first, second)
     folders = [path if path.is_dir() else path.parent for path in paths]
     check_output(out, folders, overwrite)
     content = differences(a, b)
-    with new_folder(out) as folder:
-        from launcher.analysis.pages.comparison_page import page
 
-        written = json.dumps(content, allow_nan=False, ensure_ascii=False)
-        (folder / FILE).write_text(written + "\n", encoding="utf-8")
-        (folder / "comparison.html").write_text(page(a, b, content), encoding="utf-8")
+    from launcher.analysis.pages.comparison_page import page
+
+    write_report(out, FILE, content, "comparison.html", page(a, b, content))
     return out / "comparison.html"
 
 
 def find(first: str, second: str, tracking_uri: str | None) -> tuple[Path, Path]:
-    """Where the two analyses are; of versions the newest ones that are of the same text.
+    """Paths of two analyses; for versions, the newest analyses of a common text.
 
     Raises:
-        ValueError: when nothing was logged with a version, or nothing of the other's text.
+        ValueError: If a version has no analysis, or none of the other's text.
     """
     from cluster.registry import analyses
 
-    logged = {
-        given: _logged(given, tracking_uri) for given in (first, second) if given.startswith("models:/")
-    }
+    versions = [name for name in (first, second) if name.startswith("models:/")]
+    logged = {name: _logged(name, tracking_uri) for name in versions}
     if not logged:
         return Path(first), Path(second)
-    texts = {
-        given: [analysis.text for analysis in logged[given]]
-        if given in logged
-        else [read(Path(given))["text_sha256"][:12]]
-        for given in (first, second)
-    }
-    same = [text for text in texts[first] if text in texts[second]]
-    if not same:
+
+    def texts(name: str) -> list[str]:
+        if name in logged:
+            return [analysis.text for analysis in logged[name]]
+        return [read(Path(name))["text_sha256"][:12]]
+
+    second_texts = texts(second)
+    common = [text for text in texts(first) if text in second_texts]
+    if not common:
         raise ValueError(
             f"{first} and {second} have no analyses of the same text: odeformer analyze --log one with both"
         )
 
-    def newest(given: str) -> Path:
-        if given not in logged:
-            return Path(given)
-        found = [analysis for analysis in logged[given] if analysis.text == same[-1]]
-        return analyses.fetch(found[-1], ANALYSIS, tracking_uri)
+    def newest(name: str) -> Path:
+        if name not in logged:
+            return Path(name)
+        candidates = [analysis for analysis in logged[name] if analysis.text == common[-1]]
+        return analyses.fetch(candidates[-1], ANALYSIS, tracking_uri)
 
     return newest(first), newest(second)
 
@@ -89,43 +97,41 @@ def find(first: str, second: str, tracking_uri: str | None) -> tuple[Path, Path]
 def _logged(version: str, tracking_uri: str | None) -> list[Logged]:
     from cluster.registry import analyses
 
-    found = analyses.logged(version, tracking_uri)
-    if not found:
+    logged = analyses.logged(version, tracking_uri)
+    if not logged:
         raise ValueError(f"{version} has no analysis: odeformer analyze --model {version} --log makes one")
-    return found
+    return logged
 
 
-def read(given: Path) -> dict[str, Any]:
+def read(path: Path) -> Analysis:
     """An analysis, from its folder or its file.
 
     Raises:
-        ValueError, FileNotFoundError: naming the file.
+        ValueError, FileNotFoundError: If there is no readable analysis; the message names the file.
     """
-    from odeformer.files.checks import check_is_there
-
-    file = given / ANALYSIS if given.is_dir() else given
+    file = path / ANALYSIS if path.is_dir() else path
     check_is_there(file, "a folder that odeformer analyze wrote is expected")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:  # JSON's and UTF-8's
+    except ValueError:  # invalid JSON or UTF-8
         raise ValueError(f"{file} is not JSON: a file that odeformer analyze wrote is expected") from None
-    form = content.get("format_version") if isinstance(content, dict) else None
-    if form not in range(OLDEST_ANALYSIS, ANALYSIS_FORMAT + 1):
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version not in range(OLDEST_ANALYSIS, ANALYSIS_FORMAT + 1):
         raise ValueError(
-            f"{file}: format_version is {form}, {OLDEST_ANALYSIS} to {ANALYSIS_FORMAT} is expected: "
+            f"{file}: format_version is {version}, {OLDEST_ANALYSIS} to {ANALYSIS_FORMAT} is expected: "
             "analyze the text again"
         )
-    lacking = [part for part in PARTS if part not in content]
-    if lacking:
-        raise ValueError(f"{file} lacks {', '.join(lacking)}: it is no whole analysis")
+    missing = [part for part in PARTS if part not in content]
+    if missing:
+        raise ValueError(f"{file} lacks {', '.join(missing)}: the analysis is incomplete")
     return content
 
 
-def check_same_text(a: dict[str, Any], b: dict[str, Any], first: str, second: str) -> None:
-    """Refuse two analyses whose numbers are not of the same tokens.
+def check_same_text(a: Analysis, b: Analysis, first: str, second: str) -> None:
+    """Refuse two analyses of different tokens.
 
     Raises:
-        ValueError: saying how they differ.
+        ValueError: If the texts or their tokens differ.
     """
     if a["text_sha256"] != b["text_sha256"]:
         raise ValueError(
@@ -133,22 +139,22 @@ def check_same_text(a: dict[str, Any], b: dict[str, Any], first: str, second: st
         )
     if a["tokens"] != b["tokens"]:
         raise ValueError(
-            f"{first} and {second} cut the text into different tokens: "
-            "losses for each token cannot be set side by side"
+            f"{first} and {second} split the text into different tokens: their losses cannot be compared"
         )
 
 
-def differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """What ``comparison.json`` holds: both models, and each figure of both with the difference b − a."""
+def differences(a: Analysis, b: Analysis) -> Comparison:
+    """The content of ``comparison.json``: figures of both models, with the difference b − a."""
     import torch
 
-    from odeformer.analysis.statistics.interval import bootstrap
+    from odeformer.analysis.statistics import bootstrap
 
-    losses = [torch.tensor(token_losses(of), dtype=torch.float64) for of in (a, b)]
+    losses = [torch.tensor(token_losses(analysis), dtype=torch.float64) for analysis in (a, b)]
     change = losses[1] - losses[0]
+    figures_a, figures_b = figures(a), figures(b)
     return {
         "format_version": FORMAT_VERSION,
-        "made": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "made": now(),
         "settings": {
             "difference": "b − a",
             "loss": "nats for each token but the first, each model at the depth of its analysis",
@@ -160,13 +166,10 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         "text_sha256": a["text_sha256"],
         "a": {"made": a["made"], "model": a["model"], "settings": a["settings"]},
         "b": {"made": b["made"], "model": b["model"], "settings": b["settings"]},
-        "figures": {
-            name: _pair(one, other)
-            for (name, one), other in zip(figures(a).items(), figures(b).values(), strict=True)
-        },
+        "figures": {name: _pair(figures_a[name], figures_b[name]) for name in figures_a},
         "loss_difference": bootstrap(change)._asdict() if len(change) > 1 else None,
         "tokens_better": float((change < 0).double().mean()),
-        "depths": depths(a["depth"], b["depth"]),
+        "depths": depths(a, b),
         "disturbances": disturbances(a, b),
         "token_loss": {
             "a": losses[0].tolist(),
@@ -176,8 +179,8 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def figures(content: dict[str, Any]) -> dict[str, float | None]:
-    """What a comparison looks at of one analysis, by name; None where a text is too short for it."""
+def figures(content: Analysis) -> dict[str, float | None]:
+    """The figures of one analysis that a comparison shows; None if the text is too short for one."""
     from launcher.analysis.pages.first_screen import first_guesses
 
     guesses = first_guesses(content)
@@ -196,66 +199,72 @@ def figures(content: dict[str, Any]) -> dict[str, float | None]:
     }
 
 
-def token_losses(content: dict[str, Any]) -> list[float]:
-    """Of every token but the first, at the depth of the analysis."""
-    of = content["depth"]
-    losses: list[float] = of["token_loss"][of["depths"].index(content["settings"]["depth"])]
-    return losses
+def token_losses(content: Analysis) -> list[float]:
+    """Loss of every token but the first, at the depth of the analysis."""
+    by_depth = content["depth"]
+    return by_depth["token_loss"][by_depth["depths"].index(content["settings"]["depth"])]
 
 
-def depths(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
-    """Loss and cost of both at every N that one of them has."""
-
-    def at(of: dict[str, Any], name: str, depth: int) -> float | None:
-        return of[name][of["depths"].index(depth)] if depth in of["depths"] else None
-
-    return [
-        {"depth": n}
-        | {name: _pair(at(a, name, n), at(b, name, n)) for name in ("loss", "flops", "milliseconds")}
-        for n in sorted({*a["depths"], *b["depths"]})
-    ]
+def depths(a: Analysis, b: Analysis) -> list[DepthRow]:
+    """Loss and cost of both models at each depth that at least one analysis has."""
+    columns_a, columns_b = _columns(a), _columns(b)
+    rows: list[DepthRow] = []
+    for n in sorted({*columns_a, *columns_b}):
+        both = zip(columns_a.get(n, [None] * 3), columns_b.get(n, [None] * 3), strict=True)
+        loss, flops, milliseconds = (_pair(*values) for values in both)
+        rows.append({"depth": n, "loss": loss, "flops": flops, "milliseconds": milliseconds})
+    return rows
 
 
-def disturbances(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any] | None:
-    """What each disturbance of the text adds to both; None where neither was looked at with any."""
-    both = {"a": _disturbed(a), "b": _disturbed(b)}
-    there = [one for one in both.values() if one is not None]
-    if not there:
+def _columns(content: Analysis) -> dict[int, list[float | None]]:
+    """Loss, FLOPs and milliseconds by depth."""
+    rows = content["depth"]
+    values = zip(rows["loss"], rows["flops"], rows["milliseconds"], strict=True)
+    return {n: list(row) for n, row in zip(rows["depths"], values, strict=True)}
+
+
+def disturbances(a: Analysis, b: Analysis) -> Disturbances | None:
+    """What each disturbance of the text adds to both models; None if neither analysis has any."""
+    texts: dict[Which, DisturbedText | None] = {"a": _disturbed_text(a), "b": _disturbed_text(b)}
+    lengths = {text["characters"] for text in texts.values() if text is not None}
+    if not lengths:
         return None
-    # Contexts of other lengths leave other parts of a text, and so other disturbed ones.
-    same_text = len({one["characters"] for one in there}) == 1
-    rises = {who: {} if one is None else one.pop("rises") for who, one in both.items()}
-    rows = []
+    # Models with different contexts may have disturbed different parts of the text.
+    same_text = len(lengths) == 1
+    rises = {"a": _rises(a), "b": _rises(b)}
+    rows: list[DisturbancePair] = []
     for label in dict.fromkeys([*rises["a"], *rises["b"]]):
-        pair = {who: rises[who].get(label) for who in "ab"}
-        less = _clearly_less(pair["a"], pair["b"]) if same_text else None
-        rows.append({"label": label, **pair, "clearly_less": less})
-    return {**both, "same_text": same_text, "rows": rows}
+        rise_a, rise_b = rises["a"].get(label), rises["b"].get(label)
+        less = _clearly_less(rise_a, rise_b) if same_text else None
+        rows.append({"label": label, "a": rise_a, "b": rise_b, "clearly_less": less})
+    return {"a": texts["a"], "b": texts["b"], "same_text": same_text, "rows": rows}
 
 
-def _disturbed(content: dict[str, Any]) -> dict[str, Any] | None:
-    """Of one analysis, at its depth; None of an older one, or of a text that was too short."""
-    of, depth = content.get("robustness"), content["settings"]["depth"]
-    if of is None or not of["rows"]:
+def _disturbed_text(content: Analysis) -> DisturbedText | None:
+    """The undisturbed text of an analysis at its depth; None for an old format or a short text."""
+    robustness, depth = content.get("robustness"), content["settings"]["depth"]
+    if robustness is None or robustness["clean"] is None:
         return None
-    at = of["settings"]["depths"].index(depth)
-    return {
-        "depth": depth,
-        "characters": of["settings"]["characters"],
-        "clean": of["clean"][at],
-        "rises": {row["label"]: row["rise"][at] for row in of["rows"]},
-    }
+    settings = robustness["settings"]
+    clean = robustness["clean"][settings["depths"].index(depth)]
+    return {"depth": depth, "characters": settings["characters"], "clean": clean}
 
 
-def _clearly_less(a: dict[str, float] | None, b: dict[str, float] | None) -> str | None:
-    """Which of two rises is the smaller one; None where their intervals overlap, or one is not there."""
-    from odeformer.analysis.statistics.interval import Interval
+def _rises(content: Analysis) -> dict[str, Range]:
+    """What each disturbance adds at the depth of the analysis, by label."""
+    if _disturbed_text(content) is None:
+        return {}
+    robustness = content["robustness"]
+    index = robustness["settings"]["depths"].index(content["settings"]["depth"])
+    return {row["label"]: row["rise"][index] for row in robustness["rows"]}
 
-    if a is None or b is None or Interval(**a).overlaps(Interval(**b)):
+
+def _clearly_less(a: Range | None, b: Range | None) -> Which | None:
+    """The model with the smaller rise; None if the intervals overlap or one is missing."""
+    if a is None or b is None or (a["low"] <= b["high"] and b["low"] <= a["high"]):
         return None
     return "a" if a["mean"] < b["mean"] else "b"
 
 
-def _pair(a: float | None, b: float | None) -> dict[str, float | None]:
-    """Both, and their difference where there are both."""
-    return {"a": a, "b": b, "difference": None if a is None or b is None else float(f"{b - a:.6g}")}
+def _pair(a: float | None, b: float | None) -> Pair:
+    return {"a": a, "b": b, "difference": None if a is None or b is None else numbers(b - a)}

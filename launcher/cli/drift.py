@@ -36,7 +36,7 @@ def drift(
         uniform_grid(depth)  # refuses a depth of 0 before anything is loaded
     preflight.at_model(model, tracking_uri, adapter)
     from launcher.analysis import drift as monitor
-    from launcher.analysis.pages.drift.words import table, verdict
+    from launcher.analysis.pages.drift import table, verdict
     from launcher.terminal.console import make_console
     from launcher.terminal.progress import Progress
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from cluster.runs.failures import RunFailedError
 from launcher.cli.options import AsJson, Overrides, PoolAddress, TrackingUri
 
 if TYPE_CHECKING:
-    from cluster.pool import Pool
+    from cluster.pool import Job, Pool
 
 finetune_app = typer.Typer(help="Fine-tuning jobs of teams.", no_args_is_help=True)
 
@@ -140,7 +141,7 @@ def finetune_list(
     """All jobs of the pool, the latest last. Example: odeformer finetune list --watch"""
     with _pool(address) as pool:
         if as_json:
-            print(json.dumps(pool.jobs(), indent=2))
+            print(json.dumps([asdict(job) for job in pool.jobs()], indent=2))
             return
         from launcher.tables.pool import jobs_table
 
@@ -153,17 +154,17 @@ def finetune_show(job: JobName, as_json: AsJson = False, address: PoolAddress = 
     with _pool(address) as pool:
         shown = pool.job(pool.find(job))
     if as_json:
-        print(json.dumps(shown, indent=2))
+        print(json.dumps(asdict(shown), indent=2))
         return
     from launcher.tables.pool import history_table, jobs_table
     from launcher.terminal.console import make_console
 
     console = make_console()
     console.print(jobs_table([shown]))
-    _say(f"\nfolder: {shown['folder']}\nbase: {shown['base']}\n")
+    _say(f"\nfolder: {shown.folder}\nbase: {shown.base}\n")
     console.print(history_table(shown))
-    if shown["state"] == "failed" and shown["last_lines"]:
-        _say("\n".join(["", *shown["last_lines"]]))
+    if shown.state == "failed" and shown.last_lines:
+        _say("\n".join(["", *shown.last_lines]))
 
 
 @finetune_app.command("logs")
@@ -209,19 +210,19 @@ def _pool(address: str | None) -> Pool:
     return Pool.connect(address)
 
 
-def _end_as(job: dict[str, Any]) -> None:
+def _end_as(job: Job) -> None:
     """Say how a job ended; exit code 1 unless it succeeded."""
     from launcher.tables.pool import summary
 
     _check_succeeded(job)
-    _say(f"{job['id']} succeeded: {summary(job)}")
+    _say(f"{job.id} succeeded: {summary(job)}")
 
 
-def _check_succeeded(job: dict[str, Any]) -> None:
+def _check_succeeded(job: Job) -> None:
     from launcher.tables.pool import summary
 
-    if job["state"] != "succeeded":
-        raise RunFailedError(f"job {job['id']} is {job['state']}: {summary(job) or 'no reason was given'}")
+    if job.state != "succeeded":
+        raise RunFailedError(f"job {job.id} is {job.state}: {summary(job) or 'no reason was given'}")
 
 
 def _show(table: Any, watch: bool) -> None:

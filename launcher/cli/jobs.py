@@ -14,7 +14,8 @@ from cluster.runs.failures import RunFailedError
 from launcher.cli.options import AsJson, Overrides
 
 if TYPE_CHECKING:
-    from cluster.connection.jobs import Job, JobServer
+    from cluster.connection.job import Job
+    from cluster.connection.jobs import JobServer
 
 submit_app = typer.Typer(help="Work for a cluster that runs already.", no_args_is_help=True)
 jobs_app = typer.Typer(help="The pretraining jobs of a cluster.", no_args_is_help=True)

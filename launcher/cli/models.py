@@ -106,5 +106,5 @@ def models_register(
     from launcher.terminal.console import make_console
 
     of_a_job = (run / job.VERSION_FILE).is_file()
-    version = job.register_run(run, name) if of_a_job else pretrain.register_run(run, name)
+    version = job.register_job(run, name) if of_a_job else pretrain.register_finished_run(run, name)
     make_console().print(registered_line(version), highlight=False, soft_wrap=True)

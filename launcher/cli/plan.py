@@ -79,11 +79,13 @@ def _with_vocabulary(settings: PretrainSettings, vocabulary: int | None) -> Pret
     """Vocabulary and context as given, by the shards where these are there, or assumed."""
     from pathlib import Path
 
-    from cluster.pretrain import complete_model
+    from cluster.resolve import complete_model
+    from data.manifest import load_manifest
 
     model = settings.model
-    if vocabulary is None and (Path(settings.data.shards) / "manifest.json").is_file():
-        return settings.model_copy(update={"model": complete_model(settings)})
+    shards = Path(settings.data.shards)
+    if vocabulary is None and (shards / "manifest.json").is_file():
+        return settings.model_copy(update={"model": complete_model(settings, load_manifest(shards))})
     chosen = {
         "vocabulary_size": vocabulary or model.vocabulary_size or VOCABULARY,
         "context_length": model.context_length or settings.data.sequence_length,

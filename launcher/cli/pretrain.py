@@ -35,10 +35,12 @@ def pretrain(
     preflight.at_shards(settings.data.shards)
     from cluster import pretrain as pretraining
     from cluster.connection.connect import ray_cluster
+    from cluster.resolve import resolve_run
     from launcher.terminal.pretrain_watcher import PretrainWatcher
     from launcher.terminal.progress import Progress
 
-    settings = pretraining.check(settings)
+    run = resolve_run(settings)
+    settings = run.settings
     if dry_run:
         from cluster.planning.dry_run import dry_run as look
         from launcher.tables.dry_run import show_dry_run
@@ -55,7 +57,7 @@ def pretrain(
         with ray_cluster(
             cluster.address, pretrain_workers=cluster.workers, cpus_per_worker=cluster.cpus_per_worker
         ):
-            version = pretraining.pretrain(settings, watcher)
+            version = pretraining.pretrain(run, watcher)
     progress.console.print(
         f"  weights: {settings.run.dir / 'final'}", highlight=False, markup=False, soft_wrap=True
     )

@@ -24,7 +24,7 @@ def usage(
         jobs, status = pool.jobs(), pool.status()
         seconds = using.running_seconds(pool.transitions())
     each = Cost(status["cpus_per_job"], status["gpus_per_job"])
-    costs = using.base_costs((job["base"] for job in jobs), status["tracking_uri"])
+    costs = using.base_costs((job.base for job in jobs), status["tracking_uri"])
     teams = using.by_team(jobs, seconds, each, costs)
     from launcher.tables.usage import bases_content, bases_table, teams_content, teams_table
     from launcher.terminal.console import make_console

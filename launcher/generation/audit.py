@@ -28,7 +28,7 @@ def check(file: Path) -> None:
 
 def models(loaded: Loaded, name: str) -> tuple[dict[str, str], ...]:
     """Name, kind and digest of what answers: the registry's versions, or a folder."""
-    from cluster.registry import DIGEST
+    from cluster.tags import DIGEST
     from odeformer.files.digest import folder_digest
 
     if not loaded.versions:

@@ -54,6 +54,7 @@ def run(directory: Path) -> None:
         from cluster import registry
         from cluster.connection.connect import ray_cluster
         from cluster.registry import aliases
+        from cluster.resolve import resolve_run
         from cluster.tasks.task import Task
         from cluster.tracking import store
         from data.shards import build
@@ -74,7 +75,7 @@ def run(directory: Path) -> None:
             progress=lambda stage, fraction: progress.update(fraction, stage),
         )
         standard_library.write_tasks(paths, HELD_OUT, directory / "tasks")
-        settings = pretraining.check(
+        resolved = resolve_run(
             load_pretrain(
                 "tiny",
                 [
@@ -83,6 +84,7 @@ def run(directory: Path) -> None:
                 ],
             )
         )
+        settings = resolved.settings
         uri = store.tracking_uri(settings.tracking.uri)
     workers = settings.cluster.workers
     with ExitStack() as cluster:
@@ -90,7 +92,7 @@ def run(directory: Path) -> None:
             cluster.enter_context(ray_cluster(None, pretrain_workers=workers, finetune_slots=len(TASKS)))
         with progress.stage(f"pretraining with {workers} ZeRO workers"):
             watcher = PretrainWatcher(settings, progress)
-            version = pretraining.pretrain(settings, watcher)
+            version = pretraining.pretrain(resolved, watcher)
         if version is None:
             raise ConnectionError(f"the model could not be registered in {uri}: run the command again")
         aliases.move(version, uri, why="the quick start")  # other code may have made an older one

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from cluster.registry import Version
 from cluster.settings import PretrainSettings
+from cluster.tags import ORDINARY_PARAMETERS, PARAMETERS
 from cluster.training.shards import open_stream
 from cluster.training.validation import sample_rows
 from launcher.tables.results import finetune_table
@@ -102,8 +103,8 @@ def summarise(
         "depth_losses": {str(n): loss for n, loss in after.items()},
         "depth_relative_cost": {str(n): cost[n] / cost[depth] for n in after},
         "peak_bytes": measured["peak_bytes"],
-        "parameters": int(version.tags["odeformer.parameters"]),
-        "ordinary_parameters": int(version.tags["odeformer.ordinary_parameters"]),
+        "parameters": int(version.tags[PARAMETERS]),
+        "ordinary_parameters": int(version.tags[ORDINARY_PARAMETERS]),
         "registered_model": version.name,
         "registered_version": version.version,
         "tracking_uri": uri,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cluster.registry import BASE_DIGEST, BASE_NAME, BASE_VERSION, DIGEST, Version
+from cluster.registry import Version
+from cluster.tags import BASE_DIGEST, DIGEST
 from odeformer.config import ModelConfig
 
 
@@ -55,10 +56,8 @@ def model_card(
         lines += ["", "## Lineage", "", "| | |", "|---|---|"]
     for version in versions:
         tags = version.tags
-        lines.append(f"| {tags.get('odeformer.kind', 'model')} | {version.uri} |")
+        lines.append(f"| {version.kind or 'model'} | {version.uri} |")
         lines.append(f"| sha256 | {tags.get(DIGEST, '')} |")
-        if BASE_NAME in tags:
-            lines.append(
-                f"| made for | models:/{tags[BASE_NAME]}/{tags[BASE_VERSION]}, {tags.get(BASE_DIGEST, '')} |"
-            )
+        if version.base is not None:
+            lines.append(f"| made for | {version.base}, {tags.get(BASE_DIGEST, '')} |")
     return "\n".join(lines) + "\n"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from cluster.pool.job import Job, JobDetails
+from cluster.pool.status import PoolStatus, TeamStatus
+
 _COLOURS = {"running": "cyan", "succeeded": "green", "trained": "green", "failed": "red", "cancelled": "dim"}
 
 
-def jobs_table(jobs: Sequence[dict[str, Any]]) -> Table:
+def jobs_table(jobs: Sequence[Job]) -> Table:
     """Jobs as the pool lists them: state, what they reached, or why they are in that state."""
     table = Table("job", "state", box=None, header_style="bold", pad_edge=False)
     for title in ("priority", "attempts", "age"):
@@ -20,45 +22,45 @@ def jobs_table(jobs: Sequence[dict[str, Any]]) -> Table:
     table.add_column("result or reason", overflow="fold")
     for job in jobs:
         table.add_row(
-            job["id"],
-            Text(job["state"], style=_COLOURS.get(job["state"], "")),
-            str(job["priority"]) if job["priority"] else "",
-            str(job["attempts"]),
-            f"{time.time() - job['submitted']:,.0f} s",
+            job.id,
+            Text(job.state, style=_COLOURS.get(job.state, "")),
+            str(job.priority) if job.priority else "",
+            str(job.attempts),
+            f"{time.time() - job.submitted:,.0f} s",
             Text(summary(job)),
         )
     return table
 
 
-def summary(job: dict[str, Any]) -> str:
+def summary(job: Job) -> str:
     """What a job came to, or why it is in its state, in a few words."""
-    result = job["result"]
-    if job["state"] == "succeeded" and result:
+    result = job.result
+    if job.state == "succeeded" and result:
         reached = f"{result['metric']} {result['before']:.3f} → {result['after']:.3f}"
         if result["adapter_version"] is None:  # a trial
             return reached
         return f"{reached}, models:/{result['adapter_model']}/{result['adapter_version']}"
-    if job["ending"]:
-        return f"asked to end: {job['ending']}"
-    if job["together_with"]:
-        return f"shares its slot with {len(job['together_with'])} more"
-    if job["state"] == "failed":
-        return str(job["error"])
-    why = [job["reason"] or "", f"waits for {job['waits_for']}" if job["waits_for"] else ""]
+    if job.ending:
+        return f"stopping: {job.ending}"
+    if job.together_with:
+        return f"shares its slot with {len(job.together_with)} more"
+    if job.state == "failed":
+        return str(job.error)
+    why = [job.reason or "", f"waits for {job.waits_for}" if job.waits_for else ""]
     return "; ".join(filter(None, why))
 
 
-def history_table(job: dict[str, Any]) -> Table:
+def history_table(job: JobDetails) -> Table:
     """A job's changes of state."""
     table = Table("time", "state", box=None, header_style="bold", pad_edge=False)
     table.add_column("why", overflow="fold")
-    for entry in job["history"]:
-        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["time"]))
-        table.add_row(at, entry["state"], Text(entry["reason"] or ""))
+    for entry in job.history:
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.time))
+        table.add_row(at, entry.state, Text(entry.reason or ""))
     return table
 
 
-def teams_table(status: dict[str, Any]) -> Table:
+def teams_table(status: PoolStatus) -> Table:
     """What each team has, may have, and has had."""
     table = Table("team", box=None, header_style="bold", pad_edge=False)
     for title in ("weight", "running", "fair now", "queued", "slot-seconds", "behind by", "budget"):
@@ -78,14 +80,14 @@ def teams_table(status: dict[str, Any]) -> Table:
     return table
 
 
-def _budget(team: dict[str, Any]) -> str:
+def _budget(team: TeamStatus) -> str:
     budget = team["budget"]
     if budget is None:
         return ""
     return f"{team['spent_hours'][budget['per']]:.1f} of {budget['slot_hours']:g} h this {budget['per']}"
 
 
-def status_line(status: dict[str, Any]) -> str:
+def status_line(status: PoolStatus) -> str:
     """The pool in one line."""
     slots = status["slots"]
     sharing = f" with {status['running']} jobs" if status["running"] > slots["busy"] else ""

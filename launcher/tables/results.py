@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from cluster.connection.jobs import Job
+from cluster.connection.job import Job
 from launcher.evaluation.evaluate import TextScore
 from launcher.evaluation.lm_eval import TaskScore
 

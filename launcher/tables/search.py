@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from cluster.pool.job import Job
 from cluster.pool.search import TaskSearch, Trial
 
 
@@ -44,7 +46,7 @@ def _last(trial: Trial) -> str:
     return f"{trial.validations[step]:.3f} at {step}"
 
 
-def content(search: TaskSearch, job: dict[str, Any]) -> dict[str, Any]:
+def content(search: TaskSearch, job: Job) -> dict[str, Any]:
     """The same for ``--json``, with the job that was run with the best trial's values."""
     best = search.best
     trials = [
@@ -58,4 +60,4 @@ def content(search: TaskSearch, job: dict[str, Any]) -> dict[str, Any]:
         }
         for trial in search.trials.values()
     ]
-    return {"trials": trials, "best": None if best is None else best.number, "job": job}
+    return {"trials": trials, "best": None if best is None else best.number, "job": asdict(job)}

@@ -11,24 +11,24 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from cluster import tags as tag
 from cluster.pool.retraining import Retraining
 from cluster.promotion.paired_bootstrap import Verdict
 from cluster.promotion.promote import Promotion
 from cluster.registry import Version
-from cluster.registry.about import DATA_DIGEST, DIGEST, FORMAT
 from cluster.registry.aliases import Log, Move
-from cluster.registry.family import Difference, Family, Outdated, base_of, origin_of
+from cluster.registry.family import Difference, Family, Outdated
 
 ROWS = {
     "made from": None,
-    "sha256": DIGEST,
-    "data": DATA_DIGEST,
-    "odeformer": "odeformer.version",
-    "commit": "odeformer.git_commit",
-    "format": FORMAT,
-    "trained at N": "odeformer.depths",
-    "team": "odeformer.team",
-    "task": "odeformer.task",
+    "sha256": tag.DIGEST,
+    "data": tag.DATA_DIGEST,
+    "odeformer": tag.CODE_VERSION,
+    "commit": tag.GIT_COMMIT,
+    "format": tag.FORMAT,
+    "trained at N": tag.DEPTHS,
+    "team": tag.TEAM,
+    "task": tag.TASK,
 }
 
 
@@ -45,10 +45,10 @@ def versions_table(versions: Sequence[Version]) -> Table:
             version.version,
             ", ".join(version.aliases),
             version.kind,
-            (origin_of(version) or "").removeprefix("models:/"),
-            _count(tags.get("odeformer.parameters")),
-            _count(tags.get("odeformer.ordinary_parameters")),
-            tags.get("odeformer.depths", ""),
+            (version.origin or "").removeprefix("models:/"),
+            _count(tags.get(tag.PARAMETERS)),
+            _count(tags.get(tag.ORDINARY_PARAMETERS)),
+            tags.get(tag.DEPTHS, ""),
             _day(version.created),
         )
     return table
@@ -71,8 +71,8 @@ def version_content(version: Version) -> dict[str, Any]:
         "uri": version.uri,
         "kind": version.kind,
         "aliases": list(version.aliases),
-        "base": base_of(version),
-        "made_from": origin_of(version),
+        "base": version.base,
+        "made_from": version.origin,
         "registered": version.created,
         "location": version.location,
         "run_id": version.run_id,
@@ -85,12 +85,12 @@ def version_page(version: Version, depths: dict[str, Any] | None) -> RenderableT
     facts = Table.grid(padding=(0, 2))
     facts.add_row("alias", ", ".join(version.aliases) or "none")
     facts.add_row("kind", version.kind)
-    parameters = _count(version.tags.get("odeformer.parameters"))
-    ordinary = _count(version.tags.get("odeformer.ordinary_parameters"))
+    parameters = _count(version.tags.get(tag.PARAMETERS))
+    ordinary = _count(version.tags.get(tag.ORDINARY_PARAMETERS))
     if parameters:
         facts.add_row("parameters", parameters + (f" (ordinary: {ordinary})" if ordinary else ""))
-    for title, tag in ROWS.items():
-        value = origin_of(version) if tag is None else version.tags.get(tag)
+    for title, name in ROWS.items():
+        value = version.origin if name is None else version.tags.get(name)
         if value:
             facts.add_row(title, Text(value))
     facts.add_row("registered", _second(version.created))
@@ -204,7 +204,7 @@ def outdated_table(found: Sequence[Outdated]) -> Table:
     table = _table("adapter", "team", "task", "made for", "champion now")
     for one in found:
         tags = one.adapter.tags
-        team, task = tags.get("odeformer.team", ""), tags.get("odeformer.task", "")
+        team, task = tags.get(tag.TEAM, ""), tags.get(tag.TASK, "")
         table.add_row(one.adapter.uri, team, task, one.base, one.champion)
     return table
 
@@ -229,9 +229,9 @@ def diff_table(first: str, second: str, differences: Sequence[Difference]) -> Ta
 
 def _label(version: Version) -> Text:
     about = [version.kind, *version.aliases]
-    if digest := version.tags.get(DATA_DIGEST):
+    if digest := version.tags.get(tag.DATA_DIGEST):
         about.append(f"data {digest[:12]}")
-    if release := version.tags.get("odeformer.version"):
+    if release := version.tags.get(tag.CODE_VERSION):
         about.append(f"by odeformer {release}")
     return Text(f"{version.uri}  {', '.join(filter(None, about))}")
 

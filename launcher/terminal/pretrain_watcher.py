@@ -5,27 +5,28 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from cluster.runs.events import Event
 from cluster.settings import PretrainSettings
 from launcher.terminal.progress import Progress
 
-LINES = {
-    "started": "started fresh",
-    "tracking_away": "MLflow does not answer; metrics wait on disk",
-    "tracking_back": "MLflow answers again and has everything",
-    "tracking_behind": "MLflow lacks some metrics; later: odeformer track sync",
-    "not_registered": "the registry does not answer",
-    "skipped": "left out a step that is not finite or a spike",
-    "spike": "a loss far above the recent ones",
-    "rollback": "back to the last checkpoint, on with the samples that follow",
-    "checkpoint_damaged": "a checkpoint is damaged, and left out",
-    "checkpoint_failed": "a checkpoint could not be written",
-    "checkpoint_fetched": "a checkpoint was fetched",
-    "mirror_away": "checkpoint.mirror cannot be reached, tried again with the next checkpoint",
-    "checkpoint_converted": "a checkpoint of other workers was converted",
-    "waiting": "waits for room",
-    "resized": "another number of workers",
-    "growing": "there is room for more workers: the step is finished and committed",
-    "leaving": "a node is about to go: the step is finished and committed",
+LINES: dict[str, str] = {
+    Event.STARTED: "started fresh",
+    Event.TRACKING_AWAY: "MLflow does not answer; metrics wait on disk",
+    Event.TRACKING_BACK: "MLflow answers again and has everything",
+    Event.TRACKING_BEHIND: "MLflow lacks some metrics; later: odeformer track sync",
+    Event.NOT_REGISTERED: "the registry does not answer",
+    Event.SKIPPED: "left out a step that is not finite or a spike",
+    Event.SPIKE: "a loss far above the recent ones",
+    Event.ROLLBACK: "back to the last checkpoint, on with the samples that follow",
+    Event.CHECKPOINT_DAMAGED: "a checkpoint is damaged, and left out",
+    Event.CHECKPOINT_FAILED: "a checkpoint could not be written",
+    Event.CHECKPOINT_FETCHED: "a checkpoint was fetched",
+    Event.MIRROR_AWAY: "checkpoint.mirror cannot be reached, tried again with the next checkpoint",
+    Event.CHECKPOINT_CONVERTED: "a checkpoint of other workers was converted",
+    Event.WAITING: "waits for room",
+    Event.RESIZED: "another number of workers",
+    Event.GROWING: "there is room for more workers: the step is finished and committed",
+    Event.LEAVING: "a node is about to go: the step is finished and committed",
 }
 """What is said of an event that is nothing but its name."""
 
@@ -45,9 +46,9 @@ class PretrainWatcher:
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Take an event of the run."""
-        if event["event"] == "step":
+        if event["event"] == Event.STEP:
             self._step(event)
-        elif event["event"] == "validation":
+        elif event["event"] == Event.VALIDATION:
             losses = {
                 int(k.rsplit("_", 1)[1]): v for k, v in event.items() if k.startswith("validation_loss_")
             }
@@ -56,14 +57,18 @@ class PretrainWatcher:
             self._progress.console.print(
                 f"  step {event['step']:>5}  validation loss  {shown}", highlight=False, soft_wrap=True
             )
-        elif event["event"] == "resumed":
+        elif event["event"] == Event.RESUMED:
             self._progress.console.print(f"  resumed from step {event['step']}", highlight=False)
-        elif event["event"] == "restarting":
+        elif event["event"] == Event.RESTARTING:
             self._restarting(event)
         elif event["event"] in LINES:
             reason = f" ({event['reason']})" if "reason" in event else ""
-            step = f"step {event['step']:>5}  " if event["event"] in ("skipped", "spike", "rollback") else ""
-            if event["event"] == "waiting":
+            step = (
+                f"step {event['step']:>5}  "
+                if event["event"] in (Event.SKIPPED, Event.SPIKE, Event.ROLLBACK)
+                else ""
+            )
+            if event["event"] == Event.WAITING:
                 self._progress.update(event["step"] / self._steps, "waiting for room")
             self._progress.console.print(
                 f"  {step}{LINES[event['event']]}{reason}", highlight=False, markup=False, soft_wrap=True

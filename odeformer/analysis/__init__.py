@@ -1,5 +1,5 @@
-"""An inside that can be seen into: what the weights do along t, how states spread, which tokens matter.
+"""Analyses of a model on a text: dynamics of its states, attribution of answers, drift between texts.
 
-``flow`` cuts a model's solve into the maps between its states; ``lyapunov``, ``sensitivity`` and ``movement``
-look at those, ``spectrum`` at the weights alone. Nothing here changes a model.
+``flow`` splits a model's solve into maps between states; the other modules measure those maps and the
+weights. No analysis changes a model.
 """

@@ -1,4 +1,4 @@
-"""A model's solve, cut into the maps from one state to the next."""
+"""A model's solve as a sequence of maps between states."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ from odeformer.solvers import SOLVERS, Cell, OneStep, Solver, cells_of, node_tim
 Step = Callable[[Tensor], Tensor]
 """A map of states."""
 Along = Literal["own", "constant", "shuffled"]
-"""Which weights the cells behind the prelude have: their own; the mean of them all; or one another's, in an
-order drawn by a seed. The latter two are controls: what is alike with them does not come from t."""
+"""The weights of the cells after the prelude: their own, the mean over all cells, or the cells' in random
+order. The latter two are controls: what does not change with them does not depend on t."""
 
 
 @dataclass(frozen=True)
 class CellStep:
-    """A solver's step over one cell, as a map of joint states of all tokens [batch, tokens, width]."""
+    """A solver's step over one cell, as a map of states [batch, tokens, width]."""
 
     solver: Solver
     field: Field
     cell: Cell
     weights: Sequence[BlockWeights]
-    """At the cell's nodes."""
+    """The weights at each of the cell's nodes."""
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.solver.end(self.solver.step(self.field, self.solver.start(x), self.cell, self.weights))
 
 
 class Flow(NamedTuple):
-    """The states x(t_0), …, x(t_N) are one another's images under N maps."""
+    """N maps, each from the state x(t_n) to x(t_{n+1})."""
 
     edges: Grid
-    """t of every state, from 0 to 1: the prelude's cells come first."""
+    """The times of the states, from 0 to 1; the prelude's cells come first."""
     cell_maps: tuple[CellStep, ...]
 
     @property
     def widths(self) -> list[float]:
-        """Of the cells, in t."""
+        """The cells' widths h in t."""
         return [after - before for before, after in pairwise(self.edges)]
 
     def end(self, x: Tensor) -> Tensor:
@@ -65,12 +65,12 @@ def flow_of(
 ) -> Flow:
     """The solve of sequences of ``length`` tokens at N = ``depth``, without dropout.
 
-    Args:
-        along: which weights the cells have.
-        seed: of the order, where it is shuffled.
+    Reversible and adaptive solvers have no maps of x alone: the flavour's own layers stand in for them, as at
+    inference.
 
-    A solver whose state is more than x (a reversible one) or that chooses its cells is stood in for by the
-    flavour's own layers, which is how such models are run, too.
+    Args:
+        along: The weights of the cells.
+        seed: The seed of the shuffled order.
     """
     solver = SOLVERS[flow_solver(model)]
     like = model.embedding.weight
@@ -84,7 +84,7 @@ def flow_of(
 
 
 def flow_solver(model: Odeformer) -> str:
-    """The solver whose steps are looked at: the model's own, or its flavour's layers'."""
+    """The solver of :func:`flow_of`: the model's own, or that of its flavour's layers."""
     own = isinstance(SOLVERS.get(model.solver), OneStep)
     return model.solver if own else model.config.default_solver
 
@@ -93,12 +93,13 @@ def _steps(
     model: Odeformer, field: Field, solver: Solver, grid: Grid, along: Along = "own", seed: int = 0
 ) -> Iterator[CellStep]:
     with torch.no_grad():
-        # Merged: a projection with a pair knows no forward derivatives, nor several at once.
+        # Merged, because a projection with an adapter supports neither forward derivatives nor vmap.
         times = time_tensors(*node_times(solver, grid), like=model.embedding.weight)
         weights = merge(model.hypernetwork(*times))
         if along == "constant":
             weights = {name: w.mean(0, keepdim=True).expand_as(w) for name, w in weights.items()}
-    blocks, order = by_cell(weights, len(solver.nodes)), list(range(len(grid) - 1))
+    blocks = by_cell(weights, len(solver.nodes))
+    order = list(range(len(grid) - 1))
     if along == "shuffled":
         order = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed)).tolist()
     for index, cell in zip(order, cells_of(grid, field.speed), strict=True):
@@ -107,7 +108,7 @@ def _steps(
 
 @torch.no_grad()
 def states(steps: Sequence[Step], x: Tensor) -> Iterator[Tensor]:
-    """x and its images, one after the other: N + 1 states."""
+    """Yield x and its images under the steps: N + 1 states."""
     yield x
     for step in steps:
         x = step(x)
@@ -116,6 +117,6 @@ def states(steps: Sequence[Step], x: Tensor) -> Iterator[Tensor]:
 
 @contextmanager
 def differentiable_attention() -> Iterator[None]:
-    """Attention as plain products: the fused ones know no forward derivatives, nor several at once."""
+    """Use unfused attention: fused kernels support neither forward derivatives nor vmap."""
     with sdpa_kernel(SDPBackend.MATH):
         yield

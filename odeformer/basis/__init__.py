@@ -1,9 +1,9 @@
 """Coefficient functions: how K stored weight sets become W(t) = Σ_k c_k(t) B_k.
 
-A basis is a module ``(t [M], h [M]) → coefficients [tensors, M, K]`` in the dtype of t, with its own
-coefficients for each of the block's tensors; ``h`` is the width of the cell that t lies in. It is built by
-``Basis(tensors, K)``. To add one, write a module with such a class and give it an entry in ``BASES``.
-Nothing here imports torch: settings are checked before it is needed.
+A basis is an ``nn.Module`` built by ``Basis(tensors, K)`` that maps times t [M] and cell widths h [M] to
+coefficients [tensors, M, K] in the dtype of t: one set of coefficients for each of the block's tensors. To
+add one, write such a class and give it an entry in ``BASES``. This module does not import torch, so that
+settings can be checked without it.
 """
 
 from __future__ import annotations
@@ -12,28 +12,30 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Literal
 
+from odeformer.section import look_up
+
 if TYPE_CHECKING:
     from torch import nn
 
 
 @dataclass(frozen=True)
 class BasisKind:
-    """An entry of ``BASES``."""
+    """A kind of basis: its class, and the number of weight sets that it takes."""
 
     path: str
-    """``module:class``, imported when a model is built."""
+    """``module:class`` of the basis, imported when a model is built."""
     size: Literal["K", "D", "1"] = "K"
-    """The number of weight sets: free, one for each of the model's layers, or one."""
+    """The number of weight sets: any K, one per layer (D), or 1."""
     least: int = 1
-    """The fewest weight sets, where their number is free."""
+    """The minimum number of weight sets, if any K is allowed."""
 
     def build(self, tensors: int, size: int) -> nn.Module:
-        """The coefficients of K = ``size`` weight sets for each of a block's tensors."""
+        """A new basis with K = ``size`` coefficients for each of ``tensors`` tensors."""
         basis: nn.Module = resolve_name(self.path)(tensors, size)
         return basis
 
     def check(self, kind: str, size: int, depth: int) -> None:
-        """Refuse a number of weight sets that the kind does not have in a model of depth D.
+        """Refuse a number of weight sets that this kind cannot have in a model of depth D.
 
         Raises:
             ValueError: naming the number it needs.
@@ -45,20 +47,15 @@ class BasisKind:
 
 BASES = {
     "smooth_mlp": BasisKind("odeformer.basis.smooth_mlp:SmoothMLP"),
-    "linear": BasisKind("odeformer.basis.linear:Linear"),
-    "chebyshev": BasisKind("odeformer.basis.chebyshev:Chebyshev"),
+    "linear": BasisKind("odeformer.basis.fixed:Linear"),
+    "none": BasisKind("odeformer.basis.fixed:Independent", size="D"),
+    "constant": BasisKind("odeformer.basis.fixed:Independent", size="1"),
     "fourier_mlp": BasisKind("odeformer.basis.fourier_mlp:FourierMLP", least=2),
-    "none": BasisKind("odeformer.basis.independent:Independent", size="D"),
-    "constant": BasisKind("odeformer.basis.independent:Independent", size="1"),
+    # Measured (docs/experiments.md) and in no preset.
+    "chebyshev": BasisKind("odeformer.basis.fixed:Chebyshev"),
 }
 
 
 def basis_named(name: str) -> BasisKind:
-    """The kind of basis of that name.
-
-    Raises:
-        ValueError: naming the kinds there are.
-    """
-    if name not in BASES:
-        raise ValueError(f"basis.kind {name!r} is unknown; there are: {', '.join(BASES)}")
-    return BASES[name]
+    """The kind of basis of that name, see :func:`odeformer.section.look_up`."""
+    return look_up("basis.kind", name, BASES)

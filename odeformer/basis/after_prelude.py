@@ -1,4 +1,4 @@
-"""Weight sets spread over the flow, where there are fewer than layers."""
+"""A wrapper that spreads the weight sets over the flow if there are fewer of them than layers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class AfterPrelude(nn.Module):
-    """A basis that sees a time in which the prelude has as many of the K sets as it has layers.
+    """A basis in a rescaled time, in which a prelude of p layers takes p of the K weight sets.
 
-    t in [0, p/D] becomes [0, p/K], the rest [p/K, 1]: the flow's sets are spread over the flow alone. At
-    K = D nothing changes.
+    It maps t in [0, p/D] to [0, p/K] and the rest to [p/K, 1], so that the other K − p sets are spread over
+    the flow. At K = D nothing changes.
     """
 
     def __init__(self, basis: nn.Module, size: int, prelude: int, depth: int) -> None:

@@ -1,4 +1,4 @@
-"""The published coefficients (Tong et al. 2025)."""
+"""The coefficient functions published by Tong et al. (2025)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from odeformer.basis.mlp import MLP
 
 
 class FourierMLP(nn.Module):
-    """The published coefficients (Tong et al. 2025): an MLP on sinusoids of 1000·t, plus a constant term.
+    """The coefficients of Tong et al. (2025): an MLP on sinusoids of 1000·t, plus a constant term.
 
-    K = T + 1 sets for their embedding dimension T: c_1 = 1, and c_2 … c_K are the MLP's T outputs, whose
-    hidden layer also has T units. The grid is the right end of each cell. A third of its frequencies lie
-    above the Nyquist limit of a grid of 12 cells: W(t) is nearly unconstrained between grid points.
+    For their embedding dimension T there are K = T + 1 weight sets: c_1 = 1, and c_2 … c_K are the outputs of
+    the MLP, whose hidden layer also has T units. It is evaluated at the right end of each cell. A third of
+    its frequencies lie above the Nyquist limit of a grid of 12 cells, so W(t) is nearly unconstrained between
+    grid points.
     """
 
     sinusoids = 128
+    """Number of frequencies."""
 
     def __init__(self, tensors: int, size: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Learned low-frequency coefficients."""
+"""Learned low-frequency coefficient functions, the default."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from odeformer.basis.mlp import MLP, low_frequencies
 class SmoothMLP(nn.Module):
     """Learned low-frequency coefficients: bumps along t, plus an MLP on [2t − 1, sin πjt, cos πjt], j = 1…4.
 
-    c_k(t) = g_k(t) / Σ_j g_j(t) + MLP_k(t), where g_k is a Gaussian of width 0.6/K around the middle of
-    the k-th of K equal cells. The MLP starts at zero: a fresh model has a weight set for each part of the
-    way, blended smoothly, and the layers of neighbouring t resemble each other; training then mixes all
-    sets at every t. Neither part has frequencies that the grid of D/2 cells could not follow at K = D/2:
-    between grid points there is nothing to be unconstrained, which is why such a model can change its
-    depth.
+    c_k(t) = g_k(t) / Σ_j g_j(t) + MLP_k(t), where g_k is a Gaussian of standard deviation 0.6/K around the
+    midpoint of the k-th of K equal cells. The MLP's output starts at zero: in a new model each weight set has
+    its own part of [0, 1], blended smoothly into the next; training can then mix all sets at every t. At
+    K = D/2 neither term has frequencies above what a grid of D/2 cells resolves. W(t) is thus well
+    determined between grid points, which is why such a model can change its depth.
     """
 
     width = 0.6
+    """Standard deviation of the Gaussians, times K."""
     frequencies = 4
+    """Number of frequencies that the MLP sees."""
     hidden = 32
+    """Hidden units of the MLP."""
 
     def __init__(self, tensors: int, size: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Coefficients that see the width of the cell as well as t."""
+"""Coefficient functions that depend on the cell width as well as on t."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from odeformer.basis.smooth_mlp import SmoothMLP
 
 
 class StepAware(nn.Module):
-    """Coefficients that see the step size as well as t: the model is then a family of flow maps.
+    """A basis plus a correction that depends on the step size, which makes the model a family of flow maps.
 
-    Adds 2 · |λ| · MLP(f, λf, λ) with λ = log2(D·h), held within ±1, and low frequencies f of t to another
-    basis. The correction starts at zero and vanishes at N = D for good. From N = 2D on λ stays −1, so that
-    refining the grid further solves one ODE. Conditioning on the step size is the idea of shortcut models
-    (Frans et al. 2024, arXiv 2410.12557).
+    The correction is 2 · |λ| · MLP(f, λf, λ) with λ = log2(D·h) clamped to [−1, 1] and low-frequency features
+    f of t. It starts at zero, and always vanishes at N = D. From N = 2D on λ is −1, so that finer grids solve
+    the same ODE. Conditioning on the step size is the idea of shortcut models (Frans et al. 2024, arXiv
+    2410.12557).
     """
 
     def __init__(self, basis: nn.Module, tensors: int, size: int, depth: int) -> None:

@@ -1,7 +1,8 @@
-"""The vector field: dx/dt = D · (attention(x; W) + feed_forward(x; W)). Pure functions, no parameters.
+"""The vector field: dx/dt = D · (attention(x; W) + feed_forward(x; W)).
 
-One module for each flavour (:mod:`odeformer.flavours`), with a subclass of
-:class:`~odeformer.field.block.Block`.
+A field is one transformer block without parameters of its own: W, the block's weights at time t, is an
+argument. There is one module per flavour (:mod:`odeformer.flavours`) with a subclass of
+:class:`~odeformer.field.block.Block`; ``neox`` is a good one to read first.
 """
 
 from __future__ import annotations
@@ -18,24 +19,29 @@ from odeformer.field.parts import BlockWeights, Field, TensorSpec, document_mask
 
 
 def block_of(config: ModelConfig) -> type[Block]:
-    """The class of the flavour's field."""
+    """The vector field class of the config's flavour."""
     return cast(type[Block], resolve_name(config.traits.field))
 
 
 def block_tensors(config: ModelConfig) -> dict[str, TensorSpec]:
-    """The tensors of one block of this flavour, in a fixed order."""
+    """Names, shapes and initialisation of one block's tensors, in a fixed order."""
     return block_of(config).tensors(config)
 
 
 def block_size(config: ModelConfig) -> int:
-    """The number of weights of one block: W(t) has as many at each t."""
+    """The number of weights in one block, that is in W(t) at one t."""
     return sum(math.prod(spec.shape) for spec in block_tensors(config).values())
 
 
 def build_field(config: ModelConfig, x: Tensor, training: bool, documents: Tensor | None = None) -> Field:
-    """The flavour's field for a state shaped like x [batch, tokens, width].
+    """The vector field for states of the shape, dtype and device of x [batch, tokens, width].
 
-    With ``documents`` [batch, tokens], a number for each token, no token sees one of another number.
+    Args:
+        config: the model's shape.
+        x: a state.
+        training: whether dropout is on.
+        documents: the document number of each token, [batch, tokens]; tokens then attend only within their
+            document.
     """
     mask = None if documents is None else document_mask(documents)
     return block_of(config).at(config, x, training, mask)

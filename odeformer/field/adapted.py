@@ -1,8 +1,8 @@
-"""A projection with low-rank pairs: y = x Wᵀ + b + (x Aᵀ) Bᵀ, everything added in place.
+"""A projection with a LoRA pair, y = x Wᵀ + b + (x Aᵀ) Bᵀ, in which all terms are added in place.
 
-As products and a sum, autograd would make one more tensor of the size of y forward and one of the size of x
-backward, for a change of a hundredth of the arithmetic; on a CPU it is such tensors, fresh from the
-allocator, that cost the time.
+Written as separate matmuls and a sum, autograd would allocate one more tensor of the size of y in the forward
+pass and one of the size of x in the backward pass. On a CPU these allocations, not the arithmetic, would make
+the pair expensive.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from torch.autograd.function import once_differentiable
 
 
 def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    """x [batch, ..., in] → [batch, ..., out].
+    """A linear layer with a low-rank pair: x [batch, ..., in] → [batch, ..., out].
 
     Args:
-        weight: [out, in].
-        bias: [out].
-        a: [r, in]; or [J, r, in], a pair for each of J equal parts of the batch.
-        b: [out, r], or [J, out, r].
+        x: the input.
+        weight: W [out, in].
+        bias: b [out].
+        a: A [r, in]; or [J, r, in], one pair for each of J equal parts of the batch.
+        b: B [out, r] or [J, out, r].
     """
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     a, b = (pair.to(dtype) if pair.ndim == 3 else pair[None].to(dtype) for pair in (a, b))
     parts, weight = x.to(dtype).reshape(len(a), -1, x.shape[-1]), weight.to(dtype)
     y: Tensor = _LowRank.apply(parts, weight, bias if bias is None else bias.to(dtype), a, b)
-    y = _Whole.apply(y, parts.detach(), weight.detach())
+    y = _AddLinear.apply(y, parts.detach(), weight.detach())
     return y.view(*x.shape[:-1], -1)
 
 
+# Two functions, so that the small one can come first and save all that the backward pass of the sum needs:
+# with gradient checkpointing, recomputation stops at the last saved tensor and thus skips the large matmul.
+# The large function then only adds x Wᵀ in place, and passes its gradient through unchanged.
 class _LowRank(torch.autograd.Function):
-    """b + (x Aᵀ) Bᵀ: [J, tokens, out]. Its backward is of the whole sum, which :class:`_Whole` makes of it.
-
-    What a backward pass needs is known here, before the large product: a cell that is computed again by
-    ``checkpoint`` ends here, as it does before an ordinary product at its end.
-    """
+    """The terms b + (x Aᵀ) Bᵀ, [J, tokens, out], with the backward pass of the whole sum."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
@@ -56,13 +56,13 @@ class _LowRank(torch.autograd.Function):
             grad.flatten(0, 1).T @ x.flatten(0, 1) if needs_weight else None,
             grad.sum(dim=(0, 1)) if needs_bias else None,
             through_b.mT @ x if needs_a else None,
-            # Transposed afterwards: the long dimension goes through the product as it lies.
+            # Transposing the result, not the inputs, keeps the matmul contiguous along the long dimension.
             (xa.mT @ grad).mT if needs_b else None,
         )
 
 
-class _Whole(torch.autograd.Function):
-    """Adds x Wᵀ in place. The gradient passes as it is: :class:`_LowRank` takes it for the whole sum's."""
+class _AddLinear(torch.autograd.Function):
+    """Adds x Wᵀ to y in place; its backward is the identity, as :class:`_LowRank` has the whole gradient."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, weight: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the flavours' blocks have in common as vector fields."""
+"""Base classes of the flavours' vector fields."""
 
 from __future__ import annotations
 
@@ -9,32 +9,50 @@ from typing import Self
 from torch import Tensor
 
 from odeformer.config import ModelConfig
-from odeformer.field.parts import BlockWeights, Heads, TensorSpec, attend, rotary_table
+from odeformer.field.parts import (
+    BlockWeights,
+    Heads,
+    TensorSpec,
+    attend,
+    own_memory,
+    rotary_table,
+    rotate,
+)
 
 
 @dataclass(frozen=True)
 class Block(ABC):
-    """Two residual branches on x [batch, tokens, width]."""
+    """A transformer block as vector field: dx/dt = speed · (attention(x; w) + feed_forward(x; w)).
+
+    Both branches start with their own norm. ``w`` holds the block's weights at one time t.
+    """
 
     config: ModelConfig
 
     @classmethod
     @abstractmethod
     def tensors(cls, config: ModelConfig) -> dict[str, TensorSpec]:
-        """The tensors of one block, in a fixed order."""
+        """Names, shapes and initialisation of the block's tensors, in a fixed order."""
 
     @classmethod
     @abstractmethod
     def at(cls, config: ModelConfig, x: Tensor, training: bool, mask: Tensor | None = None) -> Self:
-        """The field for a state shaped like x; ``mask`` as of :func:`~odeformer.field.parts.attend`."""
+        """The field for states of the shape, dtype and device of x.
+
+        Args:
+            config: the model's shape.
+            x: a state [batch, tokens, width].
+            training: whether dropout is on.
+            mask: the attention mask, as in :func:`~odeformer.field.parts.attend`; causal when not given.
+        """
 
     @abstractmethod
     def part(self, first: int, last: int) -> Block:
-        """The field for the positions from ``first`` to before ``last`` alone."""
+        """The field for states that hold the token positions ``first`` to ``last`` − 1 only."""
 
     @property
     def speed(self) -> float:
-        """D: the factor between this field and dx/dt."""
+        """D, the factor between the field and dx/dt."""
         return float(self.config.depth)
 
     @abstractmethod
@@ -43,25 +61,27 @@ class Block(ABC):
 
     @abstractmethod
     def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
-        """Causal self-attention. [batch, tokens, width] → [batch, tokens, width]."""
+        """Causal self-attention: [batch, tokens, width] → [batch, tokens, width]."""
 
     @abstractmethod
     def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
-        """The other branch. [batch, tokens, width] → [batch, tokens, width]."""
+        """The feed-forward branch: [batch, tokens, width] → [batch, tokens, width]."""
 
     def __call__(self, x: Tensor, w: BlockWeights) -> Tensor:
-        """The parallel field: both branches read the same x."""
+        """The sum of both branches on the same x: [batch, tokens, width] → [batch, tokens, width]."""
         return self.attention(x, w) + self.feed_forward(x, w)
 
 
 @dataclass(frozen=True)
 class RotaryBlock(Block):
-    """A block whose queries and keys are rotated by position (Su et al. 2021)."""
+    """A block with rotary position embedding (Su et al. 2021, arXiv 2104.09864)."""
 
     cos: Tensor
-    """[tokens, rotary dimensions], as ``sin``."""
+    """Cosines of the rotation angles, [tokens, rotary dimensions]."""
     sin: Tensor
+    """Sines of the rotation angles, [tokens, rotary dimensions]."""
     mask: Tensor | None = None
+    """Attention mask, [batch, 1, tokens, tokens]; causal when None."""
 
     @classmethod
     def at(cls, config: ModelConfig, x: Tensor, training: bool, mask: Tensor | None = None) -> Self:
@@ -72,3 +92,8 @@ class RotaryBlock(Block):
 
     def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
         return attend(self.heads(x, w), w, mask=self.mask)
+
+    def rotated(self, heads: Heads) -> Heads:
+        """The heads with queries and keys rotated by position."""
+        query, key = (rotate(part, self.cos, self.sin) for part in (heads.query, heads.key))
+        return Heads(query, key, own_memory(heads.value))

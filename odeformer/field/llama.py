@@ -1,4 +1,4 @@
-"""Llama's block as a vector field: RMSNorm, no biases, SwiGLU, grouped queries, fully rotated heads."""
+"""Llama's block as a vector field: RMSNorm, no biases, SwiGLU, grouped-query attention, rotary embedding."""
 
 from __future__ import annotations
 
@@ -13,22 +13,20 @@ from odeformer.field.parts import (
     BlockWeights,
     Heads,
     TensorSpec,
-    alone,
     project,
     reading_std,
     rms_norm,
-    rotate,
     writing_std,
 )
 
 
 @dataclass(frozen=True)
 class LlamaField(RotaryBlock):
-    """Two residual branches on x [batch, tokens, width]; Lie–Trotter splitting makes them Llama's layer."""
+    """Llama's block; a Lie–Trotter step of width 1/D equals Llama's (sequential) layer."""
 
     @classmethod
     def tensors(cls, config: ModelConfig) -> dict[str, TensorSpec]:
-        """The tensors of one block, in a fixed order; query, key and value rows lie one after the other."""
+        """Names, shapes and initialisation of the tensors; ``qkv`` has all query, key, then value rows."""
         width, hidden = config.width, config.hidden_width
         read, write = reading_std(config), writing_std(config)
         qkv_rows = (config.heads + 2 * config.groups) * config.head_width
@@ -43,15 +41,13 @@ class LlamaField(RotaryBlock):
         }
 
     def heads(self, x: Tensor, w: BlockWeights) -> Heads:
-        """Queries, and fewer keys and values, of x [batch, tokens, width]."""
-        batch, length, _ = x.shape
+        """Queries, keys and values of x [batch, tokens, width]; keys and values may have fewer heads."""
         heads, groups = self.config.heads, self.config.groups
         qkv = project(rms_norm(x, w, "attention_norm", self.config.epsilon), w, "qkv")
-        qkv = qkv.view(batch, length, heads + 2 * groups, self.config.head_width).transpose(1, 2)
-        query, key, value = qkv.split([heads, groups, groups], dim=1)
-        return Heads(rotate(query, self.cos, self.sin), rotate(key, self.cos, self.sin), alone(value))
+        qkv = qkv.unflatten(-1, (heads + 2 * groups, self.config.head_width)).transpose(1, 2)
+        return self.rotated(Heads(*qkv.split([heads, groups, groups], dim=1)))
 
     def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
-        """SwiGLU (Shazeer 2020). [batch, tokens, width] → [batch, tokens, width]."""
+        """SwiGLU (Shazeer 2020, arXiv 2002.05202): [batch, tokens, width] → [batch, tokens, width]."""
         x = rms_norm(x, w, "feed_forward_norm", self.config.epsilon)
         return project(F.silu(project(x, w, "gate")) * project(x, w, "up"), w, "down")

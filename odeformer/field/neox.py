@@ -1,4 +1,4 @@
-"""GPT-NeoX's block as a vector field: LayerNorm, biases, exact GELU, partly rotated heads."""
+"""GPT-NeoX's block as a vector field: LayerNorm, biases, exact GELU, partial rotary embedding."""
 
 from __future__ import annotations
 
@@ -13,22 +13,20 @@ from odeformer.field.parts import (
     BlockWeights,
     Heads,
     TensorSpec,
-    alone,
+    fused_heads,
     layer_norm,
     project,
     reading_std,
-    rotate,
     writing_std,
 )
 
 
 @dataclass(frozen=True)
 class NeoXField(RotaryBlock):
-    """Two residual branches that read the same x [batch, tokens, width]."""
+    """GPT-NeoX's block; an Euler step of width 1/D equals its layer with parallel branches."""
 
     @classmethod
     def tensors(cls, config: ModelConfig) -> dict[str, TensorSpec]:
-        """The tensors of one block, in a fixed order."""
         width, hidden = config.width, config.hidden_width
         read, write = reading_std(config), writing_std(config)
         return {
@@ -47,15 +45,9 @@ class NeoXField(RotaryBlock):
         }
 
     def heads(self, x: Tensor, w: BlockWeights) -> Heads:
-        """Queries, keys and values of x [batch, tokens, width]."""
-        batch, length, _ = x.shape
-        x = layer_norm(x, w, "attention_norm", self.config.epsilon)
-        # GPT-NeoX's layout: each head's query, key and value lie side by side.
-        qkv = project(x, w, "qkv").view(batch, length, self.config.heads, 3, self.config.head_width)
-        query, key, value = qkv.transpose(1, 2).unbind(dim=3)
-        return Heads(rotate(query, self.cos, self.sin), rotate(key, self.cos, self.sin), alone(value))
+        return self.rotated(fused_heads(x, w, self.config))
 
     def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
-        """Two projections with an exact GELU between. [batch, tokens, width] → [batch, tokens, width]."""
+        """Two projections with the exact GELU: [batch, tokens, width] → [batch, tokens, width]."""
         x = layer_norm(x, w, "feed_forward_norm", self.config.epsilon)
         return project(F.gelu(project(x, w, "up")), w, "down")

@@ -1,6 +1,6 @@
-"""The published block (Tong et al. 2025) as a vector field: GPT-2's with parallel branches and dropout.
+"""The block published by Tong et al. (2025) as a vector field: GPT-2's with parallel branches and dropout.
 
-The positions are learned ones, added to the embedding by the model.
+Positions are learned and added to the token embedding by the model.
 """
 
 from __future__ import annotations
@@ -14,12 +14,20 @@ from torch.nn import functional as F
 from odeformer.config import ModelConfig
 from odeformer.field.block import Block
 from odeformer.field.neox import NeoXField
-from odeformer.field.parts import BlockWeights, Heads, TensorSpec, attend, layer_norm, project
+from odeformer.field.parts import (
+    BlockWeights,
+    Heads,
+    TensorSpec,
+    attend,
+    fused_heads,
+    layer_norm,
+    project,
+)
 
 
 @dataclass(frozen=True)
 class PaperField(Block):
-    """Two residual branches that read the same x [batch, tokens, width]; its tensors are GPT-NeoX's."""
+    """GPT-2's block with parallel branches; it has the same tensors as :class:`NeoXField`."""
 
     training: bool
     mask: Tensor | None = None
@@ -30,25 +38,20 @@ class PaperField(Block):
 
     @classmethod
     def at(cls, config: ModelConfig, x: Tensor, training: bool, mask: Tensor | None = None) -> Self:
-        """The field for a state shaped like x; with dropout while training."""
         return cls(config, training, mask)
 
     def part(self, first: int, last: int) -> Self:
-        """The same at all positions."""
-        return self
+        return self  # the field does not depend on positions
 
     def heads(self, x: Tensor, w: BlockWeights) -> Heads:
-        batch, tokens, _ = x.shape
-        qkv = project(layer_norm(x, w, "attention_norm", self.config.epsilon), w, "qkv")
-        qkv = qkv.view(batch, tokens, self.config.heads, 3, self.config.head_width).transpose(1, 2)
-        return Heads(*qkv.unbind(dim=3))
+        return fused_heads(x, w, self.config)
 
     def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
         rate = self.config.dropout_rate if self.training else 0.0
         return self._dropout(attend(self.heads(x, w), w, rate, self.mask))
 
     def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
-        """Two projections with GPT-2's GELU between. [batch, tokens, width] → [batch, tokens, width]."""
+        """Two projections with GPT-2's GELU: [batch, tokens, width] → [batch, tokens, width]."""
         x = layer_norm(x, w, "feed_forward_norm", self.config.epsilon)
         hidden = F.gelu(project(x, w, "up"), approximate="tanh")
         return self._dropout(project(hidden, w, "down"))

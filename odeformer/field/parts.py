@@ -1,9 +1,9 @@
-"""What the flavours' vector fields are made of. Pure functions, no parameters.
+"""Building blocks of the vector fields: projections, norms, rotary embedding, attention. Pure functions.
 
-Weights come as a flat dictionary. A projection ``name`` is y = x Wᵀ + b from ``{name}_weight`` [out, in]
-and, where there is one, ``{name}_bias`` [out]; where the dictionary also holds the low-rank pair
-``{name}_lora_a`` [r, in] and ``{name}_lora_b`` [out, r], y gains (x Aᵀ) Bᵀ: the full-size ΔW is never
-formed. With several pairs [J, r, in] and [J, out, r] each of J equal parts of the batch has its own.
+The weights of a block are a flat dictionary. A projection ``name`` is y = x Wᵀ + b with ``{name}_weight``
+[out, in] and, optionally, ``{name}_bias`` [out]. If the dictionary also holds the LoRA pair ``{name}_lora_a``
+[r, in] and ``{name}_lora_b`` [out, r], (x Aᵀ) Bᵀ is added; ΔW = B A is never formed. With pairs [J, r, in]
+and [J, out, r] each of J equal parts of the batch has its own pair.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from odeformer.config import ModelConfig
 from odeformer.field.adapted import adapted_linear
 
 BlockWeights = dict[str, Tensor]
-"""One block's tensors by name; or those of M blocks, every tensor stacked to [M, ...]."""
+"""The tensors of one block by name; or of M blocks, each tensor stacked to [M, ...]."""
 
 
 def by_cell(weights: Mapping[str, Iterable[Tensor]], nodes: int) -> list[list[BlockWeights]]:
-    """For each cell the block's tensors at its ``nodes`` times, out of those at all times [M, ...]."""
-    # Iterating over a tensor unbinds it: its backward is one stack, where each index would fill a tensor of
-    # all cells.
+    """Stacked weights [M, ...] as a list over cells of lists over the ``nodes`` times of a cell."""
+    # Iterating unbinds a tensor, whose backward is a single stack; the backward of indexing would allocate a
+    # tensor of all cells for every cell.
     at_times = [dict(zip(weights, tensors, strict=True)) for tensors in zip(*weights.values(), strict=True)]
     return [at_times[first : first + nodes] for first in range(0, len(at_times), nodes)]
 
 
 class Heads(NamedTuple):
-    """What attention mixes: each [batch, heads, tokens, head width], queries and keys rotated by position.
+    """Queries, keys and values of attention, each [batch, heads, tokens, head width].
 
-    Keys and values may have fewer heads, each for a group of the queries'.
+    Keys and values may have fewer heads than queries (grouped-query attention).
     """
 
     query: Tensor
@@ -44,7 +44,7 @@ class Heads(NamedTuple):
 
 
 class Field(Protocol):
-    """What a solver may ask of a vector field: dx/dt = speed · field(x, w)."""
+    """The interface of vector fields that solvers use: dx/dt = speed · field(x, w)."""
 
     @property
     def speed(self) -> float: ...
@@ -57,7 +57,7 @@ class Field(Protocol):
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Shape and initialisation of one of the block's tensors."""
+    """Shape, initial mean and initial standard deviation of one of the block's tensors."""
 
     shape: tuple[int, ...]
     mean: float = 0.0
@@ -65,17 +65,17 @@ class TensorSpec:
 
 
 def reading_std(config: ModelConfig) -> float:
-    """√(2 / 5d), for matrices that read the residual stream (Nguyen and Salazar 2019; GPT-NeoX)."""
+    """Initial std √(2 / 5d) of matrices that read the residual stream (Nguyen and Salazar 2019; GPT-NeoX)."""
     return math.sqrt(2 / (5 * config.width))
 
 
 def writing_std(config: ModelConfig) -> float:
-    """2 / (D √d), for matrices that write to the residual stream (Wang and Komatsuzaki 2021; GPT-NeoX)."""
+    """Initial std 2 / (D √d) of matrices that write to the residual stream (Wang and Komatsuzaki 2021)."""
     return 2 / (config.depth * math.sqrt(config.width))
 
 
 def project(x: Tensor, w: BlockWeights, name: str) -> Tensor:
-    """y = x Wᵀ + b, plus the low-rank pair where there is one. x [batch, ..., in] → y [batch, ..., out]."""
+    """The projection ``name``, with its LoRA pair if there is one: [batch, ..., in] → [batch, ..., out]."""
     weight, bias = w[f"{name}_weight"], w.get(f"{name}_bias")
     if f"{name}_lora_a" not in w:
         return F.linear(x, weight, bias)
@@ -83,19 +83,19 @@ def project(x: Tensor, w: BlockWeights, name: str) -> Tensor:
 
 
 def layer_norm(x: Tensor, w: BlockWeights, name: str, epsilon: float) -> Tensor:
-    """LayerNorm over the last dimension."""
+    """LayerNorm over the last dimension with the weight and bias of ``name``."""
     return F.layer_norm(x, x.shape[-1:], w[f"{name}_weight"], w[f"{name}_bias"], epsilon)
 
 
 def rms_norm(x: Tensor, w: BlockWeights, name: str, epsilon: float) -> Tensor:
-    """RMSNorm over the last dimension."""
+    """RMSNorm over the last dimension with the weight of ``name``."""
     return F.rms_norm(x, x.shape[-1:], w[f"{name}_weight"], epsilon)
 
 
 def rotary_table(config: ModelConfig, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin [length, rotary dimensions] of rotary positions (Su et al. 2021), in ``like``'s dtype."""
+    """Cosines and sines [length, rotary dimensions] of the rotary embedding, in the dtype of ``like``."""
     dimensions = config.rotary_dimensions
-    # bf16 has no odd numbers above 256: positions would fall together.
+    # In bfloat16, which has no odd integers above 256, different positions would get the same angle.
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     exponents = torch.arange(0, dimensions, 2, dtype=dtype, device=like.device) / dimensions
     positions = torch.arange(length, dtype=dtype, device=like.device)
@@ -104,10 +104,24 @@ def rotary_table(config: ModelConfig, length: int, like: Tensor) -> tuple[Tensor
     return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 
-def attend(heads: Heads, w: BlockWeights, dropout: float = 0.0, mask: Tensor | None = None) -> Tensor:
-    """Causal attention, or by a mask (see :func:`document_mask`), and its output projection.
+def fused_heads(x: Tensor, w: BlockWeights, config: ModelConfig) -> Heads:
+    """Normalised, projected heads of x [batch, tokens, width], with ``qkv`` in GPT-NeoX's layout.
 
-    Returns [batch, tokens, width].
+    In that layout the rows of each head's query, key and value are adjacent.
+    """
+    qkv = project(layer_norm(x, w, "attention_norm", config.epsilon), w, "qkv")
+    qkv = qkv.unflatten(-1, (config.heads, 3, config.head_width)).transpose(1, 2)
+    return Heads(*qkv.unbind(dim=3))
+
+
+def attend(heads: Heads, w: BlockWeights, dropout: float = 0.0, mask: Tensor | None = None) -> Tensor:
+    """Attention and its output projection: heads → [batch, tokens, width].
+
+    Args:
+        heads: queries, keys and values.
+        w: the block's weights, of which ``out`` is used.
+        dropout: dropout rate of the attention weights.
+        mask: bool [batch, 1, tokens, tokens], see :func:`document_mask`; causal when not given.
     """
     query, key, value = heads
     grouped = key.shape[1] < query.shape[1]
@@ -118,9 +132,9 @@ def attend(heads: Heads, w: BlockWeights, dropout: float = 0.0, mask: Tensor | N
 
 
 def document_mask(documents: Tensor) -> Tensor:
-    """What each token sees: those before it in its own document, and itself.
+    """The causal attention mask within documents.
 
-    documents [batch, tokens], a number for each token's document → bool [batch, 1, tokens, tokens].
+    Document numbers [batch, tokens] → bool [batch, 1, tokens, tokens], true where a token may attend.
     """
     length = documents.shape[1]
     same = documents[:, None, :, None] == documents[:, None, None, :]
@@ -128,7 +142,7 @@ def document_mask(documents: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the first dimensions of each head by position. x [..., tokens, head width]."""
+    """Rotate the first ``cos.shape[-1]`` dimensions of each head by position: x [..., tokens, head width]."""
     dimensions = cos.shape[-1]
     turned, kept = x[..., :dimensions], x[..., dimensions:]
     first, second = turned.chunk(2, dim=-1)
@@ -136,9 +150,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([turned.to(kept.dtype), kept], dim=-1)
 
 
-def alone(value: Tensor) -> Tensor:
-    """The values in memory of their own, where a backward pass will keep them: else they would keep queries
-    and keys from before their rotation as well."""
+def own_memory(value: Tensor) -> Tensor:
+    """A copy of the values if a backward pass will save them.
+
+    As a view they would keep the whole projection alive, including queries and keys before their rotation.
+    """
     return value.contiguous() if value.requires_grad else value
 
 

@@ -1,1 +1,1 @@
-"""What all four packages do with files: replace them whole, tell them apart, lock and check them."""
+"""File operations that all four packages use: atomic writes, digests, locks and checks."""

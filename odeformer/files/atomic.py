@@ -1,4 +1,4 @@
-"""Write a file or a folder so that a reader sees all of it or nothing, whenever the writer is killed."""
+"""Atomic writes: readers see a file or folder completely or not at all, whenever the writer is killed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from pathlib import Path
 
 @contextmanager
 def new_folder(folder: Path, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """A folder beside ``folder`` to write in, which takes its place when the block ends without an error.
+    """Yield a temporary folder, which replaces ``folder`` when the block ends without an error.
 
-    Its files are on the disk by then. After an error nothing has changed.
+    The files are synced to disk first. After an error nothing has changed.
 
     Args:
-        check: called just before: raises where ``folder`` must not be replaced.
+        folder: the folder to create or replace.
+        check: called just before the replacement; raises an error if ``folder`` must not be replaced.
     """
     beside, aside = (folder.with_name(f".{folder.name}.{state}") for state in ("incomplete", "replaced"))
     if aside.exists() and not folder.exists():  # killed between the two renames below
@@ -41,10 +42,17 @@ def new_folder(folder: Path, check: Callable[[], None] = lambda: None) -> Iterat
 
 
 @contextmanager
-def new_file(file: Path) -> Iterator[Path]:
-    """As :func:`new_folder`, of a single file."""
+def new_file(file: Path, writer: str = "") -> Iterator[Path]:
+    """Yield the path of a temporary file, which replaces ``file`` when the block ends without an error.
+
+    The file is synced to disk first. After an error nothing has changed.
+
+    Args:
+        file: the file to create or replace.
+        writer: a name that tells processes apart which may write the file at the same time.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.incomplete")
+    beside = file.with_name(f".{file.name}{writer and '.'}{writer}.incomplete")
     try:
         yield beside
         flush(beside)
@@ -55,7 +63,7 @@ def new_file(file: Path) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Write a file, or a folder's list of names, to the disk (``fsync``)."""
+    """Sync a file, or a folder's list of names, to disk (``fsync``)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256 over the names and contents of a folder's files, hidden ones aside: its identity."""
+    """SHA-256, in hexadecimal, of the names and contents of a folder's files except hidden ones."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
         digest.update(f"{path.name} {file_digest(path)}\n".encode())
@@ -15,6 +15,6 @@ def folder_digest(folder: Path) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Locks on files, which the kernel releases when their process dies, however it dies."""
+"""File locks, which the kernel releases when their process ends for any reason."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from typing import TextIO
 
 @contextmanager
 def locked(file: Path, wait: bool = True) -> Iterator[TextIO]:
-    """Hold the lock of a file, which is made if it is missing, while the block runs.
+    """Hold an exclusive lock on a file while the block runs, and yield the file, open to read and append.
 
     Args:
-        wait: until whoever holds it lets go.
-
-    Returns:
-        The file, opened to read and to append.
+        file: the file to lock; it is created if it is missing.
+        wait: whether to wait until the lock is free.
 
     Raises:
-        BlockingIOError: when another process holds it and ``wait`` is false.
+        BlockingIOError: if another process holds the lock and ``wait`` is false.
     """
     with file.open("a+", encoding="utf-8") as opened:
         fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

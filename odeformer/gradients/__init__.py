@@ -1,22 +1,22 @@
-"""Gradient methods: how the backward pass of a solve gets its states.
+"""Gradient methods: how the backward pass of a solve obtains the intermediate states.
 
-``direct`` keeps everything that every cell computed. ``checkpoint`` keeps the state between cells, or every
-few cells, and computes the cells again in the backward pass: the same gradient, bit for bit, for a third more
-time. ``reversible`` keeps the last state alone, and needs a solver that can undo its steps. ``adjoint`` also
-keeps the last state alone and solves backwards, with any Runge–Kutta solver: not the gradient of the discrete
-solve, but an approximation whose error falls as the cells get smaller.
+- ``direct`` saves all activations of all cells: ordinary backpropagation.
+- ``checkpoint`` saves only the state between cells, or every few cells, and recomputes the cells in the
+  backward pass: the same gradient, bit for bit, for a third more time.
+- ``reversible`` saves only the last state and recovers the others, with a solver that can undo its steps.
+- ``adjoint`` saves only the last state and solves the ODE backwards, with any Runge–Kutta solver. It is not
+  the gradient of the discrete solve, but an approximation whose error falls as the cells get smaller.
 
-To add one, write a module with ``solve`` and ``memory`` (see :mod:`odeformer.gradients.direct`) and give it
-an entry in ``GRADIENTS``. Nothing here imports torch: settings are checked before it is needed.
+To add a method, write a module with ``solve`` and ``memory`` (see :mod:`odeformer.gradients.direct`) and give
+it an entry in ``GRADIENTS``. This module does not import torch, so that settings can be checked without it.
 """
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator
-
 from odeformer.gradients.method import GradientMethod
+from odeformer.section import known, look_up
 from odeformer.solvers import MEMORY_SAVING, ReversibleSolver, RungeKutta
 
 GRADIENTS: dict[str, GradientMethod] = {
@@ -27,7 +27,7 @@ GRADIENTS: dict[str, GradientMethod] = {
         recomputed_passes=1.0,
         regenerates_weights=True,
         solvers=ReversibleSolver,
-        needs="a solver that can be undone",
+        needs="a reversible solver",
         default_solver=MEMORY_SAVING,
     ),
     "adjoint": GradientMethod(
@@ -42,22 +42,11 @@ GRADIENTS: dict[str, GradientMethod] = {
 
 
 def gradient_named(name: str) -> GradientMethod:
-    """The gradient method of that name.
-
-    Raises:
-        ValueError: naming the methods there are.
-    """
-    if name not in GRADIENTS:
-        raise ValueError(f"gradient {name!r} is unknown; there are: {', '.join(GRADIENTS)}")
-    return GRADIENTS[name]
+    """The gradient method of that name, see :func:`odeformer.section.look_up`."""
+    return look_up("gradient", name, GRADIENTS)
 
 
-def _known(name: str) -> str:
-    gradient_named(name)
-    return name
-
-
-GradientName = Annotated[str, AfterValidator(_known)]
-"""A key of ``GRADIENTS``, as settings have it."""
+GradientName = Annotated[str, known(gradient_named)]
+"""The type of settings that hold a key of ``GRADIENTS``."""
 
 __all__ = ["GRADIENTS", "GradientMethod", "GradientName", "gradient_named"]

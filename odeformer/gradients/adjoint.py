@@ -1,9 +1,9 @@
 """The continuous adjoint (Chen et al. 2018, arXiv 1806.07366), as torchdiffeq implements it.
 
-Forward, only the last state is kept. Backward, x and its adjoint are solved from t = 1 back to 0 by the
-same solver. That is the gradient of the exact flow, discretised: it differs from the gradient of the
-discrete solve by the solver's truncation error, in any precision. ``odeformer grad-check`` prints by how
-much for a model of one's own.
+The forward pass saves only the last state. The backward pass solves x and its adjoint from t = 1 back to 0
+with the same solver. This discretises the gradient of the exact flow, so in any precision it differs from the
+gradient of the discrete solve by the solver's truncation error. ``odeformer grad-check`` measures the
+difference for a given model.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from odeformer.gradients.right_hand_side import RightHandSide
 from odeformer.solvers import RungeKutta, add_scaled
 
 FEW_CELLS = 12
+"""A solve with fewer cells causes a warning that the gradient is inaccurate."""
 
 
 class Tableau(FixedGridODESolver):
-    """One of our Runge–Kutta solvers as a method of torchdiffeq, so that both step x in the same way."""
+    """A :class:`RungeKutta` solver as a torchdiffeq method, so that both make the same steps."""
 
-    order = 1  # of the interpolation between grid points, of which none is asked for
+    order = 1  # order of the interpolation between grid points, which is not used
 
     def __init__(self, func: Any, y0: Tensor, tableau: RungeKutta, **options: Any) -> None:
         super().__init__(func, y0, **options)
@@ -45,20 +46,20 @@ METHODS["tableau"] = Tableau
 
 
 class CellByCell(RightHandSide):
-    """It knows the width of the cell that is being solved."""
+    """A right-hand side that knows the width of the cell that is being solved."""
 
     def callback_step(self, t0: Tensor, x: Tensor, dt: Tensor) -> None:
-        """Called by torchdiffeq."""
+        """Note the cell width; torchdiffeq calls this before each step."""
         self.h = dt
 
     callback_step_adjoint = callback_step
 
 
 def solve(problem: Problem) -> Tensor:
-    """The state at the end, its gradient by the continuous adjoint.
+    """The state at the end, with a gradient by the continuous adjoint.
 
     Warns:
-        UserWarning: for a solver of one stage, or few cells: the gradient is then wrong by percents.
+        UserWarning: for a one-stage solver or few cells, where the gradient is wrong by percents.
     """
     x0, solver, hypernetwork, cells = problem.x0, problem.solver, problem.source, len(problem.grid) - 1
     assert isinstance(solver, RungeKutta)
@@ -87,6 +88,6 @@ def solve(problem: Problem) -> Tensor:
 
 
 def memory(sizes: PassSizes) -> PassMemory:
-    """The last state; going back, six of them and one evaluation. The prelude's evaluations are kept."""
+    """Memory of a pass: the last state, in the backward pass six and one evaluation, plus the prelude."""
     prelude = sizes.prelude * sizes.evaluation
     return PassMemory(prelude + sizes.state, prelude + 6 * sizes.state + sizes.evaluation, 1)

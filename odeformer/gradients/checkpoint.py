@@ -1,4 +1,4 @@
-"""Activation checkpointing (Chen et al. 2016, arXiv 1604.06174): one state is kept for each few cells."""
+"""Activation checkpointing (Chen et al. 2016, arXiv 1604.06174): one state is saved per segment of cells."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from odeformer.solvers import State
 
 
 def solve(problem: Problem) -> Tensor:
-    """The state at the end; the backward pass computes the cells again, a segment at a time."""
+    """The state at the end; the backward pass recomputes the cells, one segment at a time."""
     cells, weights = problem.cells, problem.weights_by_cell()
 
     def advance_segment(state: State, part: slice) -> State:
@@ -27,7 +27,7 @@ def solve(problem: Problem) -> Tensor:
 
 
 def memory(sizes: PassSizes) -> PassMemory:
-    """A state for each segment, and a segment's evaluations while it is computed again."""
+    """Memory of a pass: one state per segment, and in the backward pass the evaluations of one segment."""
     states = math.ceil(sizes.depth / sizes.segment) * sizes.solver_state
     again = sizes.segment * sizes.evaluations * sizes.evaluation
     return PassMemory(states, states + again, (sizes.depth - sizes.prelude) * sizes.nodes)

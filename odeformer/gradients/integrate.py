@@ -1,4 +1,4 @@
-"""Solve the ODE along depth by a solver, with a gradient method for the backward pass."""
+"""The solve of the ODE along depth, with a solver and a gradient method."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from odeformer.solvers import Solver
 
 
 class Solution(NamedTuple):
-    """The end of a solve, and what it took."""
+    """The result of a solve."""
 
     x: Tensor
     """The state at the end, [batch, tokens, width]."""
     evaluations: tuple[int, ...]
-    """Evaluations of the field, for each sequence."""
+    """Number of vector field evaluations for each sequence of the batch."""
 
 
 def integrate(
@@ -38,21 +38,19 @@ def integrate(
 
     Args:
         field: the vector field; ``field.speed`` is D.
-        source: gives W(t). It is called once; by ``reversible`` every few cells, by ``adjoint`` at every
-            evaluation.
+        source: the source of W(t). It is called once; by ``reversible`` every few cells, by ``adjoint`` at
+            every evaluation.
         x0: the state at the start, [batch, tokens, width].
         grid: the edges of the cells.
-        solver: moves x over one cell.
-        gradient: one of ``GRADIENTS``.
-        segment: the number of cells that ``checkpoint`` computes again together, for which it keeps one
-            state.
+        solver: the solver that moves x over one cell.
+        gradient: a key of ``GRADIENTS``.
+        segment: with ``checkpoint``, the number of cells between two saved states.
 
     Raises:
-        ValueError: for an unknown gradient method, or one that does not go with the solver or with weights
-            that were generated beforehand.
-        FloatingPointError: without gradients, for a state that is not finite, naming the cell and its t
-            where it first was not. (With gradients the guards of a training loop decide, which see the
-            loss of all workers.)
+        ValueError: for an unknown gradient method, or one that cannot be used with the solver or with
+            precomputed weights.
+        FloatingPointError: if the state is not finite, naming the first such cell and its t. Only without
+            gradients: in training, the loop checks the loss of all workers instead.
     """
     method = gradient_named(gradient)
     if len(grid) == 1:
@@ -60,16 +58,16 @@ def integrate(
     if not method.goes_with(solver):
         raise ValueError(f"gradient {gradient!r} needs {method.able_solvers()}")
     if method.regenerates_weights and isinstance(source, FixedWeights):
-        raise ValueError(f"gradient {gradient!r} makes W(t) itself: give no weights made beforehand")
+        raise ValueError(f"gradient {gradient!r} generates W(t) itself: give no precomputed weights")
     problem = Problem(field, source, x0, grid, solver, segment)
     x = method.solve(problem).to(x0.dtype)
     if not torch.is_grad_enabled() and not x.isfinite().all():
-        _name_the_first_cell(problem)
+        _raise_at_first_cell(problem)
     return Solution(x, (solver.evaluations * (len(grid) - 1),) * len(x0))
 
 
-def _name_the_first_cell(problem: Problem) -> None:
-    """Solve once more, cell by cell, and raise where the state is no longer finite."""
+def _raise_at_first_cell(problem: Problem) -> None:
+    """Solve once more, cell by cell, and raise at the first cell after which the state is not finite."""
     x0, grid, solver = problem.x0, problem.grid, problem.solver
     if not x0.isfinite().all():
         raise FloatingPointError(

@@ -1,4 +1,4 @@
-"""What a gradient method is, and what it is given to solve."""
+"""The interface of gradient methods, and the problem that they solve."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Problem:
-    """dx/dt = speed · field(x; W(t)), to be solved from the grid's first edge to its last."""
+    """An initial value problem: dx/dt = speed · field(x; W(t)) from the grid's first edge to its last."""
 
     field: Field
     source: WeightSource
-    """Gives W(t)."""
+    """The source of W(t)."""
     x0: Tensor
     """The state at the start, [batch, tokens, width]."""
     grid: Grid
     """The edges of the cells."""
     solver: Solver
     segment: int
-    """The cells that ``checkpoint`` computes again together."""
+    """The number of cells between two saved states, for ``checkpoint``."""
 
     @property
     def cells(self) -> list[Cell]:
         return cells_of(self.grid, self.field.speed)
 
     def nodes(self) -> tuple[Tensor, Tensor]:
-        """The times at which the solver needs weights, and the widths of their cells: each [M]."""
+        """The times t at which the solver needs weights, and the cell width h of each: [M], [M]."""
         from odeformer.hypernetwork import time_tensors
 
         return time_tensors(*node_times(self.solver, self.grid), like=self.x0)
 
     def weights_by_cell(self) -> list[list[BlockWeights]]:
-        """For each cell the block's tensors at its nodes, all generated in one call.
+        """A list over cells of the block's weights at each of the cell's nodes, generated in one call.
 
         Raises:
-            ValueError: for weights that were generated for another depth.
+            ValueError: for precomputed weights of another depth.
         """
         from odeformer.field.parts import by_cell
 
@@ -58,74 +58,75 @@ class Problem:
 
 
 class PassSizes(NamedTuple):
-    """What a backward pass may keep, in bytes, and of how many."""
+    """Sizes from which the memory of a forward and backward pass is computed."""
 
     state: int
-    """One state, [batch, tokens, width] in float32."""
+    """Bytes of one state, [batch, tokens, width] in float32."""
     solver_state: int
-    """What the solver carries from cell to cell."""
+    """Bytes that the solver carries from cell to cell."""
     evaluation: int
-    """What one evaluation of the field keeps, its state included."""
+    """Bytes that autograd saves for one evaluation of the field, including its state."""
     depth: int
-    """Cells, those of the prelude included."""
+    """Number of cells, including the prelude."""
     prelude: int
-    """Cells of the prelude."""
+    """Number of cells of the prelude."""
     evaluations: int
-    """Evaluations of the field in a cell."""
+    """Number of field evaluations per cell."""
     nodes: int
-    """Times in a cell at which the solver needs weights."""
+    """Number of times per cell at which the solver needs weights."""
     segment: int
+    """The number of cells between two saved states, for ``checkpoint``."""
 
 
 class PassMemory(NamedTuple):
-    """What a gradient method keeps."""
+    """Memory that a gradient method takes."""
 
     at_loss: int
     """Bytes of activations at the end of the forward pass."""
     in_backward: int
-    """The most bytes of activations during the backward pass."""
+    """Peak bytes of activations during the backward pass."""
     times: int
-    """Times t whose generated weights exist at once, without those of the prelude."""
+    """Number of times t whose generated weights exist at once, not counting the prelude's."""
 
 
 class GradientModule(Protocol):
-    """What the module of a gradient method defines."""
+    """The functions that the module of a gradient method defines."""
 
     def solve(self, problem: Problem) -> Tensor:
-        """The state at the grid's last edge, differentiable in ``x0`` and in what W(t) is made of."""
+        """The state at the grid's last edge, differentiable in ``x0`` and in the parameters behind W(t)."""
         ...
 
     def memory(self, sizes: PassSizes) -> PassMemory:
-        """What the method keeps of a pass."""
+        """The memory that the method takes in a pass."""
         ...
 
 
 @dataclass(frozen=True)
 class GradientMethod:
-    """An entry of ``GRADIENTS``."""
+    """A gradient method: where it is implemented, and what it can be used with."""
 
     module: str
     """The module with ``solve`` and ``memory``, imported when the method is first used."""
     recomputed_passes: float
-    """Forward passes through the cells that are made once more in the backward pass."""
+    """Number of additional forward passes through the cells in the backward pass."""
     is_exact: bool = True
-    """Whether it gives the gradient of the discrete solve, up to rounding."""
+    """Whether the result is the gradient of the discrete solve, up to rounding."""
     regenerates_weights: bool = False
-    """Generate W(t) from the stored weights in both passes, a few times t at once, instead of all of them
-    before: with weights that are given, or that ZeRO-3 has released by then, the method cannot be used."""
+    """Whether W(t) is generated from the stored weights during both passes, for a few times t at once. Such a
+    method cannot use precomputed weights, nor weights that ZeRO-3 releases after the forward pass."""
     solvers: type = object
-    """The kind of solver that the method goes with."""
+    """The base class of the solvers that the method can be used with."""
     needs: str = ""
-    """That kind, for a message."""
+    """A description of these solvers, for error messages."""
     default_solver: str | None = None
-    """The solver where none is chosen; the flavour's own when None."""
+    """The solver to use if none is chosen; None means the flavour's."""
 
     def solve(self, problem: Problem) -> Tensor:
-        """See :class:`GradientModule`."""
+        """The solution of a problem, as :meth:`GradientModule.solve`."""
         return self._implementation.solve(problem)
 
     def memory(self, sizes: PassSizes) -> PassMemory:
-        """See :class:`GradientModule`."""
+        """The memory of a pass, as :meth:`GradientModule.memory`."""
         return self._implementation.memory(sizes)
 
     def goes_with(self, solver: Solver) -> bool:
@@ -133,7 +134,7 @@ class GradientMethod:
         return isinstance(solver, self.solvers)
 
     def able_solvers(self) -> str:
-        """What the method needs of a solver, and the names of those that have it."""
+        """The kind of solver that the method needs, followed by the solvers' names."""
         names = ", ".join(name for name, solver in SOLVERS.items() if self.goes_with(solver))
         return f"{self.needs}: {names}"
 

@@ -1,9 +1,9 @@
-"""The gradient of a reversible solve: states are recovered from the end, so that nothing grows with N.
+"""The gradient of a reversible solve: states are recovered from the last one, so memory is constant in N.
 
-Forward, only the last state is kept. Backward, each coupling (u, v) → (v, a·u + φ(v)) is undone, and the
-one evaluation of φ that this takes is also the one that is differentiated: a backward pass costs what it
-costs with per-cell checkpoints. Weights are generated a few cells at a time in both passes, and their
-gradient goes straight into the hypernetwork's parameters'.
+The forward pass saves only the last state. The backward pass undoes each coupling (u, v) → (v, a·u + φ(v)),
+and the one evaluation of φ that this takes is also the one that is differentiated: a backward pass costs as
+much as with per-cell checkpointing. In both passes weights are generated for a few cells at a time, and their
+gradient is propagated to the hypernetwork's parameters right away.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from odeformer.gradients.right_hand_side import autocast_state
 from odeformer.solvers import Cell, ReversibleSolver, seen_dtype
 
 CELLS_AT_ONCE = 4
-"""Cells whose weights exist at the same time."""
+"""Number of cells whose weights exist at the same time."""
 
 
 @dataclass(frozen=True)
 class Solve:
-    """A reversible solve: everything but the state and the parameters."""
+    """The constants of a reversible solve."""
 
     field: Field
     hypernetwork: nn.Module
     solver: ReversibleSolver
     cells: Sequence[Cell]
     times: Tensor
-    """Of all nodes of all cells, [cells · nodes]."""
+    """The times t of all nodes of all cells, [cells · nodes]."""
     widths: Tensor
-    """Of the cells of these nodes, [cells · nodes]."""
+    """The cell width h of each of these nodes, [cells · nodes]."""
 
     def parameters(self) -> list[nn.Parameter]:
         return [p for p in self.hypernetwork.parameters() if p.requires_grad]
 
     def chunks(self) -> list[range]:
-        """The cells, a few at a time."""
+        """The indices of the cells in chunks of ``CELLS_AT_ONCE``."""
         starts = range(0, len(self.cells), CELLS_AT_ONCE)
         return [range(start, min(start + CELLS_AT_ONCE, len(self.cells))) for start in starts]
 
     def weights(self, chunk: range) -> BlockWeights:
-        """W at the nodes of these cells, each [nodes, ...]."""
+        """The block's tensors at all nodes of these cells, each [nodes, ...]."""
         nodes = len(self.solver.nodes)
         part = slice(chunk.start * nodes, chunk.stop * nodes)
         generated: BlockWeights = self.hypernetwork(self.times[part], self.widths[part])
@@ -65,7 +65,7 @@ def solve(problem: Problem) -> Tensor:
 
 
 def memory(sizes: PassSizes) -> PassMemory:
-    """The last state; going back, three of them and one evaluation. The prelude's evaluations are kept."""
+    """Memory of a pass: the last state, in the backward pass three and one evaluation, plus the prelude."""
     prelude = sizes.prelude * sizes.evaluation
     cells = min(sizes.depth - sizes.prelude, CELLS_AT_ONCE)
     return PassMemory(
@@ -93,10 +93,11 @@ class _ReversibleSolve(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         solve: Solve = ctx.solve
         u, v, *kept = ctx.saved_tensors
-        # x is the second of the pair: nothing came from the first.
+        # The solution x is v; the loss does not depend on u.
         grad_u, grad_v = torch.zeros_like(u), outputs[0].to(u.dtype)
         parameters = solve.parameters()
         totals: list[Tensor | None] = [None] * len(parameters)
+
         with torch.autocast(**ctx.autocast):
             for chunk in reversed(solve.chunks()):
                 with torch.enable_grad():
@@ -106,16 +107,20 @@ class _ReversibleSolve(torch.autograd.Function):
                     for name, stacked in generated.items()
                 }
                 blocks = by_cell(leaves, len(solve.solver.nodes))
-                for index, own in zip(reversed(chunk), reversed(blocks), strict=True):
-                    couplings = solve.solver.couplings(solve.field, solve.cells[index], own)
+                for index, at_nodes in zip(reversed(chunk), reversed(blocks), strict=True):
+                    couplings = solve.solver.couplings(solve.field, solve.cells[index], at_nodes)
                     for factor, update in reversed(couplings):
-                        scaled, v, grad_u, grad_v = _undo(factor, update, u, v, grad_u, grad_v, own)
+                        scaled, v, grad_u, grad_v = _undo(factor, update, u, v, grad_u, grad_v, at_nodes)
                         u, kept = solve.solver.unscale(factor, scaled, tuple(kept))
                 _accumulate(totals, generated, leaves, parameters)
-        # Both of the pair started as x0.
+
+        # Both values of the pair started as x0.
         return None, (grad_u + grad_v).to(outputs[0].dtype), *totals
 
 
+# Undoing needs φ(v), and the gradient needs the graph of φ at v: one evaluation serves both. v is a detached
+# leaf, so the graph lives for this coupling only and memory is constant in N. By the chain rule of the
+# outputs v and a·u + φ(v), the gradient of u is a · grad_after, and that of v is grad_v + grad_after · φ'(v).
 def _undo(
     factor: float,
     update: Callable[[Tensor], Tensor],
@@ -125,9 +130,9 @@ def _undo(
     grad_after: Tensor,
     blocks: list[BlockWeights],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Through (v, after = factor · u + update(v)) back to (factor · u, v), and to the gradients of (u, v).
+    """Undo and differentiate the coupling (u, v) → (v, after = factor · u + update(v)), given its outputs.
 
-    The weights' gradient is added to their ``grad``.
+    Returns factor · u, v, and the gradients of u and v; that of the weights is added to their ``grad``.
     """
     leaf = v.detach().to(seen_dtype(blocks)).requires_grad_()
     weights = [w for block in blocks for w in block.values() if w.requires_grad]
@@ -148,8 +153,8 @@ def _accumulate(
     leaves: dict[str, list[Tensor]],
     parameters: list[nn.Parameter],
 ) -> None:
-    """Add to each parameter's total what the gradients of these generated weights make of it."""
-    # An adapter leaves the frozen weights without a gradient.
+    """Propagate the gradients of generated weights to the parameters, and add them to ``totals``."""
+    # Under an adapter the frozen weights have no gradient.
     trained = [name for name, stacked in generated.items() if stacked.requires_grad]
     if not trained:
         return

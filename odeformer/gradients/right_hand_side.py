@@ -1,4 +1,4 @@
-"""The right-hand side of the ODE as torchdiffeq calls it: dx/dt at a time and a state."""
+"""The right-hand side of the ODE for torchdiffeq: dx/dt as a function of t and x."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from odeformer.hypernetwork import WeightSource
 
 
 def autocast_state(device: str) -> dict[str, Any]:
-    """The arguments of a ``torch.autocast`` that does what is done now, for a backward pass outside of it."""
+    """Arguments that recreate the current ``torch.autocast`` in a backward pass, which runs outside of it."""
     return {
         "device_type": device,
         "enabled": torch.is_autocast_enabled(device),
@@ -21,17 +21,16 @@ def autocast_state(device: str) -> dict[str, Any]:
 
 
 class RightHandSide:
-    """(t, x) → speed · field(x; W(t)), with W(t) made at every call."""
+    """The function (t, x) → speed · field(x; W(t)), which generates W(t) at every call."""
 
     def __init__(self, field: Field, hypernetwork: WeightSource, x0: Tensor) -> None:
         self.field, self.hypernetwork = field, hypernetwork
         self.h = torch.zeros(())
-        """The width of the cell, which step-aware coefficients see; 0 where there are no cells: the ODE is
-        the limit of small ones."""
+        """The cell width that step-aware coefficients see; 0 without cells, as the ODE is the limit h → 0."""
         self.autocast = autocast_state(x0.device.type)
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
-        # t is never bf16, whose steps near 1 are wider than a cell of a deep solve.
+        # Never bfloat16: its spacing near 1 is wider than a cell of a deep solve.
         at = t.reshape(1).to(torch.float64 if x.dtype == torch.float64 else torch.float32)
         with torch.autocast(**self.autocast):
             weights = self.hypernetwork(at, self.h.to(at).reshape(1))

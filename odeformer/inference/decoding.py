@@ -1,4 +1,4 @@
-"""A model at one depth that reads token by token and keeps the keys and values of what it has read."""
+"""Decoding at one depth with a KV cache."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from odeformer.solvers import Cell, Solver, cells_of, solver_named
 
 @dataclass(frozen=True)
 class Stretch:
-    """A part of the solve: the prelude, or the flow."""
+    """The cells of the prelude or of the flow, with their solver and weights."""
 
     solver: Solver
     cells: list[Cell]
     weights: list[list[BlockWeights]]
-    """At the nodes of each cell."""
+    """The block's weights at the nodes of each cell."""
 
 
 class FixedDepthModel:
-    """A model's weights W(t) at the nodes of one depth, made once, adapters merged.
+    """A model at one depth, with W(t) generated once and adapters merged.
 
-    From then on a token costs what it costs an ordinary transformer of so many layers. What happens to the
-    model's parameters afterwards has no part in it.
+    A token then costs as much as in an ordinary transformer of that depth. The weights are copies: later
+    changes of the model's parameters have no effect.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class FixedDepthModel:
     ) -> None:
         """
         Args:
-            model: its solver takes the steps.
+            model: the model, whose default solver is used.
             depth: N; the model depth when not given.
-            dtype: of weights, states and memory; the model's own when not given.
-            int8: matrices of 8-bit numbers (:mod:`odeformer.inference.int8`), for a CPU.
+            dtype: dtype of weights, states and KV cache; the model's own when not given.
+            int8: whether to quantise matrices to 8 bits (:mod:`odeformer.inference.int8`); CPU only.
 
         Raises:
             ValueError: for too small a depth, or ``int8`` on an accelerator.
@@ -62,36 +62,40 @@ class FixedDepthModel:
         prepare = _int8 if int8 else _column_major
         with torch.no_grad():
             merged = merge(model.depth_weights(depth))
-            # One tensor after the other, so that the 32-bit ones are not all there beside the others.
+            # Popping converts one tensor at a time: the float32 weights never exist beside all converted
+            # ones.
             weights = {name: [prepare(w) for w in merged.pop(name).to(self.dtype)] for name in [*merged]}
+
         self.stretches = []
+        first = 0
         solvers = (model.layer_solver(), solver_named(model.solver))
         for solver, grid in zip(solvers, model.grids(depth), strict=True):
             cells = cells_of(grid, float(model.config.depth)) if len(grid) > 1 else []
-            here, weights = (
-                {name: tensors[: len(cells) * len(solver.nodes)] for name, tensors in weights.items()},
-                {name: tensors[len(cells) * len(solver.nodes) :] for name, tensors in weights.items()},
-            )
-            self.stretches.append(Stretch(solver, cells, by_cell(here, len(solver.nodes))))
+            last = first + len(cells) * len(solver.nodes)
+            in_stretch = {name: tensors[first:last] for name, tensors in weights.items()}
+            self.stretches.append(Stretch(solver, cells, by_cell(in_stretch, len(solver.nodes))))
+            first = last
 
-        def own_copy(module: torch.nn.Module | None) -> torch.nn.Module | None:
+        def copied(module: torch.nn.Module | None) -> torch.nn.Module | None:
             return None if module is None else copy.deepcopy(module).requires_grad_(False).to(self.dtype)
 
-        def outer(weight: Tensor) -> Tensor:
-            own = weight.detach().to(self.dtype, copy=True)
-            return _int8(own) if int8 else own
+        def copied_matrix(weight: Tensor) -> Tensor:
+            matrix = weight.detach().to(self.dtype, copy=True)
+            return _int8(matrix) if int8 else matrix
 
-        self.positions, self.final_norm = own_copy(model.positions), own_copy(model.final_norm)
-        self.embedding = outer(model.adapted_embedding())
-        self.unembedding = self.embedding if model.unembedding is None else outer(model.unembedding.weight)
+        self.positions, self.final_norm = copied(model.positions), copied(model.final_norm)
+        self.embedding = copied_matrix(model.adapted_embedding())
+        self.unembedding = self.embedding
+        if model.unembedding is not None:
+            self.unembedding = copied_matrix(model.unembedding.weight)
 
     @property
     def evaluations(self) -> int:
-        """Of the field, for each token."""
+        """Number of vector field evaluations per token."""
         return sum(stretch.solver.evaluations * len(stretch.cells) for stretch in self.stretches)
 
     def check_prompt(self, prompt: Sequence[int]) -> list[int]:
-        """The prompt's ids.
+        """The token ids of a prompt, after a check.
 
         Raises:
             ValueError: for an empty prompt, or ids outside the vocabulary.
@@ -106,28 +110,28 @@ class FixedDepthModel:
         return list(prompt)
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """The state at t = 0 of ids at these positions, both [batch, tokens]."""
+        """The state at t = 0 for token ids and their positions, both [batch, tokens]."""
         x = F.embedding(ids, self.embedding)
         return x if self.positions is None else x + self.positions(positions)
 
     def solve(self, x: Tensor, field: Field) -> Tensor:
-        """The state at t = 1 from that at t = 0, [batch, tokens, width]."""
+        """The state at t = 1 from the state at t = 0, both [batch, tokens, width]."""
         for stretch in self.stretches:
             if stretch.cells:
                 state = stretch.solver.start(x)
-                for cell, own in zip(stretch.cells, stretch.weights, strict=True):
-                    state = stretch.solver.step(field, state, cell, own)
+                for cell, at_nodes in zip(stretch.cells, stretch.weights, strict=True):
+                    state = stretch.solver.step(field, state, cell, at_nodes)
                 x = stretch.solver.end(state).to(x.dtype)
         return x
 
     def unembed(self, x: Tensor) -> Tensor:
-        """Logits [..., vocabulary] of states at t = 1, [..., width]."""
+        """Logits of states at t = 1: [..., width] → [..., vocabulary]."""
         assert self.final_norm is not None
         return F.linear(self.final_norm(x), self.unembedding)
 
 
 def _column_major(weight: Tensor) -> Tensor:
-    """A matrix [out, in] laid out by columns: a CPU multiplies one vector by it twice as fast."""
+    """A matrix [out, in] in column-major layout, by which a CPU multiplies a single vector twice as fast."""
     return weight.T.contiguous().T if weight.ndim == 2 else weight
 
 
@@ -135,58 +139,82 @@ def _int8(weight: Tensor) -> Tensor:
     return cast(Tensor, Int8Matrix(weight)) if weight.ndim == 2 else weight
 
 
-class CachedField:
-    """A field whose attention also sees the keys and values of tokens that it moved earlier.
+class KVCache:
+    """Keys and values of the tokens so far, for each evaluation of the field in a solve.
 
-    Each of its evaluations in a solve has a memory of its own, for all evaluations of all cells: with any
-    solver of fixed cells a token costs one pass, however many came before it.
+    An ordinary transformer has one entry per layer; here a solver may evaluate the field several times per
+    cell. Each entry is a pair of tensors [batch, heads, capacity, head width], allocated when it is first
+    used.
     """
 
-    def __init__(self, whole: Field, batch: int, capacity: int) -> None:
-        self._whole, self._batch, self._capacity = whole, batch, capacity
-        self._memories: list[tuple[Tensor, Tensor]] = []
+    def __init__(self, batch: int, capacity: int) -> None:
+        self._batch, self._capacity = batch, capacity
+        self._entries: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, entry: int, first: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the keys and values of new tokens, and return those of all tokens up to them.
+
+        Args:
+            entry: the number of the evaluation in the solve.
+            first: the position of the first new token.
+            key: [batch, heads, new, head width].
+            value: [batch, heads, new, head width].
+        """
+        if entry == len(self._entries):
+            shape = (self._batch, key.shape[1], self._capacity, key.shape[3])
+            self._entries.append((key.new_zeros(shape), value.new_zeros(shape)))
+        keys, values = self._entries[entry]
+        last = first + key.shape[2]
+        keys[:, :, first:last] = key
+        values[:, :, first:last] = value
+        return keys[:, :, :last], values[:, :, :last]
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let row i continue from what row ``rows[i]`` holds; rows [batch], int64."""
+        self._entries = [(keys[rows], values[rows]) for keys, values in self._entries]
+
+
+class CachedField:
+    """A vector field whose attention also covers earlier tokens, by means of a :class:`KVCache`.
+
+    With any fixed-step solver a new token costs one pass, however many tokens came before it.
+    """
+
+    def __init__(self, field: Field, batch: int, capacity: int) -> None:
+        self.cache = KVCache(batch, capacity)
+        self._field = field
         self.at(0, 0, None)
 
     def at(self, first: int, last: int, mask: Tensor | None) -> None:
-        """From here on x holds the tokens ``first`` to before ``last``; ``mask`` says what each may see.
+        """Prepare a solve in which x holds the tokens at positions ``first`` to ``last`` − 1.
 
-        Without one they see themselves and all before them.
+        Args:
+            first: the position of the first token.
+            last: the position after the last token.
+            mask: which of the tokens up to ``last`` each of these may attend to, [batch, 1, new, last]; when
+                not given, itself and all before it.
         """
-        self._first, self._last, self._mask, self._evaluation = first, last, mask, 0
-        self._part = self._whole.part(first, last)
-
-    def reorder(self, rows: Tensor) -> None:
-        """Row i remembers from here on what row ``rows[i]`` does."""
-        self._memories = [(keys[rows], values[rows]) for keys, values in self._memories]
+        self._first, self._mask, self._evaluation = first, mask, 0
+        self._part = self._field.part(first, last)
 
     @property
     def speed(self) -> float:
-        return self._whole.speed
+        return self._field.speed
 
     def part(self, first: int, last: int) -> Field:
-        return self._whole.part(first, last)
+        return self._field.part(first, last)
 
     def heads(self, x: Tensor, w: BlockWeights) -> Heads:
         return self._part.heads(x, w)
 
     def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
-        seen = self._remember(self._part.heads(x, w))
-        return project(join_heads(self.mix(seen)), w, "out")
-
-    def _remember(self, heads: Heads) -> Heads:
-        """The queries of these tokens, and the keys and values of all so far."""
-        query, key, value = heads
-        if self._evaluation == len(self._memories):
-            shape = (self._batch, key.shape[1], self._capacity, key.shape[3])
-            self._memories.append((key.new_zeros(shape), value.new_zeros(shape)))
-        keys, values = self._memories[self._evaluation]
+        query, key, value = self._part.heads(x, w)
+        keys, values = self.cache.update(self._evaluation, self._first, key, value)
         self._evaluation += 1
-        keys[:, :, self._first : self._last] = key
-        values[:, :, self._first : self._last] = value
-        return Heads(query, keys[:, :, : self._last], values[:, :, : self._last])
+        return project(join_heads(self.mix(Heads(query, keys, values))), w, "out")
 
     def mix(self, heads: Heads) -> Tensor:
-        """What the queries of these tokens take from all values so far, [batch, heads, new, head width]."""
+        """Attention of the new tokens' queries over all keys and values: [batch, heads, new, head width]."""
         query, key, value = heads
         return F.scaled_dot_product_attention(
             query,
@@ -205,18 +233,19 @@ class CachedField:
 
 
 class Decoder:
-    """Reads tokens one after another, or many at once, and remembers what the next ones need of them.
+    """Incremental decoding: reads tokens, one or many at a time, and gives the logits of the next ones.
 
-    ``length`` is how many tokens each row has read; setting it back forgets those behind.
+    ``length`` is the number of tokens that each row has read. Setting it to a smaller number rolls the
+    decoder back.
     """
 
     def __init__(self, at: FixedDepthModel, batch: int, capacity: int, padding: Tensor | None = None) -> None:
         """
         Args:
             at: the model at its depth.
-            batch: rows.
-            capacity: tokens that can be read, padding included; at most the context length.
-            padding: how many of each row's first tokens stand for nothing, [batch]; none when not given.
+            batch: number of rows.
+            capacity: maximum number of tokens per row, including padding; at most the context length.
+            padding: number of padding tokens at the start of each row, [batch]; none when not given.
         """
         assert at.config.context_length is None or capacity <= at.config.context_length
         self.length = 0
@@ -225,15 +254,17 @@ class Decoder:
         self._field = CachedField(build_field(at.config, like, training=False), batch, capacity)
 
     def read(self, ids: Tensor, last_only: bool = False) -> Tensor:
-        """Logits of the tokens after each of ids [batch, tokens]: [batch, tokens, vocabulary].
+        """Read token ids [batch, tokens] and return logits of the next tokens, [batch, tokens, vocabulary].
 
-        With ``last_only`` those after the last one alone, [batch, 1, vocabulary].
+        Args:
+            ids: token ids that continue each row.
+            last_only: whether to return the logits after the last token only, [batch, 1, vocabulary].
 
         Raises:
-            FloatingPointError: for a state that is not finite.
+            FloatingPointError: if the state is not finite.
         """
         first, last = self.length, self.length + ids.shape[1]
-        assert last <= self._capacity, "more tokens than there is room for"
+        assert last <= self._capacity, "more tokens than the cache has room for"
         self._field.at(first, last, self._mask(first, last))
         positions = torch.arange(first, last, device=ids.device).expand(ids.shape)
         if self._padding is not None:
@@ -247,21 +278,21 @@ class Decoder:
         return self._at.unembed(x[:, -1:] if last_only else x)
 
     def reorder(self, rows: Tensor) -> None:
-        """Let row i go on from what row ``rows[i]`` has read; rows [batch], int64."""
-        self._field.reorder(rows)
+        """Let row i continue from what row ``rows[i]`` has read; rows [batch], int64."""
+        self._field.cache.reorder(rows)
         if self._padding is not None:
             self._padding = self._padding[rows]
 
     def _mask(self, first: int, last: int) -> Tensor | None:
-        """Which of the tokens up to ``last`` those from ``first`` on see, [batch, 1, new, last]; None: all
-        before them."""
-        alone = last - first == 1
-        if self._padding is None and (alone or first == 0):
+        """The attention mask of the tokens from ``first`` on, [batch, 1, new, last]; None for causal."""
+        is_single = last - first == 1
+        if self._padding is None and (is_single or first == 0):
             return None
-        seen = torch.arange(last, device=self._at.device)
-        seeing = seen[first:, None]
-        mask = (seen <= seeing)[None, None]
+        key_position = torch.arange(last, device=self._at.device)
+        query_position = key_position[first:, None]
+        mask = (key_position <= query_position)[None, None]
         if self._padding is not None:
-            # Padding sees itself, so that nothing is divided by zero.
-            mask = mask & ((seen >= self._padding[:, None, None, None]) | (seen == seeing))
+            # Padding attends to itself: a softmax over nothing would be NaN.
+            is_token = key_position >= self._padding[:, None, None, None]
+            mask = mask & (is_token | (key_position == query_position))
         return mask

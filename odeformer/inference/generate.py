@@ -1,4 +1,4 @@
-"""Text from a model at a depth of the caller's choice, one token at a time, for one prompt or several."""
+"""Text generation at any depth, for one prompt or a batch of prompts."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ def generate(
     seed: int = 0,
     stop_id: int | None = None,
 ) -> Iterator[list[int | None]]:
-    """Yield the tokens drawn, one of each prompt, step by step; arguments are checked at the first step.
+    """Generate tokens for a batch of prompts, yielding one new token per prompt at each step.
 
-    A prompt that has ended has None from there on, and nothing more is yielded when all have. When the
-    context is full its older half is forgotten; a prompt that is longer keeps its end.
+    A finished prompt yields None; generation ends when all prompts are finished. When the context is full,
+    its older half is dropped; of a longer prompt only the end is used. Arguments are checked at the first
+    step.
 
     Args:
         at: the model at a depth.
-        prompts: token ids, at least one each.
-        max_new_tokens: of each prompt.
-        sampling: how tokens are drawn.
-        seed: row i draws from a generator of its own with seed + i: the same whatever is beside it, up to
-            rounding, while the longest row fits the context.
-        stop_id: a prompt ends when it draws this token, which is not yielded.
+        prompts: token ids, at least one per prompt.
+        max_new_tokens: maximum number of new tokens per prompt.
+        sampling: the sampling method; the default :class:`Sampling` when not given.
+        seed: row i uses its own generator with seed + i. Its tokens therefore do not depend on the other rows
+            (up to rounding), as long as the longest row fits the context.
+        stop_id: a prompt is finished when it draws this token, which is not yielded.
 
     Raises:
         ValueError: for an empty prompt, or ids outside the vocabulary.
@@ -42,16 +43,17 @@ def generate(
     texts = [at.check_prompt(prompt) for prompt in prompts]
     generators = [torch.Generator().manual_seed(seed + row) for row in range(len(texts))]
     running = [True] * len(texts)
-    reader: Decoder | None = None
-    most = max(map(len, texts)) + max_new_tokens
-    context = min(at.config.context_length or most, most)
+    decoder: Decoder | None = None
+    longest = max(map(len, texts)) + max_new_tokens
+    context = min(at.config.context_length or longest, longest)
     for _ in range(max_new_tokens):
-        if reader is None or reader.length == context:
+        if decoder is None or decoder.length == context:
             # At the start, or when the context is full.
-            keep = context if reader is None else (context + 1) // 2
-            reader, logits = read_prompts(at, [text[-keep:] for text in texts], context)
+            keep = context if decoder is None else (context + 1) // 2
+            decoder, logits = read_prompts(at, [text[-keep:] for text in texts], context)
         else:
-            logits = reader.read(torch.tensor([text[-1:] for text in texts], device=at.device))
+            logits = decoder.read(torch.tensor([text[-1:] for text in texts], device=at.device))
+
         rows = logits[:, -1].cpu()
         drawn = [sampling.draw(row, generator) for row, generator in zip(rows, generators, strict=True)]
         for row, token in enumerate(drawn):
@@ -65,12 +67,12 @@ def generate(
 def read_prompts(
     at: FixedDepthModel, prompts: Sequence[Sequence[int]], capacity: int
 ) -> tuple[Decoder, torch.Tensor]:
-    """A decoder that has read the prompts, padded on the left; their last logits, [batch, 1, vocabulary]."""
+    """A decoder that has read the left-padded prompts, and the logits after them, [batch, 1, vocabulary]."""
     longest = max(map(len, prompts))
     missing = torch.tensor([longest - len(prompt) for prompt in prompts], device=at.device)
     padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    reader = Decoder(at, len(prompts), capacity, missing if bool(missing.any()) else None)
-    return reader, reader.read(torch.tensor(padded, device=at.device), last_only=True)
+    decoder = Decoder(at, len(prompts), capacity, missing if bool(missing.any()) else None)
+    return decoder, decoder.read(torch.tensor(padded, device=at.device), last_only=True)
 
 
 def generate_text(
@@ -86,15 +88,18 @@ def generate_text(
     draft: FixedDepthModel | None = None,
     on_token: Callable[[int], None] = lambda token: None,
 ) -> Iterator[str]:
-    """Yield the continuation of a prompt piece by piece.
+    """Generate the continuation of a prompt, yielding it piece by piece.
 
-    Arguments are those of :func:`generate`. A character whose bytes are spread over several tokens is
-    yielded when it is whole.
+    A character whose bytes are spread over several tokens is yielded once it is complete.
 
     Args:
-        stop: end before the first of these strings.
-        draft: the same model at a smaller depth, to guess ahead (:mod:`odeformer.inference.speculative`).
-        on_token: told each token's id when it is drawn.
+        at: as in :func:`generate`, like the arguments that are not listed here.
+        tokenizer: the model's tokenizer.
+        prompt: the text to continue.
+        stop: strings before the first of which generation ends.
+        draft: the same model at a smaller depth, for speculative decoding
+            (:mod:`odeformer.inference.speculative`).
+        on_token: called with each token id when it is drawn.
     """
     ids = tokenizer.encode(prompt, add_special_tokens=False).ids
     tokens: Iterator[int]
@@ -110,16 +115,16 @@ def generate_text(
             at, draft, ids, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, stop_id=stop_id
         )
 
-    def told() -> Iterator[int]:
+    def reported() -> Iterator[int]:
         for token in tokens:
             on_token(token)
             yield token
 
-    yield from until(stop, pieces(tokenizer, told()))
+    yield from until(stop, pieces(tokenizer, reported()))
 
 
 def pieces(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
-    """What each token adds to the text, withheld while a character is not whole."""
+    """The text that each token adds, withheld until its last character is complete."""
     seen: list[int] = []
     shown = ""
     for token in tokens:
@@ -133,9 +138,9 @@ def pieces(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
 
 
 def until(stops: Sequence[str], texts: Iterator[str]) -> Iterator[str]:
-    """The texts up to the first stop string in what they join to; what may begin one is withheld."""
+    """Pieces of text up to the first stop string; text that may be the start of one is withheld."""
     if "" in stops:
-        raise ValueError("a stop string is empty: every text ends with it")
+        raise ValueError("a stop string is empty: give at least one character")
     held = ""
     for text in texts:
         held += text
@@ -144,14 +149,14 @@ def until(stops: Sequence[str], texts: Iterator[str]) -> Iterator[str]:
             if before := held[: min(ends)]:
                 yield before
             return
-        begun = max((_overlap(held, stop) for stop in stops), default=0)
-        if sure := held[: len(held) - begun]:
-            yield sure
-        held = held[len(held) - begun :]
+        overlap = max((_overlap(held, stop) for stop in stops), default=0)
+        if released := held[: len(held) - overlap]:
+            yield released
+        held = held[len(held) - overlap :]
     if held:
         yield held
 
 
 def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of the text that a stop string begins with."""
+    """The length of the longest suffix of the text that is a prefix of the stop string."""
     return next((n for n in range(min(len(text), len(stop)), 0, -1) if text.endswith(stop[:n])), 0)

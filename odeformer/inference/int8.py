@@ -1,8 +1,8 @@
-"""Matrices of 8-bit whole numbers: a quarter of the bytes, and products that a CPU does faster.
+"""int8 quantisation of matrices: a quarter of the memory, and faster matmuls on a CPU.
 
-A row of a matrix is whole numbers from −127 to 127 times one scale. What it is multiplied by is rounded in
-the same way, each token's vector by a scale of its own, so that a token's result does not depend on what is
-beside it. Sums are exact (int32).
+Each row of a matrix is stored as integers from −127 to 127 and one scale. Activations are quantised in the
+same way with one scale per token, so that a token's result does not depend on the rest of the batch. Sums are
+exact (int32).
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LARGEST = 127
+"""Largest magnitude of a quantised number."""
 
 
 class Int8Matrix:
-    """A matrix [out, in] in the place of a tensor for ``F.linear`` and ``F.embedding``."""
+    """A quantised matrix [out, in] that ``F.linear`` and ``F.embedding`` accept in place of a tensor."""
 
     def __init__(self, matrix: Tensor) -> None:
         """
         Args:
-            matrix: [out, in], floating; its rows are rounded to a 254th of their largest number.
+            matrix: a floating-point matrix [out, in]; the rounding error is at most 1/254 of a row's maximum.
         """
         self.numbers, scales = _round_rows(matrix)
         self.scales = scales.squeeze(1)
@@ -32,7 +33,7 @@ class Int8Matrix:
     def nbytes(self) -> int:
         return self.numbers.nbytes + self.scales.nbytes
 
-    # By this torch lets an object that is no tensor stand for one.
+    # With this method torch functions accept an object that is not a tensor.
     @classmethod
     def __torch_function__(
         cls,
@@ -49,8 +50,8 @@ class Int8Matrix:
 
 
 def _round_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers [n, in] and scales [n, 1] whose product is nearest to rows [n, in]."""
-    # A row of zeros has any scale but zero.
+    """Integers [n, in] and scales [n, 1] whose product is closest to rows [n, in]."""
+    # The minimum avoids a division by zero for rows of zeros.
     scales = rows.abs().amax(dim=1, keepdim=True).clamp_(min=1e-30).div_(LARGEST)
     return (rows / scales).round_().to(torch.int8), scales
 

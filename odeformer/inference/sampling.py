@@ -1,4 +1,4 @@
-"""How the next token is drawn from its logits."""
+"""Sampling of the next token from its logits."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sampling:
-    """Temperature, then the most likely ``top_k`` tokens, then the fewest that together have ``top_p``.
+    """Sampling with a temperature, restricted to the ``top_k`` most likely tokens and to a nucleus ``top_p``.
 
     Raises:
         ValueError: for values out of range.
     """
 
     temperature: float = 0.8
-    """0 always takes the most likely token."""
+    """Divisor of the logits; 0 always takes the most likely token."""
     top_k: int | None = 50
+    """Number of most likely tokens to sample from; None means all."""
     top_p: float = 1.0
-    """Nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751)."""
+    """Probability mass of the nucleus, the smallest set to sample from (Holtzman et al. 2020, 1904.09751)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
@@ -32,13 +33,13 @@ class Sampling:
             raise ValueError(f"top_p {self.top_p} must be above 0 and at most 1")
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Of each token, in float32: logits [..., vocabulary] → the same shape."""
+        """The probability of each token, in float32: logits [..., vocabulary] → [..., vocabulary]."""
         logits = logits.float()
         if self.temperature == 0:
             return torch.zeros_like(logits).scatter(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
         kept = logits.shape[-1] if self.top_k is None else min(self.top_k, logits.shape[-1])
         best = torch.topk(logits, kept, dim=-1)
-        # Below 0 whatever the temperature: no quotient is too large.
+        # After subtracting the maximum, no quotient overflows at small temperatures.
         likely = torch.softmax((best.values - best.values[..., :1]) / self.temperature, dim=-1)
         if self.top_p < 1:
             before = likely.cumsum(dim=-1) - likely
@@ -47,7 +48,7 @@ class Sampling:
         return torch.zeros_like(logits).scatter(-1, best.indices, likely)
 
     def draw(self, logits: Tensor, generator: torch.Generator) -> int:
-        """One token of logits [vocabulary]."""
+        """Draw a token id from logits [vocabulary]."""
         if self.temperature == 0:
             return int(logits.argmax())
         return int(torch.multinomial(self.probabilities(logits), 1, generator=generator))

@@ -1,8 +1,9 @@
-"""Self-speculative decoding: a shallow solve of the same checkpoint guesses ahead, the deep one checks.
+"""Self-speculative decoding: the model at a small depth drafts tokens, and at its full depth verifies them.
 
-Leviathan et al. 2023 (arXiv 2211.17192), with the model at a smaller depth in place of a second model. The
-text has the deep solve's distribution whatever the guesses are; at temperature 0 it is the deep solve's
-text, up to rounding between reading tokens one by one and several at once.
+This is speculative decoding (Leviathan et al. 2023, arXiv 2211.17192) with a shallow solve of the same
+checkpoint as draft model. The text has the distribution of the deep model whatever the drafts are; at
+temperature 0 it is the deep model's text, up to rounding differences between reading tokens one by one and
+several at once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from odeformer.inference.sampling import Sampling
 
 @dataclass
 class Acceptance:
-    """How many tokens were guessed, and how many of them stayed."""
+    """Counts of drafted (guessed) and accepted (kept) tokens."""
 
     guessed: int = 0
     kept: int = 0
@@ -42,67 +43,68 @@ def speculate(
     stop_id: int | None = None,
     acceptance: Acceptance | None = None,
 ) -> Iterator[int]:
-    """Yield new token ids, distributed as those of ``odeformer.inference.generate.generate(deep, …)``.
+    """Generate token ids, distributed like those of ``odeformer.inference.generate.generate(deep, …)``.
 
     Args:
-        deep: decides.
-        shallow: the same model at a smaller depth.
-        prompt: token ids.
-        ahead: tokens that are guessed before they are checked, at least 1.
-        acceptance: counts, where given.
-
-    Other arguments, the context's end and errors are as there.
+        deep: the model that verifies.
+        shallow: the same model at a smaller depth, which drafts.
+        prompt: token ids, at least one.
+        ahead: number of tokens that are drafted before they are verified, at least 1.
+        max_new_tokens: as in ``generate``, like the following arguments, a full context and the errors.
+        acceptance: counters to update.
     """
     if ahead < 1:
         raise ValueError(f"ahead {ahead} must be at least 1")
     sampling, acceptance = sampling or Sampling(), acceptance or Acceptance()
     text = deep.check_prompt(prompt)
     generator = torch.Generator().manual_seed(seed)
-    most = len(text) + max_new_tokens
-    context = min(deep.config.context_length or most, most)
+    longest = len(text) + max_new_tokens
+    context = min(deep.config.context_length or longest, longest)
     text = text[-context:]
-    readers = [Decoder(at, 1, context) for at in (deep, shallow)]
+    verifier, drafter = (Decoder(at, 1, context) for at in (deep, shallow))
     left = max_new_tokens
     while left > 0:
-        if len(text) > context:  # full: the older half is forgotten
+        if len(text) > context:  # drop the older half
             text = text[-((context + 1) // 2) :]
-            readers = [Decoder(at, 1, context) for at in (deep, shallow)]
-        checking, guessing = readers
-        guesses: list[int] = []
-        guessed_from: list[Tensor] = []
+            verifier, drafter = (Decoder(at, 1, context) for at in (deep, shallow))
+
+        drafts: list[int] = []
+        draft_probabilities: list[Tensor] = []
         for _ in range(min(ahead, context - len(text), left - 1)):
-            new = [*text, *guesses][guessing.length :]
-            logits = guessing.read(_row(new, shallow), last_only=True)[0, -1]
-            guessed_from.append(sampling.probabilities(logits.cpu()))
-            guesses.append(_draw(guessed_from[-1], generator))
-        new = [*text, *guesses][checking.length :]
-        logits = checking.read(_row(new, deep))[0, -len(guesses) - 1 :].cpu()
-        tokens = _checked(guesses, guessed_from, sampling.probabilities(logits), generator)
-        acceptance.guessed += len(guesses)
+            new = [*text, *drafts][drafter.length :]
+            logits = drafter.read(_row(new, shallow), last_only=True)[0, -1]
+            draft_probabilities.append(sampling.probabilities(logits.cpu()))
+            drafts.append(_draw(draft_probabilities[-1], generator))
+
+        new = [*text, *drafts][verifier.length :]
+        logits = verifier.read(_row(new, deep))[0, -len(drafts) - 1 :].cpu()
+        tokens = _verified(drafts, draft_probabilities, sampling.probabilities(logits), generator)
+        acceptance.guessed += len(drafts)
         acceptance.kept += len(tokens) - 1
         for token in tokens:
             if token == stop_id:
                 return
             yield token
+
         text += tokens
         left -= len(tokens)
-        for reader in readers:  # what follows the first wrong guess was not the text
-            reader.length = min(reader.length, len(text) - 1)
+        for decoder in (verifier, drafter):  # roll back the rejected drafts
+            decoder.length = min(decoder.length, len(text) - 1)
 
 
-def _checked(
-    guesses: list[int], guessed_from: list[Tensor], wanted: Tensor, generator: torch.Generator
+def _verified(
+    drafts: list[int], draft_probabilities: list[Tensor], wanted: Tensor, generator: torch.Generator
 ) -> list[int]:
-    """The guesses that stay, and the token behind them.
+    """The accepted drafts, and one more token.
 
-    A guess x stays with probability min(1, p(x) / q(x)); the first that does not is drawn again from what
-    p has more than q. wanted: p [guesses + 1, vocabulary].
+    A draft x is accepted with probability min(1, p(x) / q(x)); the first rejected one is replaced by a draw
+    from max(0, p − q). ``wanted`` is p, [drafts + 1, vocabulary]; ``draft_probabilities`` is q.
     """
     tokens: list[int] = []
-    for guess, q, p in zip(guesses, guessed_from, wanted[:-1], strict=True):
-        if float(torch.rand((), generator=generator)) * float(q[guess]) >= float(p[guess]):
+    for draft, q, p in zip(drafts, draft_probabilities, wanted[:-1], strict=True):
+        if float(torch.rand((), generator=generator)) * float(q[draft]) >= float(p[draft]):
             return [*tokens, _draw((p - q).clamp(min=0), generator)]
-        tokens.append(guess)
+        tokens.append(draft)
     return [*tokens, _draw(wanted[-1], generator)]
 
 

@@ -1,8 +1,9 @@
-"""In and out of the ordinary world: any depth as an ordinary transformer, any such transformer as an ODE.
+"""Export to and import from ordinary transformers.
 
-``materialise`` makes N ordinary layers of a model; ``architectures`` knows how the classes of
-``transformers`` name and lay out such layers; ``exporting`` and ``importing`` write and read their folders;
-``continuous`` fits K weight sets to given layers.
+- ``materialise`` turns a model at depth N into N ordinary layers; ``continuous`` fits a model to ordinary
+  layers.
+- ``hf`` exports to and imports from ``transformers``, and registers the model with its ``Auto`` classes.
+- ``gguf`` exports GGUF files for llama.cpp.
 """
 
 from odeformer.interop.continuous import Fit, continuous

@@ -1,4 +1,4 @@
-"""Logits of a model at one depth beside those of what was written of it, as others load it."""
+"""Comparison of a model's logits with those of its export, as loaded by other libraries."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from odeformer.config import ModelConfig
 from odeformer.model import Odeformer, SolveOptions
 
 LARGEST_DIFFERENCE = 1e-4
-"""Of logits, over their standard deviation: rounding, and no more."""
+"""The largest difference of logits, relative to their standard deviation, that counts as rounding."""
 
 
 def sample_ids(config: ModelConfig) -> Tensor:
-    """Random tokens [2, tokens], the same at every call."""
+    """Random token ids [2, tokens], the same at every call."""
     assert config.vocabulary_size is not None
     assert config.context_length is not None
     draw = torch.Generator().manual_seed(0)
@@ -22,7 +22,7 @@ def sample_ids(config: ModelConfig) -> Tensor:
 
 @torch.no_grad()
 def own_logits(model: Odeformer, depth: int | None, solver: str, ids: Tensor) -> Tensor:
-    """The model's logits [batch, tokens, vocabulary] at this depth by this solver, on the CPU."""
+    """The model's logits [batch, tokens, vocabulary] at a depth with a solver, on the CPU, dropout off."""
     training, ids = model.training, ids.to(model.embedding.weight.device)
     try:
         return model.eval()(ids, depth=depth, options=SolveOptions(solver)).logits.cpu()
@@ -30,21 +30,21 @@ def own_logits(model: Odeformer, depth: int | None, solver: str, ids: Tensor) ->
         model.train(training)
 
 
-def difference(seen: Tensor, expected: Tensor) -> float:
-    """The largest of logits, over the expected ones' standard deviation."""
-    return float((seen - expected).abs().max() / expected.std())
+def difference(logits: Tensor, expected: Tensor) -> float:
+    """The largest difference of logits, relative to the standard deviation of the expected ones."""
+    return float((logits - expected).abs().max() / expected.std())
 
 
-def check_rounding(seen: Tensor, expected: Tensor) -> float:
-    """Their difference.
+def check_rounding(logits: Tensor, expected: Tensor) -> float:
+    """The :func:`difference` of logits, after checking that it is due to rounding.
 
     Raises:
-        ValueError: where it is not rounding.
+        ValueError: if it is larger.
     """
-    found = difference(seen, expected)
-    if not found <= LARGEST_DIFFERENCE:
+    largest = difference(logits, expected)
+    if not largest <= LARGEST_DIFFERENCE:
         raise ValueError(
-            f"the exported model's logits differ from the model's own by {found:.2g} of their standard "
+            f"the exported model's logits differ from the model's own by {largest:.2g} of their standard "
             f"deviation; at most {LARGEST_DIFFERENCE:g} is rounding"
         )
-    return found
+    return largest

@@ -1,4 +1,4 @@
-"""Given layers as a continuous-depth model: K weight sets whose mixture goes through them, or near them."""
+"""Fit of a continuous-depth model to the layers of an ordinary transformer."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from odeformer.interop.materialise import Ordinary
 from odeformer.model import Odeformer, SolveOptions
 
 LARGEST_CONDITION = 1e4
-"""Of the coefficients at the layers' times: what float32 weights can be had back through."""
+"""Largest condition number of the coefficients through which float32 weights can be recovered."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How near K weight sets come to given layers."""
+    """The quality of a fit of K weight sets to L layers."""
 
     condition: float
-    """Of the L × K matrix of coefficients, the worst of all tensors."""
+    """Condition number of the L × K matrix of coefficients, the maximum over tensors."""
     error: float
-    """‖W − fit‖ / ‖W‖ over all tensors of all layers: 0 up to rounding at K = L."""
+    """Relative error ‖W − fit‖ / ‖W‖ over all tensors of all layers; 0 up to rounding at K = L."""
 
 
 @torch.no_grad()
 def continuous(ordinary: Ordinary, basis: BasisConfig, prelude: int | None = None) -> tuple[Odeformer, Fit]:
-    """The model of depth D = L whose W at the cells' midpoints is nearest to the given L layers.
+    """The model of depth D = L whose W(t) at the cells' midpoints best approximates the given L layers.
 
-    Least squares for each tensor: with C [L, K] the fresh coefficient functions at the midpoints, the
-    weight sets are B = C⁺ (W − mean). At K = L that is C⁻¹, and N = L gives the very same transformer.
+    It is a least squares fit of each tensor: with C [L, K] the initial coefficients at the midpoints, the
+    weight sets are B = C⁺ (W − mean). At K = L, C⁺ is C⁻¹, and at N = L the model is the same transformer.
 
     Args:
         ordinary: L layers.
-        basis: K sets under these coefficient functions; learned ones as they start.
-        prelude: the layers that stay whole steps at any depth; the model's default when not given.
+        basis: the basis of the model; learned coefficient functions have their initial values.
+        prelude: number of layers that remain whole layers at any depth; the flavour's default when not given.
 
     Raises:
-        ValueError: for coefficients that are too ill-conditioned, or with ``low_rank``, whose nearest sets
-            are no linear problem.
+        ValueError: for ill-conditioned coefficients, or for ``low_rank``, whose fit is not a linear problem.
     """
     if basis.low_rank is not None:
-        raise ValueError("basis.low_rank: layers cannot be fitted by it, only by whole weight sets")
+        raise ValueError("basis.low_rank: only full weight sets can be fitted to layers")
     config = ordinary.config.model_copy(update={"basis": basis, "prelude": prelude})
-    config = type(config).model_validate(config.model_dump())  # with this basis it may be no valid shape
+    config = type(config).model_validate(config.model_dump())  # check the shape with the new basis
+
     model = Odeformer(config)
     depth = config.depth
     midpoints = torch.tensor([(i + 0.5) / depth for i in range(depth)])
@@ -54,13 +54,14 @@ def continuous(ordinary: Ordinary, basis: BasisConfig, prelude: int | None = Non
             f"basis {basis.kind!r} with K = {basis.size} at {depth} layers has condition {condition:.2g}, "
             f"above {LARGEST_CONDITION:g}: rounding would lose the layers; take another basis or a smaller K"
         )
+
     model.load_state_dict(ordinary.outer, strict=False)
-    missed = total = 0.0
+    residual = total = 0.0
     for c, (name, spec) in zip(coefficients, model.hypernetwork.tensors.items(), strict=True):
-        wanted = ordinary.layers[name].double().flatten(1) - spec.mean
-        sets = torch.linalg.lstsq(c, wanted, driver="gelsd").solution
+        target = ordinary.layers[name].double().flatten(1) - spec.mean
+        sets = torch.linalg.lstsq(c, target, driver="gelsd").solution
         getattr(model.hypernetwork, name).copy_(sets.view(basis.size, *spec.shape))
-        missed += float((c @ sets - wanted).square().sum())
-        total += float((wanted + spec.mean).square().sum())
+        residual += float((c @ sets - target).square().sum())
+        total += float((target + spec.mean).square().sum())
     model.options = SolveOptions(ordinary.solver)
-    return model.eval(), Fit(condition, (missed / total) ** 0.5)
+    return model.eval(), Fit(condition, (residual / total) ** 0.5)

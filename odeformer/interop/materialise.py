@@ -1,4 +1,4 @@
-"""Any depth of a continuous-depth model as N ordinary layers."""
+"""A continuous-depth model at depth N as N ordinary layers."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from odeformer.model import Odeformer, SolveOptions
 from odeformer.solvers import cells_of, layer_solver_name
 
 WRITING = ("out_weight", "out_bias", "down_weight", "down_bias")
-"""The tensors that write to the residual stream: scaling them scales a layer's step."""
+"""The tensors that write to the residual stream; scaling them scales a layer's step."""
 
 
 @dataclass(frozen=True)
 class Ordinary:
-    """An ordinary transformer: x + attention(x) + feed_forward(x) for one layer after the other."""
+    """An ordinary transformer of N layers."""
 
     config: ModelConfig
-    """Its shape: basis ``none``, depth N."""
+    """The shape, with basis ``none`` and depth N."""
     solver: str
-    """``euler`` where both branches of a layer read the same x, ``lie_trotter`` where one reads what the
-    other made of it."""
+    """``euler`` for parallel residual branches, ``lie_trotter`` for sequential ones."""
     layers: BlockWeights
-    """Every tensor of the block, [N, ...], float32."""
+    """Every tensor of the block, stacked to [N, ...], float32."""
     outer: dict[str, Tensor]
-    """``embedding.weight``, ``final_norm.weight`` and so on, named as in the model."""
+    """The tensors outside the layers, such as ``embedding.weight``, named as in :class:`Odeformer`."""
 
     def model(self) -> Odeformer:
-        """The same layers as a model of this package."""
+        """The same transformer as a model of this package."""
         model = Odeformer(self.config)
         means = {name: spec.mean for name, spec in model.hypernetwork.tensors.items()}
         state = {f"hypernetwork.{name}": w - means[name] for name, w in self.layers.items()}
@@ -43,14 +42,15 @@ class Ordinary:
 
 @torch.no_grad()
 def materialise(model: Odeformer, depth: int | None = None) -> Ordinary:
-    """The N layers that a solve of ``depth`` cells is: W at the cells' midpoints, adapters merged.
+    """The N ordinary layers that equal a solve of N cells: W at the cells' midpoints, adapters merged.
 
-    A cell of width h moves x by h·D · f(x); h·D goes into the projections that write to the residual
-    stream, and their biases. At N = D it is 1 and nothing is rounded. A model that was trained with another
-    solver is run as its flavour's layers; its loss has then to be measured again.
+    A cell of width h moves x by h·D · f(x), and the factor h·D is merged into the projections that write to
+    the residual stream. At N = D it is 1 and nothing is rounded. If the model's solver has no steps that are
+    ordinary layers, those of the flavour's default solver are used, and the loss has to be measured again.
 
     Args:
-        depth: N, the prelude's layers included; the model depth when not given.
+        model: the model.
+        depth: N, including the prelude; the model depth when not given.
 
     Raises:
         ValueError: for too small a depth.
@@ -73,17 +73,17 @@ def materialise(model: Odeformer, depth: int | None = None) -> Ordinary:
 
 
 def layer_solver(model: Odeformer) -> str:
-    """The solver whose steps are the layers: the model's own, or its flavour's default."""
+    """The solver whose steps are the layers: the model's own if possible, else its flavour's default."""
     return layer_solver_name(model.solver, model.config.default_solver)
 
 
 def layer_weights(model: Odeformer, depth: int | None) -> BlockWeights:
-    """W at the midpoints of the cells, whatever the model's solver, with low-rank pairs apart."""
+    """The block's tensors at the midpoints of the cells, [N, ...]; LoRA pairs are not merged."""
     return model.depth_weights(depth, layer_solver(model))
 
 
 def step_scales(model: Odeformer, depth: int | None) -> Tensor:
-    """h · D of every cell, [N]."""
+    """The factor h·D of every cell, [N]."""
     prelude, flow = model.grids(depth)
     speed = float(model.config.depth)
     cells = [cell for grid in (prelude, flow) if len(grid) > 1 for cell in cells_of(grid, speed)]

@@ -1,4 +1,4 @@
-"""What a depth costs: FLOPs by formula, milliseconds by measurement; and the depth that a budget buys."""
+"""The cost of a depth, as computed FLOPs and measured milliseconds, and the depth that fits a budget."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -16,23 +16,25 @@ from odeformer.inference.decoding import Decoder, FixedDepthModel
 from odeformer.model import Odeformer
 from odeformer.solvers import layer_solver_name, solver_named
 
+Key = TypeVar("Key")
+
 
 def cell_flops(config: ModelConfig, sequence_length: int) -> float:
-    """Forward FLOPs of one evaluation of the field, for each token of a sequence of that length.
+    """Forward FLOPs per token of one evaluation of the field, in a sequence of the given length.
 
-    2 for each of the block's weights, and causal attention's: half of the scores, in two products.
+    They are 2 per weight of the block, plus causal attention: two matmuls over half of the scores.
     """
-    one = config.model_copy(update={"depth": 1, "basis": BasisConfig(kind="none", size=1)})
-    return 2.0 * depth_parameters(one) + 2.0 * config.width * sequence_length
+    block = config.model_copy(update={"depth": 1, "basis": BasisConfig(kind="none", size=1)})
+    return 2.0 * depth_parameters(block) + 2.0 * config.width * sequence_length
 
 
 def unembedding_flops(config: ModelConfig) -> float:
-    """Forward FLOPs of the output matrix for each token."""
+    """Forward FLOPs per token of the output matrix."""
     return 2.0 * config.width * (config.vocabulary_size or 0)
 
 
 def forward_flops(config: ModelConfig, solver: str, depth: int, sequence_length: int) -> float:
-    """Of a forward pass at N cells over one sequence, its weights W(t) made beforehand."""
+    """FLOPs of a forward pass at N cells over one sequence, without generating W(t)."""
     flow = solver_named(solver)
     prelude = solver_named(layer_solver_name(solver, config.default_solver))
     early = config.prelude_layers
@@ -42,7 +44,7 @@ def forward_flops(config: ModelConfig, solver: str, depth: int, sequence_length:
 
 
 class DepthCost(NamedTuple):
-    """Of one forward pass at N cells, its weights W(t) made beforehand."""
+    """The cost of a forward pass at one depth, without generating W(t)."""
 
     depth: int
     milliseconds: float
@@ -51,15 +53,15 @@ class DepthCost(NamedTuple):
 
 @dataclass(frozen=True)
 class CostTable:
-    """What each depth costs on one machine, for one shape of batch."""
+    """The cost of each depth on one machine, for one batch shape."""
 
     rows: tuple[DepthCost, ...]
 
     def depth_for(self, *, latency_ms: float | None = None, flops: float | None = None) -> int:
-        """The greatest depth in the table whose forward pass keeps to the budget.
+        """The largest depth in the table within a budget of milliseconds or of FLOPs.
 
         Raises:
-            ValueError: unless exactly one budget is given, or when none of the depths keeps to it.
+            ValueError: unless exactly one budget is given, or if no depth is within it.
         """
         if (latency_ms is None) == (flops is None):
             raise ValueError("give either latency_ms or flops")
@@ -84,65 +86,72 @@ def measure_depths(
     rounds: int = 7,
     of_rounds: Callable[[list[float]], float] = statistics.median,
 ) -> CostTable:
-    """The table for batches of ``batch`` sequences of ``sequence_length`` tokens, on the model's device.
+    """Measure the forward pass at several depths, on the model's device.
 
-    Depths are timed in turn, ``rounds`` times after one to warm up; milliseconds are medians, or what else
-    ``of_rounds`` makes of them: ``min`` where others use the machine, too.
+    Args:
+        model: the model.
+        depths: the depths, which are timed in turn.
+        batch: number of sequences in the batch.
+        sequence_length: number of tokens per sequence.
+        rounds: number of measurements per depth, after one for warming up.
+        of_rounds: the statistic of these measurements; ``min`` is more robust on a shared machine.
     """
     device = model.embedding.weight.device
     ids = torch.randint(model.config.vocabulary_size or 0, (batch, sequence_length), device=device)
     weights = {depth: model.depth_weights(depth) for depth in depths}
-    seconds: dict[int, list[float]] = {depth: [] for depth in depths}
-    evaluations: dict[int, int] = {}
+
+    def run(depth: int) -> None:
+        model(ids, depth=depth, weights=weights[depth])
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    seconds = seconds_in_turn(sorted(depths), run, rounds)
+    rows = []
+    for depth in sorted(depths):
+        flops = batch * forward_flops(model.config, model.solver, depth, sequence_length)
+        rows.append(DepthCost(depth, 1e3 * of_rounds(seconds[depth]), flops))
+    return CostTable(tuple(rows))
+
+
+def seconds_in_turn(keys: Sequence[Key], run: Callable[[Key], object], rounds: int) -> dict[Key, list[float]]:
+    """Time ``run`` for each key in turn, ``rounds`` times after one round for warming up."""
+    seconds: dict[Key, list[float]] = {key: [] for key in keys}
     for turn in range(rounds + 1):
-        for depth in depths:
+        for key in keys:
             started = time.perf_counter()
-            output = model(ids, depth=depth, weights=weights[depth])
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            run(key)
             if turn:
-                seconds[depth].append(time.perf_counter() - started)
-            evaluations[depth] = sum(output.evaluations)
-    cell, last = cell_flops(model.config, sequence_length), unembedding_flops(model.config)
-    return CostTable(
-        tuple(
-            DepthCost(
-                depth,
-                1e3 * of_rounds(seconds[depth]),
-                sequence_length * (evaluations[depth] * cell + batch * last),
-            )
-            for depth in sorted(depths)
-        )
-    )
+                seconds[key].append(time.perf_counter() - started)
+    return seconds
 
 
 @torch.inference_mode()
 def measure_decoding(model: Odeformer, rounds: int = 15, int8: bool = False) -> CostTable:
-    """What one more token costs at depths from the least to 2D, behind half a context of others.
+    """Measure decoding one token after half a context of others (at most 512), at depths from 1/4 D to 2D.
 
-    At most 512 of them. Depths are timed in turn; milliseconds are medians. ``int8`` as for
-    :class:`odeformer.inference.decoding.FixedDepthModel`.
+    Args:
+        model: the model.
+        rounds: number of measurements per depth, after one for warming up; the table has their median.
+        int8: whether to quantise, as in :class:`odeformer.inference.decoding.FixedDepthModel`.
     """
     config = model.config
     assert config.context_length is not None
     least = config.prelude_layers + 1
     depths = sorted({max(least, config.depth * part // 4) for part in (1, 2, 3, 4, 6, 8)})
-    behind = min(config.context_length // 2, 512)
+    length = min(config.context_length // 2, 512)
     at = {depth: FixedDepthModel(model, depth, int8=int8) for depth in depths}
-    readers = {depth: Decoder(at[depth], 1, behind + 1) for depth in depths}
-    ids = torch.zeros(1, behind, dtype=torch.long, device=model.embedding.weight.device)
-    seconds: dict[int, list[float]] = {depth: [] for depth in depths}
-    for turn in range(rounds + 1):
-        for depth, reader in readers.items():
-            if not turn:
-                reader.read(ids, last_only=True)
-            reader.length = behind
-            started = time.perf_counter()
-            int(reader.read(ids[:, :1])[0, -1].argmax())  # as a token is chosen: waits for an accelerator
-            if turn:
-                seconds[depth].append(time.perf_counter() - started)
-    # The last token of a sequence sees twice as many as one sees on average.
-    cell, last = cell_flops(config, 2 * behind), unembedding_flops(config)
+    decoders = {depth: Decoder(at[depth], 1, length + 1) for depth in depths}
+    ids = torch.zeros(1, length, dtype=torch.long, device=model.embedding.weight.device)
+    for decoder in decoders.values():
+        decoder.read(ids, last_only=True)
+
+    def read_one(depth: int) -> None:
+        decoders[depth].length = length
+        int(decoders[depth].read(ids[:, :1])[0, -1].argmax())  # choosing the token waits for an accelerator
+
+    seconds = seconds_in_turn(depths, read_one, rounds)
+    # The last token of a sequence attends to twice as many tokens as the average one.
+    cell, last = cell_flops(config, 2 * length), unembedding_flops(config)
     return CostTable(
         tuple(
             DepthCost(depth, 1e3 * statistics.median(seconds[depth]), at[depth].evaluations * cell + last)

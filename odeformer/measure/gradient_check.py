@@ -1,10 +1,9 @@
-"""Solvers and gradient methods on one model and batch: how exact, how much memory, how long."""
+"""Accuracy, memory and time of solvers and gradient methods on one model and batch."""
 
 from __future__ import annotations
 
 import copy
 import statistics
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,57 +14,65 @@ from torch import Tensor
 from odeformer.field.parts import by_cell
 from odeformer.gradients import GRADIENTS
 from odeformer.hypernetwork import time_tensors
+from odeformer.measure.cost import seconds_in_turn
 from odeformer.measure.memory import peak_bytes, saved_bytes
 from odeformer.model import Odeformer, SolveOptions, token_losses
 from odeformer.solvers import ReversibleSolver, cells_of, node_times, solver_named
 
 Pair = tuple[str, str]
-"""A solver's name and a gradient method."""
+"""Names of a solver and of a gradient method."""
 
 
 @dataclass(frozen=True)
 class GradientRow:
-    """What one pair of solver and gradient method does at one depth, in one precision."""
+    """Accuracy, memory and time of a solver and gradient method at one depth, in one precision."""
 
     solver: str
     gradient: str
     depth: int
     dtype: str
     grad_rel_error: float
-    """Of the whole parameter vector against ``direct`` through the same discrete solve in the same
-    precision, relative 2-norm."""
+    """Relative error (2-norm) of the gradient of all parameters, compared with ``direct`` for the same solver
+    in the same precision."""
     direct_error: float
-    """That one's own, against float64."""
+    """Relative error of the ``direct`` gradient, compared with float64."""
     saved_bytes: int
-    """Alive after the forward pass."""
+    """Tensor bytes alive after the forward pass."""
     peak_bytes: int
-    """The most alive during forward and backward."""
+    """Peak tensor bytes during forward and backward pass."""
     seconds: float
-    """Median, forward and backward."""
+    """Median time of forward and backward pass."""
     seconds_vs_direct: float
-    """Against ``direct`` with the same solver."""
+    """Ratio of ``seconds`` to that of ``direct`` with the same solver."""
     state_drift: float | None
-    """Relative error of the whole state where the flow begins, after the solve is undone: 0 is every bit of
-    it. None for what cannot be undone."""
+    """Relative error of the flow's initial state after undoing the solve, 0 if every bit is recovered; None
+    for solvers that are not reversible."""
 
 
 def pairs_of(solver: str) -> list[Pair]:
-    """The solver with every gradient method that goes with it."""
+    """The solver with every gradient method that it can be used with."""
     return [(solver, name) for name, method in GRADIENTS.items() if method.goes_with(solver_named(solver))]
 
 
 def check_gradients(
     model: Odeformer, ids: Tensor, depth: int, dtype: str, pairs: Sequence[Pair], rounds: int = 3
 ) -> list[GradientRow]:
-    """Measure every pair; they are timed in turn, ``rounds`` times after one round to warm up.
+    """Measure pairs of solver and gradient method.
 
     Args:
-        model: left as it was, its gradients apart.
+        model: the model; its gradients are overwritten.
         ids: token ids [batch, tokens + 1].
-        dtype: ``fp32``, or ``bf16`` for products under autocast.
-        pairs: each solver's ``direct`` must be among them.
+        depth: N.
+        dtype: ``fp32``, or ``bf16`` for autocast to bfloat16.
+        pairs: the pairs, which must include each solver's ``direct``. They are timed in turn.
+        rounds: number of measurements per pair, after one for warming up.
     """
-    found, seconds = _timed(model, ids, depth, dtype, pairs, rounds)
+    gradients: dict[Pair, Tensor] = {}
+
+    def run(pair: Pair) -> None:
+        gradients[pair] = _gradient(model, ids, depth, *pair, dtype)
+
+    seconds = seconds_in_turn(pairs, run, rounds)
     exact = copy.deepcopy(model).double()
     references = {
         solver: _gradient(exact, ids, depth, solver, "direct", "fp64")
@@ -73,7 +80,7 @@ def check_gradients(
     }
     rows = []
     for solver, gradient in pairs:
-        mine, direct = found[solver, gradient], found[solver, "direct"]
+        own, direct = gradients[solver, gradient], gradients[solver, "direct"]
 
         def forward(solver: str = solver, gradient: str = gradient) -> Tensor:
             return _loss(model, ids, depth, solver, gradient, dtype)
@@ -85,7 +92,7 @@ def check_gradients(
                 gradient=gradient,
                 depth=depth,
                 dtype=dtype,
-                grad_rel_error=_distance(mine, direct),
+                grad_rel_error=_distance(own, direct),
                 direct_error=_distance(direct, references[solver]),
                 saved_bytes=saved_bytes(forward, ids.device),
                 peak_bytes=peak_bytes(lambda: forward().backward(), ids.device),
@@ -98,31 +105,16 @@ def check_gradients(
     return rows
 
 
-def _timed(
-    model: Odeformer, ids: Tensor, depth: int, dtype: str, pairs: Sequence[Pair], rounds: int
-) -> tuple[dict[Pair, Tensor], dict[Pair, list[float]]]:
-    """Each pair's gradient and its seconds."""
-    found: dict[Pair, Tensor] = {}
-    seconds: dict[Pair, list[float]] = {pair: [] for pair in pairs}
-    for turn in range(rounds + 1):
-        for pair in pairs:
-            started = time.perf_counter()
-            found[pair] = _gradient(model, ids, depth, *pair, dtype)
-            if turn:
-                seconds[pair].append(time.perf_counter() - started)
-    return found, seconds
-
-
 def _loss(model: Odeformer, ids: Tensor, depth: int, solver: str, gradient: str, dtype: str) -> Tensor:
     options = SolveOptions(solver, gradient)
     with torch.autocast(ids.device.type, torch.bfloat16, enabled=dtype == "bf16"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the adjoint's: its error is in the table
+        warnings.simplefilter("ignore", UserWarning)  # the adjoint's inaccuracy is measured here
         logits = model(ids[:, :-1], depth=depth, options=options).logits
         return token_losses(logits, ids[:, 1:]).mean()
 
 
 def _gradient(model: Odeformer, ids: Tensor, depth: int, solver: str, gradient: str, dtype: str) -> Tensor:
-    """Of all parameters, as one vector."""
+    """The gradient of all parameters as one vector."""
     model.zero_grad()
     _loss(model, ids, depth, solver, gradient, dtype).backward()
     if ids.device.type == "cuda":
@@ -130,13 +122,13 @@ def _gradient(model: Odeformer, ids: Tensor, depth: int, solver: str, gradient: 
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def _distance(found: Tensor, expected: Tensor) -> float:
-    return float((found.double() - expected.double()).norm() / expected.double().norm())
+def _distance(actual: Tensor, expected: Tensor) -> float:
+    return float((actual.double() - expected.double()).norm() / expected.double().norm())
 
 
 @torch.no_grad()
 def state_drift(model: Odeformer, ids: Tensor, depth: int, solver_name: str, dtype: str) -> float | None:
-    """Relative error of the pair where the flow begins, after the solve and its undoing; None without one."""
+    """Relative error of the flow's initial state after solving and undoing; None if that is not possible."""
     solver = solver_named(solver_name)
     if not isinstance(solver, ReversibleSolver):
         return None
@@ -147,8 +139,8 @@ def state_drift(model: Odeformer, ids: Tensor, depth: int, solver_name: str, dty
         times = time_tensors(*node_times(solver, flow), like=x0)
         weights = by_cell(model.hypernetwork(*times), len(solver.nodes))
         state = first = solver.start(x0)
-        for cell, own in zip(cells, weights, strict=True):
-            state = solver.step(field, state, cell, own)
-        for cell, own in zip(reversed(cells), reversed(weights), strict=True):
-            state = solver.reverse(field, state, cell, own)
+        for cell, at_nodes in zip(cells, weights, strict=True):
+            state = solver.step(field, state, cell, at_nodes)
+        for cell, at_nodes in zip(reversed(cells), reversed(weights), strict=True):
+            state = solver.reverse(field, state, cell, at_nodes)
     return _distance(torch.stack(state[:2]), torch.stack(first[:2]))

@@ -1,4 +1,4 @@
-"""How much memory a computation holds, read off the allocator's own record of a run."""
+"""Tensor memory of a computation, from the allocator's record."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device | str = "cpu") -> int:
-    """The most tensor bytes alive at once on ``device`` while ``run()`` executes, above those before it.
+    """Peak tensor bytes on ``device`` while ``run()`` executes, above those alive before.
 
-    On the CPU the profiler's record of every allocation and release is replayed; on a GPU the caching
-    allocator's own maximum is read.
+    On the CPU the profiler's record of every allocation and release is replayed; on a GPU it is the caching
+    allocator's maximum.
     """
     if torch.device(device).type == "cuda":
         before = torch.cuda.memory_allocated(device)
@@ -24,9 +24,9 @@ def peak_bytes(run: Callable[[], object], device: torch.device | str = "cpu") ->
 
 
 def saved_bytes(run: Callable[[], object], device: torch.device | str = "cpu") -> int:
-    """Tensor bytes that a forward pass ``run()`` leaves alive with its result: what its backward pass needs.
+    """Tensor bytes that a forward pass ``run()`` leaves alive with its result, for its backward pass.
 
-    Whoever keeps them is counted: autograd's graph, a checkpoint's arguments, a function of our own.
+    This includes tensors saved by autograd, by gradient checkpointing and by custom autograd functions.
     """
     if torch.device(device).type == "cuda":
         before = torch.cuda.memory_allocated(device)
@@ -39,7 +39,7 @@ def saved_bytes(run: Callable[[], object], device: torch.device | str = "cpu") -
 
 
 def _alive_on_cpu(run: Callable[[], object]) -> Iterator[int]:
-    """Bytes alive above those before ``run()``, after each allocation and release; its result is kept."""
+    """Bytes alive above those before ``run()``, after each allocation and release."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         kept = run()

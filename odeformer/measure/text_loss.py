@@ -14,12 +14,14 @@ from odeformer.model import token_losses
 def text_loss(
     logits_of: Callable[[Tensor], Tensor], ids: Tensor, context_length: int, batch: int = 16
 ) -> float:
-    """Mean loss in nats of every token but the first, read in windows that do not see one another.
+    """Mean loss in nats of all tokens but the first, read in separate windows.
 
     Args:
-        logits_of: ids [batch, tokens] → logits [batch, tokens, vocabulary]: a model at a depth.
+        logits_of: a model at a depth, as a function of token ids [batch, tokens] → [batch, tokens,
+            vocabulary].
         ids: token ids of the text [n], n ≥ 2.
-        context_length: of a window; the last one is shorter.
+        context_length: tokens per window; the last window may be shorter.
+        batch: windows per forward pass.
 
     Raises:
         ValueError: for a text of fewer than two tokens.

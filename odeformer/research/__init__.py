@@ -1,1 +1,1 @@
-"""What was tried and measured and is in no preset: compute that adapts to the input."""
+"""Experiments with compute that adapts to the input, measured and used by no preset."""

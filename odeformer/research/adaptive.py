@@ -1,6 +1,6 @@
-"""Error-controlled solves: torchdiffeq chooses the cells, so that each keeps to a tolerance.
+"""Adaptive solves: torchdiffeq chooses the cells so that the error of each stays within a tolerance.
 
-Measured by ``python -m benchmarks.gradients.adaptive``: at equal evaluations of the field a fixed depth is as
+As ``python -m benchmarks.gradients.adaptive`` shows, a fixed depth with as many evaluations of the field is as
 good.
 """
 
@@ -21,19 +21,20 @@ from odeformer.model import Odeformer, Output, SolveOptions
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How exact a solve must be.
+    """The error tolerance and evaluation limit of an adaptive solve.
 
     Raises:
-        ValueError: for a tolerance of 0 or less, or no evaluations at all.
+        ValueError: for a tolerance that is not positive, or a limit below 1.
     """
 
     relative: float = 1e-3
+    """The relative tolerance of a step's root mean square error, which may be absolute + relative · |x|."""
     absolute: float = 1e-3
-    """The error allowed in a step, root mean square over the state: absolute + relative · |x|."""
+    """The absolute tolerance of a step's root mean square error."""
     max_evaluations: int = 1000
-    """The most evaluations of the field in one solve; one that needs more stops with an error."""
+    """Maximum number of field evaluations in one solve."""
     per_sequence: bool = False
-    """Solve each sequence by itself, so that an easy one does not pay for a hard one beside it."""
+    """Solve each sequence by itself, so that hard sequences do not slow down easy ones in the batch."""
 
     def __post_init__(self) -> None:
         for name in ("relative", "absolute"):
@@ -44,7 +45,7 @@ class Tolerance:
 
 
 class TooManyEvaluationsError(RuntimeError):
-    """An adaptive solve needed more evaluations than it was given; ``reached``: its last accepted t."""
+    """An adaptive solve exceeded its evaluation limit; ``reached`` is the last accepted t."""
 
     def __init__(self, limit: int, reached: float) -> None:
         super().__init__(
@@ -69,14 +70,14 @@ class Limited(RightHandSide):
         self.evaluations += 1
         slope = super().__call__(t, x)
         if not slope.isfinite().all():
-            # Else torchdiffeq would halve its step for ever, or stop at an assertion about it.
+            # Otherwise torchdiffeq would halve its step for ever, or fail in an assertion.
             raise FloatingPointError(
                 f"the state is not finite: it first was not at t = {float(t.detach()):.4g}"
             )
         return slope
 
     def callback_accept_step(self, t0: Tensor, x: Tensor, dt: Tensor) -> None:
-        """Called by torchdiffeq."""
+        """Note how far the solve is; torchdiffeq calls this after each accepted step."""
         self.reached = float((t0 + dt).detach())
 
     callback_accept_step_adjoint = callback_accept_step
@@ -89,17 +90,19 @@ def run_adaptively(
     method: Literal["dopri5", "bosh3"] = "dopri5",
     gradient: Literal["direct", "adjoint"] = "direct",
 ) -> Output:
-    """Logits of the next token at every position, from a solve that a tolerance cuts into cells.
+    """Logits of the next token at every position, from an adaptive solve.
 
     Args:
+        model: the model.
         input_ids: token ids [batch, tokens].
-        tolerance: for the flow; the prelude's layers are a step each, as ever.
-        method: the embedded Runge–Kutta pair, by its name in torchdiffeq.
-        gradient: through the accepted steps, or solved backwards to the same tolerance.
+        tolerance: the tolerance of the flow; the prelude's layers remain one step each.
+        method: torchdiffeq's name of the embedded Runge–Kutta pair.
+        gradient: ``direct`` backpropagates through the accepted steps; ``adjoint`` solves the adjoint
+            equation backwards to the same tolerance.
 
     Raises:
-        TooManyEvaluationsError: with the t that was reached.
-        FloatingPointError: naming the t at which the state was no longer finite.
+        TooManyEvaluationsError: if the evaluation limit is exceeded.
+        FloatingPointError: if the state is not finite, naming the t.
     """
     start = SolveOptions(model.config.default_solver, "direct" if gradient == "direct" else "checkpoint")
     x, field = model.flow_start(input_ids, options=start)
@@ -120,17 +123,17 @@ def solve_adaptively(
     method: str = "dopri5",
     gradient: str = "direct",
 ) -> tuple[Tensor, tuple[int, ...]]:
-    """The state at the last time, and how often the field was evaluated for each sequence.
+    """The state at the end of an adaptive solve, and the number of field evaluations for each sequence.
 
     Args:
-        source: gives W(t); a hypernetwork for gradient ``adjoint``.
-        x0: the state at the first time, [batch, tokens, width].
-        ends: the two times.
-
-    Other arguments, and errors, are those of :func:`run_adaptively`.
+        field: the vector field.
+        source: the source of W(t); a hypernetwork for gradient ``adjoint``.
+        x0: the state at the start, [batch, tokens, width].
+        ends: the first and the last t.
+        tolerance: as in :func:`run_adaptively`, like the other arguments and the errors.
     """
     times = torch.tensor(ends, dtype=torch.float64, device=x0.device)
-    # Without its own stop at the end the last step would go past it, where there is no W(t).
+    # ``step_t`` makes the solver stop at the end: the last step would go past it, where there is no W(t).
     precision = {"rtol": tolerance.relative, "atol": tolerance.absolute, "method": method}
     states, counts = [], []
     for batch in x0.split(1) if tolerance.per_sequence else (x0,):

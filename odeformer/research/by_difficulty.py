@@ -1,4 +1,4 @@
-"""Compute that follows the input: a shallow solve for every sequence, a deep one for the hard ones."""
+"""Depth by difficulty: a shallow solve for every sequence, and a deep one for the hard ones."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ def entropy(logits: Tensor) -> Tensor:
 def solve_by_difficulty(
     model: Odeformer, input_ids: Tensor, *, shallow: int, deep: int, threshold: float
 ) -> Output:
-    """Predictions at depth ``shallow``, but at ``deep`` where the shallow ones have too much entropy.
+    """Predictions at depth ``shallow``, but at ``deep`` for sequences whose shallow ones have high entropy.
 
     Args:
+        model: the model.
         input_ids: token ids [batch, tokens].
-        threshold: the mean entropy in nats above which a sequence is solved again. A quantile of
-            :func:`entropy` on held-out sequences sends that part of them on.
+        shallow: the depth at which every sequence is run.
+        deep: the depth at which hard sequences are run again.
+        threshold: the mean entropy in nats above which a sequence is hard. The q-quantile of :func:`entropy`
+            on held-out sequences makes a fraction 1 − q of them hard.
 
     Returns:
-        Logits as :class:`Output`'s; a hard sequence's evaluations count the discarded solve too.
+        The logits; the evaluations of a hard sequence include its discarded shallow solve.
 
     Raises:
         ValueError: unless ``shallow`` is less than ``deep``.

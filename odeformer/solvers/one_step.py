@@ -1,4 +1,4 @@
-"""What a solver is, and those whose state is x alone: explicit Runge–Kutta methods, and a splitting."""
+"""The solver interface, and solvers whose state is x alone: Runge–Kutta methods and Lie–Trotter splitting."""
 
 from __future__ import annotations
 
@@ -14,38 +14,43 @@ if TYPE_CHECKING:  # the settings check solver names before torch is needed
 
 
 State = tuple["Tensor", ...]
+"""The tensors that a solver carries from cell to cell."""
 
 
 class Cell(NamedTuple):
-    """The widths h · speed of a cell and of the one before it: 1 where one Euler step is one layer."""
+    """A cell of a solve, in units of the field's speed."""
 
     scale: float
+    """Width h · speed of the cell; an Euler step of scale 1 is an ordinary layer."""
     before: float
-    """0 before the first cell."""
+    """Width h · speed of the previous cell; 0 for the first cell."""
     share: float
-    """Of the whole solve that the cell is: all cells' add up to 1."""
+    """The cell's fraction of the whole solve; the shares of all cells add up to 1."""
 
 
 class Solver(Protocol):
-    """Moves a state over one cell, given the weights at its ``nodes``, fractions of the cell."""
+    """A one-step method: moves a state over one cell, given the weights at the cell's ``nodes``."""
 
     @property
-    def nodes(self) -> tuple[float, ...]: ...
+    def nodes(self) -> tuple[float, ...]:
+        """Times at which weights are needed, as fractions of the cell."""
+        ...
+
     @property
     def evaluations(self) -> int:
-        """Of the field, in a cell."""
+        """Number of vector field evaluations per cell."""
         ...
 
     def start(self, x: Tensor) -> State:
-        """The state at t = 0."""
+        """The initial state from x at t = 0."""
         ...
 
     def step(self, field: Field, state: State, cell: Cell, weights: Sequence[BlockWeights]) -> State:
-        """The state after the cell."""
+        """The state after the cell, given the block's weights at each node."""
         ...
 
     def end(self, state: State) -> Tensor:
-        """x from a state, in any precision."""
+        """The solution x of a state, in the solver's own precision."""
         ...
 
 
@@ -63,17 +68,25 @@ class OneStep(ABC):
 
     @abstractmethod
     def advance(self, field: Field, x: Tensor, scale: float, weights: Sequence[BlockWeights]) -> Tensor:
-        """x after a cell of width ``scale`` = h · speed."""
+        """The solution after a cell of width ``scale`` = h · speed."""
 
 
 @dataclass(frozen=True)
 class RungeKutta(OneStep):
-    """Explicit Runge–Kutta: stage s reads x + scale · Σ_j a[s][j] f_j with the weights of node ``at[s]``."""
+    """An explicit Runge–Kutta method, given by its tableau.
+
+    Stage s evaluates the field at x + scale · Σ_j a[s][j] f_j with the weights of node ``at[s]``; the step is
+    x + scale · Σ_j b[j] f_j.
+    """
 
     nodes: tuple[float, ...]
+    """Times at which weights are needed, as fractions of the cell."""
     at: tuple[int, ...]
+    """The index of each stage's node."""
     a: tuple[tuple[float, ...], ...]
+    """Each stage's factors of the slopes before it."""
     b: tuple[float, ...]
+    """The factors of all slopes in the step."""
 
     @property
     def evaluations(self) -> int:
@@ -87,17 +100,17 @@ class RungeKutta(OneStep):
 
 
 def add_scaled(x: Tensor, scale: float | Tensor, row: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
-    """x + scale · Σ_j row[j] slopes[j]."""
+    """The sum x + scale · Σ_j row[j] slopes[j]."""
     for factor, slope in zip(row, slopes, strict=True):
         if factor:
-            # A whole step of a layer is a plain sum: one operation less for each token that is decoded.
+            # An ordinary layer is a plain sum: this saves one operation per decoded token.
             x = x + slope if scale * factor == 1.0 else x + scale * factor * slope
     return x
 
 
 @dataclass(frozen=True)
 class LieTrotter(OneStep):
-    """Splitting: an attention step, then a feed-forward step from where it ended (sequential residual)."""
+    """Lie–Trotter splitting: an attention step, then a feed-forward step (sequential residual branches)."""
 
     nodes: tuple[float, ...] = (0.5,)
     evaluations: int = 1

@@ -1,19 +1,19 @@
-"""Solvers that can undo a step exactly, up to rounding: from the state after a cell the one before it.
+"""Reversible solvers, which can undo a step: they recover the state before a cell from the state after it.
 
-Their state is a pair, and every one of them is made of couplings (u, v) → (v, a·u + φ(v)): whatever φ is,
-u can be had back from the result by one evaluation of φ at v, which is still there. All solve the same
-ODE as Euler does, so that a model trained with one of them is evaluated by Euler afterwards, as an
+Their state is a pair, and every step is a sequence of couplings (u, v) → (v, a·u + φ(v)). Whatever φ is, u
+can be recovered from the result by one evaluation of φ at v, which is part of the result. All of them solve
+the same ODE as Euler's method, so a model trained with one of them can afterwards be run with Euler, as an
 ordinary transformer.
 
-The pair is held in float64 while φ is evaluated in the precision of the weights. What rounding the way
-back adds is then far below what φ can see: it gets the numbers it got on the way forth, also where its
-products are in bf16.
+The pair is float64, while φ is evaluated in the precision of the weights. Rounding errors of the backward
+solve are then far too small for φ to see: it gets the same input as in the forward solve, even with bfloat16
+matmuls.
 
-What keeps such a pair together is forgetting: a part γ < 1 of the older value is kept in each cell, and the
-way back divides by it, which multiplies rounding by 1/γ. A fixed γ would have to be near 1 for many cells
-and could be far smaller for few. So γ follows from the grid: over a whole solve the pair keeps ``KEPT`` of
-what it was, whatever N is, and 20 of float64's 52 bits are at stake on the way back. In floating point one
-value that is rounded otherwise there can grow by as much; ``FixedPoint`` loses none.
+To keep the two values of the pair close, a step damps the older one by a factor γ < 1. The backward solve
+divides by γ, which amplifies rounding errors by 1/γ. A constant γ would have to be near 1 for many cells but
+could be much smaller for few, so γ follows from the grid: over a whole solve, whatever N is, the pair keeps
+the fraction ``KEPT`` = 2^−20 of its initial value. In floating point the backward solve can thus amplify an
+error by 2^20 of float64's 2^52; ``FixedPoint`` loses no bit.
 """
 
 from __future__ import annotations
@@ -32,56 +32,55 @@ if TYPE_CHECKING:
 
 
 KEPT = 2.0**-20
-"""Of the older value of a pair, over a whole solve."""
-
+"""The fraction of a pair's older value that is left after a whole solve."""
 
 DENOMINATOR = 2**8
-"""Of the factors that fixed-point numbers are scaled by."""
+"""Denominator of the factors that fixed-point numbers are scaled by."""
 
 
 class Coupling(NamedTuple):
-    """(u, v) → (v, factor · u + update(v))."""
+    """The invertible map (u, v) → (v, factor · u + update(v))."""
 
     factor: float
     update: Callable[[Tensor], Tensor]
 
 
 def seen_dtype(weights: Sequence[BlockWeights]) -> dtype:
-    """The precision in which a coupling's update sees the state: that of the weights."""
+    """The dtype in which a coupling's update evaluates the state: that of the weights."""
     return next(iter(weights[0].values())).dtype
 
 
 class ReversibleSolver(ABC):
-    """A solver whose steps are couplings.
+    """A solver whose step is a sequence of couplings, which can be undone in reverse order.
 
-    Its state is the pair (u, v), each [batch, tokens, width] float64, of which v is x; and after it whatever
-    scaling u needs to be undone.
+    Its state is the pair (u, v), each [batch, tokens, width] float64, followed by any tensors that undoing
+    needs. The solution x is v.
     """
 
     @property
     @abstractmethod
     def nodes(self) -> tuple[float, ...]:
-        """Times in a cell at which weights are needed, as fractions of it."""
+        """Times at which weights are needed, as fractions of the cell."""
 
     @property
     @abstractmethod
     def evaluations(self) -> int:
-        """Of the field, in a cell."""
+        """Number of vector field evaluations per cell."""
 
     @abstractmethod
     def couplings(self, field: Field, cell: Cell, weights: Sequence[BlockWeights]) -> Sequence[Coupling]:
-        """What a step over the cell is made of, in order."""
+        """The couplings of a step over the cell, in order."""
 
     def start(self, x: Tensor) -> State:
         precise = x.double()
         return (precise, precise)
 
     def scale(self, factor: float, u: Tensor, kept: State) -> tuple[Tensor, State]:
-        """factor · u, and what it takes to get u back from that."""
+        """The product factor · u, and the tensors from which :meth:`unscale` recovers u."""
         return factor * u, kept
 
     def unscale(self, factor: float, scaled: Tensor, kept: State) -> tuple[Tensor, State]:
-        """What :meth:`scale` was given, from what it gave."""
+        """The inverse of :meth:`scale`."""
         return scaled / factor, kept
 
     def step(self, field: Field, state: State, cell: Cell, weights: Sequence[BlockWeights]) -> State:
@@ -92,7 +91,7 @@ class ReversibleSolver(ABC):
         return (u, v, *kept)
 
     def reverse(self, field: Field, state: State, cell: Cell, weights: Sequence[BlockWeights]) -> State:
-        """The state before the cell, from the one after it."""
+        """The state before the cell, from the state after it."""
         (u, v), kept = state[:2], state[2:]
         for factor, update in reversed(self.couplings(field, cell, weights)):
             before, kept = self.unscale(factor, v - update(u.to(seen_dtype(weights))), kept)
@@ -105,17 +104,19 @@ class ReversibleSolver(ABC):
 
 @dataclass(frozen=True)
 class TwoStep(ReversibleSolver):
-    """Two-step methods with one evaluation a cell; the state is (x one cell ago, x now).
+    """Two-step methods with one evaluation per cell; the state is (x one cell ago, x now).
 
-    x_{n+1} = γ x_{n−1} + (1 − γ) x_n + (γ h_{n−1} + h_n) f(x_n), with γ = ``kept`` to the power of the
-    cell's share. At kept = 1 it is the leapfrog, which no step size makes stable where the dynamics
-    contract; at 0 it would be Euler. In between it is stable while the contraction over a cell is below
-    2 (1 − γ)/(1 + γ). On equal cells the leapfrog with weights at their left edges has second order, the
-    others first. The family is that of BDIA (Zhang et al. 2024, arXiv 2407.09093).
+    x_{n+1} = γ x_{n−1} + (1 − γ) x_n + (γ h_{n−1} + h_n) f(x_n), where γ = kept^share for the cell's share of
+    the solve. With kept = 1 this is the leapfrog, which is unstable for contracting dynamics at any step
+    size; with kept = 0 it would be Euler. In between it is stable while the contraction over a cell is below
+    2 (1 − γ)/(1 + γ). On equal cells the leapfrog with weights at the left edges has second order, the others
+    first. The family is that of BDIA (Zhang et al. 2024, arXiv 2407.09093).
     """
 
     kept: float
+    """The fraction of the older value that is left after a whole solve."""
     node: float
+    """The time at which weights are needed, as a fraction of the cell."""
 
     @property
     def nodes(self) -> tuple[float, ...]:
@@ -126,7 +127,7 @@ class TwoStep(ReversibleSolver):
         return 1
 
     def couplings(self, field: Field, cell: Cell, weights: Sequence[BlockWeights]) -> Sequence[Coupling]:
-        # The nearest n / 2^8 above 0: what fixed-point numbers can be scaled by and back.
+        # Rounded to n / 2^8 with n ≥ 1, which fixed-point numbers can be scaled by reversibly.
         factor = max(1, round(self.kept**cell.share * DENOMINATOR)) / DENOMINATOR
 
         def update(now: Tensor) -> Tensor:
@@ -138,15 +139,16 @@ class TwoStep(ReversibleSolver):
 
 @dataclass(frozen=True)
 class Coupled(ReversibleSolver):
-    """Any Runge–Kutta method made reversible by coupling two solutions (McCallum & Foster, 2410.11648).
+    """A Runge–Kutta method made reversible by coupling two solutions (McCallum & Foster, arXiv 2410.11648).
 
-    y' = λ y + (1 − λ) z + Ψ_h(z) and z' = z − Ψ_{−h}(y'), where Ψ is the base's increment over the cell
-    and λ = ``kept`` to the power of the cell's share; z is x. It has the base's order for two of its steps
-    a cell, and is stable while the contraction over a cell is below 1 − λ.
+    y' = λ y + (1 − λ) z + Ψ_h(z) and z' = z − Ψ_{−h}(y'), where Ψ is the base method's increment over the
+    cell and λ = kept^share for the cell's share of the solve; z is the solution x. It has the order of the
+    base method, costs two of its steps per cell, and is stable for contractions over a cell below 1 − λ.
     """
 
     base: RungeKutta
     kept: float
+    """The fraction of the older value that is left after a whole solve."""
 
     @property
     def evaluations(self) -> int:
@@ -154,7 +156,7 @@ class Coupled(ReversibleSolver):
 
     @property
     def nodes(self) -> tuple[float, ...]:
-        """The base's, and those it passes when it goes back over the cell."""
+        """The nodes of the base method's steps forward and backward over the cell."""
         forth = self.base.nodes
         back = tuple(1 - node for node in forth)
         return forth if back == forth else forth + back
@@ -175,19 +177,17 @@ class Coupled(ReversibleSolver):
 
 @dataclass(frozen=True)
 class FixedPoint(ReversibleSolver):
-    """A reversible solver on whole multiples of 2^−32: every bit of every state comes back, whatever the
-    field does.
+    """A reversible solver in fixed-point arithmetic, which recovers every bit of every state.
 
-    What a step adds is rounded to such a multiple, so that it can be taken away again; float64 holds them
-    exactly up to 2^20 in size. A factor γ becomes a fraction n/2^8, and the division's remainders are kept:
-    the bits that the pair forgets, pushed into one integer beside each number, from where they return on
-    the way back. All cells of a solve together push 20 bits (``KEPT``), however many they are. (The
-    remainders as a buffer: Maclaurin et al. 2015, arXiv 1502.03492.) Gradients pass the rounding straight
-    through.
+    Numbers are multiples of 2^−32, which float64 holds exactly up to a magnitude of 2^20. The update of a
+    step is rounded to such a multiple, so that subtracting it undoes adding it. Damping factors are fractions
+    n/2^8. Gradients ignore the rounding (straight-through).
     """
 
     base: ReversibleSolver
+    """The solver whose couplings are computed in fixed point."""
     bits: int = 32
+    """Number of fractional bits."""
 
     @property
     def nodes(self) -> tuple[float, ...]:
@@ -205,6 +205,9 @@ class FixedPoint(ReversibleSolver):
         couplings = self.base.couplings(field, cell, weights)
         return [Coupling(factor, self._rounding(update)) for factor, update in couplings]
 
+    # Division by 2^8 leaves a remainder, which is pushed onto an integer buffer beside each number. The
+    # product with n has room for a digit in base n, popped off the buffer: this grows by 2^8/n, that is by 20
+    # bits over a solve of any N. ``unscale`` reverses the two (Maclaurin et al. 2015, arXiv 1502.03492).
     def scale(self, factor: float, u: Tensor, kept: State) -> tuple[Tensor, State]:
         if factor == 1:
             return u, kept

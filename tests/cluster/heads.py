@@ -1,4 +1,4 @@
-"""A head node with token authentication, and the command line pointed at it."""
+"""A head node with token authentication, and the command line configured for it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ sys.exit(main())
 
 @dataclass
 class Head:
-    """A head node of its own, and the command line pointed at it."""
+    """A head node, and the command line configured for it."""
 
     address: str
     environment: dict[str, str]
@@ -40,7 +40,7 @@ class Head:
     """The address at which drivers and nodes join."""
 
     def start(self, *arguments: str) -> Command:
-        """``odeformer`` with these arguments."""
+        """Run ``odeformer`` with these arguments."""
         return Command(*arguments, cwd=self.folder, env=self.environment)
 
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
@@ -49,13 +49,13 @@ class Head:
         return process.wait(), out, err
 
     def job(self, name: str) -> dict[str, Any]:
-        """What ``jobs show --json`` says."""
+        """Output of ``jobs show --json``."""
         code, out, err = self("jobs", "show", name, "--json")
         assert code == 0, err
         return dict(json.loads(out))
 
     def wait(self, name: str, found: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The job, as soon as it is like that."""
+        """Wait until the job meets the condition, and return it."""
 
         def look() -> dict[str, Any] | None:
             return job if found(job := self.job(name)) else None
@@ -65,9 +65,9 @@ class Head:
 
 @contextmanager
 def head_node(resources: dict[str, int], dashboard: bool = True) -> Iterator[Head]:
-    """Two CPUs and these resources, stopped by the ids of its processes.
+    """A head node with two CPUs and these resources, stopped by the ids of its processes.
 
-    Without a dashboard, which takes longest to start, the address is that for drivers.
+    Without a dashboard, which is slow to start, the address is that for drivers.
     """
     folder = Path(tempfile.mkdtemp(prefix="odf-head-", dir="/tmp"))
     gcs, dashboard_port, agent, client = free_ports(4)

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import psutil
 
+from cluster.pool.job import Job, Transition
 from cluster.pool.shares import fluid_rates
 from cluster.runs import lock
 
 
-def process_of(job: dict[str, Any]) -> psutil.Process | None:
+def process_of(job: Job) -> psutil.Process | None:
     """The process that holds a job's folder."""
     try:
-        words = (Path(job["folder"]) / lock.FILE_NAME).read_text().split()
+        words = (Path(job.folder) / lock.FILE_NAME).read_text().split()
         return psutil.Process(int(words[1]))
     except (OSError, IndexError, ValueError, psutil.NoSuchProcess):
         return None
 
 
-def most_slots(transitions: list[tuple[Any, ...]]) -> int:
+def most_slots(transitions: list[Transition]) -> int:
     """How many slots were taken at a time, by the journal."""
     running: dict[str, str] = {}
     most = 0
@@ -33,7 +33,7 @@ def most_slots(transitions: list[tuple[Any, ...]]) -> int:
     return most
 
 
-def most_at_once(transitions: list[tuple[Any, ...]], team: str | None = None) -> int:
+def most_at_once(transitions: list[Transition], team: str | None = None) -> int:
     """How many jobs ran at a time, of one team or of all, by the journal."""
     running: set[str] = set()
     most = 0
@@ -45,7 +45,7 @@ def most_at_once(transitions: list[tuple[Any, ...]], team: str | None = None) ->
 
 
 def lags(
-    transitions: list[tuple[Any, ...]], weights: dict[str, float], quotas: dict[str, int]
+    transitions: list[Transition], weights: dict[str, float], quotas: dict[str, int]
 ) -> tuple[dict[str, float], float]:
     """How far each team's service was behind the fluid fair share at most (below zero: ahead), while it had
     jobs that waited; and how long the longest job had a slot, in all its attempts. Both in slot-seconds, of

@@ -1,4 +1,4 @@
-"""Small runs carried out by real processes, and what they left."""
+"""Small runs in real processes, and their results."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from forked import spawn
 from torch import distributed as dist
 
 from cluster import pretrain
-from cluster.runs.events import FILE_NAME, events_from
+from cluster.resolve import resolve_run
+from cluster.runs.events import FILE_NAME, Event, events_from
 from cluster.settings import PretrainSettings
 from odeformer.config import BasisConfig, ModelConfig
 
@@ -34,7 +36,7 @@ def tiny_shape(vocabulary_size: int, context_length: int) -> ModelConfig:
 
 
 def small_settings(shards: Path, folder: Path, **sections: dict[str, Any]) -> PretrainSettings:
-    """Checked settings of a run of seconds in ``folder/run``; ``section={key: value}`` changes them."""
+    """Resolved settings of a short run in ``folder/run``; ``section={key: value}`` changes them."""
     content: dict[str, dict[str, Any]] = {
         "model": {"width": 32, "heads": 2, "depth": 4, "rotary_fraction": 0.5, "basis": {"size": 2}},
         "data": {"shards": str(shards), "sequence_length": 32},
@@ -55,7 +57,7 @@ def small_settings(shards: Path, folder: Path, **sections: dict[str, Any]) -> Pr
     }
     for section, values in sections.items():
         content[section] = {**content.get(section, {}), **values}
-    return pretrain.check(PretrainSettings.model_validate(content))
+    return resolve_run(PretrainSettings.model_validate(content)).settings
 
 
 def run_workers(
@@ -65,9 +67,9 @@ def run_workers(
     starts_run: bool = True,
     work: Callable[[dict[str, Any]], None] = pretrain.pretrain_worker,
 ) -> Any:
-    """The run's workers as plain processes with a gloo group, without Ray: what each Ray worker does.
+    """Run the workers as plain processes with a gloo group, without Ray.
 
-    ``work``, a function of a module, is done instead where it is given. ``starts_run``: begin the run in
+    ``work`` is the worker function, by default that of Ray's workers. ``starts_run``: start the run in
     MLflow, as the command does.
     """
     from cluster.tracking import runs
@@ -94,7 +96,7 @@ NO_FURTHER = "no-further"
 
 
 def let(run: Path, step: int) -> None:
-    """Have the workers of :func:`held_worker` make this step, and none after it until they are let."""
+    """Allow the workers of :func:`held_worker` to continue up to this step."""
     run.mkdir(parents=True, exist_ok=True)
     beside = run / f"{NO_FURTHER}.new"
     beside.write_text(str(step))
@@ -102,7 +104,7 @@ def let(run: Path, step: int) -> None:
 
 
 def held_worker(config: dict[str, Any]) -> None:
-    """What each worker does, in a run that goes no further than it is let."""
+    """Worker function of a run that stops at each step that :func:`let` does not allow."""
     from cluster.training import worker
 
     rate, run = worker.learning_rate, Path(config["settings"]["run"]["dir"])
@@ -132,5 +134,15 @@ def _worker(
 
 
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    """The events of one kind in a run's log."""
-    return [event for event in events_from(folder / FILE_NAME, 0)[0] if event["event"] == kind]
+    """The events of one kind in a run's log, all of which must have the fields that are listed for them."""
+    logged = events_from(folder / FILE_NAME, 0)[0]
+    for event in logged:
+        check_event(event)
+    return [event for event in logged if event["event"] == kind]
+
+
+def check_event(event: dict[str, Any]) -> None:
+    """Check that an event and its fields are listed in :class:`cluster.runs.events.Event`."""
+    listed = Event(event["event"]).fields
+    for field in event.keys() - {"time", "event", "step"}:
+        assert any(fnmatch(field, pattern) for pattern in listed), f"{event['event']}: {field} is not listed"

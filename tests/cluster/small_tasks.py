@@ -36,7 +36,7 @@ def register_base(folder: Path, uri: str | None = None, name: str = "base", seed
     made = base_folder(folder, name, seed)
     run_id = runs.start_run(uri, "test", name, {}, folder / f"{name}-run")
     tags = {"odeformer.kind": "checkpoint"}
-    registry.register(made, name, run_id=run_id, uri=uri, tags=tags, alias="champion")
+    registry.register_version(made, name, run_id=run_id, uri=uri, tags=tags, alias="champion")
     return uri
 
 

@@ -8,6 +8,7 @@ import torch
 from small_runs import tiny_shape
 
 from cluster import registry
+from cluster.tags import BASE_DIGEST, BASE_NAME, BASE_VERSION, DIGEST
 from cluster.tracking import runs
 from data.tokenizer import train_tokenizer
 from odeformer import checkpoint
@@ -34,7 +35,7 @@ def register_model(
 ) -> registry.Version:
     """Register a checkpoint folder, with a run of its own in an experiment named for ``scratch``."""
     run_id = runs.start_run(uri, f"of-{scratch.name}", name, {"a": {"b": 1}}, scratch / f"run-{name}")
-    return registry.register(folder, name, run_id=run_id, uri=uri, tags=CHECKPOINT, alias=alias)
+    return registry.register_version(folder, name, run_id=run_id, uri=uri, tags=CHECKPOINT, alias=alias)
 
 
 def register_adapter(
@@ -45,15 +46,15 @@ def register_adapter(
     torch.manual_seed(seed)
     adapter = Adapter(AdapterConfig(rank=2), model.config)
     torch.nn.init.normal_(adapter.qkv_lora_b)
-    lineage = {"name": base.name, "version": base.version, "digest": base.tags[registry.DIGEST]}
+    lineage = {"name": base.name, "version": base.version, "digest": base.tags[DIGEST]}
     checkpoint.save_adapter(adapter, lineage, scratch / f"{name}-{seed}")
     tags = {
         "odeformer.kind": "adapter",
-        registry.BASE_NAME: base.name,
-        registry.BASE_VERSION: base.version,
-        registry.BASE_DIGEST: base.tags[registry.DIGEST],
+        BASE_NAME: base.name,
+        BASE_VERSION: base.version,
+        BASE_DIGEST: base.tags[DIGEST],
     }
     run_id = runs.start_run(uri, f"of-{scratch.name}", name, {}, scratch / f"run-{name}")
-    return registry.register(
+    return registry.register_version(
         scratch / f"{name}-{seed}", name, run_id=run_id, uri=uri, tags=tags, alias="candidate"
     )

@@ -13,7 +13,7 @@ from cluster.connection.connect import ray_cluster
 
 
 def test_clusters_of_one_process_have_each_their_own_token() -> None:
-    """Ray reads its token once per process; the second cluster would be locked out by the first one's."""
+    """Ray reads its token once per process, so a second cluster would refuse the first one's."""
     import os
 
     tokens = []
@@ -25,7 +25,7 @@ def test_clusters_of_one_process_have_each_their_own_token() -> None:
 
 @pytest.mark.slow
 def test_a_cluster_that_was_too_slow_is_started_once_more() -> None:
-    """Ray waits for its own raylet for 30 s; the first one is stopped before it can answer."""
+    """Ray waits 30 s for its raylet; the first one is stopped before it can answer."""
     stopped: list[psutil.Process] = []
     done = threading.Event()
 

@@ -1,4 +1,4 @@
-"""A build on a real Ray cluster: the same bytes with any number of workers, and when one of them dies."""
+"""A build on a real Ray cluster gives the same bytes with any number of workers, and when one dies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from data.shards import build
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
-    """A private cluster with room for three."""
+    """A private cluster with room for three workers."""
     with ray_cluster(None, pretrain_workers=3):
         yield
 

@@ -90,7 +90,7 @@ def test_what_did_not_come_whole_is_not_there(copies: Path) -> None:
 
 @pytest.mark.parametrize("digest", ["", "../../elsewhere", "0" * 63, "0" * 64 + "\n"])
 def test_what_is_no_digest_becomes_no_folder(digest: str, copies: Path) -> None:
-    with pytest.raises(ValueError, match="which is none"):
+    with pytest.raises(ValueError, match="is malformed"):
         downloads.shared_copy(digest, lambda folder: None, has(digest))
     assert not copies.exists()
 

@@ -1,4 +1,4 @@
-"""The one line that says what a run died of."""
+"""The line that states the cause of a failure."""
 
 from __future__ import annotations
 

@@ -17,13 +17,14 @@ from small_runs import small_settings
 from waiting import wait_for
 
 from cluster.connection import jobs
+from cluster.connection.job import lacking
 from cluster.doctor import ray_cluster
 from cluster.settings import PretrainSettings
 
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    """Two places for pretraining workers."""
+    """A head node with room for two pretraining workers."""
     with head_node({"pretrain": 2}) as head:
         yield head
 
@@ -58,7 +59,7 @@ def test_a_job_that_fails_says_why_and_its_name_is_taken(
     assert any(f"{tmp_path}/nowhere" in line for line in job["last_lines"])
     code, out, err = head("submit", "pretrain", doomed)
     assert (code, out) == (2, "")
-    assert err.startswith("error: there is a job 'doomed'")
+    assert err.startswith("error: job 'doomed' already exists")
     assert err.count("\n") == 1
 
 
@@ -66,7 +67,7 @@ def test_a_wrong_token_and_other_peoples_jobs(head: Head) -> None:
     stranger = replace(head, environment=head.environment | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
     code, out, err = stranger("jobs", "list")
     assert (code, out) == (2, "")
-    assert "wants another token" in err
+    assert "requires another token" in err
     assert err.count("\n") == 1
     code, out, err = head("jobs", "stop", "nobodys")
     assert (code, out) == (2, "")
@@ -78,7 +79,7 @@ def test_a_process_that_has_had_another_token_is_let_in_with_this_one(
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    with pytest.raises(PermissionError, match="wants another token"):
+    with pytest.raises(PermissionError, match="requires another token"):
         jobs.JobServer(head.address)
     monkeypatch.setenv("RAY_AUTH_TOKEN", head.environment["RAY_AUTH_TOKEN"])
     assert isinstance(jobs.JobServer(head.address).jobs(), list)
@@ -126,13 +127,13 @@ def test_where_nobody_answers_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -
         jobs.JobServer(f"http://127.0.0.1:{free_port()}")
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ConnectionError, match="timed out"):
         jobs.JobServer(f"http://127.0.0.1:{silent.getsockname()[1]}")
-    with pytest.raises(ValueError, match="expected that of a cluster's dashboard"):
+    with pytest.raises(ValueError, match="expected the address of a cluster's dashboard"):
         jobs.JobServer("127.0.0.1:6379")
 
 
 def test_what_a_job_lacks_names_only_what_is_short() -> None:
     wanted, there = {"CPU": 4.0, "GPU": 4.0, "pretrain": 4.0}, {"CPU": 64.0, "pretrain": 4.0}
-    lacks = jobs.lacking(wanted, {"CPU": 2.0, "pretrain": 2.0}, there)
+    lacks = lacking(wanted, {"CPU": 2.0, "pretrain": 2.0}, there)
     assert lacks == "GPU: 4 wanted, 0 free of 0; pretrain: 4 wanted, 2 free of 4"
 
 

@@ -41,7 +41,7 @@ def train_with_all(index: int, folder: Path, uri: str) -> None:
     )
     run_id = runs.start_run(uri, "test", "base", {}, folder / "base-run")
     kind = {"odeformer.kind": "checkpoint"}
-    registry.register(folder / "base", "base", run_id=run_id, uri=uri, tags=kind, alias="champion")
+    registry.register_version(folder / "base", "base", run_id=run_id, uri=uri, tags=kind, alias="champion")
     (folder / "a.lines").write_text("red and blue\nyes or no\n" * 4)
     task = Task.model_validate(
         {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -18,7 +18,7 @@ from waiting import wait_for
 from cluster import registry
 from cluster.connection.connect import FINETUNE, PRETRAIN, ray_cluster
 from cluster.finetuning.search import SearchedTask
-from cluster.pool import Pool, PoolSettings
+from cluster.pool import Job, Pool, PoolSettings
 from cluster.pool.retraining import retrain
 from cluster.pool.search import TaskSearch
 from cluster.pool.usage import base_costs, by_team, running_seconds
@@ -58,13 +58,13 @@ def pool(settings: PoolSettings) -> Iterator[Pool]:
         yield pool
 
 
-def steps(job: dict[str, Any]) -> list[int]:
-    return [event["step"] for event in events(Path(job["folder"]), "step")]
+def steps(job: Job) -> list[int]:
+    return [event["step"] for event in events(Path(job.folder), "step")]
 
 
-def is_at_work(pool: Pool, job: str) -> dict[str, Any]:
+def is_at_work(pool: Pool, job: str) -> Job:
     """The job, once it has made a step."""
-    return dict(wait_for(lambda: pool.job(job) if steps(pool.job(job)) else None))
+    return wait_for(lambda: pool.job(job) if steps(pool.job(job)) else None)
 
 
 def test_what_cannot_run_is_refused_before_it_is_queued(pool: Pool, folder: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_killed_job_goes_on_and_a_quota_holds_the_next_one_of_the_team_back(
     import ray
 
     first = pool.submit(a_task(folder, "one", "first", steps=200))
-    wait_for(lambda: pool.job(first)["state"] == "running")
+    wait_for(lambda: pool.job(first).state == "running")
     second = pool.submit(a_task(folder, "one", "second"))
     third = pool.submit(a_task(folder, "one", "third"))
     with pytest.raises(ValueError, match="team: one has 2 jobs queued, its quota"):
@@ -113,15 +113,15 @@ def test_a_killed_job_goes_on_and_a_quota_holds_the_next_one_of_the_team_back(
     assert pool.status()["slots"] == {"free": 1, "busy": 1, "starting": 0}, "the team has one at a time"
     process.kill()
     jobs = pool.wait(first, second, third)
-    assert [job["state"] for job in jobs] == ["succeeded"] * 3
-    assert jobs[0]["attempts"] == 2
-    killed = [entry["reason"] for entry in pool.job(first)["history"] if entry["state"] == "queued"]
+    assert [job.state for job in jobs] == ["succeeded"] * 3
+    assert jobs[0].attempts == 2
+    killed = [entry.reason for entry in pool.job(first).history if entry.state == "queued"]
     assert killed == [None, "its process died (killed, or out of memory)"]
     assert sorted(set(steps(jobs[0]))) == list(range(1, 201))
     assert most_at_once(pool.transitions(), "one") == 1
-    assert (
-        jobs[0]["result"]["before"] == events(Path(jobs[0]["folder"]), "validation")[0]["validation_accuracy"]
-    ), "the base's, not what the second process found"
+    assert jobs[0].result["before"] == events(Path(jobs[0].folder), "validation")[0]["validation_accuracy"], (
+        "the base's, not what the second process found"
+    )
     versions = [version.name for version in registry.versions(pool.uri())]
     assert sorted(versions) == ["base", "base-one-first", "base-one-second", "base-one-third"]
 
@@ -146,22 +146,22 @@ def test_a_killed_job_may_fail_alone_and_pretraining_keeps_its_place(
     gone = a_task(folder / "gone", "one", "gone")
     lost = pool.submit(gone)
     gone.data.train.unlink()
-    assert [pool.job(job)["state"] for job in (doomed, waiting, lost)] == ["running", "queued", "queued"]
+    assert [pool.job(job).state for job in (doomed, waiting, lost)] == ["running", "queued", "queued"]
     process = process_of(pool.job(doomed))
     assert process is not None
     process.kill()
     first, second, third = pool.wait(doomed, waiting, lost)
     assert ray.get(worker.beats.remote()) == 1, "the same actor: it was not restarted"
     ray.kill(worker)
-    assert (first["state"], first["error"]) == ("failed", "its process died (killed, or out of memory)")
-    assert second["state"] == "succeeded", second["error"]
-    assert second["result"]["after"] > second["result"]["before"]
+    assert (first.state, first.error) == ("failed", "its process died (killed, or out of memory)")
+    assert second.state == "succeeded", second.error
+    assert second.result["after"] > second.result["before"]
     versions = {version.name for version in registry.versions(pool.uri())}
     assert "base-one-waiting" in versions
     assert not versions & {"base-one-doomed", "base-one-gone"}
-    assert (third["state"], third["attempts"]) == ("failed", 1), "no new start would mend it"
-    assert third["error"].startswith("FileNotFoundError: ")
-    assert not list(Path(first["folder"]).glob("adapter*")), "nothing that looks like an adapter"
+    assert (third.state, third.attempts) == ("failed", 1), "no new start would mend it"
+    assert third.error.startswith("FileNotFoundError: ")
+    assert not list(Path(first.folder).glob("adapter*")), "nothing that looks like an adapter"
     Pool.start(settings)
 
 
@@ -171,36 +171,36 @@ def test_one_of_a_higher_priority_has_the_slot_and_the_other_goes_on_later(pool:
         is_at_work(pool, job)
     urgent = pool.submit(a_task(folder, "urgent", "now", priority=5))
     [done] = pool.wait(urgent)
-    assert done["state"] == "succeeded", done["error"]
-    preempted = [job for job in map(pool.job, low) if len(job["history"]) > 2]
+    assert done.state == "succeeded", done.error
+    preempted = [job for job in map(pool.job, low) if len(job.history) > 2]
     assert len(preempted) == 1, "one was enough"
-    assert preempted[0]["history"][2]["state"] == "queued"
-    assert preempted[0]["history"][2]["reason"] == "preempted by a higher priority"
-    [committed] = [event["step"] for event in events(Path(preempted[0]["folder"]), "preempted")]
-    resumed = wait_for(lambda: events(Path(preempted[0]["folder"]), "resumed"))
+    assert preempted[0].history[2].state == "queued"
+    assert preempted[0].history[2].reason == "preempted by a higher priority"
+    [committed] = [event["step"] for event in events(Path(preempted[0].folder), "preempted")]
+    resumed = wait_for(lambda: events(Path(preempted[0].folder), "resumed"))
     assert resumed[0]["step"] == committed
     for job in low:
         pool.cancel(job)
-    assert [job["state"] for job in pool.wait(*low)] == ["cancelled", "cancelled"]
+    assert [job.state for job in pool.wait(*low)] == ["cancelled", "cancelled"]
 
 
 def test_a_team_whose_slot_hours_are_spent_waits_for_more(
     pool: Pool, settings: PoolSettings, folder: Path
 ) -> None:
     job = pool.submit(a_task(folder, "thrifty", "long", train=LONG))
-    wait_for(lambda: len(pool.job(job)["history"]) == 3)
+    wait_for(lambda: len(pool.job(job).history) == 3)
     shown = pool.job(job)
-    assert (shown["state"], shown["reason"]) == ("queued", "its team's budget is spent")
-    assert shown["waits_for"].startswith("the next month: ")
-    [committed] = [event["step"] for event in events(Path(shown["folder"]), "preempted")]
+    assert (shown.state, shown.reason) == ("queued", "its team's budget is spent")
+    assert shown.waits_for.startswith("the next month: ")
+    [committed] = [event["step"] for event in events(Path(shown.folder), "preempted")]
     [team] = [team for team in pool.status()["teams"] if team["team"] == "thrifty"]
     assert 1 <= 3600 * team["spent_hours"]["month"] < 60, "its step and its commit, no more"
     more = {"thrifty": settings.team("thrifty").model_copy(update={"budget": None})}
     Pool.start(settings.model_copy(update={"teams": {**settings.teams, **more}}))
-    resumed = wait_for(lambda: events(Path(shown["folder"]), "resumed"))
+    resumed = wait_for(lambda: events(Path(shown.folder), "resumed"))
     assert resumed[0]["step"] == committed
     pool.cancel(job)
-    assert [job["state"] for job in pool.wait(job)] == ["cancelled"]
+    assert [job.state for job in pool.wait(job)] == ["cancelled"]
 
 
 def test_trials_of_a_search_are_jobs_and_only_the_best_is_made_a_version(pool: Pool, folder: Path) -> None:
@@ -214,13 +214,13 @@ def test_trials_of_a_search_are_jobs_and_only_the_best_is_made_a_version(pool: P
     assert [list(trial.validations) for trial in trials] == [[0, 4, 8]] * 4
     assert search.best is not None
     assert search.best.result == max(trial.result for trial in trials if trial.result is not None)
-    assert final["result"]["after"] == search.best.result, "the same settings, the same job"
+    assert final.result["after"] == search.best.result, "the same settings, the same job"
     versions = {version.name for version in registry.versions(pool.uri())}
     assert "base-a-searched" in versions
     assert not any("trial" in name for name in versions)
-    assert {pool.job(trial.job)["state"] for trial in trials} == {"succeeded"}
+    assert {pool.job(trial.job).state for trial in trials} == {"succeeded"}
     client = store.connect(pool.uri())
-    of_jobs = [runs.known_run(Path(pool.job(job)["folder"])) for job in (*search.trials, final["id"])]
+    of_jobs = [runs.known_run(Path(pool.job(job).folder)) for job in (*search.trials, final.id)]
     parents = {client.get_run(run).data.tags["mlflow.parentRunId"] for run in of_jobs if run}
     [parent] = parents
     found = client.get_run(parent)
@@ -237,14 +237,14 @@ def test_the_pool_is_killed_and_goes_on(pool: Pool, folder: Path) -> None:
     [actor] = [p for p in psutil.Process().children(recursive=True) if p.name() == "ray::PoolActor"]
     before = process_of(pool.job(running))
     actor.kill()
-    assert [job["state"] for job in pool.wait(*waiting)] == ["succeeded", "succeeded"]
-    wait_for(lambda: pool.job(running)["attempts"] == 2)
+    assert [job.state for job in pool.wait(*waiting)] == ["succeeded", "succeeded"]
+    wait_for(lambda: pool.job(running).attempts == 2)
     pool.cancel(running)
     [cancelled] = pool.wait(running)
-    assert cancelled["state"] == "cancelled"
+    assert cancelled.state == "cancelled"
     assert before is not None
     assert not before.is_running(), "nobody writes beside a successor"
-    reasons = [entry["reason"] for entry in pool.job(running)["history"] if entry["state"] == "queued"]
+    reasons = [entry.reason for entry in pool.job(running).history if entry.state == "queued"]
     assert reasons == [None, "its process went with the pool"]
     versions = [v.version for v in registry.versions(pool.uri()) if v.name == "base-one-fifth"]
     assert versions == ["1"]
@@ -257,18 +257,18 @@ def test_deadlines_retries_and_the_end_of_a_pool(pool: Pool, settings: PoolSetti
     late = at_work_until(pool, folder, seconds=10)
     pool.cancel(again)
     [cancelled] = pool.wait(again)
-    assert cancelled["state"] == "cancelled"
+    assert cancelled.state == "cancelled"
     assert pool.retry(again) == "queued"
     [failed] = pool.wait(late)
-    assert (failed["state"], failed["error"]) == ("failed", "past its deadline")
+    assert (failed.state, failed.error) == ("failed", "past its deadline")
     with pytest.raises(ValueError, match="past its deadline"):
         pool.retry(late)
-    with pytest.raises(ValueError, match="there is nothing to try again"):
+    with pytest.raises(ValueError, match="there is nothing to retry"):
         pool.retry("one/first/1")
     pool.drain()
     with pytest.raises(ValueError, match="drained"):
         pool.submit(a_task(folder, "a", "refused"))
-    run = store.connect(pool.uri()).get_run(runs.known_run(Path(failed["folder"])) or "")
+    run = store.connect(pool.uri()).get_run(runs.known_run(Path(failed.folder)) or "")
     wait_for(lambda: mlflow_tags(pool, failed).get("odeformer.job_state") == "failed")
     assert run.data.tags["odeformer.base_version"] == "1"
     pool.stop()
@@ -276,9 +276,9 @@ def test_deadlines_retries_and_the_end_of_a_pool(pool: Pool, settings: PoolSetti
         Pool.connect()
     again_started = Pool.start(settings)
     assert again_started.status()["state"] == "running"
-    assert json.dumps(again_started.jobs()), "they are plain values"
+    assert json.dumps([asdict(job) for job in again_started.jobs()]), "they are plain values"
     job = again_started.job(again)
-    assert job["state"] in ("queued", "running")
+    assert job.state in ("queued", "running")
     assert again_started.find("a/again") == again_started.find("again") == again
     again_started.cancel(again)
 
@@ -287,12 +287,12 @@ def at_work_until(pool: Pool, folder: Path, seconds: float) -> str:
     """A job that makes steps before its deadline, which is later where a busy machine was slower."""
     soon = datetime.now(UTC) + timedelta(seconds=seconds)
     late = pool.submit(a_task(folder, "a", f"late-{seconds:.0f}", train=LONG, deadline=soon))
-    wait_for(lambda: pool.job(late)["state"] == "failed" or steps(pool.job(late)))
+    wait_for(lambda: pool.job(late).state == "failed" or steps(pool.job(late)))
     return late if steps(pool.job(late)) else at_work_until(pool, folder, 3 * seconds)
 
 
-def mlflow_tags(pool: Pool, job: dict[str, Any]) -> dict[str, str]:
-    run_id = runs.known_run(Path(job["folder"]))
+def mlflow_tags(pool: Pool, job: Job) -> dict[str, str]:
+    run_id = runs.known_run(Path(job.folder))
     assert run_id is not None
     return dict(store.connect(pool.uri()).get_run(run_id).data.tags)
 
@@ -306,17 +306,17 @@ def test_what_was_made_on_an_older_base_is_made_anew_once_and_costs_are_shared(
     checkpoint.save(newer.state_dict(), newer.config, "euler", folder / "tokenizer.json", folder / "newer")
     run_id = runs.start_run(uri, "test", "newer", {}, folder / "newer-run")
     tags = {"odeformer.kind": "checkpoint", "odeformer.cpu_hours": "6", "odeformer.parent": "models:/base/1"}
-    registry.register(folder / "newer", "base", run_id=run_id, uri=uri, tags=tags, alias="champion")
+    registry.register_version(folder / "newer", "base", run_id=run_id, uri=uri, tags=tags, alias="champion")
     left = [one for one in outdated(uri) if one.adapter.name in ("base-one-fifth", "base-one-sixth")]
     with Pool.connect() as again:
         queued = retrain(left, again)
         jobs = [one.job for one in queued]
         assert all(job is not None for job in jobs), queued
         ended = again.wait(*(job for job in jobs if job))
-        assert {job["state"] for job in ended} == {"succeeded"}
+        assert {job.state for job in ended} == {"succeeded"}
         assert all(one.job is None and "already" in str(one.reason) for one in retrain(left, again))
         seconds = running_seconds(again.transitions())
-        costs = base_costs((job["base"] for job in again.jobs()), uri)
+        costs = base_costs((job.base for job in again.jobs()), uri)
         teams = {team.team: team for team in by_team(again.jobs(), seconds, Cost(1.0), costs)}
     assert costs == {"models:/base/1": Cost(), "models:/base/2": Cost(6.0)}
     assert teams["one"].share == Cost(6.0), "alone on the newer base"

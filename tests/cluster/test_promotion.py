@@ -16,8 +16,7 @@ from cluster.promotion import evaluation, paired_bootstrap
 from cluster.promotion.promote import GateSettings, promote
 from cluster.registry import aliases, family
 from cluster.registry.about import About
-from cluster.tasks.sets import read_sets
-from cluster.tasks.task import Task
+from cluster.tasks.task import Task, read_sets
 from cluster.tracking import runs, store
 from data.tasks.example import Example
 from data.tasks.stream import encode
@@ -128,11 +127,11 @@ def test_the_road_of_a_champion(uri: str, tmp_path: Path) -> None:
     worse = promote("models:/base/1", uri, settings)
     assert not worse.done
     assert numbers(uri)["champion"] == "2"
-    with pytest.raises(ValueError, match="champion already"):
+    with pytest.raises(ValueError, match="already the champion"):
         promote("models:/base/2", uri, settings)
     assert aliases.rollback("base", uri, "it talks too much").version == "1"
     assert numbers(uri) == {"candidate": "2", "champion": "1"}
-    with pytest.raises(ValueError, match="nothing to go back to"):
+    with pytest.raises(ValueError, match="has no previous champion"):
         aliases.rollback("base", uri)
     promote("models:/base/2", uri, None, "whatever it is")
 
@@ -182,7 +181,7 @@ def test_the_validation_set_of_the_model_is_asked_when_no_other_is_given(
             model.state_dict(), shape, "euler", shards / "tokenizer.json", tmp_path / f"of-shards-{seed}"
         )
         run_id = runs.start_run(uri, "test", "run", {}, tmp_path / "run")
-        registry.register(
+        registry.register_version(
             tmp_path / f"of-shards-{seed}",
             "base",
             run_id=run_id,
@@ -236,7 +235,7 @@ def test_adapters_are_asked_their_task_as_the_job_was(kind: str, uri: str, tmp_p
     )
     adapter = register_adapter(base, uri, tmp_path)
     run_id = runs.open_run(tmp_path / "run-adapted")
-    again = registry.register(
+    again = registry.register_version(
         registry.fetch(adapter.uri, uri),
         "asked",
         run_id=run_id,
@@ -245,8 +244,8 @@ def test_adapters_are_asked_their_task_as_the_job_was(kind: str, uri: str, tmp_p
         about=About(task.model_dump(mode="json")),
     )
     loaded = registry.load(again.uri, uri)
-    questions = evaluation.questions(again, None, 256, loaded, uri)
-    measured = questions.ask(loaded, 4).mean
+    test = evaluation.evaluation_of(again, None, 256, loaded, uri)
+    measured = test.measure(loaded, 4).mean
     # One after the other, without padding.
     sets, nats = read_sets(task), []
     for example in sets.validation:
@@ -262,7 +261,7 @@ def test_adapters_are_asked_their_task_as_the_job_was(kind: str, uri: str, tmp_p
         chosen = [sets.labels[int(second[0] < first[0])] for first, second in pairs]
         expected = sum(c != e.completion for c, e in zip(chosen, sets.validation, strict=True)) / len(chosen)
     assert measured == pytest.approx(expected)
-    assert questions.metric == ("error" if kind == "classification" else "loss")
+    assert test.metric == ("error" if kind == "classification" else "loss")
 
 
 # The family

@@ -12,6 +12,7 @@ from small_runs import tiny_shape
 import odeformer
 from cluster import registry
 from cluster.registry.fetching import read_json
+from cluster.tags import BASE_DIGEST, BASE_NAME, BASE_VERSION, DIGEST
 from cluster.tracking import runs, store
 from data.tokenizer import train_tokenizer
 from odeformer import checkpoint
@@ -34,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 def make_version(folder: Path, uri: str, tmp_path: Path, name: str = "base") -> registry.Version:
     run_id = runs.start_run(uri, "test", name, {"a": {"b": 1}}, tmp_path / name)
-    return registry.register(
+    return registry.register_version(
         folder, name, run_id=run_id, uri=uri, tags={"odeformer.kind": "checkpoint"}, alias="champion"
     )
 
@@ -80,11 +81,11 @@ def test_a_version_of_before_there_was_anything_beside_the_weights(
     client.log_artifacts(run_id, str(folder), "model-1")
     client.create_registered_model("old")
     source = f"{client.get_run(run_id).info.artifact_uri}/model-1"
-    client.create_model_version("old", source, run_id, tags={registry.DIGEST: folder_digest(folder)})
+    client.create_model_version("old", source, run_id, tags={DIGEST: folder_digest(folder)})
     assert folder_digest(registry.fetch("models:/old/1", uri)) == folder_digest(folder)
     assert read_json(registry.resolve("models:/old/1", uri), "depths.json", uri) is None
     # Its files registered again are still the same version.
-    again = registry.register(folder, "old", run_id=run_id, uri=uri, tags={}, alias="candidate")
+    again = registry.register_version(folder, "old", run_id=run_id, uri=uri, tags={}, alias="candidate")
     assert (again.version, again.aliases) == ("1", ("candidate", "champion"))
 
 
@@ -93,16 +94,16 @@ def test_an_adapter_comes_with_its_own_base(folder: Path, uri: str, tmp_path: Pa
     model = odeformer.load(folder)
     adapter = Adapter(AdapterConfig(rank=2), model.config)
     torch.nn.init.normal_(adapter.qkv_lora_b)
-    lineage = {"name": base.name, "version": base.version, "digest": base.tags[registry.DIGEST]}
+    lineage = {"name": base.name, "version": base.version, "digest": base.tags[DIGEST]}
     checkpoint.save_adapter(adapter, lineage, tmp_path / "adapter")
     tags = {
         "odeformer.kind": "adapter",
-        registry.BASE_NAME: base.name,
-        registry.BASE_VERSION: base.version,
-        registry.BASE_DIGEST: lineage["digest"],
+        BASE_NAME: base.name,
+        BASE_VERSION: base.version,
+        BASE_DIGEST: lineage["digest"],
     }
     run_id = runs.start_run(uri, "test", "adapter", {}, tmp_path / "adapter-run")
-    registry.register(tmp_path / "adapter", "adapted", run_id=run_id, uri=uri, tags=tags)
+    registry.register_version(tmp_path / "adapter", "adapted", run_id=run_id, uri=uri, tags=tags)
     # A new champion of the base must not change what the adapter is attached to.
     (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
     assert make_version(folder, uri, tmp_path).version == "2"
@@ -156,5 +157,5 @@ def test_asking_makes_no_store(tmp_path: Path) -> None:
 def test_a_name_that_no_uri_has_registers_nothing(folder: Path, uri: str, tmp_path: Path) -> None:
     make_version(folder, uri, tmp_path)
     with pytest.raises(ValueError, match=r"model name 'pythia-1\.4b'"):
-        registry.register(folder, "pythia-1.4b", run_id="none", uri=uri, tags={})
+        registry.register_version(folder, "pythia-1.4b", run_id="none", uri=uri, tags={})
     assert [version.name for version in registry.versions(uri)] == ["base"]

@@ -18,10 +18,11 @@ from stored_models import checkpoint_folder, register_adapter, register_model
 from waiting import DEADLINE, wait_for
 
 from cluster import registry
-from cluster.registry import from_run
+from cluster.registry import run_output
 from cluster.registry.about import About
 from cluster.registry.fetching import read_json
 from cluster.runs.events import EventLog
+from cluster.tags import DIGEST
 from cluster.tracking import runs
 from odeformer import checkpoint
 from odeformer.files.digest import folder_digest
@@ -44,7 +45,7 @@ def test_the_version_of_a_run_carries_scores_costs_lineage_and_card(uri: str, tm
         log("step", step, {"loss": 5.0})
     log("validation", 2, {"validation_loss_4": 3.5, "validation_loss_8": 3.25})
     tags = {"odeformer.kind": "checkpoint", "odeformer.parent": "models:/older/3"}
-    version = from_run.register(run, made, "small", tags, seconds=0)
+    version = run_output.register_run_output(run, made, "small", tags, seconds=0)
 
     assert version.aliases == ("candidate", "champion")
     assert {
@@ -67,10 +68,10 @@ def test_the_version_of_a_run_carries_scores_costs_lineage_and_card(uri: str, tm
     assert lineage["run_id"] == runs.known_run(run)
     assert lineage["tags"]["odeformer.torch"] == "2"
     card = (place(version) / "README.md").read_text()
-    for shown in ("| 8 | 3.2500 | ", "models:/older/3", "d" * 64, version.tags[registry.DIGEST]):
+    for shown in ("| 8 | 3.2500 | ", "models:/older/3", "d" * 64, version.tags[DIGEST]):
         assert shown in card
     # What was measured is not what a version is: registered again it is the same one.
-    assert from_run.register(run, made, "small", tags, seconds=0).version == "1"
+    assert run_output.register_run_output(run, made, "small", tags, seconds=0).version == "1"
     assert folder_digest(registry.fetch(version.uri, uri)) == folder_digest(made)
 
 
@@ -79,7 +80,7 @@ def test_scores_of_other_weights_are_not_a_version_s(uri: str, tmp_path: Path) -
     log = EventLog(tmp_path / "run")
     log("validation", 3, {"validation_loss_4": 9.0})
     log("step", 4, {"loss": 5.0})
-    assert from_run.about_run(tmp_path / "run").scores == {}
+    assert run_output.about_run(tmp_path / "run").scores == {}
 
 
 def test_an_adapter_has_its_own_scores_at_the_costs_of_its_base(uri: str, tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_an_adapter_has_its_own_scores_at_the_costs_of_its_base(uri: str, tmp_pa
     log = EventLog(job)
     log("step", 5, {"loss": 1.0})
     log("validation", 5, {"validation_accuracy": 0.75, "validation_loss": 0.5})
-    assert from_run.about_run(job) == About({}, "accuracy", {registry.OWN_DEPTH: 0.75}, {})
+    assert run_output.about_run(job) == About({}, "accuracy", {registry.OWN_DEPTH: 0.75}, {})
     adapter = register_adapter(base, uri, tmp_path)
     of_base, of_adapter = (read_json(v, "depths.json", uri)["rows"] for v in (base, adapter))
     assert [row["relative_cost"] for row in of_adapter] == [row["relative_cost"] for row in of_base]

@@ -1,4 +1,4 @@
-"""What MLflow knows of a real run: every step's numbers once, its nodes, and what it was made by."""
+"""MLflow's record of a real run: each step once, system metrics and lineage."""
 
 from __future__ import annotations
 

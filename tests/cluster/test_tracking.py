@@ -1,4 +1,4 @@
-"""MLflow's store as rank 0 leaves it."""
+"""The MLflow store after a run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from empty_store import empty_store
+from small_runs import check_event
 
-from cluster.runs.events import EventReader
+from cluster.runs.events import Event, EventLog, EventReader, Restart
 from cluster.tracking import runs, store, upload
 
 
@@ -72,3 +73,20 @@ def test_a_reader_waits_for_the_end_of_a_line(tmp_path: Path) -> None:
         file.write('ep": 2}\n')
     assert reader.new() == [{"step": 2}]
     assert reader.new() == []
+
+
+def test_a_line_of_the_log_keeps_its_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.runs.events.time.time", lambda: 1.5)
+    restart: Restart = {"pause": 2.0, "left": 1, "preemption": False}
+    EventLog(tmp_path)(Event.RESTARTING, 3, {"reason": "why", "restart": restart})
+    assert (tmp_path / "events.jsonl").read_text() == (
+        '{"time": 1.5, "event": "restarting", "step": 3, "reason": "why", '
+        '"restart": {"pause": 2.0, "left": 1, "preemption": false}}\n'
+    )
+
+
+def test_events_are_listed_once_with_their_fields() -> None:
+    assert len(set(Event)) == len(Event.__members__), "a repeated name would be an alias"
+    assert Event("rollback").fields == ("reason", "to")
+    with pytest.raises(AssertionError, match="rollback: reasons is not listed"):
+        check_event({"time": 0.0, "event": "rollback", "step": 1, "reasons": "a misspelt field"})

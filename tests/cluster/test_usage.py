@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import starmap
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from cluster.pool.job import Transition
 from cluster.pool.usage import by_team, running_seconds
 from cluster.runs.cost import Cost, cost_of, run_tags
 from cluster.settings import ClusterSettings
@@ -37,8 +41,13 @@ def test_a_job_runs_from_running_to_whatever_follows() -> None:
         (6, 60.0, "a/x/1", "a", "trained", None, None),
         (7, 99.0, "a/x/1", "a", "succeeded", None, None),
         (8, 99.0, "c/z/1", "c", "cancelled", None, None),
+        (9, 100.0, "c/just/1", "c", "running", None, "c/just/1/1"),
     ]
-    assert running_seconds(transitions, now=100.0) == {"a/x/1": 40.0, "b/y/1": 88.0}
+    assert running_seconds(starmap(Transition, transitions), now=100.0) == {
+        "a/x/1": 40.0,
+        "b/y/1": 88.0,
+        "c/just/1": 0.0,
+    }
 
 
 def test_jobs_that_share_a_slot_share_its_time() -> None:
@@ -53,18 +62,18 @@ def test_jobs_that_share_a_slot_share_its_time() -> None:
         (8, 60.0, "b/z/1", "b", "succeeded", None, None),
         (9, 70.0, "b/y/1", "b", "queued", "its process died", None),
     ]
-    seconds = running_seconds(transitions, now=80.0)
+    seconds = running_seconds(starmap(Transition, transitions), now=80.0)
     assert seconds == {"a/x/1": 10.0 + 30.0, "b/y/1": 10.0 + 10.0 + 10.0, "b/z/1": 20.0, "c/alone/1": 70.0}
     assert sum(seconds.values()) == 60.0 + 30.0 + 70.0, "what the three slots were held for"
 
 
 def test_a_base_is_shared_by_the_teams_that_used_it() -> None:
-    jobs = [
-        {"id": "a/1", "team": "a", "base": "models:/m/1"},
-        {"id": "a/2", "team": "a", "base": "models:/m/1"},
-        {"id": "b/1", "team": "b", "base": "models:/m/1"},
-        {"id": "b/2", "team": "b", "base": "models:/other/1"},
-        {"id": "c/1", "team": "c", "base": "models:/m/1"},
+    jobs: list[Any] = [
+        SimpleNamespace(id="a/1", team="a", base="models:/m/1"),
+        SimpleNamespace(id="a/2", team="a", base="models:/m/1"),
+        SimpleNamespace(id="b/1", team="b", base="models:/m/1"),
+        SimpleNamespace(id="b/2", team="b", base="models:/other/1"),
+        SimpleNamespace(id="c/1", team="c", base="models:/m/1"),
     ]
     seconds = {"a/1": 3600.0, "a/2": 1800.0, "b/1": 3600.0, "b/2": 3600.0}  # that of team c never ran
     bases = {"models:/m/1": Cost(100.0, 8.0), "models:/other/1": Cost(10.0)}

@@ -1,4 +1,4 @@
-"""What a run without faults comes to."""
+"""Result of a run without faults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from small_runs import run_workers, small_settings
 
 @pytest.fixture(scope="session")
 def untroubled(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
-    """The folder of the same run as :class:`faulty_runs.Command`'s, which nothing interrupted."""
+    """Folder of an uninterrupted run with the settings of :class:`faulty_runs.Command`."""
     settings = small_settings(shards, tmp_path_factory.mktemp("untroubled"), **SECTIONS)
     run_workers(settings)
     return settings.run.dir

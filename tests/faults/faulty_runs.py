@@ -1,4 +1,4 @@
-"""Whole runs by the command line, as real processes that are killed, stopped and asked to end."""
+"""Runs of the command line in real processes that are killed, stopped and preempted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
 
 
 def held_command() -> None:
-    """``odeformer``, whose runs go no further than they are let."""
+    """``odeformer`` with runs that stop at each step that is not allowed."""
     from launcher.cli.main import main
 
     pretrain.pretrain_worker = held_worker
@@ -36,7 +36,7 @@ def held_command() -> None:
 
 
 class Command:
-    """``odeformer pretrain`` in a folder of its own, in a session of its own."""
+    """``odeformer pretrain`` in its own folder and process session."""
 
     def __init__(
         self, folder: Path, shards: Path, *changes: str, until: int, program: Callable[[], None]
@@ -60,11 +60,11 @@ class Command:
         self._seen = len(self.steps())
 
     def steps(self) -> list[int]:
-        """The steps that were made, in the order they were."""
+        """The steps in the order in which they were made."""
         return [event["step"] for event in events(self.run, "step")]
 
     def wait_for_step(self, step: int) -> None:
-        """Wait until this command has made a step that is no earlier than ``step``."""
+        """Wait until this command has made ``step`` or a later one."""
         wait_for(
             lambda: (
                 self.process.poll() is not None or any(made >= step for made in self.steps()[self._seen :])
@@ -73,11 +73,11 @@ class Command:
         assert self.process.poll() is None, self.process.communicate()
 
     def let(self, step: int) -> None:
-        """Have the workers make this step, and none after it until they are let."""
+        """Allow the workers to continue up to this step."""
         let(self.run, step)
 
     def go_on_until(self, condition: Callable[[], object]) -> None:
-        """Let the workers make one step more again and again, until something has come of it."""
+        """Allow one more step at a time until the condition holds."""
 
         def one_more() -> bool:
             self.let(max(self.steps()[self._seen :], default=0) + 1)
@@ -86,16 +86,16 @@ class Command:
         wait_for(one_more)
 
     def family(self) -> list[psutil.Process]:
-        """All processes below it."""
+        """All descendants of the command's process."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def worker(self, rank: int) -> psutil.Process:
-        """The process of a rank of the worker group that is at work."""
+        """The process of a rank of the current worker group."""
         newest = max((self.run / "heartbeats").iterdir(), key=lambda attempt: int(attempt.name))
         return psutil.Process(json.loads((newest / f"{rank}.json").read_text())["pid"])
 
     def end(self) -> tuple[int, str, str]:
-        """Wait for the end: exit code, what was said, and what was said of errors."""
+        """Wait for the end; returns exit code, standard output and standard error."""
         said, errors = self.process.communicate()
         return self.process.wait(), said, errors
 
@@ -108,10 +108,10 @@ def pretraining(
     until: int = STEPS,
     program: Callable[[], None] = held_command,
 ) -> Iterator[Command]:
-    """Start a run; whatever happens, nothing is left behind.
+    """Start a run, and end all of its processes at the end.
 
     Args:
-        until: its workers make this step, and wait then until they are let.
+        until: the step at which its workers wait.
         program: the command line.
     """
     command = Command(folder, shards, *changes, until=until, program=program)
@@ -128,10 +128,10 @@ def pretraining(
 
 
 def restarts(run: Path) -> list[dict[str, Any]]:
-    """What was said of each new start of a run's workers."""
+    """The reason for each restart of a run's workers."""
     return events(run, "restarting")
 
 
 def weights_of(run: Path) -> str:
-    """The digest of the weights that a run came to."""
+    """Digest of a run's final weights."""
     return hashlib.sha256((run / "final" / "model.safetensors").read_bytes()).hexdigest()

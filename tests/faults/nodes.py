@@ -1,4 +1,4 @@
-"""Ray nodes on this machine, each with places for work; they may be killed, and join."""
+"""Ray nodes on this machine that can be killed and added."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY
 
 
 def hold(folder: str, system: dict[str, Any], resources: dict[str, int]) -> None:
-    """Start a head without places, then a node with these for each line of the standard input."""
+    """Start a head without resources, then a node for each line of the standard input."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(shutdown_at_exit=False)
@@ -51,14 +51,14 @@ def hold(folder: str, system: dict[str, Any], resources: dict[str, int]) -> None
 
 
 class Nodes:
-    """A head node, which has no places, and the nodes that have one."""
+    """A head node without resources, and nodes with room for one worker each."""
 
     def __init__(self, holder: subprocess.Popen[str]) -> None:
         self._holder = holder
         self.address = self._line()
 
     def add(self) -> psutil.Process:
-        """One more node, with a CPU and its places: its raylet."""
+        """Add a node; returns its raylet."""
         assert self._holder.stdin is not None
         self._holder.stdin.write("\n")
         self._holder.stdin.flush()
@@ -75,7 +75,7 @@ class Nodes:
 def nodes(
     count: int, system: dict[str, Any] = QUICK, resources: dict[str, int] = PLACE
 ) -> Iterator[tuple[Nodes, list[psutil.Process]]]:
-    """A head and so many nodes, as :meth:`Nodes.add` gives them. None of their processes is left."""
+    """Start a head and a number of nodes, and end all of their processes."""
     with tempfile.TemporaryDirectory(prefix="odf-nodes-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         (Path(folder) / "ray").mkdir()  # where Ray notes the address of the latest cluster, else for all
         code = f"import nodes; nodes.hold({folder!r}, {system!r}, {resources!r})"

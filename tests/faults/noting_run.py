@@ -1,6 +1,6 @@
-"""``odeformer pretrain`` whose workers note their samples, and go no further than they are let.
+"""``odeformer pretrain`` with workers that record their samples and stop at each step.
 
-:func:`command` is the program; each worker's notes lie in ``run.dir``.
+:func:`command` is the program; the workers' records are in ``run.dir``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def work(config: dict[str, Any]) -> None:
 
 
 def samples(run: Path) -> dict[int, list[int]]:
-    """The samples of each step, of all workers that have made it."""
+    """The samples of each step, over all workers."""
     found: dict[int, set[int]] = defaultdict(set)
     for file in run.glob("samples-*.jsonl"):
         for line in file.read_text().splitlines():
@@ -47,7 +47,7 @@ def samples(run: Path) -> dict[int, list[int]]:
 
 
 def command() -> None:
-    """``odeformer``, whose runs have these workers."""
+    """``odeformer`` with these workers."""
     from launcher.cli.main import main
 
     pretrain.pretrain_worker = work

@@ -16,6 +16,7 @@ from stored_models import checkpoint_folder, register_adapter, register_model
 
 import odeformer
 from cluster import registry
+from cluster.tags import BASE_DIGEST, BASE_NAME, BASE_VERSION, DIGEST
 from cluster.tracking import store
 from odeformer import checkpoint
 from odeformer.files.digest import folder_digest
@@ -83,7 +84,7 @@ def test_it_is_refused_and_the_base_stays_as_it_was(
     shutil.copytree(folder.parent / "whole", folder)
     wrong(folder)
     digest = folder_digest(folder)
-    store.connect(uri).set_model_version_tag(adapter.name, adapter.version, registry.DIGEST, digest)
+    store.connect(uri).set_model_version_tag(adapter.name, adapter.version, DIGEST, digest)
 
     base_folder = registry.fetch(base.uri, uri)
     model, ids = odeformer.load(base_folder), torch.arange(12)[None]
@@ -104,7 +105,7 @@ def test_it_is_refused_by_another_base_of_the_same_shape(uri: str, tmp_path: Pat
     adapter = register_adapter(base, uri, tmp_path)
     model = registry.load(other.uri, uri).model
     before = bits(model)
-    with pytest.raises(ValueError, match=base.tags[registry.DIGEST]):
+    with pytest.raises(ValueError, match=base.tags[DIGEST]):
         registry.load(other.uri, uri, adapter=adapter.uri)
     with pytest.raises(ValueError, match="made for the base"):
         checkpoint.load_adapter(
@@ -113,10 +114,10 @@ def test_it_is_refused_by_another_base_of_the_same_shape(uri: str, tmp_path: Pat
     assert all(torch.equal(bits(model)[name], tensor) for name, tensor in before.items())
     # Nor does it help that the registry says so.
     client = store.connect(uri)
-    for tag, value in ((registry.BASE_VERSION, other.version), (registry.BASE_DIGEST, "0" * 64)):
+    for tag, value in ((BASE_VERSION, other.version), (BASE_DIGEST, "0" * 64)):
         client.set_model_version_tag(adapter.name, adapter.version, tag, value)
     with pytest.raises(ValueError, match="made for the base"):
         registry.load(adapter.uri, uri)
-    client.set_model_version_tag(adapter.name, adapter.version, registry.BASE_NAME, "../base")
+    client.set_model_version_tag(adapter.name, adapter.version, BASE_NAME, "../base")
     with pytest.raises(ValueError, match="expected models:/"):
         registry.load(adapter.uri, uri)

@@ -25,7 +25,7 @@ def register_together(index: int, folder: Path, uri: str, meeting: Barrier) -> N
     run_id = runs.start_run(uri, "experiment", "name", {}, folder.with_name(f"run-{index}"))
     for name in NAMES:
         meeting.wait()
-        registry.register(folder, name, run_id=run_id, uri=uri, tags={}, alias="candidate")
+        registry.register_version(folder, name, run_id=run_id, uri=uri, tags={}, alias="candidate")
     os._exit(0)
 
 
@@ -53,8 +53,8 @@ def test_one_run_and_one_version(folder: Path, tmp_path: Path) -> None:
         experiment = client.get_experiment_by_name("experiment")
         assert [run.info.run_id for run in client.search_runs([experiment.experiment_id])] == [run_id]
         with pytest.raises(ConnectionError):
-            registry.register(folder, "base", run_id=run_id, uri=uri, tags={}, alias="champion")
-        version = registry.register(folder, "base", run_id=run_id, uri=uri, tags={}, alias="champion")
+            registry.register_version(folder, "base", run_id=run_id, uri=uri, tags={}, alias="champion")
+        version = registry.register_version(folder, "base", run_id=run_id, uri=uri, tags={}, alias="champion")
         assert version.uri == "models:/base/1"
         assert [found.uri for found in registry.versions(remote.uri)] == ["models:/base/1"]
         assert registry.fetch("models:/base@champion", remote.uri).is_dir()

@@ -1,4 +1,4 @@
-"""The driver is killed: its processes do not linger, its folder goes, the same command goes on."""
+"""The driver is killed: its processes end, its folder is removed, the same command resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged commits are passed over, out loud, by all workers: a cut file, a wrong byte, a missing file."""
+"""Damaged commits (a cut file, a wrong byte, a missing file) are reported and skipped by all workers."""
 
 from __future__ import annotations
 

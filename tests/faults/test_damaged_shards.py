@@ -1,4 +1,4 @@
-"""Shards that are cut, changed, empty or missing: found before a sample of them is used, or left out."""
+"""Shards that are cut, changed, empty or missing are found before a sample is used, or skipped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHARD = "train-000001.tar"
 
 
 def change(folder: Path, start: int, data: bytes) -> None:
-    """Overwrite a part of a shard in which tar itself sees nothing wrong."""
+    """Overwrite a part of a shard that tar does not check."""
     with (folder / SHARD).open("r+b") as file:
         file.seek(start)
         file.write(data)
@@ -79,7 +79,7 @@ def test_damage_is_found_before_it_reaches_the_model_and_by_verify(
 
 @pytest.fixture(scope="module")
 def small_shards(text_files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Many shards of 64 sequences. Only for reading."""
+    """Many shards of 64 sequences, which tests must not change."""
     folder = tmp_path_factory.mktemp("small") / "shards"
     build(text_files, folder, vocabulary_size=400, sequence_length=32, held_out=0.1, shard_sequences=64)
     return folder
@@ -87,7 +87,7 @@ def small_shards(text_files: list[Path], tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def damaged(small_shards: Path, tmp_path: Path) -> Path:
-    """Of these one in eight has a flipped bit."""
+    """The small shards, one in eight of them with a flipped bit."""
     folder = Path(shutil.copytree(small_shards, tmp_path / "damaged"))
     for shard in load_manifest(folder).splits["train"].shards[::8]:
         data = bytearray((folder / shard.name).read_bytes())
@@ -97,7 +97,7 @@ def damaged(small_shards: Path, tmp_path: Path) -> Path:
 
 
 def _damaged_by_step(folder: Path) -> list[int]:
-    """Damaged samples up to each step."""
+    """Number of damaged samples up to each step."""
     stream = ShardStream(
         folder, rank=0, world_size=1, global_batch=BATCH, sequence_length=32, seed=0, skip_damaged=True
     )
@@ -115,7 +115,7 @@ def test_samples_are_left_out_up_to_a_budget_that_all_ranks_share(damaged: Path,
     budget = by_step[-1] - 1
     stopped = small_settings(damaged, tmp_path / "b", data={"skip_damaged": budget})
     step = next(index for index, count in enumerate(by_step, 1) if count > budget)
-    with pytest.raises(Exception, match=f"damaged samples by step {step}, data.skip_damaged allows {budget}"):
+    with pytest.raises(Exception, match=f"damaged samples by step {step}; data.skip_damaged allows {budget}"):
         run_workers(stopped)
     assert [event["step"] for event in events(stopped.run.dir, "step")] == list(range(1, step))
 

@@ -1,4 +1,4 @@
-"""The disk is full: what was committed stays, training goes on, and stops when it lasts."""
+"""A full disk: commits stay, training continues, and stops if the disk remains full."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FULL_AT = (2, 4, 5, 6)
 
 
 def pretrain_with_a_full_disk(config: dict[str, Any]) -> None:
-    """What a worker does; at some steps the second one cannot write a file of more than 8 KiB."""
+    """Worker function; at some steps the second worker cannot write files of more than 8 KiB."""
     write = DurableFiles.write
 
     def write_with_a_limit(self: DurableFiles, beside: Path) -> dict[str, str]:

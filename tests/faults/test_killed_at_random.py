@@ -1,4 +1,4 @@
-"""Workers, the command and Ray's server on the node, killed at random moments, commits among them."""
+"""Workers, the driver and Ray's raylet, killed at random moments, also while committing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Killed at the last step, and where an epoch ends: no sample is skipped, none comes twice."""
+"""Runs killed at the last step and at the end of an epoch skip no sample and repeat none."""
 
 from __future__ import annotations
 

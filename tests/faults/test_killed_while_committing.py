@@ -1,4 +1,4 @@
-"""Killed while a commit is being written: the one before it is taken, and what was half there is gone."""
+"""Killed while committing: the previous commit is used, and the incomplete one removed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def die() -> NoReturn:
 
 
 def pretrain_and_die(config: dict[str, Any]) -> None:
-    """What a worker does, until it kills itself in the commit of step 4, where the environment says."""
+    """Worker function that kills itself in the commit of step 4, at a point named by the environment."""
     point, save, write, sync = os.environ["DIE"], torch.save, durable.write, folder.flush
 
     def saving(state: Any, file: Any) -> None:
@@ -54,7 +54,7 @@ def pretrain_and_die(config: dict[str, Any]) -> None:
 def check(
     shards: Path, tmp_path: Path, points: tuple[str, ...], workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """A run that is killed at each point, resumed each time, and ends."""
+    """Kill a run at each point, resume it each time, and let it end."""
     run = small_settings(
         shards,
         tmp_path,

@@ -1,4 +1,4 @@
-"""A loss or a gradient that is not finite changes nothing; after too many of them the run goes back."""
+"""Steps with a loss or gradient that is not finite are skipped; too many cause a rollback."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MICRO_BATCHES = 2
 
 
 class Poisoned(torch.autograd.Function):
-    """What it was given, and a gradient that is not a number."""
+    """The identity, with a NaN gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -39,9 +39,9 @@ class Poisoned(torch.autograd.Function):
 
 
 def run(settings: PretrainSettings, *, loss: Sequence[int] = (), gradient: Sequence[int] = ()) -> None:
-    """Two workers; on rank 1 a sample's loss, or gradients, are not numbers in the steps listed.
+    """Run two workers; on rank 1 the loss of a sample, or the gradients, are NaN in the listed steps.
 
-    They are counted from 1 as they are begun.
+    Steps are counted from 1 in the order in which they begin.
     """
     meeting = settings.run.dir.parent / f"store-{len(list(settings.run.dir.parent.glob('store-*')))}"
     content = settings.model_dump(mode="json")
@@ -84,7 +84,7 @@ def _worker(rank: int, meeting: str, content: dict[str, Any], loss: list[int], g
 
 
 def digest(engine: Any) -> str:
-    """Of this rank's weights and optimizer state."""
+    """Digest of this rank's weights and optimizer state."""
     sha = hashlib.sha256()
     for parameter in engine.module.parameters():
         sha.update(getattr(parameter, "ds_tensor", parameter).detach().numpy().tobytes())
@@ -151,7 +151,7 @@ def test_a_run_that_goes_wrong_whenever_it_goes_on_stops(settings: Callable[...,
         checkpoint={"every": 2},
         guard={"max_skipped": 1, "max_rollbacks": 1},
     )
-    with pytest.raises(ProcessRaisedException, match=r"after the run has gone back to step 2 1 times"):
+    with pytest.raises(ProcessRaisedException, match=r"after 1 rollback to step 2"):
         run(made, loss=[*range(3, 99)])
     assert len(events(made.run.dir, "rollback")) == 1
     [commit] = (made.run.dir / "checkpoints").glob("step-*")
@@ -201,7 +201,7 @@ def test_a_spike_is_far_outside_the_recent_losses(
 
 
 def whole_stream(settings: PretrainSettings) -> ShardStream:
-    """The run's samples as one rank sees them."""
+    """The run's samples as a single rank reads them."""
     return ShardStream(
         settings.data.shards,
         rank=0,
@@ -213,11 +213,11 @@ def whole_stream(settings: PretrainSettings) -> ShardStream:
 
 
 def cursor_of(commit: Path) -> int:
-    """Where in the data a commit was made."""
+    """Position in the data at a commit."""
     return int(json.loads((commit / "commit.json").read_text())["stream"]["cursor"])
 
 
 @pytest.fixture
 def settings(shards: Path, tmp_path: Path) -> Callable[..., PretrainSettings]:
-    """Of a run of seconds."""
+    """Settings of a short run."""
     return lambda **sections: small_settings(shards, tmp_path, **sections)

@@ -16,10 +16,11 @@ from waiting import wait_for
 from cluster import registry
 from cluster.connection.connect import ray_cluster
 from cluster.finetuning.job import VERSION_FILE
-from cluster.pool import Pool, PoolSettings, mlflow_tags
+from cluster.pool import Pool, PoolSettings, mlflow_sync
 from cluster.pool.board import Board
 from cluster.pool.journal import Journal
 from cluster.pool.mlflow_sync import MlflowSync
+from cluster.tags import JOB, JOB_STATE
 from cluster.tracking import runs, store
 
 
@@ -44,13 +45,13 @@ def test_what_was_trained_is_registered_when_the_store_answers(
     job = board.move(board.submit(task, "token", None, again=False), "running", attempts=1)
     board.move(job, "trained", result={"after": 1.0, "adapter_version": None})
     clerk, tries = MlflowSync(board, lock), []
-    register = mlflow_tags.register
+    register = mlflow_sync.register_trained_job
 
     def register_and_note(*arguments: Any) -> dict[str, Any]:
         tries.append(arguments)
         return register(*arguments)
 
-    monkeypatch.setattr(mlflow_tags, "register", register_and_note)
+    monkeypatch.setattr(mlflow_sync, "register_trained_job", register_and_note)
     clerk.start()
     wait_for(lambda: len(tries) >= 2)
     with lock:
@@ -65,12 +66,12 @@ def test_what_was_trained_is_registered_when_the_store_answers(
     assert wait_for(state) == "succeeded"
     assert journal.job(job.id).result == {"after": 1.0, "adapter_version": "1"}
     assert [version.uri for version in registry.versions(uri)] == ["models:/base-a-x/1"]
-    assert mlflow_tags.register(journal.job(job.id), folder)["adapter_version"] == "1", (
+    assert mlflow_sync.register_trained_job(journal.job(job.id), folder)["adapter_version"] == "1", (
         "again, and no second one"
     )
     run = store.connect(uri).get_run(record["run_id"])
-    assert run.data.tags[mlflow_tags.STATE] == "succeeded"
-    assert run.data.tags[mlflow_tags.JOB] == "a/x/1"
+    assert run.data.tags[JOB_STATE] == "succeeded"
+    assert run.data.tags[JOB] == "a/x/1"
     assert run.info.status == "FINISHED"
     clerk.stop()
 
@@ -86,21 +87,21 @@ def test_jobs_are_trained_to_their_end_while_mlflow_is_away(tmp_path: Path) -> N
                 for number, steps in enumerate((300, 20, 20))
                 for team in ("a", "b")
             ]
-            begun = [Path(pool.job(job)["folder"]) / "events.jsonl" for job in ids[:2]]
+            begun = [Path(pool.job(job).folder) / "events.jsonl" for job in ids[:2]]
             wait_for(lambda: all(log.exists() and '"step"' in log.read_text() for log in begun))
             mlflow.stop()
-            wait_for(lambda: sum(job["state"] == "trained" for job in pool.jobs()) >= 2)
-            states = {job["state"] for job in pool.jobs()}
+            wait_for(lambda: sum(job.state == "trained" for job in pool.jobs()) >= 2)
+            states = {job.state for job in pool.jobs()}
             assert states <= {"queued", "running", "trained", "succeeded"}, pool.jobs()
             mlflow.start()
             jobs = pool.wait(*ids)
-        assert [job["state"] for job in jobs] == ["succeeded"] * len(ids)
+        assert [job.state for job in jobs] == ["succeeded"] * len(ids)
         names = [version.name for version in registry.versions(mlflow.uri) if version.name != "base"]
-        assert sorted(names) == sorted(f"base-{job['team']}-{job['name']}" for job in jobs)
+        assert sorted(names) == sorted(f"base-{job.team}-{job.name}" for job in jobs)
         for job in jobs:
             steps = [
                 event["step"]
-                for event in map(json.loads, (Path(job["folder"]) / "events.jsonl").read_text().splitlines())
+                for event in map(json.loads, (Path(job.folder) / "events.jsonl").read_text().splitlines())
                 if event["event"] == "step"
             ]
-            assert steps == list(range(1, job["task"]["train"]["steps"] + 1)), "nothing was trained twice"
+            assert steps == list(range(1, job.task["train"]["steps"] + 1)), "nothing was trained twice"

@@ -18,7 +18,6 @@ from waiting import wait_for
 
 from cluster import registry
 from cluster.finetuning import job as finetuning
-from cluster.registry import from_run
 from cluster.tracking import runs, store
 
 
@@ -34,10 +33,9 @@ def job(index: int, folder: Path, uri: str) -> None:
         return found
 
     registry.fetch = fetch_and_wait
-    from_run.REGISTER_SECONDS = 2.0
     torch.set_num_threads(1)
     (folder / "job").mkdir()
-    result = finetuning.finetune(small_task(folder, "late", 6), folder / "job", uri)
+    result = finetuning.finetune(small_task(folder, "late", 6), folder / "job", uri, register_seconds=2.0)
     (folder / "result.json").write_text(json.dumps(asdict(result)))
     os._exit(0)
 
@@ -56,12 +54,12 @@ def test_a_job_is_trained_without_mlflow_and_its_adapter_registered_later(tmp_pa
         assert [event["step"] for event in events(tmp_path / "job", "step")] == list(range(1, 7))
         assert len(events(tmp_path / "job", "not_registered")) == 1
         with pytest.raises(ConnectionError):
-            finetuning.register_run(tmp_path / "job")
+            finetuning.register_job(tmp_path / "job")
 
         mlflow.start()
-        version = finetuning.register_run(tmp_path / "job")
+        version = finetuning.register_job(tmp_path / "job")
         assert (version.uri, version.aliases) == ("models:/base-small-late/1", ("candidate", "champion"))
-        assert finetuning.register_run(tmp_path / "job").uri == version.uri
+        assert finetuning.register_job(tmp_path / "job").uri == version.uri
         client, run_id = store.connect(mlflow.uri), runs.open_run(tmp_path / "job")
         assert [m.step for m in client.get_metric_history(run_id, "loss")] == list(range(1, 7))
         run = client.get_run(run_id)
@@ -96,5 +94,5 @@ def test_storage_that_refuses_is_a_store_that_does_not_answer(
         runs.start_run(uri, "lost", "name", {}, tmp_path / "other-run")
     storage.stop()
     with pytest.raises(ConnectionError, match="cannot be used"):
-        registry.register(base_folder(tmp_path), "base", run_id=run_id, uri=uri, tags={})
+        registry.register_version(base_folder(tmp_path), "base", run_id=run_id, uri=uri, tags={})
     assert [version.uri for version in registry.versions(uri)] == []

@@ -1,4 +1,4 @@
-"""MLflow away at the start, in the middle, at the registration: training never waits, no value is lost."""
+"""MLflow unreachable at the start, later or at registration: training never waits, no value is lost."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ NEVER = str(10**6)
 
 
 def report(tracker: upload.Tracker, steps: range, seconds: float = 0.01) -> None:
-    """Report steps as a training loop would."""
+    """Report steps like a training loop."""
     for step in steps:
         tracker("step", step, {"loss": step / 7})
         time.sleep(seconds)
 
 
 def returns(work: Callable[[], object]) -> bool:
-    """Whether it comes to an end, be it by an exception."""
+    """Whether a call ends, by returning or by raising."""
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(DEADLINE)
@@ -150,15 +150,15 @@ def test_what_was_trained_is_registered_later(tmp_path: Path, shards: Path) -> N
         cluster={"workers": 1},
     )
     with pytest.raises(FileNotFoundError, match=r"mlflow.json"):
-        pretrain.register_run(made.run.dir)
+        pretrain.register_finished_run(made.run.dir)
     run_workers(made)
     nobody = f"http://127.0.0.1:{free_port()}"
     moved = made.model_copy(update={"tracking": made.tracking.model_copy(update={"uri": nobody})})
     with pytest.raises(ConnectionError):
         runs.start_run(nobody, "e", "n", moved.model_dump(mode="json"), moved.run.dir)
     with pytest.raises(ConnectionError):
-        pretrain.register(moved, seconds=3)
+        pretrain.register_final_weights(moved, seconds=3)
     runs.start_run(there, "e", "n", made.model_dump(mode="json"), made.run.dir)
-    version = pretrain.register_run(made.run.dir)
+    version = pretrain.register_finished_run(made.run.dir)
     assert (version.uri, version.aliases) == ("models:/late/1", ("candidate", "champion"))
-    assert pretrain.register_run(made.run.dir).uri == version.uri
+    assert pretrain.register_finished_run(made.run.dir).uri == version.uri

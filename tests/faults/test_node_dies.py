@@ -1,4 +1,4 @@
-"""A run on several nodes: one is killed, or drained, and the run goes on with what is left or comes."""
+"""A run on several nodes, one of which is killed or drained, continues on the remaining or new nodes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def reasons(run: Path, kind: str) -> list[str]:
-    """What was said with events of a kind."""
+    """The reasons in events of one kind."""
     return [event["reason"] for event in events(run, kind)]
 
 
@@ -81,7 +81,7 @@ def test_a_run_without_room_says_so_and_can_be_told_to_end(shards: Path, tmp_pat
 
 
 def kill_node_of(command: Command, rank: int, raylets: list[psutil.Process]) -> None:
-    """SIGKILL the raylet that a worker runs under; its processes end with it, before any successor starts."""
+    """Kill the raylet of a worker's node; its processes end before any successor starts."""
     worker = command.worker(rank)
     [raylet] = [one for one in raylets if worker in one.children(recursive=True)]
     family, started = raylet.children(recursive=True), time.monotonic()

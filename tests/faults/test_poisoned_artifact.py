@@ -16,11 +16,12 @@ from empty_store import empty_store
 from stored_models import CHECKPOINT, checkpoint_folder, register_model
 
 from cluster import registry
-from cluster.registry.versions import FILES
+from cluster.tags import DIGEST, FILES
 from cluster.tracking import store
 from odeformer.files.digest import folder_digest
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+BROKEN = "not a whole safetensors file"
 
 
 class Bomb:
@@ -95,19 +96,19 @@ POISONED: dict[str, tuple[Callable[[Path], None], str]] = {
     "weights by a link": (a_link(WEIGHTS), "symbolic link"),
     "configuration by a link": (a_link(CONFIG), "symbolic link"),
     "folder inside": (inner_folder, "more"),
-    "header larger than allowed": (oversized_header, "header of 17,825,792 bytes"),
-    "header larger than the file": (claimed_header, "header of 1,099,511,627,776 bytes"),
-    "header no JSON": (header(b"\xff" * 64), "no JSON"),
-    "header nested without end": (header(b"[" * 100_000), "no JSON"),
-    "header a list": (header([1, 2]), "no object"),
-    "shape larger than its bytes": (header({"a": tensor([2**40], 0, 4)}, b"1234"), "shape [1099511627776]"),
-    "shape of negative size": (header({"a": tensor([-1, -1], 0, 4)}, b"1234"), "malformed"),
-    "tensor behind the end": (header({"a": tensor([2], 0, 8)}, b"1234"), "of which 4 are there"),
+    "header larger than allowed": (oversized_header, BROKEN),
+    "header larger than the file": (claimed_header, BROKEN),
+    "header no JSON": (header(b"\xff" * 64), BROKEN),
+    "header nested without end": (header(b"[" * 100_000), BROKEN),
+    "header a list": (header([1, 2]), BROKEN),
+    "shape larger than its bytes": (header({"a": tensor([2**40], 0, 4)}, b"1234"), BROKEN),
+    "shape of negative size": (header({"a": tensor([-1, -1], 0, 4)}, b"1234"), BROKEN),
+    "tensor behind the end": (header({"a": tensor([2], 0, 8)}, b"1234"), BROKEN),
     "tensors over each other": (
         header({"a": tensor([1], 0, 4), "b": tensor([1], 0, 4)}, b"1234"),
-        "overlap",
+        BROKEN,
     ),
-    "bytes that are nobody's": (header({"a": tensor([1], 0, 4)}, b"12345678"), "of which 8 are there"),
+    "bytes that are nobody's": (header({"a": tensor([1], 0, 4)}, b"12345678"), BROKEN),
     "configuration too large": (oversized_config, "at most 1,048,576 are read"),
 }
 
@@ -155,7 +156,7 @@ def poisonable(
     yield version, uri
     shutil.rmtree(stored(version))
     shutil.copytree(tmp_path / "whole", stored(version))
-    set_tag(version, registry.DIGEST, version.tags[registry.DIGEST], uri)
+    set_tag(version, DIGEST, version.tags[DIGEST], uri)
 
 
 def set_tag(version: registry.Version, tag: str, value: str, uri: str) -> None:
@@ -168,7 +169,7 @@ def test_it_is_refused_unopened(kind: str, poisonable: tuple[registry.Version, s
     poison, named = POISONED[kind]
     version, uri = poisonable
     poison(stored(version))
-    set_tag(version, registry.DIGEST, folder_digest(stored(version)), uri)
+    set_tag(version, DIGEST, folder_digest(stored(version)), uri)
     for use in (registry.fetch, registry.load):
         with listening() as events, pytest.raises(ValueError, match=r"models:/base/1 is refused") as caught:
             use("models:/base@champion", uri)
@@ -187,7 +188,7 @@ def test_it_is_not_taken_in(kind: str, registered: tuple[registry.Version, str],
     folder = checkpoint_folder(tmp_path)
     POISONED[kind][0](folder)
     with pytest.raises(ValueError, match=str(folder)):
-        registry.register(folder, "other", run_id="none", uri=registered[1], tags=CHECKPOINT)
+        registry.register_version(folder, "other", run_id="none", uri=registered[1], tags=CHECKPOINT)
     assert [version.uri for version in registry.versions(registered[1])] == ["models:/base/1"]
 
 
@@ -207,7 +208,7 @@ def test_a_plain_folder_is_loaded_with_the_same_care(tmp_path: Path) -> None:
 
     folder = checkpoint_folder(tmp_path)
     claimed_header(folder)
-    with pytest.raises(ValueError, match="header of 1,099,511,627,776 bytes"):
+    with pytest.raises(ValueError, match=BROKEN):
         odeformer.load(folder)
     os.truncate(folder / CONFIG, 2**21)
     with pytest.raises(ValueError, match=r"config\.json has 2,097,152 bytes"):

@@ -32,7 +32,7 @@ CHECKS = {**QUICK, "health_check_period_ms": 1000, "health_check_timeout_ms": 50
 
 def kill_job(pool: Pool, chance: random.Random) -> str:
     """Kill the process of a job that runs."""
-    running = [job for job in pool.jobs() if job["state"] == "running"]
+    running = [job for job in pool.jobs() if job.state == "running"]
     if running and (process := process_of(chance.choice(running))):
         process.kill()
     return "job"
@@ -60,7 +60,7 @@ def fire(pool: Pool, chance: random.Random, until: int, kills: list[Callable[[],
 
 def succeeded(pool: Pool) -> int:
     """How many jobs have."""
-    return sum(job["state"] == "succeeded" for job in pool.jobs())
+    return sum(job.state == "succeeded" for job in pool.jobs())
 
 
 def has(pool: Pool, jobs: int) -> bool:

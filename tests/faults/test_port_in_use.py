@@ -1,4 +1,4 @@
-"""The port at which workers were to meet is somebody else's by then: they meet at another one."""
+"""The rendezvous port of the workers is taken meanwhile: they use another one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_next_group_meets_elsewhere(
     tried = tmp_path / "tried"
 
     class Backend(worker_group._Backend):
-        """Between the choice of a port and the meeting there anybody may take it."""
+        """A backend whose chosen port is taken before the rendezvous."""
 
         def on_start(self, group: Any, config: Any) -> None:
             from ray.train.torch import config as ray_torch

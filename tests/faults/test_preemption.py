@@ -1,4 +1,4 @@
-"""SIGTERM: to a worker, to all of them, to the driver; once, and twice."""
+"""Preemption: SIGTERM to a worker, to all workers and to the driver, once and twice."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def listen_and_pretrain(config: dict[str, Any]) -> None:
 
 
 def start_workers(settings: PretrainSettings) -> Any:
-    """A run's workers without Ray, listening for signals as under Ray, that have made two steps."""
+    """Start a run's workers without Ray, with signal handling, and wait for two steps."""
     context = run_workers(settings, join=False, work=listen_and_pretrain)
     wait_for(lambda: len(events(settings.run.dir, "step")) >= 2)
     return context

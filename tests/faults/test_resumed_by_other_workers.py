@@ -1,4 +1,4 @@
-"""Workers come and go, the ZeRO stage changes: the run goes on as if nothing had been."""
+"""A run resumed with other numbers of workers and ZeRO stages continues unchanged."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Leg = tuple[int, int, int]
 
 
 class LegEndsError(Exception):
-    """A worker has come to the end of its leg."""
+    """The end of a leg of a run."""
 
 
 def pretrain_one_leg(config: dict[str, Any]) -> None:
-    """What a worker does; it writes down its samples, and ends with the commit that the environment names."""
+    """Worker function that records its samples, and ends with the commit named by the environment."""
     end, save, step = int(os.environ["LEG_ENDS"]), Checkpoints.save, worker.optimizer_step
     samples = Path(config["settings"]["run"]["dir"]) / f"samples-to-{end}-{dist.get_rank()}.jsonl"
 
@@ -59,7 +59,7 @@ def global_batches(folder: Path, legs: list[Leg]) -> list[list[int]]:
 def run_in_legs(
     shards: Path, folder: Path, legs: list[Leg], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[float], list[list[int]]]:
-    """Loss and samples of each step of a run of so many legs; its schedule is that of the whole."""
+    """Loss and samples of each step of a run in several legs, with the schedule of the whole run."""
     for workers, stage, end in legs:
         run = small_settings(
             shards,

@@ -1,4 +1,4 @@
-"""A killed build has left its lock in the folder of torch's extensions: starting does not wait for it."""
+"""A stale lock in the folder of torch's extensions does not block a start."""
 
 from __future__ import annotations
 

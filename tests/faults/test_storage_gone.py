@@ -1,4 +1,4 @@
-"""Storage that cannot be written, or goes away under a run: one line that names the path, and an end."""
+"""Storage that is not writable or disappears: the run ends with one line that names the path."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cluster.training import worker
 
 
 def pretrain_until_checkpoints_are_gone(config: dict[str, Any]) -> None:
-    """What a worker does; before its second step a file lies where its checkpoints were."""
+    """Worker function; before its second step a file replaces its folder of checkpoints."""
     step, made = worker.optimizer_step, 0
     checkpoints = Path(config["settings"]["run"]["dir"]) / "checkpoints"
 
@@ -43,7 +43,7 @@ def test_checkpoints_that_went_away_are_named_and_end_the_run(shards: Path, tmp_
 
 
 def pretrain_without_shards(config: dict[str, Any]) -> None:
-    """What a worker does; its shards go away after everything about them has been checked."""
+    """Worker function whose shards disappear after they have been checked."""
     train = worker.train
 
     def train_without_storage(work: worker.Work) -> Any:

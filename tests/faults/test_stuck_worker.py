@@ -1,4 +1,4 @@
-"""A worker that is stopped, or waits for ever: it is named, its process ended, the group started again."""
+"""A worker that is stopped or waits forever is named and killed, and the group is restarted."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ with heartbeat.beating(folder, rank, "node"):
 
 @contextmanager
 def beating(folder: Path, *points: int) -> Iterator[list[subprocess.Popen[str]]]:
-    """A process for each rank, which passes so many points and then waits."""
+    """A process per rank that makes some progress and then waits."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", BEATING, str(folder), str(rank), str(passing)],
@@ -57,14 +57,14 @@ def beating(folder: Path, *points: int) -> Iterator[list[subprocess.Popen[str]]]
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The watchdog's clock, which stands still until a test moves it on: no process is late by it."""
+    """The watchdog's clock, which only the test advances."""
     now = [1000.0]
     monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
 def wait_for_signs(folder: Path, *ranks: int) -> None:
-    """Wait until each of these has given another sign of life."""
+    """Wait for another heartbeat of each rank."""
 
     def beat(rank: int) -> float:
         return float(json.loads((folder / f"{rank}.json").read_text())["time"])
@@ -89,7 +89,7 @@ def test_a_stopped_process_is_named_though_all_others_wait_for_it(tmp_path: Path
         found = dog.look()
         assert found is not None
         assert (found.process.rank, found.process.pid) == (1, processes[1].pid)
-        assert "worker 1 is stuck: no sign of life for" in found.reason
+        assert "worker 1 is stuck: no heartbeat for" in found.reason
         kill(found.process.pid, found.process.started + 1)  # another process, that got its number
         assert processes[1].poll() is None
         kill(found.process.pid, found.process.started)
@@ -133,7 +133,7 @@ def test_a_run_whose_worker_is_stopped_ends_with_the_same_weights(
         code, said, errors = command.end()
     assert code == 0, errors
     [restart] = restarts(command.run)
-    said_for = re.match(r"worker 1 is stuck: no sign of life for (\d+) s", restart["reason"])
+    said_for = re.match(r"worker 1 is stuck: no heartbeat for (\d+) s", restart["reason"])
     assert said_for is not None, restart["reason"]
     assert int(said_for[1]) >= 20
     assert "worker 1 is stuck" in said

@@ -16,6 +16,7 @@ from stores import server
 
 from cluster import registry
 from cluster.registry import aliases
+from cluster.tags import DIGEST
 from cluster.tracking import store
 
 pytestmark = [
@@ -102,9 +103,7 @@ def test_a_team_can_use_a_model_of_another_and_change_nothing_of_it(
             "take the alias away": lambda: client.delete_registered_model_alias("a-model", "champion"),
             "write its history": lambda: client.create_model_version("a-model.history", old.location),
             "erase its history": lambda: client.delete_model_version("a-model.history", "1"),
-            "give it another digest": lambda: client.set_model_version_tag(
-                "a-model", "2", registry.DIGEST, "0" * 64
-            ),
+            "give it another digest": lambda: client.set_model_version_tag("a-model", "2", DIGEST, "0" * 64),
             "delete it": lambda: client.delete_registered_model("a-model"),
             "overwrite its files": lambda: client.log_artifact(
                 new.run_id, str(tmp_path / "auth.ini"), new.location.rpartition("/artifacts/")[2]

@@ -1,4 +1,4 @@
-"""Two runs in one folder at once: one has it, the other is told so; a dead one leaves it free."""
+"""Two runs in one folder: the second is refused until the first has ended or died."""
 
 from __future__ import annotations
 

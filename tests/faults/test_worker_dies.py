@@ -1,4 +1,4 @@
-"""A worker is killed: the run goes on from its last commit by itself, and ends with the same weights."""
+"""A killed worker: the run resumes from its last commit and ends with the same weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers that fail in ways that a new start may mend, and in ways it cannot; under Ray, without training."""
+"""Workers whose failures a restart may help, and others, under Ray and without training."""
 
 from __future__ import annotations
 

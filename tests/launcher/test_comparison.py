@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from content_types import differences
 from small_checkpoint import small_checkpoint
 from watched_page import WatchedPage
 
 import odeformer
 from data.tokenizer import load_tokenizer
 from launcher.analysis import analyze, compare
-from launcher.analysis.pages.comparison_disturbances import disturbance_rows, verdict
-from launcher.analysis.pages.comparison_figures import figures
-from launcher.analysis.pages.comparison_page import most_changed
-from launcher.analysis.pages.comparison_screen import cards, cost_rows
+from launcher.analysis.pages.comparison_page import figures, most_changed, page
+from launcher.analysis.pages.comparison_words import cards, verdict
 from launcher.cli.main import app
+from odeformer.analysis.content import Comparison
 from odeformer.files.digest import folder_digest
 
 TEXT = "def saved(folder):\n    return folder / '</script>' & FILE_NAME\n" * 2
@@ -70,6 +70,7 @@ def command(first: Path, second: Path, out: Path) -> None:
 
 def test_numbers_are_those_of_the_models(models: tuple[Path, Path], compared: Path) -> None:
     content = json.loads((compared / "comparison.json").read_text())
+    assert differences(content, Comparison) == []
     ids = torch.tensor([load_tokenizer(models[0]).encode(TEXT).ids])
     losses = []
     for path, depth in zip(models, (4, 6), strict=True):
@@ -106,7 +107,9 @@ def test_the_first_screen_says_which_is_which(analyses: tuple[Path, Path], compa
     assert "neither" in cards(a, b, content)[2].sentences[0]
     loss = content["depths"][0]["loss"]
     assert cost.rows[0].a == f"{math.exp(loss['a']):.4g}"
-    assert cost_rows(content)[2][1][0] == "–", "A was not asked at N = 6"
+    six = page(a, b, content).split("<tr><td>6</td>")[1].split("</tr>")[0]
+    b_loss = content["depths"][2]["loss"]["b"]
+    assert f"<td>–</td><td>{b_loss:.3f}</td><td>–</td>" in six, "A was not analysed at N = 6"
 
 
 def test_disturbances_are_those_of_each_analysis_at_its_depth(
@@ -133,9 +136,10 @@ def test_disturbances_are_those_of_each_analysis_at_its_depth(
         assert bar["x"] == [row[who]["mean"] for row in found["rows"]]
         ends = zip(bar["x"], bar["error_x"]["array"], strict=True)
         assert [x + more for x, more in ends] == pytest.approx([row[who]["high"] for row in found["rows"]])
-    rows = disturbance_rows(content)
-    assert len(rows) == 1 + len(found["rows"])
-    assert (rows[0].a, rows[1].b) == (f"{found['a']['clean']:.3f}", f"{found['rows'][0]['b']['mean']:+.3f}")
+    table = page(a, b, content).split("<tr><td>undisturbed text</td>")[1].split("</table>")[0]
+    assert table.startswith(f"<td>{found['a']['clean']:.3f}</td><td>{found['b']['clean']:.3f}</td>")
+    assert table.count("</tr>") == 1 + len(found["rows"])
+    assert f"<td>{found['rows'][0]['b']['mean']:+.3f}\n" in table
     assert cards(a, b, content)[1].sentences[-1] == verdict(content)
 
 
@@ -150,19 +154,22 @@ def disturbed(*clearly_less: str | None, **parts: Any) -> dict[str, Any]:
     ("content", "sentence"),
     [
         ({"disturbances": None}, ""),
-        (disturbed(None, None), "No clear difference in how they take a disturbed text"),
-        (disturbed("a", None, "a", None), "A takes a disturbed text better: 2 of 4 disturbances cost it"),
+        (disturbed(None, None), "No clear difference in robustness to a disturbed text"),
+        (
+            disturbed("a", None, "a", None),
+            "A is more robust to a disturbed text: 2 of 4 disturbances cost it",
+        ),
         (
             disturbed("b", "b"),
-            "B takes a disturbed text better: 2 of 2 disturbances cost it clearly less. But",
+            "B is more robust to a disturbed text: 2 of 2 disturbances cost it clearly less. But",
         ),
         (
             disturbed("b", None, None),
-            "Neither takes a disturbed text better in general: of 3 disturbances, 0",
+            "Neither is more robust to a disturbed text in general: of 3 disturbances, 0",
         ),
-        (disturbed("a", "a", "a", "b"), "Neither takes a disturbed text better in general"),
-        (disturbed("b", a=None), "A was not looked at with a disturbed text"),
-        (disturbed("b", b=None), "B was not looked at with a disturbed text"),
+        (disturbed("a", "a", "a", "b"), "Neither is more robust to a disturbed text in general"),
+        (disturbed("b", a=None), "A was not analysed with a disturbed text"),
+        (disturbed("b", b=None), "B was not analysed with a disturbed text"),
         (disturbed(None, same_text=False), "cannot be said"),
     ],
 )
@@ -196,7 +203,7 @@ def test_an_older_analysis_without_disturbances_is_compared_in_all_else(
     a, b = (compare.read(path) for path in given)
     assert [bar["name"] for bar in figures(a, b, content)["disturbances"]["data"]] == [other.upper()]
     page = (tmp_path / "out/comparison.html").read_text()
-    assert f"{who.upper()} was not looked at with a disturbed text" in page
+    assert f"{who.upper()} was not analysed with a disturbed text" in page
 
 
 def test_two_analyses_without_disturbances_have_no_such_part(
@@ -260,7 +267,7 @@ def test_what_is_no_analysis_is_refused(analyses: tuple[Path, Path], tmp_path: P
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             command(analyses[0], given, tmp_path / "out")
-    with pytest.raises(ValueError, match="is what is read from"):
+    with pytest.raises(ValueError, match="is the folder to read from"):
         command(*analyses, analyses[0])
 
 

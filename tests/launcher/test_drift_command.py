@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 import torch
 import typer
+from content_types import differences
 from small_checkpoint import small_checkpoint
 from watched_page import WatchedPage
 
 import odeformer
 from data.tokenizer import FILE_NAME, load_tokenizer
 from launcher.analysis import drift
-from launcher.analysis.pages.drift.words import WORDS, headline, rows, verdict
+from launcher.analysis.files import weights_digest
+from launcher.analysis.pages.drift import WORDS, headline, rows, verdict
 from launcher.cli.main import app
 from odeformer import checkpoint
-from odeformer.analysis.digest import weights_digest
+from odeformer.analysis.content import Drift
 from odeformer.analysis.texts.drift import UNITS
 from odeformer.model import token_losses
 
@@ -133,6 +135,7 @@ def test_another_kind_of_text_moves_a_model_that_knows_the_first(moved: tuple[in
 
 def test_the_file_says_all_that_the_numbers_are_of(moved: tuple[int | None, Path], trained: Path) -> None:
     content = json.loads((moved[1] / drift.FILE).read_text())
+    assert differences(content, Drift) == []
     assert content["figures"].keys() == UNITS.keys() == WORDS.keys()
     assert len(rows(content)) == len(UNITS)
     assert content["settings"]["window"] == CONTEXT

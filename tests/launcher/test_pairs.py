@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 
-from launcher.analysis.pages.colours import SCALE
-from launcher.analysis.pages.pairs import draw_pairs, matrix, pairs, reach
+from launcher.analysis.pages.figures import logarithms, pairs, reach
+from launcher.analysis.pages.plots import SCALE
 
 
 def content(growth: list[list[float | None]], outputs: list[int]) -> dict[str, Any]:
@@ -44,8 +43,7 @@ def test_numbers_without_a_range_or_a_logarithm_are_drawn(growth: list[list[floa
     given = content(growth, [0, 1])
     least, most = reach(growth)
     assert 0 < least < most
-    assert all(value is None or value >= least for row in matrix(given, least) for value in row)
+    drawn = logarithms(growth, 4, least)
+    assert all(value is None or value >= math.log10(least) for row in drawn for value in row)
+    assert [len(row) for row in drawn] == [4, 4]
     pairs(given).to_json()
-    figure = Figure()
-    draw_pairs(given, figure)
-    figure.canvas.draw()

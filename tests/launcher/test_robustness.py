@@ -12,9 +12,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import odeformer
 from data.tokenizer import load_tokenizer
+from launcher.analysis.files import encode
 from launcher.analysis.pages.figures import robustness as figure
-from launcher.analysis.robustness import DRAWS, disturbed, fitting, robustness
 from odeformer.analysis.texts.disturbance import DISTURBANCES
+from odeformer.analysis.texts.robustness import DRAWS, Encode, disturbed, fitting, robustness
 
 TEXT = "def saved(folder):\n    return folder / FILE_NAME\n"
 
@@ -24,8 +25,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_checkpoint(tmp_path_factory.mktemp("model"))
 
 
-def of(checkpoint: Path, text: str, depth: int = 6) -> dict[str, Any]:
-    return robustness(odeformer.load(checkpoint), load_tokenizer(checkpoint), text, depth)
+def of(checkpoint: Path, text: str, depth: int = 6) -> Any:
+    return robustness(odeformer.load(checkpoint), ids_of(load_tokenizer(checkpoint)), text, depth)
+
+
+def ids_of(tokenizer: Tokenizer) -> Encode:
+    return lambda text: encode(tokenizer, text, None).ids
 
 
 def test_every_way_has_both_strengths_at_the_depth_and_at_the_ends(checkpoint: Path) -> None:
@@ -47,9 +52,8 @@ def test_every_way_has_both_strengths_at_the_depth_and_at_the_ends(checkpoint: P
 
 
 def test_a_text_that_fills_the_context_is_cut_so_that_all_fit(checkpoint: Path) -> None:
-    tokenizer = load_tokenizer(checkpoint)
     text = TEXT * 4
-    kept, versions, _ = fitting(tokenizer, text, 128)
+    kept, versions, _ = fitting(ids_of(load_tokenizer(checkpoint)), text, 128)
     assert text.startswith(kept)
     assert 0.5 * len(text) < len(kept) < len(text)
     assert len(versions) == 2 * len(DISTURBANCES)
@@ -66,7 +70,7 @@ def test_what_a_text_or_a_tokenizer_does_not_have_is_left_out_with_the_reason(ch
     assert {row["kind"] for row in found["rows"]} == {"strange_characters", "noise"}
     words = Tokenizer(models.WordLevel({"[UNK]": 0, "some": 1, "words": 2}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    versions, left_out = disturbed(words, "some words " * 20)
+    versions, left_out = disturbed(ids_of(words), "some words " * 20)
     assert {version.kind for version in versions} == {"word_order"}
     assert all(len(version.draws) == DRAWS for version in versions)
     assert "no token for" in left_out["typos"]

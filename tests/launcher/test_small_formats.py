@@ -67,7 +67,7 @@ def test_a_gguf_file_is_written_once_and_replaced_when_asked(
 
 def test_a_file_in_the_checkpoint_is_not_written_over(folder: Path) -> None:
     weights = folder / "model.safetensors"
-    with pytest.raises(ValueError, match="is what is read from"):
+    with pytest.raises(ValueError, match="is the folder to read from"):
         odeformer("models", "export", "--model", folder, "--out", weights, "--overwrite", "--gguf", "f16")
 
 

@@ -27,7 +27,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri = empty_store(folder)
     for seed, steps in ((0, 100), (1, 200)):
         parent = {"odeformer.parent": "models:/tiny/1"} if seed else {"odeformer.imported_from": "pythia"}
-        version = registry.register(
+        version = registry.register_version(
             checkpoint_folder(folder, seed),
             "tiny",
             run_id=runs.start_run(uri, "test", "tiny", {}, folder / f"run-{seed}"),
@@ -149,13 +149,13 @@ def test_a_gate_that_is_not_passed_is_exit_code_1_and_changes_nothing(models: Mo
         (["show", "models:/tiny/9"], "models:/tiny/9"),
         (["show", "../tiny"], "there is no model '../tiny'"),
         (["promote", "tiny"], "expected models:/"),
-        (["promote", "models:/tiny@champion"], "is the champion already"),
-        (["promote", "models:/tiny/2"], "does not say what it was validated on"),
+        (["promote", "models:/tiny@champion"], "is already the champion"),
+        (["promote", "models:/tiny/2"], "does not record its validation data"),
         (["promote", "models:/tiny/2", "--data", "nowhere"], "nowhere"),
         (["promote", "models:/tiny/2", "--sequences", "3"], "--sequences 3"),
         (["promote", "models:/tiny/2", "--threshold", "nan"], "--threshold nan"),
         (["promote", "models:/tiny/2", "--depth", "0"], "--depth 0"),
-        (["rollback", "tiny-docs"], "nothing to go back to"),
+        (["rollback", "tiny-docs"], "has no previous champion"),
         (["rollback", "nobody"], "there is no model 'nobody'"),
         (["rollback", "../x"], "model name '../x'"),
         (["diff", "models:/tiny/1", "models:/x/1"], "models:/x/1"),

@@ -194,5 +194,5 @@ def test_what_cannot_be_run_is_named(folder: Path) -> None:
         with pytest.raises(ValueError, match="33 tokens is longer than context_length 32"):
             theirs.generate(**batch, max_new_tokens=40, use_cache=use_cache, eos_token_id=-1)
     memory = theirs(batch.input_ids, use_cache=True, depth=3).past_key_values
-    with pytest.raises(ValueError, match="depth 4: what was read so far was read at depth 3"):
+    with pytest.raises(ValueError, match="depth 4: the past tokens were read at depth 3"):
         theirs(batch.input_ids[:, :1], past_key_values=memory)

@@ -18,7 +18,7 @@ def test_nothing_is_written_over_by_accident(tmp_path: Path) -> None:
         check_output(there, [], overwrite=False)
     with pytest.raises(ValueError, match="is not a folder"):
         check_output(there / "precious", [], overwrite=True)
-    with pytest.raises(ValueError, match="is what is read from"):
+    with pytest.raises(ValueError, match="is the folder to read from"):
         check_output(tmp_path / "new" / ".." / "there", [there], overwrite=True)
 
 
@@ -32,7 +32,7 @@ def test_nor_is_a_file(tmp_path: Path) -> None:
         check_output_file(there, [], overwrite=False)
     with pytest.raises(ValueError, match="is a folder"):
         check_output_file(source, [], overwrite=True)
-    with pytest.raises(ValueError, match="is what is read from"):
+    with pytest.raises(ValueError, match="is the folder to read from"):
         check_output_file(tmp_path / "new" / ".." / "source" / "model.safetensors", [source], overwrite=True)
 
 
@@ -49,3 +49,15 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         beside.write_text("second")
     assert file.read_text() == "second"
     assert [path.name for path in file.parent.iterdir()] == ["file"]
+
+
+def test_two_writers_of_a_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    with new_file(file, writer="first") as first:
+        first.write_text("whole")
+        with pytest.raises(ValueError, match="gave up"), new_file(file, writer="second") as second:
+            assert second != first
+            second.write_text("ha")
+            raise ValueError("gave up")
+    assert file.read_text() == "whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -108,7 +108,7 @@ def test_only_the_adapter_is_a_tuned_models_own() -> None:
     tuned = Tuned(FrozenBase(model), Adapter(SHAPES[1], model.config))
     assert all(name.startswith("adapter.") for name, _ in tuned.named_parameters())
     assert set(tuned.state_dict()) == {name for name, _ in tuned.named_parameters()}
-    with pytest.raises(ValueError, match="a frozen base has it made before"):
+    with pytest.raises(ValueError, match="a frozen base uses precomputed weights"):
         tuned.options = replace(tuned.options, gradient="reversible")
 
 

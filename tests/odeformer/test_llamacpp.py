@@ -130,7 +130,7 @@ def test_an_adapter_is_merged(tokenizer: Path, tmp_path: Path) -> None:
     assert difference(seen, before) > 0.1
 
 
-@pytest.mark.parametrize("broken", ["_by_pairs", "rotary_base", "architecture"])
+@pytest.mark.parametrize("broken", ["_adjacent_pairs", "rotary_base", "architecture"])
 def test_a_file_that_would_be_wrong_replaces_nothing(
     broken: str, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,8 +138,8 @@ def test_a_file_that_would_be_wrong_replaces_nothing(
     file = tmp_path / "out.gguf"
     file.write_bytes(b"what was there")
     model = made(*SHAPES[0])
-    if broken == "_by_pairs":
-        monkeypatch.setattr(layout, "_by_pairs", lambda rows, heads: rows)
+    if broken == "_adjacent_pairs":
+        monkeypatch.setattr(layout, "_adjacent_pairs", lambda rows, heads: rows)
     elif broken == "rotary_base":
         monkeypatch.setattr(gguf.GGUFWriter, "add_rope_freq_base", lambda writer, value: None)
     else:

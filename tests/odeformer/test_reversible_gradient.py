@@ -67,10 +67,12 @@ def test_the_reversible_gradient_keeps_nothing_for_each_cell() -> None:
 def test_what_cannot_be_undone_is_refused() -> None:
     model = tiny_model()
     model.options = replace(model.options, gradient="reversible")
-    with pytest.raises(ValueError, match="needs a solver that can be undone: leapfrog, fixed_point_leapfrog"):
+    with pytest.raises(ValueError, match="needs a reversible solver: leapfrog, fixed_point_leapfrog"):
         model(ids())
     model.options = SolveOptions("leapfrog", "reversible")
-    with pytest.raises(ValueError, match=r"'reversible' makes W\(t\) itself: give no weights made"):
+    with pytest.raises(
+        ValueError, match=r"'reversible' generates W\(t\) itself: give no precomputed weights"
+    ):
         model(ids(), weights=model.depth_weights())
 
 

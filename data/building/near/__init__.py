@@ -1,1 +1,1 @@
-"""Documents that are nearly the same: signatures, pairs, clusters, and which of a cluster are left out."""
+"""Near duplicates: signatures of documents, similar pairs, and clusters, of which one document is kept."""

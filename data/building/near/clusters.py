@@ -1,4 +1,6 @@
-"""Of documents that are alike, directly or through others, one is kept."""
+"""Clusters of near duplicates, and the choice of the document that is kept."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +16,11 @@ from data.building.scratch import Task
 from data.building.spill import document_key, range_of
 
 KEY_BYTES = 32
+"""Bytes of a document's key."""
 
 
 class Clustered(BaseModel):
-    """How many clusters there are, and how many keys of documents in them are left out."""
+    """The number of clusters, and the number of keys that are left out."""
 
     clusters: int
     keys: int
@@ -25,11 +28,10 @@ class Clustered(BaseModel):
 
 @dataclass(frozen=True)
 class ClusterTask(Task[Clustered]):
-    """Connects the pairs and chooses the document of each cluster that stays.
+    """Connects similar pairs to clusters, and chooses the document of each cluster to keep.
 
-    It is the one with the smallest key in the first source that has any: the key says nothing of the split
-    that a document is in, so held-out documents stay as often as others. Takes memory for the documents in
-    clusters only.
+    It is the one with the smallest key in the first source. Keys are independent of splits, so held-out
+    documents are kept as often as others. Memory is needed for documents in clusters only.
     """
 
     signatures: tuple[Path, ...]
@@ -40,7 +42,7 @@ class ClusterTask(Task[Clustered]):
     result: ClassVar[type[BaseModel]] = Clustered
 
     def work(self) -> Clustered:
-        """Write `.left_out`, the keys of the others and of their copies, sorted."""
+        """Write ``.left_out``, the sorted keys of all occurrences of the other documents."""
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
@@ -68,7 +70,7 @@ class ClusterTask(Task[Clustered]):
             kept, *others = cluster
             clusters += 1
             for _, _, _, digest, copies in others:
-                if digest != kept[3]:  # an exact duplicate of it has its key
+                if digest != kept[3]:  # exact duplicates of the kept document have its key
                     keys.update(document_key(digest, self.seed, copy) for copy in range(copies))
         with self.writing(".left_out") as file:
             file.write(b"".join(sorted(keys)))
@@ -76,7 +78,7 @@ class ClusterTask(Task[Clustered]):
 
 
 def keys_left_out(files: Sequence[Path], low: int, high: int) -> frozenset[bytes]:
-    """Return the keys in the ranges low … high - 1 that files of cluster tasks name."""
+    """The keys to leave out in the ranges ``low`` … ``high`` − 1, from the files of cluster tasks."""
     keys: list[bytes] = []
     for path in files:
         data = np.fromfile(path, np.uint8).reshape(-1, KEY_BYTES)

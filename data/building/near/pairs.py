@@ -1,4 +1,6 @@
-"""Which documents are alike: only those are compared that share a band of hashes."""
+"""Pairs of similar documents, by locality-sensitive hashing: only those that share a band are compared."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,23 +13,22 @@ from pydantic import BaseModel
 from data.building.near.signatures import HASHES, Signatures
 from data.building.scratch import Task
 
-MISSED = (
-    0.98  # what a missed pair weighs against one that is compared in vain: at the threshold 2 % are missed
-)
-_AT_ONCE = 4096  # documents that are compared with one
+MISSED = 0.98
+"""Weight of a missed pair against a useless comparison; at the threshold 2 % of the pairs are missed."""
+_AT_ONCE = 4096  # documents that are compared with one document at a time
 
 
 class Found(BaseModel):
-    """How many pairs a task found."""
+    """The number of pairs that a task found."""
 
     pairs: int
 
 
 @dataclass(frozen=True)
 class BandTask(Task[Found]):
-    """Compares the documents that have the same hashes number first … first + count - 1.
+    """Compares documents with the same band of hashes, numbers ``first`` … ``first + count − 1``.
 
-    Takes 32 bytes of memory a document; the pairs that it writes are enough to connect all that are alike.
+    The pairs that it writes suffice to connect all similar documents. It takes 32 bytes per document.
     """
 
     signatures: tuple[Path, ...]
@@ -39,21 +40,19 @@ class BandTask(Task[Found]):
     result: ClassVar[type[BaseModel]] = Found
 
     def work(self) -> Found:
-        """Write `.pairs`, int64 [pairs, 2]: numbers of documents."""
+        """Write ``.pairs``, the numbers of documents, int64 [pairs, 2]."""
         signatures = Signatures(self.signatures)
-        found = [
-            pair
-            for rows in _buckets(signatures.bands(self.first, self.count))
-            for pair in alike(signatures, rows, self.threshold)
-        ]
-        pairs = np.concatenate([np.empty((0, 2), np.int64), *found])
+        chunks = [np.empty((0, 2), np.int64)]
+        for rows in _buckets(signatures.bands(self.first, self.count)):
+            chunks += alike(signatures, rows, self.threshold)
+        pairs = np.concatenate(chunks)
         with self.writing(".pairs") as file:
             np.save(file, pairs, allow_pickle=False)
         return Found(pairs=len(pairs))
 
 
 def band_tasks(folder: Path, signatures: Sequence[Path], threshold: float) -> list[BandTask]:
-    """Return the tasks that find the pairs, as many and as narrow as the library finds best."""
+    """The tasks that find pairs, with the number and width of bands that the library finds optimal."""
     from datasketch import MinHashLSH
 
     best = MinHashLSH(threshold, HASHES, weights=(1 - MISSED, MISSED))
@@ -73,23 +72,23 @@ def _buckets(values: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def alike(signatures: Signatures, rows: np.ndarray, threshold: float) -> Iterator[np.ndarray]:
-    """Yield pairs [n, 2] that connect all of the rows that are alike, directly or through others.
+    """Yield pairs [n, 2] that connect all similar rows, directly or through others.
 
-    Who is connected already is not compared with those who are: a thousand copies of one page take a
+    Rows that are connected already are not compared with each other: a thousand copies of one page take a
     thousand comparisons, not a million.
     """
     reached, waiting = [rows[0]], rows[1:]
     while len(waiting):
         if not reached:
             reached, waiting = [waiting[0]], waiting[1:]
-        one = reached.pop()
-        hashes = signatures.field("hashes", np.array([one]))
+        row = reached.pop()
+        hashes = signatures.field("hashes", np.array([row]))
         shared = [
             (signatures.field("hashes", waiting[at : at + _AT_ONCE]) == hashes).sum(axis=1)
             for at in range(0, len(waiting), _AT_ONCE)
         ]
         is_alike = np.concatenate([np.empty(0), *shared]) >= threshold * HASHES
-        found = waiting[is_alike]
-        yield np.stack([np.full_like(found, one), found], axis=1)
-        reached.extend(found)
+        similar = waiting[is_alike]
+        yield np.stack([np.full_like(similar, row), similar], axis=1)
+        reached.extend(similar)
         waiting = waiting[~is_alike]

@@ -1,4 +1,6 @@
-"""A document as 128 numbers, of which two documents share as many as their texts are alike."""
+"""MinHash signatures: two documents share as many of their 128 hashes as their texts are similar."""
+
+from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
@@ -11,22 +13,23 @@ import numpy as np
 if TYPE_CHECKING:
     from datasketch import MinHash
 
-HASHES = 128  # a similarity s is estimated with a standard error of sqrt(s (1 - s) / 128), 0.035 at 0.8
-WORDS = 5  # in a shingle, as Lee et al. 2022 ("Deduplicating Training Data Makes Language Models Better")
+HASHES = 128
+"""Hashes per signature; the standard error of a similarity s is √(s (1 − s) / 128), which is 0.035 at 0.8."""
+WORDS = 5
+"""Words per shingle, as in Lee et al. 2022 ("Deduplicating Training Data Makes Language Models Better")."""
 SEED = 1
-SIGNED = np.dtype(
-    [("digest", "u1", 32), ("source", "<u4"), ("copies", "<u2"), ("hashes", "<u4", HASHES)]
-)  # 550 bytes a document
+"""Seed of the hash functions."""
+SIGNED = np.dtype([("digest", "u1", 32), ("source", "<u4"), ("copies", "<u2"), ("hashes", "<u4", HASHES)])
+"""The format of a document's signature in a file: 550 bytes."""
 
 _WORD = re.compile(r"\w+")
 _AT_ONCE = 4096  # words; each takes half a kilobyte while it is hashed
 
 
 def signature(text: str) -> np.ndarray | None:
-    """Return the MinHash of a text's shingles, uint32 [128], or None for a text without any word.
+    """The MinHash of a text's shingles, uint32 [128]; None for a text without words.
 
-    Shingles are five words that follow one another, whatever their case and what stands between them; a
-    text of fewer words is one shingle.
+    A shingle is five consecutive words, regardless of case and punctuation; a shorter text is one shingle.
     """
     sketch = _empty_sketch().copy()
     is_empty = True
@@ -38,7 +41,7 @@ def signature(text: str) -> np.ndarray | None:
 
 
 def sign(digest: bytes, source: int, copies: int, text: str) -> bytes:
-    """Return a document's entry in a file of signatures; nothing for a text without any word."""
+    """A document's entry in a file of signatures; empty for a text without words."""
     hashes = signature(text)
     if hashes is None:
         return b""
@@ -46,14 +49,14 @@ def sign(digest: bytes, source: int, copies: int, text: str) -> bytes:
 
 
 class Signatures:
-    """The signatures in several files, one behind the other. They stay on disk."""
+    """The concatenated signatures in several files, which stay on disk."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._parts = [np.memmap(file, SIGNED, "r") for file in files if file.stat().st_size]
         self._starts = np.cumsum([0, *(len(part) for part in self._parts)])
 
     def field(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Return a field of some rows [n], in their order."""
+        """The values of a field in the rows [n], in their order."""
         kind, shape = SIGNED[name].base, SIGNED[name].shape
         values = np.empty((len(rows), *shape), kind)
         owners = np.searchsorted(self._starts, rows, side="right") - 1
@@ -63,9 +66,9 @@ class Signatures:
         return values
 
     def bands(self, first: int, count: int) -> np.ndarray:
-        """Return one number for `count` hashes from number `first` on of each document, uint64 [documents].
+        """A hash of each document's hashes ``first`` … ``first + count − 1``: uint64 [documents].
 
-        It is the same where these hashes are; that it is the same by chance costs a comparison.
+        Equal values mean equal hashes, except for collisions, which cost a useless comparison.
         """
         mixed = np.zeros(int(self._starts[-1]), np.uint64)
         for start, part in zip(self._starts, self._parts, strict=False):
@@ -79,11 +82,11 @@ class Signatures:
 
 
 def _stretches(text: str) -> Iterator[list[str]]:
-    """Yield a text's words in stretches that share four, so that every shingle is in one."""
+    """Yield a text's words in stretches that overlap by four, so that every shingle is in one of them."""
     words: list[str] = []
     is_first = True
-    for found in _WORD.finditer(text):
-        words.append(found[0])
+    for match in _WORD.finditer(text):
+        words.append(match[0])
         if len(words) == _AT_ONCE:
             yield words
             words = words[1 - WORDS :]
@@ -93,8 +96,8 @@ def _stretches(text: str) -> Iterator[list[str]]:
 
 
 @lru_cache(maxsize=1)
-def _empty_sketch() -> "MinHash":
-    """Draw the permutations once; and load scipy, which the library needs, only for who compares."""
+def _empty_sketch() -> MinHash:
+    """An empty sketch, whose hash functions are drawn once. (The library is imported late, with scipy.)"""
     from datasketch import MinHash
 
     return MinHash(num_perm=HASHES, seed=SEED, scheme="affine32")

@@ -1,2 +1,1 @@
-"""What people look at of an analysis: one page, and the pictures beside it. Numbers come from
-``analysis.json`` alone."""
+"""HTML pages of analyses, drawn from the content of their JSON files alone."""

@@ -1,275 +1,232 @@
-"""The page's figures, as Plotly draws them."""
+"""The figures of an analysis page."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import Any
+import html
+import math
+from collections.abc import Sequence
+from itertools import chain, pairwise
+from typing import Any, Literal
 
+import numpy as np
 import plotly.graph_objects as go
 
-from launcher.analysis.pages.colours import BLUE, GREY, ORANGE, SERIES
-
-SPECTRA = {
-    "query_key": "queries and keys",
-    "output_value": "outputs and values",
-}
+from launcher.analysis.pages import plots
+from launcher.tables.tokens import shown
+from odeformer.analysis.content import Analysis
 
 
-def figures(content: dict[str, Any]) -> dict[str, Any]:
-    """By the name of its place in the page, each figure's data and layout; frames where it has a slider."""
-    made: dict[str, Callable[[dict[str, Any]], go.Figure]] = {
-        "loss": loss,
-        "distance": distance,
-        "work": work,
-        "spectra-query_key": lambda c: eigenvalues(c, "query_key"),
-        "spectra-output_value": lambda c: eigenvalues(c, "output_value"),
-        "spectra-feed_forward": feed_forward,
-        "radius": radius,
-        "exponents": exponents,
-        "clustering": clustering,
+def figures(content: Analysis) -> dict[str, Any]:
+    """Plotly's data and layout of each figure, by its place in the page."""
+    drawn = {
+        "pairs": pairs(content),
+        "loss": loss(content),
+        "distance": distance(content),
+        "work": work(content),
+        "spectra-query_key": eigenvalues(content, "query_key"),
+        "spectra-output_value": eigenvalues(content, "output_value"),
+        "spectra-feed_forward": feed_forward(content),
+        "radius": radius(content),
+        "exponents": exponents(content),
+        "clustering": clustering(content),
     }
     if content["calibration"]["depths"]:
-        made["calibration"] = calibration
+        drawn["calibration"] = calibration(content)
     if content["robustness"]["rows"]:
-        made["robustness"] = robustness
-    return {name: json.loads(make(content).to_json()) for name, make in made.items()}
+        drawn["robustness"] = robustness(content)
+    return plots.as_json(drawn)
 
 
-def loss(content: dict[str, Any]) -> go.Figure:
+def loss(content: Analysis) -> go.Figure:
     """Mean loss against N."""
-    of = content["depth"]
-    figure = blank("N, cells of the solve", "loss, nats per token")
-    figure.add_scatter(
-        x=of["depths"],
-        y=of["loss"],
-        customdata=of["milliseconds"],
-        mode="lines+markers",
-        line={"color": BLUE},
-        hovertemplate="N = %{x}: %{y:.4f} nats, %{customdata:.3g} ms<extra></extra>",
-    )
-    return figure.update_xaxes(type="log", tickvals=of["depths"])
+    by_depth = content["depth"]
+    figure = plots.blank("N, cells of the solve", "loss, nats per token")
+    hover = "N = %{x}: %{y:.4f} nats, %{customdata:.3g} ms<extra></extra>"
+    line = plots.Line("loss", by_depth["depths"], by_depth["loss"])
+    plots.add_line(figure, line, plots.BLUE, customdata=by_depth["milliseconds"], hovertemplate=hover)
+    return figure.update_xaxes(type="log", tickvals=by_depth["depths"])
 
 
-def distance(content: dict[str, Any]) -> go.Figure:
-    """How far the solve at N is from its limit."""
-    of = content["depth"]
-    figure = blank("N, cells of the solve", f"distance from N = {of['settings']['limit']}")
-    figure.add_scatter(
-        x=of["depths"],
-        y=of["distance"],
-        mode="lines+markers",
-        name="measured",
-        line={"color": BLUE},
-        hovertemplate="N = %{x}: %{y:.3g}<extra></extra>",
-    )
-    last = of["distance"][-1]
-    if last:
-        figure.add_scatter(
-            x=of["depths"],
-            y=[last * of["depths"][-1] / n for n in of["depths"]],
-            mode="lines",
-            name="1/N",
-            line={"color": GREY, "dash": "dash"},
-        )
-    figure.update_xaxes(type="log", tickvals=of["depths"])
-    return figure.update_yaxes(type="log")
+def distance(content: Analysis) -> go.Figure:
+    """Distance of the solve at N from its limit."""
+    by_depth = content["depth"]
+    depths, distances = by_depth["depths"], by_depth["distance"]
+    figure = plots.blank("N, cells of the solve", f"distance from N = {by_depth['settings']['limit']}")
+    hover = "N = %{x}: %{y:.3g}<extra></extra>"
+    plots.add_line(figure, plots.Line("measured", depths, distances), plots.BLUE, hovertemplate=hover)
+    if distances[-1]:
+        halving = [distances[-1] * depths[-1] / n for n in depths]
+        plots.add_line(figure, plots.Line("1/N", depths, halving), plots.GREY, "dash", markers=False)
+    return figure.update_xaxes(type="log", tickvals=depths).update_yaxes(type="log")
 
 
-def work(content: dict[str, Any]) -> go.Figure:
-    """How fast states move along t, and how much they turn."""
-    of = content["depth"]
-    t = of["t"]
-    figure = blank("t, the continuous layer index", "speed (bars)")
-    middles = [(a + b) / 2 for a, b in pairwise(t)]
-    figure.add_bar(x=middles, y=of["speed"], name="speed", marker_color=BLUE)
-    figure.add_scatter(
-        x=t[1:-1],
-        y=of["turning"],
-        name="turning, rad",
-        yaxis="y2",
-        mode="lines+markers",
-        line={"color": ORANGE},
+def work(content: Analysis) -> go.Figure:
+    """Speed of the states along t, and how much they turn."""
+    by_depth = content["depth"]
+    figure = plots.blank("t, the continuous layer index", "speed (bars)")
+    middles = [(start + end) / 2 for start, end in pairwise(by_depth["t"])]
+    figure.add_bar(x=middles, y=by_depth["speed"], name="speed", marker_color=plots.BLUE)
+    plots.add_line(
+        figure, plots.Line("turning, rad", by_depth["t"][1:-1], by_depth["turning"]), plots.ORANGE, yaxis="y2"
     )
     return figure.update_layout(
         yaxis2={"overlaying": "y", "side": "right", "rangemode": "tozero", "title": "turning, rad"}
     )
 
 
-def eigenvalues(content: dict[str, Any], which: str) -> go.Figure:
-    """All heads' eigenvalues in the complex plane, a frame for each t."""
-    of = content["spectra"]["model"][which]
-    clouds = [[_over(head, norm) for head, norm in zip(*at, strict=True)] for at in _by_time(of)]
-    names = [f"head {i + 1}" for i in range(len(clouds[0]))]
-    return _plane(content["spectra"]["settings"]["times"], clouds, names)
+def eigenvalues(content: Analysis, product: Literal["query_key", "output_value"]) -> go.Figure:
+    """Eigenvalues of all heads in the complex plane, relative to the norm, with a frame for each t."""
+    spectrum = content["spectra"]["model"][product]
+    norms = np.array(spectrum["norm"], dtype=float)[..., None, None]
+    points = np.array(spectrum["eigenvalues"], dtype=float) / norms
+    names = [f"head {i + 1}" for i in range(points.shape[1])]
+    return _plane(content["spectra"]["settings"]["times"], points, names)
 
 
-def feed_forward(content: dict[str, Any]) -> go.Figure:
-    """Eigenvalues of the feed-forward part's Jacobian at some tokens' states, a frame for each t."""
-    of = content["spectra"]["feed_forward"]
-    names = [f"token {token + 1}" for token in of["tokens"]]
-    return _plane(of["times"], of["eigenvalues"], names)
+def feed_forward(content: Analysis) -> go.Figure:
+    """Eigenvalues of the feed-forward part's Jacobian at some tokens' states, with a frame for each t."""
+    spectrum = content["spectra"]["feed_forward"]
+    names = [f"token {token + 1}" for token in spectrum["tokens"]]
+    return _plane(spectrum["times"], np.array(spectrum["eigenvalues"], dtype=float), names)
 
 
-def radius(content: dict[str, Any]) -> go.Figure:
-    """The largest |eigenvalue| over the norm along t, the mean over heads, beside a fresh model's."""
-    figure = blank("t, the continuous layer index", "largest |eigenvalue| / norm")
-    times = content["spectra"]["settings"]["times"]
-    for index, (which, label) in enumerate(SPECTRA.items()):
-        for who, dash in (("model", "solid"), ("random", "dot")):
-            figure.add_scatter(
-                x=times,
-                y=largest_eigenvalues(content["spectra"][who][which]),
-                mode="lines",
-                name=label if who == "model" else f"{label}, untrained",
-                line={"color": SERIES[index], "dash": dash},
-            )
+def radius(content: Analysis) -> go.Figure:
+    """Largest |eigenvalue| / norm along t, for the model and an untrained one."""
+    figure = plots.blank("t, the continuous layer index", "largest |eigenvalue| / norm")
+    for index, line in enumerate(plots.radius_lines(content)):
+        plots.add_line(figure, line, plots.SERIES[index], markers=False)
+    for index, line in enumerate(plots.radius_lines(content, untrained=True)):
+        untrained = line._replace(label=f"{line.label}, untrained")
+        plots.add_line(figure, untrained, plots.SERIES[index], "dot", markers=False)
     return figure
 
 
-def largest_eigenvalues(spectrum: dict[str, Any]) -> list[float]:
-    """At each t the largest |eigenvalue| over the norm, the mean over heads."""
-    return [
-        sum(abs(complex(*head[0])) / norm for head, norm in zip(*at, strict=True)) / len(at[0])
-        for at in _by_time(spectrum)
-    ]
-
-
-def exponents(content: dict[str, Any]) -> go.Figure:
-    """Local exponents along t, of the flow: the prelude is a jump that would hide all else."""
-    of, first = content["lyapunov"], content["settings"]["prelude"]
-    figure = blank("t, the continuous layer index", "growth for each unit of t")
-    edges = of["edges"][first:]
-    for rank in range(min(4, len(of["values"]))):
-        figure.add_scatter(
-            x=[(a + b) / 2 for a, b in pairwise(edges)],
-            y=[row[rank] for row in of["local"][first:]],
-            mode="lines+markers",
-            name=f"direction {rank + 1}: {of['values'][rank]:.2f} in all",
-            line={"color": SERIES[rank]},
+def exponents(content: Analysis) -> go.Figure:
+    """Growth of the leading directions along t."""
+    figure = plots.blank_growth("t, the continuous layer index", "growth for each unit of t")
+    for rank, value in enumerate(content["lyapunov"]["values"][:4]):
+        line = plots.local_exponents(content, rank)._replace(
+            label=f"direction {rank + 1}: {value:.2f} in all"
         )
-    return figure.add_hline(y=0, line={"color": GREY, "width": 1})
-
-
-def clustering(content: dict[str, Any]) -> go.Figure:
-    """Three measures of clustering along t: with the own weights, constant ones and shuffled cells."""
-    of = content["clustering"]
-    figure = blank("t, the continuous layer index", "value")
-    labels = {
-        "effective_rank": "effective rank / first one",
-        "mean_cosine": "mean cosine",
-        "nearest": "nearest neighbour",
-    }
-    for index, (name, label) in enumerate(labels.items()):
-        for who, dash in (("model", "solid"), ("constant", "dot"), ("shuffled", "dash")):
-            values = of[who][name]
-            if name == "effective_rank":
-                values = [None if v is None or not values[0] else v / values[0] for v in values]
-            figure.add_scatter(
-                x=of["t"],
-                y=values,
-                mode="lines",
-                name=label if who == "model" else f"{label}, {who}",
-                line={"color": SERIES[index], "dash": dash},
-            )
+        plots.add_line(figure, line, plots.SERIES[rank])
     return figure
 
 
-def calibration(content: dict[str, Any]) -> go.Figure:
-    """The reliability diagram at every depth."""
-    figure = blank("how sure the model was", "how often it was right")
-    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", name="perfect", line={"color": GREY, "dash": "dash"})
-    for index, (depth, of) in enumerate(content["calibration"]["depths"].items()):
-        filled = [i for i, count in enumerate(of["counts"]) if count]
-        figure.add_scatter(
-            x=[of["confidence"][i] for i in filled],
-            y=[of["accuracy"][i] for i in filled],
-            customdata=[of["counts"][i] for i in filled],
-            mode="lines+markers",
-            name=f"N = {depth}: off by {of['expected_error']:.3f}",
-            line={"color": SERIES[index]},
-            hovertemplate="sure %{x:.2f}, right %{y:.2f}, %{customdata} predictions<extra></extra>",
+def clustering(content: Analysis) -> go.Figure:
+    """Measures of clustering along t, with the model's weights, constant ones and shuffled cells."""
+    measures = content["clustering"]
+    variants = {"": measures["model"], ", constant": measures["constant"], ", shuffled": measures["shuffled"]}
+    figure = plots.blank("t, the continuous layer index", "value")
+    for dash, (suffix, values) in zip(("solid", "dot", "dash"), variants.items(), strict=True):
+        for index, line in enumerate(plots.clustering_lines(measures["t"], values)):
+            line = line._replace(label=line.label + suffix)
+            plots.add_line(figure, line, plots.SERIES[index], dash, markers=False)
+    return figure
+
+
+def calibration(content: Analysis) -> go.Figure:
+    """Reliability diagram at each depth."""
+    figure = plots.blank_calibration()
+    hover = "confidence %{x:.2f}, accuracy %{y:.2f}, %{customdata} predictions<extra></extra>"
+    for index, (depth, judged) in enumerate(content["calibration"]["depths"].items()):
+        counts = [count for count in judged["counts"] if count]
+        line = plots.reliability_line(judged, f"N = {depth}: ")
+        plots.add_line(figure, line, plots.SERIES[index], customdata=counts, hovertemplate=hover)
+    return figure
+
+
+def robustness(content: Analysis) -> go.Figure:
+    """Bits per character that each disturbance adds at each depth."""
+    rows, depths = content["robustness"]["rows"], content["robustness"]["settings"]["depths"]
+    labels = [row["label"] for row in rows]
+    figure = plots.blank_rises(labels)
+    for index, depth in enumerate(depths):
+        plots.add_rises(
+            figure, labels, [row["rise"][index] for row in rows], f"N = {depth}", plots.SERIES[index]
         )
-    return figure.update_layout(xaxis_range=[-0.03, 1.03], yaxis_range=[-0.03, 1.03])
-
-
-def robustness(content: dict[str, Any]) -> go.Figure:
-    """What each disturbance adds to the loss at each depth, the weakest above the strongest."""
-    of = content["robustness"]
-    labels = [row["label"] for row in of["rows"]]
-    figure = blank_rises(labels)
-    for index, depth in enumerate(of["settings"]["depths"]):
-        rises = [row["rise"][index] for row in of["rows"]]
-        add_rises(figure, labels, rises, f"N = {depth}", SERIES[index])
     return figure
 
 
-def blank_rises(labels: Sequence[str]) -> go.Figure:
-    """A figure without data for :func:`add_rises`, with room for so many disturbances."""
-    figure = blank("added bits / character", "")
-    figure.update_yaxes(autorange="reversed", tickfont={"size": 11})
-    figure.update_xaxes(title_font_size=12)
-    return figure.update_layout(height=110 + 56 * len(labels), legend={"y": -0.14})
-
-
-def add_rises(
-    figure: go.Figure, labels: Sequence[str], rises: Sequence[dict[str, float]], name: str, colour: str
-) -> None:
-    """A bar for each disturbance, with its interval."""
-    means = [rise["mean"] for rise in rises]
-    figure.add_bar(
-        orientation="h",
-        y=[label.replace(", ", ",<br>") for label in labels],
-        x=means,
-        name=name,
-        marker_color=colour,
-        error_x={
-            "type": "data",
-            "array": [rise["high"] - mean for rise, mean in zip(rises, means, strict=True)],
-            "arrayminus": [mean - rise["low"] for rise, mean in zip(rises, means, strict=True)],
-            "color": "#14181c",
-            "thickness": 1,
+def pairs(content: Analysis) -> go.Figure:
+    """Changed tokens across, output tokens down; empty above the diagonal."""
+    outputs, growth, texts = content["pairs"]["outputs"], content["pairs"]["growth"], content["tokens"]
+    least, most = reach(growth)
+    hover = []
+    for output, row in zip(outputs, growth, strict=True):
+        hover.append([_pair_text(texts, k, output, value) for k, value in enumerate(row)])
+    ticks = [least, math.sqrt(least * most), most]
+    figure = plots.blank("changed token", "output token")
+    figure.add_heatmap(
+        x=list(range(1, len(texts) + 1)),
+        y=[output + 1 for output in outputs],
+        z=logarithms(growth, len(texts), least),
+        text=hover,
+        hovertemplate="%{text}<extra></extra>",
+        hoverongaps=False,
+        zmin=math.log10(least),
+        zmax=math.log10(most),
+        colorscale=plots.SCALE,
+        colorbar={
+            "orientation": "h",  # above the figure, so that a phone shows it in full width
+            "thickness": 12,
+            "title": {"text": "growth of a small change, estimated", "side": "top", "font": {"size": 12}},
+            "tickvals": [math.log10(tick) for tick in ticks],
+            "ticktext": [f"{_times(tick)} ×" for tick in ticks],
         },
-        hovertemplate="%{y}: %{x:+.3f} bits<extra>" + name + "</extra>",
     )
+    figure.update_xaxes(showgrid=False)
+    figure.update_yaxes(showgrid=False, autorange="reversed")
+    return figure.update_layout(height=520)
 
 
-def blank(x: str, y: str) -> go.Figure:
-    """A figure without data, with the titles of its axes."""
-    return go.Figure(
-        layout={
-            "template": "plotly_white",
-            "margin": {"l": 56, "r": 16, "t": 16, "b": 48},
-            "font": {"family": "system-ui, sans-serif", "size": 13},
-            "xaxis": {"title": x, "automargin": True},
-            "yaxis": {"title": y, "automargin": True},
-            "legend": {"orientation": "h", "y": -0.28, "yanchor": "top"},
-            "height": 380,
-        }
-    )
+def logarithms(growth: list[list[float | None]], length: int, least: float) -> list[list[float | None]]:
+    """log₁₀ of the growth, at least that of ``least``: [outputs, length], None for later tokens and numbers
+    that are not finite."""
+    rows: list[list[float | None]] = []
+    for row in growth:
+        values = [None if value is None else math.log10(max(value, least)) for value in row]
+        rows.append(values + [None] * (length - len(row)))
+    return rows
 
 
-def _plane(times: Sequence[float], clouds: Sequence[Sequence[Any]], names: Sequence[str]) -> go.Figure:
-    """Points in the complex plane, a cloud for each name, moved by a slider in t."""
+def reach(growth: list[list[float | None]]) -> tuple[float, float]:
+    """The smallest and the largest positive number, never equal."""
+    positive = [value for value in chain.from_iterable(growth) if value] or [1.0]
+    return min(positive), max(*positive, 1.01 * min(positive))
 
-    def traces(at: Sequence[Any]) -> list[go.Scatter]:
+
+def _pair_text(texts: list[str], changed: int, output: int, value: float | None) -> str:
+    before, after = (html.escape(shown(texts[place]), quote=False) for place in (changed, output))
+    number = "not finite" if value is None else f"{_times(value)} × as large"
+    return f"“{before}” (token {changed + 1})<br>→ “{after}” (token {output + 1}):<br>{number}"
+
+
+def _times(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def _plane(times: Sequence[float], points: np.ndarray, names: Sequence[str]) -> go.Figure:
+    """Points [times, names, n, 2] in the complex plane, with a slider in t."""
+
+    def traces(clouds: np.ndarray) -> list[go.Scatter]:
         return [
             go.Scatter(
-                x=[real for real, _ in points],
-                y=[imaginary for _, imaginary in points],
+                x=cloud[:, 0].tolist(),
+                y=cloud[:, 1].tolist(),
                 mode="markers",
                 name=name,
-                marker={"color": SERIES[index % len(SERIES)], "size": 5, "opacity": 0.7},
+                marker={"color": plots.SERIES[index % len(plots.SERIES)], "size": 5, "opacity": 0.7},
                 hovertemplate="%{x:.3f} + %{y:.3f} i<extra>" + name + "</extra>",
             )
-            for index, (name, points) in enumerate(zip(names, at, strict=True))
+            for index, (name, cloud) in enumerate(zip(names, clouds, strict=True))
         ]
 
-    figure = blank("real part", "imaginary part")
-    figure.add_traces(traces(clouds[0]))
-    figure.frames = [go.Frame(data=traces(at), name=f"{t:.2f}") for t, at in zip(times, clouds, strict=True)]
-    reach = 1.08 * max(max(abs(v) for v in point) for at in clouds for one in at for point in one)
+    figure = plots.blank("real part", "imaginary part")
+    figure.add_traces(traces(points[0]))
+    frames = zip(times, points, strict=True)
+    figure.frames = [go.Frame(data=traces(clouds), name=f"{t:.2f}") for t, clouds in frames]
+
+    reach = 1.08 * float(np.nanmax(abs(points)))
     step = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
     slider = {
         "currentvalue": {"prefix": "t = "},
@@ -288,11 +245,3 @@ def _plane(times: Sequence[float], clouds: Sequence[Sequence[Any]], names: Seque
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
         margin={"l": 56, "r": 16, "t": 40, "b": 96},
     )
-
-
-def _by_time(spectrum: dict[str, Any]) -> list[tuple[list[Any], list[float]]]:
-    return list(zip(spectrum["eigenvalues"], spectrum["norm"], strict=True))
-
-
-def _over(points: Sequence[Sequence[float]], norm: float) -> list[list[float]]:
-    return [[real / norm, imaginary / norm] for real, imaginary in points]

@@ -1,4 +1,4 @@
-"""Why this answer: the prompt's tokens that it leans on, and how sure the model is of it."""
+"""Explanation of an answer: its confidence, and the prompt tokens that it depends on."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from odeformer.model import Odeformer, token_losses
 
 
 class Explanation(NamedTuple):
-    """Of one answer to one prompt."""
+    """The explanation of one answer to one prompt."""
 
     method: str
-    """Of :data:`odeformer.analysis.answers.attribution.METHODS`."""
+    """A method of :data:`odeformer.analysis.answers.attribution.METHODS`."""
     first: int
-    """Of the prompt's tokens those from here on were seen: the rest did not fit the context."""
+    """The first prompt token that fits the context; earlier tokens were dropped."""
     shares: list[float]
-    """How much the answer leans on each of them: parts of 1, all together."""
+    """The share of each prompt token from ``first`` on in the attribution; they sum to 1."""
     probabilities: list[float]
-    """Of each of the answer's tokens, given those before it, as the model itself gives them."""
+    """The model's probability of each answer token, given the tokens before it."""
 
     @property
     def confidence(self) -> float:
-        """The geometric mean of the answer's probabilities."""
+        """Geometric mean of the answer's probabilities."""
         return math.exp(sum(map(math.log, self.probabilities)) / len(self.probabilities))
 
     def strongest(self, count: int) -> list[tuple[int, float]]:
-        """The prompt's tokens that the answer leans on most: their positions and shares."""
+        """Positions and shares of the prompt tokens with the largest shares."""
         order = sorted(range(len(self.shares)), key=lambda k: -self.shares[k])[:count]
         return [(self.first + k, self.shares[k]) for k in order]
 
@@ -38,13 +38,13 @@ class Explanation(NamedTuple):
 def explain(
     model: Odeformer, prompt: Sequence[int], answer: Sequence[int], depth: int | None = None
 ) -> Explanation:
-    """Explain token ids that the model has written.
+    """Explain the token ids of an answer.
 
-    A prompt too long for the context loses its beginning, as in writing; of a longer answer only the first
-    tokens that fit behind one token of the prompt are explained.
+    As in generation, a prompt that exceeds the context loses its beginning. Only as many answer tokens are
+    explained as fit the context after one prompt token.
 
     Raises:
-        ValueError: for an empty prompt or answer.
+        ValueError: If the prompt or the answer is empty.
     """
     if not prompt or not answer:
         raise ValueError("an explanation needs a prompt and an answer of at least one token each")
@@ -52,12 +52,13 @@ def explain(
     answer = list(answer)[:context]
     first = max(0, len(prompt) + len(answer) - 1 - context)
     kept = list(prompt)[first:]
-    ids, following = torch.tensor([[*kept, *answer[:-1]]]), torch.tensor([answer])
-    question = Question(model, ids, following, depth)
-    scores = METHODS[DEFAULT](question)[0, : len(kept)].double()
+    ids, answer_ids = torch.tensor([[*kept, *answer[:-1]]]), torch.tensor([answer])
+    question = Question(model, ids, answer_ids, depth)
     with torch.no_grad():
         x = question.flow.end(model.embed(ids))[:, -len(answer) :]
-        losses = token_losses(model.unembed(x), following)[0]
+        losses = token_losses(model.unembed(x), answer_ids)[0]
+
+    scores = METHODS[DEFAULT](question)[0, : len(kept)].double()
     total = float(scores.sum())
     shares = (scores / total).tolist() if total else [1 / len(kept)] * len(kept)
     return Explanation(DEFAULT, first, shares, losses.neg().exp().tolist())

@@ -1,4 +1,4 @@
-"""Which tokens each prediction of a text leans on, for all predictions at once."""
+"""Attribution of all predictions of a text to its tokens."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def heat_map(
     depth: int | Grid | None = None,
     points: int = 8,
 ) -> Tensor:
-    """Integrated gradients of chosen logits of one text, as
-    :func:`odeformer.analysis.answers.attribution.integrated_gradients` gives them for each of its beginnings.
+    """Integrated gradients of chosen logits of one text, equal to those of
+    :func:`odeformer.analysis.answers.attribution.integrated_gradients` for each of its prefixes.
 
-    No token sees those that come after it, so the states on the line from "no token" to the text are the same
-    for every prediction: some predictions at a time share them, and each costs a backward pass.
+    Attention is causal, so all predictions share the states on the path from the neutral state to the text;
+    each prediction costs a backward pass.
 
     Args:
         input_ids: [1, tokens].
-        outputs: positions j, rising.
-        answers: ids of tokens, one for each.
-        points: of the line, at the nodes of a Gauss–Legendre formula.
+        outputs: Positions j, in ascending order.
+        answers: One token id for each position.
+        points: Number of Gauss–Legendre nodes on the path.
 
     Returns:
-        Scores of every token k for the logit of ``answers[i]`` behind position ``outputs[i]``,
-        [outputs, tokens], not negative; 0 where k comes after j.
+        Non-negative scores [outputs, tokens] of each token k for the logit of ``answers[i]`` after position
+        ``outputs[i]``; 0 where k comes after that position.
     """
     x = model.embed(input_ids).detach()
     neutral = neutral_state(model, input_ids).expand_as(x)
@@ -48,21 +48,21 @@ def heat_map(
     scores, flow = x.new_zeros(len(outputs), x.shape[1]), flow_of(model, x.shape[1], depth)
     for rows in torch.arange(len(outputs)).split(OUTPUTS_AT_ONCE):
         positions = torch.tensor(outputs)[rows]
-        length = int(positions[-1]) + 1  # the text may end here
+        length = int(positions[-1]) + 1  # later tokens have no effect
         short = flow._replace(
             cell_maps=tuple(replace(step, field=step.field.part(0, length)) for step in flow.cell_maps)
         )
-        begin = neutral[:, :length]
-        way, total = x[:, :length] - begin, x.new_zeros(len(rows), length, x.shape[2])
+        start = neutral[:, :length]
+        path, total = x[:, :length] - start, x.new_zeros(len(rows), length, x.shape[2])
 
         def logits(x: Tensor) -> Tensor:
-            chosen = model.unembed(short.end(x)[0, positions])  # noqa: B023 (called in this turn alone)
+            chosen = model.unembed(short.end(x)[0, positions])  # noqa: B023 (called in this iteration only)
             return chosen.gather(1, answers[rows, None])[:, 0]  # noqa: B023
 
         with differentiable_attention():
-            for place, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
-                pull = vjp(logits, begin + float(place) * way)[1]
+            for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+                pull = vjp(logits, start + float(node) * path)[1]
                 (gradients,) = vmap(pull)(torch.eye(len(rows)).to(x))
                 total += float(weight) * gradients[:, 0].detach()
-        scores[rows, :length] = (total * way).sum(-1).abs()
+        scores[rows, :length] = (total * path).sum(-1).abs()
     return scores

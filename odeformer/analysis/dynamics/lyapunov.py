@@ -1,10 +1,9 @@
-"""Lyapunov exponents of a flow: how fast nearby joint states of all tokens part, or meet.
+"""Lyapunov exponents of a flow: the rates at which nearby joint states of all tokens diverge or converge.
 
-The state is that of all tokens together, so what one token does to another is in it. Benettin et al. 1980
-(Meccanica 15): tangents are carried along by Jacobian–vector products and made orthonormal again after
-every step by a QR decomposition, whose diagonal says how much each has grown. Memory: m states, and about
-what a forward pass takes, with a solver of one evaluation. :func:`finite_time_exponents` carries a few
-tangents more, and its way back holds the graph of one step.
+Tangents are carried along by Jacobian–vector products and re-orthonormalised after each step by a QR
+decomposition, whose diagonal holds their growth (Benettin et al. 1980, Meccanica 15). The memory is m states
+plus about one forward pass, for a solver with one evaluation per cell. :func:`finite_time_exponents` adds a
+few tangents, and its backward sweep holds the graph of one step.
 """
 
 from __future__ import annotations
@@ -20,83 +19,68 @@ from odeformer.analysis.flow import Step
 
 
 class Exponents(NamedTuple):
-    """Growth rates of the leading directions, largest first, for each element of the batch."""
+    """Growth rates of the leading directions, largest first, for each batch element."""
 
     values: Tensor
-    """[batch, m]: logarithm of growth over the whole way, by its duration."""
+    """[batch, m]: logarithm of the total growth, divided by the total duration."""
     local: Tensor
-    """[steps, batch, m]: the same for each step, of the directions that lead over the way up to there."""
+    """[steps, batch, m]: the rate of each step, for the directions that lead up to it."""
 
 
-def lyapunov_exponents(
-    steps: Sequence[Step], x: Tensor, durations: Sequence[float], count: int, seed: int = 0
-) -> Exponents:
-    """The leading ``count`` exponents of a long way, from tangents in random directions.
+def lyapunov_exponents(steps: Sequence[Step], x: Tensor, durations: Sequence[float], count: int) -> Exponents:
+    """The leading ``count`` exponents of a long trajectory, from random initial tangents.
 
-    Over a long way what remains of the directions' first choice fades as one over its duration. Over the few
-    cells of a transformer it does not: see :func:`finite_time_exponents`.
+    The influence of the initial tangents decays with one over the duration, which the few cells of a
+    transformer are too short for: use :func:`finite_time_exponents` there.
 
     Args:
-        steps: maps of states, as many as ``durations``.
-        x: where it begins, [batch, ...].
-        durations: of the steps, in the unit of time that the exponents are wanted in.
+        steps: Maps of states, as many as ``durations``.
+        x: The initial state, [batch, ...].
+        durations: Durations of the steps, in the exponents' unit of time.
 
     Raises:
-        ValueError: for more directions than a state has.
+        ValueError: If there are more exponents than dimensions.
     """
-    tangents = _random_directions(x, count, seed)
-    logarithms = _sweep(steps, x, tangents)
+    logarithms, _ = _forward_sweep(steps, x, _random_directions(x, count))
     return _per_duration(logarithms, durations)
 
 
 def finite_time_exponents(
-    steps: Sequence[Step],
-    x: Tensor,
-    durations: Sequence[float],
-    count: int,
-    iterations: int = 4,
-    seed: int = 0,
+    steps: Sequence[Step], x: Tensor, durations: Sequence[float], count: int, iterations: int = 4
 ) -> Exponents:
-    """The leading ``count`` exponents over exactly this way: ln σ_i / duration, σ_i the singular values of
-    the derivative of its end with respect to its beginning.
+    """The leading ``count`` finite-time exponents: ln σ_i / duration, with σ_i the singular values of the
+    derivative of the final state with respect to the initial one.
 
-    The directions that grow most are found by subspace iteration (Halko, Martinsson and Tropp 2011, arXiv
-    0909.4061): ``iterations`` times forth, by Jacobian–vector products, and back, by vector–Jacobian ones.
-
-    Args, Raises: those of :func:`lyapunov_exponents`.
+    The singular vectors are found by subspace iteration (Halko, Martinsson and Tropp 2011, arXiv 0909.4061):
+    ``iterations`` forward sweeps of Jacobian–vector and backward sweeps of vector–Jacobian products. Other
+    arguments and errors are those of :func:`lyapunov_exponents`.
     """
-    tangents = _random_directions(x, count + _spare(x, count), seed)
+    # Four extra directions make the last exponents as accurate as the first.
+    tangents = _random_directions(x, max(count, min(count + 4, x[0].numel())))
     for _ in range(iterations):
-        _sweep(steps, x, tangents)
-        _back(steps, x, tangents)
-    logarithms, triangles = _carry(steps, x, tangents)
-    durations_sum = sum(durations)
-    values = torch.linalg.svdvals(triangles).log()[:, :count] / durations_sum
-    local = _per_duration(logarithms, durations).local[..., :count]
-    return Exponents(values, local)
+        _forward_sweep(steps, x, tangents)
+        _backward_sweep(steps, x, tangents)
+    logarithms, triangle = _forward_sweep(steps, x, tangents)
+    values = torch.linalg.svdvals(triangle).log()[:, :count] / sum(durations)
+    return Exponents(values, _per_duration(logarithms, durations).local[..., :count])
 
 
-def _spare(x: Tensor, count: int) -> int:
-    """A few directions more than asked for make the last ones as exact as the first."""
-    return min(count + 4, x[0].numel()) - count
-
-
-def _random_directions(x: Tensor, count: int, seed: int) -> Tensor:
-    """Orthonormal ones, [m, batch, ...]."""
+def _random_directions(x: Tensor, count: int) -> Tensor:
+    """Orthonormal random directions, [m, batch, ...]."""
     dimensions = x[0].numel()
     if not 1 <= count <= dimensions:
         raise ValueError(f"{count} exponents of a state of {dimensions} numbers: from 1 to {dimensions}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     drawn = torch.randn(count, *x.shape, generator=generator, dtype=x.dtype).to(x.device)
     _orthonormalise(drawn)
     return drawn
 
 
 def _orthonormalise(tangents: Tensor) -> Tensor:
-    """Make tangents [m, batch, ...] orthonormal in place; R [batch, m, m] of their QR decomposition.
+    """Orthonormalise tangents [m, batch, ...] in place; return R [batch, m, m] of their QR decomposition.
 
-    By the Gram–Schmidt process, everything twice, which is as exact as Householder's reflections (Giraud et
-    al. 2005, Numerische Mathematik 101) and needs no room for Q beside them.
+    Gram–Schmidt applied twice is as accurate as Householder reflections (Giraud et al. 2005, Numerische
+    Mathematik 101), and needs no memory for Q.
     """
     columns = tangents.flatten(2).transpose(0, 1)  # [batch, m, n], a view
     count = columns.shape[1]
@@ -113,18 +97,13 @@ def _orthonormalise(tangents: Tensor) -> Tensor:
     return triangle
 
 
-def _sweep(steps: Sequence[Step], x: Tensor, tangents: Tensor) -> Tensor:
-    """Logarithms of growth [steps, batch, m]; the tangents become their orthonormal images at the end."""
-    logarithms = []
-    for step in steps:
-        x = move(step, x, tangents)
-        logarithms.append(_orthonormalise(tangents).diagonal(dim1=-2, dim2=-1).log())
-    return torch.stack(logarithms)
+def _forward_sweep(steps: Sequence[Step], x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    """Carry tangents to the end, where they are orthonormal again.
 
-
-def _carry(steps: Sequence[Step], x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
-    """The same logarithms; and the product of the triangles, [batch, m, m], which has the derivative's
-    singular values in the tangents' span."""
+    Returns:
+        Logarithms of growth [steps, batch, m], and the product of all R [batch, m, m], which has the
+        derivative's singular values on the tangents' span.
+    """
     logarithms = []
     product = torch.eye(len(tangents), dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
     for step in steps:
@@ -135,10 +114,10 @@ def _carry(steps: Sequence[Step], x: Tensor, tangents: Tensor) -> tuple[Tensor, 
     return torch.stack(logarithms), product
 
 
-def _back(steps: Sequence[Step], x: Tensor, cotangents: Tensor) -> None:
-    """Directions at the end become orthonormal ones at the beginning, step by step.
+def _backward_sweep(steps: Sequence[Step], x: Tensor, cotangents: Tensor) -> None:
+    """Pull directions at the end back to orthonormal directions at the beginning, in place.
 
-    Each step's beginning is found anew from x: that costs less time than a tangent, and keeps no states.
+    Each step's initial state is recomputed from x: that takes less time than a tangent, and stores no states.
     """
     for index in reversed(range(len(steps))):
         with torch.no_grad():
@@ -148,10 +127,11 @@ def _back(steps: Sequence[Step], x: Tensor, cotangents: Tensor) -> None:
         start.requires_grad_()
         with torch.enable_grad():
             end = steps[index](start)
+
         for cotangent in cotangents:
             (pulled,) = torch.autograd.grad(end, start, cotangent, retain_graph=True)
             cotangent.copy_(pulled)
-        del start, end, pulled  # and with them the step's graph, before the next one is made
+        del start, end, pulled  # frees the step's graph before the next one is built
         _orthonormalise(cotangents)
 
 

@@ -1,8 +1,8 @@
-"""Tangents carried along a flow: each step's derivative at x times small changes of x.
+"""Tangents carried along a flow: Jacobian–vector products of each step.
 
-Attention's scores are larger than the state by tokens / head width, and a derivative carries several of their
-kind. So a cell moves a few tokens after the others, which is all that causal attention needs: what stays of
-earlier ones is their keys and values, and what those become, for each evaluation of the field in the cell.
+Attention scores are larger than the state by a factor of tokens / head width, and a derivative holds several
+tensors of their size. A cell therefore processes a few tokens at a time, which causal attention allows: only
+the keys and values of earlier tokens, and their tangents, are kept for each evaluation of the field.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from odeformer.inference.decoding import CachedField
 
 @torch.no_grad()
 def move(step: Step, x: Tensor, tangents: Tensor) -> Tensor:
-    """The next state; the tangents [m, *x.shape] become their images, in place.
+    """The next state; the tangents [m, *x.shape] are replaced by their images, in place.
 
-    Those of a model's cell one after the other, in about the memory that the cell itself takes with a solver
-    of one evaluation; those of any other map all at once.
+    A model's cell takes one tangent at a time, in about the memory of the cell itself; any other map takes
+    all at once.
     """
     if isinstance(step, CellStep):
         for tangent in tangents:
@@ -38,28 +38,29 @@ def move(step: Step, x: Tensor, tangents: Tensor) -> Tensor:
 
 
 def _push_by_tokens(step: CellStep, x: Tensor, tangent: Tensor) -> None:
-    """As many tokens at a time as a head is wide: their scores are then no larger than the state."""
+    """Push as many tokens at a time as a head is wide, so that their scores are no larger than the state."""
     batch, length, _ = x.shape
-    field: Any = step.field  # of some flavour: a dataclass with the model's config
+    field: Any = step.field  # a dataclass of the flavour, with the model's config
     few = field.config.head_width
     field = _PlainField(_with_still_tables(field), batch, length)
-    # Matrices stay as they are: zeros of their size would be multiplied with.
+    # Only vectors: the zero tangent of a matrix would cost a product.
     weights = [{name: _still(w) if w.ndim == 1 else w for name, w in block.items()} for block in step.weights]
     step = dataclasses.replace(step, field=field, weights=weights)
+
     for first in range(0, length, few):
         last = min(first + few, length)
         causal = torch.ones(last - first, last, dtype=torch.bool, device=x.device).tril(first)
         field.at(first, last, causal)
-        # Copies: the tangent of a view would be made as large as the whole state.
+        # Clones: the tangent of a view would be allocated as large as the whole state.
         moved = step(forward_ad.make_dual(x[:, first:last].clone(), tangent[:, first:last].clone()))
         tangent[:, first:last] = forward_ad.unpack_dual(moved).tangent
 
 
 class _PlainField(CachedField):
-    """Attention as plain products, as the fused ones know no forward derivatives; and with few of them: the
-    weights are divided by their sum behind the product with the values, so that none stand beside scores.
+    """Attention by plain matrix products, as fused kernels have no forward derivatives.
 
-    Its mask is one for all of a batch, [new, tokens].
+    Weights are normalised after the product with the values, which saves a tensor of the scores' size. The
+    mask [new, tokens] is shared by the batch.
     """
 
     def mix(self, heads: Heads) -> Tensor:
@@ -78,18 +79,15 @@ class _PlainField(CachedField):
 
 
 def _still(tensor: Tensor) -> Tensor:
-    """The tensor with zeros for its tangent: without one torch goes a long way round at every use of it."""
+    """The tensor with a zero tangent, for which torch has a faster path than for a missing one."""
     return forward_ad.make_dual(tensor, torch.zeros_like(tensor))
 
 
 def _with_still_tables(field: Any) -> Any:
-    """The field with such tables of positions."""
-    tables = {entry.name: getattr(field, entry.name) for entry in dataclasses.fields(field)}
-    return dataclasses.replace(
-        field,
-        **{
-            name: _still(table)
-            for name, table in tables.items()
-            if isinstance(table, Tensor) and table.is_floating_point()
-        },
-    )
+    """The field with zero tangents for its tables of positions."""
+    changes = {}
+    for entry in dataclasses.fields(field):
+        table = getattr(field, entry.name)
+        if isinstance(table, Tensor) and table.is_floating_point():
+            changes[entry.name] = _still(table)
+    return dataclasses.replace(field, **changes)

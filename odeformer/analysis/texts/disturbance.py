@@ -1,7 +1,4 @@
-"""Text as it comes in practice: mistyped, in another order, with characters that nobody expected.
-
-Pure functions of a text, a strength and a seed.
-"""
+"""Disturbed texts as pure functions of text, strength and seed: typos, shuffled words, unknown characters."""
 
 from __future__ import annotations
 
@@ -11,20 +8,19 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 STRANGE = "ᚠᛞᛗ𐎠𐎼ꙮ⸎𓂀ꔖ⟁"
-"""Runes, cuneiform, hieroglyphs and the like: what hardly any training text has."""
+"""Runes, cuneiform, hieroglyphs and other characters that hardly any training text has."""
 
 
 def typos(text: str, share: float, seed: int) -> str:
-    """A share of the letters is off, by turns changed with the letter behind it and replaced by another one.
+    """Mistype letters: alternately swap one with the next, and replace one by another of the text's letters.
 
-    The other one is drawn from the text's own letters, in the case of the one that goes. The text keeps its
-    length.
+    A replacement keeps the case, and the text keeps its length.
 
     Args:
-        share: of the text's letters, from 0 to 1; at least one of them.
+        share: The share of letters to mistype, from 0 to 1; at least one letter is.
 
     Raises:
-        ValueError: for a text without letters.
+        ValueError: If the text has no letters.
     """
     letters = [place for place, character in enumerate(text) if character.isalpha()]
     if not letters:
@@ -32,9 +28,9 @@ def typos(text: str, share: float, seed: int) -> str:
     draw, written = random.Random(f"typos/{share}/{seed}"), list(text)
     alphabet = sorted({text[place].lower() for place in letters})
     for turn, place in enumerate(draw.sample(letters, max(1, round(share * len(letters))))):
-        behind = place + 1
-        if turn % 2 == 0 and behind < len(text) and text[behind].isalpha():
-            written[place], written[behind] = written[behind], written[place]
+        after = place + 1
+        if turn % 2 == 0 and after < len(text) and text[after].isalpha():
+            written[place], written[after] = written[after], written[place]
         else:
             other = draw.choice([letter for letter in alphabet if letter != text[place].lower()] or alphabet)
             written[place] = other.upper() if text[place].isupper() and len(other.upper()) == 1 else other
@@ -42,10 +38,10 @@ def typos(text: str, share: float, seed: int) -> str:
 
 
 def shuffled_words(text: str, window: float, seed: int) -> str:
-    """Words change places within windows of so many words; what is between them stays where it is.
+    """Shuffle words within windows of ``window`` words; white space stays in place.
 
     Raises:
-        ValueError: for a text of fewer than two words.
+        ValueError: If the text has fewer than two words.
     """
     words, size = re.findall(r"\S+", text), int(window)
     if len(words) < 2:
@@ -60,13 +56,13 @@ def shuffled_words(text: str, window: float, seed: int) -> str:
 
 
 def strange_characters(text: str, share: float, seed: int) -> str:
-    """Characters of :data:`STRANGE` that the text does not have are put in, anywhere.
+    """Insert characters of :data:`STRANGE` that the text does not contain at random places.
 
     Args:
-        share: of the text's characters, how many come to them; at least one.
+        share: The number of insertions relative to the text's length; at least one is made.
 
     Raises:
-        ValueError: for a text that has all of them.
+        ValueError: If the text contains all of them.
     """
     unknown = [character for character in STRANGE if character not in text]
     if not unknown:
@@ -78,14 +74,15 @@ def strange_characters(text: str, share: float, seed: int) -> str:
 
 
 class Disturbance(NamedTuple):
-    """A way to disturb a text, weakly and strongly."""
+    """A kind of disturbance with a weak and a strong setting."""
 
     disturb: Callable[[str, float, int], str]
     strengths: tuple[float, float]
     label: str
-    """With its strength in it, for people; shares as percent."""
+    """A description with a placeholder for the strength."""
 
     def named(self, strength: float) -> str:
+        """The description of one strength; shares are written as percentages."""
         return self.label.format(strength if strength > 1 else f"{100 * strength:g} %")
 
 

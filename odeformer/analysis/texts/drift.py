@@ -1,33 +1,33 @@
-"""Whether a model behaves on a new text as on a reference: six figures of windows of both, and what moved."""
+"""Drift of a model between a reference and a new text: six figures per window, and their tests."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from odeformer.analysis.answers.attribution import Question, sensitivity
+from odeformer.analysis.content import DriftFigure, Settings
 from odeformer.analysis.dynamics.lyapunov import finite_time_exponents
 from odeformer.analysis.dynamics.noise import relative_growth
 from odeformer.analysis.flow import flow_of
-from odeformer.analysis.statistics.interval import bootstrap_difference
-from odeformer.analysis.statistics.permutation import PERMUTATIONS, holm, permutation_test
+from odeformer.analysis.statistics import PERMUTATIONS, bootstrap_difference, holm, permutation_test
 from odeformer.model import Odeformer, token_losses
 
 WINDOW = 64
-"""Tokens of a window, or the context's length where that is shorter."""
+"""Tokens of a window; the context length if that is shorter."""
 MOST_WINDOWS, LEAST_WINDOWS = 32, 8
 ALPHA = 0.05
-"""Of all figures together: a figure has moved where its adjusted p is no more."""
+"""Family-wise significance level: a figure has moved if its adjusted p is at most this."""
 AT_ONCE = 8
-"""Windows in one pass."""
+"""The batch size of forward passes."""
 EXPONENT_TOKENS, ITERATIONS = 32, 2
-"""The exponent, which takes most of the time: of a window's first tokens, by so many subspace iterations."""
+"""The exponent, the slowest figure, takes a window's first tokens and few subspace iterations."""
 NOISE, NOISE_DRAWS = 0.01, 4
 OUTPUTS = 4
-"""Predictions of a window whose sensitivities are looked at, spread over its second half."""
+"""Predictions of a window with sensitivities, spread over its second half."""
 
 UNITS = {
     "loss": "nats per token, mean over the window",
@@ -40,28 +40,28 @@ UNITS = {
 
 
 class Windows(NamedTuple):
-    """Of a text, all of one length, spread over it."""
+    """Windows of equal length, spread over a text."""
 
     ids: Tensor
     """[windows, tokens], int64."""
     starts: list[int]
-    """Of each its first token's place in the text."""
+    """Position of each window's first token in the text."""
 
 
 def windows_of(ids: Tensor, length: int) -> Windows:
-    """At most :data:`MOST_WINDOWS` of ``length`` tokens that do not overlap, from token ids [n].
+    """Up to :data:`MOST_WINDOWS` non-overlapping windows of ``length`` tokens from token ids [n].
 
     Raises:
-        ValueError: for a text that has fewer than :data:`LEAST_WINDOWS`.
+        ValueError: If the text has room for fewer than :data:`LEAST_WINDOWS`.
     """
-    there = len(ids) // length
-    if there < LEAST_WINDOWS:
+    available = len(ids) // length
+    if available < LEAST_WINDOWS:
         raise ValueError(
             f"has {len(ids):,} tokens, too few for {LEAST_WINDOWS} windows of {length}: "
             f"{LEAST_WINDOWS * length:,} are needed"
         )
-    count = min(there, MOST_WINDOWS)
-    starts = [index * there // count * length for index in range(count)]
+    count = min(available, MOST_WINDOWS)
+    starts = [index * available // count * length for index in range(count)]
     return Windows(torch.stack([ids[start : start + length] for start in starts]), starts)
 
 
@@ -71,10 +71,10 @@ def figures(
     depth: int,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> dict[str, Tensor]:
-    """The figures of :data:`UNITS`, of each of the windows [windows, tokens]: each [windows], float64.
+    """Each figure of :data:`UNITS` for windows [windows, tokens]: [windows] each, float64.
 
     Raises:
-        ValueError: for a figure that is not finite.
+        ValueError: If a figure is not finite.
     """
     parts: list[dict[str, Tensor]] = []
     for few in windows.split(AT_ONCE):
@@ -87,23 +87,24 @@ def figures(
                 "tokens_leaned_on": _tokens_leaned_on(model, few, depth),
             }
         )
-    found = {name: torch.cat([part[name] for part in parts]).double().cpu() for name in UNITS}
-    for name, values in found.items():
-        if not values.isfinite().all():
-            raise ValueError(f"{name.replace('_', ' ')} is not finite: the model's numbers overflow on it")
-    return found
+    values = {}
+    for name in UNITS:
+        values[name] = torch.cat([part[name] for part in parts]).double().cpu()
+        if not values[name].isfinite().all():
+            raise ValueError(f"{name.replace('_', ' ')} is not finite: the model's numbers overflow")
+    return values
 
 
 @torch.no_grad()
 def _predictions(model: Odeformer, windows: Tensor, depth: int) -> dict[str, Tensor]:
     logits = model(windows[:, :-1], depth=depth).logits.double()
-    logarithms = logits.log_softmax(-1)
-    best, guess = logarithms.max(-1)
+    log_probabilities = logits.log_softmax(-1)
+    best, guess = log_probabilities.max(-1)
     right = (guess == windows[:, 1:]).double()
     return {
         "loss": token_losses(logits, windows[:, 1:]).mean(1),
         "calibration_gap": (best.exp() - right).mean(1),
-        "entropy": -(logarithms.exp() * logarithms).sum(-1).mean(1),
+        "entropy": -(log_probabilities.exp() * log_probabilities).sum(-1).mean(1),
     }
 
 
@@ -115,29 +116,29 @@ def _leading_exponent(model: Odeformer, windows: Tensor, depth: int) -> Tensor:
 
 
 def _tokens_leaned_on(model: Odeformer, windows: Tensor, depth: int) -> Tensor:
-    whole = windows.shape[1]
+    length = windows.shape[1]
+    ends = {length * (OUTPUTS + 1 + k) // (2 * OUTPUTS) for k in range(OUTPUTS)}
     numbers = []
-    for length in sorted({whole * (OUTPUTS + 1 + k) // (2 * OUTPUTS) for k in range(OUTPUTS)}):
-        few = windows[:, :length]
+    for end in sorted(ends):
+        prefix = windows[:, :end]
         with torch.no_grad():
-            likeliest = model(few, depth=depth).logits[:, -1].argmax(-1)
-        numbers.append(effective_number(sensitivity(Question(model, few, likeliest, depth))))
+            most_likely = model(prefix, depth=depth).logits[:, -1].argmax(-1)
+        numbers.append(effective_number(sensitivity(Question(model, prefix, most_likely, depth))))
     return torch.stack(numbers).mean(0)
 
 
 def effective_number(scores: Tensor) -> Tensor:
-    """How many tokens share the scores [..., tokens], not negative: e to their shares' entropy, from 1 to
-    their number: [...]."""
+    """Effective number of tokens: exponential of the entropy of normalised scores, [..., tokens] → [...]."""
     shares = scores.double()
     shares = shares / shares.sum(-1, keepdim=True)
     return torch.special.entr(shares).sum(-1).exp()
 
 
-def moved(reference: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """Of each figure both means, their difference with its interval, the test, and whether it has moved.
+def moved(reference: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, DriftFigure]:
+    """Both means of each figure, their difference with its interval, and the test of whether it has moved.
 
     Args:
-        reference, new: what :func:`figures` gave of both texts.
+        reference, new: The :func:`figures` of both texts.
     """
     tests = {name: permutation_test(reference[name], new[name]) for name in reference}
     adjusted = holm({name: test.p for name, test in tests.items()})
@@ -156,8 +157,8 @@ def moved(reference: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, dic
     }
 
 
-def settings(depth: int, length: int) -> dict[str, Any]:
-    """How the figures and tests are made, for people and programs."""
+def settings(depth: int, length: int) -> Settings:
+    """The settings of figures and tests, as ``drift.json`` holds them."""
     return {
         "depth": depth,
         "window": length,

@@ -1,5 +1,5 @@
-"""Any depth as a GGUF file for llama.cpp and what is built on it. Needs the package ``gguf``.
+"""Export of a model at any depth to a GGUF file for llama.cpp. Needs the package ``gguf``.
 
-``layout`` knows how llama.cpp names and lays out the layers, ``vocabulary`` what it must know of a
-tokenizer; ``writing`` writes the file and compares, ``reading`` has it loaded by others.
+``writing`` writes and checks the file, with ``layout`` for tensors and ``vocabulary`` for the tokenizer;
+``reading`` loads a file with other libraries.
 """

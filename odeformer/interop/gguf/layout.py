@@ -1,4 +1,4 @@
-"""The layers' tensors as llama.cpp names and lays them out, and the numbers it runs them by."""
+"""Names and layout of tensors in llama.cpp, and its hyperparameters."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from torch import Tensor
 
 from odeformer.config import ModelConfig
 from odeformer.interop.materialise import Ordinary
+from odeformer.interop.qkv import neox_to_gpt2, split_llama
 
 ARCHITECTURES = {
     ("llama", "lie_trotter"): "llama",
     ("neox", "euler"): "gptneox",
     ("neox", "lie_trotter"): "gptneox",
 }
-"""llama.cpp's name for the layers that a flavour's solver steps are."""
+"""llama.cpp's architecture for layers of a flavour and solver."""
 MODULES = {
     "attention_norm": "attn_norm",
     "qkv": "attn_qkv",
@@ -24,19 +25,21 @@ MODULES = {
     "up": "ffn_up",
     "down": "ffn_down",
 }
+"""llama.cpp's names of the projections and norms in a layer."""
 OUTER = {
     "embedding.weight": "token_embd.weight",
     "final_norm.weight": "output_norm.weight",
     "final_norm.bias": "output_norm.bias",
     "unembedding.weight": "output.weight",
 }
+"""llama.cpp's names of the tensors outside the layers."""
 
 
 def architecture_name(config: ModelConfig, solver: str) -> str:
     """llama.cpp's architecture for these layers.
 
     Raises:
-        ValueError: where it has none.
+        ValueError: if it has none.
     """
     name = ARCHITECTURES.get((config.flavour, solver))
     if name is None:
@@ -50,47 +53,34 @@ def architecture_name(config: ModelConfig, solver: str) -> str:
 
 
 def tensors(ordinary: Ordinary, architecture: str) -> dict[str, Tensor]:
-    """Every tensor of the file by its name, float32 on the CPU; matrices [out, in]."""
-    found = {OUTER[name]: tensor for name, tensor in ordinary.outer.items()}
-    if architecture == "gptneox":  # which has no tied head
-        found.setdefault("output.weight", found["token_embd.weight"])
+    """The file's tensors by name, float32 on the CPU; matrices are [out, in]."""
+    state = {OUTER[name]: tensor for name, tensor in ordinary.outer.items()}
+    if architecture == "gptneox":  # it has no tied output matrix
+        state.setdefault("output.weight", state["token_embd.weight"])
     for name, stacked in ordinary.layers.items():
         module, kind = name.rsplit("_", 1)
         for index, tensor in enumerate(stacked):
             parts = {MODULES[module]: tensor}
             if module == "qkv" and architecture == "llama":
-                parts = _separate(tensor, ordinary.config)
-            elif module == "qkv":
-                # Ours lie side by side for each head; theirs are all queries, all keys, all values.
+                query, key, value = split_llama(tensor, ordinary.config)
                 parts = {
-                    "attn_qkv": tensor.unflatten(0, (ordinary.config.heads, 3, -1))
-                    .transpose(0, 1)
-                    .flatten(0, 2)
+                    "attn_q": _adjacent_pairs(query, ordinary.config.heads),
+                    "attn_k": _adjacent_pairs(key, ordinary.config.groups),
+                    "attn_v": value,
                 }
-            found |= {f"blk.{index}.{theirs}.{kind}": part for theirs, part in parts.items()}
-    return {name: tensor.detach().float().cpu().contiguous() for name, tensor in found.items()}
+            elif module == "qkv":
+                parts = {"attn_qkv": neox_to_gpt2(tensor, ordinary.config.heads)}
+            state |= {f"blk.{index}.{theirs}.{kind}": part for theirs, part in parts.items()}
+    return {name: tensor.detach().float().cpu().contiguous() for name, tensor in state.items()}
 
 
-def _separate(qkv: Tensor, config: ModelConfig) -> dict[str, Tensor]:
-    shared = config.groups * config.head_width
-    query, key, value = qkv.split([config.width, shared, shared])
-    return {
-        "attn_q": _by_pairs(query, config.heads),
-        "attn_k": _by_pairs(key, config.groups),
-        "attn_v": value,
-    }
-
-
-def _by_pairs(rows: Tensor, heads: int) -> Tensor:
-    """Rows that are rotated together, next to each other.
-
-    Ours, and those of ``transformers``, are half a head apart.
-    """
+def _adjacent_pairs(rows: Tensor, heads: int) -> Tensor:
+    """Query or key rows with the two that are rotated together adjacent, instead of half a head apart."""
     return rows.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
 def write_shape(ordinary: Ordinary, architecture: str, writer: Any) -> None:
-    """Say to a ``gguf.GGUFWriter`` what shape the layers are of."""
+    """Write the hyperparameters to a ``gguf.GGUFWriter``."""
     config = ordinary.config
     writer.add_block_count(config.depth)
     writer.add_context_length(config.context_length)

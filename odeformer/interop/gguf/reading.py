@@ -1,4 +1,4 @@
-"""A GGUF file as a model of ``transformers``: loaded by others' code, to see that the file is right."""
+"""Loading a GGUF file with other libraries, to check that the file is right."""
 
 from __future__ import annotations
 
@@ -10,79 +10,66 @@ from typing import Any
 import torch
 from gguf import MODEL_ARCH, GGUFReader, dequantize, get_tensor_name_map
 
+from odeformer.interop.hf.exporting import load_exported
+from odeformer.interop.qkv import gpt2_to_neox
+
 
 def load_gguf(file: Path, architecture: str) -> Any:
-    """The file's model in float32, weights as they are after rounding.
+    """The file's model as a ``transformers`` model in float32, with the weights after quantisation.
 
-    ``llama`` is read by ``transformers`` itself. ``gptneox`` it does not know: that is read by the package
-    ``gguf``, under the names that it has for the tensors of ``transformers``.
+    ``llama`` is read by ``transformers`` itself. It cannot read ``gptneox``, for which the tensors are read
+    by the package ``gguf``, with its table of the names that ``transformers`` uses.
 
     Raises:
-        ValueError: for tensors that are missing or not known.
+        ValueError: for missing or unexpected tensors.
     """
-    return _by_transformers(file) if architecture == "llama" else _neox(file)
+    if architecture != "llama":
+        return _load_neox(file)
+    with redirect_stderr(io.StringIO()):  # the progress bars cannot be switched off
+        return load_exported(file.parent, gguf_file=file.name, dtype=torch.float32)
 
 
-def _by_transformers(file: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    # Its progress bars for such a file cannot be switched off.
-    with redirect_stderr(io.StringIO()):
-        theirs, found = AutoModelForCausalLM.from_pretrained(
-            file.parent,
-            gguf_file=file.name,
-            dtype=torch.float32,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    wrong = sorted([*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]])
-    if wrong:
-        raise ValueError(f"{file}: transformers does not find its tensors: {wrong[0]}")
-    return theirs.eval()
-
-
-def _neox(file: Path) -> Any:
+def _load_neox(file: Path) -> Any:
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     reader = GGUFReader(file)
 
-    def said(key: str) -> Any:
+    def value_of(key: str) -> Any:
         field = reader.get_field(f"gptneox.{key}")
         if field is None:
             raise ValueError(f"{file}: gptneox.{key} is missing")
         return field.contents()
 
-    heads, width = said("attention.head_count"), said("embedding_length")
+    heads, width = value_of("attention.head_count"), value_of("embedding_length")
     theirs = GPTNeoXForCausalLM(
         GPTNeoXConfig(
-            vocab_size=said("vocab_size"),
+            vocab_size=value_of("vocab_size"),
             hidden_size=width,
-            num_hidden_layers=said("block_count"),
+            num_hidden_layers=value_of("block_count"),
             num_attention_heads=heads,
-            intermediate_size=said("feed_forward_length"),
-            max_position_embeddings=said("context_length"),
-            layer_norm_eps=said("attention.layer_norm_epsilon"),
-            use_parallel_residual=said("use_parallel_residual"),
+            intermediate_size=value_of("feed_forward_length"),
+            max_position_embeddings=value_of("context_length"),
+            layer_norm_eps=value_of("attention.layer_norm_epsilon"),
+            use_parallel_residual=value_of("use_parallel_residual"),
             rope_parameters={
                 "rope_type": "default",
-                "rope_theta": said("rope.freq_base"),
-                "partial_rotary_factor": said("rope.dimension_count") * heads / width,
+                "rope_theta": value_of("rope.freq_base"),
+                "partial_rotary_factor": value_of("rope.dimension_count") * heads / width,
             },
         )
     )
-    given = {tensor.name: tensor for tensor in reader.tensors}
-    names = get_tensor_name_map(MODEL_ARCH.GPTNEOX, said("block_count"))
+
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    names = get_tensor_name_map(MODEL_ARCH.GPTNEOX, value_of("block_count"))
     state = {}
     for name in theirs.state_dict():
-        known = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if known not in given:
-            raise ValueError(f"{file}: {known or name} is missing")
-        tensor = given.pop(known)
-        value = torch.tensor(dequantize(tensor.data, tensor.tensor_type))
-        if "query_key_value" in name:
-            value = value.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)
-        state[name] = value
-    if given:
-        raise ValueError(f"{file}: {min(given)} is not known")
+        key = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if key not in stored:
+            raise ValueError(f"{file}: {key or name} is missing")
+        tensor = stored.pop(key)
+        weight = torch.tensor(dequantize(tensor.data, tensor.tensor_type))
+        state[name] = gpt2_to_neox(weight, heads) if "query_key_value" in name else weight
+    if stored:
+        raise ValueError(f"{file}: tensor {min(stored)} is unexpected")
     theirs.load_state_dict(state)
     return theirs.eval()

@@ -1,4 +1,4 @@
-"""Write any depth of a model as a GGUF file, in full, half or 8-bit precision."""
+"""Export of a model at any depth to a GGUF file, in float32, float16 or 8-bit precision."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ PRECISIONS = {
     "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
-"""What matrices are stored as; vectors are float32 in every file, as llama.cpp wants them."""
+"""Data types of matrices. Vectors are float32 in every file, as llama.cpp requires."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What became of the model in the file."""
+    """The accuracy of an exported file."""
 
     difference: float
-    """Of its logits from the model's own, the largest, over their standard deviation."""
+    """Largest difference of its logits from the model's own, relative to their standard deviation."""
     in_half: int
-    """Matrices of a ``q8_0`` file whose rows are no whole number of its blocks of 32: they are ``f16``."""
+    """Number of matrices of a ``q8_0`` file stored as ``f16``, since their rows are not multiples of 32."""
 
 
 def export_gguf(
@@ -44,28 +44,29 @@ def export_gguf(
     file: Path,
     end_of_text: str,
 ) -> Written:
-    """Write the model at this depth as a GGUF file.
+    """Write a model at one depth as a GGUF file, after checking the file's logits.
 
     Args:
-        model: an attached adapter is merged. Its layers are its solver's steps where those are ordinary
-            layers, else those of its flavour's default solver.
-        tokenizer: the ``tokenizer.json`` that belongs to it.
+        model: the model; an attached adapter is merged. See
+            :func:`~odeformer.interop.materialise.materialise` about its solver.
+        tokenizer: the model's ``tokenizer.json``.
         depth: N; the model depth when not given.
         precision: a key of ``PRECISIONS``.
-        name: what the file says that it is.
-        file: written whole or not at all; one that is there is replaced.
+        name: the model name in the file.
+        file: the file, which is written atomically and replaced if it exists.
         end_of_text: the token at which generation ends.
 
     Raises:
-        ValueError: for layers or a tokenizer that llama.cpp does not have, too small a depth, or a file
-            that, loaded by others, does not give the logits of the model with rounded weights.
+        ValueError: for layers or a tokenizer that llama.cpp does not support, too small a depth, or a file
+            whose logits, as loaded by other libraries, are not those of the model with rounded weights.
     """
     ordinary = materialise(model, depth)
     architecture = architecture_name(ordinary.config, ordinary.solver)
     assert ordinary.config.vocabulary_size is not None
     vocabulary = read_vocabulary(tokenizer, ordinary.config.vocabulary_size, end_of_text)
     kind, file_type = PRECISIONS[precision]
-    ids, found, in_half = sample_ids(model.config), 0.0, 0
+
+    in_half = 0
     with new_file(file) as target:
         writer = GGUFWriter(target, architecture)
         writer.add_name(name)
@@ -80,15 +81,16 @@ def export_gguf(
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
+
+        ids = sample_ids(model.config)
         with torch.no_grad():
-            seen = load_gguf(target, architecture)(ids).logits
-            check_rounding(seen, rounded(ordinary, kind).model()(ids).logits)
-        found = difference(seen, own_logits(model, depth, ordinary.solver, ids))
-    return Written(found, in_half)
+            logits = load_gguf(target, architecture)(ids).logits
+            check_rounding(logits, rounded(ordinary, kind).model()(ids).logits)
+        return Written(difference(logits, own_logits(model, depth, ordinary.solver, ids)), in_half)
 
 
 def stored_as(shape: torch.Size, kind: GGMLQuantizationType) -> GGMLQuantizationType:
-    """What a tensor of this shape is stored as in a file of this kind."""
+    """The data type in which a file of type ``kind`` stores a tensor of this shape."""
     if len(shape) == 1:
         return GGMLQuantizationType.F32
     block, _ = GGML_QUANT_SIZES[kind]
@@ -96,15 +98,15 @@ def stored_as(shape: torch.Size, kind: GGMLQuantizationType) -> GGMLQuantization
 
 
 def rounded(ordinary: Ordinary, kind: GGMLQuantizationType) -> Ordinary:
-    """The same transformer with the weights that a file of this kind holds."""
+    """The transformer with its weights rounded as in a file of type ``kind``."""
 
-    def of(tensor: Tensor) -> Tensor:
+    def stored(tensor: Tensor) -> Tensor:
         array = tensor.detach().float().cpu().numpy()
-        stored = stored_as(tensor.shape, kind)
-        return torch.from_numpy(dequantize(quantize(array, stored), stored))
+        data_type = stored_as(tensor.shape, kind)
+        return torch.from_numpy(dequantize(quantize(array, data_type), data_type))
 
     return replace(
         ordinary,
-        layers={name: torch.stack([of(w) for w in stacked]) for name, stacked in ordinary.layers.items()},
-        outer={name: of(w) for name, w in ordinary.outer.items()},
+        layers={name: torch.stack([*map(stored, stacked)]) for name, stacked in ordinary.layers.items()},
+        outer={name: stored(tensor) for name, tensor in ordinary.outer.items()},
     )

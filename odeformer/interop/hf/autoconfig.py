@@ -1,4 +1,4 @@
-"""A checkpoint's configuration and tokenizer as classes of ``transformers``; ``automodel`` registers them."""
+"""A checkpoint's configuration and tokenizer as ``transformers`` classes, which ``automodel`` registers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from odeformer import checkpoint
 from odeformer.config import ModelConfig
 
 END_OF_TEXT = "<|endoftext|>"
-"""In every checkpoint's tokenizer."""
+"""The end-of-text token of every checkpoint's tokenizer."""
 
 
 class OdeformerConfig(PreTrainedConfig):
-    """A checkpoint's ``config.json``, and how to run it: ``depth`` N, ``adapter`` a folder."""
+    """A checkpoint's ``config.json``, with the ``depth`` N and the ``adapter`` folder to run it with."""
 
     model_type = "odeformer"
 
@@ -30,7 +30,7 @@ class OdeformerConfig(PreTrainedConfig):
         """The model's shape."""
         return ModelConfig.model_validate(self.model)
 
-    # By these names transformers and the evaluation harness ask for it.
+    # transformers and the evaluation harness use these names.
 
     @property
     def vocab_size(self) -> int | None:
@@ -54,22 +54,22 @@ class OdeformerConfig(PreTrainedConfig):
 
 
 class OdeformerTokenizer(PreTrainedTokenizerFast):
-    """A checkpoint's ``tokenizer.json``; a written-out end of text is letters, as everywhere here."""
+    """A checkpoint's ``tokenizer.json``; the text "<|endoftext|>" is tokenised as letters."""
 
     padding_side = "left"
 
-    # Not in __init__: for a class that has one of its own, transformers builds the tokenizer anew from its
-    # vocabulary alone, without what splits the text.
+    # Not in __init__: for classes with their own, transformers rebuilds the tokenizer from the vocabulary
+    # alone, without the pre-tokenizer.
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
     ) -> OdeformerTokenizer:
         """The tokenizer of a checkpoint folder."""
         shape, _ = checkpoint.load_config(Path(pretrained_model_name_or_path))
-        given = {
+        defaults = {
             "eos_token": END_OF_TEXT,
             "pad_token": END_OF_TEXT,
             "split_special_tokens": True,
             "model_max_length": shape.context_length,
         }
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **given | kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **defaults | kwargs)

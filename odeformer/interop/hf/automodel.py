@@ -1,11 +1,11 @@
-"""The continuous model itself for ``transformers``: import this module, and the ``Auto`` classes know it.
+"""The continuous-depth model as a ``transformers`` class. Importing this module registers it.
 
 >>> import odeformer.interop.hf.automodel                                                # doctest: +SKIP
 >>> model = AutoModelForCausalLM.from_pretrained("runs/book/final", depth=4)          # doctest: +SKIP
 >>> tokenizer = AutoTokenizer.from_pretrained("runs/book/final")                      # doctest: +SKIP
 >>> model.generate(**tokenizer("It was", return_tensors="pt"))                        # doctest: +SKIP
 
-``transformers`` has no entry point by which a package could announce its models without being imported.
+``transformers`` has no entry point with which a package could register models without being imported.
 """
 
 from __future__ import annotations
@@ -45,26 +45,26 @@ IGNORED = {
     "trust_remote_code",
     "use_safetensors",
 }
-"""What ``transformers`` and the evaluation harness pass along and a local folder has no use for."""
+"""Arguments of ``from_pretrained`` that do not matter for a local folder."""
 
 
-class ReadSoFar:
-    """What ``generate`` carries from step to step: a reader that remembers all tokens so far."""
+class DecoderCache:
+    """The ``past_key_values`` of the model: a decoder with its KV cache, in the interface of ``Cache``."""
 
-    def __init__(self, reader: Decoder, depth: int) -> None:
-        self.reader, self.depth = reader, depth
+    def __init__(self, decoder: Decoder, depth: int) -> None:
+        self.decoder, self.depth = decoder, depth
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens read, padding included."""
-        return self.reader.length
+        """Number of tokens read, including padding."""
+        return self.decoder.length
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Row i goes on from what row ``beam_idx[i]`` has read."""
-        self.reader.reorder(beam_idx)
+        """Let row i continue from what row ``beam_idx[i]`` has read."""
+        self.decoder.reorder(beam_idx)
 
 
 class OdeformerForCausalLM(PreTrainedModel, GenerationMixin):
-    """The model with the interface of ``transformers``. Its float32 weights lie on one device."""
+    """The model with the interface of ``transformers``. Its float32 weights are on one device."""
 
     config_class = OdeformerConfig
     base_model_prefix = "odeformer"
@@ -78,11 +78,11 @@ class OdeformerForCausalLM(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        """Forward makes its own memory: a solver evaluates the field where no list of layers has a place."""
+        # ``DynamicCache`` has an entry per layer; a solver may evaluate the field more often.
         return False
 
     def _init_weights(self, module: torch.nn.Module) -> None:
-        """They are initialised, or loaded, where they are made."""
+        pass  # the weights are initialised by Odeformer, or loaded
 
     @classmethod
     def from_pretrained(
@@ -92,16 +92,17 @@ class OdeformerForCausalLM(PreTrainedModel, GenerationMixin):
         config: OdeformerConfig | None = None,
         **kwargs: Any,
     ) -> OdeformerForCausalLM:
-        """The model of a checkpoint folder, read as :func:`odeformer.load` reads it: nothing may be missing.
+        """The model of a checkpoint folder, loaded as by :func:`odeformer.load`.
 
         Args:
             pretrained_model_name_or_path: the folder.
-            config: what ``AutoConfig`` made of it.
-            kwargs: ``depth``: N of every call that does not give one; the model depth when not given.
-                ``adapter``: a folder with one made for this checkpoint. ``device_map``: one device.
+            model_args: ignored.
+            config: the result of ``AutoConfig``.
+            kwargs: ``depth``: the default N; the model depth when not given. ``adapter``: an adapter folder.
+                ``device_map``: one device.
 
         Raises:
-            ValueError, FileNotFoundError: for a folder or a depth that cannot be used, or other arguments.
+            ValueError, FileNotFoundError: for an invalid folder or depth, or an unsupported argument.
         """
         folder = Path(pretrained_model_name_or_path)
         if config is None:
@@ -116,8 +117,9 @@ class OdeformerForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError(
                 f"from_pretrained: {unknown[0]!r} is not for this model; it takes depth, adapter, device_map"
             )
+
         loaded = odeformer.load(folder, config.adapter)
-        loaded.grids(config.depth)  # refuses one that it does not have before it is first run
+        loaded.grids(config.depth)  # checks the depth
         model = cls(config, loaded)
         vocabulary = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         ids = {token["content"]: token["id"] for token in vocabulary.get("added_tokens", [])}
@@ -126,14 +128,14 @@ class OdeformerForCausalLM(PreTrainedModel, GenerationMixin):
         return model.to(device).eval()
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Write a checkpoint folder, with the tokenizer of the one that the model came from.
+        """Write a checkpoint folder, with the tokenizer of the folder that the model was loaded from.
 
         Raises:
-            ValueError: for a folder that holds something, or a model with an adapter.
+            ValueError: for a folder that is not empty, or a model with an adapter.
         """
         folder = Path(save_directory)
         if folder.is_dir() and any(folder.iterdir()):
-            raise ValueError(f"{folder} holds something already: a checkpoint needs a folder of its own")
+            raise ValueError(f"{folder} holds something already: a checkpoint needs an empty folder")
         tokenizer = Path(self.config.name_or_path) / "tokenizer.json"
         model = self.odeformer
         checkpoint.save(model.state_dict(), model.config, model.solver, tokenizer, folder)
@@ -147,7 +149,7 @@ class OdeformerForCausalLM(PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         depth: int | None = None,
-        past_key_values: ReadSoFar | None = None,
+        past_key_values: DecoderCache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         return_dict: bool | None = None,
@@ -155,24 +157,27 @@ class OdeformerForCausalLM(PreTrainedModel, GenerationMixin):
         """Logits of the next token at every position, and with labels the loss.
 
         Args:
-            input_ids: token ids [batch, tokens], int64; with ``past_key_values`` those that it has not read.
-            attention_mask: [batch, tokens] of all tokens: 0 for padding, at either end of a row.
-            labels: [batch, tokens], −100 where there is nothing to predict; shifted here.
+            input_ids: token ids [batch, tokens], int64; with ``past_key_values``, only the new tokens.
+            attention_mask: [batch, tokens] for all tokens, 0 for padding, which is at an end of a row.
+            labels: [batch, tokens], −100 for tokens without loss; they are shifted here.
             depth: N; that of :meth:`from_pretrained` when not given.
-            past_key_values: what the last call with ``use_cache`` returned.
-            logits_to_keep: how many of the last positions' logits to return; 0: all.
+            past_key_values: the result of the previous call with ``use_cache``.
+            use_cache: whether to return ``past_key_values``.
+            logits_to_keep: number of last positions whose logits are returned; 0 means all.
+            return_dict: if False, a tuple is returned.
 
         Raises:
-            ValueError: as :meth:`odeformer.model.Odeformer.forward`; for padding that is not at a row's end,
-                or on the right where the text is to go on; for another depth than the memory's.
+            ValueError: as :meth:`odeformer.model.Odeformer.forward`; for padding between tokens, or on the
+                right with ``use_cache``; for a depth other than that of ``past_key_values``.
         """
         depth = self.config.depth if depth is None else depth
         if past_key_values is not None or use_cache:
-            past_key_values = past_key_values or self._reader(input_ids, attention_mask, depth)
-            logits = self._read_on(past_key_values, input_ids, depth, logits_to_keep == 1)
+            past_key_values = past_key_values or self._new_cache(input_ids, attention_mask, depth)
+            logits = self._decode(past_key_values, input_ids, depth, logits_to_keep == 1)
         else:
             padding = None if attention_mask is None else left_padding(attention_mask)
             logits = self._run(input_ids, padding, depth)
+
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1])
@@ -184,14 +189,14 @@ class OdeformerForCausalLM(PreTrainedModel, GenerationMixin):
     def _run(self, input_ids: Tensor, padding: Tensor | None, depth: int | None) -> Tensor:
         if padding is None or not padding.any():
             return self.odeformer(input_ids, depth=depth).logits
-        # No token sees those behind it: padding that goes from a row's left to its right is out of the way.
-        places = torch.arange(input_ids.shape[1], device=input_ids.device)
-        forth = (places + padding[:, None]) % len(places)
-        back = (places - padding[:, None]) % len(places)
+        # Attention is causal: padding that is moved from the left of a row to its right has no effect.
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        forth = (positions + padding[:, None]) % len(positions)
+        back = (positions - padding[:, None]) % len(positions)
         logits = self.odeformer(input_ids.gather(1, forth), depth=depth).logits
         return logits.gather(1, back[:, :, None].expand_as(logits))
 
-    def _reader(self, input_ids: Tensor, attention_mask: Tensor | None, depth: int | None) -> ReadSoFar:
+    def _new_cache(self, input_ids: Tensor, attention_mask: Tensor | None, depth: int | None) -> DecoderCache:
         padding = None
         if attention_mask is not None and not attention_mask.all():
             if not attention_mask[:, -1].all():
@@ -200,23 +205,23 @@ class OdeformerForCausalLM(PreTrainedModel, GenerationMixin):
         at = FixedDepthModel(self.odeformer, depth)
         capacity = at.config.context_length
         assert capacity is not None
-        return ReadSoFar(Decoder(at, input_ids.shape[0], capacity, padding), at.depth)
+        return DecoderCache(Decoder(at, input_ids.shape[0], capacity, padding), at.depth)
 
-    def _read_on(self, memory: ReadSoFar, input_ids: Tensor, depth: int | None, last_only: bool) -> Tensor:
-        wanted = self.odeformer.config.depth if depth is None else depth
-        if wanted != memory.depth:
-            raise ValueError(f"depth {wanted}: what was read so far was read at depth {memory.depth}")
-        total, most = memory.reader.length + input_ids.shape[1], self.config.max_position_embeddings
+    def _decode(self, cache: DecoderCache, input_ids: Tensor, depth: int | None, last_only: bool) -> Tensor:
+        depth = self.odeformer.config.depth if depth is None else depth
+        if depth != cache.depth:
+            raise ValueError(f"depth {depth}: the past tokens were read at depth {cache.depth}")
+        total, most = cache.decoder.length + input_ids.shape[1], self.config.max_position_embeddings
         if total > most:
             raise ValueError(f"a sequence of {total} tokens is longer than context_length {most}")
-        return memory.reader.read(input_ids, last_only)
+        return cache.decoder.read(input_ids, last_only)
 
 
 def left_padding(attention_mask: Tensor) -> Tensor:
-    """How many of each row's first tokens are padding, [batch], of a mask [batch, tokens].
+    """The number of padding tokens at the start of each row, [batch], from a mask [batch, tokens].
 
     Raises:
-        ValueError: for padding between tokens, or a row of nothing else.
+        ValueError: for padding between tokens, or a row that is all padding.
     """
     mask = attention_mask.bool()
     first = mask.int().argmax(dim=1)
@@ -233,7 +238,7 @@ def _one_device(device_map: Any) -> torch.device:
         return torch.device("cpu" if device_map is None else device_map)
     except (RuntimeError, TypeError):
         raise ValueError(
-            f"device_map {device_map!r}: the weights lie on one device; name it, such as 'cuda'"
+            f"device_map {device_map!r}: the model runs on one device; name it, such as 'cuda'"
         ) from None
 
 

@@ -1,5 +1,7 @@
-"""Write any depth of a model as a folder that ``transformers`` loads without this package, or its adapter
-as one that ``peft`` loads onto it. Both are loaded and compared before they are in their place.
+"""Export of a model at any depth as a ``transformers`` checkpoint, and of its adapter for ``peft``.
+
+Neither needs this package to be loaded. Both are loaded and compared with the model before they are
+published.
 """
 
 from __future__ import annotations
@@ -20,52 +22,52 @@ from odeformer.interop.materialise import WRITING, Ordinary, layer_weights, mate
 from odeformer.model import Odeformer
 
 HEAD = "lm_head"
-"""What all classes call the module of their output matrix, whatever its tensor is called in their files."""
+"""The module name of the output matrix in all classes, whatever its tensor's name in their files is."""
 
 
 def export(
     model: Odeformer, tokenizer: Path, depth: int | None, card: str, folder: Path, end_of_text: str
 ) -> float:
-    """Write the model at this depth as a checkpoint of ``transformers``.
+    """Write a model at one depth as a ``transformers`` checkpoint, after checking its logits.
 
     Args:
-        model: an attached adapter is merged. Its layers are its solver's steps where those are ordinary
-            layers, else those of its flavour's default solver.
-        tokenizer: the ``tokenizer.json`` that belongs to it.
+        model: the model; an attached adapter is merged. See
+            :func:`~odeformer.interop.materialise.materialise` about its solver.
+        tokenizer: the model's ``tokenizer.json``.
         depth: N; the model depth when not given.
         card: the model card, Markdown.
-        folder: written whole or not at all; one that is there is replaced.
+        folder: the folder, which is written atomically and replaced if it exists.
         end_of_text: the token at which generation ends.
 
     Returns:
-        The largest difference between the logits of the folder, as ``AutoModelForCausalLM`` loads it, and
-        the model's own at this depth by the same solver, over their standard deviation.
+        The largest difference between the logits of the checkpoint, as loaded by ``AutoModelForCausalLM``,
+        and those of the model at this depth with the same solver, relative to their standard deviation.
 
     Raises:
-        ValueError: for layers that no class of ``transformers`` has, too small a depth, or a folder that
-            does not give the model's logits when it is loaded.
+        ValueError: for layers that no ``transformers`` class has, too small a depth, or logits that differ by
+            more than rounding.
     """
     ordinary = materialise(model, depth)
     architecture = architecture_for(ordinary.config, ordinary.solver)
     config = architecture.to_config(ordinary)
     with new_folder(folder) as target:
         config.eos_token_id = _write_tokenizer(tokenizer, ordinary, end_of_text, target)
-        config.to_json_file(target / "config.json", use_diff=False)
-        # "pt" is what transformers asks for before it reads a file.
-        save_file(architecture.to_state(ordinary), target / "model.safetensors", metadata={"format": "pt"})
+        _write_model(config, architecture.to_state(ordinary), target)
         (target / "README.md").write_text(card, encoding="utf-8")
         return _difference(model, depth, ordinary, load_exported(target))
 
 
 def export_adapter(model: Odeformer, depth: int | None, base: str, folder: Path) -> float:
-    """Write the attached adapter at this depth as one of ``peft``, for the base exported at the same depth.
+    """Write the attached adapter at one depth for ``peft``, for use on the base exported at that depth.
 
     Args:
-        base: what the exported base is called, for ``base_model_name_or_path``.
-        folder: as in :func:`export`.
+        model: the model with its adapter.
+        depth: N; the model depth when not given.
+        base: the name of the exported base, for ``base_model_name_or_path``.
+        folder: the folder, which is written atomically and replaced if it exists.
 
     Returns:
-        As in :func:`export`, of the base with the adapter as ``PeftModel`` loads it.
+        The difference as in :func:`export`, of the base with the adapter as loaded by ``PeftModel``.
 
     Raises:
         ValueError: for a model without an adapter, and as in :func:`export`.
@@ -78,6 +80,7 @@ def export_adapter(model: Odeformer, depth: int | None, base: str, folder: Path)
         ordinary = materialise(model, depth)
     finally:
         model.hypernetwork.adapter = adapter
+
     architecture = architecture_for(ordinary.config, ordinary.solver)
     state, modules = _adapter_state(model, depth, ordinary, architecture)
     config = {
@@ -85,7 +88,7 @@ def export_adapter(model: Odeformer, depth: int | None, base: str, folder: Path)
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
         "r": adapter.config.rank,
-        "lora_alpha": adapter.config.rank,  # the scale alpha / rank is in B
+        "lora_alpha": adapter.config.rank,  # the scale alpha / rank is merged into B
         "target_modules": modules,
         "fan_in_fan_out": architecture.transposed,
         "bias": "none",
@@ -98,36 +101,42 @@ def export_adapter(model: Odeformer, depth: int | None, base: str, folder: Path)
         return _difference(model, depth, ordinary, _with_adapter(ordinary, architecture, target))
 
 
-def load_exported(folder: Path) -> Any:
-    """The folder's model as ``AutoModelForCausalLM`` loads it.
+def load_exported(folder: Path, **options: Any) -> Any:
+    """The folder's model as loaded by ``AutoModelForCausalLM.from_pretrained`` with these options.
 
     Raises:
-        ValueError: for tensors that it misses or does not know; ``transformers`` itself would only warn.
+        ValueError: for missing or unexpected tensors, about which ``transformers`` itself would only warn.
     """
     from transformers import AutoModelForCausalLM
 
-    theirs, found = AutoModelForCausalLM.from_pretrained(
-        folder, local_files_only=True, output_loading_info=True
+    theirs, report = AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, output_loading_info=True, **options
     )
-    wrong = sorted([*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]])
+    wrong = sorted([*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]])
     if wrong:
         raise ValueError(f"{folder}: transformers does not find its tensors: {wrong[0]}")
     return theirs.eval()
 
 
+def _write_model(config: Any, state: dict[str, Tensor], target: Path) -> None:
+    config.to_json_file(target / "config.json", use_diff=False)
+    # transformers does not read files without this format.
+    save_file(state, target / "model.safetensors", metadata={"format": "pt"})
+
+
 def _write_tokenizer(tokenizer: Path, ordinary: Ordinary, end_of_text: str, target: Path) -> int:
-    """The id of the token at which generation ends."""
+    """Write the tokenizer's files, and return the id of the end-of-text token."""
     from transformers import PreTrainedTokenizerFast
 
     fast = PreTrainedTokenizerFast(
         tokenizer_file=str(tokenizer),
         eos_token=end_of_text,
         model_max_length=ordinary.config.context_length,
-        # As here: a written-out end of text is letters.
+        # The text of the end-of-text token is tokenised as letters, as in this package.
         split_special_tokens=True,
     )
     fast.save_pretrained(target)
-    # It writes the same tokenizer in other words; the file is to be the one that shards were built with.
+    # It writes an equivalent file; the original one has the digest that the data manifest names.
     shutil.copyfile(tokenizer, target / "tokenizer.json")
     return int(fast.convert_tokens_to_ids(end_of_text))
 
@@ -135,7 +144,7 @@ def _write_tokenizer(tokenizer: Path, ordinary: Ordinary, end_of_text: str, targ
 def _adapter_state(
     model: Odeformer, depth: int | None, ordinary: Ordinary, architecture: Architecture
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The low-rank pairs of every layer by ``peft``'s names, and the modules they belong to."""
+    """The LoRA pairs of every layer under ``peft``'s names, and the names of the adapted modules."""
     with torch.no_grad():
         weights, scales = layer_weights(model, depth), step_scales(model, depth)
     state: dict[str, Tensor] = {}
@@ -145,7 +154,7 @@ def _adapter_state(
             continue
         target = name.removesuffix("_lora_a")
         for index, (a, b) in enumerate(zip(weights[name], weights[f"{target}_lora_b"], strict=True)):
-            # The rows of B lie as those of the weight do.
+            # The rows of B have the same layout as those of the weight.
             scaled = b * scales[index] if f"{target}_weight" in WRITING else b
             parts = architecture.to_theirs(f"{target}_weight", scaled, ordinary.config)
             for suffix, part in parts.items():
@@ -154,11 +163,12 @@ def _adapter_state(
                 key = f"base_model.model.{architecture.layer.format(index)}{module}"
                 state[f"{key}.lora_A.weight"] = a.detach().clone()
                 state[f"{key}.lora_B.weight"] = (part.T if architecture.transposed else part).contiguous()
+
     pair = model.embedding_pair()
     if pair is not None:
         a, b = pair.a.detach(), pair.b.detach()
         embedding = architecture.outer["embedding.weight"].removesuffix(".weight")
-        # peft looks rows of its A up, and so has the factors the other way round.
+        # peft looks up rows of its A, so its two factors are swapped.
         state[f"base_model.model.{embedding}.lora_embedding_A"] = b.T.contiguous()
         state[f"base_model.model.{embedding}.lora_embedding_B"] = a.T.contiguous()
         modules[embedding.rsplit(".", 1)[-1]] = None
@@ -170,23 +180,20 @@ def _adapter_state(
 
 
 def _with_adapter(ordinary: Ordinary, architecture: Architecture, folder: Path) -> Any:
-    """The exported base in memory with the folder's adapter, as ``peft`` loads it."""
+    """The exported base with the folder's adapter, as loaded by ``peft``."""
     import tempfile
 
     from peft import PeftModel
     from peft.utils import load_peft_weights, set_peft_model_state_dict
 
     with tempfile.TemporaryDirectory() as base:
-        architecture.to_config(ordinary).to_json_file(Path(base) / "config.json", use_diff=False)
-        save_file(
-            architecture.to_state(ordinary), Path(base) / "model.safetensors", metadata={"format": "pt"}
-        )
+        _write_model(architecture.to_config(ordinary), architecture.to_state(ordinary), Path(base))
         theirs = PeftModel.from_pretrained(load_exported(Path(base)), str(folder))
-    # What it does not find, peft leaves as it was and says nothing.
-    found = set_peft_model_state_dict(theirs, load_peft_weights(str(folder), device="cpu"))
-    missing = [key for key in found.missing_keys if "lora_" in key]
-    if missing or found.unexpected_keys:
-        raise ValueError(f"{folder}: peft does not find its tensors: {[*missing, *found.unexpected_keys][0]}")
+    # peft does not report missing tensors: they keep their initial values.
+    report = set_peft_model_state_dict(theirs, load_peft_weights(str(folder), device="cpu"))
+    wrong = [key for key in report.missing_keys if "lora_" in key] + list(report.unexpected_keys)
+    if wrong:
+        raise ValueError(f"{folder}: peft does not find its tensors: {wrong[0]}")
     return theirs.eval()
 
 

@@ -1,4 +1,4 @@
-"""Read a folder of ``transformers`` as an ordinary transformer."""
+"""Import of a ``transformers`` checkpoint as an ordinary transformer."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from odeformer.checkpoint import read_tensors
 from odeformer.files.checks import TRANSFORMERS_EXPECTED, check_is_there
 from odeformer.interop.hf.architectures import architecture_of
 from odeformer.interop.materialise import Ordinary
@@ -19,11 +18,11 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def read_ordinary(folder: Path) -> Ordinary:
-    """The transformer in a folder with ``config.json`` and safetensors, in one file or several.
+    """The transformer in a folder with ``config.json`` and one or several safetensors files.
 
     Raises:
-        FileNotFoundError, ValueError: naming the file that is missing, damaged, or of an architecture, a
-            shape or a setting that this package does not have.
+        FileNotFoundError, ValueError: naming a missing or damaged file, or an unsupported architecture, shape
+            or setting.
     """
     theirs = _read_config(folder / "config.json")
     try:
@@ -60,9 +59,8 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of the folder's safetensors files."""
     if (folder / INDEX).is_file():
         try:
-            files = sorted(
-                set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-            )
+            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+            files = sorted(set(index["weight_map"].values()))
         except (ValueError, KeyError, AttributeError) as error:
             raise ValueError(f"{folder / INDEX}: cannot be read ({error})") from None
     else:
@@ -70,11 +68,8 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for name in files:
         path = folder / name
-        # The index is a text from elsewhere: it must not lead out of the folder.
+        # The index is untrusted: it must not lead out of the folder.
         if Path(name).name != name or not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; weights are read from safetensors only")
-        try:
-            state |= load_file(path)
-        except (SafetensorError, ValueError) as error:
-            raise ValueError(f"{path}: not a whole safetensors file ({error})") from None
+        state |= read_tensors(path)
     return state

@@ -1,4 +1,4 @@
-"""Killed runs, damaged checkpoints: what is committed survives, nothing else is believed."""
+"""Commits survive killed runs, and anything that is not a commit is ignored."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from small_runs import events, held_worker, let, run_workers
 from waiting import wait_for
 
 import odeformer
-from cluster import pretrain
 from cluster.checkpoints import folder
+from cluster.resolve import resolve_run
 from cluster.settings import PretrainSettings
 
 MakeSettings = Callable[..., PretrainSettings]
@@ -69,10 +69,10 @@ def test_a_finished_run_run_again_changes_nothing(settings: MakeSettings) -> Non
 
 
 def test_another_run_may_not_resume_from_this_folder(settings: MakeSettings) -> None:
-    path, identity = pretrain.identity_file(settings())
-    assert not path.parent.exists(), "checking makes no folder"
-    path.parent.mkdir()
-    path.write_text(identity)
+    run = resolve_run(settings())
+    assert not run.identity_file.parent.exists(), "checking makes no folder"
+    run.identity_file.parent.mkdir()
+    run.write_identity()
     settings()
     settings(zero={"stage": 2}, cluster={"workers": 1})
     for change in ({"model": {"width": 16}}, {"train": {"global_batch": 4}}, {"run": {"seed": 1}}):
@@ -100,8 +100,6 @@ def test_a_commit_of_a_later_version_is_refused_and_stays(tmp_path: Path) -> Non
         commit = tmp_path / f"step-00000000{step}"
         commit.mkdir()
         (commit / "commit.json").write_text(json.dumps({"format_version": version, "step": 2, "files": {}}))
-    with pytest.raises(
-        folder.FormatError, match="step-000000004 is of format 99, and this version reads 2, 3"
-    ):
+    with pytest.raises(folder.FormatError, match="step-000000004 has format 99, and this version reads 2, 3"):
         folder.newest_good(tmp_path)
     assert (tmp_path / "step-000000004").is_dir()

@@ -1,4 +1,4 @@
-"""A commit in flight: training goes on meanwhile, and whatever ends it waits for the disk."""
+"""A commit in flight: training continues, and its end waits for the disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cluster.training import worker
 
 
 def pretrain_on_a_slow_disk(config: dict[str, Any]) -> None:
-    """What a worker does: a manifest takes until the next commit waits for it, then a step fails."""
+    """Worker function: a manifest takes until the next commit waits for it, then a step fails."""
     write, step, made = durable.write, worker.optimizer_step, 0
     run = Path(config["settings"]["run"]["dir"])
 

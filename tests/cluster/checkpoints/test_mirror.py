@@ -1,4 +1,4 @@
-"""Commits in a real S3 server: the folder here is lost, and the run goes on as if it had not been."""
+"""Mirror of commits in a real S3 server: after the loss of its folder the run continues unchanged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ADDRESS = "s3://checkpoints/runs/first"
 
 
 class Store:
-    """The server, which keeps what it has when it is stopped and started again."""
+    """An S3 server that keeps its content when it is restarted."""
 
     def __init__(self) -> None:
         self._server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
@@ -134,7 +134,7 @@ def test_what_must_not_be_fetched(s3: Store, tmp_path: Path) -> None:
     Mirror(ADDRESS, tmp_path / "run", settings).send(here)
     found = Mirror(ADDRESS, tmp_path, settings).fetch(there)
     assert found.content["step"] == 1
-    assert "'../../../outside' is no name of a file in a commit" in found.damaged[0][1]
+    assert "'../../../outside' is not a valid file name in a commit" in found.damaged[0][1]
 
 
 def test_a_new_folder_goes_on_in_the_mlflow_run_that_a_commit_names(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_run_goes_on_on_a_new_machine_and_while_the_store_is_away(
     s3.stop()
     shutil.rmtree(first.run.dir)
     with pytest.raises(
-        Exception, match=f"{ADDRESS} cannot be read, and .* holds no checkpoint to go on from"
+        Exception, match=f"{ADDRESS} cannot be read, and .* holds no checkpoint to resume from"
     ):
         run_workers(run(8))
     s3.start()

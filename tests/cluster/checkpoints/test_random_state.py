@@ -1,4 +1,4 @@
-"""With dropout, too, a killed run goes on as if it had not been."""
+"""A killed run with dropout continues exactly like an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SETTINGS = OptimSettings(), ZeroSettings(stage=1)
 
 
 class Nowhere:
-    """A place in data that is always the same."""
+    """A stream position that never changes."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -82,7 +82,7 @@ def test_what_is_drawn_goes_on_and_begins_anew_with_other_workers(
 
 
 def pretrain_and_die(config: dict[str, Any]) -> None:
-    """What a worker does, until it kills itself after the commit of step 2."""
+    """Worker function that kills itself after the commit of step 2."""
     save = Checkpoints.save
 
     def save_and_die(self: Checkpoints, step: int) -> None:

@@ -1,4 +1,4 @@
-"""What any ZeRO stage has committed, any stage loads: weights, moments, steps, also into a trained engine."""
+"""Commits of any ZeRO stage can be loaded at any other: weights, moments and step."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Run:
         )
 
     def restore(self, commits: Path) -> int:
-        """Load the commit of another run: the step it was made at."""
+        """Load the commit of another run; returns its step."""
         if dist.get_rank() == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
             shutil.copytree(commits, self.folder)
@@ -78,7 +78,7 @@ class Run:
 
 
 def copy_late() -> None:
-    """Now only what waits for the copy of a state keeps the next step out of it."""
+    """Delay the copy, so that only waiting for it keeps the next step from changing the state."""
     fill = HostCopies.fill
 
     def fill_late(self: HostCopies) -> None:

@@ -1,4 +1,4 @@
-"""What the doctor finds: whole machines, full ones, and locks that nobody holds."""
+"""The doctor's findings on healthy machines, full disks and stale locks."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_a_store_of_another_mlflow_is_told(uri: str, tmp_path: Path) -> None:
         assert finding.state == "failed"
         assert remedy in finding.remedy
     file.write_bytes(b"no store at all" * 100)
-    assert "no MLflow store" in only(mlflow_store.look(uri)).found
+    assert "not an MLflow store" in only(mlflow_store.look(uri)).found
     file.unlink()
     assert only(mlflow_store.look(uri)).state == "ok", "the first run makes one"
     assert not file.exists()

@@ -16,9 +16,9 @@ from small_tasks import register_base, small_task
 import odeformer
 from cluster import registry
 from cluster.finetuning import job, preparing
-from cluster.promotion.task_gate import judged, settle
+from cluster.promotion.task_gate import judge, settle
 from cluster.registry import aliases
-from cluster.registry.about import DATA_DIGEST
+from cluster.tags import DATA_DIGEST
 from odeformer.norms import vectors
 
 
@@ -169,7 +169,7 @@ def test_a_version_that_was_champion_once_is_not_made_it_again(done: Any) -> Non
 )
 def test_gates(tmp_path: Path, gate: dict[str, Any], reached: bool | None) -> None:
     task = small_task(tmp_path, "gated", gate=gate)
-    found = judged(task, {"accuracy": 0.5, "loss": 0.8}, {"accuracy": 0.9, "loss": 0.9})
+    found = judge(task, {"accuracy": 0.5, "loss": 0.8}, {"accuracy": 0.9, "loss": 0.9})
     assert found is not None
     assert found.get("reached") == reached
 

@@ -1,4 +1,4 @@
-"""What is planned: bytes against counted ones, times against closed forms, choices that fit."""
+"""Estimates: bytes against counted ones, times against closed forms, choices that fit."""
 
 from __future__ import annotations
 

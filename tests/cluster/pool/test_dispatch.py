@@ -16,7 +16,8 @@ from cluster.checkpoints.folder import name as commit_name
 from cluster.pool import board, dispatch, journal
 from cluster.pool.board import Board
 from cluster.pool.dispatch import CANCELLED, Dispatcher
-from cluster.pool.journal import Job, Journal
+from cluster.pool.job import JobRecord
+from cluster.pool.journal import Journal
 from cluster.pool.settings import PoolSettings
 from cluster.pool.slots import Ended
 from cluster.pool.warm import OUTCOME
@@ -104,7 +105,7 @@ class Bench:
         found = self.journal.job(job)
         return found.state, found.reason
 
-    def end(self, job: str, code: int | None, **outcome: Any) -> Job:
+    def end(self, job: str, code: int | None, **outcome: Any) -> JobRecord:
         """End a job's process; the job, once the pool has looked."""
         self.slots.ends(job, code, **outcome)
         self.dispatcher.look()
@@ -185,8 +186,8 @@ def test_a_job_that_is_asked_to_end_is_asked_once_and_killed_in_the_end(
     bench: Bench, clock: list[float]
 ) -> None:
     job = bench.submit("x")
-    bench.dispatcher.ask_to_end(bench.journal.job(job), "the pool was stopped")
-    bench.dispatcher.ask_to_end(bench.journal.job(job), CANCELLED)
+    bench.dispatcher.stop_job(bench.journal.job(job), "the pool was stopped")
+    bench.dispatcher.stop_job(bench.journal.job(job), CANCELLED)
     assert bench.slots.signals == [(job, signal.SIGTERM)], "a second one would end it without a commit"
     clock[0] += 0.35
     bench.dispatcher.look()
@@ -222,7 +223,7 @@ def test_a_pool_that_died_knows_what_became_of_its_jobs(tmp_path: Path) -> None:
     before = Bench(tmp_path, slots=4)
     jobs = [before.submit(name) for name in ("ended", "cut", "cancelled", "waits")]
     before.slots.ends(jobs[0], 0, result=RESULT)
-    before.dispatcher.ask_to_end(before.journal.job(jobs[2]), CANCELLED)
+    before.dispatcher.stop_job(before.journal.job(jobs[2]), CANCELLED)
     task = {"team": "b", "name": "queued", "base": "models:/base/1", "priority": 0}
     before.board.submit(task, "token", None, again=False)
     before.journal.close()
@@ -341,7 +342,7 @@ def test_one_that_is_cancelled_or_late_leaves_the_others_alone(tmp_path: Path, c
     )
     bench.dispatcher.look()
     clock[0] += 0.25
-    bench.dispatcher.ask_to_end(bench.journal.job(cancelled), CANCELLED)
+    bench.dispatcher.stop_job(bench.journal.job(cancelled), CANCELLED)
     bench.dispatcher.look()
     folders = {job: bench.board.folder(bench.journal.job(job)) for job in (cancelled, late, other)}
     assert [preemption.is_asked(folders[job]) for job in (cancelled, late, other)] == [True, True, False]
@@ -354,7 +355,7 @@ def test_one_that_is_cancelled_or_late_leaves_the_others_alone(tmp_path: Path, c
     bench.dispatcher.is_draining = True
     bench.dispatcher.look()
     assert [bench.state(job)[0] for job in (cancelled, late)] == ["cancelled", "failed"]
-    assert bench.state(other) == ("queued", f"its process was killed: {cancelled} did not end in time")
+    assert bench.state(other) == ("queued", f"its process was killed: {cancelled} did not stop in time")
     assert bench.journal.job(other).failures == 0
 
 
@@ -364,7 +365,7 @@ def test_a_slot_that_is_wanted_is_given_back_by_all_and_asked_for_once(
     bench = Bench(tmp_path, jobs_per_slot=3, grace_seconds=60)
     jobs = [bench.submit(name, look=False) for name in "123"]
     bench.dispatcher.look()
-    bench.dispatcher.ask_to_end(bench.journal.job(jobs[2]), CANCELLED)
+    bench.dispatcher.stop_job(bench.journal.job(jobs[2]), CANCELLED)
     urgent = bench.submit("urgent", "b", priority=1)
     assert bench.slots.signals == [], "a job is about to end: that is waited for"
     bench.slots.leaves(jobs[0], 2, preempted=7)
@@ -374,7 +375,7 @@ def test_a_slot_that_is_wanted_is_given_back_by_all_and_asked_for_once(
     bench.dispatcher.look()
     assert bench.slots.signals == [(jobs[0], signal.SIGTERM)]
     for job in bench.board.jobs("running"):
-        bench.dispatcher.ask_to_end(job, "the pool was stopped")
+        bench.dispatcher.stop_job(job, "the pool was stopped")
     assert bench.slots.signals == [(jobs[0], signal.SIGTERM)], "a second one would end it without a commit"
     for place in (0, 1):
         bench.slots.leaves(jobs[0], place, preempted=7)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.pool.journal import Job
+from cluster.pool.job import JobRecord
 from cluster.pool.order import next_job, next_to_join, to_preempt
 from cluster.pool.shares import Shares, Terms, follow
 
@@ -22,8 +22,8 @@ def a_job(
     process: str | None = None,
     failures: int = 0,
     **task: Any,
-) -> Job:
-    return Job(
+) -> JobRecord:
+    return JobRecord(
         id=f"{team}/{name}/1",
         team=team,
         name=name,
@@ -47,7 +47,7 @@ def a_job(
 
 
 def shares_of(
-    *jobs: Job,
+    *jobs: JobRecord,
     quotas: dict[str, int] | None = None,
     weights: dict[str, float] | None = None,
     now: float = 11.0,

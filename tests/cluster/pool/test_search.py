@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from small_tasks import a_task, register_base
 
 from cluster.finetuning.search import SearchedTask
 from cluster.pool import search as searching
+from cluster.pool.job import ENDED, Job
 from cluster.pool.search import TaskSearch
-from cluster.pool.states import ENDED
 from cluster.runs.failures import QueueFullError, RunFailedError
 from cluster.tasks.task import Task
 
@@ -50,7 +51,7 @@ class Queue:
 
     def __init__(self, uri: str, at: Callable[[dict[str, Any], int], float]) -> None:
         self._uri, self._at = uri, at
-        self._jobs: dict[str, dict[str, Any]] = {}
+        self._jobs: dict[str, Job] = {}
         self._events: dict[str, list[dict[str, Any]]] = {}
         self.at_once = 0
         self.most = 1000
@@ -60,48 +61,69 @@ class Queue:
         return self._uri
 
     def submit(self, task: Task, *, again: bool = False) -> str:
-        if sum(job["state"] not in ENDED for job in self._jobs.values()) >= self.most:
+        if sum(job.state not in ENDED for job in self._jobs.values()) >= self.most:
             raise QueueFullError("team: a has jobs queued")
-        content = task.model_dump(mode="json")
-        number = sum((job["team"], job["name"]) == (task.team, task.name) for job in self._jobs.values()) + 1
+        number = sum((job.team, job.name) == (task.team, task.name) for job in self._jobs.values()) + 1
         if number > 1 and not again:
             raise ValueError(f"name: team {task.team} has a job {task.name!r} already")
-        known = {key: content[key] for key in ("team", "name", "base")}
-        job = {"id": f"{task.team}/{task.name}/{number}", **known, "task": content, "state": "queued"}
-        self._jobs[job["id"]] = {**job, "ending": None, "error": None, "result": None}
-        self._events[job["id"]] = []
-        return str(job["id"])
+        job = queued_job(task, number)
+        self._jobs[job.id], self._events[job.id] = job, []
+        return job.id
 
-    def jobs(self) -> list[dict[str, Any]]:
-        for job in self._jobs.values():
-            self._move(job)
-        trials = [job for job in self._jobs.values() if job["task"]["trial"] is not None]
-        self.at_once = max(self.at_once, sum(job["state"] not in ENDED for job in trials))
-        return [dict(job) for job in self._jobs.values()]
+    def jobs(self) -> list[Job]:
+        self._jobs = {job.id: self._moved(job) for job in self._jobs.values()}
+        trials = [job for job in self._jobs.values() if job.task["trial"] is not None]
+        self.at_once = max(self.at_once, sum(job.state not in ENDED for job in trials))
+        return list(self._jobs.values())
 
-    def _move(self, job: dict[str, Any]) -> None:
-        events, values = self._events[job["id"]], job["task"]["trial"] or {}
-        if job["state"] == "queued":
-            job["state"] = "running"
-        elif job["state"] == "running":
-            step = 2 * len(events)
-            value = self._at(values, step)
-            if math.isnan(value):
-                job.update(state="failed", error="FloatingPointError: no number")
-            elif job["ending"]:
-                job["state"] = "cancelled"
-            else:
-                events.append({"event": "validation", "step": step, "validation_accuracy": value})
-                if step == STEPS:
-                    job.update(state="succeeded", result={"after": value, "adapter_version": None})
+    def _moved(self, job: Job) -> Job:
+        events, values = self._events[job.id], job.task["trial"] or {}
+        if job.state == "queued":
+            return replace(job, state="running")
+        if job.state != "running":
+            return job
+        step = 2 * len(events)
+        value = self._at(values, step)
+        if math.isnan(value):
+            return replace(job, state="failed", error="FloatingPointError: no number")
+        if job.ending:
+            return replace(job, state="cancelled")
+        events.append({"event": "validation", "step": step, "validation_accuracy": value})
+        if step < STEPS:
+            return job
+        return replace(job, state="succeeded", result={"after": value, "adapter_version": None})
 
     def events(self, job_id: str, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
         events = self._events[job_id]
         return events[offset:], len(events)
 
     def cancel(self, job_id: str) -> str:
-        self._jobs[job_id]["ending"] = "cancelled"
+        self._jobs[job_id] = replace(self._jobs[job_id], ending="cancelled")
         return "running"
+
+
+def queued_job(task: Task, number: int) -> Job:
+    return Job(
+        id=f"{task.team}/{task.name}/{number}",
+        team=task.team,
+        name=task.name,
+        number=number,
+        base=task.base,
+        priority=task.priority,
+        deadline=None,
+        task=task.model_dump(mode="json"),
+        state="queued",
+        submitted=0.0,
+        changed=0.0,
+        reason=None,
+        ending=None,
+        attempts=0,
+        result=None,
+        error=None,
+        folder="",
+        together_with=[],
+        waits_for=None,
+    )
 
 
 def a_queue(folder: Path, at: Callable[[dict[str, Any], int], float]) -> Queue:
@@ -134,12 +156,12 @@ def test_trials_are_drawn_compared_and_stopped_and_the_best_one_becomes_the_task
     assert search.best.result == max(trial.result for trial in ended if trial.result is not None)
     assert abs(math.log10(search.best.values["train.learning_rate"] / 0.01)) < 1, "near the best rate"
     final = search.submit_best()
-    [job] = [job for job in queue.jobs() if job["id"] == final]
-    assert job["name"] == "compared"
-    assert job["task"]["trial"] is None, "it is registered"
-    assert job["task"]["train"]["learning_rate"] == search.best.values["train.learning_rate"]
-    assert job["task"]["adapter"]["rank"] == search.best.values["adapter.rank"]
-    assert job["task"]["train"]["depths"] == search.best.values["train.depths"]
+    [job] = [job for job in queue.jobs() if job.id == final]
+    assert job.name == "compared"
+    assert job.task["trial"] is None, "it is registered"
+    assert job.task["train"]["learning_rate"] == search.best.values["train.learning_rate"]
+    assert job.task["adapter"]["rank"] == search.best.values["adapter.rank"]
+    assert job.task["train"]["depths"] == search.best.values["train.depths"]
     assert search.submit_best() == final, "once"
 
 
@@ -152,7 +174,7 @@ def test_a_search_that_was_killed_goes_on_with_the_trials_there_are(folder: Path
 
     with pytest.raises(KeyboardInterrupt):
         TaskSearch(queue, searched(folder, "killed")).run(die)
-    before = {job["id"]: job["task"]["trial"] for job in queue.jobs()}
+    before = {job.id: job.task["trial"] for job in queue.jobs()}
     again = TaskSearch(queue, searched(folder, "killed"))
     again.run()
     assert len(again.trials) == len(queue.jobs()) == 12
@@ -185,7 +207,7 @@ def test_a_trial_that_fails_is_left_out_and_all_of_them_are_an_error(folder: Pat
     assert search.best.values["adapter.rank"] <= 4
     hopeless = TaskSearch(a_queue(folder, lambda values, step: math.nan), searched(folder, "none", trials=2))
     hopeless.run()
-    with pytest.raises(RunFailedError, match="has got to its end with a number: FloatingPointError"):
+    with pytest.raises(RunFailedError, match="finished with a finite accuracy: FloatingPointError"):
         hopeless.submit_best()
 
 
@@ -220,9 +242,9 @@ def test_the_name_of_the_best_must_be_free(folder: Path) -> None:
     queue = a_queue(folder, accuracy)
     task = searched(folder, "taken")
     job = queue.submit(task.plain())
-    with pytest.raises(ValueError, match="is to be called taken, and job a/taken/1"):
+    with pytest.raises(ValueError, match="best trial becomes taken, but job a/taken/1"):
         TaskSearch(queue, task)
-    while queue.jobs()[0]["state"] not in ENDED:
+    while queue.jobs()[0].state not in ENDED:
         pass
     search = TaskSearch(queue, task)
     search.run()
@@ -269,9 +291,9 @@ def test_what_was_drawn_from_another_kind_of_range_is_of_another_search(folder: 
         ({"train.learning_rates": [1e-3]}, "search.space: train.learning_rates 0.001: Extra inputs"),
         ({"adapter.rank.more": [1]}, "search.space.adapter.rank.more: a task has no such setting"),
         ({"adapter.more.rank": [1]}, "search.space.adapter.more.rank: a task has no such setting"),
-        ({"team": ["x"]}, "search.space.team: open to a search are method, depth, adapter.…, train.…"),
-        ({"train": [{}]}, "search.space.train: open to a search are"),
-        ({"train.validate_every": [1]}, "search.space.train.validate_every: open to a search are"),
+        ({"team": ["x"]}, "search.space.team: a search may draw method, depth, adapter.…, train.…"),
+        ({"train": [{}]}, "search.space.train: a search may draw"),
+        ({"train.validate_every": [1]}, "search.space.train.validate_every: a search may draw"),
         ({"train.steps": {"low": 1e2, "high": 1e3}}, "search.space: train.steps 443.8: Input should"),
         ({"adapter.rank": 4}, "expected a range, {low: …, high: …}, or a list"),
         ({"adapter.alpha": {"low": 1.0, "high": math.inf}}, "finite"),
@@ -280,7 +302,7 @@ def test_what_was_drawn_from_another_kind_of_range_is_of_another_search(folder: 
         ({"train.learning_rate": {"low": 0.1, "high": 100.0}}, "search.space: train.learning_rate 100.0: "),
         ({"method": ["lora", "magic"]}, "search.space: method 'magic': "),
         ({"adapter.rank": {"low": 4, "high": 4}}, "low 4 is not below high 4"),
-        ({"train.learning_rate": {"low": 0.0, "high": 0.1, "log": True}}, "begins above zero"),
+        ({"train.learning_rate": {"low": 0.0, "high": 0.1, "log": True}}, "must start above zero"),
         ({}, "at least 1"),
     ],
 )

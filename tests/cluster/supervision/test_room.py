@@ -1,4 +1,4 @@
-"""How many workers a run may have, and for how many there are places."""
+"""Allowed numbers of workers, and how many fit on a cluster."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_run_may_have_the_numbers_of_workers_that_take_whole_micro_batches(
     ("cluster", "message"),
     [
         ({"workers": 3}, "not a multiple of train.micro_batch × cluster.workers = 2 × 3"),
-        ({"workers": 3, "min_workers": 3}, "nor with any number from cluster.min_workers 3 on"),
+        ({"workers": 3, "min_workers": 3}, "nor for any number down to cluster.min_workers 3"),
         ({"workers": 2, "min_workers": 4}, "cluster.min_workers 4 is more than cluster.workers 2"),
     ],
 )

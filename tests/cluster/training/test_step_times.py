@@ -1,4 +1,4 @@
-"""What is measured of each step, and what it is divided by."""
+"""Step times, and the peak FLOP/s that utilization is relative to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def clocks(stage: int) -> StepTimes:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What :mod:`cluster.training.step_times` takes for the time, in seconds."""
+    """The clock of :mod:`cluster.training.step_times`, in seconds."""
     now = [100.0]
     monkeypatch.setattr(step_times, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     return now

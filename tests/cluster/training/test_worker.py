@@ -1,4 +1,4 @@
-"""At which depths the training loop runs a step."""
+"""The depths of the training loop's steps."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ def test_two_depths_are_the_model_depth_and_one_of_the_others() -> None:
 
 
 def test_late_variation_and_two_depths_exclude_each_other(settings: Any) -> None:
-    with pytest.raises(ValueError, match="vary_from means one depth a step"):
+    with pytest.raises(ValueError, match="vary_from needs one depth per step"):
         settings(train={"objective": "distillation", "vary_from": 0.5})
     assert isinstance(settings(train={"vary_from": 0.5}), PretrainSettings)

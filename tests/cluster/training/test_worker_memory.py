@@ -1,4 +1,4 @@
-"""What the estimate says of a worker's memory, against real engines' tensors and a real pass."""
+"""The estimate of a worker's memory against the tensors of real engines and a real pass."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ CASES: list[tuple[int, tuple[str, ...], int]] = [
 
 
 def size(tensors: Iterable[Tensor | None]) -> int:
-    """Bytes of the memory behind tensors, counted once."""
+    """Bytes of the storages of tensors, each counted once."""
     given = [t.untyped_storage() for t in tensors if t is not None and t.numel() > 1]
     return sum({storage.data_ptr(): storage.nbytes() for storage in given}.values())
 
 
 def everything(found: Any) -> Iterator[Tensor]:
-    """Tensors in lists, dictionaries and their like."""
+    """All tensors in nested containers."""
     if isinstance(found, Tensor):
         yield found
     elif isinstance(found, dict | list | tuple):
@@ -57,7 +57,7 @@ def everything(found: Any) -> Iterator[Tensor]:
 
 
 def held_by(engine: Any) -> dict[str, int]:
-    """Bytes of parameters, gradients and optimizer of an engine amid a step, of the rank that has most."""
+    """Bytes of parameters, gradients and optimizer state during a step, on the rank with most."""
     optimizer, stage = engine.optimizer, engine.zero_optimization_stage()
     parameters = list(engine.module.parameters())
     masters: list[Tensor] = []
@@ -80,7 +80,7 @@ def held_by(engine: Any) -> dict[str, int]:
 
 
 def compare(rank: int, folder: str) -> None:
-    """A worker: an engine for each case, amid its second step."""
+    """Worker function: compares an engine for each case during its second step."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORKERS)
     train = TrainSettings(steps=9, global_batch=4 * WORKERS, micro_batch=2)

@@ -1,4 +1,4 @@
-"""ZeRO's stages against a plain loop; DeepSpeed's traps."""
+"""ZeRO's stages against a plain loop, and DeepSpeed's pitfalls."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MakeSettings = Callable[..., PretrainSettings]
 
 
 def plain_losses(settings: PretrainSettings) -> tuple[list[float], Odeformer]:
-    """The same training in a single process with nothing but torch: one batch, one backward pass a step."""
+    """Losses of the same training in plain torch, with one backward pass per step."""
     torch.manual_seed(settings.run.seed)
     model = Odeformer(settings.model)
     optim, train = settings.optim, settings.train
@@ -157,7 +157,7 @@ def test_gradient_methods_train_like_a_plain_loop_under_every_stage_they_may(
 @pytest.mark.parametrize(
     ("gradient", "sections", "message"),
     [
-        ("reversible", {"train": {"solver": "euler"}}, r"can be undone: leapfrog, .* is 'euler'"),
+        ("reversible", {"train": {"solver": "euler"}}, r"a reversible solver: leapfrog, .* is 'euler'"),
         ("reversible", {"zero": {"stage": 3}}, r"use zero.stage 2, or gradient 'checkpoint'"),
         (
             "reversible",

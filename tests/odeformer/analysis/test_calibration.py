@@ -8,8 +8,7 @@ from tiny_models import ids, tiny_model
 
 from odeformer.analysis.dynamics.noise import amplification
 from odeformer.analysis.flow import flow_of
-from odeformer.analysis.statistics.calibration import reliability
-from odeformer.analysis.statistics.interval import bootstrap
+from odeformer.analysis.statistics import bootstrap, reliability
 
 
 def test_a_model_that_says_what_it_knows_is_calibrated() -> None:
@@ -38,6 +37,7 @@ def test_bins_by_hand() -> None:
 def test_the_interval_of_a_mean_has_the_width_of_its_standard_error() -> None:
     values = torch.randn(400, generator=torch.Generator().manual_seed(0)) + 3
     found = bootstrap(values)
+    assert found == bootstrap(values), "the same from one call to the next"
     half = 1.96 * values.std() / 20
     assert found.mean == pytest.approx(float(values.mean()), rel=1e-6)
     assert found.high - found.mean == pytest.approx(float(half), rel=0.15)

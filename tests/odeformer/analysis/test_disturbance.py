@@ -16,7 +16,7 @@ from odeformer.analysis.texts.disturbance import (
     strange_characters,
     typos,
 )
-from odeformer.analysis.texts.robustness import Cut, bits_per_character, bits_under_noise
+from odeformer.analysis.texts.robustness import EncodedText, bits_per_character, bits_under_noise
 
 TEXT = "The quick brown Fox jumps over 13 lazy dogs,\n  and the dogs – being lazy – do not mind.\n" * 20
 
@@ -73,7 +73,7 @@ def test_a_little_text_is_disturbed_at_least_once_or_refused() -> None:
 
 def test_bits_are_those_of_each_text_by_itself_however_long_the_others_are() -> None:
     model = tiny_model().double().eval()
-    texts = [Cut(ids(batch=1, length=time)[0].tolist(), 3 * time) for time in (2, 6, 4, 5, 7)]
+    texts = [EncodedText(ids(batch=1, length=time)[0].tolist(), 3 * time) for time in (2, 6, 4, 5, 7)]
     found = bits_per_character(model, texts, depth=5)
     for bits, (tokens, characters) in zip(found, texts, strict=True):
         known = torch.tensor([tokens])

@@ -7,7 +7,8 @@ import torch
 from tiny_models import attach_adapter, ids, tiny_model
 from torch import Tensor
 
-from odeformer.analysis.dynamics.sensitivity import answer_sensitivity, pair_sensitivity
+from odeformer.analysis.answers.attribution import Question, sensitivity
+from odeformer.analysis.dynamics.sensitivity import pair_sensitivity
 from odeformer.analysis.flow import flow_of
 
 
@@ -45,7 +46,7 @@ def test_what_comes_behind_an_output_does_not_matter() -> None:
 def test_the_answer_moves_by_finite_differences() -> None:
     model = tiny_model().double().eval()
     prompt, answer = ids(length=7), torch.tensor([3, 8])
-    found = answer_sensitivity(model, prompt, answer, depth=4)
+    found = sensitivity(Question(model, prompt, answer, 4))
     x, small = model.embed(prompt).detach(), 1e-6
 
     def logit(state: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ def test_the_answer_moves_by_finite_differences() -> None:
 def test_nothing_of_the_model_changes() -> None:
     model = tiny_model().eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    answer_sensitivity(model, ids(), torch.tensor([1, 2]))
+    sensitivity(Question(model, ids(), torch.tensor([1, 2])))
     pair_sensitivity(model, ids(batch=1), probes=2)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())

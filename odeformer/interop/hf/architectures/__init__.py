@@ -1,4 +1,4 @@
-"""The classes of ``transformers`` whose layers are a solver's steps: one module each."""
+"""The supported ``transformers`` classes, whose layers equal the steps of a solver: one module each."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ ARCHITECTURES: tuple[Architecture, ...] = (GPTNeoX(), Llama(), GPT2())
 
 
 def architecture_for(config: ModelConfig, solver: str) -> Architecture:
-    """The class whose layers are that solver's steps of that flavour.
+    """The class whose layers equal the steps of a solver on a config's flavour.
 
     Raises:
-        ValueError: where there is none.
+        ValueError: if there is none.
     """
     for architecture in ARCHITECTURES:
         if architecture.flavour == config.flavour and solver in architecture.solvers:
@@ -30,10 +30,10 @@ def architecture_for(config: ModelConfig, solver: str) -> Architecture:
 
 
 def architecture_of(theirs: Any) -> Architecture:
-    """The class that a configuration of ``transformers`` is for.
+    """The class of a ``transformers`` configuration.
 
     Raises:
-        ValueError: for one that is not known here.
+        ValueError: if it is not supported.
     """
     for architecture in ARCHITECTURES:
         if architecture.model_type == theirs.model_type:

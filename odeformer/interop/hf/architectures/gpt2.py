@@ -1,4 +1,4 @@
-"""GPT2LMHeadModel: Lie–Trotter on the ``paper`` flavour. (By Euler its branches would be parallel.)"""
+"""GPT2LMHeadModel: Lie–Trotter on the ``paper`` flavour. (With Euler its branches would be parallel.)"""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from odeformer.config import ModelConfig
-from odeformer.interop.hf.architectures.layout import Architecture, refuse_others, shape_settings
+from odeformer.interop.hf.architectures.layout import Architecture, check_values, shape_settings
 from odeformer.interop.materialise import Ordinary
+from odeformer.interop.qkv import gpt2_to_neox, neox_to_gpt2
 
 
 class GPT2(Architecture):
-    """Its matrices are transposed, and all heads' queries come before all keys and all values."""
+    """GPT-2, with matrices [in, out] and a fused projection to all queries, all keys, all values."""
 
     name = "GPT2LMHeadModel"
     model_type = "gpt2"
@@ -50,7 +51,7 @@ class GPT2(Architecture):
         )
 
     def read_config(self, theirs: Any) -> tuple[str, dict[str, Any]]:
-        refuse_others(
+        check_values(
             theirs,
             {
                 "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
@@ -67,12 +68,10 @@ class GPT2(Architecture):
 
     def to_theirs(self, name: str, tensor: Tensor, config: ModelConfig) -> dict[str, Tensor]:
         if name.startswith("qkv"):
-            tensor = tensor.unflatten(0, (config.heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+            tensor = neox_to_gpt2(tensor, config.heads)
         return super().to_theirs(name, tensor.T if tensor.ndim == 2 else tensor, config)
 
     def to_ours(self, name: str, parts: list[Tensor], config: ModelConfig) -> Tensor:
         tensor = super().to_ours(name, parts, config)
         tensor = tensor.T if tensor.ndim == 2 else tensor
-        if name.startswith("qkv"):
-            tensor = tensor.unflatten(0, (3, config.heads, -1)).transpose(0, 1).flatten(0, 2)
-        return tensor
+        return gpt2_to_neox(tensor, config.heads) if name.startswith("qkv") else tensor

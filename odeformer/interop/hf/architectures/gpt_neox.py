@@ -1,4 +1,4 @@
-"""GPTNeoXForCausalLM, Pythia's class: Euler with parallel residuals, Lie–Trotter with sequential ones."""
+"""GPTNeoXForCausalLM, Pythia's class: Euler for parallel branches, Lie–Trotter for sequential ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from odeformer.interop.hf.architectures.layout import (
     Architecture,
-    refuse_others,
+    check_values,
     rotary_settings,
     shape_settings,
 )
@@ -14,7 +14,7 @@ from odeformer.interop.materialise import Ordinary
 
 
 class GPTNeoX(Architecture):
-    """Its query, key and value lie side by side for each head, as ours do."""
+    """GPT-NeoX, with this package's layout: the rows of each head's query, key and value are adjacent."""
 
     name = "GPTNeoXForCausalLM"
     model_type = "gpt_neox"
@@ -55,7 +55,7 @@ class GPTNeoX(Architecture):
         )
 
     def read_config(self, theirs: Any) -> tuple[str, dict[str, Any]]:
-        refuse_others(theirs, {"hidden_act": ("gelu",), "attention_bias": (True,)})
+        check_values(theirs, {"hidden_act": ("gelu",), "attention_bias": (True,)})
         return "euler" if theirs.use_parallel_residual else "lie_trotter", {
             "feed_forward_width": theirs.intermediate_size,
             "norm_epsilon": theirs.layer_norm_eps,

@@ -1,4 +1,7 @@
-"""What the classes share: tensors by name, from ours to theirs and back."""
+"""The base of all supported classes: conversion of tensor names and layouts in both directions.
+
+"Ours" are the names and layouts of this package, "theirs" those of ``transformers``.
+"""
 
 from __future__ import annotations
 
@@ -15,39 +18,47 @@ from odeformer.interop.materialise import Ordinary
 
 
 class Architecture(ABC):
-    """One class: where its tensors are, and how its configuration says their shapes."""
+    """A ``transformers`` class: the names and layouts of its tensors, and its configuration."""
 
     name: ClassVar[str]
+    """The name of the class."""
     model_type: ClassVar[str]
+    """The ``model_type`` of its configuration."""
     flavour: ClassVar[str]
+    """The flavour that its layers belong to."""
     solvers: ClassVar[tuple[str, ...]]
-    """Whose steps its layers are."""
+    """The solvers whose steps its layers can be."""
     layer: ClassVar[str]
-    """What a layer's tensors begin with; {} is its index."""
+    """The prefix of a layer's tensor names, with {} for the layer's index."""
     modules: ClassVar[Mapping[str, str]]
-    """Within a layer: our projection or norm to their module."""
+    """Names in a layer: our projection or norm → their module."""
     outer: ClassVar[Mapping[str, str]]
-    """Outside of the layers: our tensor to theirs."""
+    """Names outside the layers: our tensor → theirs."""
     head: ClassVar[str]
-    """The output matrix, where it is not the embedding."""
+    """The name of the output matrix, if it is not tied to the embedding."""
     transposed: ClassVar[bool] = False
     """Whether its matrices are [in, out]."""
     buffers: ClassVar[tuple[str, ...]] = ()
-    """How constants end that older files hold beside the weights."""
+    """Suffixes of constants that old files hold in addition to the weights."""
 
     @abstractmethod
     def to_config(self, ordinary: Ordinary) -> Any:
-        """Their configuration of this shape. Raises ValueError for a part that the class does not have."""
+        """The ``transformers`` configuration of a transformer.
+
+        Raises:
+            ValueError: for a setting that the class does not support.
+        """
 
     @abstractmethod
     def read_config(self, theirs: Any) -> tuple[str, dict[str, Any]]:
-        """The solver whose steps the layers are, and the settings of ours that :meth:`from_config` lacks.
+        """The solver whose steps the layers are, and settings in addition to those of :meth:`from_config`.
 
-        Raises ValueError for a part of theirs that this package does not have.
+        Raises:
+            ValueError: for a setting of theirs that this package does not support.
         """
 
     def from_config(self, theirs: Any) -> tuple[ModelConfig, str]:
-        """The ordinary model's shape, and the solver whose steps its layers are."""
+        """Our configuration of their transformer, and the solver whose steps its layers are."""
         solver, more = self.read_config(theirs)
         depth = theirs.num_hidden_layers
         settings = {
@@ -64,7 +75,7 @@ class Architecture(ABC):
         return ModelConfig.model_validate({**settings, **more}), solver
 
     def to_state(self, ordinary: Ordinary) -> dict[str, Tensor]:
-        """The tensors of their file, float32."""
+        """A transformer's tensors by their names, float32."""
         config, state = ordinary.config, {}
         for ours, theirs in self._outer(config).items():
             state[theirs] = ordinary.outer[ours]
@@ -75,20 +86,22 @@ class Architecture(ABC):
         return {name: tensor.detach().float().cpu().contiguous() for name, tensor in state.items()}
 
     def from_state(self, state: Mapping[str, Tensor], config: ModelConfig, solver: str) -> Ordinary:
-        """The transformer whose file holds these tensors.
+        """The transformer with these tensors of theirs.
 
         Raises:
             ValueError: naming a tensor that is missing, unexpected or of another shape.
         """
-        left = {name: tensor for name, tensor in state.items() if not name.endswith(self.buffers)}
+        remaining = {name: tensor for name, tensor in state.items() if not name.endswith(self.buffers)}
         prefix = self.layer.split(".")[0] + "."
-        if not any(name.startswith(prefix) for name in left):  # saved from the class without the head
-            left = {name if name == self.head else prefix + name: tensor for name, tensor in left.items()}
+        if not any(name.startswith(prefix) for name in remaining):  # saved from the class without the head
+            remaining = {
+                name if name == self.head else prefix + name: tensor for name, tensor in remaining.items()
+            }
         if config.tie_embeddings:
-            left.pop(self.head, None)
+            remaining.pop(self.head, None)
 
         def take(name: str, shape: torch.Size | tuple[int, ...]) -> Tensor:
-            tensor = left.pop(name, None)
+            tensor = remaining.pop(name, None)
             if tensor is None:
                 raise ValueError(f"tensor {name!r} is missing")
             if tensor.shape != shape:
@@ -103,27 +116,23 @@ class Architecture(ABC):
         layers = {}
         for name, spec in block_tensors(config).items():
             suffixes = self.to_theirs(name, torch.empty(spec.shape, device="meta"), config)
-            layers[name] = torch.stack(
-                [
-                    self.to_ours(
-                        name,
-                        [take(self.layer.format(i) + end, like.shape) for end, like in suffixes.items()],
-                        config,
-                    )
-                    for i in range(config.depth)
-                ]
-            )
-        if left:
-            raise ValueError(f"tensor {min(left)!r} has no place in {self.name}")
+            tensors = []
+            for index in range(config.depth):
+                prefix = self.layer.format(index)
+                parts = [take(prefix + suffix, like.shape) for suffix, like in suffixes.items()]
+                tensors.append(self.to_ours(name, parts, config))
+            layers[name] = torch.stack(tensors)
+        if remaining:
+            raise ValueError(f"tensor {min(remaining)!r} has no place in {self.name}")
         return Ordinary(config, solver, layers, outer)
 
     def to_theirs(self, name: str, tensor: Tensor, config: ModelConfig) -> dict[str, Tensor]:
-        """One tensor of a layer of ours as theirs, by the end of its name."""
+        """The parts that one of our layer tensors is stored as, by the suffix of their names."""
         module, kind = name.rsplit("_", 1)
         return {f"{self.modules[module]}.{kind}": tensor}
 
     def to_ours(self, name: str, parts: list[Tensor], config: ModelConfig) -> Tensor:
-        """And back, from the parts in the same order."""
+        """The inverse of :meth:`to_theirs`, from the parts in the same order."""
         (tensor,) = parts
         return tensor
 
@@ -141,7 +150,7 @@ def _outer_shape(name: str, config: ModelConfig) -> tuple[int, ...]:
 
 
 def shape_settings(ordinary: Ordinary) -> dict[str, Any]:
-    """What all classes' configurations say alike."""
+    """The settings that have the same names in the configurations of all classes."""
     config = ordinary.config
     return {
         "dtype": "float32",
@@ -156,19 +165,23 @@ def shape_settings(ordinary: Ordinary) -> dict[str, Any]:
     }
 
 
-def refuse_others(theirs: Any, able: Mapping[str, tuple[object, ...]]) -> None:
-    """Raise ValueError for a setting of theirs that is none of the values this package has."""
-    for key, values in able.items():
-        found = getattr(theirs, key, values[0])
-        if found not in values:
-            raise ValueError(f"{key} {found!r} cannot be read, only {' or '.join(map(repr, values))}")
+def check_values(theirs: Any, supported: Mapping[str, tuple[object, ...]]) -> None:
+    """Refuse settings of theirs that this package does not support.
+
+    Raises:
+        ValueError: naming the setting and its supported values.
+    """
+    for key, values in supported.items():
+        value = getattr(theirs, key, values[0])
+        if value not in values:
+            raise ValueError(f"{key} {value!r} cannot be read, only {' or '.join(map(repr, values))}")
 
 
 def rotary_settings(theirs: Any) -> dict[str, Any]:
-    """Our settings of their rotary positions.
+    """Our settings for their rotary embedding.
 
     Raises:
-        ValueError: for scaled ones.
+        ValueError: for scaled rotary embeddings.
     """
     rope = theirs.rope_parameters
     if rope.get("rope_type", "default") != "default":

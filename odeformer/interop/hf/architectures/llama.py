@@ -10,15 +10,16 @@ from torch import Tensor
 from odeformer.config import ModelConfig
 from odeformer.interop.hf.architectures.layout import (
     Architecture,
-    refuse_others,
+    check_values,
     rotary_settings,
     shape_settings,
 )
 from odeformer.interop.materialise import Ordinary
+from odeformer.interop.qkv import split_llama
 
 
 class Llama(Architecture):
-    """Its query, key and value are three projections."""
+    """Llama, with separate projections for queries, keys and values."""
 
     name = "LlamaForCausalLM"
     model_type = "llama"
@@ -58,7 +59,7 @@ class Llama(Architecture):
 
     def read_config(self, theirs: Any) -> tuple[str, dict[str, Any]]:
         head_width = theirs.hidden_size // theirs.num_attention_heads
-        refuse_others(
+        check_values(
             theirs,
             {
                 "hidden_act": ("silu",),
@@ -77,9 +78,8 @@ class Llama(Architecture):
     def to_theirs(self, name: str, tensor: Tensor, config: ModelConfig) -> dict[str, Tensor]:
         if name != "qkv_weight":
             return super().to_theirs(name, tensor, config)
-        shared = config.groups * config.head_width
-        parts = tensor.split([config.width, shared, shared])
-        return {f"self_attn.{part}_proj.weight": rows for part, rows in zip("qkv", parts, strict=True)}
+        parts = zip("qkv", split_llama(tensor, config), strict=True)
+        return {f"self_attn.{part}_proj.weight": rows for part, rows in parts}
 
     def to_ours(self, name: str, parts: list[Tensor], config: ModelConfig) -> Tensor:
         return torch.cat(parts)

@@ -1,0 +1,150 @@
+"""A pretraining run with everything resolved that its shards and its initial weights decide."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster import registry
+from cluster.checkpoints.mirror import IDENTITY
+from cluster.settings import PretrainSettings
+from cluster.tracking import store
+from cluster.training.shards import describe, open_stream
+from data.manifest import Manifest
+from data.tokenizer import load_tokenizer, to_json
+from odeformer import checkpoint
+from odeformer.config import ModelConfig
+from odeformer.gradients import gradient_named
+from odeformer.solvers import LAYERS, solver_named
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """A checked run. It is made by :func:`resolve_run` and passed on, so that nothing is read twice."""
+
+    settings: PretrainSettings
+    """Settings with absolute paths, a tracking URI and a complete model."""
+    manifest: Manifest
+    """Manifest of the shards, which also holds the digest of their tokenizer."""
+
+    @property
+    def identity_file(self) -> Path:
+        """The file in ``run.dir`` that says which run the folder belongs to."""
+        return self.settings.run.dir / IDENTITY
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What two runs must have in common to resume from the same folder."""
+        settings = self.settings
+        return {
+            "model": settings.model.model_dump(mode="json"),
+            "init": settings.init,
+            "data": self.manifest.digest(),
+            "global_batch": settings.train.global_batch,
+            "seeds": [settings.run.seed, settings.data.seed],
+            "start": settings.data.start,
+        }
+
+    def write_identity(self) -> None:
+        """Mark ``run.dir`` as the folder of this run."""
+        self.identity_file.write_text(json.dumps(self.identity, indent=2))
+
+
+def resolve_run(settings: PretrainSettings) -> ResolvedRun:
+    """Check a run as far as possible without workers, and fill in what its shards and ``init`` decide.
+
+    The manifest of the shards is read and validated once.
+
+    Raises:
+        ValueError, FileNotFoundError: for missing or unsuitable shards, an unknown or unsuitable ``init``, or
+            a ``run.dir`` that holds another run.
+    """
+    shards = describe(settings)
+    if settings.init is not None:
+        settings = _continued(settings, settings.init, shards.manifest)
+    settings = settings.model_copy(update={"model": complete_model(settings, shards.manifest)})
+    settings = settings.absolute(store.tracking_uri(settings.tracking.uri))
+
+    for split in ("train", "validation"):
+        open_stream(settings, split, world_size=settings.world_sizes[0], described=shards)
+
+    run = ResolvedRun(settings, shards.manifest)
+    _check_folder(run)
+    return run
+
+
+def _continued(settings: PretrainSettings, init: str, manifest: Manifest) -> PretrainSettings:
+    """The settings with the model and, where it is fixed, the solver of the weights that ``init`` names."""
+    folder = Path(init)
+    if init.startswith("models:/"):
+        version = registry.resolve(init, settings.tracking.uri)
+        if version.kind != "checkpoint":
+            raise ValueError(f"init {init} is an adapter; a run continues from a checkpoint")
+        # The version, not the alias: an alias may move before the run is resumed.
+        settings = settings.model_copy(update={"init": version.uri})
+        folder = registry.fetch(version.uri, settings.tracking.uri)
+
+    model, solver = checkpoint.load_config(folder)
+    train = settings.train
+    if solver in LAYERS:
+        # Parallel and sequential branches are different networks, not two solvers of one flow.
+        if train.solver in LAYERS and train.solver != solver:
+            raise ValueError(f"init {init} has the layers of {solver}, not train.solver {train.solver}")
+        if train.solver is None and gradient_named(train.gradient).goes_with(solver_named(solver)):
+            train = train.model_copy(update={"solver": solver})
+
+    # Compared in the form that a build writes: `transformers` lays out an imported tokenizer differently.
+    tokenizer = hashlib.sha256(to_json(load_tokenizer(folder))).hexdigest()
+    if tokenizer != manifest.tokenizer_sha256:
+        raise ValueError(
+            f"data.shards {settings.data.shards} were built with another tokenizer than that of init "
+            f"{init}: build them with --tokenizer {folder / 'tokenizer.json'}"
+        )
+
+    # Validated again: the checks across sections depend on the model.
+    content = settings.model_dump() | {"model": model.model_dump(), "train": train.model_dump()}
+    return PretrainSettings.model_validate(content)
+
+
+def complete_model(settings: PretrainSettings, manifest: Manifest) -> ModelConfig:
+    """The model with the vocabulary and the context of the shards, where the settings do not give them.
+
+    Raises:
+        ValueError: when the vocabulary or the context is too small for the shards.
+    """
+    model = settings.model.model_copy(
+        update={
+            "vocabulary_size": settings.model.vocabulary_size or manifest.vocabulary_size,
+            "context_length": settings.model.context_length or settings.data.sequence_length,
+        }
+    )
+    assert model.vocabulary_size is not None
+    assert model.context_length is not None
+    if settings.data.sequence_length > model.context_length:
+        raise ValueError(
+            f"data.sequence_length {settings.data.sequence_length} is longer than model.context_length "
+            f"{model.context_length}"
+        )
+    if model.vocabulary_size < manifest.vocabulary_size:
+        raise ValueError(
+            f"model.vocabulary_size {model.vocabulary_size} is smaller than the shards' tokenizer, "
+            f"which has {manifest.vocabulary_size} tokens"
+        )
+    return model
+
+
+def _check_folder(run: ResolvedRun) -> None:
+    """Raise a ``ValueError`` if ``run.dir`` holds a run with other weights, data or batches."""
+    if not run.identity_file.is_file():
+        return
+    known = json.loads(run.identity_file.read_text())
+    known.setdefault("start", 0)  # absent in folders of older versions
+    changed = [key for key, value in run.identity.items() if known.get(key) != value]
+    if changed:
+        raise ValueError(
+            f"run.dir {run.settings.run.dir} holds another run, which differs in {', '.join(changed)}: "
+            "choose another run.dir, or remove it"
+        )

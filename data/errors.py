@@ -1,0 +1,8 @@
+"""Short reasons for errors of other libraries."""
+
+from __future__ import annotations
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type if the message is empty."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,1 +1,0 @@
-"""What ``odeformer drift`` shows: the page of a ``drift.json``, and the same in words."""

@@ -1,0 +1,56 @@
+"""Coefficient functions without parameters."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Fixed(nn.Module):
+    """A basis with the same, fixed coefficients [M, K] for every tensor."""
+
+    def __init__(self, tensors: int, size: int) -> None:
+        super().__init__()
+        self.tensors, self.size = tensors, size
+
+    def forward(self, t: Tensor, h: Tensor) -> Tensor:
+        coefficients = self.coefficients(t)
+        return coefficients.expand(self.tensors, *coefficients.shape)
+
+    def coefficients(self, t: Tensor) -> Tensor:
+        """The coefficients c_1(t) … c_K(t): t [M] → [M, K]."""
+        raise NotImplementedError
+
+
+class Independent(Fixed):
+    """Independent layers: W(t) = B_k for t in the k-th of K equal intervals.
+
+    At N = K cells this is the ordinary transformer; fewer cells skip layers, more repeat them. K = 1 is the
+    universal transformer, which has the same layer at every t.
+    """
+
+    def coefficients(self, t: Tensor) -> Tensor:
+        # The tolerance makes a time just before an edge, such as a rounded edge, belong to the interval after
+        # it.
+        index = (t.double() * self.size + 1e-4).long().clamp(max=self.size - 1)
+        return nn.functional.one_hot(index, self.size).to(t.dtype)
+
+
+class Linear(Fixed):
+    """Piecewise linear: W = B_k at the midpoint of the k-th of K equal cells, constant beyond the outer ones.
+
+    At N = K cells it is the ordinary transformer of layers B_1 … B_K.
+    """
+
+    def coefficients(self, t: Tensor) -> Tensor:
+        position = (t * self.size - 0.5).clamp(0, self.size - 1)
+        knots = torch.arange(self.size, device=t.device)
+        return (1 - (position[:, None] - knots).abs()).clamp(min=0)
+
+
+class Chebyshev(Fixed):
+    """Polynomials: c_k(t) = T_{k−1}(2t − 1), the Chebyshev polynomials of the first kind."""
+
+    def coefficients(self, t: Tensor) -> Tensor:
+        angle = torch.arccos((2 * t - 1).clamp(-1, 1))
+        return torch.cos(angle[:, None] * torch.arange(self.size, device=t.device))

@@ -1,0 +1,107 @@
+"""A run is resolved once: absolute paths, and a single reading of the shards' manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from empty_store import empty_store
+from small_runs import small_settings, tiny_shape
+
+from cluster import pretrain
+from cluster.resolve import resolve_run
+from cluster.settings import PretrainSettings
+from data.manifest import Manifest, load_manifest
+from odeformer import checkpoint
+from odeformer.model import Odeformer
+
+MakeSettings = Callable[..., PretrainSettings]
+
+
+@pytest.fixture
+def weights(shards: Path, tmp_path: Path) -> Path:
+    """A checkpoint folder with sequential layers and the shards' tokenizer."""
+    shape = tiny_shape(load_manifest(shards).vocabulary_size, 32)
+    state = Odeformer(shape).state_dict()
+    checkpoint.save(state, shape, "lie_trotter", shards / "tokenizer.json", tmp_path / "weights")
+    return tmp_path / "weights"
+
+
+@pytest.mark.parametrize("continues", [False, True])
+def test_the_manifest_is_read_once_before_the_workers_start(
+    settings: MakeSettings,
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    continues: bool,
+) -> None:
+    empty_store(tmp_path)
+    unresolved = settings().model_copy(update={"init": str(weights)} if continues else {})
+    validate, readings = Manifest.model_validate, []
+    started_after = []
+
+    def count(*arguments: Any, **named: Any) -> Manifest:
+        readings.append(arguments)
+        return validate(*arguments, **named)
+
+    monkeypatch.setattr(Manifest, "model_validate", count)
+    monkeypatch.setattr(pretrain, "supervise", lambda *_: started_after.append(len(readings)))
+    pretrain.pretrain(resolve_run(unresolved), lambda event: None)
+
+    assert started_after == [1]
+
+
+def test_a_resolved_run_does_not_depend_on_the_current_folder(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    relative = Path(os.path.relpath(shards, tmp_path))
+    run = small_settings(relative, Path("here"), tracking={"uri": "sqlite:///here/mlflow.db"})
+
+    assert Path(run.data.shards).resolve() == shards.resolve()
+    assert Path(run.data.shards).is_absolute()
+    assert run.run.dir == tmp_path / "here" / "run"
+    assert run.tracking.uri == f"sqlite:///{tmp_path}/here/mlflow.db"
+    assert resolve_run(run).settings == run
+
+
+@pytest.mark.parametrize(
+    ("location", "is_kept"), [("s3://bucket/shards", True), ("models:/name@champion", True), ("local", False)]
+)
+def test_addresses_are_no_paths(settings: MakeSettings, location: str, is_kept: bool) -> None:
+    run = settings()
+    if location.startswith("models:/"):
+        changed = run.model_copy(update={"init": location})
+        resolved = changed.absolute("http://store").init
+    else:
+        changed = run.model_copy(update={"data": run.data.model_copy(update={"shards": location})})
+        resolved = changed.absolute("http://store").data.shards
+
+    assert resolved == (location if is_kept else str(Path.cwd() / location))
+
+
+def test_init_decides_model_and_layers(
+    settings: MakeSettings, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(weights.parent)
+    run = resolve_run(settings().model_copy(update={"init": "weights"})).settings
+
+    assert run.init == str(weights)
+    assert run.model.width == 16
+    assert run.train.solver == "lie_trotter"
+
+
+def test_init_must_fit_shards_and_layers(settings: MakeSettings, weights: Path) -> None:
+    other_layers = settings(train={"solver": "euler"}).model_copy(update={"init": str(weights)})
+    with pytest.raises(ValueError, match=r"has the layers of lie_trotter, not train\.solver euler"):
+        resolve_run(other_layers)
+
+    tokenizer = json.loads((weights / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"].pop()
+    (weights / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ValueError, match="built with another tokenizer than that of init"):
+        resolve_run(settings().model_copy(update={"init": str(weights)}))
