@@ -14,6 +14,7 @@ from cluster.pool import Pool, PoolSettings
 from cluster.pool.job import ENDED, Job
 from cluster.pool.search import TaskSearch
 from cluster.registry.run_output import REGISTER_SECONDS
+from cluster.runs.events import Event
 from cluster.runs.failures import RunFailedError
 from cluster.tasks.task import Task
 from launcher.tables.search import state_in_words
@@ -105,7 +106,7 @@ def _wait(
         jobs = {job.id: job for job in pool.jobs() if job.id in offsets}
         for job_id in ids:
             events, offsets[job_id] = pool.events(job_id, offsets[job_id])
-            last_steps.update((job_id, event) for event in events if event["event"] == "step")
+            last_steps.update((job_id, event) for event in events if event["event"] == Event.STEP)
 
         done = sum(
             event["step"] / jobs[job_id].task["train"]["steps"] for job_id, event in last_steps.items()
