@@ -183,6 +183,8 @@ class CheckpointSettings(Section):
     """Also keep every checkpoint at a multiple of this step permanently; a multiple of ``every``."""
     max_failed: int = Field(default=3, ge=1)
     """Consecutive checkpoints that cannot be written before the run stops."""
+    start_anew: bool = False
+    """Train from step 0 when all checkpoints are damaged; by default the run stops instead."""
     mirror: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*://.+$")] | None = None
     """Remote folder, used by this run only, that each checkpoint is copied to (``s3://bucket/runs/first``).
     A new machine resumes from it. Anyone with write access to it can run code on the workers."""
