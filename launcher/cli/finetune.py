@@ -37,7 +37,7 @@ def finetune_run(
     ),
     as_json: AsJson = False,
 ) -> None:
-    """Run one task on this machine, without a pool. Example: odeformer finetune run task.yaml"""
+    """Run one task on this machine; needs no running cluster. Example: odeformer finetune run task.yaml"""
     from launcher.configuration.load import load_task
 
     task = load_task(task_file, overrides or [])
