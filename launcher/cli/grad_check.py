@@ -17,10 +17,12 @@ def grad_check(
     config: Config,
     overrides: Overrides = None,
     depth: Depths = None,
-    model: Annotated[str | None, Option(help="Trained weights: models:/<name>@<alias> or a folder.")] = None,
+    model: Annotated[
+        str | None, Option(help="Model to check instead of fresh weights, models:/… or a folder.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare error, memory and time of gradient methods. Example: odeformer grad-check tiny"""
+    """Compare gradient methods by error, memory and time. Example: odeformer grad-check tiny"""
     from launcher.configuration.load import load_pretrain
 
     settings = load_pretrain(config, overrides or [])
