@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument
 
-from cluster.pool.status import PoolStatus
 from launcher.cli.options import AsJson, Overrides, PoolAddress, Watch
 from launcher.cli.output import say, show, show_live
+
+if TYPE_CHECKING:
+    from cluster.pool.status import PoolStatus
 
 pool_app = typer.Typer(help="Manage the pool that runs teams' fine-tuning jobs.", no_args_is_help=True)
 

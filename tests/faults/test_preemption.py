@@ -125,7 +125,7 @@ def test_a_worker_is_started_again_and_the_command_ends_with_75(
         code, said, errors = command.end()
     step = command.steps()[-1]
     assert (code, errors.splitlines()[-1]) == (75, f"preempted at step {step}; the same command resumes it")
-    assert f"preempted at step {restart['step']}; starting again" in said
+    assert f"preempted at step {restart['step']}; restarting from step {restart['step']}" in said
     assert events(command.run, "checkpoint")[-1]["step"] == step < STEPS
     with pretraining(tmp_path, shards) as command:
         assert command.end()[0] == 0

@@ -63,7 +63,10 @@ def test_it_simulates_failures_in_the_report_and_in_json() -> None:
     ("asked", "said"),
     [
         (["tiny", "--gpus", "1", "--spares", "2"], "need --simulate: add it"),
-        (["1b", "--gpus", "4194304", "--set", "train.global_batch=8388608", "--simulate"], "nothing to sim"),
+        (
+            ["1b", "--gpus", "4194304", "--set", "train.global_batch=8388608", "--simulate"],
+            "more often than a run can restart",
+        ),
     ],
 )
 def test_what_cannot_be_simulated_is_one_line(
