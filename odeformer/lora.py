@@ -44,7 +44,7 @@ class EmbeddingPair(NamedTuple):
 
 
 class AdaptedEmbedding(nn.Module):
-    """A change of the embedding: ``lora_a`` [r, width] and ``lora_b`` [vocabulary, r], which starts at zero."""
+    """A change of the embedding: ``lora_a`` [r, width] and ``lora_b`` [vocabulary, r], zero at first."""
 
     def __init__(self, config: AdapterConfig, model: ModelConfig) -> None:
         super().__init__()
