@@ -1,4 +1,4 @@
-"""A training run through the one loop, in this process, on one core: what the rows of benchmarks are."""
+"""A training run through the product's loop, in this process and on one core."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, Tra
 from cluster.training import worker
 from data.manifest import SplitName
 from data.stream import ShardStream
+from data.tasks.stream import TaskStream
 from odeformer.config import ModelConfig
 from odeformer.model import SolveOptions
 from odeformer.solvers import Solver, solver_named
@@ -25,7 +26,7 @@ SEQUENCE_LENGTH = 256
 
 
 class OrdinaryModel(nn.Module):
-    """A model of another library behind the interface that the training loop uses."""
+    """A model of another library with the interface that the training loop uses."""
 
     solver = "euler"
 
@@ -34,14 +35,20 @@ class OrdinaryModel(nn.Module):
         self.config, self.options = config, SolveOptions(self.solver, "direct")
 
     def layer_solver(self, solver: str | None = None) -> Solver:
-        """Counts one evaluation of a layer in its steps."""
+        """The solver, by which the loop counts one evaluation for each layer."""
         return solver_named(self.solver)
 
 
+def train_settings(steps: int, batch: int, **settings: Any) -> TrainSettings:
+    """Settings of a run with one micro-batch in each step and gradient ``direct``, unless given another."""
+    settings = {"gradient": "direct", **settings}
+    return TrainSettings(steps=steps, global_batch=batch, micro_batch=batch, **settings)
+
+
 def train_here(
-    module: nn.Module, stream: ShardStream, train: TrainSettings, optim: OptimSettings, seed: int
+    module: nn.Module, stream: ShardStream | TaskStream, train: TrainSettings, optim: OptimSettings, seed: int
 ) -> tuple[Any, list[float]]:
-    """Train a module with the interface of our model; the engine that holds the result, and all losses."""
+    """Train a module in a temporary folder; returns the engine that holds it, and the loss of each step."""
     with tempfile.TemporaryDirectory() as folder:
         run = RunSettings(dir=Path(folder), seed=seed)
         engine, events = train_in(run, module, stream, train, optim, commit_every=train.steps)
@@ -51,21 +58,21 @@ def train_here(
 def train_in(
     run: RunSettings,
     module: nn.Module,
-    stream: ShardStream,
+    stream: ShardStream | TaskStream,
     train: TrainSettings,
     optim: OptimSettings,
     commit_every: int,
     validate: Callable[[Any], dict[str, float]] = lambda engine: {},
 ) -> tuple[Any, list[dict[str, Any]]]:
-    """Train a module as :func:`train_here` does, in a folder; called again, go on from its last commit.
+    """Train a module in a run folder; a second call resumes from the last checkpoint there.
 
     Args:
-        run: the folder, which holds nothing but this run, and the seed.
-        commit_every: optimizer steps between commits.
-        validate: called with the engine every ``train.validate_every`` steps; its numbers are in the events.
+        run: the folder, which holds only this run, and the seed.
+        commit_every: optimizer steps between checkpoints.
+        validate: called with the engine every ``train.validate_every`` steps; its metrics go into the events.
 
     Returns:
-        The engine that holds the result, and the events of the run, each step's once.
+        The engine that holds the result, and the events of the run, one of a kind for each step.
     """
     alone()
     log = EventLog(run.dir)
@@ -82,13 +89,13 @@ def train_in(
             checkpoint=CheckpointSettings(every=commit_every, keep=1),
         )
     )
-    # A step that was made again after a stop counts as it was made last.
+    # A step that was repeated after an interruption counts as it was made last.
     events, _ = events_from(run.dir / EVENTS, 0)
     return engine, list({(event["event"], event["step"]): event for event in events}.values())
 
 
 class AsEngine:
-    """A module behind the interface of an engine, to evaluate it; its products in the given precision."""
+    """A module with the interface of an engine, for evaluation with matmuls in the given precision."""
 
     def __init__(self, module: nn.Module, precision: Literal["fp32", "bf16"] = "bf16") -> None:
         self.module, self._bf16 = module, precision == "bf16"
@@ -105,14 +112,14 @@ class AsEngine:
 
 
 def alone() -> None:
-    """A process group of this process only, and one thread: rows run beside one another."""
+    """Limit this process to one thread and give it a process group of its own, as rows run side by side."""
     torch.set_num_threads(1)
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 
 
 def open_stream(shards: Path, split: SplitName, batch: int, start: int = 0) -> ShardStream:
-    """A split of the shards in the order that every row sees, from its sequence ``start`` on."""
+    """A split of the shards from sequence ``start``, in the order that every row sees."""
     return ShardStream(
         shards,
         rank=0,

@@ -1,4 +1,4 @@
-"""The texts that benchmarks train on: ``ODEFORMER_DATA``, Python's standard library, installed packages."""
+"""The texts that benchmarks train on: Python's standard library, packages, and ``ODEFORMER_DATA``."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from pathlib import Path
 from launcher.quickstart.standard_library import is_text, sources
 
 PACKAGES = ("matplotlib", "networkx", "numpy", "pandas", "scipy", "sklearn", "sqlalchemy")
-"""Sources of 85 MB, written by many hands, of the versions in ``constraints.txt``."""
+"""Installed packages with 85 MB of sources by many authors, of the versions in ``constraints.txt``."""
 
 
 def benchmark_texts(folder: Path) -> list[Path]:
-    """Text files: the standard library's, and where ``ODEFORMER_DATA`` is set that folder's.
+    """Text files of the standard library and, if it is set, of the folder ``ODEFORMER_DATA``.
 
     Args:
-        folder: where questions and answers of a JSONL task are written out as text.
+        folder: a folder to write the questions and answers of JSONL tasks into, as text.
     """
     texts = sources()
-    given = os.environ.get("ODEFORMER_DATA")
-    if given is None:
+    data = os.environ.get("ODEFORMER_DATA")
+    if data is None:
         return texts
-    texts += sorted(Path(given).glob("*.txt"))
-    for task in sorted(Path(given).glob("*/train.jsonl")):
+    texts += sorted(Path(data).glob("*.txt"))
+    for task in sorted(Path(data).glob("*/train.jsonl")):
         rows = [json.loads(line) for line in task.read_text(encoding="utf-8").splitlines()]
-        written = folder / f"{task.parent.name}.txt"
+        file = folder / f"{task.parent.name}.txt"
         text = "\n\n".join("\n".join(str(value) for value in row.values()) for row in rows)
-        written.write_text(text, encoding="utf-8")
-        texts.append(written)
+        file.write_text(text, encoding="utf-8")
+        texts.append(file)
     return texts
 
 
 def package_texts() -> list[Path]:
-    """The modules of :data:`PACKAGES`, sorted, without tables of test data."""
+    """The modules of :data:`PACKAGES`, sorted, without tables of data."""
     texts = []
     for name in PACKAGES:
         spec = find_spec(name)

@@ -188,6 +188,8 @@ class CheckpointSettings(Section):
     Default: none."""
     max_failed: int = Field(default=3, ge=1)
     """Number of consecutive failures to write a checkpoint after which the run stops."""
+    start_anew: bool = False
+    """Train from step 0 if all checkpoints are damaged, instead of stopping the run."""
     mirror: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*://.+$")] | None = None
     """Remote folder, not shared with other runs, to which each checkpoint is copied
     (``s3://bucket/runs/first``), so that the run can be resumed on another machine. Anyone with write access

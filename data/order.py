@@ -57,7 +57,7 @@ class GlobalOrder:
 
     This shuffles enough because documents are shuffled when shards are built, so that only sequences of the
     same document are similar. Such sequences are in the same stream, a round or more apart on average, in
-    random places of their block. ``benchmarks.shuffle`` measures the remaining correlation.
+    random places of their block. ``benchmarks.data.shuffle`` measures the remaining correlation.
     """
 
     def __init__(self, shard_sizes: Sequence[int], seed: int, block: int) -> None:

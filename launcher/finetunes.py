@@ -14,6 +14,7 @@ from cluster.pool import Pool, PoolSettings
 from cluster.pool.job import ENDED, Job
 from cluster.pool.search import TaskSearch
 from cluster.registry.run_output import REGISTER_SECONDS
+from cluster.runs.events import Event, LoggedEvent
 from cluster.runs.failures import RunFailedError
 from cluster.tasks.task import Task
 from launcher.tables.search import state_in_words
@@ -87,7 +88,7 @@ def lines(pool: Pool, job_id: str, follow: bool) -> Iterator[str]:
         time.sleep(POLL_SECONDS)
 
 
-def _line_of(event: dict[str, Any]) -> str:
+def _line_of(event: LoggedEvent) -> str:
     at = time.strftime("%H:%M:%S", time.localtime(event["time"]))
     words = [at, event["event"], str(event["step"])]
     for key, value in event.items():
@@ -99,13 +100,13 @@ def _line_of(event: dict[str, Any]) -> str:
 def _wait(
     pool: Pool, ids: Sequence[str], progress: Progress, registry_seconds: float = math.inf
 ) -> list[Job]:
-    last_steps: dict[str, dict[str, Any]] = {}
+    last_steps: dict[str, LoggedEvent] = {}
     offsets = dict.fromkeys(ids, 0)
     while True:
         jobs = {job.id: job for job in pool.jobs() if job.id in offsets}
         for job_id in ids:
             events, offsets[job_id] = pool.events(job_id, offsets[job_id])
-            last_steps.update((job_id, event) for event in events if event["event"] == "step")
+            last_steps.update((job_id, event) for event in events if event["event"] == Event.STEP)
 
         done = sum(
             event["step"] / jobs[job_id].task["train"]["steps"] for job_id, event in last_steps.items()
@@ -122,7 +123,7 @@ def _is_over(job: Job, registry_seconds: float) -> bool:
     return gave_up or job.state in ENDED
 
 
-def _short(job: Job, event: dict[str, Any] | None) -> str:
+def _short(job: Job, event: LoggedEvent | None) -> str:
     if job.state == "running" and event is not None:
         return f"{job.team} step {event['step']} loss {event['loss']:.2f}"
     return f"{job.team} {job.state}"

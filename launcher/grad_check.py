@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 
 import torch
 
@@ -12,14 +11,14 @@ from cluster import registry
 from cluster.resolve import complete_model
 from cluster.settings import PretrainSettings
 from cluster.training.shards import describe, open_stream
-from odeformer.measure.gradient_check import check_gradients, pairs_of
+from odeformer.measure.gradient_check import GradientRow, check_gradients, pairs_of
 from odeformer.model import Odeformer
 from odeformer.solvers import MEMORY_SAVING, SOLVERS, ReversibleSolver
 
 
 def grad_check(
     settings: PretrainSettings, depths: Sequence[int], checkpoint: str | None
-) -> Iterator[list[dict[str, object]]]:
+) -> Iterator[list[GradientRow]]:
     """Check the gradient methods on one micro-batch; the rows of each depth.
 
     Args:
@@ -44,4 +43,4 @@ def grad_check(
     if not isinstance(SOLVERS[solver], ReversibleSolver):
         pairs += [pair for pair in pairs_of(MEMORY_SAVING) if pair[1] != "checkpoint"]
     for depth in depths or sorted(set(train.depths)) or [config.depth]:
-        yield [asdict(row) for row in check_gradients(model, ids, depth, train.precision, pairs)]
+        yield check_gradients(model, ids, depth, train.precision, pairs)

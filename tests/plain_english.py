@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGES = ("odeformer", "data", "cluster", "launcher")
+PACKAGES = ("odeformer", "data", "cluster", "launcher", "benchmarks")
 # Words that a sentence or a noun phrase about the thing at hand does not begin with.
 REFUSED = frozenset(
     [

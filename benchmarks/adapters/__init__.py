@@ -1,1 +1,1 @@
-"""Adapters measured: what a step costs, how much of full fine-tuning they gain, what sharing a pass saves."""
+"""Adapters: cost of a step, gain against full fine-tuning, joint training of several jobs."""

@@ -1,24 +1,20 @@
-"""What a training step costs: an adapter against full fine-tuning, and against ``peft`` on the export."""
+"""The cost of a training step: an adapter against full fine-tuning, and against ``peft`` on the export."""
 
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.adapters.base import shape
+from benchmarks.bench import Row, median_ratio
+from benchmarks.speed.generation import transformers_model
 from odeformer.config import AdapterConfig
 from odeformer.frozen import FrozenBase, Tuned
-from odeformer.interop.hf.architectures import architecture_for
-from odeformer.interop.hf.exporting import load_exported
-from odeformer.interop.materialise import materialise
 from odeformer.lora import Adapter
 from odeformer.measure.memory import peak_bytes
 from odeformer.model import Odeformer, token_losses
@@ -26,16 +22,16 @@ from odeformer.model import Odeformer, token_losses
 RANK, SEQUENCES, LENGTH = 8, 4, 256
 WIDTHS = (256, 512, 768)
 IGNORED = 2
-"""Rounds at the beginning that are not looked at."""
+"""The number of first rounds that are not counted."""
 
 
 class Step:
-    """One optimizer step of a model, on the same batch again and again."""
+    """An optimizer step of a model, always on the same batch."""
 
     def __init__(
         self, trained: nn.Module, loss: Callable[[Tensor], Tensor], holds: Iterable[Tensor] = ()
     ) -> None:
-        """``holds``: tensors that the model needs beside its parameters."""
+        """Set up AdamW; ``holds`` are tensors that the model needs besides its parameters."""
         self.parameters = [p for p in trained.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(self.parameters, lr=1e-4)
         self._loss = loss
@@ -48,14 +44,14 @@ class Step:
         self._optimizer.zero_grad()
 
     def bytes_held(self) -> int:
-        """Weights and the optimizer's state, between steps."""
+        """The bytes of weights and optimizer state between steps."""
         states = [t for state in self._optimizer.state.values() for t in state.values()]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in [*self._held, *states]}
         return sum(storage.nbytes() for storage in storages.values())
 
 
-def compare(width: int, gradient: str, rounds: int) -> dict[str, Any]:
-    """Three models that take turns: an adapter, all weights, and peft's adapter on the exported layers."""
+def compare(width: int, gradient: str, rounds: int) -> Row:
+    """A row of three models that take turns: an adapter, all weights, peft's adapter on the export."""
     torch.manual_seed(0)
     config = shape(2048, width)
     ids = torch.randint(2048, (SEQUENCES, LENGTH + 1))
@@ -66,12 +62,13 @@ def compare(width: int, gradient: str, rounds: int) -> dict[str, Any]:
     }
     clocks = {"wall": time.perf_counter, "processor": time.process_time}
     seconds: dict[str, dict[str, list[float]]] = {clock: {name: [] for name in steps} for clock in clocks}
-    for _ in range(rounds + IGNORED):
+    for number in range(rounds + IGNORED):
         for name, step in steps.items():
             started = {clock: read() for clock, read in clocks.items()}
             step(ids)
             for clock, read in clocks.items():
-                seconds[clock][name].append(read() - started[clock])
+                if number >= IGNORED:
+                    seconds[clock][name].append(read() - started[clock])
     memory = {
         name: step.bytes_held() + peak_bytes(lambda step=step: step(ids)) for name, step in steps.items()
     }
@@ -82,27 +79,22 @@ def compare(width: int, gradient: str, rounds: int) -> dict[str, Any]:
         "rounds": rounds,
         "tokens": SEQUENCES * LENGTH,
         "milliseconds": {
-            clock: {name: 1e3 * statistics.median(s[IGNORED:]) for name, s in of_all.items()}
-            for clock, of_all in seconds.items()
+            clock: {name: 1e3 * statistics.median(values) for name, values in by_name.items()}
+            for clock, by_name in seconds.items()
         },
         "bytes": memory,
         "held_bytes": {name: step.bytes_held() for name, step in steps.items()},
         "trained": {name: sum(p.numel() for p in step.parameters) for name, step in steps.items()},
         "time_ratio": {
-            clock: {other: ratio(of_all["lora"], of_all[other]) for other in ("full", "peft")}
-            for clock, of_all in seconds.items()
+            clock: {other: median_ratio(by_name["lora"], by_name[other]) for other in ("full", "peft")}
+            for clock, by_name in seconds.items()
         },
         "memory_ratio": {other: memory["lora"] / memory[other] for other in ("full", "peft")},
     }
 
 
-def ratio(ours: list[float], theirs: list[float]) -> float:
-    """The median over rounds."""
-    return statistics.median(a / b for a, b in list(zip(ours, theirs, strict=True))[IGNORED:])
-
-
 def adapter_step(model: Odeformer, gradient: str) -> Step:
-    """Of an adapter of ours, as a job trains it."""
+    """A step of our adapter, as a job trains it."""
     model.options = replace(model.options, gradient=gradient)
     base = FrozenBase(model)
     tuned = Tuned(base, Adapter(AdapterConfig(rank=RANK), model.config)).train()
@@ -112,30 +104,18 @@ def adapter_step(model: Odeformer, gradient: str) -> Step:
 
 
 def full_step(model: Odeformer, gradient: str) -> Step:
-    """Of all weights."""
+    """A step of all weights."""
     model.options = replace(model.options, gradient=gradient)
     return Step(model.train(), lambda ids: mean_loss(model(ids[:, :-1]).logits, ids))
 
 
 def peft_step(model: Odeformer, gradient: str) -> Step:
-    """Of peft's LoRA on the layers that the model is at N = D, by transformers."""
+    """A step of peft's LoRA on the model's layers at N = D, exported to transformers."""
     from peft import LoraConfig, get_peft_model
-    from safetensors.torch import save_file
 
-    ordinary = materialise(model)
-    architecture = architecture_for(ordinary.config, ordinary.solver)
-    with tempfile.TemporaryDirectory() as folder:
-        architecture.to_config(ordinary).to_json_file(Path(folder) / "config.json", use_diff=False)
-        save_file(
-            architecture.to_state(ordinary), Path(folder) / "model.safetensors", metadata={"format": "pt"}
-        )
-        theirs = load_exported(Path(folder))
-        for parameter in theirs.parameters():  # in memory, as ours, not in the file that is about to go
-            parameter.data = parameter.data.clone()
     modules = ["query_key_value", "attention.dense", "dense_h_to_4h", "dense_4h_to_h"]
-    tuned = get_peft_model(
-        theirs, LoraConfig(r=RANK, lora_alpha=16, target_modules=modules, lora_dropout=0.0)
-    )
+    config = LoraConfig(r=RANK, lora_alpha=16, target_modules=modules, lora_dropout=0.0)
+    tuned = get_peft_model(transformers_model(model), config)
     if gradient == "checkpoint":
         tuned.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     tuned.train()
@@ -143,5 +123,5 @@ def peft_step(model: Odeformer, gradient: str) -> Step:
 
 
 def mean_loss(logits: Tensor, ids: Tensor) -> Tensor:
-    """The same for all."""
+    """The loss of all three."""
     return token_losses(logits, ids[:, 1:]).mean()

@@ -1,4 +1,4 @@
-"""How large an adapter is, and one adapter as ``peft`` loads it at several depths."""
+"""The size of an adapter, and one adapter as ``peft`` loads it at several depths."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ WIDTHS = (128, 256, 512, 768, 1024)
 
 
 def size(width: int) -> dict[str, Any]:
-    """An adapter's parameters by the formula and counted, beside the model's, K = D/2 and a vocabulary of
-    2,048: a larger one would make the part smaller."""
+    """An adapter's parameters, by the formula and counted, beside those of a model with K = D/2.
+
+    The model has a vocabulary of 2,048; a larger one would make the adapter's part smaller.
+    """
     config, adapter = shape(2048, width), AdapterConfig(rank=RANK)
     with torch.device("meta"):
         counted = sum(p.numel() for p in Adapter(adapter, config).parameters())
@@ -39,13 +41,13 @@ def size(width: int) -> dict[str, Any]:
 
 
 def by_formula(adapter: AdapterConfig, model: ModelConfig) -> int:
-    """rank · size · Σ (in + out) over the adapted projections."""
+    """The formula: rank · size · Σ (in + out) over the adapted projections."""
     tensors = block_tensors(model)
     return adapter.rank * adapter.size * sum(sum(tensors[f"{name}_weight"].shape) for name in adapter.targets)
 
 
 def exported(base: Path, depth: int) -> dict[str, Any]:
-    """One adapter written at a depth and loaded by ``peft``; the same adapter whatever the depth."""
+    """A row of the same adapter, exported at a depth and loaded by ``peft``."""
     model = odeformer.load(base)
     torch.manual_seed(0)
     adapter = Adapter(AdapterConfig(rank=RANK), model.config)

@@ -1,22 +1,22 @@
-"""How much better a base gets at a task: by an adapter, and by full fine-tuning, at one depth or several."""
+"""The gain on a task from an adapter and from full fine-tuning, at one depth or several."""
 
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 import odeformer
-from benchmarks.in_process import AsEngine, alone
-from benchmarks.quality_rows import DEPTH
-from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
+from benchmarks.bench import Row, select
+from benchmarks.in_process import AsEngine, alone, train_here, train_settings
+from benchmarks.quality.rows import DEPTH
+from cluster.settings import OptimSettings
 from cluster.tasks.scoring import scores
-from cluster.training import worker
 from data.tasks.examples import TaskSets, read_task_sets
 from data.tasks.stream import TaskStream
 from data.tokenizer import load_tokenizer
@@ -25,14 +25,14 @@ from odeformer.frozen import FrozenBase, Tuned
 from odeformer.lora import Adapter
 
 DEPTHS = (DEPTH // 2, DEPTH, 2 * DEPTH)
-"""That every row is scored at."""
+"""The depths that every row is evaluated at."""
 RANK = 8
 ADAPTER = AdapterConfig(rank=RANK)
 
 
 @dataclass(frozen=True)
 class Text:
-    """A task, and how long it is trained."""
+    """A task and the length of its training."""
 
     name: str
     kind: str
@@ -43,16 +43,21 @@ class Text:
     sequence_length: int
     batch: int
     scored: int
-    """The first so many validation examples."""
+    """The number of first validation examples that are evaluated."""
     steps: int = 150
 
     def sets(self) -> TaskSets:
-        """Read from ``ODEFORMER_DATA``."""
+        """The examples of the task, from ``ODEFORMER_DATA``."""
         folder = Path(os.environ["ODEFORMER_DATA"])
         read = read_task_sets(
             folder / self.train, folder / self.validation, self.kind, self.prompt, self.completion
         )
         return TaskSets(read.train, read.validation[: self.scored], read.labels)
+
+    def stream(self, tokenizer: Tokenizer, batch: int, seed: int) -> TaskStream:
+        """Batches of the training examples for one process."""
+        shape = {"global_batch": batch, "sequence_length": self.sequence_length}
+        return TaskStream(self.sets().train, tokenizer, rank=0, world_size=1, seed=seed, **shape)
 
 
 GSM8K = Text(
@@ -61,17 +66,17 @@ GSM8K = Text(
 SST2 = Text(
     "SST-2", "classification", "sst2/train.tsv", "sst2/dev.tsv", "{0}\n", "{1}", 64, 16, 300, steps=1200
 )
-"""Long: what an adapter learns of it in 150 steps is that an answer is one of two words, not which."""
+"""A task with long training: in 150 steps an adapter learns that an answer is one of two words, not which."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """A method, and the depths that its batches are drawn from."""
+    """A method and the depths that its batches are drawn from."""
 
     method: str
     depths: tuple[int, ...]
     rates: tuple[float, ...]
-    """Rising: tried with the first seed until it gets worse."""
+    """Rising learning rates, tried with the first seed until it gets worse."""
     adapter: AdapterConfig = ADAPTER
 
     @property
@@ -97,8 +102,8 @@ RUNS = (
 )
 
 
-def run(base: Path, text: Text, way: Way, rate: float, seed: int) -> dict[str, Any]:
-    """Train one way once; the metrics at every depth before and after."""
+def run(base: Path, text: Text, way: Way, rate: float, seed: int) -> Row:
+    """Train one way once and return its metrics at every depth before and after."""
     alone()
     tokenizer, sets, model = load_tokenizer(base), text.sets(), odeformer.load(base)
     torch.manual_seed(seed)
@@ -115,36 +120,11 @@ def run(base: Path, text: Text, way: Way, rate: float, seed: int) -> dict[str, A
         }
 
     before = at_all_depths()
-    with tempfile.TemporaryDirectory() as folder:
-        worker.train(
-            worker.Work(
-                model=tuned,
-                stream=TaskStream(
-                    sets.train,
-                    tokenizer,
-                    rank=0,
-                    world_size=1,
-                    global_batch=text.batch,
-                    sequence_length=text.sequence_length,
-                    seed=seed,
-                ),
-                validate=lambda engine: {},
-                report=lambda event, step, values: None,
-                run=RunSettings(dir=Path(folder), seed=seed),
-                train=TrainSettings(
-                    steps=text.steps,
-                    global_batch=text.batch,
-                    micro_batch=text.batch,
-                    gradient="direct",
-                    precision="bf16",
-                    depths=way.depths,
-                    validate_every=text.steps,
-                ),
-                optim=OptimSettings(learning_rate=rate, weight_decay=0.0),
-                zero=ZeroSettings(stage=0),
-                checkpoint=CheckpointSettings(every=text.steps),
-            )
-        )
+    stream = text.stream(tokenizer, text.batch, seed)
+    train = train_settings(
+        text.steps, text.batch, precision="bf16", depths=way.depths, validate_every=text.steps
+    )
+    train_here(tuned, stream, train, OptimSettings(learning_rate=rate, weight_decay=0.0), seed)
     return {
         "kind": "gain",
         "task": text.name,
@@ -161,44 +141,38 @@ def run(base: Path, text: Text, way: Way, rate: float, seed: int) -> dict[str, A
     }
 
 
-def run_all(
-    base: Path, seeds: int, known: Callable[[], list[dict[str, Any]]], add: Callable[..., None]
-) -> None:
-    """Every run that is missing: the first seed at rising rates, the others at its best."""
+def missing(base: Path, seeds: int, rows: list[Row]) -> Iterator[Row]:
+    """Train every run that is not in ``rows``, which grows meanwhile.
+
+    The first seed is trained at rising learning rates until it gets worse, the others at its best one.
+    """
     for seed in range(seeds):
         for text, ways in RUNS:
             for way in ways:
                 best = float("inf")
-                for rate in way.rates if seed == 0 else [best_rate(known(), text, way)]:
-                    row = find(known(), text, way, rate, seed)
+                for rate in way.rates if seed == 0 else [best_rate(rows, text, way)]:
+                    row = find(rows, text, way, rate, seed)
                     if row is None:
                         row = run(base, text, way, rate, seed)
-                        add(row)
+                        yield row
                     if error(row) > best:
                         break
                     best = error(row)
 
 
-def find(rows: list[dict[str, Any]], text: Text, way: Way, rate: float, seed: int) -> dict[str, Any] | None:
-    """That run's row, if it is there."""
-    wanted = (text.name, way.name, rate, seed, text.steps)
-    for row in rows:
-        if row["kind"] == "gain" and wanted == tuple(
-            row[key] for key in ("task", "way", "learning_rate", "seed", "steps")
-        ):
-            return row
-    return None
+def find(rows: list[Row], text: Text, way: Way, rate: float, seed: int) -> Row | None:
+    """The row of that run, or None if it is missing."""
+    wanted = {"task": text.name, "way": way.name, "learning_rate": rate, "seed": seed, "steps": text.steps}
+    return next(iter(select(rows, kind="gain", **wanted)), None)
 
 
-def error(row: dict[str, Any]) -> float:
-    """What a way's rate is chosen by, at the depths that it is trained at: wrong labels, else the loss."""
+def error(row: Row) -> float:
+    """The error that a learning rate is chosen by: wrong labels, or the loss, at the training depths."""
     after = [row["after"][str(n)] for n in row["depths"]]
     return sum(1 - at["accuracy"] if "accuracy" in at else at["loss"] for at in after) / len(after)
 
 
-def best_rate(rows: list[dict[str, Any]], text: Text, way: Way) -> float:
-    """The first seed's."""
-    tried = [
-        row for row in rows if (row.get("task"), row.get("way"), row.get("seed")) == (text.name, way.name, 0)
-    ]
+def best_rate(rows: list[Row], text: Text, way: Way) -> float:
+    """The best learning rate of the first seed."""
+    tried = select(rows, task=text.name, way=way.name, seed=0)
     return float(min(tried, key=error)["learning_rate"])

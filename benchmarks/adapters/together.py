@@ -1,4 +1,4 @@
-"""Jobs that share one process and its passes, against as many warm processes."""
+"""Jobs that share one process and its passes, against one warm process for each job."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from benchmarks.in_process import alone
 from cluster.finetuning.together import Together
 from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
 from cluster.training import worker
-from data.tasks.stream import TaskStream
 from data.tokenizer import load_tokenizer
 from odeformer.config import AdapterConfig
 from odeformer.frozen import FrozenBase, Tuned
@@ -28,11 +27,11 @@ from odeformer.lora import Adapter
 
 JOBS, LENGTH = 4, 64
 WARM, STEPS = 10, 40
-"""Steps before the clock is read, and those that are timed."""
+"""The steps before timing starts, and those that are timed."""
 
 
 class Clock:
-    """Reads wall and processor time, and the process's share of memory, as steps are reported."""
+    """Wall and processor time and the process's share of memory, read as steps are reported."""
 
     def __init__(self, ready: Callable[[], object]) -> None:
         self._ready = ready
@@ -53,9 +52,9 @@ class Clock:
 
 
 def compare(base: Path, batch: int, core: int) -> dict[str, Any]:
-    """Both ways, one after the other, on the same core."""
+    """A row of both ways, one after the other on the same core."""
     context = get_context("spawn")
-    found: dict[str, dict[str, float]] = {}
+    totals: dict[str, dict[str, float]] = {}
     for way, processes in (("apart", JOBS), ("together", 1)):
         barrier, results = context.Barrier(processes), context.Queue()
         started = [
@@ -67,25 +66,25 @@ def compare(base: Path, batch: int, core: int) -> dict[str, Any]:
         measured = [results.get() for _ in started]
         for process in started:
             process.join()
-        found[way] = {key: sum(one[key] for one in measured) for key in ("processor", "pss")}
-        found[way]["wall"] = max(one["end"] for one in measured) - min(one["begin"] for one in measured)
+        totals[way] = {key: sum(result[key] for result in measured) for key in ("processor", "pss")}
+        totals[way]["wall"] = max(r["end"] for r in measured) - min(r["begin"] for r in measured)
     tokens = JOBS * STEPS * batch * LENGTH
     return {
         "kind": "together",
         "jobs": JOBS,
         "batch": batch,
         "length": LENGTH,
-        "tokens_per_second": {way: tokens / one["wall"] for way, one in found.items()},
-        "tokens_per_processor_second": {way: tokens / one["processor"] for way, one in found.items()},
-        "pss_bytes": {way: one["pss"] for way, one in found.items()},
-        "time_ratio": found["apart"]["wall"] / found["together"]["wall"],
-        "processor_ratio": found["apart"]["processor"] / found["together"]["processor"],
-        "memory_ratio": found["together"]["pss"] / found["apart"]["pss"],
+        "tokens_per_second": {way: tokens / total["wall"] for way, total in totals.items()},
+        "tokens_per_processor_second": {way: tokens / total["processor"] for way, total in totals.items()},
+        "pss_bytes": {way: total["pss"] for way, total in totals.items()},
+        "time_ratio": totals["apart"]["wall"] / totals["together"]["wall"],
+        "processor_ratio": totals["apart"]["processor"] / totals["together"]["processor"],
+        "memory_ratio": totals["together"]["pss"] / totals["apart"]["pss"],
     }
 
 
 def run(way: str, index: int, base: Path, batch: int, core: int, barrier: Any, results: Any) -> None:
-    """One process: a job alone, or all jobs together."""
+    """Run one process with a single job, or with all jobs together."""
     os.sched_setaffinity(0, {core})
     alone()
     frozen = FrozenBase(odeformer.load(base))
@@ -105,7 +104,7 @@ def run(way: str, index: int, base: Path, batch: int, core: int, barrier: Any, r
                 for number, (member, clock) in enumerate(zip(members, clocks, strict=True))
             ]
         )
-    begin, end = (f(clock.wall[at] for clock in clocks) for f, at in ((min, 0), (max, 1)))
+    begin, end = min(clock.wall[0] for clock in clocks), max(clock.wall[1] for clock in clocks)
     processor = max(c.processor[1] for c in clocks) - min(c.processor[0] for c in clocks)
     pss = max(clock.pss for clock in clocks)
     results.put({"begin": begin, "end": end, "processor": processor, "pss": pss})
@@ -119,21 +118,13 @@ def new_adapter(frozen: FrozenBase, seed: int) -> Adapter:
 def train(
     base: Path, model: Tuned, seed: int, batch: int, clock: Clock, finish_backward: Callable[[], None]
 ) -> None:
-    """The training loop as a job runs it, with everything but MLflow."""
+    """Run the training loop as a job does, with everything except MLflow."""
     steps = WARM + STEPS + 1
     with tempfile.TemporaryDirectory() as folder:
         worker.train(
             worker.Work(
                 model=model,  # type: ignore[arg-type]
-                stream=TaskStream(
-                    SST2.sets().train,
-                    load_tokenizer(base),
-                    rank=0,
-                    world_size=1,
-                    global_batch=batch,
-                    sequence_length=LENGTH,
-                    seed=seed,
-                ),
+                stream=SST2.stream(load_tokenizer(base), batch, seed),
                 validate=lambda engine: {},
                 report=clock,
                 run=RunSettings(dir=Path(folder), seed=seed),

@@ -215,6 +215,10 @@ class Checkpoints:
 
         Returns:
             The step of the commit, 0 if there is none.
+
+        Raises:
+            TogetherError: when all commits are damaged, unless ``checkpoint.start_anew``.
+            StorageError: when a commit cannot be read.
         """
         self.wait()
         newest = on_rank_0(self._newest_good)
@@ -224,6 +228,7 @@ class Checkpoints:
         rank, step = dist.get_rank(), int(newest.content.get("step", 0))
         random_state.begin(self._seed, step, rank)
         if newest.commit is None:
+            on_rank_0(self._check_may_start_anew)
             return 0
 
         self._load(newest.commit, newest.content)
@@ -232,6 +237,13 @@ class Checkpoints:
         if newest.content["workers"] == dist.get_world_size() and name in newest.content["files"]:
             random_state.load(newest.commit / name, self._device)
         return step
+
+    def _check_may_start_anew(self) -> None:
+        if folder.has_damaged(self._folder) and not self._settings.start_anew:
+            raise RuntimeError(
+                f"no checkpoint in {self._folder} is undamaged: put one back, or train from step 0 with "
+                "--set checkpoint.start_anew=true"
+            )
 
     def _newest_good(self) -> folder.Newest:
         local = folder.newest_good(self._folder)

@@ -20,6 +20,10 @@ class TogetherError(Exception):
     """Work failed on some rank; raised on all ranks, with the rank and the cause."""
 
 
+class StorageError(TogetherError, OSError):
+    """Some rank could not read or write; restarting the workers may help."""
+
+
 def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> list[T]:
     """Execute ``work`` on every rank, and return the results of all ranks on each of them.
 
@@ -27,19 +31,23 @@ def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> l
         group: process group of all ranks; a thread needs one that no other thread uses.
 
     Raises:
-        TogetherError: on all ranks, when any rank's work raised an exception.
+        TogetherError: on all ranks, when any rank's work raised an exception; a :class:`StorageError` for
+            an error of the storage.
     """
-    outcome: tuple[T | None, str | None]
+    outcome: tuple[T | None, str | None, type[TogetherError]]
     try:
-        outcome = (work(), None)
+        outcome = (work(), None, TogetherError)
+    except OSError as error:
+        is_missing = isinstance(error, FileNotFoundError)
+        outcome = (None, str(error), TogetherError if is_missing else StorageError)
     except Exception as error:  # noqa: BLE001 - the other ranks wait for this one
-        outcome = (None, str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}")
+        outcome = (None, f"{type(error).__name__}: {error}", TogetherError)
     outcomes: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(outcomes, outcome, group=group)
-    for rank, (_, problem) in enumerate(outcomes):
+    for rank, (_, problem, kind) in enumerate(outcomes):
         if problem is not None:
-            raise TogetherError(problem if len(outcomes) == 1 else f"worker {rank}: {problem}")
-    return [value for value, _ in outcomes]
+            raise kind(problem if len(outcomes) == 1 else f"worker {rank}: {problem}")
+    return [value for value, *_ in outcomes]
 
 
 def on_rank_0(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:

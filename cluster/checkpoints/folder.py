@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 from cluster.settings import CheckpointSettings
 from odeformer.files.atomic import flush
 from odeformer.files.digest import file_digest
 
+T = TypeVar("T")
+
 FORMAT_VERSION = 3
 READABLE = (2, 3)
 """Format versions that can be read. Format 2 lacks random states and the id of the MLflow run."""
 MANIFEST = "commit.json"
+MISSING = (FileNotFoundError, NotADirectoryError)
+"""Errors in reading a commit that mean damage. All others, of a disk or a server, may pass."""
+READ_ATTEMPTS, FIRST_PAUSE = 6, 1.0
+"""How often a file is read before its error counts, and the first pause in seconds, which then doubles."""
 
 
 class Content(TypedDict, total=False):
@@ -48,6 +57,7 @@ def newest_good(folder: Path) -> Newest:
 
     Raises:
         FormatError: when the newest undamaged commit has a format that this version cannot read.
+        OSError: when a commit cannot be read for another reason than damage; nothing is moved then.
     """
     collect_garbage(folder)
     damaged: list[tuple[int, str]] = []
@@ -57,10 +67,22 @@ def newest_good(folder: Path) -> Newest:
         except ValueError as error:
             damaged.append((step_of(commit), f"{commit}: {error}"))
         # Moved aside: a damaged commit must not count as one of the kept ones.
-        put_aside = aside(commit, "damaged")
-        shutil.rmtree(put_aside, ignore_errors=True)
-        commit.rename(put_aside)
+        commit.rename(_name_as_damaged(commit))
     return Newest(None, {}, damaged)
+
+
+def has_damaged(folder: Path) -> bool:
+    """Whether commits have been moved aside as damaged."""
+    return any(folder.glob(".step-*.damaged"))
+
+
+def _name_as_damaged(commit: Path) -> Path:
+    """Where a damaged commit is moved to; earlier ones of its step stay."""
+    target, count = aside(commit, "damaged"), 1
+    while target.exists():
+        count += 1
+        target = aside(commit, f"{count}.damaged")
+    return target
 
 
 def verified(commit: Path) -> Content:
@@ -69,11 +91,12 @@ def verified(commit: Path) -> Content:
     Raises:
         ValueError: for a damaged commit, with the name of the first damaged file.
         FormatError: for a format that this version cannot read.
+        OSError: when a file that exists cannot be read, also after some time.
     """
     try:
-        content: Content = json.loads((commit / MANIFEST).read_text())
+        content: Content = json.loads(_patiently(lambda: (commit / MANIFEST).read_text()))
         version, files = content["format_version"], content["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (*MISSING, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{MANIFEST} cannot be read: {type(error).__name__}") from None
     if version not in READABLE:
         raise FormatError(
@@ -82,12 +105,24 @@ def verified(commit: Path) -> Content:
         )
     for name, written in files.items():
         try:
-            digest = file_digest(commit / name)
-        except OSError as error:
+            digest = _patiently(partial(file_digest, commit / name))
+        except MISSING as error:
             raise ValueError(f"{name} cannot be read: {error.strerror}") from None
         if digest != written:
             raise ValueError(f"{name} is not what was written")
     return content
+
+
+def _patiently(read: Callable[[], T]) -> T:
+    """What ``read`` returns, tried again after errors that may pass."""
+    for attempt in range(READ_ATTEMPTS - 1):
+        try:
+            return read()
+        except MISSING:
+            raise
+        except OSError:
+            time.sleep(FIRST_PAUSE * 2**attempt)
+    return read()
 
 
 def superseded(commits: list[Path], settings: CheckpointSettings) -> list[Path]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from cluster import registry
 from cluster import tags as tag
 from cluster.promotion import task_gate
 from cluster.promotion.task_gate import GateResult
 from cluster.registry import run_output
-from cluster.runs.events import FILE_NAME, Event, events_from
+from cluster.runs.events import FILE_NAME, Event, LoggedEvent, events_from
 from cluster.tasks.task import Task
 from cluster.tracking import runs
 
@@ -67,7 +67,7 @@ def read_scores(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     return _metrics(validations[0]), _metrics(validations[-1])
 
 
-def _metrics(validation: dict[str, Any]) -> dict[str, float]:
+def _metrics(validation: LoggedEvent) -> dict[str, float]:
     return {key.removeprefix("validation_"): value for key, value in validation.items()}
 
 

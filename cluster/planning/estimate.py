@@ -1,8 +1,8 @@
 """Estimate of a run on given machines: memory, speed and cost, and the fastest settings.
 
 Memory and communication volume follow from DeepSpeed's source and are compared with real workers
-(``python -m benchmarks.plan``). Times are a model without any overlap: matmuls run at a given fraction of
-peak FLOP/s, W(t) and the optimizer at memory bandwidth, communication by latency and bandwidth.
+(``python -m benchmarks.cluster.plan``). Times are a model without any overlap: matmuls run at a given
+fraction of peak FLOP/s, W(t) and the optimizer at memory bandwidth, communication by latency and bandwidth.
 """
 
 from __future__ import annotations

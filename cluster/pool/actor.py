@@ -18,7 +18,7 @@ from cluster.pool.slots import Slots
 from cluster.pool.status import PoolState, PoolStatus, TeamStatus
 from cluster.pool.warm import LOG
 from cluster.runs.events import FILE_NAME as EVENTS
-from cluster.runs.events import events_from
+from cluster.runs.events import LoggedEvent, events_from
 from cluster.runs.failures import QueueFullError
 from cluster.supervision import orphans
 from cluster.tasks.task import Task
@@ -125,7 +125,7 @@ class PoolActor:
         lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
         return JobDetails(**view, history=history, last_lines=lines[-LAST_LINES:])
 
-    def events(self, job_id: str, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    def events(self, job_id: str, offset: int = 0) -> tuple[list[LoggedEvent], int]:
         with self._lock:
             folder = self._board.folder(self._journal.job(job_id))
         return events_from(folder / EVENTS, offset, EVENT_BYTES)

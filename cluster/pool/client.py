@@ -12,6 +12,7 @@ from cluster.connection.connect import ray_cluster, worker_environment
 from cluster.pool.job import ENDED, Job, JobDetails, Transition
 from cluster.pool.settings import PoolSettings
 from cluster.pool.status import PoolStatus
+from cluster.runs.events import LoggedEvent
 from cluster.tasks.task import Task
 
 ACTOR_NAME, NAMESPACE = "odeformer-pool", "odeformer"
@@ -147,7 +148,7 @@ class Pool:
         """A job with its history and the last lines of its log."""
         return self._ask("job", job_id)
 
-    def events(self, job_id: str, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    def events(self, job_id: str, offset: int = 0) -> tuple[list[LoggedEvent], int]:
         """A job's events from a byte offset on, and the offset of the next ones."""
         return self._ask("events", job_id, offset)
 

@@ -68,6 +68,10 @@ class Event(StrEnum):
     SYSTEM = "system", "system/*"  # metrics of a node, in its own log; ``step`` is in seconds
 
 
+LoggedEvent = dict[str, Any]
+"""An event read from a log: ``time`` in seconds since the epoch, ``event``, ``step``, and its own fields."""
+
+
 class Restart(TypedDict):
     """The field ``restart`` of ``restarting``: nested, as numbers beside the step would become metrics."""
 
@@ -106,13 +110,13 @@ class EventReader:
         self._path = folder / FILE_NAME
         self._offset = self._path.stat().st_size if from_end and self._path.exists() else 0
 
-    def new(self) -> list[dict[str, Any]]:
+    def new(self) -> list[LoggedEvent]:
         """The new events. A line that is still being written is left for the next call."""
         events, self._offset = events_from(self._path, self._offset)
         return events
 
 
-def events_from(path: Path, offset: int, limit: int = -1) -> tuple[list[dict[str, Any]], int]:
+def events_from(path: Path, offset: int, limit: int = -1) -> tuple[list[LoggedEvent], int]:
     """Read the events from a byte offset on.
 
     Lines that are not JSON objects, left by a killed process, are ignored.

@@ -6,6 +6,16 @@ from collections.abc import Sequence
 
 DEATHS = ("WorkerHealthCheckFailedError", "WorkerCrashedError", "ActorDiedError", "ActorUnavailableError")
 """Errors that Ray raises when a process has died."""
+RAY_ERRORS = ("RayError",)
+"""The base of all errors of Ray itself: memory, nodes, objects, connections."""
+WRAPPERS = (
+    "RayTaskError",
+    "UserCodeException",
+    "TaskCancelledError",
+    "AuthenticationError",
+    "RuntimeEnvSetupError",
+)
+"""Errors of Ray that stand for the program's, the user's or the configuration's own."""
 MENDABLE = ("DistBackendError", "DistNetworkError", "DistStoreError", "AcceleratorError")
 """Errors that torch raises when a peer, the network or a device has failed."""
 NO_ROOM = "WorkerGroupStartupTimeoutError"
@@ -52,15 +62,16 @@ def cause(error: BaseException, silent: Sequence[int] = ()) -> str:
 def is_mendable(error: BaseException) -> bool:
     """Whether restarting the workers may help.
 
-    It may after the failure of a process, a connection, a device or the storage. Any other exception is
-    about the input (settings, data, a loss that is not finite) and would be raised again.
+    It may after the failure of a process, a node, memory, a connection, a device or the storage. Any other
+    exception is about the input (settings, data, a loss that is not finite) and would be raised again.
     """
     failure = _root(error)[1]
     inner = _innermost(failure)
     if isinstance(inner, OSError):
         return not isinstance(inner, FileNotFoundError | PermissionError)
     kinds = {kind.__name__ for kind in type(inner).__mro__}
-    return _is_echo(failure) or not kinds.isdisjoint((*DEATHS, *MENDABLE, *START_FAILURES))
+    is_of_ray = not kinds.isdisjoint(RAY_ERRORS) and kinds.isdisjoint(WRAPPERS)
+    return _is_echo(failure) or is_of_ray or not kinds.isdisjoint((*DEATHS, *MENDABLE, *START_FAILURES))
 
 
 def found_no_room(error: BaseException) -> bool:

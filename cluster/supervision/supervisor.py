@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cluster.checkpoints.folder import commits, step_of
-from cluster.runs.events import Event, EventLog, EventReader, Restart
+from cluster.runs.events import Event, EventLog, EventReader, LoggedEvent, Restart
 from cluster.runs.failures import (
     PreemptedError,
     RunFailedError,
@@ -30,7 +30,7 @@ from cluster.supervision.watchdog import Watchdog
 if TYPE_CHECKING:
     from cluster.supervision.worker_group import Work
 
-OnEvent = Callable[[dict[str, Any]], None]
+OnEvent = Callable[[LoggedEvent], None]
 
 HEARTBEATS = "heartbeats"
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0

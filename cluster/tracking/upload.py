@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cluster.runs.events import FILE_NAME, Event, EventLog, events_from
+from cluster.runs.events import FILE_NAME, Event, EventLog, LoggedEvent, events_from
 from cluster.runs.failures import PreemptedError
 from cluster.tracking import runs, store
 from cluster.tracking.runs import Row
@@ -117,7 +117,7 @@ class Uploader:
         runs.write_json(self._folder / SENT_FILE, content)
 
 
-def new_rows(events: list[dict[str, Any]], steps: dict[str, int]) -> tuple[list[Row], dict[str, int]]:
+def new_rows(events: list[LoggedEvent], steps: dict[str, int]) -> tuple[list[Row], dict[str, int]]:
     """Metrics of events, for a run that has each metric up to ``steps[metric]`` already.
 
     Steps that are repeated after a restart add nothing, so that a curve has one value per step.

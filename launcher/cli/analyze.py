@@ -18,11 +18,11 @@ def analyze(
     out: Annotated[Path, Option(help="Folder to write to.")],
     depth: Depth = None,
     adapter: AttachedAdapter = None,
-    log: Annotated[bool, Option("--log", help="Log the output and the text to MLflow.")] = False,
+    log: Annotated[bool, Option("--log", help="Log the report and the text to MLflow, too.")] = False,
     overwrite: Overwrite = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Report how a model reads a text. Example: odeformer analyze --model m --text a.txt --out seen"""
+    """Write an HTML report on a model and text. Example: odeformer analyze --model m --text a.txt --out o"""
     check_installed("analyze", "captum", "plotly", "jinja2")
     if log and not (adapter or model).startswith("models:/"):
         raise ValueError("--log needs a model of the registry, models:/…: a folder has no version in MLflow")

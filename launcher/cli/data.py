@@ -16,7 +16,7 @@ from launcher.cli.output import make_progress, say, show
 if TYPE_CHECKING:
     from data.building.sources import TextSource
 
-data_app = typer.Typer(help="Turn text into WebDataset shards.", no_args_is_help=True)
+data_app = typer.Typer(help="Turn text into WebDataset shards, and check them.", no_args_is_help=True)
 
 Folder = Annotated[Path, Argument(metavar="DIR", help="Folder written by data build.")]
 
@@ -33,31 +33,33 @@ def data_build(
         ),
     ] = None,
     more: Annotated[
-        list[str] | None, Argument(metavar="[SOURCE]...", help="More sources like --text.")
+        list[str] | None, Argument(metavar="[SOURCE]...", help="More sources, as with --text.")
     ] = None,
     sources: Annotated[
-        Path | None, Option(help="YAML file of sources: path, weight, field, licence.")
+        Path | None, Option(help="YAML file that lists sources: path, weight, field, licence.")
     ] = None,
-    vocabulary_size: Annotated[int, Option(help="Vocabulary size of the BPE, at least 257.")] = 2048,
+    vocabulary_size: Annotated[
+        int, Option(help="Vocabulary size of the BPE tokenizer to train, at least 257.")
+    ] = 2048,
     sequence_length: Annotated[int, Option(help="Tokens per sequence.")] = 256,
     held_out: Annotated[float, Option(help="Fraction of documents held out for validation.")] = 0.05,
     min_bytes: Annotated[int | None, Option(help="Drop documents with fewer bytes.")] = None,
     max_bytes: Annotated[int | None, Option(help="Drop documents with more bytes.")] = None,
     quality: Annotated[
-        bool, Option("--quality", help="Drop documents that are not prose (docs/data.md).")
+        bool, Option("--quality", help="Drop documents that do not look like prose (MassiveText rules).")
     ] = False,
     near_duplicates: Annotated[
-        float | None, Option(help="Drop near duplicates above this similarity, 0.5 to 0.95.")
+        float | None, Option(help="Drop near duplicates above this similarity, 0.5 to 0.95; off by default.")
     ] = None,
-    seed: Annotated[int, Option(help="Seed of the document order.")] = 0,
+    seed: Annotated[int, Option(help="Random seed of the document order.")] = 0,
     tokenizer: Annotated[Path | None, Option(help="Use this tokenizer.json instead of training one.")] = None,
     end_of_text: Annotated[
         str | None, Option(help="The tokenizer's end-of-text token, if it cannot be detected.")
     ] = None,
     workers: Annotated[
-        int | None, Option(min=1, help="Ray workers; 1 builds in this process. By size by default.")
+        int | None, Option(min=1, help="Number of Ray workers, 1 for none; chosen by input size by default.")
     ] = None,
-    address: Annotated[str | None, Option(help="Running Ray cluster; a private one by default.")] = None,
+    address: Annotated[str | None, Option(help="Running Ray cluster; a temporary one by default.")] = None,
     overwrite: Annotated[bool, Option(help="Replace the output folder if it exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -116,8 +118,10 @@ def data_verify(
 @data_app.command("inspect")
 def data_inspect(
     folder: Folder,
-    sample: Annotated[int, Option(min=0, help="Training sequence to show as text.")] = 0,
-    png: Annotated[Path | None, Option(help="Histogram file; DIR-lengths.png by default.")] = None,
+    sample: Annotated[int, Option(min=0, help="Index of the training sequence to show as text.")] = 0,
+    png: Annotated[
+        Path | None, Option(help="Histogram of document lengths; DIR-lengths.png by default.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the contents of shards. Example: odeformer data inspect shards --sample 7"""

@@ -18,17 +18,19 @@ if TYPE_CHECKING:
 
 def drift(
     model: Model,
-    reference: Annotated[Path, Option(help="Text file like those the model was evaluated on.")],
-    text: Annotated[Path, Option(help="Text file like those the model reads now.")],
+    reference: Annotated[Path, Option(help="Reference text file, like those the model was evaluated on.")],
+    text: Annotated[Path, Option(help="New text file, like those the model reads now.")],
     out: Annotated[Path, Option(help="Folder to write to.")],
     depth: Depth = None,
     adapter: AttachedAdapter = None,
-    fail_on_drift: Annotated[bool, Option("--fail-on-drift", help="Exit with code 1 on drift.")] = False,
+    fail_on_drift: Annotated[
+        bool, Option("--fail-on-drift", help="Exit with code 1 if drift is found.")
+    ] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Detect drift of a text. Example: odeformer drift --model m --reference a.txt --text b.txt --out o"""
+    """Test new text for drift. Example: odeformer drift --model m --reference a.txt --text b.txt --out o"""
     check_installed("analyze", "plotly", "jinja2")
     preflight.at_model(model, tracking_uri, adapter)
     from launcher.analysis import drift as monitor

@@ -18,18 +18,20 @@ def evaluate(
     text: Annotated[Path | None, Option(help="Text file to measure the loss on.")] = None,
     tasks: Annotated[
         list[str] | None,
-        Option(help="Tasks of the LM Evaluation Harness, comma-separated, or python_stdlib."),
+        Option(help="LM Evaluation Harness tasks, comma-separated; python_stdlib needs no network."),
     ] = None,
     task_folder: Annotated[
-        Path | None, Option(help="Folder of your own tasks in the harness's format.")
+        Path | None, Option(help="Folder of your own LM Evaluation Harness tasks.")
     ] = None,
-    limit: Annotated[int | None, Option(min=1, help="Maximum number of examples per task.")] = None,
+    limit: Annotated[
+        int | None, Option(min=1, help="Maximum number of examples per task; all by default.")
+    ] = None,
     depth: Depths = None,
     adapter: AttachedAdapter = None,
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Evaluate on a text or tasks. Example: odeformer eval --model models:/tiny@champion --text a.txt"""
+    """Measure loss on a text, or task scores. Example: odeformer eval --model models:/m/1 --text a.txt"""
     names = [name.strip() for name in ",".join(tasks or []).split(",") if name.strip()]
     if text is None and not names:
         raise ValueError("give --text, --tasks or both")

@@ -17,11 +17,13 @@ from launcher.cli.output import make_progress, say, show, show_live
 if TYPE_CHECKING:
     from cluster.pool import Job, Pool
 
-finetune_app = typer.Typer(help="Run and manage fine-tuning jobs of teams.", no_args_is_help=True)
+finetune_app = typer.Typer(
+    help="Fine-tune a model for a team's task, here or in a shared pool.", no_args_is_help=True
+)
 
-TaskFile = Annotated[Path, Argument(metavar="TASK.yaml")]
+TaskFile = Annotated[Path, Argument(metavar="TASK.yaml", help="YAML file of the task.")]
 JobName = Annotated[
-    str, Argument(metavar="JOB", help="TEAM/NAME/NUMBER; the latest job of TEAM/NAME or NAME without it.")
+    str, Argument(metavar="JOB", help="TEAM/NAME/NUMBER; TEAM/NAME or NAME means its latest job.")
 ]
 
 
@@ -30,12 +32,12 @@ def finetune_run(
     task_file: TaskFile,
     overrides: Overrides = None,
     tracking_uri: TrackingUri = None,
-    directory: Annotated[Path, Option("--dir", help="Folder of the pool and its jobs.")] = Path(
+    directory: Annotated[Path, Option("--dir", help="Folder for the job's state and results.")] = Path(
         "runs/finetune"
     ),
     as_json: AsJson = False,
 ) -> None:
-    """Run one task on a private cluster. Example: odeformer finetune run task.yaml"""
+    """Run one task on this machine; needs no running cluster. Example: odeformer finetune run task.yaml"""
     from launcher.configuration.load import load_task
 
     task = load_task(task_file, overrides or [])
@@ -63,7 +65,7 @@ def finetune_advise(
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Compare all methods over a few steps. Example: odeformer finetune advise task.yaml"""
+    """Try fine-tuning methods briefly and recommend one. Example: odeformer finetune advise task.yaml"""
     from launcher.configuration.load import load_task
 
     task = load_task(task_file, overrides or [])
@@ -81,7 +83,9 @@ def finetune_advise(
 def finetune_submit(
     task_file: TaskFile,
     overrides: Overrides = None,
-    wait: Annotated[bool, Option("--wait", help="Wait for the end; exit code 1 if it failed.")] = False,
+    wait: Annotated[
+        bool, Option("--wait", help="Wait until the job ends; exit code 1 if it failed.")
+    ] = False,
     address: PoolAddress = None,
 ) -> None:
     """Submit a task to the cluster's pool. Example: odeformer finetune submit task.yaml --wait"""
@@ -102,7 +106,7 @@ def finetune_submit(
 def finetune_search(
     task_file: TaskFile, overrides: Overrides = None, as_json: AsJson = False, address: PoolAddress = None
 ) -> None:
-    """Tune settings, then run the task with the best. Example: odeformer finetune search task.yaml"""
+    """Search hyperparameters, then train with the best. Example: odeformer finetune search task.yaml"""
     from launcher.configuration.load import load_searched_task
 
     task = load_searched_task(task_file, overrides or [])
@@ -117,7 +121,7 @@ def finetune_search(
 
 @finetune_app.command("list")
 def finetune_list(as_json: AsJson = False, watch: Watch = False, address: PoolAddress = None) -> None:
-    """List the pool's jobs, the latest last. Example: odeformer finetune list --watch"""
+    """List the pool's jobs, newest last. Example: odeformer finetune list --watch"""
     with _pool(address) as pool:
         from launcher.tables.pool import jobs_table
 
@@ -142,7 +146,7 @@ def finetune_show(job: JobName, as_json: AsJson = False, address: PoolAddress = 
 
 @finetune_app.command("logs")
 def finetune_logs(job: JobName, follow: Follow = False, address: PoolAddress = None) -> None:
-    """Print a job's events; -f exits with 1 if the job failed. Example: odeformer finetune logs docs -f"""
+    """Print a job's events; -f exits with 1 if it failed. Example: odeformer finetune logs docstring -f"""
     from launcher.finetunes import lines
 
     with _pool(address) as pool:

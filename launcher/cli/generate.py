@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
+from typer import Argument, Option
 
 from launcher import preflight
 from launcher.cli.options import Depth, Model, TrackingUri
@@ -13,27 +13,33 @@ from launcher.cli.output import check_installed
 
 
 def generate(
-    prompt: str,
+    prompt: Annotated[str, Argument(help="Text to continue.")],
     model: Model,
     depth: Depth = None,
     latency_ms: Annotated[
-        float | None, Option(help="Use the deepest N within these milliseconds per token.")
+        float | None, Option(help="Use the largest N that takes at most this many milliseconds per token.")
     ] = None,
     draft_depth: Annotated[
-        int | None, Option(min=1, help="Draft depth of speculative decoding; same text.")
+        int | None, Option(min=1, help="Use speculative decoding, with drafts at this smaller depth.")
     ] = None,
-    int8: Annotated[bool, Option("--int8", help="Quantize matrices to 8 bits, on the CPU only.")] = False,
+    int8: Annotated[
+        bool, Option("--int8", help="Quantize weights and activations to 8 bits; CPU only.")
+    ] = False,
     max_new_tokens: Annotated[int, Option(min=1, help="Maximum number of tokens to generate.")] = 64,
-    temperature: Annotated[float, Option(help="Sampling temperature; 0 decodes greedily.")] = 0.8,
+    temperature: Annotated[float, Option(help="Sampling temperature; 0 means greedy decoding.")] = 0.8,
     top_k: Annotated[int, Option(help="Sample from the k most likely tokens.")] = 50,
     top_p: Annotated[float, Option(help="Sample from the fewest tokens with this total probability.")] = 1.0,
     stop: Annotated[list[str] | None, Option(help="Stop before this string; may be repeated.")] = None,
-    seed: Annotated[int, Option(min=0, max=2**62, help="Seed of the sampling.")] = 0,
+    seed: Annotated[int, Option(min=0, max=2**62, help="Random seed of the sampling.")] = 0,
     explain: Annotated[
-        bool, Option("--explain", help="Show confidence and influential prompt tokens.")
+        bool, Option("--explain", help="Show the confidence and the most influential prompt tokens.")
     ] = False,
-    audit: Annotated[Path | None, Option(help="File to append a JSON record of the answer to.")] = None,
-    audit_text: Annotated[bool, Option("--audit-text", help="Record prompt and answer, too.")] = False,
+    audit: Annotated[
+        Path | None, Option(help="Audit log: append a JSON record of the answer to this file.")
+    ] = None,
+    audit_text: Annotated[
+        bool, Option("--audit-text", help="Put prompt and answer into the audit record, too.")
+    ] = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Continue a prompt. Example: odeformer generate --model models:/tiny@champion --depth 4 'It was'"""

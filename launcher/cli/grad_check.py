@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 from typer import Option
@@ -16,10 +17,12 @@ def grad_check(
     config: Config,
     overrides: Overrides = None,
     depth: Depths = None,
-    model: Annotated[str | None, Option(help="Trained weights: models:/<name>@<alias> or a folder.")] = None,
+    model: Annotated[
+        str | None, Option(help="Model to check instead of fresh weights, models:/… or a folder.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare error, memory and time of gradient methods. Example: odeformer grad-check tiny"""
+    """Compare gradient methods by error, memory and time. Example: odeformer grad-check tiny"""
     from launcher.configuration.load import load_pretrain
 
     settings = load_pretrain(config, overrides or [])
@@ -31,12 +34,12 @@ def grad_check(
 
     checked = check(settings, depth or [], model)
     if as_json:
-        print(json.dumps([row for rows in checked for row in rows], indent=2))
+        print(json.dumps([asdict(row) for rows in checked for row in rows], indent=2))
         return
     for rows in checked:
         batch = f"batch {settings.train.micro_batch} × {settings.data.sequence_length}"
-        say(f"N = {rows[0]['depth']}, {rows[0]['dtype']}, {batch}")
-        show(gradients_table(rows), rows, as_json)
+        say(f"N = {rows[0].depth}, {rows[0].dtype}, {batch}")
+        show(gradients_table(rows), rows, as_json=False)
     say(
         "error: relative error of the whole gradient, against backpropagation through the same solve "
         "(direct); rounding of direct: that gradient's own rounding error. saved: memory held after the "

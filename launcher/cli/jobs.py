@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from cluster.connection.job import Job
     from cluster.connection.jobs import JobServer
 
-submit_app = typer.Typer(help="Submit work to a running cluster.", no_args_is_help=True)
-jobs_app = typer.Typer(help="Manage pretraining jobs on a running cluster.", no_args_is_help=True)
+submit_app = typer.Typer(help="Submit a pretraining run to a running Ray cluster.", no_args_is_help=True)
+jobs_app = typer.Typer(help="Manage submitted pretraining runs on a Ray cluster.", no_args_is_help=True)
 
 Address = Annotated[
     str | None,
     Option(
-        envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"], help="The cluster's dashboard, http://host:8265."
+        envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"],
+        help="Ray dashboard of the cluster, http://host:8265.",
     ),
 ]
 JobName = Annotated[str, Argument(metavar="NAME", help="The job's name.")]
@@ -35,7 +36,7 @@ def submit_pretrain(
     config: Config,
     address: Address = None,
     overrides: Overrides = None,
-    name: Annotated[str | None, Option(help="The job's name; the name of run.dir by default.")] = None,
+    name: Annotated[str | None, Option(help="The job's name; the last part of run.dir by default.")] = None,
 ) -> None:
     """Submit a run. Example: odeformer submit pretrain run.yaml --address http://head:8265 --name first"""
     from launcher.configuration.load import load_pretrain
@@ -48,7 +49,7 @@ def submit_pretrain(
 
 @jobs_app.command("list")
 def jobs_list(address: Address = None, as_json: AsJson = False) -> None:
-    """List jobs, the latest first. Example: odeformer jobs list --address http://head:8265"""
+    """List jobs, newest first. Example: odeformer jobs list --address http://head:8265"""
     jobs = _server(address).jobs()
     from launcher.tables.results import jobs_table
 
@@ -67,7 +68,7 @@ def jobs_show(name: JobName, address: Address = None, as_json: AsJson = False) -
 
 @jobs_app.command("logs")
 def jobs_logs(name: JobName, follow: Follow = False, address: Address = None) -> None:
-    """Print a job's output; -f exits with 1 if the job failed. Example: odeformer jobs logs first -f"""
+    """Print a job's output; -f exits with 1 if it failed. Example: odeformer jobs logs first -f"""
     server = _server(address)
     if not follow:
         sys.stdout.write(server.log(name))
@@ -84,7 +85,7 @@ def jobs_logs(name: JobName, follow: Follow = False, address: Address = None) ->
 
 @jobs_app.command("stop")
 def jobs_stop(name: JobName, address: Address = None) -> None:
-    """Stop a job, as Ctrl-C would stop the run. Example: odeformer jobs stop first"""
+    """Stop a job cleanly, like Ctrl-C in a terminal. Example: odeformer jobs stop first"""
     server = _server(address)
     if server.stop(name):
         say(f"stopped: {name}; submit it under another name to resume from its last checkpoint")

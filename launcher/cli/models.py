@@ -12,27 +12,27 @@ from launcher import preflight
 from launcher.cli.options import Depth, Model, Overwrite, TrackingUri
 from launcher.cli.output import check_installed, say
 
-models_app = typer.Typer(help="Manage the model registry.", no_args_is_help=True)
+models_app = typer.Typer(help="Manage the model registry; import and export models.", no_args_is_help=True)
 
 
 @models_app.command("export")
 def models_export(
     model: Model,
-    out: Annotated[Path, Option(help="Folder to write to; with --gguf the file.")],
+    out: Annotated[Path, Option(help="Folder to write to, or with --gguf the file.")],
     depth: Depth = None,
     adapter: Annotated[
-        str | None, Option(help="Adapter to merge: models:/<name>/<version> or folder.")
+        str | None, Option(help="Adapter to merge: models:/<name>/<version> or a folder.")
     ] = None,
-    peft: Annotated[bool, Option("--peft", help="Export only the adapter, for the package peft.")] = False,
+    peft: Annotated[bool, Option("--peft", help="Export only the adapter, for the library peft.")] = False,
     gguf: Annotated[
         Literal["f32", "f16", "q8_0"] | None,
-        Option(help="Write a GGUF file for llama.cpp with matrices of this type."),
+        Option(help="Write a GGUF file for llama.cpp, with weights of this type."),
     ] = None,
     text: Annotated[Path | None, Option(help="Text file to measure the loss on, for the model card.")] = None,
     overwrite: Overwrite = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Export for transformers. Example: odeformer models export --model models:/tiny@champion --out tiny-8"""
+    """Export one depth for transformers. Example: odeformer models export --model models:/m/1 --out m-8"""
     if peft and gguf:
         raise ValueError("give either --peft or --gguf")
     if text is not None and (peft or gguf):
@@ -59,15 +59,17 @@ def models_export(
 
 @models_app.command("import")
 def models_import(
-    source: Annotated[Path, Option("--from", help="Checkpoint folder of transformers.")],
+    source: Annotated[Path, Option("--from", help="Folder of a transformers checkpoint.")],
     out: Annotated[Path, Option(help="Folder to write to.")],
-    size: Annotated[int, Option(min=0, help="Number of weight sets K; 0 takes the number of layers.")] = 0,
+    size: Annotated[int, Option(min=0, help="Number of weight sets K; 0 means one per layer.")] = 0,
     text: Annotated[Path | None, Option(help="Text file to measure the loss on, before and after.")] = None,
-    register: Annotated[str | None, Option(metavar="NAME", help="Register it under this name.")] = None,
+    register: Annotated[
+        str | None, Option(metavar="NAME", help="Register the model under this name.")
+    ] = None,
     overwrite: Overwrite = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Import a checkpoint as an ODE. Example: odeformer models import --from pythia --out pythia-ode"""
+    """Import a GPT-NeoX, Llama or GPT-2 model. Example: odeformer models import --from pythia --out p"""
     preflight.at_output(out, [source], overwrite)
     preflight.at_transformers(source, register)
     from launcher.tables.versions import registered_line
@@ -87,10 +89,10 @@ def models_import(
 
 @models_app.command("register")
 def models_register(
-    run: Annotated[Path, Argument(metavar="RUN_DIR", help="The run.dir of a run, or a job's folder.")],
+    run: Annotated[Path, Argument(metavar="RUN_DIR", help="A run's run.dir, or a fine-tuning job's folder.")],
     name: Annotated[str | None, Option(help="Model name; the run's tracking.register_as by default.")] = None,
 ) -> None:
-    """Register a finished run or job. Example: odeformer models register runs/a"""
+    """Register the result of a finished run or fine-tuning job. Example: odeformer models register runs/a"""
     from cluster.names import check_model_name
 
     if name is not None:

@@ -25,18 +25,24 @@ def plan(
     interconnect: Annotated[
         Literal["ndr400", "hdr200", "ethernet100", "ethernet25"], Option(help="Network between nodes.")
     ] = "ndr400",
-    efficiency: Annotated[float, Option(min=0.01, max=1, help="Fraction of peak FLOP/s in matmuls.")] = 0.45,
-    price: Annotated[float | None, Option(min=0, help="Price of one GPU hour.")] = None,
+    efficiency: Annotated[
+        float, Option(min=0.01, max=1, help="Fraction of peak FLOP/s that matmuls reach.")
+    ] = 0.45,
+    price: Annotated[float | None, Option(min=0, help="Price of one GPU hour, in any currency.")] = None,
     vocabulary: Annotated[
         int | None, Option(min=1, help=f"Vocabulary size; the shards' or {VOCABULARY:,} by default.")
     ] = None,
-    simulate: Annotated[bool, Option("--simulate", help="Simulate the run with failures.")] = False,
-    spares: Annotated[int | None, Option(min=0, help="Simulated spare nodes; one per 64 by default.")] = None,
+    simulate: Annotated[
+        bool, Option("--simulate", help="Simulate the run with random failures, too.")
+    ] = False,
+    spares: Annotated[
+        int | None, Option(min=0, help="Spare nodes, for --simulate; one per 64 by default.")
+    ] = None,
     preemptions: Annotated[
-        float | None, Option(min=0, max=1000, help="Preemptions per day, of the whole run, for --simulate.")
+        float | None, Option(min=0, max=1000, help="Preemptions of the whole run per day, for --simulate.")
     ] = None,
     stragglers: Annotated[
-        float | None, Option(min=0, max=1000, help="Nodes that become slow per day, for --simulate.")
+        float | None, Option(min=0, max=1000, help="Number of nodes that turn slow per day, for --simulate.")
     ] = None,
     seed: Annotated[int, Option(help="Random seed of --simulate.")] = 0,
     as_json: AsJson = False,

@@ -12,16 +12,18 @@ from cluster.pool.status import PoolStatus
 from launcher.cli.options import AsJson, Overrides, PoolAddress, Watch
 from launcher.cli.output import say, show, show_live
 
-pool_app = typer.Typer(help="Manage the fine-tune pool of a running cluster.", no_args_is_help=True)
+pool_app = typer.Typer(help="Manage the pool that runs teams' fine-tuning jobs.", no_args_is_help=True)
 
 
 @pool_app.command("start")
 def pool_start(
-    settings_file: Annotated[Path | None, Argument(metavar="[POOL.yaml]")] = None,
+    settings_file: Annotated[
+        Path | None, Argument(metavar="[POOL.yaml]", help="YAML file of the pool's settings.")
+    ] = None,
     overrides: Overrides = None,
     address: PoolAddress = None,
 ) -> None:
-    """Start the pool or update its settings. Example: odeformer pool start pool.yaml"""
+    """Start the pool, or change the settings of a running one. Example: odeformer pool start pool.yaml"""
     from launcher.configuration.load import load_pool
 
     settings = load_pool(settings_file, overrides or [])
@@ -34,7 +36,7 @@ def pool_start(
 
 @pool_app.command("status")
 def pool_status(as_json: AsJson = False, watch: Watch = False, address: PoolAddress = None) -> None:
-    """Show slots, and each team's share and usage. Example: odeformer pool status --watch"""
+    """Show job slots, and each team's share and usage. Example: odeformer pool status --watch"""
     from cluster.pool import Pool
 
     with Pool.connect(address) as pool:
@@ -54,7 +56,7 @@ def pool_status(as_json: AsJson = False, watch: Watch = False, address: PoolAddr
 
 @pool_app.command("drain")
 def pool_drain(address: PoolAddress = None) -> None:
-    """Accept and start no jobs until the next start. Example: odeformer pool drain"""
+    """Let running jobs finish, but accept and start no others. Example: odeformer pool drain"""
     from cluster.pool import Pool
 
     with Pool.connect(address) as pool:
@@ -65,7 +67,7 @@ def pool_drain(address: PoolAddress = None) -> None:
 
 @pool_app.command("stop")
 def pool_stop(address: PoolAddress = None) -> None:
-    """Stop the pool; running jobs commit and are queued again. Example: odeformer pool stop"""
+    """Stop the pool; running jobs are checkpointed and requeued. Example: odeformer pool stop"""
     from cluster.pool import Pool
 
     with Pool.connect(address) as pool:

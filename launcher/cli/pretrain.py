@@ -16,9 +16,12 @@ def pretrain(
     config: Config,
     overrides: Overrides = None,
     init: Annotated[
-        str | None, Option(help="Continue this model, models:/<name>@<alias> or a folder, in its own shape.")
+        str | None,
+        Option(help="Start from this model's weights and shape: models:/<name>@<alias> or a folder."),
     ] = None,
-    dry_run: Annotated[bool, Option("--dry-run", help="Preview placement and memory, and exit.")] = False,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Show placement and memory, and exit without training.")
+    ] = False,
     as_json: Annotated[bool, Option("--json", help="Print the dry run as JSON.")] = False,
 ) -> None:
     """Pretrain a model. Example: odeformer pretrain tiny --set data.shards=shards --set run.dir=runs/mine"""

@@ -18,7 +18,7 @@ MARK = ".quickstart"
 def quickstart(
     directory: Annotated[Path, Option("--dir", help="Folder to write to.")] = Path("runs/quickstart"),
 ) -> None:
-    """Run everything once in five minutes on two CPU cores. Example: odeformer quickstart"""
+    """Run an end-to-end demo, in minutes on two CPU cores. Example: odeformer quickstart"""
     started = time.monotonic()
     _clear(directory)
     progress = make_progress()

@@ -15,7 +15,8 @@ def report(
     compare: Annotated[
         tuple[str, str],
         Option(
-            metavar="A B", help="Analyses of the same text: folders of odeformer analyze, or model versions."
+            metavar="A B",
+            help="Analyses of the same text: folders from odeformer analyze, or model versions.",
         ),
     ],
     out: Annotated[Path, Option(help="Folder to write to.")],

@@ -10,12 +10,12 @@ from typer import Argument, Option
 
 from launcher.cli.output import say
 
-track_app = typer.Typer(help="Manage a run's metrics in MLflow.", no_args_is_help=True)
+track_app = typer.Typer(help="Upload a run's metrics to MLflow.", no_args_is_help=True)
 
 
 @track_app.command("sync")
 def track_sync(
-    run: Annotated[Path, Argument(metavar="RUN_DIR", help="The run.dir of a run.")],
+    run: Annotated[Path, Argument(metavar="RUN_DIR", help="Folder of the run, its run.dir.")],
     seconds: Annotated[float, Option(min=0, help="Keep retrying for this many seconds.")] = 60.0,
 ) -> None:
     """Upload metrics recorded while MLflow was down. Example: odeformer track sync runs/mine"""

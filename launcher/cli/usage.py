@@ -11,11 +11,11 @@ from launcher.cli.output import show
 
 
 def usage(
-    by: Annotated[Literal["team", "base"], Option(help="Group by team or by base.")] = "team",
+    by: Annotated[Literal["team", "base"], Option(help="Group by team or by base model.")] = "team",
     as_json: AsJson = False,
     address: PoolAddress = None,
 ) -> None:
-    """Show teams' usage and what sharing bases saved. Example: odeformer usage --by team"""
+    """Show compute per team, and what sharing base models saved. Example: odeformer usage --by team"""
     from cluster.pool import Pool
     from cluster.pool import usage as using
     from cluster.runs.cost import Cost

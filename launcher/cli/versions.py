@@ -14,7 +14,7 @@ from launcher.cli.output import say, show
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-Model = Annotated[str, Argument(help="models:/<name>@<alias> or models:/<name>/<version>.")]
+Model = Annotated[str, Argument(help="Version as models:/<name>@<alias> or models:/<name>/<version>.")]
 Why = Annotated[str, Option(help="Reason to record in the model's history.")]
 
 
@@ -31,7 +31,7 @@ def models_list(as_json: AsJson = False, tracking_uri: TrackingUri = None) -> No
 
 @models_app.command("show")
 def models_show(
-    model: Annotated[str, Argument(help="A version, models:/…, or a model's name for its history.")],
+    model: Annotated[str, Argument(help="Version, models:/…, or a model's name for its history.")],
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
@@ -65,20 +65,24 @@ def models_show(
 def models_promote(
     model: Model,
     data: Annotated[
-        str | None, Option(help="Shards or text file to compare on; its own validation data by default.")
+        str | None,
+        Option(help="Shards or text file to compare on; the version's validation data by default."),
     ] = None,
-    depth: Annotated[int | None, Option(help="Depth N to compare at; the model's depth by default.")] = None,
+    depth: Annotated[
+        int | None, Option(help="Number of layers N to compare at; the model's own depth D by default.")
+    ] = None,
     threshold: Annotated[
-        float, Option(help="Upper bound of the difference's confidence interval; 0 demands an improvement.")
+        float,
+        Option(help="Largest increase in loss or error (95 % bound) that passes; 0 demands a decrease."),
     ] = 0.0,
     sequences: Annotated[int, Option(help="Maximum number of sequences to compare on.")] = 256,
-    seed: Annotated[int, Option(help="Seed of the bootstrap.")] = 0,
-    no_gate: Annotated[bool, Option("--no-gate", help="Promote without comparing.")] = False,
+    seed: Annotated[int, Option(help="Random seed of the bootstrap.")] = 0,
+    no_gate: Annotated[bool, Option("--no-gate", help="Promote without comparing to the champion.")] = False,
     why: Why = "",
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Promote a better version to champion. Example: odeformer models promote models:/tiny@candidate"""
+    """Make a version champion if it is better. Example: odeformer models promote models:/tiny@candidate"""
     from pydantic import ValidationError
 
     from cluster.promotion.promote import GateSettings, promote
@@ -130,7 +134,7 @@ def models_diff(
 
 @models_app.command("lineage")
 def models_lineage(model: Model, as_json: AsJson = False, tracking_uri: TrackingUri = None) -> None:
-    """Show ancestors and descendants. Example: odeformer models lineage models:/tiny@champion"""
+    """Show a version's ancestors and descendants. Example: odeformer models lineage models:/tiny@champion"""
     from cluster.registry.family import family
     from launcher.tables import versions as tables
 
@@ -141,7 +145,7 @@ def models_lineage(model: Model, as_json: AsJson = False, tracking_uri: Tracking
 @models_app.command("outdated")
 def models_outdated(
     retrain: Annotated[
-        bool, Option("--retrain", help="Resubmit their tasks on the current champion.")
+        bool, Option("--retrain", help="Resubmit their tasks to the pool, on the current champion.")
     ] = False,
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,

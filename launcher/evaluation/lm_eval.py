@@ -23,7 +23,7 @@ from odeformer.interop.hf.exporting import export
 from odeformer.model import Odeformer
 
 OWN_TASKS = Path(__file__).parent / "tasks"
-"""Folder of the package's own tasks, which ``benchmarks.python_tasks`` writes."""
+"""Folder of the package's own tasks, which ``benchmarks.quality.python_tasks`` writes."""
 BATCH = 16
 BOOTSTRAP = 1000
 """Number of bootstrap samples for the standard error of a metric without a formula for it."""

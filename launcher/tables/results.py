@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # heavy to import, and most commands show only one of these
     from cluster.connection.jobs import Job
     from launcher.evaluation.evaluate import TextScore
     from launcher.evaluation.lm_eval import TaskScore
+    from odeformer.measure.gradient_check import GradientRow
 
 
 def jobs_table(jobs: Sequence[Job]) -> Table:
@@ -74,18 +75,18 @@ def task_scores_table(scores: Sequence[TaskScore]) -> Table:
     return table
 
 
-def gradients_table(rows: Sequence[dict[str, Any]]) -> Table:
+def gradients_table(rows: Sequence[GradientRow]) -> Table:
     """A row for each gradient method at one depth: error against ``direct``, memory and time."""
     table = make_table("solver", "gradient", numbers=("error", "rounding of direct", "saved", "peak", "time"))
     for row in rows:
         table.add_row(
-            row["solver"],
-            row["gradient"],
-            f"{row['grad_rel_error']:.0e}" if row["grad_rel_error"] else "0",
-            f"{row['direct_error']:.0e}",
-            _size(row["saved_bytes"]),
-            _size(row["peak_bytes"]),
-            f"{row['seconds_vs_direct']:.2f} × direct",
+            row.solver,
+            row.gradient,
+            f"{row.grad_rel_error:.0e}" if row.grad_rel_error else "0",
+            f"{row.direct_error:.0e}",
+            _size(row.saved_bytes),
+            _size(row.peak_bytes),
+            f"{row.seconds_vs_direct:.2f} × direct",
         )
     return table
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
-from cluster.runs.events import Event
+from cluster.runs.events import Event, LoggedEvent
 from cluster.settings import PretrainSettings
 from launcher.terminal.progress import Progress
 
@@ -44,7 +43,7 @@ class PretrainWatcher:
         workers = settings.cluster.workers
         progress.update(0, f"starting Ray and {workers} worker{'s' if workers > 1 else ''}")
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: LoggedEvent) -> None:
         """Show one event of the run."""
         name = event["event"]
         if name == Event.STEP:
@@ -65,7 +64,7 @@ class PretrainWatcher:
     def _print(self, line: str) -> None:
         self._progress.console.print(f"  {line}", soft_wrap=True)
 
-    def _step(self, event: dict[str, Any]) -> None:
+    def _step(self, event: LoggedEvent) -> None:
         step, now = event["step"], time.monotonic()
         self._first = self._first or (step - 1, now)
         done = max(1, step - self._first[0])
@@ -76,14 +75,14 @@ class PretrainWatcher:
             f"{event['tokens_per_second']:,.0f} tokens/s · {left:.0f} s left",
         )
 
-    def _validation(self, event: dict[str, Any]) -> None:
+    def _validation(self, event: LoggedEvent) -> None:
         prefix = "validation_loss_"
         losses = {int(k.removeprefix(prefix)): v for k, v in event.items() if k.startswith(prefix)}
         self.validations.append(losses)
         shown = " · ".join(f"N={depth} {loss:.3f}" for depth, loss in losses.items())
         self._print(f"step {event['step']:>5}  validation loss  {shown}")
 
-    def _restarting(self, event: dict[str, Any]) -> None:
+    def _restarting(self, event: LoggedEvent) -> None:
         restart = event["restart"]
         kind = "preemptions" if restart["preemption"] else "failures without progress"
         self._print(

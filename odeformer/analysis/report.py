@@ -126,7 +126,7 @@ def faithful(model: Odeformer, input_ids: Tensor, depth: int) -> content.Faithfu
     """Faithfulness of every attribution method on this text's next token: a single example."""
     settings = {
         "default": DEFAULT,
-        "why": "best on both curves over 256 held-out prompts: python -m benchmarks.faithfulness",
+        "why": "best on both curves over 256 held-out prompts: python -m benchmarks.analysis.faithfulness",
         "points": POINTS,
         "deletion": "ln p of the answer less the whole text's, mean of the curve, nats; lower is better",
         "insertion": "the same; higher is better",

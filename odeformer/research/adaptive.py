@@ -1,6 +1,7 @@
 """Adaptive solves: torchdiffeq chooses the cells so that the error of each stays within a tolerance.
 
-As ``python -m benchmarks.adaptive`` shows, a fixed depth with as many evaluations of the field is as good.
+As ``python -m benchmarks.gradients.adaptive`` shows, a fixed depth with as many evaluations of the field is
+as good.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.gradient_tables import claims, cost_table, errors_table
+from benchmarks.gradients.pages import claims, cost_table, errors_table
 
 
 def row(solver: str, gradient: str, depth: int, **changes: Any) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def content(**changes_of_last: Any) -> dict[str, Any]:
 
 
 def missed(found: dict[str, Any]) -> list[str]:
-    return [claim for claim, _, _, reached in claims(found) if not reached]
+    return [claim.claim for claim in claims(found) if claim.verdict == "MISSED"]
 
 
 def test_all_claims_hold_where_they_do() -> None:

@@ -8,11 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.importing_claims import CLAIMS, chosen, judged
-from benchmarks.importing_models import LayersDropped
-from benchmarks.importing_rows import AS_IT_WAS, AT_RANDOM, BEFORE, FULL, OURS, THE_SAME
-from benchmarks.importing_tables import page
-from benchmarks.quality_rows import DEPTH, Peer
+from benchmarks.quality.importing_pages import CLAIMS, chosen, judged, part
+from benchmarks.quality.importing_rows import (
+    AS_IT_WAS,
+    AT_RANDOM,
+    BEFORE,
+    FULL,
+    OURS,
+    THE_SAME,
+    LayersDropped,
+)
+from benchmarks.quality.rows import DEPTH, Peer
 from odeformer.config import BasisConfig, ModelConfig
 
 LOSSES = {
@@ -48,7 +54,7 @@ def rows(**changed: tuple[float, float]) -> list[dict[str, Any]]:
 
 
 def verdicts(**changed: tuple[float, float]) -> list[str]:
-    return [claim["verdict"] for claim in judged(rows(**changed)) if claim["bar"]]
+    return [claim.verdict for claim in judged(rows(**changed)) if claim.bar]
 
 
 def test_each_claim_is_reached_or_missed_by_its_own_difference() -> None:
@@ -57,16 +63,16 @@ def test_each_claim_is_reached_or_missed_by_its_own_difference() -> None:
     assert verdicts(**{AT_RANDOM.name: (3.82, 3.80)})[1] == "MISSED"
     assert verdicts(**{THE_SAME.name: (3.82, 3.76)})[1:3] == ["reached", "MISSED"]
     assert verdicts(**{OURS.name: (3.82, 3.775)}) == ["reached", "reached", "reached", "MISSED"]
-    assert {claim["verdict"] for claim in judged([])} == {"not run"}
+    assert {claim.verdict for claim in judged([])} == {"not run"}
 
 
 def test_a_mean_below_is_not_enough_when_the_checkpoints_disagree() -> None:
     scattered = [r for r in rows() if r["name"] != OURS.name]
     scattered += [row(OURS.name, seed, 3.80 + 0.05 * seed + 0.06 * (seed - 1), 3.76) for seed in range(3)]
-    claims = {claim["claim"]: claim for claim in judged(scattered)}
+    claims = {claim.claim: claim for claim in judged(scattered)}
     claim = claims["trained on, at N = L/2, against every other layer dropped, the same extra tokens"]
-    assert claim["measured"].startswith("-3.9 % [")
-    assert claim["verdict"] == "MISSED"
+    assert claim.measured.startswith("-3.9 % [")
+    assert claim.verdict == "MISSED"
 
 
 def test_ours_looks_after_both_depths_and_the_others_after_half() -> None:
@@ -86,7 +92,7 @@ def test_the_page_names_every_claim_and_way() -> None:
         "extra": 160_000,
         "largest_difference": 1e-6,
     }
-    text = page(content)
+    text = part(content)
     assert all(claim.text in text for claim in CLAIMS)
     assert all(name in text for name in LOSSES)
     assert "2026-11-25" in text

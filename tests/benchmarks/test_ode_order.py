@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.ode_order import ORDERS, slopes, solver_errors
+from benchmarks.gradients.ode_order import ORDERS, slopes, solver_errors
 from odeformer.config import BasisConfig, ModelConfig
 from odeformer.model import Odeformer, token_losses
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.quality_claims import ANY, FULL, HALF, ORDINARY, best_rows, difference, judged
-from benchmarks.quality_plot import plot
+from benchmarks.quality.claims import ANY, FULL, HALF, ORDINARY, best_rows, difference, judged
+from benchmarks.quality.plot import plot
 
 
 def row(name: str, seed: int, losses: dict[int, float], rate: float = 4e-3, depth: int = 8) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def table(any_at_8: float) -> list[dict[str, Any]]:
 
 
 def verdicts(rows: list[dict[str, Any]]) -> dict[str, str]:
-    return {claim["claim"]: claim["verdict"] for claim in judged(rows, 1_599_488)}
+    return {claim.claim: claim.verdict for claim in judged(rows, 1_599_488)}
 
 
 def test_a_claim_is_reached_missed_or_not_run() -> None:

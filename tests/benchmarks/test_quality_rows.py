@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from forked import spawn
 
-from benchmarks.quality_rows import EVALUATED, MODELS, train_row
+from benchmarks.quality.rows import EVALUATED, MODELS, train_row
 from data.shards import build
 from odeformer.model import parameter_count
 

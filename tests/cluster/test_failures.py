@@ -51,6 +51,21 @@ def test_only_what_a_new_start_may_mend_is_mendable() -> None:
     assert not is_mendable(ControllerError(ValueError("no such backend")))
 
 
+def test_errors_of_ray_itself_are_mendable_but_not_those_that_stand_for_the_programs() -> None:
+    from ray import exceptions
+
+    for kind in ("OutOfMemoryError", "NodeDiedError", "RaySystemError", "RpcError", "ObjectStoreFullError"):
+        assert is_mendable(group_error(r0=getattr(exceptions, kind)("5 workers were killed"))), kind
+    for kind in ("OwnerDiedError", "ObjectLostError", "ObjectFetchTimedOutError"):
+        assert is_mendable(getattr(exceptions, kind)("0" * 56, None, "")), kind
+    assert is_mendable(exceptions.LocalRayletDiedError())
+    for own in (ValueError("no such key"), FileNotFoundError("shards")):
+        assert not is_mendable(exceptions.RayTaskError("train", "traceback", own))
+    assert is_mendable(exceptions.RayTaskError("train", "traceback", exceptions.OutOfMemoryError("killed")))
+    assert not is_mendable(exceptions.RuntimeEnvSetupError("no such package"))
+    assert not is_mendable(exceptions.AuthenticationError("no token"))
+
+
 def test_a_preemption_is_found_among_its_echoes() -> None:
     found = preemption(group_error(r0=CLOSED, r1=PreemptedError(7)))
     assert found is not None

@@ -19,7 +19,7 @@ ROUNDS = 6
 
 
 def contestant(index: int, uri: str, folder: Path, meeting: Barrier) -> None:
-    """Each round, decide based_on the same move as the other one does, for a version that is not champion."""
+    """Each round, move the alias to an own version, based on the same move as the other process."""
     for turn in range(ROUNDS):
         own = registry.resolve(f"models:/base/{2 * (turn % 2) + index + 1}", uri)
         meeting.wait()

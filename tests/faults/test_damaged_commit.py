@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from small_runs import events, run_workers, small_settings
 
@@ -45,3 +46,20 @@ def test_whatever_is_wrong_the_newest_good_commit_is_taken(shards: Path, tmp_pat
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert len(list(commits.glob(".step-*.damaged"))) == 4
     assert len(list(commits.glob("step-*"))) == 6
+
+
+def test_a_run_whose_commits_are_all_damaged_stops_unless_it_is_to_start_anew(
+    shards: Path, tmp_path: Path
+) -> None:
+    run = small_settings(
+        shards, tmp_path, train={"steps": 2}, checkpoint={"every": 1}, cluster={"workers": 1}
+    )
+    run_workers(run)
+    for commit in (run.run.dir / "checkpoints").glob("step-*"):
+        (commit / "commit.json").unlink()
+    with pytest.raises(Exception, match="is undamaged: put one back, or train from step 0"):
+        run_workers(run)
+    assert not list((run.run.dir / "checkpoints").glob("step-*")), "nothing was trained"
+    anew = run.model_copy(update={"checkpoint": run.checkpoint.model_copy(update={"start_anew": True})})
+    run_workers(anew)
+    assert [event["step"] for event in events(run.run.dir, "started")] == [0, 0]

@@ -10,7 +10,7 @@ import pytest
 from faulty_runs import weights_of
 from small_runs import events, run_workers, small_settings
 
-from benchmarks.troubles import KILLS, odeformer, run_through
+from benchmarks.cluster.faults import KILLS, odeformer, run_through
 
 STEPS = 400
 SECTIONS: dict[str, dict[str, Any]] = {
@@ -41,7 +41,7 @@ def test_a_run_killed_ten_times_ends_with_the_very_same_weights(tmp_path: Path, 
         gap=(5, 15),
         chance=chance,
     )
-    print(seed, history.troubles, history.exit_codes)
-    assert len(history.troubles) == len(troubles)
+    print(seed, history.faults, history.exit_codes)
+    assert len(history.faults) == len(troubles)
     assert events(settings.run.dir, "step")[-1]["step"] == STEPS
     assert weights_of(settings.run.dir) == weights_of(untroubled.run.dir)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.python_tasks import last_names, next_lines
+from benchmarks.quality.python_tasks import last_names, next_lines
 from data.tokenizer import load_tokenizer
 from launcher.evaluation.evaluate import evaluate
 from launcher.evaluation.lm_eval import OWN_TASKS, Tasks, harness_model, ordinary, score_tasks, task_scores

@@ -151,8 +151,9 @@ def random_scores(question: Question) -> Tensor:
 
 
 DEFAULT = "integrated gradients"
-"""The method of reports: the best on deletion and insertion curves (``python -m benchmarks.faithfulness``,
-docs/analysis.md). ``sensitivity`` has the better rank correlation."""
+"""The method of reports: the best on deletion and insertion curves
+(``python -m benchmarks.analysis.faithfulness``, docs/analysis.md). ``sensitivity`` has the better
+rank correlation."""
 
 METHODS: dict[str, Callable[[Question], Tensor]] = {
     "sensitivity": sensitivity,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import odeformer
 from cluster.checkpoints import folder
 from cluster.resolve import resolve_run
 from cluster.settings import PretrainSettings
+from odeformer.files.digest import file_digest
 
 MakeSettings = Callable[..., PretrainSettings]
 
@@ -93,6 +95,55 @@ def test_a_commit_without_its_manifest_is_no_commit(tmp_path: Path) -> None:
     found = folder.newest_good(tmp_path)
     assert found.commit == good
     assert [step for step, _ in found.damaged] == [4]
+
+
+def commit_with(folder_of_commits: Path, step: int) -> Path:
+    """A commit of one file that verifies."""
+    commit = folder_of_commits / folder.name(step)
+    commit.mkdir()
+    (commit / "state").write_text("x")
+    content = {"format_version": 3, "step": step, "files": {"state": file_digest(commit / "state")}}
+    (commit / "commit.json").write_text(json.dumps(content))
+    return commit
+
+
+def test_an_error_that_passes_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    newest, errors = commit_with(tmp_path, 4), [errno.ESTALE, errno.EIO, errno.EACCES]
+
+    def digest(path: Path) -> str:
+        if errors:
+            raise OSError(errors.pop(), "not just now", str(path))
+        return file_digest(path)
+
+    monkeypatch.setattr(folder, "file_digest", digest)
+    monkeypatch.setattr(folder, "FIRST_PAUSE", 0.0)
+    found = folder.newest_good(tmp_path)
+    assert (found.commit, found.damaged, errors) == (newest, [], [])
+
+
+def test_an_error_that_stays_moves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [commit_with(tmp_path, step) for step in (2, 4)]
+
+    def digest(path: Path) -> str:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(folder, "file_digest", digest)
+    monkeypatch.setattr(folder, "FIRST_PAUSE", 0.0)
+    with pytest.raises(OSError, match=r"Stale file handle: .*step-000000004/state"):
+        folder.newest_good(tmp_path)
+    assert sorted(tmp_path.iterdir()) == made
+
+
+def test_what_was_damaged_before_stays(tmp_path: Path) -> None:
+    for content in ("first", "second", "third"):
+        (commit_with(tmp_path, 4) / "state").write_text(content)
+        assert folder.newest_good(tmp_path).commit is None
+    kept = {path.name: (path / "state").read_text() for path in tmp_path.iterdir()}
+    assert kept == {
+        ".step-000000004.damaged": "first",
+        ".step-000000004.2.damaged": "second",
+        ".step-000000004.3.damaged": "third",
+    }
 
 
 def test_a_commit_of_a_later_version_is_refused_and_stays(tmp_path: Path) -> None:

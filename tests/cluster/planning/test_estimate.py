@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.plan import settings_of
+from benchmarks.cluster.plan import settings_of
 from cluster.planning import Machines, choices, estimate
 from cluster.planning.communication import Collective, collectives, seconds
 from cluster.planning.compute import model_flops

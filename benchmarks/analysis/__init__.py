@@ -1,0 +1,1 @@
+"""Faithfulness of attributions, and the cost of an analysis."""

@@ -1,0 +1,1 @@
+"""Training runs and the fine-tuning pool: overhead, checkpoints, traffic, planning, failures."""

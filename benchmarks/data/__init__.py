@@ -1,0 +1,1 @@
+"""Building shards, reading them, and the order of samples."""

@@ -1,0 +1,1 @@
+"""Solvers and gradient methods: order of convergence, exactness, memory, time."""

@@ -1,0 +1,1 @@
+"""Perplexity of continuous-depth models against ordinary ones, and of imported checkpoints."""

@@ -1,0 +1,1 @@
+"""Tokens per second of training and generation, small weight formats, start-up of the command line."""
