@@ -1,4 +1,4 @@
-"""A pretraining run: a Ray Train worker group runs the training loop, and the result is registered."""
+"""Pretraining: a Ray Train worker group runs the training loop, and the final weights are registered."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from cluster.tracking import lineage, runs, upload
 
 
 def pretrain(run: ResolvedRun, on_event: OnEvent) -> registry.Version | None:
-    """Train with a group of workers and register the result. Ray must be connected.
+    """Train with a group of workers and register the final weights. Ray must be connected.
 
-    Args:
-        on_event: called from this thread with each event of the run as it happens.
+    ``on_event`` is called in this thread with each event of the run as it happens.
 
     Returns:
-        The registered version, if ``tracking.register_as`` is set and the registry can be reached. If it
-        cannot, the event ``not_registered`` is logged.
+        The registered version; ``None`` if ``tracking.register_as`` is not set or the registry cannot be
+        reached. In the latter case, the event ``not_registered`` is logged.
 
     Raises:
-        RunFailedError: when the workers failed for good, with the cause.
-        PreemptedError: when this process was preempted (SIGTERM); the same call resumes the run.
-        BlockingIOError: when another process is running in ``run.dir``.
+        RunFailedError: if no restart is left or would help, with the cause.
+        PreemptedError: if this process was preempted (SIGTERM); the same call resumes the run.
+        BlockingIOError: if another process is running in ``run.dir``.
     """
     with lock.held(run.settings.run.dir):
         return _pretrain(run, on_event)
@@ -51,7 +50,7 @@ def _pretrain(run: ResolvedRun, on_event: OnEvent) -> registry.Version | None:
             lineage.code_tags() | {DATA_DIGEST: run.manifest.digest()},
             known=committed_run(settings.run.dir, settings.checkpoint),
         )
-    except ConnectionError as error:  # started later, when the store answers
+    except ConnectionError as error:  # the run is created later, when the store can be reached
         on_event({"event": Event.TRACKING_AWAY, "step": 0, "reason": str(error)})
 
     run.write_identity()
@@ -70,10 +69,10 @@ def _pretrain(run: ResolvedRun, on_event: OnEvent) -> registry.Version | None:
 def register_final_weights(
     settings: PretrainSettings, seconds: float = run_output.REGISTER_SECONDS
 ) -> registry.Version:
-    """Register the final weights of the run in ``run.dir``. A repeated call makes no second version.
+    """Register the final weights of the run in ``run.dir``, unless they are registered already.
 
     Raises:
-        ConnectionError: when the store could not be reached within ``seconds``.
+        ConnectionError: if the store cannot be reached within ``seconds``.
     """
     run, name = settings.run.dir, settings.tracking.register_as
     assert name is not None
@@ -85,11 +84,11 @@ def register_finished_run(run: Path, name: str | None = None) -> registry.Versio
 
     Args:
         run: folder of the run.
-        name: name to register them under, by default ``tracking.register_as``.
+        name: name to register them under; ``tracking.register_as`` when not given.
 
     Raises:
-        ValueError, FileNotFoundError: when the folder holds no run, or an unfinished one.
-        ConnectionError: when the store cannot be reached.
+        ValueError, FileNotFoundError: if the folder holds no run, or an unfinished one.
+        ConnectionError: if the store cannot be reached.
     """
     settings = PretrainSettings.model_validate(runs.run_settings(run))
     if not (run / "final" / "config.json").is_file():
@@ -119,10 +118,10 @@ def _version_tags(settings: PretrainSettings) -> dict[str, str]:
 
 
 def pretrain_worker(config: dict[str, Any]) -> None:
-    """Train as one worker of the group, whose process group has been initialized.
+    """Train as one worker of a group whose process group has been initialised.
 
     Args:
-        config: ``{"settings": …}``, the run's settings as plain values.
+        config: ``{"settings": …}``, the run's settings in JSON-serialisable form.
     """
     import torch
     from torch import distributed as dist
@@ -143,7 +142,7 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     held_out = open_stream(settings, "validation", rank=rank, world_size=world, described=shards)
     end_of_text = shards.manifest.end_of_text if settings.data.separate_documents else None
     rows = sample_rows(held_out, settings.train.validation_sequences)
-    # Besides the depths of training, a finer grid than any of them, which the flow must be right at, too.
+    # The flow must also be accurate on a grid finer than that of the model depth.
     depths = sorted({settings.model.depth, 2 * settings.model.depth, *settings.train.depths})
 
     assert settings.tracking.uri is not None
@@ -182,4 +181,4 @@ def pretrain_worker(config: dict[str, Any]) -> None:
 
 
 def _ignore(event: str, step: int, values: Mapping[str, Any]) -> None:
-    """Report nothing: only rank 0 reports."""
+    """Ignore a report: only rank 0 reports."""

@@ -1,4 +1,4 @@
-"""A pretraining run with everything resolved that its shards and its initial weights decide."""
+"""Checks of a pretraining run, and the settings that depend on its shards and initial weights."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from odeformer.solvers import LAYERS, solver_named
 
 @dataclass(frozen=True)
 class ResolvedRun:
-    """A checked run. It is made by :func:`resolve_run` and passed on, so that nothing is read twice."""
+    """A checked run, as returned by :func:`resolve_run`; passed on, so that nothing is read twice."""
 
     settings: PretrainSettings
-    """Settings with absolute paths, a tracking URI and a complete model."""
+    """Settings with absolute paths, a tracking URI and all values of ``model`` filled in."""
     manifest: Manifest
-    """Manifest of the shards, which also holds the digest of their tokenizer."""
+    """Manifest of the shards, including the digest of their tokenizer."""
 
     @property
     def identity_file(self) -> Path:
-        """The file in ``run.dir`` that says which run the folder belongs to."""
+        """The file in ``run.dir`` that stores :attr:`identity`."""
         return self.settings.run.dir / IDENTITY
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What two runs must have in common to resume from the same folder."""
+        """The values that must not change for a run to be resumed from ``run.dir``."""
         settings = self.settings
         return {
             "model": settings.model.model_dump(mode="json"),
@@ -49,14 +49,12 @@ class ResolvedRun:
         }
 
     def write_identity(self) -> None:
-        """Mark ``run.dir`` as the folder of this run."""
+        """Write the identity to ``run.dir``, which then belongs to this run."""
         self.identity_file.write_text(json.dumps(self.identity, indent=2))
 
 
 def resolve_run(settings: PretrainSettings) -> ResolvedRun:
-    """Check a run as far as possible without workers, and fill in what its shards and ``init`` decide.
-
-    The manifest of the shards is read and validated once.
+    """Check a run as far as possible without workers, and fill in what its shards and ``init`` determine.
 
     Raises:
         ValueError, FileNotFoundError: for missing or unsuitable shards, an unknown or unsuitable ``init``, or
@@ -77,12 +75,12 @@ def resolve_run(settings: PretrainSettings) -> ResolvedRun:
 
 
 def _continued(settings: PretrainSettings, init: str, manifest: Manifest) -> PretrainSettings:
-    """The settings with the model and, where it is fixed, the solver of the weights that ``init`` names."""
+    """The settings with the model of the initial weights and, if these require one, their solver."""
     folder = Path(init)
     if init.startswith("models:/"):
         version = registry.resolve(init, settings.tracking.uri)
         if version.kind != "checkpoint":
-            raise ValueError(f"init {init} is an adapter; a run continues from a checkpoint")
+            raise ValueError(f"init {init} is an adapter; initial weights must be a checkpoint")
         # The version, not the alias: an alias may move before the run is resumed.
         settings = settings.model_copy(update={"init": version.uri})
         folder = registry.fetch(version.uri, settings.tracking.uri)
@@ -92,15 +90,17 @@ def _continued(settings: PretrainSettings, init: str, manifest: Manifest) -> Pre
     if solver in LAYERS:
         # Parallel and sequential branches are different networks, not two solvers of one flow.
         if train.solver in LAYERS and train.solver != solver:
-            raise ValueError(f"init {init} has the layers of {solver}, not train.solver {train.solver}")
+            raise ValueError(
+                f"init {init} has the layers of solver {solver}, not of train.solver {train.solver}"
+            )
         if train.solver is None and gradient_named(train.gradient).goes_with(solver_named(solver)):
             train = train.model_copy(update={"solver": solver})
 
-    # Compared in the form that a build writes: `transformers` lays out an imported tokenizer differently.
+    # Compared in the form that a build writes, as `transformers` formats an imported tokenizer differently.
     tokenizer = hashlib.sha256(to_json(load_tokenizer(folder))).hexdigest()
     if tokenizer != manifest.tokenizer_sha256:
         raise ValueError(
-            f"data.shards {settings.data.shards} were built with another tokenizer than that of init "
+            f"data.shards {settings.data.shards} were built with a different tokenizer from that of init "
             f"{init}: build them with --tokenizer {folder / 'tokenizer.json'}"
         )
 
@@ -110,10 +110,10 @@ def _continued(settings: PretrainSettings, init: str, manifest: Manifest) -> Pre
 
 
 def complete_model(settings: PretrainSettings, manifest: Manifest) -> ModelConfig:
-    """The model with the vocabulary and the context of the shards, where the settings do not give them.
+    """The model, with vocabulary size and context length taken from the shards if not given.
 
     Raises:
-        ValueError: when the vocabulary or the context is too small for the shards.
+        ValueError: if the vocabulary size or context length is too small for the shards.
     """
     model = settings.model.model_copy(
         update={

@@ -59,19 +59,21 @@ class TrainSettings(Section):
     segment: Layers = 1
     """Cells per segment of gradient ``checkpoint``, which stores one state per segment."""
     depths: tuple[Layers, ...] = ()
-    """Depths N that each batch draws from, repeated ones more often. Empty: always the model depth."""
+    """Depths N, one of which is drawn for each batch; a repeated one is drawn more often. Default: always the
+    model depth."""
     vary_from: float = Field(default=0.0, ge=0, le=1)
-    """Fraction of the steps to train at the model depth before ``depths`` are drawn from."""
+    """Fraction of the steps, at the start of the run, that use the model depth instead of ``depths``."""
     jitter: float = Field(default=0.0, ge=0, lt=1)
-    """Relative variation of the cell widths h in a batch: drawn from 1 ± ``jitter``, then normalised."""
+    """Random variation of the cell widths h: for each batch, each is scaled by a factor drawn uniformly from
+    1 ± ``jitter``, and the widths are then normalised."""
     objective: Literal["one_depth", "two_depths", "distillation"] = "one_depth"
     """``one_depth``: each batch runs at one depth N. ``two_depths``: it runs at the model depth and at one
-    other depth, and both losses are averaged. ``distillation``: the same two passes, but the second one
-    learns the first one's predictions instead of the text."""
+    other depth, and the two losses are averaged. ``distillation``: the same two passes, but the targets of
+    the second are the predictions of the first."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Data type of the matmuls. Weights, states and coefficient functions are always float32."""
     validate_every: Steps = 100
-    """Optimizer steps between two validations on the held-out text."""
+    """Optimizer steps between validations."""
     validation_sequences: Count = 64
     """Maximum number of held-out sequences per validation."""
 
@@ -84,9 +86,9 @@ class OptimSettings(Section):
     learning_rate: float = Field(default=1e-3, gt=0, lt=10)
     """Peak AdamW learning rate of the weights."""
     coefficient_rate: float = Field(default=2.0, gt=0, le=100)
-    """Learning rate of the coefficient functions relative to ``learning_rate``; larger for short runs."""
+    """Learning rate of the coefficient functions as a multiple of ``learning_rate``; higher in short runs."""
     warmup: float = Field(default=0.05, ge=0, le=1)
-    """Fraction of the steps over which the learning rate rises linearly."""
+    """Fraction of the steps, at the start of the run, over which the learning rate rises linearly."""
     final: float = Field(default=0.1, ge=0, le=1)
     """Learning rate at the end of the schedule, as a fraction of ``learning_rate``."""
     schedule: Literal["cosine", "wsd"] = "cosine"
@@ -115,11 +117,11 @@ class ZeroSettings(Section):
     stage: Literal[0, 1, 2, 3] = 1
     """ZeRO stage: 1 partitions the optimizer state over the workers, 2 also gradients, 3 also weights."""
     offload_optimizer: Literal["none", "cpu"] = "none"
-    """``cpu`` keeps the optimizer state in host memory and runs the optimizer there."""
+    """``cpu`` keeps the optimizer state in host memory and runs the optimizer on the CPU."""
     offload_parameters: Literal["none", "cpu"] = "none"
-    """``cpu`` keeps each worker's partition of the weights in host memory while unused (stage 3 only)."""
+    """``cpu`` keeps each worker's partition of the weights in host memory when not in use (stage 3 only)."""
     param_persistence_threshold: int = Field(default=100_000, ge=0)
-    """Stage 3 does not partition parameters with fewer elements than this."""
+    """Parameters with fewer elements than this are not partitioned at stage 3."""
 
     @model_validator(mode="after")
     def _offload_has_a_stage(self) -> ZeroSettings:
@@ -131,7 +133,8 @@ class ZeroSettings(Section):
 
 
 class GuardSettings(Section):
-    """Protection against bad steps: each is skipped, and too many in a row cause a rollback."""
+    """Protection against steps whose loss or gradient is not finite: they are skipped, and too many in a row
+    cause a rollback."""
 
     max_skipped: int = Field(default=5, ge=1)
     """Consecutive skipped steps that cause a rollback to the last checkpoint; the data is not rolled back."""
@@ -140,7 +143,7 @@ class GuardSettings(Section):
     on_spike: Literal["event", "skip"] = "event"
     """Reaction to a loss spike: ``event`` only logs it, ``skip`` also skips the step."""
     spike_window: int = Field(default=100, ge=10)
-    """Number of recent losses that a loss is compared with to detect a spike."""
+    """Number of recent losses to compare each loss with when detecting spikes."""
     spike_deviations: float = Field(default=10.0, gt=0)
     """A loss this many standard deviations (estimated from the MAD) above the window's median is a spike."""
 
@@ -149,22 +152,23 @@ class ClusterSettings(Section):
     workers: Count = 1
     """Number of worker processes (data-parallel ranks), each on its own CPUs or GPU."""
     min_workers: Count | None = None
-    """Minimum number of workers to continue with while the cluster has no room for ``workers``. Any number
-    between the two that divides the global batch may be used. Default: wait for all workers."""
+    """Minimum number of workers to run with while the cluster lacks resources for ``workers``. Numbers in
+    between are used if they divide ``global_batch`` into whole micro-batches. Default: ``workers``."""
     grow_after: float = Field(default=60.0, ge=0)
-    """Seconds that room for more workers must last before the run is restarted with them."""
+    """Seconds for which resources for more workers must stay free before the run restarts with them."""
     cpus_per_worker: int = Field(default=1, ge=1, le=4096)
-    """Logical CPUs, and compute threads, per worker."""
+    """Logical CPUs and compute threads per worker."""
     gpus_per_worker: int = Field(default=0, ge=0, le=1)
     """GPUs per worker: 0 trains on CPUs, 1 on GPUs."""
     address: str | None = None
     """Address of a running Ray cluster. Default: start a private one on this machine."""
     max_failures: int = Field(default=3, ge=0)
-    """Maximum restarts from the last checkpoint after failures. The count is reset by a new checkpoint."""
+    """Maximum number of restarts from the same checkpoint after failures."""
     max_preemptions: int = Field(default=100, ge=0)
-    """Maximum restarts after SIGTERM; these do not count as failures."""
+    """Maximum number of restarts after SIGTERM, which does not count as a failure."""
     stuck_after: float = Field(default=600.0, ge=1)
-    """Seconds without heartbeat or progress before a worker is killed; more than any step or checkpoint."""
+    """Seconds without heartbeat or progress after which a worker is killed; must exceed the duration of any
+    step or checkpoint."""
 
     @model_validator(mode="after")
     def _range_is_one(self) -> ClusterSettings:
@@ -178,16 +182,18 @@ class CheckpointSettings(Section):
     every: Steps = 500
     """Optimizer steps between committed checkpoints."""
     keep: Steps = 2
-    """Number of latest checkpoints to keep."""
+    """Number of most recent checkpoints to keep."""
     keep_every: Steps | None = None
-    """Also keep every checkpoint at a multiple of this step permanently; a multiple of ``every``."""
+    """Also keep, permanently, the checkpoints at multiples of this step; must be a multiple of ``every``.
+    Default: none."""
     max_failed: int = Field(default=3, ge=1)
-    """Consecutive checkpoints that cannot be written before the run stops."""
+    """Number of consecutive failures to write a checkpoint after which the run stops."""
     start_anew: bool = False
-    """Train from step 0 when all checkpoints are damaged; by default the run stops instead."""
+    """Train from step 0 if all checkpoints are damaged, instead of stopping the run."""
     mirror: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*://.+$")] | None = None
-    """Remote folder, used by this run only, that each checkpoint is copied to (``s3://bucket/runs/first``).
-    A new machine resumes from it. Anyone with write access to it can run code on the workers."""
+    """Remote folder, not shared with other runs, to which each checkpoint is copied
+    (``s3://bucket/runs/first``), so that the run can be resumed on another machine. Anyone with write access
+    to it can run code on the workers."""
 
     @model_validator(mode="after")
     def _kept_ones_are_made(self) -> CheckpointSettings:
@@ -203,24 +209,25 @@ class TrackingSettings(Section):
     experiment: str = "odeformer"
     """MLflow experiment that the run belongs to."""
     register_as: Name | None = None
-    """Name to register the final weights under, as ``candidate`` and, if there is none, ``champion``."""
+    """Name to register the final weights under, with the alias ``candidate`` and, if the name has none yet,
+    ``champion``. Default: do not register them."""
 
 
 class RunSettings(Section):
     dir: Path
     """Folder for everything that the run writes. A run in an existing folder is resumed."""
     seed: int = 0
-    """Seed of the initial weights and of the depth of each batch."""
+    """Seed of the initial weights and of each batch's depth and cell widths."""
 
 
 class PretrainSettings(Section):
     """All settings of ``odeformer pretrain``."""
 
     model: ModelConfig
-    """Shape of the model, or ``preset: NAME`` and the values that differ from it."""
+    """Shape of the model, or ``preset: NAME`` with any values that differ from the preset."""
     init: str | None = None
-    """Continue from these weights: ``models:/<name>@<alias>`` or a checkpoint folder. Their shape replaces
-    ``model``, and the shards must have been built with their tokenizer."""
+    """Initial weights: ``models:/<name>@<alias>`` or a checkpoint folder. Their shape replaces ``model``, and
+    the shards must have been built with their tokenizer. Default: random weights."""
     data: DataSettings
     train: TrainSettings
     optim: OptimSettings = OptimSettings()
@@ -245,7 +252,7 @@ class PretrainSettings(Section):
 
     @property
     def world_sizes(self) -> list[int]:
-        """Allowed numbers of workers, largest first: those that share the batch in whole micro-batches."""
+        """Allowed numbers of workers, largest first: those that split the batch into whole micro-batches."""
         train, most = self.train, self.cluster.workers
         sizes = range(most, (self.cluster.min_workers or most) - 1, -1)
         return [size for size in sizes if train.global_batch % (train.micro_batch * size) == 0]
@@ -284,7 +291,7 @@ class PretrainSettings(Section):
         return self
 
     def absolute(self, tracking_uri: str) -> PretrainSettings:
-        """The settings for a process in any folder: with absolute local paths and this tracking URI."""
+        """A copy with absolute local paths and this tracking URI, valid in any working directory."""
         shards, init = self.data.shards, self.init
         if not is_remote(shards):
             shards = str(Path(shards).absolute())

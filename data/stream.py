@@ -1,4 +1,4 @@
-"""Endless streams of batches in one global order, whatever the number of ranks."""
+"""Endless streams of batches, in a global order that does not depend on the number of ranks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from data.order import STREAMS, GlobalOrder, block_size, order_digest
 from data.reader import DamagedError, ShardReader
 
 TOKENS_AT_ONCE = 2**20
-"""Tokens per rank that are read together, since reading many batches at once is faster."""
+"""Tokens that a rank reads together, since reading many batches at once is faster."""
 PREFETCHED = 2
 """Number of such reads ahead of the current batch."""
 THREADS = 2
@@ -29,11 +29,11 @@ class Batch(NamedTuple):
     """A rank's part of a global batch."""
 
     tokens: torch.Tensor
-    """int64 [batch, sequence_length + 1]: inputs are all but the last, targets all but the first."""
+    """Token ids, int64 [batch, sequence_length + 1]: inputs all but the last, targets all but the first."""
     sample_ids: torch.Tensor
-    """The id of each sample, int64 [batch]."""
+    """Ids of the samples, int64 [batch]."""
     loss_mask: torch.Tensor | None = None
-    """bool [batch, sequence_length], true for targets that count in the loss; None means all."""
+    """Mask of the targets that count in the loss, bool [batch, sequence_length]; None means all."""
     damaged: tuple[str, ...] = ()
     """An error message for each sample that could not be read."""
 
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 def documents_of(tokens: torch.Tensor, end_of_text: int) -> torch.Tensor:
     """The number of each token's document in its row, from 0: int64 [batch, tokens] → int64 [batch, tokens].
 
-    An end-of-text belongs to the document that it ends.
+    An end-of-text token belongs to the document that it ends.
     """
     ends = (tokens == end_of_text).long()
     return ends.cumsum(dim=1) - ends
@@ -65,12 +65,12 @@ class ElasticStream(ABC):
         at_once: int = 1,
         skip_damaged: bool = False,
     ) -> None:
-        """
+        """Start at the beginning of the global order. Arguments not listed are as in :class:`ShardStream`.
+
         Args:
-            order: the global order.
-            digest: the digest of the order.
-            rank: this and the following arguments are as in :class:`ShardStream`.
-            at_once: number of batches that are read together.
+            order: the global order of the samples.
+            digest: the digest of ``order``, which a saved state must match.
+            at_once: number of batches to read together.
 
         Raises:
             ValueError: if the ranks cannot share a batch equally.
@@ -93,9 +93,9 @@ class ElasticStream(ABC):
         self._cursor = 0
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield batches for ever, from the cursor on; a batch may span two epochs.
+        """Yield batches endlessly, from the cursor on; a batch may span two epochs.
 
-        Background threads read ahead. An error in reading is raised when its batch is due.
+        Background threads read ahead. A read error is raised when its batch is due.
         """
         ahead: deque[Future[list[Batch]]] = deque()
         ready: deque[Batch] = deque()
@@ -131,8 +131,8 @@ class ElasticStream(ABC):
         order, cursor = state.get("order"), state.get("cursor")
         if order != self._digest:
             raise ValueError(
-                f"the saved position belongs to data order {order}, this is "
-                f"{self._digest}: use the same data folder, split and seed, or start anew"
+                f"the saved position belongs to data order {order}, but this is "
+                f"{self._digest}: use the same data folder, split and seed, or start a new run"
             )
         if not isinstance(cursor, int) or cursor < 0:
             raise ValueError(f"the saved cursor is {cursor!r}: it must be an integer ≥ 0")
@@ -171,25 +171,25 @@ class ShardStream(ElasticStream):
         cache_bytes: int = CACHE_BYTES,
         described: Description | None = None,
     ) -> None:
-        """Open a data folder; the sizes of local files are checked.
+        """Open a data folder, and check the sizes of local files.
 
         Args:
-            manifest_path: path or address of the folder or its manifest.json.
-            rank: this rank, from 0.
+            manifest_path: path or URL of the folder or its manifest.json.
+            rank: this rank, from 0 to ``world_size`` − 1.
             world_size: number of ranks.
-            global_batch: number of samples per batch of all ranks together.
-            sequence_length: number of predicted tokens per sequence, as in the manifest.
-            seed: the seed of the order.
-            split: the split.
-            start: number of samples at the beginning of the order to skip.
-            skip_damaged: whether a damaged sample stays in its batch as end-of-text that does not count in
-                the loss; otherwise it is an error.
-            cache: the folder for the cache of remote shards.
-            cache_bytes: maximum size of the cache.
+            global_batch: samples per batch, over all ranks.
+            sequence_length: targets per sequence, as in the manifest.
+            seed: seed of the sample order.
+            split: ``train`` or ``validation``.
+            start: number of samples to skip at the start of the order.
+            skip_damaged: whether to replace a damaged sample by end-of-text tokens that do not count in the
+                loss; otherwise it is an error.
+            cache: folder for the cache of remote shards.
+            cache_bytes: maximum size of the cache in bytes.
             described: the folder's manifest, if it has been read and validated already.
 
         Raises:
-            FileNotFoundError: without a manifest.
+            FileNotFoundError: if there is no manifest.
             ValueError: for damaged files, a sequence length other than the manifest's, or a batch that the
                 ranks cannot share equally.
         """
@@ -199,7 +199,7 @@ class ShardStream(ElasticStream):
         self._files = open_files(location, described, split, cache_bytes, STREAMS, f"{rank}-of-{world_size}")
         if sequence_length != manifest.sequence_length:
             raise ValueError(
-                f"sequence length {sequence_length} was asked for, but {manifest_path} holds "
+                f"sequence length {sequence_length} was requested, but {manifest_path} holds "
                 f"sequences of {manifest.sequence_length}: rebuild the data with "
                 f"--sequence-length {sequence_length}"
             )
@@ -220,7 +220,7 @@ class ShardStream(ElasticStream):
         self._cursor = start
 
     def sequence_rows(self, ids: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """The rows of sample ids: int64 [n] → int64 [n, sequence_length + 1]."""
+        """The tokens of the samples with these ids: int64 [n] → int64 [n, sequence_length + 1]."""
         return torch.from_numpy(self._reader.rows(np.asarray(ids)))
 
     def _make(self, cursor: int) -> list[Batch]:
@@ -240,7 +240,7 @@ class ShardStream(ElasticStream):
 
 
 def _batch(rows: np.ndarray, ids: np.ndarray, damaged: dict[int, str]) -> Batch:
-    """Rows [share, sequence_length + 1] as a batch in whose loss damaged rows do not count."""
+    """Rows [share, sequence_length + 1] as a batch, whose loss mask excludes the damaged ones."""
     mask = None
     if damaged:
         mask = torch.ones(len(ids), rows.shape[1] - 1, dtype=torch.bool)

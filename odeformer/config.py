@@ -23,8 +23,8 @@ class BasisConfig(Section):
     step_aware: bool = False
     """Condition the coefficients on the step size as well as on t (experimental)."""
     low_rank: Width | None = None
-    """Rank r of low-rank weight sets: matrices are stored as W(t) = B_0 + Σ_k c_k(t) U_k V_k, one full matrix
-    and K pairs of rank r. None stores K full matrices."""
+    """Rank r of low-rank weight sets: W(t) = B_0 + Σ_k c_k(t) U_k V_k, stored as one full matrix and K pairs
+    of rank r. Default: K full matrices."""
 
 
 class ModelConfig(Section):
@@ -39,31 +39,30 @@ class ModelConfig(Section):
     heads: Width
     """Number of attention heads."""
     depth: Layers
-    """D, the model depth: run with N = D cells, one Euler step equals one ordinary residual layer."""
+    """D, the model depth. With N = D cells, each step of the default solver is one ordinary layer."""
     basis: BasisConfig
     """The coefficient functions that mix the stored weight sets into W(t)."""
     prelude: int | None = Field(default=None, ge=0)
-    """Number of first layers that remain whole layers at any depth N and with any solver: turning embeddings
-    into hidden states is a jump, and the flow that N refines starts after it. Default: 1, and 0 in
-    ``paper``."""
+    """Number of initial layers that stay ordinary layers at any depth N and with any solver, since turning
+    embeddings into hidden states is a jump and not a flow. Default: 0 in ``paper``, 1 otherwise."""
     feed_forward_width: Width | None = None
     """Hidden width of the feed-forward branch. Default: 4 × width."""
     key_value_heads: Width | None = None
     """Number of key and value heads in ``llama`` (grouped-query attention). Default: ``heads``."""
     rotary_fraction: float | None = Field(default=None, gt=0, le=1)
-    """Fraction of each head's dimensions with rotary embedding. Default: 1/4 in ``neox``, 1 in ``llama``."""
+    """Fraction of each head's dimensions to rotate. Default: 1/4 in ``neox``, 1 in ``llama``."""
     rotary_base: float = Field(default=10000.0, gt=1)
     """Base of the rotary frequencies (rope theta)."""
     norm_epsilon: float | None = Field(default=None, gt=0)
     """Constant added to the variance in norms. Default: 1e-6 in ``llama``, 1e-5 otherwise."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Dropout rate, for ``paper`` only. Default: 0.1."""
+    """Dropout rate in ``paper``. Default: 0.1."""
     tie_embeddings: bool = True
-    """Use the token embedding as the output matrix too."""
+    """Use the token embedding as the output matrix, too."""
     vocabulary_size: Count | None = None
-    """Vocabulary size; taken from the tokenizer when not given."""
+    """Vocabulary size. Default: that of the tokenizer."""
     context_length: Count | None = None
-    """Maximum sequence length in tokens; taken from ``data.sequence_length`` when not given."""
+    """Maximum sequence length in tokens. Default: ``data.sequence_length``."""
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> ModelConfig:
@@ -81,10 +80,10 @@ class ModelConfig(Section):
                 raise ValueError(f"{setting} is for flavour {able}, not {self.flavour}")
         rotated = self.rotary_dimensions
         if self.traits.rotary_fraction is not None and (rotated < 2 or rotated % 2):
-            fraction = self.rotary_fraction or "by default"
+            fraction = self.rotary_fraction or self.traits.rotary_fraction
             raise ValueError(
-                f"rotary_fraction {fraction} of {self.head_width} dimensions a head gives "
-                f"{self.rotary_dimensions} rotated ones; they must be an even number, at least 2"
+                f"rotary_fraction {fraction} rotates {self.rotary_dimensions} of the {self.head_width} "
+                "dimensions of a head; their number must be even and at least 2"
             )
         if self.prelude_layers >= self.depth:
             raise ValueError(f"prelude {self.prelude} must be less than depth {self.depth}")
@@ -117,7 +116,7 @@ class ModelConfig(Section):
 
     @property
     def dropout_rate(self) -> float:
-        """The dropout rate, 0 if the flavour has none."""
+        """The dropout rate; 0 for flavours without dropout."""
         return (self.traits.dropout or 0.0) if self.dropout is None else self.dropout
 
     @property
@@ -142,17 +141,16 @@ class AdapterConfig(Section):
     """The shape of a LoRA adapter whose low-rank change ΔW(t) = (alpha / rank) · B(t) A(t) is smooth in t."""
 
     rank: Width = 8
-    """Rank of the change: rows of A(t), columns of B(t)."""
+    """Rank of the change."""
     alpha: float = Field(default=16.0, gt=0)
-    """Scale of the change, divided by ``rank``."""
+    """Numerator of the scale alpha / rank."""
     size: Layers = 2
-    """Number of cosines cos(πjt), j = 0 … size − 1, that A(t) and B(t) are sums of; with 1 the change is the
-    same at every t."""
+    """Number of terms in A(t) = Σ_j cos(πjt) A_j and in B(t). With 1, the change is the same at every t."""
     targets: tuple[Literal["qkv", "out", "gate", "up", "down", "embedding"], ...] = (
         "qkv",
         "out",
         "up",
         "down",
     )
-    """Projections to adapt. ``gate`` exists in ``llama`` only. ``embedding`` adapts the token embedding, and
-    the output matrix where the two are tied: useful for words that the base model has hardly seen."""
+    """Projections to adapt. ``gate`` exists in ``llama`` only. ``embedding`` adapts the token embedding and,
+    if tied, the output matrix: useful for tokens that the base model has rarely seen."""

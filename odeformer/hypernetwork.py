@@ -1,4 +1,4 @@
-"""The hypernetwork, which owns the block's stored weights and maps times t [M] to W(t) at these times."""
+"""The hypernetwork, which owns the block's stored weights and generates W(t) from them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from odeformer.field import BlockWeights, TensorSpec, block_tensors
 from odeformer.lora import Adapter
 
 PAIRS_VARIANCE = 0.02
-"""The fraction of a freshly initialised W(t)'s variance that comes from low-rank pairs. Half the variance
-costs 4 % of perplexity, since the pairs then learn slower than the full matrix; far less than this fraction
-costs as much (docs/experiments.md)."""
+"""The fraction of W(t)'s initial variance that comes from low-rank pairs. A fraction of 0.5 costs 4 % of
+perplexity, since the pairs then learn more slowly than the full matrix; so does one far below 0.02
+(docs/experiments.md)."""
 
 
 class WeightSource(Protocol):
@@ -39,7 +39,7 @@ class FixedWeights:
 
 
 def time_tensors(times: Sequence[float], widths: Sequence[float], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Times t and cell widths h as tensors [M], float64 if ``like`` is, else float32, on its device."""
+    """Times t and cell widths h as tensors [M] on the device of ``like``, float64 if it is, else float32."""
     # Never bfloat16: its spacing near 1 is wider than a cell of a deep solve.
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     t = torch.tensor(times, dtype=dtype, device=like.device)
@@ -47,7 +47,7 @@ def time_tensors(times: Sequence[float], widths: Sequence[float], like: Tensor) 
 
 
 class Hypernetwork(nn.Module):
-    """W(t) = mean + Σ_k c_k(t) B_k for each tensor of the block, with one matmul per tensor for all times.
+    """W(t) = mean + Σ_k c_k(t) B_k for each tensor of the block, by one matmul per tensor for all times.
 
     The weight sets B_1 … B_K of a tensor are one parameter [K, ...] with the tensor's name. They are
     registered directly on this module, because ZeRO-3 gathers a module's own parameters when the module is
@@ -65,8 +65,7 @@ class Hypernetwork(nn.Module):
         midpoints = torch.tensor([(i + 0.5) / config.depth for i in range(config.depth)])
         with torch.no_grad():
             coefficients = self.basis(midpoints, torch.full_like(midpoints, 1 / config.depth))
-            # Divided by the gain, W(t) starts with the tensor's intended standard deviation for any K and
-            # basis.
+            # Dividing by the gain gives W(t) the tensor's intended initial std for any K and basis.
             gain = coefficients.square().sum(dim=2).mean(dim=1).sqrt()
             for i, (name, spec) in enumerate(self.tensors.items()):
                 self._register(name, spec, config.basis, gain[i])
@@ -87,8 +86,8 @@ class Hypernetwork(nn.Module):
             )
 
     def forward(self, t: Tensor, h: Tensor) -> BlockWeights:
-        """The block's tensors at times t [M] in cells of width h [M]: each [M, ...], float32."""
-        # Coefficients and master weights stay in float32 under autocast; the field's matmuls do not.
+        """The block's tensors at times t [M] in cells of width h [M], each [M, ...], in the dtype of t."""
+        # Coefficients and generated weights are float32 also under autocast, unlike the field's matmuls.
         with torch.autocast(t.device.type, enabled=False):
             coefficients = self.basis(t, h)
             weights = {}
@@ -118,6 +117,6 @@ def build_basis(config: BasisConfig, tensors: int, depth: int, prelude: int = 0)
 
 
 def depth_parameters(config: ModelConfig) -> int:
-    """Number of stored parameters that W(t) is made of, coefficient functions included."""
+    """Number of parameters that W(t) is generated from: weight sets and coefficient functions."""
     with torch.device("meta"):
         return sum(p.numel() for p in Hypernetwork(config).parameters())

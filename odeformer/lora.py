@@ -44,7 +44,7 @@ class EmbeddingPair(NamedTuple):
 
 
 class AdaptedEmbedding(nn.Module):
-    """An adapter's change of the embedding: ``lora_a`` [r, width] and ``lora_b`` [vocabulary, r], first 0."""
+    """A change of the embedding: ``lora_a`` [r, width] and ``lora_b`` [vocabulary, r], zero at first."""
 
     def __init__(self, config: AdapterConfig, model: ModelConfig) -> None:
         super().__init__()
@@ -60,8 +60,8 @@ class AdaptedEmbedding(nn.Module):
 class Adapter(nn.Module):
     """A LoRA adapter: A(t) = Σ_j cos(πjt) A_j and B(t) = Σ_j cos(πjt) B_j for each adapted projection.
 
-    The parameters are ``{name}_lora_a`` [size, r, in] and ``{name}_lora_b`` [size, out, r], and those of
-    ``embedding`` if the token embedding is adapted. B starts at zero, so a new adapter changes nothing.
+    The parameters are ``{name}_lora_a`` [size, r, in], ``{name}_lora_b`` [size, out, r] and, if the token
+    embedding is adapted, those of ``embedding``. B starts at zero, so a new adapter changes nothing.
     """
 
     def __init__(self, config: AdapterConfig, model: ModelConfig) -> None:
@@ -80,7 +80,7 @@ class Adapter(nn.Module):
             self.register_parameter(f"{name}_lora_b", nn.Parameter(b))
 
     def forward(self, t: Tensor) -> BlockWeights:
-        """The pairs at times t [M]: ``{name}_lora_a`` [M, r, in], ``{name}_lora_b`` [M, out, r] (scaled)."""
+        """Pairs at times t [M]: ``{name}_lora_a`` [M, r, in] and ``{name}_lora_b`` [M, out, r], scaled."""
         cosines = torch.cos(math.pi * t[:, None] * torch.arange(self.config.size, device=t.device))
         pairs = {}
         for name in self.projections:
@@ -129,7 +129,7 @@ def _pad_rank(part: Tensor, rank: int, in_a: bool) -> Tensor:
 
 
 def merge(weights: BlockWeights) -> BlockWeights:
-    """Weights with every low-rank pair added to its matrix, for one block or several stacked ones."""
+    """The weights of one block, or of several stacked ones, with every low-rank pair added to its matrix."""
     merged = {name: tensor for name, tensor in weights.items() if "_lora_" not in name}
     for name in weights:
         if name.endswith("_lora_a"):

@@ -1,4 +1,4 @@
-"""The language model: embed the tokens, integrate the ODE along depth, normalise, unembed."""
+"""The language model: embed the tokens, solve the ODE along depth, normalise, unembed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Output(NamedTuple):
     """The result of a forward pass."""
 
     logits: Tensor
-    """Logits of the next token at every position, [batch, tokens, vocabulary]."""
+    """Logits of the next token, [batch, tokens, vocabulary]."""
     evaluations: tuple[int, ...]
     """Number of vector field evaluations for each sequence of the batch."""
 
@@ -38,17 +38,18 @@ class SolveOptions:
     gradient: str = "checkpoint"
     """A key of :data:`odeformer.gradients.GRADIENTS`: how the backward pass obtains the states."""
     segment: int = 1
-    """The number of cells between two saved states, for gradient ``checkpoint``."""
+    """Number of cells between two saved states, for gradient ``checkpoint`` only."""
 
 
 class Odeformer(nn.Module):
-    """A continuous-depth transformer: ``model(ids, depth=N)`` runs it with N layers, for any N.
+    """A continuous-depth transformer: ``model(ids, depth=N)`` runs it with N layers.
 
-    The state x [batch, tokens, width] starts as the token embedding and follows dx/dt = D · f(x; W(t)) from t
-    = 0 to 1, where f is the block of :mod:`odeformer.field` and W(t) comes from the hypernetwork. [0, 1] is
-    cut into N cells, and the solver makes one step per cell. The first few cells (the prelude) are ordinary
-    layers at any N; the remaining ones are called the flow. At N = D with its flavour's default solver, such
-    as Euler's method for GPT-NeoX, the model is exactly an ordinary transformer of D layers.
+    The state x [batch, tokens, width] starts as the token embedding and follows dx/dt = D · f(x; W(t)) from
+    t = 0 to t = 1, where f is a transformer block (:mod:`odeformer.field`) and W(t) comes from the
+    hypernetwork. [0, 1] is divided into N cells, and the solver makes one step per cell. The first
+    ``config.prelude_layers`` cells (the prelude) are ordinary layers at any N; the other cells are called the
+    flow. At N = D with the flavour's default solver, such as Euler's method for GPT-NeoX, the model is
+    exactly an ordinary transformer of D layers.
 
     ``options`` holds the default :class:`SolveOptions`.
     """
@@ -84,7 +85,7 @@ class Odeformer(nn.Module):
         return self.options.solver
 
     def depth_weights(self, depth: int | Grid | None = None, solver: str | None = None) -> BlockWeights:
-        """The block's tensors at all M times that a solve of ``depth`` cells needs: each [M, ...], float32.
+        """The block's tensors at all M times that a solve of ``depth`` cells needs, each [M, ...].
 
         Pass them to :meth:`forward` to generate the weights once and run the model many times.
 
@@ -130,12 +131,12 @@ class Odeformer(nn.Module):
         """Logits of the next token at every position.
 
         Args:
-            input_ids: token ids [batch, tokens], int64, at most ``config.context_length`` tokens.
+            input_ids: token ids, int64 [batch, tokens], at most ``config.context_length`` tokens.
             depth: N, the number of cells including the prelude, or the edges of unequal cells;
                 ``config.depth`` when not given.
             weights: the result of :meth:`depth_weights` for this depth and solver; generated when not given.
-            documents: the document number of each token, [batch, tokens]. If given, tokens attend only within
-                their document; positions are not reset between documents.
+            documents: the document number of each token, int64 [batch, tokens]. If given, tokens attend only
+                within their document; positions are not reset between documents.
             embedding_pair: a low-rank change of the embedding; that of an attached adapter when not given.
             options: solver and gradient method; ``self.options`` when not given.
 
@@ -172,18 +173,15 @@ class Odeformer(nn.Module):
     ) -> tuple[Tensor, Field]:
         """The state after embedding and prelude, where the flow begins, and the vector field of the flow.
 
-        Args:
-            input_ids: token ids [batch, tokens], int64.
-            weights: the source of the prelude's W(t); the hypernetwork when not given.
-            options: as in :meth:`forward`, like the other arguments.
+        All arguments are those of :meth:`forward`, except that ``weights`` is the source of the prelude's
+        W(t); the hypernetwork when not given.
         """
         options = options or self.options
         prelude, _ = self.grids()
         x = self.embed(input_ids, embedding_pair)
         field = build_field(self.config, x, self.training, documents)
         source = self.hypernetwork if weights is None else weights
-        # The prelude has only a few layers: saving its states is cheap whatever the flow's gradient method
-        # is.
+        # The prelude has only a few layers, so saving its states is cheap.
         gradient = "checkpoint" if gradient_named(options.gradient).regenerates_weights else options.gradient
         solver = self.layer_solver(options.solver)
         x, _ = integrate(field, source, x, prelude, solver=solver, gradient=gradient)
@@ -199,11 +197,9 @@ class Odeformer(nn.Module):
         return FixedWeights(prelude), FixedWeights(flow)
 
     def embed(self, input_ids: Tensor, pair: EmbeddingPair | None = None) -> Tensor:
-        """The state at t = 0: token ids [batch, tokens] → [batch, tokens, width].
+        """The state at t = 0: token ids, int64 [batch, tokens] → [batch, tokens, width].
 
-        Args:
-            input_ids: token ids.
-            pair: a low-rank change of the embedding; that of an attached adapter when not given.
+        ``pair`` is a low-rank change of the embedding; that of an attached adapter when not given.
         """
         self._check_ids(input_ids)
         x: Tensor = self.embedding(input_ids)
@@ -263,9 +259,9 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def distillation_losses(logits: Tensor, teacher: Tensor) -> Tensor:
-    """Cross-entropy in nats between each prediction and the teacher's full distribution.
+    """Cross-entropy in nats of each predicted distribution, with that of the teacher as target.
 
-    Logits and teacher logits [..., vocabulary] → [...], float32. The gradient equals that of the
+    Logits and teacher logits, both [..., vocabulary] → [...], float32. The gradient equals that of the
     Kullback–Leibler divergence from the teacher.
     """
     flat = F.cross_entropy(

@@ -237,7 +237,9 @@ def test_a_run_continues_only_from_what_fits(road: Path) -> None:
     shutil.copytree(road / "run" / "final", sequential)
     content = json.loads((sequential / "config.json").read_text())
     (sequential / "config.json").write_text(json.dumps({**content, "solver": "lie_trotter"}))
-    assert "has the layers of lie_trotter" in refused(*ask, str(sequential), "--set", "train.solver=euler")
+    assert "has the layers of solver lie_trotter" in refused(
+        *ask, str(sequential), "--set", "train.solver=euler"
+    )
     assert "is there already" in refused("models", "export", "--model", "run/final", "--out", "shards")
     assert not (road / "other").exists()
 

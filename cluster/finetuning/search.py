@@ -23,7 +23,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Range(Section):
-    """A range from ``low`` to ``high``, both included; of integers if both bounds are."""
+    """A range from ``low`` to ``high``, both included; it holds integers only if both bounds are integers."""
 
     low: int | Finite
     high: int | Finite
@@ -45,7 +45,7 @@ class Range(Section):
 
     @property
     def examples(self) -> tuple[float, ...]:
-        """Both bounds, and a fraction in between if it is not a range of integers."""
+        """Both bounds and, unless it is a range of integers, a value in between."""
         inner = () if self.is_whole else (self.low + (self.high - self.low) * 0.382,)
         return (self.low, self.high, *inner)
 
@@ -72,19 +72,19 @@ Among = Annotated[
 
 
 class Search(Section):
-    """Settings of a search with Optuna's TPE.
+    """Settings of a search with Optuna's TPE sampler and median pruner.
 
-    Once five trials have finished, trials that are worse than the median at the same step are pruned.
+    Once five trials have finished, a trial that is worse than their median at the same step is pruned.
     """
 
     space: dict[str, Among] = Field(min_length=1)
-    """Range or list of values for each searched setting, such as ``train.learning_rate``."""
+    """Range ``{low, high}`` or list of values for each searched setting, such as ``train.learning_rate``."""
     trials: Count = 12
     """Number of trials."""
     at_once: Count = 4
     """Maximum number of trials that are queued or running at a time."""
     validations: Count = 4
-    """Number of validations of each trial, at equal distances."""
+    """Number of validations per trial, at equal intervals."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the sampler."""
 

@@ -17,7 +17,8 @@ class Budget(Section):
     """A team's slot-hours per calendar period in UTC. Unused hours are not carried over."""
 
     slot_hours: float = Field(gt=0, allow_inf_nan=False)
-    """Hours of one slot: GPU-hours when jobs have a GPU, otherwise hours of ``cpus_per_job`` threads."""
+    """Slot-hours per period. If jobs have a GPU these are GPU-hours, otherwise hours of ``cpus_per_job``
+    threads."""
     per: Per = "week"
     """Length of the period; weeks start on Monday."""
 

@@ -1,4 +1,4 @@
-"""Settings of a fine-tuning task. Plain values only: they travel as JSON."""
+"""Settings of a fine-tuning task; all values are JSON-serialisable."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class TaskData(Section):
     """Training examples: a JSONL, TSV, CSV or Parquet file, or a Hugging Face folder with a split ``train``.
     A language model also takes a text file or a folder of text files."""
     validation: Path | None = None
-    """Validation examples in the same formats (split ``validation``); by default a part of ``train``."""
+    """Validation examples in the same formats (split ``validation``). Default: a part of ``train``."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
-    """Fraction of ``train`` that is held out for validation, chosen by the examples' digests."""
+    """Fraction of ``train`` to hold out if ``validation`` is not given, chosen by a hash of each example."""
     prompt: str = "{prompt}"
-    """Template of the prompt, filled with a row's fields."""
+    """Template of the prompt, filled with the fields of each row."""
     completion: str = "{completion}"
     """Template of the completion; for a language model, of the whole text."""
 
@@ -36,22 +36,22 @@ class TaskTrain(Section):
     steps: Steps = 100
     """Number of optimizer steps."""
     global_batch: Count = 8
-    """Number of examples per optimizer step."""
+    """Examples per optimizer step."""
     micro_batch: Count | None = None
-    """Number of examples per forward pass; the global batch when not given."""
+    """Examples per forward pass. Default: ``global_batch``."""
     learning_rate: float = Field(default=2e-3, gt=0, lt=10)
     """Peak AdamW learning rate."""
     depths: tuple[Layers, ...] = ()
-    """Depths N to train at; each batch draws one of them. The task's depth when empty."""
+    """Depths N, one of which is drawn for each batch. Default: always the task's ``depth``."""
     sequence_length: Count | None = None
-    """Sequence length in tokens; when not given, that of the longest example, at most the base's context.
-    Jobs that share a slot need the same value here."""
+    """Sequence length in tokens. Default: that of the longest example, at most the base's context length.
+    Jobs can share a slot only if they give the same value."""
     gradient: GradientName = "checkpoint"
     """Gradient method, as in pretraining."""
     validate_every: Steps | None = None
-    """Optimizer steps between validations; when not given, only before the first and after the last step."""
+    """Optimizer steps between validations. Default: only before the first and after the last step."""
     seed: int = 0
-    """Seed of the order of the examples and of the adapter's initialization."""
+    """Seed of the sample order and of the adapter's initialisation."""
 
     @model_validator(mode="after")
     def _batches_fit(self) -> TaskTrain:
@@ -63,47 +63,47 @@ class TaskTrain(Section):
 
 
 Metric = Literal["loss", "accuracy"]
-"""``loss``: nats per predicted token; ``accuracy``: fraction of the examples whose label is the likeliest."""
+"""``loss``: nats per predicted token; ``accuracy``: fraction of examples whose correct label is likeliest."""
 
 
 class Gate(Section):
-    """The condition that makes a new version champion; a task without one only nominates it as candidate."""
+    """Condition for promotion of a new version to champion; without one, it only becomes candidate."""
 
     metric: Metric | None = None
-    """The metric to compare; the task's when not given."""
+    """Metric to compare. Default: the task's ``metric``."""
     threshold: float = Field(allow_inf_nan=False)
-    """Greatest loss or least accuracy to reach. With ``against``, the least improvement; a negative value
-    allows that much deterioration."""
+    """Maximum loss or minimum accuracy. With ``against``, the minimum improvement; a negative value tolerates
+    that much deterioration."""
     against: Literal["base", "champion"] | None = None
-    """The model to compare with: the untuned base, or the champion of the version's own name. The champion is
-    evaluated on the same examples, and the confidence interval of the difference must meet the threshold; if
-    there is no champion yet, the version becomes it."""
+    """Model to compare with: the untuned base, or the champion of the same name. The champion is evaluated on
+    the same examples, and the confidence interval of the difference must meet the threshold; if there is no
+    champion yet, the version becomes it. Default: none, the threshold is absolute."""
 
 
 class Task(Section):
-    """A team's fine-tuning task: ten lines of YAML."""
+    """All settings of a fine-tuning task."""
 
     name: Name
     """Name of the task, unique for each team and base."""
     team: Name
-    """The team, which determines the pool's share, quota and budget."""
+    """Team whose share, quota and budget apply in the pool."""
     base: ModelReference
-    """The model to adapt, ``models:/<name>@<alias>`` or ``models:/<name>/<version>``."""
+    """Model to adapt: ``models:/<name>@<alias>`` or ``models:/<name>/<version>``."""
     kind: KindName
-    """``completion``: loss in nats per token of the completion; ``classification``: accuracy over the labels;
-    ``language_model``: loss in nats per token of whole texts."""
+    """Kind of the examples. ``completion``: prompts and completions; ``classification``: prompts and labels;
+    ``language_model``: whole texts. The loss counts the tokens of completions, labels or whole texts."""
     data: TaskData
     method: Literal["lora", "full", "norms"] = "lora"
     """``lora`` trains a low-rank adapter; ``norms`` an adapter of the base's norm gains and biases; ``full``
-    all weights, which gives a checkpoint of its own."""
+    all weights, which results in a checkpoint instead of an adapter."""
     depth: Layers | None = None
-    """Depth N at which the result is evaluated, and trained unless ``train.depths`` is given; the base's
-    model depth when not given."""
+    """Depth N at which the result is evaluated and, unless ``train.depths`` is given, trained. Default: the
+    base's model depth."""
     latency_ms: float | None = Field(default=None, gt=0)
-    """Latency budget per token in milliseconds, instead of a depth: the greatest N that meets it, measured
-    where the job runs, is used."""
+    """Latency budget per token in milliseconds, instead of ``depth``: the largest N that meets it is used, as
+    measured where the job runs."""
     metric: Metric | None = None
-    """Metric of the result; when not given, ``accuracy`` for a classification and ``loss`` otherwise."""
+    """Metric of the result. Default: ``accuracy`` for kind ``classification``, otherwise ``loss``."""
     gate: Gate | None = None
     """Condition for promotion of the new version to champion."""
     adapter: AdapterConfig = AdapterConfig()
@@ -111,23 +111,23 @@ class Task(Section):
     priority: int = Field(default=0, ge=-10, le=10)
     """Priority in the pool. Higher priorities start first and may preempt lower ones, which resume later."""
     deadline: AwareDatetime | None = None
-    """Time, with its time zone, by which the job must be trained; after it, the job is stopped and fails."""
+    """Time, with time zone, by which training must have finished; otherwise the job is stopped and fails."""
     trial: dict[str, Any] | None = None
-    """Settings by key that a search has drawn for this task. A trial is not registered."""
+    """Settings by key that a search has drawn for this task; set by the search. A trial is not registered."""
     parent_run: str | None = None
-    """Id of the MLflow run that the job's run is nested in, such as a search's."""
+    """ID of the MLflow run that contains the job's run, such as that of a search."""
 
     @model_validator(mode="after")
     def _fields_fit(self) -> Task:
         if self.depth is not None and self.latency_ms is not None:
-            raise ValueError("give either depth or latency_ms")
+            raise ValueError("give either depth or latency_ms, not both")
         gates = self.gate.metric if self.gate else None
         for key, metric in (("metric", self.metric), ("gate.metric", gates)):
             if metric == "accuracy" and not kind_named(self.kind).labelled:
                 raise ValueError(f"{key} 'accuracy' is for kind 'classification'; kind is {self.kind!r}")
         by_loss = (gates or self.score) == "loss" and kind_named(self.kind).labelled
         if self.gate and self.gate.against == "champion" and by_loss:
-            raise ValueError("gate.metric: a champion of a classification is compared by its accuracy")
+            raise ValueError("gate.metric: against 'champion', kind 'classification' needs metric 'accuracy'")
         return self
 
     @property
@@ -149,9 +149,9 @@ def read_sets(task: Task) -> TaskSets:
 
 
 def shape(task: Task) -> tuple[Any, ...] | None:
-    """A key that is equal for tasks that can be trained together; ``None`` if a task has to be trained alone.
+    """A key that is equal for tasks that can be trained together in joint passes; ``None`` if a task cannot.
 
-    Joint passes need the same base, depths, sequence length and number of sequences.
+    Joint passes need the same base, depths, sequence length, batch size and gradient method.
     """
     train = task.train
     if task.method != "lora" or train.sequence_length is None:

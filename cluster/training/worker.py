@@ -1,4 +1,4 @@
-"""The training loop. Pretraining and fine-tuning differ only in the :class:`Work` they pass to it."""
+"""The training loop. Pretraining and fine-tuning differ only in the :class:`Work` that they pass to it."""
 
 from __future__ import annotations
 
@@ -38,24 +38,25 @@ logger = logging.getLogger(__name__)
 
 
 class Stream(commit.Cursor, Protocol):
-    """Endless stream of this rank's parts of the global batches."""
+    """An endless stream of this rank's parts of the global batches."""
 
     def __iter__(self) -> Iterator[Batch]: ...
 
 
 Report = Callable[[str, int, Mapping[str, Any]], None]
-"""``report(event, step, values)``: logs an event. Numbers become metrics; only rank 0 logs."""
+"""``report(event, step, values)`` logs an event, on rank 0 only. Numbers in ``values`` become metrics."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What to train, on which data, and how. Parameters of ``model`` that require gradients are trained."""
+    """What to train, on which data, and how."""
 
     model: Odeformer
-    """The initialized model, or one with the same interface such as :class:`odeformer.frozen.Tuned`."""
+    """The initialised model, or one with the same interface such as :class:`odeformer.frozen.Tuned`. The
+    parameters that require gradients are trained."""
     stream: Stream
     validate: Callable[[Any], dict[str, float]]
-    """Called by all ranks with the engine; returns the metrics to report."""
+    """Called on every rank with the engine; returns the metrics to report."""
     report: Report
     run: RunSettings
     train: TrainSettings
@@ -64,25 +65,25 @@ class Work:
     checkpoint: CheckpointSettings
     guard: GuardSettings = field(default_factory=GuardSettings)
     end_of_text: int | None = None
-    """Token that ends a document; if given, attention between documents is masked."""
+    """Id of the token that ends a document; if given, attention between documents is masked."""
     skip_damaged: int = 0
     """Maximum number of damaged samples, over all ranks, before the run stops."""
     finish_backward: Callable[[], None] = lambda: None
-    """Called after each backward pass; joint passes use it to finish the gradient."""
+    """Called after each backward pass; joint passes complete the gradient in it."""
     must_stop: Callable[[], bool] = lambda: False
-    """Called on every rank at every step; if any rank returns True, all commit the step and stop."""
+    """Called on every rank at every step; if any rank returns True, all of them commit the step and stop."""
 
 
 def train(work: Work) -> Any:
     """Train from the last committed step until ``work.train.steps``.
 
-    Every rank of an initialized process group calls this, with the same settings and its own stream.
+    Every rank of an initialised process group calls this, with the same settings and its own stream.
 
     Returns:
         The DeepSpeed engine with the trained model.
 
     Raises:
-        PreemptedError: on all ranks, when any of them had to stop. The step in progress has been committed.
+        PreemptedError: on all ranks, if any of them had to stop. The last step has been committed.
     """
     settings, folder = work.train, work.run.dir / "checkpoints"
     solver = settings.solver_for(work.model.config)
@@ -120,7 +121,7 @@ def _train(work: Work, engine: Any, guards: Guards, checkpoints: commit.Checkpoi
             if damaged > work.skip_damaged:  # the same number on every rank
                 raise RuntimeError(
                     f"{damaged} damaged samples by step {step + 1}; data.skip_damaged allows "
-                    f"{work.skip_damaged}: odeformer data verify --deep names the shards"
+                    f"{work.skip_damaged}: find the damaged shards with odeformer data verify --deep"
                 )
 
         result = optimizer_step(engine, batch, grids, work, times, guards.loss_limit)
@@ -166,12 +167,12 @@ def _train(work: Work, engine: Any, guards: Guards, checkpoints: commit.Checkpoi
 def step_depths(train: TrainSettings, model_depth: int, seed: int, step: int) -> list[int]:
     """The depths N of a step's passes over its batch: one drawn depth, or the model depth and another one.
 
-    Other depths may come late (``train.vary_from``): after the prelude the model is a flow, which is right on
-    any finer grid anyway, and the last steps suffice for the coarse one.
+    Depths may be drawn late in the run only (``train.vary_from``): a flow is accurate on finer grids without
+    such training, and for coarser grids the last steps suffice.
 
-    A pass at the model depth in every step, with one at another N, is the sandwich rule of slimmable
-    networks, and distilling from the former to the latter their in-place distillation (Yu & Huang 2019,
-    arXiv 1903.05134), applied to depth instead of width.
+    Two passes, at the model depth and at another one, follow the sandwich rule of slimmable networks, and
+    distillation from the first to the second is their in-place distillation (Yu & Huang 2019, arXiv
+    1903.05134), with depth instead of width.
     """
     if train.objective == "one_depth":
         if not train.depths or step < train.vary_from * train.steps:
@@ -182,7 +183,7 @@ def step_depths(train: TrainSettings, model_depth: int, seed: int, step: int) ->
 
 
 def step_grid(train: TrainSettings, model: ModelConfig, seed: int, step: int, depth: int) -> Grid:
-    """The cells of a step's pass at depth N."""
+    """The grid of a step's pass at depth N, with the step's jitter."""
     prelude = model.prelude_layers
     return batch_grid(seed, step, layered_grid(depth, prelude, model.depth), train.jitter, prelude)
 
@@ -195,7 +196,7 @@ def optimizer_step(
     times: StepTimes,
     loss_limit: float = math.inf,
 ) -> StepResult:
-    """Make an optimizer step on this rank's part of a global batch, in micro-batches, at one or two depths.
+    """Make an optimizer step on this rank's part of a global batch, in micro-batches, on one or two grids.
 
     A step whose loss is above ``loss_limit`` or not finite, or whose gradient is not finite, is skipped.
     """
@@ -210,10 +211,10 @@ def optimizer_step(
     with times("communication"):
         counted = all_reduce_sum(mask.sum())
 
-    # DeepSpeed averages over ranks, micro-batches and depths, whereas the loss is a mean over the tokens of
-    # the whole batch, however they are distributed, and over depths.
+    # DeepSpeed averages over ranks, micro-batches and grids, whereas the loss is a mean over grids and over
+    # all tokens of the global batch, which may be unevenly distributed.
     factor = dist.get_world_size() * engine.gradient_accumulation_steps() / (len(grids) * counted)
-    losses = torch.zeros(len(grids), len(tokens), device=engine.device)  # per depth and sample
+    losses = torch.zeros(len(grids), len(tokens), device=engine.device)  # per grid and sample
 
     for start in range(0, len(tokens), train.micro_batch):
         chosen = slice(start, start + train.micro_batch)
@@ -232,9 +233,9 @@ def optimizer_step(
             if nth == 0:
                 teacher = logits.detach() if train.objective == "distillation" else None
             if engine.is_gradient_accumulation_boundary():
-                # All losses of the step are known, and one backward pass is still to come. A NaN factor in
-                # it makes the gradient of all ranks NaN, and such a gradient is not applied. Whether any
-                # rank must stop is summed in the same all-reduce, as all ranks have to agree on it.
+                # All losses of the step are known before its last backward pass. A NaN factor in this pass
+                # makes the gradient NaN on all ranks, and such a gradient is not applied. The same all-reduce
+                # sums whether each rank must stop, since all ranks have to agree on it.
                 stop = torch.tensor([float(work.must_stop())], device=engine.device)
                 with times("communication"):
                     *sums, stopping_ranks = all_reduce_sum(torch.cat([losses.sum(dim=1), stop]))
@@ -253,7 +254,7 @@ def optimizer_step(
 
 
 def predictions(engine: Any, rows: Tensor, depth: int | Grid, end_of_text: int | None) -> Tensor:
-    """Logits [batch, tokens, vocabulary] for all but the first token of ``rows`` [batch, tokens + 1]."""
+    """Logits [batch, tokens, vocabulary] of all but the first token of rows, int64 [batch, tokens + 1]."""
     heartbeat.passed()
     inputs = rows[:, :-1]
     documents = {} if end_of_text is None else {"documents": documents_of(inputs, end_of_text)}
@@ -262,7 +263,7 @@ def predictions(engine: Any, rows: Tensor, depth: int | Grid, end_of_text: int |
 
 
 def damaged_samples(batch: Batch, device: torch.device) -> int:
-    """Number of damaged samples of a batch, over all ranks. This rank's are logged."""
+    """Number of damaged samples in a batch, over all ranks; those of this rank are logged."""
     for reason in batch.damaged:
         logger.warning("skipped: %s", reason)
     return int(all_reduce_sum(torch.tensor(len(batch.damaged), device=device)))

@@ -1,6 +1,6 @@
-"""Coefficient functions: how K stored weight sets become W(t) = Σ_k c_k(t) B_k.
+"""Coefficient functions c_k, which mix K stored weight sets into W(t) = Σ_k c_k(t) B_k.
 
-A basis is an ``nn.Module`` built by ``Basis(tensors, K)`` that maps times t [M] and cell widths h [M] to
+A basis is an ``nn.Module``, built by ``Basis(tensors, K)``, that maps times t [M] and cell widths h [M] to
 coefficients [tensors, M, K] in the dtype of t: one set of coefficients for each of the block's tensors. To
 add one, write such a class and give it an entry in ``BASES``. This module does not import torch, so that
 settings can be checked without it.
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BasisKind:
-    """A kind of basis: its class, and the number of weight sets that it takes."""
+    """A kind of basis: its class and the number of weight sets that it needs."""
 
     path: str
     """``module:class`` of the basis, imported when a model is built."""
     size: Literal["K", "D", "1"] = "K"
-    """The number of weight sets: any K, one per layer (D), or 1."""
+    """Number of weight sets: any K, one per layer (D), or 1."""
     least: int = 1
-    """The minimum number of weight sets, if any K is allowed."""
+    """Minimum number of weight sets, for size K."""
 
     def build(self, tensors: int, size: int) -> nn.Module:
         """A new basis with K = ``size`` coefficients for each of ``tensors`` tensors."""

@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 
 class AfterPrelude(nn.Module):
-    """A basis in a rescaled time, in which a prelude of p layers takes p of the K weight sets.
+    """A basis in rescaled time: a prelude of p layers gets p of the K weight sets, the flow the other K − p.
 
-    It maps t in [0, p/D] to [0, p/K] and the rest to [p/K, 1], so that the other K − p sets are spread over
-    the flow. At K = D nothing changes.
+    Time t in [0, p/D] is mapped linearly to [0, p/K] and the rest to [p/K, 1]. At K = D nothing changes.
     """
 
     def __init__(self, basis: nn.Module, size: int, prelude: int, depth: int) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Fixed(nn.Module):
-    """A basis with the same, fixed coefficients [M, K] for every tensor."""
+    """A basis without parameters, with the same coefficients [M, K] for every tensor."""
 
     def __init__(self, tensors: int, size: int) -> None:
         super().__init__()
@@ -30,16 +30,15 @@ class Independent(Fixed):
     """
 
     def coefficients(self, t: Tensor) -> Tensor:
-        # The tolerance makes a time just before an edge, such as a rounded edge, belong to the interval after
-        # it.
+        # With this tolerance an edge that was rounded down still belongs to the interval after it.
         index = (t.double() * self.size + 1e-4).long().clamp(max=self.size - 1)
         return nn.functional.one_hot(index, self.size).to(t.dtype)
 
 
 class Linear(Fixed):
-    """Piecewise linear: W = B_k at the midpoint of the k-th of K equal cells, constant beyond the outer ones.
+    """Piecewise linear: W = B_k at the midpoint of the k-th of K equal intervals, constant at both ends.
 
-    At N = K cells it is the ordinary transformer of layers B_1 … B_K.
+    At N = K cells this is the ordinary transformer with layers B_1 … B_K.
     """
 
     def coefficients(self, t: Tensor) -> Tensor:

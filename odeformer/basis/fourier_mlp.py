@@ -9,12 +9,12 @@ from odeformer.basis.mlp import MLP
 
 
 class FourierMLP(nn.Module):
-    """The coefficients of Tong et al. (2025): an MLP on sinusoids of 1000·t, plus a constant term.
+    """The coefficients of Tong et al. (2025): an MLP on t and sinusoids of 1000·t, plus a constant term.
 
     For their embedding dimension T there are K = T + 1 weight sets: c_1 = 1, and c_2 … c_K are the outputs of
-    the MLP, whose hidden layer also has T units. It is evaluated at the right end of each cell. A third of
-    its frequencies lie above the Nyquist limit of a grid of 12 cells, so W(t) is nearly unconstrained between
-    grid points.
+    the MLP, whose hidden layer also has T units. For a node at the midpoint of a cell, the MLP is evaluated
+    at the cell's right end. A third of its frequencies lie above the Nyquist limit of a grid of 12 cells, so
+    W(t) is nearly unconstrained between grid points.
     """
 
     sinusoids = 128

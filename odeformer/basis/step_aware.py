@@ -10,10 +10,10 @@ from odeformer.basis.smooth_mlp import SmoothMLP
 
 
 class StepAware(nn.Module):
-    """A basis plus a correction that depends on the step size, which makes the model a family of flow maps.
+    """A basis plus a correction that depends on the cell width h, so that the model is a family of flow maps.
 
     The correction is 2 · |λ| · MLP(f, λf, λ) with λ = log2(D·h) clamped to [−1, 1] and low-frequency features
-    f of t. It starts at zero, and always vanishes at N = D. From N = 2D on λ is −1, so that finer grids solve
+    f of t. It is zero in a new model, and always at N = D. From N = 2D on λ is −1, so that finer grids solve
     the same ODE. Conditioning on the step size is the idea of shortcut models (Frans et al. 2024, arXiv
     2410.12557).
     """

@@ -1,7 +1,7 @@
-"""The vector field: dx/dt = D · (attention(x; W) + feed_forward(x; W)).
+"""The vector field f of dx/dt = D · f(x; W), where f(x; W) = attention(x; W) + feed_forward(x; W).
 
 A field is one transformer block without parameters of its own: W, the block's weights at time t, is an
-argument. There is one module per flavour (:mod:`odeformer.flavours`) with a subclass of
+argument. Each flavour has a module (:mod:`odeformer.flavours`) with a subclass of
 :class:`~odeformer.field.block.Block`; ``neox`` is a good one to read first.
 """
 
@@ -29,19 +29,15 @@ def block_tensors(config: ModelConfig) -> dict[str, TensorSpec]:
 
 
 def block_size(config: ModelConfig) -> int:
-    """The number of weights in one block, that is in W(t) at one t."""
+    """Number of weights in one block, that is, in W(t) at one t."""
     return sum(math.prod(spec.shape) for spec in block_tensors(config).values())
 
 
 def build_field(config: ModelConfig, x: Tensor, training: bool, documents: Tensor | None = None) -> Field:
     """The vector field for states of the shape, dtype and device of x [batch, tokens, width].
 
-    Args:
-        config: the model's shape.
-        x: a state.
-        training: whether dropout is on.
-        documents: the document number of each token, [batch, tokens]; tokens then attend only within their
-            document.
+    ``training`` turns dropout on. If the document number of each token is given, int64 [batch, tokens],
+    tokens attend only within their document.
     """
     mask = None if documents is None else document_mask(documents)
     return block_of(config).at(config, x, training, mask)

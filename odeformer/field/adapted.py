@@ -1,8 +1,8 @@
-"""A projection with a LoRA pair, y = x Wᵀ + b + (x Aᵀ) Bᵀ, in which all terms are added in place.
+"""A projection with a LoRA pair, y = x Wᵀ + b + (x Aᵀ) Bᵀ, whose terms are added in place.
 
-Written as separate matmuls and a sum, autograd would allocate one more tensor of the size of y in the forward
-pass and one of the size of x in the backward pass. On a CPU these allocations, not the arithmetic, would make
-the pair expensive.
+With separate matmuls and a sum, autograd would allocate one more tensor of the size of y in the forward pass
+and one of the size of x in the backward pass. On a CPU these allocations, not the arithmetic, would make the
+pair expensive.
 """
 
 from __future__ import annotations
@@ -17,12 +17,8 @@ from torch.autograd.function import once_differentiable
 def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     """A linear layer with a low-rank pair: x [batch, ..., in] → [batch, ..., out].
 
-    Args:
-        x: the input.
-        weight: W [out, in].
-        bias: b [out].
-        a: A [r, in]; or [J, r, in], one pair for each of J equal parts of the batch.
-        b: B [out, r] or [J, out, r].
+    The shapes are W [out, in], b [out], A [r, in] and B [out, r]; or A [J, r, in] and B [J, out, r], one pair
+    for each of J equal parts of the batch.
     """
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -22,9 +22,9 @@ from odeformer.field.parts import (
 
 @dataclass(frozen=True)
 class Block(ABC):
-    """A transformer block as vector field: dx/dt = speed · (attention(x; w) + feed_forward(x; w)).
+    """A transformer block as a vector field: dx/dt = speed · (attention(x; w) + feed_forward(x; w)).
 
-    Both branches start with their own norm. ``w`` holds the block's weights at one time t.
+    Each branch starts with its own norm. ``w`` holds the block's weights at one time t.
     """
 
     config: ModelConfig
@@ -37,18 +37,14 @@ class Block(ABC):
     @classmethod
     @abstractmethod
     def at(cls, config: ModelConfig, x: Tensor, training: bool, mask: Tensor | None = None) -> Self:
-        """The field for states of the shape, dtype and device of x.
+        """The field for states of the shape, dtype and device of x [batch, tokens, width].
 
-        Args:
-            config: the model's shape.
-            x: a state [batch, tokens, width].
-            training: whether dropout is on.
-            mask: the attention mask, as in :func:`~odeformer.field.parts.attend`; causal when not given.
+        ``training`` turns dropout on; ``mask`` is as in :func:`~odeformer.field.parts.attend`.
         """
 
     @abstractmethod
     def part(self, first: int, last: int) -> Block:
-        """The field for states that hold the token positions ``first`` to ``last`` − 1 only."""
+        """The field for states that hold only the token positions from ``first`` to ``last`` − 1."""
 
     @property
     def speed(self) -> float:
@@ -81,7 +77,7 @@ class RotaryBlock(Block):
     sin: Tensor
     """Sines of the rotation angles, [tokens, rotary dimensions]."""
     mask: Tensor | None = None
-    """Attention mask, [batch, 1, tokens, tokens]; causal when None."""
+    """Attention mask, bool [batch, 1, tokens, tokens]; None means causal."""
 
     @classmethod
     def at(cls, config: ModelConfig, x: Tensor, training: bool, mask: Tensor | None = None) -> Self:

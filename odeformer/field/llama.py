@@ -22,11 +22,11 @@ from odeformer.field.parts import (
 
 @dataclass(frozen=True)
 class LlamaField(RotaryBlock):
-    """Llama's block; a Lie–Trotter step of width 1/D equals Llama's (sequential) layer."""
+    """Llama's block; a Lie–Trotter step of width 1/D equals its layer, with sequential branches."""
 
     @classmethod
     def tensors(cls, config: ModelConfig) -> dict[str, TensorSpec]:
-        """Names, shapes and initialisation of the tensors; ``qkv`` has all query, key, then value rows."""
+        """Names, shapes and initialisation; ``qkv`` holds the rows of all queries, then keys, then values."""
         width, hidden = config.width, config.hidden_width
         read, write = reading_std(config), writing_std(config)
         qkv_rows = (config.heads + 2 * config.groups) * config.head_width

@@ -23,7 +23,7 @@ from odeformer.field.parts import (
 
 @dataclass(frozen=True)
 class NeoXField(RotaryBlock):
-    """GPT-NeoX's block; an Euler step of width 1/D equals its layer with parallel branches."""
+    """GPT-NeoX's block; an Euler step of width 1/D equals its layer, with parallel branches."""
 
     @classmethod
     def tensors(cls, config: ModelConfig) -> dict[str, TensorSpec]:

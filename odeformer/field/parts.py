@@ -1,9 +1,9 @@
 """Building blocks of the vector fields: projections, norms, rotary embedding, attention. Pure functions.
 
 The weights of a block are a flat dictionary. A projection ``name`` is y = x Wᵀ + b with ``{name}_weight``
-[out, in] and, optionally, ``{name}_bias`` [out]. If the dictionary also holds the LoRA pair ``{name}_lora_a``
-[r, in] and ``{name}_lora_b`` [out, r], (x Aᵀ) Bᵀ is added; ΔW = B A is never formed. With pairs [J, r, in]
-and [J, out, r] each of J equal parts of the batch has its own pair.
+[out, in] and, optionally, ``{name}_bias`` [out]. If the dictionary also holds a LoRA pair, ``{name}_lora_a``
+[r, in] and ``{name}_lora_b`` [out, r], (x Aᵀ) Bᵀ is added; ΔW = B A is never formed. With shapes [J, r, in]
+and [J, out, r], each of J equal parts of the batch has its own pair.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BlockWeights = dict[str, Tensor]
 
 
 def by_cell(weights: Mapping[str, Iterable[Tensor]], nodes: int) -> list[list[BlockWeights]]:
-    """Stacked weights [M, ...] as a list over cells of lists over the ``nodes`` times of a cell."""
+    """Stacked weights [M, ...] as a list over cells of lists over its ``nodes`` nodes."""
     # Iterating unbinds a tensor, whose backward is a single stack; the backward of indexing would allocate a
     # tensor of all cells for every cell.
     at_times = [dict(zip(weights, tensors, strict=True)) for tensors in zip(*weights.values(), strict=True)]
@@ -93,7 +93,7 @@ def rms_norm(x: Tensor, w: BlockWeights, name: str, epsilon: float) -> Tensor:
 
 
 def rotary_table(config: ModelConfig, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [length, rotary dimensions] of the rotary embedding, in the dtype of ``like``."""
+    """Cosines and sines [length, rotary dimensions], in the dtype and on the device of ``like``."""
     dimensions = config.rotary_dimensions
     # In bfloat16, which has no odd integers above 256, different positions would get the same angle.
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
@@ -105,7 +105,7 @@ def rotary_table(config: ModelConfig, length: int, like: Tensor) -> tuple[Tensor
 
 
 def fused_heads(x: Tensor, w: BlockWeights, config: ModelConfig) -> Heads:
-    """Normalised, projected heads of x [batch, tokens, width], with ``qkv`` in GPT-NeoX's layout.
+    """Queries, keys and values of x [batch, tokens, width], with ``qkv`` in GPT-NeoX's layout.
 
     In that layout the rows of each head's query, key and value are adjacent.
     """
@@ -115,13 +115,13 @@ def fused_heads(x: Tensor, w: BlockWeights, config: ModelConfig) -> Heads:
 
 
 def attend(heads: Heads, w: BlockWeights, dropout: float = 0.0, mask: Tensor | None = None) -> Tensor:
-    """Attention and its output projection: heads → [batch, tokens, width].
+    """Attention and the output projection ``out``: heads → [batch, tokens, width].
 
     Args:
-        heads: queries, keys and values.
-        w: the block's weights, of which ``out`` is used.
+        heads: queries, keys and values before attention.
+        w: the block's weights.
         dropout: dropout rate of the attention weights.
-        mask: bool [batch, 1, tokens, tokens], see :func:`document_mask`; causal when not given.
+        mask: bool [batch, 1, tokens, tokens], true where a token may attend; causal when not given.
     """
     query, key, value = heads
     grouped = key.shape[1] < query.shape[1]
@@ -132,10 +132,7 @@ def attend(heads: Heads, w: BlockWeights, dropout: float = 0.0, mask: Tensor | N
 
 
 def document_mask(documents: Tensor) -> Tensor:
-    """The causal attention mask within documents.
-
-    Document numbers [batch, tokens] → bool [batch, 1, tokens, tokens], true where a token may attend.
-    """
+    """A causal attention mask within documents: int64 [batch, tokens] → bool [batch, 1, tokens, tokens]."""
     length = documents.shape[1]
     same = documents[:, None, :, None] == documents[:, None, None, :]
     return same & torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
@@ -153,7 +150,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def own_memory(value: Tensor) -> Tensor:
     """A copy of the values if a backward pass will save them.
 
-    As a view they would keep the whole projection alive, including queries and keys before their rotation.
+    A view would keep the whole projection alive, including the queries and keys before their rotation.
     """
     return value.contiguous() if value.requires_grad else value
 

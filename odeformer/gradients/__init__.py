@@ -4,8 +4,8 @@
 - ``checkpoint`` saves only the state between cells, or every few cells, and recomputes the cells in the
   backward pass: the same gradient, bit for bit, for a third more time.
 - ``reversible`` saves only the last state and recovers the others, with a solver that can undo its steps.
-- ``adjoint`` saves only the last state and solves the ODE backwards, with any Runge–Kutta solver. It is not
-  the gradient of the discrete solve, but an approximation whose error falls as the cells get smaller.
+- ``adjoint`` saves only the last state and solves the ODE backwards, with any Runge–Kutta solver. The result
+  approximates the gradient of the discrete solve, with an error that falls as the cells get smaller.
 
 To add a method, write a module with ``solve`` and ``memory`` (see :mod:`odeformer.gradients.direct`) and give
 it an entry in ``GRADIENTS``. This module does not import torch, so that settings can be checked without it.

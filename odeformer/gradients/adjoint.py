@@ -1,7 +1,7 @@
 """The continuous adjoint (Chen et al. 2018, arXiv 1806.07366), as torchdiffeq implements it.
 
 The forward pass saves only the last state. The backward pass solves x and its adjoint from t = 1 back to 0
-with the same solver. This discretises the gradient of the exact flow, so in any precision it differs from the
+with the same solver. This discretises the gradient of the exact flow, so in any dtype it differs from the
 gradient of the discrete solve by the solver's truncation error. ``odeformer grad-check`` measures the
 difference for a given model.
 """
@@ -22,11 +22,11 @@ from odeformer.gradients.right_hand_side import RightHandSide
 from odeformer.solvers import RungeKutta, add_scaled
 
 FEW_CELLS = 12
-"""A solve with fewer cells causes a warning that the gradient is inaccurate."""
+"""Number of cells below which the gradient is so inaccurate that :func:`solve` warns."""
 
 
 class Tableau(FixedGridODESolver):
-    """A :class:`RungeKutta` solver as a torchdiffeq method, so that both make the same steps."""
+    """A :class:`RungeKutta` solver as a torchdiffeq method that makes the same steps."""
 
     order = 1  # order of the interpolation between grid points, which is not used
 
@@ -41,7 +41,7 @@ class Tableau(FixedGridODESolver):
         return add_scaled(torch.zeros_like(y0), dt, self.tableau.b, slopes), slopes[0]
 
 
-# torchdiffeq takes methods by name alone.
+# torchdiffeq accepts methods only by name.
 METHODS["tableau"] = Tableau
 
 
@@ -49,7 +49,7 @@ class CellByCell(RightHandSide):
     """A right-hand side that knows the width of the cell that is being solved."""
 
     def callback_step(self, t0: Tensor, x: Tensor, dt: Tensor) -> None:
-        """Note the cell width; torchdiffeq calls this before each step."""
+        """Store the cell width; torchdiffeq calls this before each step."""
         self.h = dt
 
     callback_step_adjoint = callback_step
@@ -59,15 +59,15 @@ def solve(problem: Problem) -> Tensor:
     """The state at the end, with a gradient by the continuous adjoint.
 
     Warns:
-        UserWarning: for a one-stage solver or few cells, where the gradient is wrong by percents.
+        UserWarning: for a one-stage solver or fewer than 12 cells, where the error is several percent.
     """
     x0, solver, hypernetwork, cells = problem.x0, problem.solver, problem.source, len(problem.grid) - 1
     assert isinstance(solver, RungeKutta)
     assert isinstance(hypernetwork, nn.Module)
     if len(solver.b) == 1 or cells < FEW_CELLS:
         warnings.warn(
-            "gradient 'adjoint' is an approximation, wrong by percents with a solver of first order or "
-            f"below {FEW_CELLS} cells; 'checkpoint' is exact",
+            "gradient 'adjoint' is an approximation, off by several percent with a first-order solver or "
+            f"fewer than {FEW_CELLS} cells; 'checkpoint' is exact",
             stacklevel=4,
         )
     edges = torch.tensor(problem.grid, dtype=x0.dtype, device=x0.device)
@@ -88,6 +88,6 @@ def solve(problem: Problem) -> Tensor:
 
 
 def memory(sizes: PassSizes) -> PassMemory:
-    """Memory of a pass: the last state, in the backward pass six and one evaluation, plus the prelude."""
+    """Memory of a pass: prelude and one state; in the backward pass prelude, six states, one evaluation."""
     prelude = sizes.prelude * sizes.evaluation
     return PassMemory(prelude + sizes.state, prelude + 6 * sizes.state + sizes.evaluation, 1)

@@ -1,4 +1,4 @@
-"""The solve of the ODE along depth, with a solver and a gradient method."""
+"""Solving the ODE along depth with a given solver and gradient method."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def integrate(
 
     Args:
         field: the vector field; ``field.speed`` is D.
-        source: the source of W(t). It is called once; by ``reversible`` every few cells, by ``adjoint`` at
-            every evaluation.
+        source: the source of W(t), called once per solve; with ``reversible`` every few cells, with
+            ``adjoint`` at every evaluation.
         x0: the state at the start, [batch, tokens, width].
         grid: the edges of the cells.
         solver: the solver that moves x over one cell.
@@ -49,8 +49,8 @@ def integrate(
     Raises:
         ValueError: for an unknown gradient method, or one that cannot be used with the solver or with
             precomputed weights.
-        FloatingPointError: if the state is not finite, naming the first such cell and its t. Only without
-            gradients: in training, the loop checks the loss of all workers instead.
+        FloatingPointError: if the state is not finite, naming the first such cell. Checked only while
+            gradients are off; in training, the loop checks the loss instead.
     """
     method = gradient_named(gradient)
     if len(grid) == 1:
@@ -70,14 +70,12 @@ def _raise_at_first_cell(problem: Problem) -> None:
     """Solve once more, cell by cell, and raise at the first cell after which the state is not finite."""
     x0, grid, solver = problem.x0, problem.grid, problem.solver
     if not x0.isfinite().all():
-        raise FloatingPointError(
-            f"the state is not finite: it was not at t = {grid[0]:.4g}, before the solve"
-        )
+        raise FloatingPointError(f"the state is not finite at t = {grid[0]:.4g}, before the solve")
     state = solver.start(x0)
     for index, (cell, weights) in enumerate(zip(problem.cells, problem.weights_by_cell(), strict=True)):
         state = solver.step(problem.field, state, cell, weights)
         if not solver.end(state).to(x0.dtype).isfinite().all():
             raise FloatingPointError(
-                f"the state is not finite: it first was not after the cell from t = {grid[index]:.4g} to "
-                f"{grid[index + 1]:.4g}, number {index + 1} of {len(grid) - 1}"
+                f"the state is not finite after cell {index + 1} of {len(grid) - 1}, from "
+                f"t = {grid[index]:.4g} to {grid[index + 1]:.4g}"
             )

@@ -30,20 +30,20 @@ class Problem:
     """The edges of the cells."""
     solver: Solver
     segment: int
-    """The number of cells between two saved states, for ``checkpoint``."""
+    """Number of cells between two saved states, for ``checkpoint`` only."""
 
     @property
     def cells(self) -> list[Cell]:
         return cells_of(self.grid, self.field.speed)
 
     def nodes(self) -> tuple[Tensor, Tensor]:
-        """The times t at which the solver needs weights, and the cell width h of each: [M], [M]."""
+        """The times t at which the solver needs weights, and their cell widths h, each [M]."""
         from odeformer.hypernetwork import time_tensors
 
         return time_tensors(*node_times(self.solver, self.grid), like=self.x0)
 
     def weights_by_cell(self) -> list[list[BlockWeights]]:
-        """A list over cells of the block's weights at each of the cell's nodes, generated in one call.
+        """The block's weights at the nodes of each cell, generated in one call for all cells.
 
         Raises:
             ValueError: for precomputed weights of another depth.
@@ -53,7 +53,7 @@ class Problem:
         weights, nodes, cells = self.source(*self.nodes()), len(self.solver.nodes), len(self.grid) - 1
         times = len(next(iter(weights.values())))
         if times != nodes * cells:
-            raise ValueError(f"weights at {times} times were given; a depth of {cells} needs {nodes} a cell")
+            raise ValueError(f"weights at {times} times were given, but {cells} cells need {nodes * cells}")
         return by_cell(weights, nodes)
 
 
@@ -63,7 +63,7 @@ class PassSizes(NamedTuple):
     state: int
     """Bytes of one state, [batch, tokens, width] in float32."""
     solver_state: int
-    """Bytes that the solver carries from cell to cell."""
+    """Bytes of the tensors that the solver carries from cell to cell."""
     evaluation: int
     """Bytes that autograd saves for one evaluation of the field, including its state."""
     depth: int
@@ -75,18 +75,18 @@ class PassSizes(NamedTuple):
     nodes: int
     """Number of times per cell at which the solver needs weights."""
     segment: int
-    """The number of cells between two saved states, for ``checkpoint``."""
+    """Number of cells between two saved states, for ``checkpoint`` only."""
 
 
 class PassMemory(NamedTuple):
-    """Memory that a gradient method takes."""
+    """Memory that a gradient method needs."""
 
     at_loss: int
     """Bytes of activations at the end of the forward pass."""
     in_backward: int
     """Peak bytes of activations during the backward pass."""
     times: int
-    """Number of times t whose generated weights exist at once, not counting the prelude's."""
+    """Number of times t whose generated weights exist at once, without those of the prelude."""
 
 
 class GradientModule(Protocol):
@@ -97,20 +97,20 @@ class GradientModule(Protocol):
         ...
 
     def memory(self, sizes: PassSizes) -> PassMemory:
-        """The memory that the method takes in a pass."""
+        """The memory that a forward and backward pass needs."""
         ...
 
 
 @dataclass(frozen=True)
 class GradientMethod:
-    """A gradient method: where it is implemented, and what it can be used with."""
+    """A gradient method: its implementation and what it can be used with."""
 
     module: str
     """The module with ``solve`` and ``memory``, imported when the method is first used."""
     recomputed_passes: float
     """Number of additional forward passes through the cells in the backward pass."""
     is_exact: bool = True
-    """Whether the result is the gradient of the discrete solve, up to rounding."""
+    """Whether the result is the gradient of the discrete solve up to rounding."""
     regenerates_weights: bool = False
     """Whether W(t) is generated from the stored weights during both passes, for a few times t at once. Such a
     method cannot use precomputed weights, nor weights that ZeRO-3 releases after the forward pass."""
@@ -119,7 +119,7 @@ class GradientMethod:
     needs: str = ""
     """A description of these solvers, for error messages."""
     default_solver: str | None = None
-    """The solver to use if none is chosen; None means the flavour's."""
+    """The solver to use if none is chosen; None means the flavour's default."""
 
     def solve(self, problem: Problem) -> Tensor:
         """The solution of a problem, as :meth:`GradientModule.solve`."""

@@ -1,9 +1,9 @@
 """The gradient of a reversible solve: states are recovered from the last one, so memory is constant in N.
 
 The forward pass saves only the last state. The backward pass undoes each coupling (u, v) → (v, a·u + φ(v)),
-and the one evaluation of φ that this takes is also the one that is differentiated: a backward pass costs as
-much as with per-cell checkpointing. In both passes weights are generated for a few cells at a time, and their
-gradient is propagated to the hypernetwork's parameters right away.
+and the one evaluation of φ that this takes is also differentiated, so a backward pass costs as much as with
+per-cell checkpointing. In both passes, weights are generated for a few cells at a time; their gradient is
+propagated to the hypernetwork's parameters right away.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Solve:
         return [range(start, min(start + CELLS_AT_ONCE, len(self.cells))) for start in starts]
 
     def weights(self, chunk: range) -> BlockWeights:
-        """The block's tensors at all nodes of these cells, each [nodes, ...]."""
+        """The block's tensors at all nodes of these cells, each [cells · nodes, ...]."""
         nodes = len(self.solver.nodes)
         part = slice(chunk.start * nodes, chunk.stop * nodes)
         generated: BlockWeights = self.hypernetwork(self.times[part], self.widths[part])
@@ -55,7 +55,7 @@ class Solve:
 
 
 def solve(problem: Problem) -> Tensor:
-    """The state at the end, differentiable in ``x0`` and the hypernetwork's parameters."""
+    """The state at the end; the backward pass recovers the states before it."""
     solver, hypernetwork = problem.solver, problem.source
     assert isinstance(solver, ReversibleSolver)
     assert isinstance(hypernetwork, nn.Module)
@@ -65,7 +65,7 @@ def solve(problem: Problem) -> Tensor:
 
 
 def memory(sizes: PassSizes) -> PassMemory:
-    """Memory of a pass: the last state, in the backward pass three and one evaluation, plus the prelude."""
+    """Memory of a pass: prelude and one state; in the backward pass prelude, three states, one evaluation."""
     prelude = sizes.prelude * sizes.evaluation
     cells = min(sizes.depth - sizes.prelude, CELLS_AT_ONCE)
     return PassMemory(

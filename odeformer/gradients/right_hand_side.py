@@ -12,7 +12,7 @@ from odeformer.hypernetwork import WeightSource
 
 
 def autocast_state(device: str) -> dict[str, Any]:
-    """Arguments that recreate the current ``torch.autocast`` in a backward pass, which runs outside of it."""
+    """Arguments that restore the current ``torch.autocast`` in a backward pass, which runs outside it."""
     return {
         "device_type": device,
         "enabled": torch.is_autocast_enabled(device),
@@ -26,7 +26,7 @@ class RightHandSide:
     def __init__(self, field: Field, hypernetwork: WeightSource, x0: Tensor) -> None:
         self.field, self.hypernetwork = field, hypernetwork
         self.h = torch.zeros(())
-        """The cell width that step-aware coefficients see; 0 without cells, as the ODE is the limit h → 0."""
+        """The cell width for step-aware coefficients; 0 without cells, since the ODE is the limit h → 0."""
         self.autocast = autocast_state(x0.device.type)
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:

@@ -30,10 +30,10 @@ class Stretch:
 
 
 class FixedDepthModel:
-    """A model at one depth, with W(t) generated once and adapters merged.
+    """A model at one depth, with W(t) generated once and an attached adapter merged.
 
-    A token then costs as much as in an ordinary transformer of that depth. The weights are copies: later
-    changes of the model's parameters have no effect.
+    With the flavour's default solver, a token costs as much as in an ordinary transformer of that depth. The
+    weights are copies: later changes to the model's parameters have no effect.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class FixedDepthModel:
     ) -> None:
         """
         Args:
-            model: the model, whose default solver is used.
+            model: the model; its ``options.solver`` is used.
             depth: N; the model depth when not given.
             dtype: dtype of weights, states and KV cache; the model's own when not given.
             int8: whether to quantise matrices to 8 bits (:mod:`odeformer.inference.int8`); CPU only.
@@ -62,8 +62,7 @@ class FixedDepthModel:
         prepare = _int8 if int8 else _column_major
         with torch.no_grad():
             merged = merge(model.depth_weights(depth))
-            # Popping converts one tensor at a time: the float32 weights never exist beside all converted
-            # ones.
+            # Popping frees each float32 tensor after its conversion: the two sets never exist in full.
             weights = {name: [prepare(w) for w in merged.pop(name).to(self.dtype)] for name in [*merged]}
 
         self.stretches = []
@@ -95,7 +94,7 @@ class FixedDepthModel:
         return sum(stretch.solver.evaluations * len(stretch.cells) for stretch in self.stretches)
 
     def check_prompt(self, prompt: Sequence[int]) -> list[int]:
-        """The token ids of a prompt, after a check.
+        """The token ids of a prompt, checked.
 
         Raises:
             ValueError: for an empty prompt, or ids outside the vocabulary.
@@ -131,7 +130,7 @@ class FixedDepthModel:
 
 
 def _column_major(weight: Tensor) -> Tensor:
-    """A matrix [out, in] in column-major layout, by which a CPU multiplies a single vector twice as fast."""
+    """A matrix [out, in] in column-major layout, in which a CPU multiplies a single vector twice as fast."""
     return weight.T.contiguous().T if weight.ndim == 2 else weight
 
 
@@ -140,7 +139,7 @@ def _int8(weight: Tensor) -> Tensor:
 
 
 class KVCache:
-    """Keys and values of the tokens so far, for each evaluation of the field in a solve.
+    """Keys and values of all tokens read so far, for each evaluation of the field in a solve.
 
     An ordinary transformer has one entry per layer; here a solver may evaluate the field several times per
     cell. Each entry is a pair of tensors [batch, heads, capacity, head width], allocated when it is first
@@ -155,7 +154,7 @@ class KVCache:
         """Store the keys and values of new tokens, and return those of all tokens up to them.
 
         Args:
-            entry: the number of the evaluation in the solve.
+            entry: the index of the evaluation in the solve.
             first: the position of the first new token.
             key: [batch, heads, new, head width].
             value: [batch, heads, new, head width].
@@ -170,14 +169,14 @@ class KVCache:
         return keys[:, :, :last], values[:, :, :last]
 
     def reorder(self, rows: Tensor) -> None:
-        """Let row i continue from what row ``rows[i]`` holds; rows [batch], int64."""
+        """Replace row i by row ``rows[i]``, for rows int64 [batch]."""
         self._entries = [(keys[rows], values[rows]) for keys, values in self._entries]
 
 
 class CachedField:
     """A vector field whose attention also covers earlier tokens, by means of a :class:`KVCache`.
 
-    With any fixed-step solver a new token costs one pass, however many tokens came before it.
+    With any fixed-step solver, a new token costs one solve for that token only.
     """
 
     def __init__(self, field: Field, batch: int, capacity: int) -> None:
@@ -191,8 +190,7 @@ class CachedField:
         Args:
             first: the position of the first token.
             last: the position after the last token.
-            mask: which of the tokens up to ``last`` each of these may attend to, [batch, 1, new, last]; when
-                not given, itself and all before it.
+            mask: bool [batch, 1, new, last], true where a new token may attend; causal when not given.
         """
         self._first, self._mask, self._evaluation = first, mask, 0
         self._part = self._field.part(first, last)
@@ -233,19 +231,19 @@ class CachedField:
 
 
 class Decoder:
-    """Incremental decoding: reads tokens, one or many at a time, and gives the logits of the next ones.
+    """Incremental decoding: reads tokens, one or many at a time, and returns the logits of the next ones.
 
-    ``length`` is the number of tokens that each row has read. Setting it to a smaller number rolls the
-    decoder back.
+    ``length`` is the number of tokens that each row has read, including padding. Setting it to a smaller
+    number rolls the decoder back.
     """
 
     def __init__(self, at: FixedDepthModel, batch: int, capacity: int, padding: Tensor | None = None) -> None:
         """
         Args:
-            at: the model at its depth.
-            batch: number of rows.
+            at: the model, at the depth to decode at.
+            batch: number of rows, that is, sequences.
             capacity: maximum number of tokens per row, including padding; at most the context length.
-            padding: number of padding tokens at the start of each row, [batch]; none when not given.
+            padding: number of padding tokens at the start of each row, int64 [batch]; none when not given.
         """
         assert at.config.context_length is None or capacity <= at.config.context_length
         self.length = 0
@@ -254,17 +252,17 @@ class Decoder:
         self._field = CachedField(build_field(at.config, like, training=False), batch, capacity)
 
     def read(self, ids: Tensor, last_only: bool = False) -> Tensor:
-        """Read token ids [batch, tokens] and return logits of the next tokens, [batch, tokens, vocabulary].
+        """Read more tokens of each row and return the logits of the next ones, [batch, tokens, vocabulary].
 
         Args:
-            ids: token ids that continue each row.
-            last_only: whether to return the logits after the last token only, [batch, 1, vocabulary].
+            ids: token ids, int64 [batch, tokens].
+            last_only: whether to return only the logits after the last token, [batch, 1, vocabulary].
 
         Raises:
             FloatingPointError: if the state is not finite.
         """
         first, last = self.length, self.length + ids.shape[1]
-        assert last <= self._capacity, "more tokens than the cache has room for"
+        assert last <= self._capacity, "more tokens than the capacity of the cache"
         self._field.at(first, last, self._mask(first, last))
         positions = torch.arange(first, last, device=ids.device).expand(ids.shape)
         if self._padding is not None:
@@ -278,13 +276,13 @@ class Decoder:
         return self._at.unembed(x[:, -1:] if last_only else x)
 
     def reorder(self, rows: Tensor) -> None:
-        """Let row i continue from what row ``rows[i]`` has read; rows [batch], int64."""
+        """Replace the past of row i by that of row ``rows[i]``, for rows int64 [batch]."""
         self._field.cache.reorder(rows)
         if self._padding is not None:
             self._padding = self._padding[rows]
 
     def _mask(self, first: int, last: int) -> Tensor | None:
-        """The attention mask of the tokens from ``first`` on, [batch, 1, new, last]; None for causal."""
+        """Attention mask of the tokens from ``first`` on, bool [batch, 1, new, last]; None means causal."""
         is_single = last - first == 1
         if self._padding is None and (is_single or first == 0):
             return None

@@ -1,8 +1,9 @@
-"""ODE solvers: how the state x moves over one cell, and the times at which the solver needs weights.
+"""ODE solvers, which move the state x over one cell at a time.
 
-A solver declares its ``nodes``, fractions of a cell, and makes one ``step`` with the weights at those nodes.
-An explicit Runge–Kutta solver is just a tableau: to add one, add its tableau to ``SOLVERS``. Solvers carry a
-state from cell to cell: x alone for most, a pair for the reversible ones, which can also undo a step.
+A solver declares its ``nodes``, the times at which it needs weights as fractions of a cell, and makes one
+``step`` per cell. It carries a state from cell to cell: x alone for most solvers, a pair of tensors for the
+reversible ones, which can also undo a step. To add an explicit Runge–Kutta method, add its tableau to
+``SOLVERS``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ EULER = RungeKutta(nodes=(0.5,), at=(0,), a=((),), b=(1.0,))
 MIDPOINT = RungeKutta(nodes=(0.0, 0.5), at=(0, 1), a=((), (0.5,)), b=(0.0, 1.0))
 LEAPFROG = TwoStep(kept=1.0, node=0.0)
 SOLVERS: dict[str, Solver] = {
-    # First order in x, with the weights of the cell's midpoint.
+    # Of first order; it uses the weights at the cell's midpoint.
     "euler": EULER,
     "midpoint": MIDPOINT,
     "heun": RungeKutta(nodes=(0.0, 1.0), at=(0, 1), a=((), (1.0,)), b=(0.5, 0.5)),
@@ -32,14 +33,13 @@ SOLVERS: dict[str, Solver] = {
     "leapfrog": LEAPFROG,
     "fixed_point_leapfrog": FixedPoint(LEAPFROG),
     "damped_leapfrog": FixedPoint(TwoStep(kept=KEPT, node=0.5)),
-    # For comparison, in no preset. Their backward solve is in floating point, so they must damp less.
+    # For comparison only. Their backward solve is in floating point, so they must damp less.
     "reversible_euler": Coupled(EULER, kept=2.0**-4),
     "reversible_midpoint": Coupled(MIDPOINT, kept=2.0**-4),
 }
 MEMORY_SAVING = "damped_leapfrog"
-"""The default solver of gradient ``reversible``: its backward solve is exact, it takes one evaluation per
-cell, and a model trained with it can be run with Euler as if it had been trained with Euler
-(docs/design.md)."""
+"""The default solver of gradient ``reversible``: its backward solve is exact, it needs one evaluation per
+cell, and a model trained with it runs with Euler as well as one trained with Euler (docs/design.md)."""
 LAYERS = ("euler", "lie_trotter")
 """Solvers whose step with h · D = 1 is an ordinary transformer layer."""
 
@@ -50,7 +50,7 @@ def solver_named(name: str) -> Solver:
 
 
 def layer_solver_name(name: str, default: str) -> str:
-    """The solver ``name`` if its steps are ordinary layers, else the flavour's ``default``."""
+    """``name`` if the steps of that solver are ordinary layers, else the flavour's ``default``."""
     return name if name in LAYERS else default
 
 
@@ -61,14 +61,14 @@ def cells_of(grid: Grid, speed: float) -> list[Cell]:
 
 
 def _step_scale(h: float, speed: float) -> float:
-    # h is a difference of edges with an error of 1e-16. Where h·D is an integer it is rounded to that, so
-    # that a step with h·D = 1 is an ordinary layer bit for bit, in float64 too.
+    # h is a difference of edges, with an error of 1e-16. Rounding h·D to an integer this close makes a step
+    # with h·D = 1 equal an ordinary layer bit for bit, also in float64.
     scale = h * speed
     return float(round(scale)) if abs(scale - round(scale)) < 1e-9 else scale
 
 
 def node_times(solver: Solver, grid: Grid) -> tuple[list[float], list[float]]:
-    """The times at which a solve needs weights, cell by cell, and for each time the width of its cell."""
+    """The times t at which a solve needs weights, cell by cell, and the width h of each time's cell."""
     cells = list(pairwise(grid))
     times = [left + node * (right - left) for left, right in cells for node in solver.nodes]
     widths = [right - left for left, right in cells for _ in solver.nodes]

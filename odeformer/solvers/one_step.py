@@ -18,12 +18,12 @@ State = tuple["Tensor", ...]
 
 
 class Cell(NamedTuple):
-    """A cell of a solve, in units of the field's speed."""
+    """A cell of a solve."""
 
     scale: float
-    """Width h · speed of the cell; an Euler step of scale 1 is an ordinary layer."""
+    """Width h of the cell times the field's speed; an Euler step of scale 1 is an ordinary layer."""
     before: float
-    """Width h · speed of the previous cell; 0 for the first cell."""
+    """The scale of the previous cell; 0 for the first cell."""
     share: float
     """The cell's fraction of the whole solve; the shares of all cells add up to 1."""
 
@@ -42,15 +42,15 @@ class Solver(Protocol):
         ...
 
     def start(self, x: Tensor) -> State:
-        """The initial state from x at t = 0."""
+        """The initial state, from x [batch, tokens, width] at the start."""
         ...
 
     def step(self, field: Field, state: State, cell: Cell, weights: Sequence[BlockWeights]) -> State:
-        """The state after the cell, given the block's weights at each node."""
+        """The state after the cell, given the block's weights at each of its nodes."""
         ...
 
     def end(self, state: State) -> Tensor:
-        """The solution x of a state, in the solver's own precision."""
+        """The solution x of a state, in the solver's dtype."""
         ...
 
 
@@ -68,15 +68,15 @@ class OneStep(ABC):
 
     @abstractmethod
     def advance(self, field: Field, x: Tensor, scale: float, weights: Sequence[BlockWeights]) -> Tensor:
-        """The solution after a cell of width ``scale`` = h · speed."""
+        """The solution x after a cell of width ``scale`` = h · speed."""
 
 
 @dataclass(frozen=True)
 class RungeKutta(OneStep):
-    """An explicit Runge–Kutta method, given by its tableau.
+    """An explicit Runge–Kutta method, given by its Butcher tableau.
 
-    Stage s evaluates the field at x + scale · Σ_j a[s][j] f_j with the weights of node ``at[s]``; the step is
-    x + scale · Σ_j b[j] f_j.
+    Stage s evaluates the field at x + scale · Σ_j a[s][j] f_j with the weights at node ``nodes[at[s]]``; the
+    step gives x + scale · Σ_j b[j] f_j.
     """
 
     nodes: tuple[float, ...]
@@ -84,9 +84,9 @@ class RungeKutta(OneStep):
     at: tuple[int, ...]
     """The index of each stage's node."""
     a: tuple[tuple[float, ...], ...]
-    """Each stage's factors of the slopes before it."""
+    """The coefficients, for each stage, of all earlier slopes."""
     b: tuple[float, ...]
-    """The factors of all slopes in the step."""
+    """The coefficients of all slopes in the step."""
 
     @property
     def evaluations(self) -> int:

@@ -5,15 +5,15 @@ can be recovered from the result by one evaluation of φ at v, which is part of 
 the same ODE as Euler's method, so a model trained with one of them can afterwards be run with Euler, as an
 ordinary transformer.
 
-The pair is float64, while φ is evaluated in the precision of the weights. Rounding errors of the backward
-solve are then far too small for φ to see: it gets the same input as in the forward solve, even with bfloat16
+The pair is float64, while φ is evaluated in the dtype of the weights. Rounding errors of the backward solve
+then vanish when v is rounded to that dtype: φ gets the same input as in the forward solve, even with bfloat16
 matmuls.
 
 To keep the two values of the pair close, a step damps the older one by a factor γ < 1. The backward solve
 divides by γ, which amplifies rounding errors by 1/γ. A constant γ would have to be near 1 for many cells but
-could be much smaller for few, so γ follows from the grid: over a whole solve, whatever N is, the pair keeps
-the fraction ``KEPT`` = 2^−20 of its initial value. In floating point the backward solve can thus amplify an
-error by 2^20 of float64's 2^52; ``FixedPoint`` loses no bit.
+could be much smaller for few, so γ depends on the grid: for any N, the fraction ``KEPT`` = 2^−20 of the
+older value is left after a whole solve. In floating point the backward solve can thus amplify an error by
+2^20, which leaves 32 of float64's 52 bits; ``FixedPoint`` loses none.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KEPT = 2.0**-20
 """The fraction of a pair's older value that is left after a whole solve."""
 
 DENOMINATOR = 2**8
-"""Denominator of the factors that fixed-point numbers are scaled by."""
+"""Denominator of the damping factors of fixed-point numbers."""
 
 
 class Coupling(NamedTuple):
@@ -46,7 +46,7 @@ class Coupling(NamedTuple):
 
 
 def seen_dtype(weights: Sequence[BlockWeights]) -> dtype:
-    """The dtype in which a coupling's update evaluates the state: that of the weights."""
+    """The dtype to which a coupling's input is rounded: that of the weights."""
     return next(iter(weights[0].values())).dtype
 
 
@@ -104,11 +104,11 @@ class ReversibleSolver(ABC):
 
 @dataclass(frozen=True)
 class TwoStep(ReversibleSolver):
-    """Two-step methods with one evaluation per cell; the state is (x one cell ago, x now).
+    """Two-step methods with one evaluation per cell; the state is (x_{n−1}, x_n).
 
     x_{n+1} = γ x_{n−1} + (1 − γ) x_n + (γ h_{n−1} + h_n) f(x_n), where γ = kept^share for the cell's share of
     the solve. With kept = 1 this is the leapfrog, which is unstable for contracting dynamics at any step
-    size; with kept = 0 it would be Euler. In between it is stable while the contraction over a cell is below
+    size; with γ = 0 it would be Euler. In between it is stable while the contraction over a cell is below
     2 (1 − γ)/(1 + γ). On equal cells the leapfrog with weights at the left edges has second order, the others
     first. The family is that of BDIA (Zhang et al. 2024, arXiv 2407.09093).
     """
@@ -127,7 +127,7 @@ class TwoStep(ReversibleSolver):
         return 1
 
     def couplings(self, field: Field, cell: Cell, weights: Sequence[BlockWeights]) -> Sequence[Coupling]:
-        # Rounded to n / 2^8 with n ≥ 1, which fixed-point numbers can be scaled by reversibly.
+        # Rounded to n / 2^8 with n ≥ 1, a factor by which fixed-point numbers can be scaled reversibly.
         factor = max(1, round(self.kept**cell.share * DENOMINATOR)) / DENOMINATOR
 
         def update(now: Tensor) -> Tensor:
@@ -180,8 +180,8 @@ class FixedPoint(ReversibleSolver):
     """A reversible solver in fixed-point arithmetic, which recovers every bit of every state.
 
     Numbers are multiples of 2^−32, which float64 holds exactly up to a magnitude of 2^20. The update of a
-    step is rounded to such a multiple, so that subtracting it undoes adding it. Damping factors are fractions
-    n/2^8. Gradients ignore the rounding (straight-through).
+    step is rounded to such a multiple, so that subtracting it undoes adding it exactly. Damping factors are
+    fractions n/2^8. Gradients ignore the rounding (straight-through estimator).
     """
 
     base: ReversibleSolver
@@ -205,9 +205,10 @@ class FixedPoint(ReversibleSolver):
         couplings = self.base.couplings(field, cell, weights)
         return [Coupling(factor, self._rounding(update)) for factor, update in couplings]
 
-    # Division by 2^8 leaves a remainder, which is pushed onto an integer buffer beside each number. The
-    # product with n has room for a digit in base n, popped off the buffer: this grows by 2^8/n, that is by 20
-    # bits over a solve of any N. ``unscale`` reverses the two (Maclaurin et al. 2015, arXiv 1502.03492).
+    # Division by 2^8 leaves a remainder, which is pushed onto an integer buffer kept for each number. The
+    # product with n has room for a digit in base n, which is popped off the buffer. The buffer grows by a
+    # factor of 2^8/n per step, that is, by 20 bits over a solve of any N. ``unscale`` reverses both
+    # (Maclaurin et al. 2015, arXiv 1502.03492).
     def scale(self, factor: float, u: Tensor, kept: State) -> tuple[Tensor, State]:
         if factor == 1:
             return u, kept
@@ -231,7 +232,8 @@ class FixedPoint(ReversibleSolver):
         x = state[1]
         if not x.detach().abs().max() < 2 ** (52 - self.bits):
             raise OverflowError(
-                f"a fixed-point state with {self.bits} bits holds numbers up to 2^{52 - self.bits}"
+                f"the state exceeds 2^{52 - self.bits}, the limit of fixed-point numbers with {self.bits} "
+                "fractional bits"
             )
         return x
 

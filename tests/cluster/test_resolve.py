@@ -97,11 +97,11 @@ def test_init_decides_model_and_layers(
 
 def test_init_must_fit_shards_and_layers(settings: MakeSettings, weights: Path) -> None:
     other_layers = settings(train={"solver": "euler"}).model_copy(update={"init": str(weights)})
-    with pytest.raises(ValueError, match=r"has the layers of lie_trotter, not train\.solver euler"):
+    with pytest.raises(ValueError, match=r"has the layers of solver lie_trotter, not of train\.solver euler"):
         resolve_run(other_layers)
 
     tokenizer = json.loads((weights / "tokenizer.json").read_text())
     tokenizer["model"]["merges"].pop()
     (weights / "tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(ValueError, match="built with another tokenizer than that of init"):
+    with pytest.raises(ValueError, match="built with a different tokenizer from that of init"):
         resolve_run(settings().model_copy(update={"init": str(weights)}))

@@ -83,7 +83,7 @@ def test_a_model_preset_gives_the_shape_and_the_file_changes_it(tmp_path: Path) 
         ("train.depths=[0]", r"train\.depths\.0: .*greater than or equal to 1 \(given: 0\)"),
         ("model.depth=0", r"model\.depth: .*greater than or equal to 1 \(given: 0\)"),
         ("model.heads=3", r"model: width 128 is not divisible by heads 3"),
-        ("model.rotary_fraction=0.1", r"rotary_fraction 0\.1 of 32 dimensions"),
+        ("model.rotary_fraction=0.1", r"rotary_fraction 0\.1 rotates 3 of the 32 dimensions"),
         ("model.basis.kind=fourierr", r"model\.basis\.kind: .*'fourierr' is unknown; there are: smooth_mlp"),
         ("train.solver=eulr", r"train\.solver: solver 'eulr' is unknown; there are: euler"),
         ("train.global_batch=7", r"train\.global_batch 7 is not a multiple"),

@@ -67,7 +67,7 @@ def test_it_keeps_nothing_for_each_cell() -> None:
 
 def test_a_rough_pairing_warns_and_an_impossible_one_is_refused() -> None:
     model = tiny_model()
-    with pytest.warns(UserWarning, match="wrong by percents.*'checkpoint' is exact"):
+    with pytest.warns(UserWarning, match="off by several percent.*'checkpoint' is exact"):
         gradients(model, "adjoint", 24)
     model.options = SolveOptions("rk4")
     with warnings.catch_warnings():

@@ -177,7 +177,7 @@ def test_gates(tmp_path: Path, gate: dict[str, Any], reached: bool | None) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"depth": 4, "latency_ms": 5.0}, "either depth or latency_ms"),
+        ({"depth": 4, "latency_ms": 5.0}, "either depth or latency_ms, not both"),
         ({"method": "prefix"}, "'lora', 'full' or 'norms'"),
         ({"kind": "completion", "metric": "accuracy"}, "metric 'accuracy' is for kind 'classification'"),
         (
@@ -187,7 +187,7 @@ def test_gates(tmp_path: Path, gate: dict[str, Any], reached: bool | None) -> No
         ({"gate": {"threshold": float("nan")}}, "gate.threshold"),
         (
             {"metric": "loss", "gate": {"against": "champion", "threshold": 0}},
-            "a champion of a classification is compared by its accuracy",
+            "against 'champion', kind 'classification' needs metric 'accuracy'",
         ),
         ({"latency_ms": 0.0}, "latency_ms"),
     ],
