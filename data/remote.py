@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from data.errors import reason
 from odeformer.files.atomic import new_file
+from odeformer.files.errors import reason
 
 KINDS = ("s3", "gs", "az", "http", "https")
 """Allowed protocols of addresses."""

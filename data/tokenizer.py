@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from data.errors import reason
+from odeformer.files.errors import reason
 
 END_OF_TEXT = "<|endoftext|>"
 """The end-of-text token of the tokenizers trained here."""

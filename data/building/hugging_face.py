@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data.errors import reason
+from odeformer.files.errors import reason
 
 SHARD_BYTES = 64 * 1024 * 1024
 """Shard size for data sets that were saved with ``save_to_disk``."""

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from data.building import hugging_face
 from data.building.sources import TextSource
 from data.corpus import SUFFIXES, list_files
-from data.errors import reason
+from odeformer.files.errors import reason
 
 Kind = Literal["text", "jsonl", "parquet", "tar", "hf"]
 

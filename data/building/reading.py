@@ -14,7 +14,7 @@ from data.building.parts import Part
 from data.building.records import checked_text, json_lines, parquet_column, text_of_line
 from data.building.tars import tar_texts
 from data.corpus import BLOCK, cut
-from data.errors import reason
+from odeformer.files.errors import reason
 
 
 @contextmanager

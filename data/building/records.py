@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from data.errors import reason
+from odeformer.files.errors import reason
 
 LONGEST_LINE = 256 * 1024 * 1024
 """Maximum bytes of a line, which is held in memory."""

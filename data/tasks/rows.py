@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.building.hugging_face import open_data_set
-from data.errors import reason
+from odeformer.files.errors import reason
 
 Fields = dict[str, str]
 """The fields of a row by name."""

@@ -1,4 +1,4 @@
-"""Short reasons for errors of other libraries."""
+"""Short reasons for errors of other libraries, such as damaged files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-from data.errors import reason
+from odeformer.files.errors import reason
 
 
 def test_the_reason_of_an_error_is_one_line() -> None:
