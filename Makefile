@@ -24,6 +24,7 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m benchmarks.docs --check
+	$(BIN)/python tests/plain_english.py
 
 test: install
 	$(BIN)/python tests/suite.py normal
