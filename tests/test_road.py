@@ -231,7 +231,7 @@ def test_a_run_continues_only_from_what_fits(road: Path) -> None:
     tokenizer = json.loads((other / "tokenizer.json").read_text())
     tokenizer["model"]["merges"].pop()
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
-    assert "another tokenizer" in refused(*ask, str(other))
+    assert "a different tokenizer" in refused(*ask, str(other))
     assert "config.json" in refused(*ask, "nowhere")
     sequential = road / "sequential"
     shutil.copytree(road / "run" / "final", sequential)
