@@ -77,7 +77,7 @@ def has_damaged(folder: Path) -> bool:
 
 
 def _name_as_damaged(commit: Path) -> Path:
-    """Where a damaged commit is moved to; earlier ones of its step stay."""
+    """A free name for a damaged commit, so that it replaces no earlier one of the same step."""
     target, count = aside(commit, "damaged"), 1
     while target.exists():
         count += 1

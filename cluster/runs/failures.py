@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 DEATHS = ("WorkerHealthCheckFailedError", "WorkerCrashedError", "ActorDiedError", "ActorUnavailableError")
 """Errors that Ray raises when a process has died."""
-RAY_ERRORS = ("RayError",)
-"""The base of all errors of Ray itself: memory, nodes, objects, connections."""
 WRAPPERS = (
     "RayTaskError",
     "UserCodeException",
@@ -70,7 +68,7 @@ def is_mendable(error: BaseException) -> bool:
     if isinstance(inner, OSError):
         return not isinstance(inner, FileNotFoundError | PermissionError)
     kinds = {kind.__name__ for kind in type(inner).__mro__}
-    is_of_ray = not kinds.isdisjoint(RAY_ERRORS) and kinds.isdisjoint(WRAPPERS)
+    is_of_ray = "RayError" in kinds and kinds.isdisjoint(WRAPPERS)  # memory, nodes, objects, connections
     return _is_echo(failure) or is_of_ray or not kinds.isdisjoint((*DEATHS, *MENDABLE, *START_FAILURES))
 
 

@@ -16,7 +16,7 @@ def cli_page() -> str:
         "# The command line",
         "",
         "Made from the commands themselves; `odeformer VERB --help` says the same. A mistake is one line and "
-        "exit code 2, a run that failed 1, one that was asked to end and can go on 75, Ctrl-C 130.",
+        "exit code 2, a run that failed 1, a preempted run that can be resumed 75, Ctrl-C 130.",
         "`odeformer --install-completion` completes verbs and options in your shell.",
     ]
     for words, command in _commands(typer.main.get_command(app), ("odeformer",)):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 
-class Fixed(nn.Module):
+class Fixed(nn.Module, ABC):
     """A basis without parameters, with the same coefficients [M, K] for every tensor."""
 
     def __init__(self, tensors: int, size: int) -> None:
@@ -17,9 +19,9 @@ class Fixed(nn.Module):
         coefficients = self.coefficients(t)
         return coefficients.expand(self.tensors, *coefficients.shape)
 
+    @abstractmethod
     def coefficients(self, t: Tensor) -> Tensor:
         """The coefficients c_1(t) … c_K(t): t [M] → [M, K]."""
-        raise NotImplementedError
 
 
 class Independent(Fixed):
