@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -171,8 +172,13 @@ def require_space(folder: Path, size: int, commits: int) -> None:
 
 
 def commits(folder: Path) -> list[Path]:
-    """All commits in a folder, oldest first."""
-    return sorted(folder.glob("step-*"))
+    """All commits in a folder, oldest first; copies under other names, such as ``step-….bak``, are none."""
+    return sorted((path for path in folder.glob("step-*") if is_name(path.name)), key=step_of)
+
+
+def is_name(name: str) -> bool:
+    """Whether this is the name of a step's commit."""
+    return re.fullmatch(r"step-[0-9]{9,}", name) is not None
 
 
 def name(step: int) -> str:

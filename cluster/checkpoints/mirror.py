@@ -119,7 +119,7 @@ class Mirror:
         except FileNotFoundError:
             return []
         names = {PurePosixPath(path).name for path in paths}
-        return sorted(name for name in names if name.startswith("step-"))
+        return sorted(filter(folder.is_name, names), key=lambda name: folder.step_of(Path(name)))
 
     def _manifest(self, name: str) -> bytes | None:
         try:
