@@ -23,6 +23,8 @@ def _known_solver(name: str) -> str:
 
 SolverName = Annotated[str, AfterValidator(_known_solver)]
 Steps = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
+"""The seeds that torch takes."""
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -216,7 +218,7 @@ class TrackingSettings(Section):
 class RunSettings(Section):
     dir: Path
     """Folder for everything that the run writes. A run in an existing folder is resumed."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the initial weights and of each batch's depth and cell widths."""
 
 
