@@ -193,7 +193,7 @@ class CheckpointSettings(Section):
     start_anew: bool = False
     """Train from step 0 if all checkpoints are damaged, instead of stopping the run."""
     mirror: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*://.+$")] | None = None
-    """Remote folder, not shared with other runs, to which each checkpoint is copied
+    """Remote folder, not shared with other runs, to which the newest checkpoint is copied beside training
     (``s3://bucket/runs/first``), so that the run can be resumed on another machine. Anyone with write access
     to it can run code on the workers."""
 

@@ -132,8 +132,14 @@ def superseded(commits: list[Path], settings: CheckpointSettings) -> list[Path]:
     return [commit for commit in commits[: -settings.keep] if every is None or step_of(commit) % every]
 
 
-def put_in_place(incomplete: Path, step: int, settings: CheckpointSettings) -> None:
-    """Turn a complete temporary folder into a commit, then remove the commits that it supersedes."""
+def put_in_place(
+    incomplete: Path, step: int, settings: CheckpointSettings, in_use: Path | None = None
+) -> None:
+    """Turn a complete temporary folder into a commit, then remove the commits that it supersedes.
+
+    Args:
+        in_use: a commit that is not removed yet.
+    """
     folder = incomplete.parent
     for inner in (*(path for path in incomplete.iterdir() if path.is_dir()), incomplete):
         flush(inner)
@@ -144,7 +150,8 @@ def put_in_place(incomplete: Path, step: int, settings: CheckpointSettings) -> N
     flush(folder)
     # The commit is durable. Superseded ones are renamed first, as a half-removed one must not be a commit.
     for old in superseded(commits(folder), settings):
-        old.rename(aside(old, "superseded"))
+        if old != in_use:
+            old.rename(aside(old, "superseded"))
     collect_garbage(folder)
 
 

@@ -74,8 +74,7 @@ def test_a_finished_run_run_again_changes_nothing(settings: MakeSettings) -> Non
 
 def test_another_run_may_not_resume_from_this_folder(settings: MakeSettings) -> None:
     run = resolve_run(settings())
-    assert not run.identity_file.parent.exists(), "checking makes no folder"
-    run.identity_file.parent.mkdir()
+    assert not run.settings.run.dir.exists(), "checking makes no folder"
     run.write_identity()
     settings()
     settings(zero={"stage": 2}, cluster={"workers": 1})
