@@ -62,7 +62,7 @@ class Checkpoints:
         stream: Cursor,
         place: Path,
         settings: CheckpointSettings,
-        report: Callable[[str, int, Mapping[str, Any]], None],
+        report: Callable[[str, int, Mapping[str, Any]], object],
         seed: int,
     ) -> None:
         self._engine, self._stream, self._folder = engine, stream, place
@@ -114,6 +114,7 @@ class Checkpoints:
         self.wait()
         incomplete = self._folder / f".{folder.name(step)}.incomplete"
         names = [] if self._engine.zero_optimization_stage() else universal.parameter_names(self._engine)
+        self._files.begin()
         # Nothing is written yet: DeepSpeed calls ``DurableFiles.save``, which only records the state.
         self._engine.save_checkpoint(
             str(incomplete), tag=STATE, save_latest=False, client_state={universal.NAMES: names}

@@ -199,7 +199,7 @@ class MirrorThread:
         report: called as ``report(event, step, values)`` from the thread.
     """
 
-    def __init__(self, mirror: Mirror, report: Callable[[str, int, Mapping[str, Any]], None]) -> None:
+    def __init__(self, mirror: Mirror, report: Callable[[str, int, Mapping[str, Any]], object]) -> None:
         self._mirror, self._report = mirror, report
         self._thread: threading.Thread | None = None
         self._copied: Path | None = None

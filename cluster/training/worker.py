@@ -43,7 +43,7 @@ class Stream(commit.Cursor, Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
 
 
-Report = Callable[[str, int, Mapping[str, Any]], None]
+Report = Callable[[str, int, Mapping[str, Any]], object]
 """``report(event, step, values)`` logs an event, on rank 0 only. Numbers in ``values`` become metrics."""
 
 

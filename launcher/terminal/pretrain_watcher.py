@@ -25,6 +25,7 @@ LINES: dict[str, str] = {
     Event.WAITING: "waiting for free resources",
     Event.RESIZED: "the number of workers changed",
     Event.GROWING: "more workers fit now: committing this step, then growing",
+    Event.UNWRITABLE: "run.dir cannot be written for now; what the workers report waits in memory",
     Event.LEAVING: "a node is about to leave: committing this step",
 }
 """The line for each event that needs no more than its name and reason."""
