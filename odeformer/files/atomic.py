@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Numbers of the errors of a disk that is full or broken, which no change of the input would help."""
 
 
 @contextmanager
@@ -42,24 +47,36 @@ def new_folder(folder: Path, check: Callable[[], None] = lambda: None) -> Iterat
 
 
 @contextmanager
-def new_file(file: Path, writer: str = "") -> Iterator[Path]:
+def new_file(file: Path) -> Iterator[Path]:
     """Yield the path of a temporary file, which replaces ``file`` when the block ends without an error.
 
-    The file is synced to disk first. After an error nothing has changed.
+    The file is synced to disk first. After an error nothing has changed. Several threads and processes, also
+    of several machines, may write the file at the same time: the last one wins.
 
-    Args:
-        file: the file to create or replace.
-        writer: a name that tells processes apart which may write the file at the same time.
+    Raises:
+        OSError: naming a file, also where the system does not, as for a full disk.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}{writer and '.'}{writer}.incomplete")
+    beside = file.with_name(f".{file.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.incomplete")
+    with named(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield beside
+            flush(beside)
+            beside.replace(file)
+            flush(file.parent)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def named(file: Path) -> Iterator[None]:
+    """Name this file in a disk's error that the block raises: ``write`` raises it without a name."""
     try:
-        yield beside
-        flush(beside)
-        beside.replace(file)
-        flush(file.parent)
-    finally:
-        beside.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno in DISK_ERRORS and error.filename is None:
+            error.filename = str(file)
+        raise
 
 
 def flush(path: Path) -> None:
