@@ -103,6 +103,8 @@ class Imported:
     losses: dict[str, float]
     """Nats per token on the text, of the original and of the model at each N; empty without a text."""
     version: Version | None
+    not_registered: str | None
+    """Why the registry did not take the model, which is in its folder."""
 
 
 def import_checkpoint(
@@ -135,9 +137,12 @@ def import_checkpoint(
     if text is not None:
         losses = _losses_by_depth(read_ids(text, tokenizer), ordinary.model(), model, layers)
     checkpoint.save(model.state_dict(), model.config, model.solver, source / "tokenizer.json", out)
-    version = None
+    version, not_registered = None, None
     if register_as is not None:
-        version = _register(out, register_as, source, model.config, losses, tracking_uri)
+        try:
+            version = _register(out, register_as, source, model.config, losses, tracking_uri)
+        except (ValueError, OSError) as error:  # what was computed is shown in any case
+            not_registered = str(error)
     return Imported(
         layers=layers,
         size=size,
@@ -147,6 +152,7 @@ def import_checkpoint(
         error=fit.error,
         losses=losses,
         version=version,
+        not_registered=not_registered,
     )
 
 
