@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.checkpoints.folder import commits, step_of
+from cluster.runs import heartbeat
 from cluster.runs.events import Event, EventLog, EventReader, LoggedEvent, Restart
 from cluster.runs.failures import (
     PreemptedError,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 OnEvent = Callable[[LoggedEvent], None]
 
-HEARTBEATS = "heartbeats"
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 LOOK_SECONDS = 0.2
 
@@ -123,14 +123,14 @@ class _Supervisor:
         """Number of workers whose resources this run holds, or is about to release."""
 
     def run(self) -> None:
-        shutil.rmtree(self._run / HEARTBEATS, ignore_errors=True)
+        shutil.rmtree(self._run / heartbeat.FOLDER, ignore_errors=True)
         before = self._settings.cluster.workers
         for attempt in count():
             workers = self._find_room()
             if workers != before:
                 self._say(Event.RESIZED, f"{workers} of {self._settings.cluster.workers}")
             before = workers
-            end = self._attempt(self._run / HEARTBEATS / str(attempt), workers)
+            end = self._attempt(self._run / heartbeat.FOLDER / str(attempt), workers)
             if end is None:
                 return
             if not end.is_free:

@@ -33,7 +33,12 @@ class Stuck:
     """A worker that blocks the others."""
 
     process: Process
-    reason: str
+    how: str
+    """``stuck``, and by what one sees it."""
+
+    @property
+    def reason(self) -> str:
+        return f"worker {self.process.rank} is {self.how}"
 
 
 class Watchdog:
@@ -59,7 +64,7 @@ class Watchdog:
             rank = min(silent, key=lambda rank: self._beaten[rank])
             return Stuck(
                 self._process(rank),
-                f"worker {rank} is stuck: no heartbeat for {now - self._beaten[rank]:.0f} s",
+                f"stuck: no heartbeat for {now - self._beaten[rank]:.0f} s",
             )
         has_begun = any(beat["passed"] for beat in self._beats.values())
         patience = self._seconds if has_begun else max(self._seconds, START_SECONDS)
@@ -69,8 +74,7 @@ class Watchdog:
             rank = min(self._beats, key=lambda rank: (self._beats[rank]["passed"], rank))
             return Stuck(
                 self._process(rank),
-                f"worker {rank} is stuck after step {self._beats[rank]['step']}: "
-                f"nobody has made progress for {waiting:.0f} s",
+                f"stuck after step {self._beats[rank]['step']}: nobody has made progress for {waiting:.0f} s",
             )
         return None
 
@@ -108,7 +112,7 @@ class Watchdog:
             before = self._beats.get(rank)
             if before is None or beat["time"] != before["time"]:
                 self._beaten[rank] = now
-            if before is None or beat["passed"] != before["passed"]:
+            if before is None or beat["passed"] != before["passed"] or beat["transferring"]:
                 self._advanced[rank] = now
         self._beats = beats
 
