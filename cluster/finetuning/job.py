@@ -25,14 +25,22 @@ from cluster.registry.run_output import REGISTER_SECONDS
 from cluster.runs import heartbeat
 from cluster.runs.events import Event, EventLog
 from cluster.tags import DATA_DIGEST
-from cluster.tasks.task import Task, read_sets, shape
+from cluster.tasks.task import Task, check_data, shape
 from cluster.tracking import runs, upload
 from cluster.tracking.lineage import code_tags
 
 if TYPE_CHECKING:
     from cluster.finetuning.together import Together
 
-__all__ = ["VERSION_FILE", "FinetuneResult", "check", "finetune", "finetune_together", "register_job"]
+__all__ = [
+    "VERSION_FILE",
+    "FinetuneResult",
+    "check",
+    "check_base",
+    "finetune",
+    "finetune_together",
+    "register_job",
+]
 
 
 def check(task: Task, uri: str | None) -> Task:
@@ -41,29 +49,23 @@ def check(task: Task, uri: str | None) -> Task:
     Raises:
         ValueError, FileNotFoundError: for an unknown base, unusable data, or names that make no model's name.
     """
-    try:
-        read_sets(task)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"data: {error}") from None
-    except ValueError as error:
-        raise ValueError(f"data: {error}") from None
+    return check_base(check_data(task), uri)
 
+
+def check_base(task: Task, uri: str | None) -> Task:
+    """The part of :func:`check` that asks the registry.
+
+    Raises:
+        ValueError: for an unknown base, or names that make no model's name.
+    """
     try:
         base = registry.resolve(task.base, uri)
     except ValueError as error:
         raise ValueError(f"base: {error}") from None
     if base.kind != "checkpoint":
         raise ValueError(f"base {task.base} is an adapter; a task needs a checkpoint to start from")
-
     model_name(task, uri)
-    validation = task.data.validation
-    data = task.data.model_copy(
-        update={
-            "train": task.data.train.absolute(),
-            "validation": None if validation is None else validation.absolute(),
-        }
-    )
-    return task.model_copy(update={"base": base.uri, "data": data})
+    return task.model_copy(update={"base": base.uri})
 
 
 def finetune(

@@ -144,20 +144,29 @@ class PoolActor:
             return str(self._board.settings.tracking_uri)
 
     def submit(self, task: dict[str, Any], token: str, again: bool = False, who: str = "") -> str:
+        from cluster.finetuning.job import check_base
         from cluster.tasks.task import Task
 
+        def known() -> str | None:  # the answer was lost, and Ray repeats the call
+            return self._journal.submit(task, token).id if self._journal.knows(token) else None
+
         checked = Task.model_validate(task)
+        with self._opened():
+            if job := known():
+                return job
+        # Nobody waits for the store meanwhile.
+        checked = check_base(checked, self.uri())
         deadline = None if checked.deadline is None else checked.deadline.timestamp()
-        for is_claimed in (False, True):
-            with self._opened():
-                if self._journal.knows(token):  # the answer was lost, and Ray repeats the call
-                    return self._journal.submit(task, token).id
-                self._journal.free_number(checked.team, checked.name, checked.base, again=again)
-                self._admit(checked)
-                if is_claimed or checked.trial is not None:
-                    return self._board.submit(task, token, deadline, again, _by("submitted", who)).id
-            self._claim(checked)  # nobody waits for the store meanwhile
-        raise AssertionError
+        with self._opened():
+            self._admit(checked, again)
+        if checked.trial is None:
+            self._claim(checked)
+        with self._opened():
+            if job := known():
+                return job
+            self._admit(checked, again)
+            content = checked.model_dump(mode="json")
+            return self._board.submit(content, token, deadline, again, _by("submitted", who)).id
 
     def _claim(self, task: Task) -> None:
         """Make the registered models of a task's result, or refuse it: after training it is too late."""
@@ -175,8 +184,9 @@ class PoolActor:
         except ValueError as error:
             raise ValueError(f"name: {error}") from None
 
-    def _admit(self, task: Task) -> None:
-        """Refuse a task that the pool's settings or its state do not allow."""
+    def _admit(self, task: Task, again: bool) -> None:
+        """Refuse a task that the pool's settings, its jobs or its state do not allow."""
+        self._journal.free_number(task.team, task.name, task.base, again=again)
         settings = self._board.settings
         team = settings.team(task.team)
         if settings.unknown_teams == "refuse" and task.team not in settings.teams:

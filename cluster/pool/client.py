@@ -118,9 +118,9 @@ class Pool:
         Raises:
             ValueError, FileNotFoundError: naming the field, when the task cannot run or the pool refuses it.
         """
-        from cluster.finetuning import job
+        from cluster.tasks.task import check_data
 
-        checked = job.check(task, self.uri())
+        checked = check_data(task)  # the pool checks its base: it has MLflow's client imported
         return self._ask("submit", checked.model_dump(mode="json"), uuid.uuid4().hex, again, who())
 
     def uri(self) -> str:

@@ -58,6 +58,7 @@ class MlflowSync:
         pause, said = EVERY_SECONDS, ""
         while not self._ended.wait(pause):
             try:
+                store.import_client()  # before the first submission needs it
                 for later in (self._register(), self._mirror()):
                     if later is not None:
                         raise later
