@@ -6,6 +6,7 @@ import logging
 import shutil
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from cluster.pool import order
@@ -180,7 +181,8 @@ class Dispatcher:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir(mode=0o700, exist_ok=True)
-            folder.chmod(0o700)
+            with suppress(OSError):  # not every network file system has modes
+                folder.chmod(0o700)
             (folder / OUTCOME).unlink(missing_ok=True)
             for beat in (folder / heartbeat.FOLDER).glob("*.json"):
                 beat.unlink(missing_ok=True)

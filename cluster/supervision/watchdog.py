@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from cluster.runs.heartbeat import Beat
 
+_BEAT = TypeAdapter(Beat)
 LOOK_SECONDS = 1.0
 START_SECONDS = 600.0
 """Seconds that workers have at least until the first progress: for imports and loading weights."""
@@ -101,10 +103,11 @@ class Watchdog:
         beats: dict[int, Beat] = {}
         for path in self._folder.glob("*.json"):
             try:
-                beat: Beat = json.loads(path.read_text())
-            except (OSError, ValueError):
+                beat = _BEAT.validate_json(path.read_bytes()) if path.is_file() else None
+            except (OSError, ValueError):  # half written, or by somebody else
                 continue
-            beats[beat["rank"]] = beat
+            if beat is not None:
+                beats[beat["rank"]] = beat
 
         for rank in self._beats.keys() - beats.keys():
             del self._beaten[rank], self._advanced[rank]

@@ -628,6 +628,8 @@ def test_a_job_without_heartbeat_or_progress_is_killed_and_tried_again(
                 beat(bench, jobs[0], clock[0], passed, transferring)
             bench.dispatcher.look()
 
+    (bench.board.folder(bench.journal.job(jobs[0])) / heartbeat.FOLDER).mkdir()
+    (bench.board.folder(bench.journal.job(jobs[0])) / heartbeat.FOLDER / "odd.json").write_text("[]")
     pass_by(500, beats=True, passed=0)  # imports and weights take their time
     pass_by(100, beats=True, transferring=True)  # and so do files of the registry's
     assert bench.slots.signals == []
