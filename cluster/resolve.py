@@ -12,6 +12,7 @@ from cluster import registry
 from cluster.checkpoints.mirror import IDENTITY
 from cluster.settings import PretrainSettings
 from cluster.tracking import store
+from cluster.training.compiling import missing_compiler
 from cluster.training.shards import describe, open_stream
 from data.manifest import Manifest
 from data.tokenizer import load_tokenizer, to_json
@@ -60,6 +61,8 @@ def resolve_run(settings: PretrainSettings) -> ResolvedRun:
         ValueError, FileNotFoundError: for missing or unsuitable shards, an unknown or unsuitable ``init``, or
             a ``run.dir`` that holds another run.
     """
+    if settings.train.compile == "on" and settings.cluster.address is None and (lack := missing_compiler()):
+        raise ValueError(f"train.compile is on, but {lack}")
     shards = describe(settings)
     if settings.init is not None:
         settings = _continued(settings, settings.init, shards.manifest)

@@ -51,7 +51,7 @@ class PretrainWatcher:
         elif name == Event.VALIDATION:
             self._validation(event)
         elif name == Event.RESUMED:
-            self._print(f"resumed from step {event['step']}")
+            self._print(f"resumed from step {event['step']} ({event['reason']})")
         elif name == Event.RESTARTING:
             self._restarting(event)
         elif name in LINES:
