@@ -72,7 +72,7 @@ GPU = {
 }
 TOY = {
     "training": {"small": {"width": 32, "heads": 2, "depth": 4}},
-    "depths": (4, 8),
+    "depths": (8, 16),
     "length": 16,
     "batch": 2,
     "vocabulary": 256,
