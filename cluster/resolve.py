@@ -15,7 +15,7 @@ from cluster.tracking import store
 from cluster.training.compiling import missing_compiler
 from cluster.training.shards import describe, open_stream
 from data.manifest import Manifest
-from data.tokenizer import load_tokenizer, to_json
+from data.tokenizer import read_json
 from odeformer import checkpoint
 from odeformer.config import ModelConfig
 from odeformer.gradients import gradient_named
@@ -100,7 +100,7 @@ def _continued(settings: PretrainSettings, init: str, manifest: Manifest) -> Pre
             train = train.model_copy(update={"solver": solver})
 
     # Compared in the form that a build writes, as `transformers` formats an imported tokenizer differently.
-    tokenizer = hashlib.sha256(to_json(load_tokenizer(folder))).hexdigest()
+    tokenizer = hashlib.sha256(read_json(folder)).hexdigest()
     if tokenizer != manifest.tokenizer_sha256:
         raise ValueError(
             f"data.shards {settings.data.shards} were built with a different tokenizer from that of init "

@@ -99,7 +99,7 @@ def encode(tokenizer: Tokenizer, text: str, context_length: int | None) -> Encod
         ValueError: If there are fewer than two tokens or more than the context holds, or if the tokenizer
             lacks a character of the text.
     """
-    encoding = tokenizer.encode(text, add_special_tokens=False)
+    encoding = tokenizer.encode(text)
     unknown = getattr(tokenizer.model, "unk_token", None)
     unknown_id = None if unknown is None else tokenizer.token_to_id(unknown)
     for token, (first, last) in zip(encoding.ids, encoding.offsets, strict=True):

@@ -81,6 +81,8 @@ def models_import(
         f"({imported.ordinary_parameters:,} before)",
         f"the layers at N = {imported.layers}: off by {imported.error:.1e} of their norm, "
         f"condition {imported.condition:.3g}",
+        f"its logits there differ from those of transformers by at most {imported.difference:.1e} of their "
+        "standard deviation",
         *(f"{name:<10} {loss:.4f} nats/token" for name, loss in imported.losses.items()),
     )
     if imported.version is not None:
