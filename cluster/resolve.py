@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from cluster import registry
@@ -63,14 +64,16 @@ def resolve_run(settings: PretrainSettings) -> ResolvedRun:
     """
     if settings.train.compile == "on" and settings.cluster.address is None and (lack := missing_compiler()):
         raise ValueError(f"train.compile is on, but {lack}")
-    shards = describe(settings)
-    if settings.init is not None:
-        settings = _continued(settings, settings.init, shards.manifest)
-    settings = settings.model_copy(update={"model": complete_model(settings, shards.manifest)})
-    settings = settings.absolute(store.tracking_uri(settings.tracking.uri))
+    # The same run may be training: its own copies of remote files are left alone.
+    with TemporaryDirectory() as cache:
+        shards = describe(settings, Path(cache))
+        if settings.init is not None:
+            settings = _continued(settings, settings.init, shards.manifest)
+        settings = settings.model_copy(update={"model": complete_model(settings, shards.manifest)})
+        settings = settings.absolute(store.tracking_uri(settings.tracking.uri))
 
-    for split in ("train", "validation"):
-        open_stream(settings, split, world_size=settings.world_sizes[0], described=shards)
+        for split in ("train", "validation"):
+            open_stream(settings, split, world_size=settings.world_sizes[0], described=shards)
 
     run = ResolvedRun(settings, shards.manifest)
     _check_folder(run)

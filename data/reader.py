@@ -18,6 +18,9 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from data.manifest import Manifest, Member, SplitName
 from data.order import STREAMS, block_size, groups
 
+OPENED_AT_MOST = 3
+"""Number of times that a file is looked for."""
+
 
 class DamagedError(ValueError):
     """Bytes that differ from the manifest; the message names the file."""
@@ -114,13 +117,17 @@ class ShardReader:
 
     def _read(self, shard: int, start: int, member: Member) -> np.ndarray:
         """A member's rows, [sequences, sequence_length + 1] in the manifest's dtype."""
-        file = self._file_of(shard)
-        try:
-            with file.open("rb") as stream:
-                stream.seek(start)
-                data = stream.read(member.bytes)
-        except FileNotFoundError:
-            raise DamagedError(f"{file} has gone since the start: copy or build it again") from None
+        for _ in range(OPENED_AT_MOST):
+            file = self._file_of(shard)
+            try:
+                with file.open("rb") as stream:
+                    stream.seek(start)
+                    data = stream.read(member.bytes)
+                break
+            except FileNotFoundError:  # of a copy that was removed meanwhile, there will be a new one
+                continue
+        else:
+            raise DamagedError(f"{file} has gone since the start: copy or build it again")
         place = f"{file}, bytes {start} … {start + member.bytes}"
         if len(data) != member.bytes:
             raise DamagedError(f"{place}: {len(data)} of {member.bytes} are there: copy or build it again")
