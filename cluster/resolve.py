@@ -17,6 +17,7 @@ from data.manifest import Manifest
 from data.tokenizer import load_tokenizer, to_json
 from odeformer import checkpoint
 from odeformer.config import ModelConfig
+from odeformer.files.checks import CHECKPOINT, check_replaceable
 from odeformer.gradients import gradient_named
 from odeformer.solvers import LAYERS, solver_named
 
@@ -139,6 +140,7 @@ def complete_model(settings: PretrainSettings, manifest: Manifest) -> ModelConfi
 def _check_folder(run: ResolvedRun) -> None:
     """Raise a ``ValueError`` if ``run.dir`` holds a run with other weights, data or batches."""
     if not run.identity_file.is_file():
+        check_replaceable(run.settings.run.dir / "final", CHECKPOINT)
         return
     known = json.loads(run.identity_file.read_text())
     known.setdefault("start", 0)  # absent in folders of older versions
