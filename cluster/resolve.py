@@ -19,6 +19,7 @@ from data.manifest import Manifest
 from data.tokenizer import read_json
 from odeformer import checkpoint
 from odeformer.config import ModelConfig
+from odeformer.files.checks import CHECKPOINT, check_replaceable
 from odeformer.gradients import gradient_named
 from odeformer.solvers import LAYERS, solver_named
 
@@ -145,6 +146,7 @@ def complete_model(settings: PretrainSettings, manifest: Manifest) -> ModelConfi
 def _check_folder(run: ResolvedRun) -> None:
     """Raise a ``ValueError`` if ``run.dir`` holds a run with other weights, data or batches."""
     if not run.identity_file.is_file():
+        check_replaceable(run.settings.run.dir / "final", CHECKPOINT)
         return
     known = json.loads(run.identity_file.read_text())
     known.setdefault("start", 0)  # absent in folders of older versions

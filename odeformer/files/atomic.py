@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,11 +26,12 @@ def new_folder(folder: Path, check: Callable[[], None] = lambda: None) -> Iterat
         aside.rename(folder)
     for left_over in (beside, aside):
         shutil.rmtree(left_over, ignore_errors=True)
-    beside.mkdir(parents=True)
     try:
-        yield beside
-        for path in (*beside.iterdir(), beside):
-            flush(path)
+        with _place_named(folder):
+            beside.mkdir(parents=True)
+            yield beside
+            for path in (*beside.iterdir(), beside):
+                flush(path)
         check()
         if folder.exists():
             folder.rename(aside)
@@ -54,12 +57,32 @@ def new_file(file: Path, writer: str = "") -> Iterator[Path]:
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(f".{file.name}{writer and '.'}{writer}.incomplete")
     try:
-        yield beside
-        flush(beside)
+        with _place_named(file):
+            yield beside
+            flush(beside)
         beside.replace(file)
         flush(file.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+"""Error numbers of a disk that is full, over its quota or broken."""
+
+
+@contextmanager
+def _place_named(place: Path) -> Iterator[None]:
+    """Add the place to the errors of a full or broken disk, which name a temporary file or nothing at all."""
+    try:
+        yield
+    except Exception as error:
+        in_rust = re.search(r"\(os error (\d+)\)", str(error))  # of safetensors and tokenizers
+        number = int(in_rust[1]) if in_rust else getattr(error, "errno", None)
+        if " requested and " in str(error):  # numpy does not say why it wrote less than it should
+            number = errno.ENOSPC
+        if number not in DISK_ERRORS:
+            raise
+        raise OSError(number, os.strerror(number), str(place)) from None
 
 
 def flush(path: Path) -> None:
