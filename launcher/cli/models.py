@@ -89,6 +89,8 @@ def models_import(
     )
     if imported.version is not None:
         say(registered_line(imported.version))
+    if imported.not_registered is not None:
+        raise ValueError(f"{out} is not registered: {imported.not_registered}")
 
 
 @models_app.command("register")

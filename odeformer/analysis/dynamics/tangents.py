@@ -17,7 +17,7 @@ from torch.func import jvp, vmap
 
 from odeformer.analysis.flow import CellStep, Step, differentiable_attention
 from odeformer.field.parts import Heads
-from odeformer.inference.decoding import CachedField
+from odeformer.field.cached import CachedField
 
 
 @torch.no_grad()
