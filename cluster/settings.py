@@ -23,6 +23,8 @@ def _known_solver(name: str) -> str:
 
 SolverName = Annotated[str, AfterValidator(_known_solver)]
 Steps = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
+"""The seeds that torch takes."""
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -200,7 +202,7 @@ class CheckpointSettings(Section):
     start_anew: bool = False
     """Train from step 0 if all checkpoints are damaged, instead of stopping the run."""
     mirror: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*://.+$")] | None = None
-    """Remote folder, not shared with other runs, to which each checkpoint is copied
+    """Remote folder, not shared with other runs, to which the newest checkpoint is copied beside training
     (``s3://bucket/runs/first``), so that the run can be resumed on another machine. Anyone with write access
     to it can run code on the workers."""
 
@@ -225,7 +227,7 @@ class TrackingSettings(Section):
 class RunSettings(Section):
     dir: Path
     """Folder for everything that the run writes. A run in an existing folder is resumed."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the initial weights and of each batch's depth and cell widths."""
 
 

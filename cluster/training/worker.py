@@ -44,7 +44,7 @@ class Stream(commit.Cursor, Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
 
 
-Report = Callable[[str, int, Mapping[str, Any]], None]
+Report = Callable[[str, int, Mapping[str, Any]], object]
 """``report(event, step, values)`` logs an event, on rank 0 only. Numbers in ``values`` become metrics."""
 
 
@@ -64,6 +64,8 @@ class Work:
     optim: OptimSettings
     zero: ZeroSettings
     checkpoint: CheckpointSettings
+    must_resume: bool = False
+    """Whether the weights of ``model`` mean nothing, as those of a commit will replace them."""
     guard: GuardSettings = field(default_factory=GuardSettings)
     end_of_text: int | None = None
     """Id of the token that ends a document; if given, attention between documents is masked."""
@@ -104,6 +106,8 @@ def _train(work: Work, engine: Any, guards: Guards, checkpoints: commit.Checkpoi
     settings = work.train
     times, peak = StepTimes(engine), peak_flops(engine.device, settings.precision)
     step = checkpoints.restore()
+    if work.must_resume and step == 0:
+        raise RuntimeError(f"the checkpoints of {work.run.dir} have gone since the start")
     beginning = {"workers": dist.get_world_size(), "reason": compiling}
     work.report(Event.RESUMED if step else Event.STARTED, step, beginning)
     work.report(Event.VALIDATION, step, work.validate(engine))
