@@ -38,7 +38,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Way(NamedTuple):
-    """One measured way to make an optimizer step."""
+    """A way to make an optimizer step."""
 
     model: str
     compiled: bool = False
