@@ -32,6 +32,7 @@ from launcher.cli.track import track_app
 from launcher.cli.usage import usage
 from launcher.cli.versions import models_app
 from odeformer import __version__
+from odeformer.files.atomic import DISK_ERRORS
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as in a shell."""
@@ -59,7 +60,8 @@ def start(
 def main() -> None:
     """Run the command line, and exit with one line for every error.
 
-    Exit code 2 is a user's mistake, 1 a failed run, 75 a preempted run that can be resumed, 130 Ctrl-C.
+    Exit code 2 is a user's mistake, 1 a failed run or a full disk, 75 a preempted run that can be resumed,
+    130 Ctrl-C.
     ``ODEFORMER_TRACEBACK`` in the environment raises mistakes instead.
     """
     try:
@@ -81,6 +83,8 @@ def main() -> None:
         if "ODEFORMER_TRACEBACK" in os.environ:
             raise
         code = _complain(str(error))
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
 

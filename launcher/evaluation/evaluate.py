@@ -96,11 +96,12 @@ def _score_text(loaded: Loaded, text: Path, depths: Sequence[int]) -> tuple[list
     """The scores and the text's number of tokens."""
     ids = read_ids(text, loaded.tokenizer)
     size = len(text.read_text(encoding="utf-8").encode())
+    of_text = len(ids) - len(loaded.tokenizer.encode("").ids)
     scores = []
     for depth in depths:
         nats = loss_at_depth(loaded.model, ids, depth)
-        # The first token is not predicted: its bytes count with the mean of the others.
-        bits = nats * len(ids) / math.log(2) / size
+        # Without begin-of-text, the first token is not predicted: its bytes count with the others' mean.
+        bits = nats * of_text / math.log(2) / size
         scores.append(TextScore(depth, nats, math.exp(nats), bits))
     return scores, len(ids)
 

@@ -12,8 +12,8 @@ from odeformer.model import Odeformer, SolveOptions
 
 
 def read_ids(text: Path, tokenizer: Tokenizer) -> torch.Tensor:
-    """The token ids [tokens] of a UTF-8 file."""
-    return torch.tensor(tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False).ids)
+    """The token ids [tokens] of a UTF-8 file, with begin-of-text if the tokenizer has it."""
+    return torch.tensor(tokenizer.encode(text.read_text(encoding="utf-8")).ids)
 
 
 def loss_at_depth(
