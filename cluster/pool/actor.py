@@ -146,6 +146,7 @@ class PoolActor:
     def submit(self, task: dict[str, Any], token: str, again: bool = False, who: str = "") -> str:
         from cluster.finetuning.job import check_base
         from cluster.tasks.task import Task
+        from cluster.tracking import store
 
         def known() -> str | None:  # the answer was lost, and Ray repeats the call
             return self._journal.submit(task, token).id if self._journal.knows(token) else None
@@ -155,6 +156,7 @@ class PoolActor:
             if job := known():
                 return job
         # Nobody waits for the store meanwhile.
+        store.import_all()
         checked = check_base(checked, self.uri())
         deadline = None if checked.deadline is None else checked.deadline.timestamp()
         with self._opened():

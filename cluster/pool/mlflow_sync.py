@@ -31,6 +31,7 @@ STATUS = {
 }
 """MLflow run status by job state; a job that was killed could not set it itself."""
 
+
 logger = logging.getLogger(__name__)
 
 
@@ -58,7 +59,7 @@ class MlflowSync:
         pause, said = EVERY_SECONDS, ""
         while not self._ended.wait(pause):
             try:
-                store.import_client()  # before the first submission needs it
+                store.import_all()  # before the first submission needs it
                 for later in (self._register(), self._mirror()):
                     if later is not None:
                         raise later
