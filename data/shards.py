@@ -19,7 +19,13 @@ from data.building.steps import Progress, Settings, Steps
 from data.manifest import Manifest
 from data.tokenizer_config import CONFIG_NAME, tokenizer_config
 from odeformer.files.atomic import new_folder
+from odeformer.files.checks import Earlier, check_replaceable
 
+DATA_FOLDER = Earlier(
+    "a data folder",
+    (manifests.FILE_NAME, tokenizers.FILE_NAME, CONFIG_NAME, *(f"{split}-*.tar" for split in SPLITS)),
+    lambda folder: (folder / manifests.FILE_NAME).is_file(),
+)
 BUILD_VERSION = 3
 """Part of a build's key, so that no build continues the tasks of a version with other rules."""
 
@@ -146,14 +152,18 @@ def check_free(out: Path, overwrite: bool) -> None:
     """Refuse an output folder whose content would be lost.
 
     Raises:
-        ValueError: for a non-empty folder without ``overwrite``, or one that is not a data folder.
+        ValueError: for a non-empty folder without ``overwrite``, one that is not a data folder, or one that
+        holds anything else.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not overwrite:
         raise ValueError(f"{out} exists: choose another folder, or overwrite it explicitly")
+    if out == Path.cwd():
+        raise ValueError(f"{out} is the current folder: choose another")
     if not (out / manifests.FILE_NAME).is_file():
         raise ValueError(f"{out} exists and is not a data folder (no manifest): choose another")
+    check_replaceable(out, DATA_FOLDER)
 
 
 def input_bytes(paths: Sequence[Path | str | TextSource]) -> int:

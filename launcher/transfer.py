@@ -107,6 +107,8 @@ class Imported:
     losses: dict[str, float]
     """Nats per token on the text, of the original and of the model at each N; empty without a text."""
     version: Version | None
+    not_registered: str | None
+    """Why the registry did not take the model, which is in its folder."""
 
 
 def import_checkpoint(
@@ -145,9 +147,12 @@ def import_checkpoint(
         if (known := tokenizer_config(source)) is not None:
             copy.with_name(CONFIG_NAME).write_bytes(known)
         checkpoint.save(model.state_dict(), model.config, model.solver, copy, out)
-    version = None
+    version, not_registered = None, None
     if register_as is not None:
-        version = _register(out, register_as, source, model.config, losses, tracking_uri)
+        try:
+            version = _register(out, register_as, source, model.config, losses, tracking_uri)
+        except (ValueError, OSError) as error:  # what was computed is shown in any case
+            not_registered = str(error)
     return Imported(
         layers=layers,
         size=size,
@@ -158,6 +163,7 @@ def import_checkpoint(
         difference=difference,
         losses=losses,
         version=version,
+        not_registered=not_registered,
     )
 
 

@@ -117,9 +117,12 @@ def apply_gradients(engine: Any, clip: float) -> float:
     clip without returning the norm.
 
     Returns:
-        The gradient norm before clipping.
+        The gradient norm before clipping; 0 before the last micro-batch.
     """
-    if engine.zero_optimization_stage() == 0 and engine.is_gradient_accumulation_boundary():
+    if not engine.is_gradient_accumulation_boundary():
+        engine.step()
+        return 0.0
+    if engine.zero_optimization_stage() == 0:
         norm = float(nn.utils.clip_grad_norm_(engine.module.parameters(), clip))
         if not math.isfinite(norm):
             engine.zero_grad()  # the optimizer skips parameters without gradients

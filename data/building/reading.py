@@ -57,7 +57,7 @@ def texts(part: Part, path: str) -> Iterator[str]:
     elif part.kind == "parquet":
         yield from _checked(name, part.field, parquet_column(path, part.field, part.start, part.end))
     else:
-        with _opened(path, part.compression) as stream:
+        with opened(path, part.compression) as stream:
             try:
                 if part.kind == "text":
                     yield from cut(stream, name)
@@ -85,7 +85,7 @@ def _lines(part: Part, path: str, name: str, stream: io.BufferedReader) -> Itera
 def _line_number(path: str, compression: str | None, offset: int) -> int:
     """The line number of a byte, for an error message."""
     lines = 1
-    with _opened(path, compression) as stream:
+    with opened(path, compression) as stream:
         while offset > 0 and (block := stream.read(min(offset, BLOCK))):
             lines += block.count(b"\n")
             offset -= len(block)
@@ -101,7 +101,7 @@ def _checked(name: str, field: str, values: Iterator[tuple[Any, Any]]) -> Iterat
         yield text
 
 
-def _opened(path: str, compression: str | None) -> io.BufferedReader:
+def opened(path: str, compression: str | None) -> io.BufferedReader:
     """Open a file, with decompression. A damaged file raises OSError when it is read."""
     if compression is None:
         return Path(path).open("rb")

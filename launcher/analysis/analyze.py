@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from odeformer.analysis.content import Analysis
 
 FILE = "analysis.json"
+REPORT = files.report_of(FILE, "report.html")
 FORMAT_VERSION = 4
 
 
@@ -41,13 +42,13 @@ def analyze(
             does not have the depth, or if the folder is not empty.
     """
     content_of_text = files.read_text(text)
-    check_output(out, [Path(name) for name in (model, adapter) if name is not None], overwrite)
+    check_output(out, [Path(name) for name in (model, adapter) if name is not None], overwrite, REPORT)
     content = examine(model, adapter, content_of_text, depth, tracking_uri, progress)
 
     from launcher.analysis.pages.page import page
 
     progress(0.95, "page")
-    files.write_report(out, FILE, content, "report.html", page(content))
+    files.write_report(out, REPORT, content, page(content))
     return out / "report.html"
 
 
