@@ -20,6 +20,7 @@ from data.building.scratch import Task
 from data.building.spill import Record, Spill, read_records
 from data.corpus import cut_text
 from data.manifest import SplitName
+from odeformer.files.errors import panics_are_errors
 
 BATCH_PIECES = 64
 """Maximum number of pieces of text that are tokenised together."""
@@ -180,7 +181,8 @@ def _tokens(tokenizer: Tokenizer, pieces: Sequence[_Piece], end: int, dtype: str
         ValueError: if the tokenizer gives end-of-text inside a document.
     """
     texts = [piece.text.decode("utf-8") for piece in pieces]
-    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    with panics_are_errors():
+        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     ids: list[int] = []
     for piece, encoding in zip(pieces, encodings, strict=True):
         ids += encoding.ids

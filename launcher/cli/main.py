@@ -32,6 +32,7 @@ from launcher.cli.track import track_app
 from launcher.cli.usage import usage
 from launcher.cli.versions import models_app
 from odeformer import __version__
+from odeformer.files.errors import panics_are_errors
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as in a shell."""
@@ -63,7 +64,8 @@ def main() -> None:
     ``ODEFORMER_TRACEBACK`` in the environment raises mistakes instead.
     """
     try:
-        code = app(standalone_mode=False)
+        with panics_are_errors():
+            code = app(standalone_mode=False)
         if code == INTERRUPTED:  # Typer handles Ctrl-C silently
             print("interrupted", file=sys.stderr)
     except (typer.Abort, KeyboardInterrupt):
