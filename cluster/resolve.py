@@ -51,7 +51,7 @@ class ResolvedRun:
 
     def write_identity(self) -> None:
         """Write the identity to ``run.dir``, which then belongs to this run."""
-        self.identity_file.write_text(json.dumps(self.identity, indent=2))
+        self.identity_file.write_text(json.dumps(self.identity, indent=2), encoding="utf-8")
 
 
 def resolve_run(settings: PretrainSettings) -> ResolvedRun:
@@ -143,7 +143,7 @@ def _check_folder(run: ResolvedRun) -> None:
     """Raise a ``ValueError`` if ``run.dir`` holds a run with other weights, data or batches."""
     if not run.identity_file.is_file():
         return
-    known = json.loads(run.identity_file.read_text())
+    known = json.loads(run.identity_file.read_text(encoding="utf-8"))
     known.setdefault("start", 0)  # absent in folders of older versions
     changed = [key for key, value in run.identity.items() if known.get(key) != value]
     if changed:

@@ -94,7 +94,7 @@ def verified(commit: Path) -> Content:
         OSError: when a file that exists cannot be read, also after some time.
     """
     try:
-        content: Content = json.loads(_patiently(lambda: (commit / MANIFEST).read_text()))
+        content: Content = json.loads(_patiently(lambda: (commit / MANIFEST).read_text(encoding="utf-8")))
         version, files = content["format_version"], content["files"]
     except (*MISSING, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{MANIFEST} cannot be read: {type(error).__name__}") from None

@@ -140,7 +140,7 @@ class Mirror:
 def identity(run: Path) -> dict[str, Any] | None:
     """The identity that is recorded in a run's folder, if any."""
     try:
-        return dict(json.loads((run / IDENTITY).read_text()))
+        return dict(json.loads((run / IDENTITY).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
 

@@ -122,7 +122,7 @@ class PoolActor:
             history = [self._history(entry) for entry in self._journal.transitions(job_id)]
             view = self._view(job)
         log = self._board.folder(job) / LOG
-        lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+        lines = log.read_text(errors="replace", encoding="utf-8").splitlines() if log.is_file() else []
         return JobDetails(**view, history=history, last_lines=lines[-LAST_LINES:])
 
     def events(self, job_id: str, offset: int = 0) -> tuple[list[LoggedEvent], int]:

@@ -103,7 +103,7 @@ class Board:
     def outcome(self, job: JobRecord) -> Outcome:
         """The outcome that the job's last attempt wrote; empty if it was killed."""
         try:
-            outcome: Outcome = json.loads((self.folder(job) / OUTCOME).read_text())
+            outcome: Outcome = json.loads((self.folder(job) / OUTCOME).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return outcome if outcome.get("attempt") == job.attempts else {}

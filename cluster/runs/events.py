@@ -91,7 +91,7 @@ class EventLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A line that a dying process could not finish must not swallow the next one.
         is_torn = path.exists() and not _ends_with_newline(path)
-        self._file = path.open("a", buffering=1)
+        self._file = path.open("a", buffering=1, encoding="utf-8")
         self._lock = threading.Lock()
         if is_torn:
             self._file.write("\n")

@@ -46,19 +46,19 @@ def is_asked(run: Path | None = None) -> bool:
     if _asked or run is None:
         return _asked > 0
     try:
-        return (run / FILE_NAME).read_text() == STOP
+        return (run / FILE_NAME).read_text(encoding="utf-8") == STOP
     except OSError:
         return False
 
 
 def ask(run: Path) -> None:
     """Stop the workers that run in ``run.dir``, as SIGTERM to the driver does."""
-    (run / FILE_NAME).write_text(STOP)
+    (run / FILE_NAME).write_text(STOP, encoding="utf-8")
 
 
 def take_back(run: Path) -> None:
     """Withdraw the request of :func:`ask`, once the workers have stopped."""
-    (run / FILE_NAME).write_text("")
+    (run / FILE_NAME).write_text("", encoding="utf-8")
 
 
 @contextmanager

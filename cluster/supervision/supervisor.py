@@ -134,7 +134,9 @@ class _Supervisor:
             if end is None:
                 return
             if not end.is_free:
-                (self._run / "failure.txt").write_text("".join(traceback.format_exception(end.error)))
+                (self._run / "failure.txt").write_text(
+                    "".join(traceback.format_exception(end.error)), encoding="utf-8"
+                )
             if self._is_asked() and end.is_mendable:
                 raise PreemptedError(self._budget.committed)
             if not end.is_free:

@@ -97,7 +97,7 @@ class Watchdog:
         beats: dict[int, Beat] = {}
         for path in self._folder.glob("*.json"):
             try:
-                beat: Beat = json.loads(path.read_text())
+                beat: Beat = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 continue
             beats[beat["rank"]] = beat

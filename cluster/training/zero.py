@@ -103,7 +103,7 @@ def initialize(
     config = deepspeed_config(train, optim, zero, dist.get_world_size(), parameters)
     if dist.get_rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "deepspeed.json").write_text(json.dumps(config, indent=2))
+        (folder / "deepspeed.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     return engine
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -63,6 +64,9 @@ def main() -> None:
     Exit code 2 is a user's mistake, 1 a failed run, 75 a preempted run that can be resumed, 130 Ctrl-C.
     ``ODEFORMER_TRACEBACK`` in the environment raises mistakes instead.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no error
     try:
         with panics_are_errors():
             code = app(standalone_mode=False)
