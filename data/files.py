@@ -15,6 +15,7 @@ from typing import NamedTuple
 from data import tokenizer
 from data.manifest import FILE_NAME, Manifest, Shard, SplitName, load_manifest
 from data.remote import Remote, is_remote
+from data.tokenizer_config import CONFIG_NAME
 from odeformer.files.digest import file_digest
 from odeformer.files.lock import locked
 
@@ -167,6 +168,8 @@ def local_description(location: str, cache: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in (FILE_NAME, tokenizer.FILE_NAME):
         remote.download(name, folder / name)
+    with suppress(FileNotFoundError):  # only with a tokenizer of others
+        remote.download(CONFIG_NAME, folder / CONFIG_NAME)
     return folder
 
 

@@ -149,7 +149,8 @@ def decode(place: str, data: bytes, member: Member, manifest: Manifest) -> np.nd
         manifest: the manifest.
 
     Raises:
-        DamagedError: for rows that do not have the manifest's shape and dtype.
+        DamagedError: for rows that do not have the manifest's shape and dtype, or hold tokens outside its
+            vocabulary.
     """
     files = tar_file_expander([{"url": place, "stream": io.BytesIO(data)}])
     arrays = [sample["tokens.npy"] for sample in group_by_keys(files) if "tokens.npy" in sample]
@@ -161,7 +162,12 @@ def decode(place: str, data: bytes, member: Member, manifest: Manifest) -> np.nd
         raise DamagedError(
             f"{place} does not hold {manifest.dtype} {list(shape)}, as the manifest says: build it again"
         )
-    return np.frombuffer(arrays[0], manifest.dtype, offset=len(header)).reshape(shape)
+    rows = np.frombuffer(arrays[0], manifest.dtype, offset=len(header)).reshape(shape)
+    if rows.max() >= manifest.vocabulary_size:
+        raise DamagedError(
+            f"{place} holds token id {rows.max()}, but the vocabulary has {manifest.vocabulary_size} tokens"
+        )
+    return rows
 
 
 @lru_cache(maxsize=16)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from pathlib import Path
@@ -62,7 +61,7 @@ class Remote:
             if attempt:
                 time.sleep(self._first_wait * 2 ** (attempt - 1))
             try:
-                with new_file(target, writer=str(os.getpid())) as temporary:
+                with new_file(target) as temporary:
                     try:
                         self._system.get_file(f"{self.address}/{name}", str(temporary))
                     except FileNotFoundError:

@@ -248,8 +248,9 @@ def test_a_run_continues_only_from_what_fits(road: Path) -> None:
 def test_pretraining_again_registers_nothing_new(road: Path) -> None:
     from cluster import registry
 
-    said = odeformer("pretrain", "config.yaml", cwd=road)
+    said = odeformer("pretrain", "config.yaml", "--set=train.steps=20", cwd=road)
     assert "resumed from step 30" in said
+    assert "nothing to train: train.steps is 20, and step 30 is committed" in said
     assert [
         v.version for v in registry.versions(f"sqlite:///{road}/runs/mlflow.db") if v.name == "small"
     ] == ["1"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -131,8 +132,14 @@ def superseded(commits: list[Path], settings: CheckpointSettings) -> list[Path]:
     return [commit for commit in commits[: -settings.keep] if every is None or step_of(commit) % every]
 
 
-def put_in_place(incomplete: Path, step: int, settings: CheckpointSettings) -> None:
-    """Turn a complete temporary folder into a commit, then remove the commits that it supersedes."""
+def put_in_place(
+    incomplete: Path, step: int, settings: CheckpointSettings, in_use: Path | None = None
+) -> None:
+    """Turn a complete temporary folder into a commit, then remove the commits that it supersedes.
+
+    Args:
+        in_use: a commit that is not removed yet.
+    """
     folder = incomplete.parent
     for inner in (*(path for path in incomplete.iterdir() if path.is_dir()), incomplete):
         flush(inner)
@@ -143,7 +150,8 @@ def put_in_place(incomplete: Path, step: int, settings: CheckpointSettings) -> N
     flush(folder)
     # The commit is durable. Superseded ones are renamed first, as a half-removed one must not be a commit.
     for old in superseded(commits(folder), settings):
-        old.rename(aside(old, "superseded"))
+        if old != in_use:
+            old.rename(aside(old, "superseded"))
     collect_garbage(folder)
 
 
@@ -171,8 +179,13 @@ def require_space(folder: Path, size: int, commits: int) -> None:
 
 
 def commits(folder: Path) -> list[Path]:
-    """All commits in a folder, oldest first."""
-    return sorted(folder.glob("step-*"))
+    """All commits in a folder, oldest first; copies under other names, such as ``step-….bak``, are none."""
+    return sorted((path for path in folder.glob("step-*") if is_name(path.name)), key=step_of)
+
+
+def is_name(name: str) -> bool:
+    """Whether this is the name of a step's commit."""
+    return re.fullmatch(r"step-[0-9]{9,}", name) is not None
 
 
 def name(step: int) -> str:

@@ -56,6 +56,7 @@ def ray_cluster(
             with chdir(session):
                 if address is None:
                     _start_patiently(
+                        address="local",  # otherwise Ray joins the cluster that RAY_ADDRESS names
                         num_cpus=(pretrain_workers + finetune_slots) * cpus_per_worker,
                         resources={PRETRAIN: pretrain_workers, FINETUNE: finetune_slots},
                         include_dashboard=False,

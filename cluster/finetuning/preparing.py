@@ -145,6 +145,7 @@ def _train_settings(task: Task, model: Odeformer, depth: int) -> TrainSettings:
         gradient=asked.gradient,
         depths=asked.depths or (depth,),
         validate_every=asked.validate_every or asked.steps,
+        compile="off",  # a job has ended before a minute of compiling has paid
     )
 
 

@@ -84,7 +84,7 @@ def _text_rows(text: Path, loaded: registry.Loaded, count: int) -> Tensor:
     content = read_exactly(text)
     length = loaded.model.config.context_length
     assert length is not None
-    ids = torch.tensor(loaded.tokenizer.encode(content, add_special_tokens=False).ids, dtype=torch.long)
+    ids = torch.tensor(loaded.tokenizer.encode(content).ids, dtype=torch.long)
     whole = max((len(ids) - 1) // length, 0)
     starts = (torch.linspace(0, max(whole - 1, 0), min(count, whole)).long() * length).tolist()
     return torch.cat([ids[:0].view(0, length + 1), *(ids[None, s : s + length + 1] for s in starts)])

@@ -6,15 +6,18 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+
+from odeformer.files.atomic import named
 
 FILE_NAME = "control"
 """File in ``run.dir``, visible on every node, through which the driver stops the workers.
 
-It always exists: on a shared disk, new content becomes visible sooner than a new file."""
-STOP = "stop"
+It always exists: on a shared disk, new content becomes visible sooner than a new file. It is overwritten in
+place, for which a full disk has room."""
+STOP, GO_ON = "stop", "go  "
 EXIT_CODE = 128 + signal.SIGTERM
 
 _asked = 0
@@ -53,12 +56,18 @@ def is_asked(run: Path | None = None) -> bool:
 
 def ask(run: Path) -> None:
     """Stop the workers that run in ``run.dir``, as SIGTERM to the driver does."""
-    (run / FILE_NAME).write_text(STOP, encoding="utf-8")
+    _overwrite(run / FILE_NAME, STOP)
 
 
 def take_back(run: Path) -> None:
     """Withdraw the request of :func:`ask`, once the workers have stopped."""
-    (run / FILE_NAME).write_text("", encoding="utf-8")
+    _overwrite(run / FILE_NAME, GO_ON)
+
+
+def _overwrite(file: Path, word: str) -> None:
+    file.touch()
+    with named(file), file.open("r+b", buffering=0) as opened:
+        opened.write(word.encode())
 
 
 @contextmanager
@@ -81,7 +90,8 @@ def taken(run: Path) -> Iterator[Callable[[], bool]]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a third one kills without cleaning up
             raise SystemExit(EXIT_CODE)
         asked.set()
-        ask(run)
+        with suppress(OSError):  # the supervisor asks again
+            ask(run)
 
     before = signal.signal(signal.SIGTERM, take)
     try:

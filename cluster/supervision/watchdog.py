@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.runs.heartbeat import Beat
+from odeformer.files.atomic import named
 
 LOOK_SECONDS = 1.0
 START_SECONDS = 600.0
 """Seconds that workers have at least until the first progress: for imports and loading weights."""
+LATE_SECONDS = 5.0
+"""Age in seconds of a heartbeat at which it is asked whether heartbeats can be written at all."""
 END_SECONDS = 90.0
 """Seconds that killing processes may take. Ray gives up an unresponsive node sooner than that, and its
 processes with it."""
@@ -42,6 +46,8 @@ class Watchdog:
     def __init__(self, folder: Path, seconds: float) -> None:
         self._folder = folder
         self._seconds = seconds
+        self.problem: OSError | None = None
+        """Why nothing can be written to the folder now, in which case silence says nothing."""
         self._looked = 0.0
         self._beats: dict[int, Beat] = {}
         self._beaten: dict[int, float] = {}
@@ -54,6 +60,10 @@ class Watchdog:
             return None
         self._looked = now
         self._read(now)
+        if self.problem is not None or any(now - beaten > LATE_SECONDS for beaten in self._beaten.values()):
+            self.problem = self._try_to_write()
+            if self.problem is not None:
+                self.restart_clock()
         silent = [rank for rank in self._beats if now - self._beaten[rank] > self._seconds]
         if silent:
             rank = min(silent, key=lambda rank: self._beaten[rank])
@@ -88,7 +98,7 @@ class Watchdog:
         return {beat["node"] for beat in self._beats.values()}
 
     def restart_clock(self) -> None:
-        """Start all time limits again, after a stuck worker was killed."""
+        """Start all time limits again."""
         now = time.monotonic()
         self._beaten = dict.fromkeys(self._beaten, now)
         self._advanced = dict.fromkeys(self._advanced, now)
@@ -111,6 +121,18 @@ class Watchdog:
             if before is None or beat["passed"] != before["passed"]:
                 self._advanced[rank] = now
         self._beats = beats
+
+    def _try_to_write(self) -> OSError | None:
+        file = self._folder / ".probe"
+        try:
+            with named(file):
+                file.write_bytes(bytes(512))
+        except OSError as error:
+            return error
+        finally:
+            with suppress(OSError):
+                file.unlink()
+        return None
 
     def _process(self, rank: int) -> Process:
         beat = self._beats[rank]

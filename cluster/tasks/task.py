@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import AwareDatetime, Field, model_validator
 
 from cluster.names import ModelReference, Name
-from cluster.settings import Steps
+from cluster.settings import Seed, Steps
 from data.tasks.kinds import KindName, kind_named
 from odeformer.config import AdapterConfig
 from odeformer.gradients import GradientName, gradient_named
@@ -50,7 +50,7 @@ class TaskTrain(Section):
     """Gradient method, as in pretraining."""
     validate_every: Steps | None = None
     """Optimizer steps between validations. Default: only before the first and after the last step."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the sample order and of the adapter's initialisation."""
 
     @model_validator(mode="after")

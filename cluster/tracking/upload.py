@@ -21,6 +21,7 @@ from cluster.runs.events import FILE_NAME, Event, EventLog, LoggedEvent, events_
 from cluster.runs.failures import PreemptedError
 from cluster.tracking import runs, store
 from cluster.tracking.runs import Row
+from odeformer.files.errors import reason
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +209,7 @@ class Tracker:
             except Exception as error:  # noqa: BLE001 - training must not fail for its metrics
                 if not away:
                     logger.warning("metrics stay in %s for now: %s", FILE_NAME, error)
-                    self._log(Event.TRACKING_AWAY, self._step, {})
+                    self._log(Event.TRACKING_AWAY, self._step, {"reason": reason(error)})
                 away, pause = True, min(2 * pause, LONGEST_PAUSE)
                 if ending:
                     time.sleep(1.0)

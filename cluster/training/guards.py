@@ -65,7 +65,7 @@ class Guards:
         settings: GuardSettings,
         stream: Cursor,
         folder: Path,
-        report: Callable[[str, int, dict[str, Any]], None],
+        report: Callable[[str, int, dict[str, Any]], object],
     ) -> None:
         """Read the journal of skipped samples in ``folder``, the run's."""
         self._settings, self._stream, self._report = settings, stream, report

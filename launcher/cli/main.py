@@ -33,6 +33,7 @@ from launcher.cli.track import track_app
 from launcher.cli.usage import usage
 from launcher.cli.versions import models_app
 from odeformer import __version__
+from odeformer.files.atomic import DISK_ERRORS
 from odeformer.files.errors import panics_are_errors
 
 INTERRUPTED = 130
@@ -61,7 +62,8 @@ def start(
 def main() -> None:
     """Run the command line, and exit with one line for every error.
 
-    Exit code 2 is a user's mistake, 1 a failed run, 75 a preempted run that can be resumed, 130 Ctrl-C.
+    Exit code 2 is a user's mistake, 1 a failed run or a full disk, 75 a preempted run that can be resumed,
+    130 Ctrl-C.
     ``ODEFORMER_TRACEBACK`` in the environment raises mistakes instead.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -87,6 +89,8 @@ def main() -> None:
         if "ODEFORMER_TRACEBACK" in os.environ:
             raise
         code = _complain(str(error))
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
 

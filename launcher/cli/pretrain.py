@@ -25,13 +25,14 @@ def pretrain(
     as_json: Annotated[bool, Option("--json", help="Print the dry run as JSON.")] = False,
 ) -> None:
     """Pretrain a model. Example: odeformer pretrain tiny --set data.shards=shards --set run.dir=runs/mine"""
+    from cluster.checkpoints import identity
     from launcher.configuration.load import load_pretrain
 
     if as_json and not dry_run:
         raise ValueError("--json needs --dry-run")
     with_init = [f"init={json.dumps(init)}"] if init else []
     settings = load_pretrain(config, [*(overrides or []), *with_init])
-    if settings.init is not None:
+    if settings.init is not None and not (settings.run.dir / identity.FILE_NAME).is_file():
         preflight.at_model(settings.init, settings.tracking.uri)
     preflight.at_shards(settings.data.shards)
     from cluster import pretrain as pretraining

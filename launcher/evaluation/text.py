@@ -13,12 +13,12 @@ from odeformer.model import Odeformer, SolveOptions
 
 
 def read_ids(text: Path, tokenizer: Tokenizer) -> torch.Tensor:
-    """The token ids [tokens] of a UTF-8 file.
+    """The token ids [tokens] of a UTF-8 file, with begin-of-text if the tokenizer has it.
 
     Raises:
         ValueError: for a file that is not UTF-8.
     """
-    return torch.tensor(tokenizer.encode(read_exactly(text), add_special_tokens=False).ids)
+    return torch.tensor(tokenizer.encode(read_exactly(text)).ids)
 
 
 def loss_at_depth(

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its type if the message is empty."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of an error's message, cut if it is long; the name of its type if there is none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 from empty_store import empty_store
 from small_runs import small_settings, tiny_shape
+from stored_models import register_model
 
 from cluster import pretrain
+from cluster.checkpoints import identity
 from cluster.resolve import resolve_run
 from cluster.settings import PretrainSettings
 from cluster.training.shards import open_stream
@@ -131,3 +134,55 @@ def test_init_must_fit_shards_and_layers(settings: MakeSettings, weights: Path) 
     (weights / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(ValueError, match="built with a different tokenizer from that of init"):
         resolve_run(settings().model_copy(update={"init": str(weights)}))
+
+
+def test_a_run_of_an_older_version_goes_on(settings: MakeSettings) -> None:
+    run = resolve_run(settings())
+    run.write_identity()
+    file = run.settings.run.dir / identity.FILE_NAME
+    recorded = json.loads(file.read_text())
+    for absent in ("tie_embeddings", "norm_epsilon", "dropout"):
+        del recorded["model"][absent]
+    del recorded["model"]["basis"]["step_aware"], recorded["start"], recorded[identity.INIT_SOLVER]
+    file.write_text(json.dumps(recorded))
+    settings()
+    with pytest.raises(ValueError, match="differs in model"):
+        settings(model={"tie_embeddings": False})
+
+
+@pytest.mark.parametrize("content", ["", '{"model": {"wid', "[]", None])
+def test_a_record_that_was_cut_is_taken_from_a_commit(settings: MakeSettings, content: str | None) -> None:
+    run = resolve_run(settings())
+    run.write_identity()
+    file = run.settings.run.dir / identity.FILE_NAME
+    manifest = run.settings.run.dir / "checkpoints" / "step-000000003" / "commit.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(json.dumps({"run": run.identity}))
+    file.unlink() if content is None else file.write_text(content)
+    settings()
+    with pytest.raises(ValueError, match="another run, which differs in seeds"):
+        settings(run={"seed": 1})
+    if content is not None:
+        manifest.write_text("{}")
+        with pytest.raises(ValueError, match=f"{file} is damaged, and no checkpoint in .* has a copy"):
+            settings()
+
+
+@pytest.mark.parametrize("init", ["models:/base@champion", "models:/base/1", "weights"])
+def test_what_is_recorded_of_initial_weights_is_not_asked_for_again(
+    settings: MakeSettings, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, init: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    uri = empty_store(tmp_path)
+    register_model(weights, uri, tmp_path)
+    unresolved = settings()
+    run = resolve_run(unresolved.model_copy(update={"init": init}))
+    run.write_identity()
+
+    (tmp_path / "mlflow.db").unlink()
+    shutil.rmtree(weights)
+    again = resolve_run(unresolved.model_copy(update={"init": init}))
+    assert again == run
+    assert again.settings.train.solver == "lie_trotter"
+    with pytest.raises(FileNotFoundError, match=r"mlflow\.db"):
+        resolve_run(unresolved.model_copy(update={"init": "models:/base/2"}))
