@@ -92,10 +92,9 @@ def list_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a path below a source is hidden, such as what macOS and notebooks leave: a part of it begins
-    with a dot.
-    """
-    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
+    """Whether a path below a source is hidden or a cache, such as what macOS, notebooks and Python leave."""
+    parts = name.split("/")
+    return any((part.startswith(".") and part not in (".", "..")) or part == "__pycache__" for part in parts)
 
 
 def all_files(root: Path) -> Iterator[Path]:

@@ -77,10 +77,12 @@ def _texts_in(value: Any) -> Iterator[str]:
 
 def _check_below(folder: Path, files: Iterable[str]) -> None:
     """Refuse files of this machine that are not below the folder; a data set of the hub has none."""
+    roots = (folder.absolute(), folder.resolve()) if folder.is_dir() else ()
     for file in files:
-        if "://" in file and not folder.is_dir():
+        if "://" in file and not roots:
             continue
-        if not folder.is_dir() or not Path(file).absolute().is_relative_to(folder.resolve()):
+        path = Path(file).absolute()
+        if ".." in path.parts or not any(path.is_relative_to(root) for root in roots):
             raise ValueError(f"it names {file!r}, and only files below its folder are read")
 
 
