@@ -104,9 +104,9 @@ class Board:
         """The outcome that the job's last attempt wrote; empty if it was killed."""
         try:
             outcome: Outcome = json.loads((self.folder(job) / OUTCOME).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
-        return outcome if outcome.get("attempt") == job.attempts else {}
+        return outcome if isinstance(outcome, dict) and outcome.get("attempt") == job.attempts else {}
 
     def committed(self, job: JobRecord) -> int:
         """The step of a job's last checkpoint."""

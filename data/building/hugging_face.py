@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from data.building.records import shown
 from odeformer.files.errors import reason
 
 SHARD_BYTES = 64 * 1024 * 1024
@@ -105,7 +106,7 @@ def read_shard(name: str, config: str | None, split: str, field: str, index: int
     """
     for place, row in read_rows(name, config, split, [field], index):
         if field not in row:
-            raise ValueError(f"{place} has no column {field!r}, only {', '.join(row)}: name another field")
+            raise ValueError(f"{place} has no column {field!r}, only {shown(row)}: name another field")
         yield row[field]
 
 
@@ -125,10 +126,10 @@ def read_rows(
         data_set = data_set.select_columns(chosen)
     kinds = {column: kind for column, kind in (data_set.features or {}).items() if column in fields}
     for shard in range(data_set.num_shards) if index is None else [index]:
-        shown = files[shard] if files else f"hf:{name}"
+        origin = files[shard] if files else f"hf:{name}"
         rows = iter(data_set.shard(num_shards=data_set.num_shards, index=shard))
         for number in count(1):
-            place = f"{shown}: row {number}"
+            place = f"{origin}: row {number}"
             try:
                 row = next(rows, None)
             except Exception as error:  # noqa: BLE001 (the library raises many kinds)

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 Damage = Callable[[bytes], bytes]
 
 NUMBERS = (b"0", b"-1", b"65536", b"4294967295", b"9223372036854775807", b"1e999", b"9" * 5000)
+LONGEST = 2**16
+"""Maximum bytes by which a file grows in one step."""
 BYTES = (b"\0", b"\xff", b"\xed\xa0\x80", b'"', b"{", b"[", b"\\", b"\n", b"\t", b",", b"\x1f\x8b", b"null")
 
 
@@ -34,7 +36,7 @@ def _swap(data: bytes, at: float, other: float) -> bytes:
 
 def _repeat(data: bytes, at: float, other: float) -> bytes:
     low, high = sorted(int(place * len(data)) for place in (at, other))
-    return data[:high] + data[low:high] * 20 + data[high:]
+    return data[:high] + (data[low:high] * 20)[:LONGEST] + data[high:]
 
 
 def _grow(data: bytes, at: float, other: float) -> bytes:

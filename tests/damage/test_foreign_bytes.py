@@ -6,11 +6,13 @@ Valid files are damaged at random; the same examples come each time, and other a
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import tarfile
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,11 @@ from limits import limits
 from safetensors.torch import save
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from cluster.checkpoints import folder, identity
+from cluster.pool.board import Board
+from cluster.pool.journal import Journal
+from cluster.pool.settings import PoolSettings
+from cluster.pool.warm import OUTCOME
 from data.building.parts import list_parts
 from data.building.reading import texts
 from data.building.sources import TextSource
@@ -121,6 +128,15 @@ SHAPE = ModelConfig.model_validate(
 )
 
 
+IDENTITY = {
+    "model": SHAPE.model_dump(mode="json"),
+    "init": None,
+    "data": "digest",
+    "seeds": [0, 0],
+    "start": 0,
+}
+
+
 def _read_table(path: Path) -> object:
     return read_task_sets(path, None, "completion", "{q}", "{a}", held_out=0.3)
 
@@ -155,6 +171,33 @@ def _read_config(path: Path) -> object:
     return checkpoint.load_config(path.parent)
 
 
+def _read_outcome(path: Path) -> object:
+    with closing(Journal(path.parent)) as journal:
+        board = Board(journal, PoolSettings(dir=path.parent))
+        task = {"team": "docs", "name": "a", "base": "models:/b/1", "priority": 0}
+        job = board.move(board.submit(task, "once", None, again=False), "running", attempts=1)
+        board.folder(job).mkdir(parents=True)
+        path.rename(board.folder(job) / OUTCOME)
+        outcome = board.outcome(job)
+        assert not outcome or outcome.get("attempt", 1) == 1
+        return outcome
+
+
+def _read_identity(path: Path) -> object:
+    recorded = identity.read(path.parent)
+    return None if recorded is None else (identity.differences(recorded, IDENTITY) or recorded)
+
+
+def _read_commit(path: Path) -> object:
+    (path.parent / "weights.pt").write_bytes(b"weights")
+    try:
+        return folder.verified(path.parent)
+    except (ValueError, folder.FormatError) as error:
+        if "is not what was written" in str(error):  # of the file that it names
+            return None
+        raise ValueError(f"{folder.MANIFEST}: {error}") from None
+
+
 @dataclass(frozen=True)
 class Reader:
     """A file, its content while it is whole, and what reads it."""
@@ -173,6 +216,12 @@ def _zipped(data: bytes) -> bytes:
 def _config() -> bytes:
     content = {"format_version": checkpoint.FORMAT_VERSION, "model": SHAPE.model_dump(), "solver": "euler"}
     return json.dumps(content).encode()
+
+
+def _commit() -> bytes:
+    digest = hashlib.sha256(b"weights").hexdigest()
+    content = {"format_version": folder.FORMAT_VERSION, "step": 3, "files": {"weights.pt": digest}}
+    return json.dumps(content | {"run": IDENTITY}).encode()
 
 
 READERS = {
@@ -201,6 +250,11 @@ READERS = {
         "model.safetensors", lambda: save({"a": torch.ones(3, 4), "b": torch.zeros(2)}), _read_tensors
     ),
     "config": Reader("config.json", _config, _read_config),
+    "outcome": Reader(
+        OUTCOME, lambda: b'{"attempt": 1, "error": "it failed", "is_mendable": false}', _read_outcome
+    ),
+    "run.json": Reader(identity.FILE_NAME, lambda: json.dumps(IDENTITY).encode(), _read_identity),
+    "commit": Reader(folder.MANIFEST, _commit, _read_commit),
     "task": Reader("task.yaml", lambda: TASK, load_task),
     "pool": Reader("pool.yaml", lambda: POOL, load_pool),
     "sources": Reader("sources.yaml", lambda: SOURCES, load_sources),
@@ -210,8 +264,8 @@ READERS = {
 
 def check(reader: Reader, damage: Damage) -> None:
     """Read a damaged file within the limits: it is read, or refused in one line that names it."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, reader.name)
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place, reader.name)
         path.write_bytes(reader.pack(damage(reader.whole())))
         with limits():
             try:
@@ -225,8 +279,8 @@ def check(reader: Reader, damage: Damage) -> None:
 
 @pytest.mark.parametrize("kind", READERS)
 def test_whole_files_are_read(kind: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, READERS[kind].name)
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place, READERS[kind].name)
         path.write_bytes(READERS[kind].pack(READERS[kind].whole()))
         assert READERS[kind].read(path)
 
@@ -240,7 +294,7 @@ def test_damaged_files_are_read_or_refused(kind: str, damage: Damage) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", READERS)
-@settings(max_examples=1000, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, database=None, suppress_health_check=list(HealthCheck))
 @given(damage=damages())
 def test_much_damaged_files_are_read_or_refused(kind: str, damage: Damage) -> None:
     check(READERS[kind], damage)
