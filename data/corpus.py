@@ -87,7 +87,7 @@ def list_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     if others:
         most = sorted(others.items(), key=lambda kind: (-kind[1], kind[0]))
         kinds = ", ".join(f"{number} × {suffix}" for suffix, number in most[:5])
-        _say_once(f"{path}: {others.total()} files are not read ({kinds}{', …' * (len(others) > 5)})")
+        _say_once(f"{path}: files that are not read: {kinds}{', …' * (len(others) > 5)}")
     return files
 
 
