@@ -229,7 +229,7 @@ class _Supervisor:
         file = self._run / FAILURE
         try:
             with named(file):
-                file.write_text("".join(traceback.format_exception(failure)))
+                file.write_text("".join(traceback.format_exception(failure)), encoding="utf-8")
             self._record = f"{FAILURE} there has the traceback"
         except OSError as error:
             self._record = f"the traceback cannot be written ({error})"
