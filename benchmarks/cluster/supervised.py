@@ -77,7 +77,7 @@ class Program:
         return self._log.read_text(errors="replace")
 
     def family(self) -> list[psutil.Process]:
-        """Its process and all below."""
+        """The process of the command and all below it."""
         with suppress(psutil.NoSuchProcess):
             if self.process is not None:
                 process = psutil.Process(self.process.pid)
@@ -140,7 +140,7 @@ class Chaos:
         return found
 
     def of_pool(self, name: str) -> psutil.Process | None:
-        """One of the pool's processes of this name; the run has a Ray of its own."""
+        """A process of the pool with this name; the run has a Ray cluster of its own."""
         of_run = {process.pid for process in self.run.family()}
         found = [process for process in self.ours(name) if process.pid not in of_run]
         return self.chance.choice(found) if found else None
