@@ -104,6 +104,10 @@ class AsEngine:
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
             return self.module(ids, depth=depth)
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
     def eval(self) -> None:
         self.module.eval()
 

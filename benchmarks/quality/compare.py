@@ -65,9 +65,13 @@ def main() -> None:
     ) as pool:
         # The other seeds need the first one's best learning rate, so rounds run one after the other.
         for round_models, seeds in ((claimed, [0]), (claimed, range(1, arguments.seeds)), (others, [0])):
-            jobs = missing(round_models, seeds, arguments, table)
-            for done in as_completed([pool.submit(job) for job in jobs]):
-                table.add(done.result())
+            jobs = [pool.submit(job) for job in missing(round_models, seeds, arguments, table)]
+            try:
+                for done in as_completed(jobs):
+                    table.add(done.result())
+            except BaseException:  # said now, not after the rows that were still to come
+                pool.shutdown(cancel_futures=True)
+                raise
     table.show(arguments.tokens)
 
 
