@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, suppress
 from typing import Any
@@ -71,9 +73,19 @@ def ray_cluster(
                     )
                 else:
                     ray.init(address=address, log_to_driver=False, logging_level="error")
+            _take_sigterm_back()
             yield
+        except SystemExit:
+            signal.alarm(0)  # SIGTERM before that, after which Ray aborts this process within 3 s
+            raise
         finally:
             ray.shutdown()
+
+
+def _take_sigterm_back() -> None:
+    """Let Python alone handle SIGTERM: Ray's native handler prints a stack trace and aborts 3 s later."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def read_token_again() -> None:

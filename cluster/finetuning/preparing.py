@@ -156,7 +156,7 @@ def _depth(task: Task, model: Odeformer, folder: Path) -> int:
     if task.latency_ms is None:
         depth = task.depth or model.config.depth
     elif (folder / DEPTH_FILE).is_file():
-        depth = int(json.loads((folder / DEPTH_FILE).read_text())["depth"])
+        depth = int(json.loads((folder / DEPTH_FILE).read_text(encoding="utf-8"))["depth"])
     else:
         from odeformer.measure.cost import measure_decoding
 

@@ -154,7 +154,7 @@ def register_job(folder: Path, name: str | None = None, seconds: float = 0) -> r
     Raises:
         ConnectionError: when the store could not be reached for that long.
     """
-    content = json.loads((folder / VERSION_FILE).read_text())
+    content = json.loads((folder / VERSION_FILE).read_text(encoding="utf-8"))
     name, tags = name or content["name"], content["tags"]
     gate: GateResult | None = json.loads(tags.get(tag.GATE, "null"))
     files = folder / content["files"]

@@ -68,6 +68,7 @@ class Slot:
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
+            encoding="utf-8",
         )
 
     def wait_until_warm(self) -> str:

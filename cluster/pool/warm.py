@@ -68,7 +68,7 @@ class Outcome(TypedDict, total=False):
 def main() -> None:
     """Execute orders until the input ends."""
     # Output of libraries must not mix with the answers.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
     orders = os.fdopen(0, "rb", buffering=0)
     for module in MODULES:
@@ -133,7 +133,7 @@ def _print_to_log(first: Path, *others: Path) -> None:
 
 
 def _add_to_log(folder: Path, text: str) -> None:
-    with (folder / LOG).open("a") as log:
+    with (folder / LOG).open("a", encoding="utf-8") as log:
         log.write(text)
 
 

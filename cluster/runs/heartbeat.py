@@ -90,7 +90,7 @@ def beating(folder: Path, rank: int, node: str) -> Iterator[None]:
             )
             temporary = path.with_suffix(".new")
             with suppress(OSError):  # the next beat makes up for a lost one
-                temporary.write_text(json.dumps(content))
+                temporary.write_text(json.dumps(content), encoding="utf-8")
                 temporary.replace(path)
             if ended.wait(EVERY_SECONDS):
                 return

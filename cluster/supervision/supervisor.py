@@ -95,12 +95,15 @@ class _End:
     """Neither a failure nor a preemption: not counted."""
 
 
-def supervise(work: Work, settings: PretrainSettings, on_event: OnEvent) -> None:
+def supervise(work: Work, settings: PretrainSettings, on_event: OnEvent) -> bool:
     """Run worker groups, one after another, until one finishes. Ray must be connected.
 
     Args:
         work: what each worker executes.
         on_event: called with each event of the run as it happens.
+
+    Returns:
+        Whether SIGTERM arrived too late to stop the workers. They have finished, and the rest must be brief.
 
     Raises:
         RunFailedError: when the workers failed too often, or in a way that a restart cannot help.
@@ -108,6 +111,7 @@ def supervise(work: Work, settings: PretrainSettings, on_event: OnEvent) -> None
     """
     with taken(settings.run.dir) as is_asked:
         _Supervisor(work, settings, on_event, is_asked).run()
+        return is_asked()
 
 
 class _Supervisor:
@@ -225,7 +229,7 @@ class _Supervisor:
         file = self._run / FAILURE
         try:
             with named(file):
-                file.write_text("".join(traceback.format_exception(failure)))
+                file.write_text("".join(traceback.format_exception(failure)), encoding="utf-8")
             self._record = f"{FAILURE} there has the traceback"
         except OSError as error:
             self._record = f"the traceback cannot be written ({error})"
