@@ -86,7 +86,7 @@ class PoolActor:
         except BaseException:
             journal.close()
             raise
-        to_file = logging.FileHandler(folder / LOG_FILE)
+        to_file = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
         to_file.setFormatter(logging.Formatter(LOG_FORMAT))
         logging.getLogger().addHandler(to_file)
         self._journal, self._board, self._slots, self._dispatcher = journal, board, slots, dispatcher
