@@ -66,6 +66,13 @@ POOL = b"dir: pool\njobs_per_slot: 2\nteams:\n  docs: {weight: 2, budget: {slot_
 SOURCES = (
     b"sources:\n  - {path: books/, weight: 0.3, licence: ~}\n  - &a {path: 'hf:wiki', split: train}\n  - *a\n"
 )
+CARD = b"""---
+configs:
+- config_name: default
+  data_files: [{split: train, path: 'mi*.jsonl'}]
+---
+# A data set, 1.5
+"""
 RUN = b"""
 model: {preset: tiny, depth: 4}
 data: {shards: shards, sequence_length: 64, cache_bytes: 1_000_000}
@@ -150,6 +157,15 @@ def _read_texts(path: Path) -> object:
     return [text for part in parts for text in texts(part, part.path)]
 
 
+def _read_data_set(path: Path) -> object:
+    return _read_table(path.parent)
+
+
+def _read_card(path: Path) -> object:
+    (path.parent / "mine.jsonl").write_bytes(LINES)
+    return _read_table(path.parent)
+
+
 def _read_tokenizer(path: Path) -> object:
     try:
         tokenizer = load_tokenizer(path)
@@ -207,6 +223,8 @@ class Reader:
     read: Callable[[Path], object]
     pack: Callable[[bytes], bytes] = bytes
     """What is done with the damaged bytes, so that the damage is not that of the packing."""
+    names_folder: bool = False
+    """Whether an error may name the folder alone."""
 
 
 def _zipped(data: bytes) -> bytes:
@@ -236,6 +254,8 @@ READERS = {
     ),
     "packed table": Reader("a.csv.gz", lambda: _zipped(_table(",", lambda r: [r["q"], 1, 2])), _read_table),
     "parquet table": Reader("a.parquet", _parquet, _read_table),
+    "data set": Reader("train.jsonl", lambda: LINES, _read_data_set, names_folder=True),
+    "card": Reader("README.md", lambda: CARD, _read_card, names_folder=True),
     "text": Reader("a.txt", lambda: LINES * 30, _read_texts),
     "document": Reader("a.txt", lambda: LINES, lambda path: list(read_documents([path]))),
     "lines": Reader("a.jsonl", lambda: LINES, _read_texts),
@@ -272,7 +292,9 @@ def check(reader: Reader, damage: Damage) -> None:
                 reader.read(path)
             except (ValueError, OSError) as error:
                 said = str(error)
-                assert reader.name in said, f"it does not name the file: {said[:300]!r}"
+                assert (place if reader.names_folder else reader.name) in said, (
+                    f"it does not name the file: {said[:300]!r}"
+                )
                 assert "\n" not in said.replace(reader.name, ""), f"more than a line: {said[:300]!r}"
                 assert len(said) < 2000, f"too long: {said[:300]!r}"
 
