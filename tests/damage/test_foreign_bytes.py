@@ -9,11 +9,13 @@ import gzip
 import hashlib
 import io
 import json
+import sqlite3
 import tarfile
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from cluster.checkpoints import folder, identity
 from cluster.pool.board import Board
+from cluster.pool.job import JobRecord
+from cluster.pool.journal import FILE_NAME as JOURNAL
 from cluster.pool.journal import Journal
 from cluster.pool.settings import PoolSettings
 from cluster.pool.warm import OUTCOME
@@ -87,6 +91,7 @@ def _table(separator: str, row: Callable[[dict[str, Any]], list[Any]]) -> bytes:
     return "\r\n".join([separator.join("qan"), *lines, ""]).encode()
 
 
+@cache
 def _parquet() -> bytes:
     stream = io.BytesIO()
     columns = {name: [row[name] for row in ROWS] for name in ("q", "a", "n")}
@@ -102,6 +107,7 @@ def _parquet() -> bytes:
     return stream.getvalue()
 
 
+@cache
 def _tar() -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -114,6 +120,7 @@ def _tar() -> bytes:
     return stream.getvalue()
 
 
+@cache
 def _tokenizer() -> bytes:
     tokenizer = Tokenizer(models.BPE({"</s>": 0, "a": 1, "b": 2, "ab": 3, "▁": 4}, [("a", "b")]))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -187,15 +194,49 @@ def _read_config(path: Path) -> object:
     return checkpoint.load_config(path.parent)
 
 
+def _begun(board: Board) -> JobRecord:
+    """A job that runs."""
+    task = {"team": "docs", "name": "a", "base": "models:/b/1", "priority": 0}
+    return board.move(board.submit(task, "once", None, again=False), "running", attempts=1)
+
+
+@cache
+def _journal() -> bytes:
+    with tempfile.TemporaryDirectory() as place:
+        pool = PoolSettings(dir=Path(place))
+        with closing(Journal(pool.dir)) as journal:
+            journal.keep_settings({"settings": pool.model_dump(mode="json"), "is_draining": False}, 0.0)
+            _begun(Board(journal, pool))
+        return Path(place, JOURNAL).read_bytes()
+
+
+def _read_journal(path: Path) -> object:
+    with closing(Journal(path.parent)) as journal:
+        board = Board(journal, PoolSettings(dir=path.parent))
+        return [board.fault(job) for job in journal.jobs()], journal.settings()
+
+
+def _read_row(path: Path) -> object:
+    """The damaged bytes are what the journal has of a task."""
+    whole = path.with_name(JOURNAL)
+    whole.write_bytes(_journal())
+    with closing(sqlite3.connect(whole)) as database, database:
+        text = path.read_bytes().decode("utf-8", "replace")
+        database.execute("UPDATE jobs SET task = ?, result = ?", (text, text))
+        database.execute("UPDATE settings SET content = ?", (text,))
+    return _read_journal(whole)
+
+
 def _read_outcome(path: Path) -> object:
     with closing(Journal(path.parent)) as journal:
         board = Board(journal, PoolSettings(dir=path.parent))
-        task = {"team": "docs", "name": "a", "base": "models:/b/1", "priority": 0}
-        job = board.move(board.submit(task, "once", None, again=False), "running", attempts=1)
+        job = _begun(board)
         board.folder(job).mkdir(parents=True)
         path.rename(board.folder(job) / OUTCOME)
         outcome = board.outcome(job)
         assert not outcome or outcome.get("attempt", 1) == 1
+        if "attempt" not in outcome and "error" in outcome:
+            raise ValueError(outcome["error"])  # it becomes the job's
         return outcome
 
 
@@ -272,6 +313,10 @@ READERS = {
     "config": Reader("config.json", _config, _read_config),
     "outcome": Reader(
         OUTCOME, lambda: b'{"attempt": 1, "error": "it failed", "is_mendable": false}', _read_outcome
+    ),
+    "journal": Reader(JOURNAL, _journal, _read_journal),
+    "journal row": Reader(
+        "task.json", lambda: b'{"team": "docs", "name": "a", "base": "models:/b/1", "priority": 0}', _read_row
     ),
     "run.json": Reader(identity.FILE_NAME, lambda: json.dumps(IDENTITY).encode(), _read_identity),
     "commit": Reader(folder.MANIFEST, _commit, _read_commit),
