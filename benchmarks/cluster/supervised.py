@@ -61,7 +61,7 @@ class Program:
             self.process, self._not_before = None, time.monotonic() + PAUSE
         if self.process is None and not self.is_done and time.monotonic() >= self._not_before:
             self._log = self._chaos.folder / "logs" / f"{self.name}-{len(self.exits)}.log"
-            with self._log.open("w") as log:
+            with self._log.open("w", encoding="utf-8") as log:
                 self.process = subprocess.Popen(
                     self.command,
                     cwd=self._chaos.folder,
@@ -70,11 +70,12 @@ class Program:
                     stderr=log,
                     text=True,
                     start_new_session=True,
+                    encoding="utf-8",
                 )
 
     def said(self) -> str:
         """The output of its last start."""
-        return self._log.read_text(errors="replace")
+        return self._log.read_text(errors="replace", encoding="utf-8")
 
     def family(self) -> list[psutil.Process]:
         """The process of the command and all below it."""
@@ -151,7 +152,7 @@ class Chaos:
         found = []
         for lock in self.pool_folder.glob("*/*/.lock"):
             with suppress(OSError, IndexError, ValueError):
-                found.append(alive.get(int(lock.read_text().split()[1])))
+                found.append(alive.get(int(lock.read_text(encoding="utf-8").split()[1])))
         there = [process for process in found if process is not None]
         return self.chance.choice(there) if there else None
 
@@ -304,7 +305,7 @@ def submit_all(folder: str) -> None:
     with Pool.connect(os.environ["RAY_ADDRESS"]) as pool:
         for file in sorted(Path(folder).glob("tasks/*.json"), key=lambda file: file.stem[::-1]):
             try:
-                pool.submit(Task.model_validate_json(file.read_text()))
+                pool.submit(Task.model_validate_json(file.read_text(encoding="utf-8")))
             except ValueError as error:
                 if "has a job" not in str(error):
                     raise

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from data.building.packed import compression_of, opened
 from data.building.records import shown
 from odeformer.files.errors import reason
 
@@ -44,6 +45,8 @@ def _opened(name: str, config: str | None, split: str) -> tuple[Any, list[str]]:
         builder = datasets.load_dataset_builder(name, config)
         files = {key: [str(file) for file in some] for key, some in (builder.config.data_files or {}).items()}
         _check_below(folder, chain.from_iterable(files.values()))
+        for first in (some[0] for some in files.values() if some):
+            _check_lines(first)  # the library looks at it for the columns
         data_set = builder.as_streaming_dataset(split=split)
         of_split = files.get(split, [])
         return data_set, of_split if len(of_split) == data_set.num_shards else []
@@ -65,6 +68,19 @@ def _check_card(folder: Path) -> None:
     for place in _texts_in(described):
         if place.startswith(("/", "~")) or "::" in place or "://" in place or ".." in Path(place).parts:
             raise ValueError(f"it names {place!r}, and only files below its folder are read")
+
+
+def _check_lines(file: str) -> None:
+    """Refuse JSON lines with a null of their own: pyarrow 25 dies of them, and the process with it."""
+    if ".json" not in Path(file).name or not Path(file).is_file():
+        return
+    before = b"}"
+    with opened(file, compression_of(file)) as stream:
+        for number, line in enumerate(stream, 1):
+            content = line.strip()
+            if content.startswith(b"null") and before.endswith(b"}"):
+                raise ValueError(f"line {number} of {Path(file).name} is null, not an object: leave it out")
+            before = content or before
 
 
 def _texts_in(value: Any) -> Iterator[str]:
@@ -130,6 +146,8 @@ def read_rows(
         for number in count(1):
             place = f"{origin}: row {number}"
             try:
+                if number == 1:
+                    _check_lines(origin)
                 row = next(rows, None)
             except Exception as error:  # noqa: BLE001 (the library raises many kinds)
                 raise ValueError(

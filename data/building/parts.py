@@ -10,6 +10,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from data.building import hugging_face
+from data.building.packed import COMPRESSIONS, compression_of
 from data.building.sources import TextSource
 from data.corpus import SUFFIXES, is_hidden, list_files
 from odeformer.files.errors import reason
@@ -26,10 +27,9 @@ _KINDS: dict[str, Kind] = {
     ".parquet": "parquet",
     ".tar": "tar",
 }
-_COMPRESSIONS: dict[str, str] = {".gz": "gzip", ".zst": "zstd"}
 KNOWN_SUFFIXES = (
     *_KINDS,
-    *(kind + packed for kind in _KINDS if kind != ".parquet" for packed in _COMPRESSIONS),
+    *(kind + packed for kind in _KINDS if kind != ".parquet" for packed in COMPRESSIONS),
 )
 
 
@@ -94,11 +94,6 @@ def list_parts(index: int, source: TextSource) -> list[Part]:
     return parts
 
 
-def compression_of(name: str) -> str | None:
-    """The compression of a file (``gzip``, ``zstd`` or None), from its suffix."""
-    return _COMPRESSIONS.get(Path(name).suffix.lower())
-
-
 def kind_of(name: str) -> Kind:
     """The kind of a file, from its name.
 
@@ -107,7 +102,7 @@ def kind_of(name: str) -> Kind:
     """
     path = Path(name)
     suffix = path.suffix.lower()
-    if suffix in _COMPRESSIONS:
+    if suffix in COMPRESSIONS:
         suffix = Path(path.stem).suffix.lower()
         if suffix != ".parquet" and suffix in _KINDS:
             return _KINDS[suffix]
@@ -115,7 +110,7 @@ def kind_of(name: str) -> Kind:
         return _KINDS[suffix]
     raise ValueError(
         f"{name} ends in {path.suffix or 'no suffix'}: give {', '.join(_KINDS)}, all but .parquet also with "
-        f"{' or '.join(_COMPRESSIONS)} after it"
+        f"{' or '.join(COMPRESSIONS)} after it"
     )
 
 

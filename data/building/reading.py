@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.building import hugging_face
+from data.building.packed import opened
 from data.building.parts import Part
 from data.building.records import checked_text, json_lines, parquet_column, shown, text_of_line
 from data.building.tars import tar_texts
@@ -99,13 +100,3 @@ def _checked(name: str, field: str, values: Iterator[tuple[Any, Any]]) -> Iterat
         except ValueError as error:
             raise ValueError(f"{name}: row {shown([str(place)])} {error}") from None
         yield text
-
-
-def opened(path: str, compression: str | None) -> io.BufferedReader:
-    """Open a file, with decompression. A damaged file raises OSError when it is read."""
-    if compression is None:
-        return Path(path).open("rb")
-    import pyarrow as pa
-
-    # Unlike the reader of zstandard, this one detects a truncated zstd file.
-    return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(path), compression), BLOCK)

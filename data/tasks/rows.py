@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 from data.building import records
 from data.building.hugging_face import named_labels
 from data.building.hugging_face import read_rows as read_data_set
-from data.building.parts import compression_of
-from data.building.reading import opened
+from data.building.packed import compression_of, opened
 from data.corpus import SUFFIXES, all_files
 from odeformer.files.errors import reason
 

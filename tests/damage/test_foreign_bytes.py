@@ -9,11 +9,13 @@ import gzip
 import hashlib
 import io
 import json
+import sqlite3
 import tarfile
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from cluster.checkpoints import folder, identity
 from cluster.pool.board import Board
+from cluster.pool.job import JobRecord
+from cluster.pool.journal import FILE_NAME as JOURNAL
 from cluster.pool.journal import Journal
 from cluster.pool.settings import PoolSettings
 from cluster.pool.warm import OUTCOME
@@ -66,6 +70,13 @@ POOL = b"dir: pool\njobs_per_slot: 2\nteams:\n  docs: {weight: 2, budget: {slot_
 SOURCES = (
     b"sources:\n  - {path: books/, weight: 0.3, licence: ~}\n  - &a {path: 'hf:wiki', split: train}\n  - *a\n"
 )
+CARD = b"""---
+configs:
+- config_name: default
+  data_files: [{split: train, path: 'mi*.jsonl'}]
+---
+# A data set, 1.5
+"""
 RUN = b"""
 model: {preset: tiny, depth: 4}
 data: {shards: shards, sequence_length: 64, cache_bytes: 1_000_000}
@@ -80,6 +91,7 @@ def _table(separator: str, row: Callable[[dict[str, Any]], list[Any]]) -> bytes:
     return "\r\n".join([separator.join("qan"), *lines, ""]).encode()
 
 
+@cache
 def _parquet() -> bytes:
     stream = io.BytesIO()
     columns = {name: [row[name] for row in ROWS] for name in ("q", "a", "n")}
@@ -95,6 +107,7 @@ def _parquet() -> bytes:
     return stream.getvalue()
 
 
+@cache
 def _tar() -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -107,6 +120,7 @@ def _tar() -> bytes:
     return stream.getvalue()
 
 
+@cache
 def _tokenizer() -> bytes:
     tokenizer = Tokenizer(models.BPE({"</s>": 0, "a": 1, "b": 2, "ab": 3, "▁": 4}, [("a", "b")]))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -150,6 +164,15 @@ def _read_texts(path: Path) -> object:
     return [text for part in parts for text in texts(part, part.path)]
 
 
+def _read_data_set(path: Path) -> object:
+    return _read_table(path.parent)
+
+
+def _read_card(path: Path) -> object:
+    (path.parent / "mine.jsonl").write_bytes(LINES)
+    return _read_table(path.parent)
+
+
 def _read_tokenizer(path: Path) -> object:
     try:
         tokenizer = load_tokenizer(path)
@@ -171,15 +194,49 @@ def _read_config(path: Path) -> object:
     return checkpoint.load_config(path.parent)
 
 
+def _begun(board: Board) -> JobRecord:
+    """A job that runs."""
+    task = {"team": "docs", "name": "a", "base": "models:/b/1", "priority": 0}
+    return board.move(board.submit(task, "once", None, again=False), "running", attempts=1)
+
+
+@cache
+def _journal() -> bytes:
+    with tempfile.TemporaryDirectory() as place:
+        pool = PoolSettings(dir=Path(place))
+        with closing(Journal(pool.dir)) as journal:
+            journal.keep_settings({"settings": pool.model_dump(mode="json"), "is_draining": False}, 0.0)
+            _begun(Board(journal, pool))
+        return Path(place, JOURNAL).read_bytes()
+
+
+def _read_journal(path: Path) -> object:
+    with closing(Journal(path.parent)) as journal:
+        board = Board(journal, PoolSettings(dir=path.parent))
+        return [board.fault(job) for job in journal.jobs()], journal.settings()
+
+
+def _read_row(path: Path) -> object:
+    """The damaged bytes are what the journal has of a task."""
+    whole = path.with_name(JOURNAL)
+    whole.write_bytes(_journal())
+    with closing(sqlite3.connect(whole)) as database, database:
+        text = path.read_bytes().decode("utf-8", "replace")
+        database.execute("UPDATE jobs SET task = ?, result = ?", (text, text))
+        database.execute("UPDATE settings SET content = ?", (text,))
+    return _read_journal(whole)
+
+
 def _read_outcome(path: Path) -> object:
     with closing(Journal(path.parent)) as journal:
         board = Board(journal, PoolSettings(dir=path.parent))
-        task = {"team": "docs", "name": "a", "base": "models:/b/1", "priority": 0}
-        job = board.move(board.submit(task, "once", None, again=False), "running", attempts=1)
+        job = _begun(board)
         board.folder(job).mkdir(parents=True)
         path.rename(board.folder(job) / OUTCOME)
         outcome = board.outcome(job)
         assert not outcome or outcome.get("attempt", 1) == 1
+        if "attempt" not in outcome and "error" in outcome:
+            raise ValueError(outcome["error"])  # it becomes the job's
         return outcome
 
 
@@ -207,6 +264,8 @@ class Reader:
     read: Callable[[Path], object]
     pack: Callable[[bytes], bytes] = bytes
     """What is done with the damaged bytes, so that the damage is not that of the packing."""
+    names_folder: bool = False
+    """Whether an error may name the folder alone."""
 
 
 def _zipped(data: bytes) -> bytes:
@@ -236,6 +295,8 @@ READERS = {
     ),
     "packed table": Reader("a.csv.gz", lambda: _zipped(_table(",", lambda r: [r["q"], 1, 2])), _read_table),
     "parquet table": Reader("a.parquet", _parquet, _read_table),
+    "data set": Reader("train.jsonl", lambda: LINES, _read_data_set, names_folder=True),
+    "card": Reader("README.md", lambda: CARD, _read_card, names_folder=True),
     "text": Reader("a.txt", lambda: LINES * 30, _read_texts),
     "document": Reader("a.txt", lambda: LINES, lambda path: list(read_documents([path]))),
     "lines": Reader("a.jsonl", lambda: LINES, _read_texts),
@@ -252,6 +313,10 @@ READERS = {
     "config": Reader("config.json", _config, _read_config),
     "outcome": Reader(
         OUTCOME, lambda: b'{"attempt": 1, "error": "it failed", "is_mendable": false}', _read_outcome
+    ),
+    "journal": Reader(JOURNAL, _journal, _read_journal),
+    "journal row": Reader(
+        "task.json", lambda: b'{"team": "docs", "name": "a", "base": "models:/b/1", "priority": 0}', _read_row
     ),
     "run.json": Reader(identity.FILE_NAME, lambda: json.dumps(IDENTITY).encode(), _read_identity),
     "commit": Reader(folder.MANIFEST, _commit, _read_commit),
@@ -272,7 +337,9 @@ def check(reader: Reader, damage: Damage) -> None:
                 reader.read(path)
             except (ValueError, OSError) as error:
                 said = str(error)
-                assert reader.name in said, f"it does not name the file: {said[:300]!r}"
+                assert (place if reader.names_folder else reader.name) in said, (
+                    f"it does not name the file: {said[:300]!r}"
+                )
                 assert "\n" not in said.replace(reader.name, ""), f"more than a line: {said[:300]!r}"
                 assert len(said) < 2000, f"too long: {said[:300]!r}"
 

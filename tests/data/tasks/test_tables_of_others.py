@@ -139,10 +139,11 @@ def test_damage_in_tables_is_named_with_file_and_row(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.parquet has no examples"):
         _read(tmp_path / "a.parquet")
     (tmp_path / "folder").mkdir()
-    (tmp_path / "folder/train.jsonl").write_text('{"q": "1", "a": "2"}\n{"q": \n')
-    with pytest.raises(ValueError, match=r"folder.*(cannot be read|cannot be opened)") as error:
-        _read(tmp_path / "folder")
-    assert "\n" not in str(error.value)
+    for text in ('{"q": "1", "a": "2"}\n{"q": \n', "null\n", ' null]}}\n{"q": "1", "a": "2"}\n'):
+        (tmp_path / "folder/train.jsonl").write_text(text)
+        with pytest.raises(ValueError, match=r"folder.*(cannot be read|cannot be opened)") as error:
+            _read(tmp_path / "folder")
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv", "a.csv.gz"])
