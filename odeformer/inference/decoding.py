@@ -87,7 +87,7 @@ class FixedDepthModel:
         if model.unembedding is not None:
             self.unembedding = copied_matrix(model.unembedding.weight)
 
-    def stretches_with(self, weights: Mapping[str, Sequence[Tensor]]) -> list[Stretch]:
+    def stretches_with(self, weights: Mapping[str, Sequence[Tensor] | Tensor]) -> list[Stretch]:
         """Prelude and flow with other weights: those at all M times of a solve, by name."""
         stretches, first = [], 0
         for solver, cells in self._layout:
