@@ -36,10 +36,12 @@ class Request:
 
     prompt: list[int]
     """Token ids, at least one."""
-    on_token: Callable[[int, Tensor], None]
+    on_token: Callable[[int, Tensor], None] = lambda token, logits: None
     """Called in the engine's thread with each new token and the logits [vocabulary] it was drawn from."""
-    on_end: Callable[[Finish | Exception], None]
+    on_end: Callable[[Finish | Exception], None] = lambda end: None
     """Called once: with the reason for the end, or the error."""
+    on_prompt: Callable[[Tensor], None] | None = None
+    """Called before the first token with the logits after each prompt token, [tokens, vocabulary]."""
     max_new_tokens: int | None = None
     """Largest number of new tokens; None for as many as fit into the context."""
     depth: int | None = None
@@ -125,6 +127,7 @@ class Engine:
         self._reading: tuple[_Running, RowField] | None = None
         self._running: dict[int, list[_Running]] = {depth: [] for depth in self.depths}
         self._changed, self._ending = Condition(), False
+        self._failed: RuntimeError | None = None
         self.times = StepTimes(self._measured())
 
     @property
@@ -149,13 +152,14 @@ class Engine:
             offered = ", ".join(map(str, self.depths))
             raise ValueError(f"depth {request.depth} is not offered: choose one of {offered}")
         self._batches[self.depths[0]].at.check_prompt(request.prompt)
-        asked, room = request.max_new_tokens or 1, self.capacity - len(request.prompt)
+        asked, room = request.max_new_tokens, self.capacity - len(request.prompt)
+        asked = 1 if asked is None else asked
         if asked > room:
             raise ValueError(
                 f"{len(request.prompt)} prompt tokens and {asked} new ones are more than the context of "
                 f"{self.capacity}"
             )
-        request.max_new_tokens = request.max_new_tokens or room
+        request.max_new_tokens = room if request.max_new_tokens is None else asked
 
     def submit(self, request: Request) -> None:
         """Take a request, from any thread.
@@ -163,22 +167,40 @@ class Engine:
         Raises:
             ValueError: see :meth:`check`.
             OverflowError: if too many are waiting.
+            RuntimeError: if the engine has ended with an error.
         """
         self.check(request)
         with self._changed:
+            if self._failed is not None:
+                raise self._failed
             if len(self._waiting) >= self._most_waiting:
                 raise OverflowError(f"{self._most_waiting} requests are waiting: try again later")
             self._waiting.append(request)
             self._changed.notify()
 
     def run(self) -> None:
-        """Decode until :meth:`end` is called and nothing is left."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._ending or self._has_work())
-                if not self._has_work():
-                    return
-            self.step()
+        """Decode until :meth:`end` is called and nothing is left. An error ends all requests with it."""
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._ending or self._has_work())
+                    if not self._has_work():
+                        return
+                self.step()
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _fail(self, error: BaseException) -> None:
+        """End all requests, also those that are still to come."""
+        reason = RuntimeError(f"the engine has ended: {error}")
+        with self._changed:
+            self._failed = reason
+            requests, self._waiting = [*self._waiting], deque()
+        if self._reading is not None:
+            requests.append(self._reading[0].request)
+        for request in [*requests, *(one.request for rows in self._running.values() for one in rows)]:
+            request.on_end(reason)
 
     def end(self) -> None:
         """Let :meth:`run` return when all requests have ended."""
@@ -250,7 +272,9 @@ class Engine:
         assert depth is not None
         batch = self._batches[depth]
         try:
-            logits = batch.read_prompt(one.row, reading, PROMPT_TOKENS_AT_ONCE)
+            # Scores of a prompt are wanted for all its tokens at once.
+            at_once = PROMPT_TOKENS_AT_ONCE if request.on_prompt is None else len(one.row.ids)
+            logits = batch.read_prompt(one.row, reading, at_once)
         except (RuntimeError, ArithmeticError) as error:  # this request's alone: others go on
             self._reading = None
             request.on_end(error)
@@ -258,7 +282,11 @@ class Engine:
         if logits is None:
             return
         self._reading = None
-        if self._draw(one, logits):
+        if request.on_prompt is not None:
+            request.on_prompt(logits)
+        if request.max_new_tokens == 0:
+            request.on_end("length")
+        elif self._draw(one, logits[-1].float()):
             batch.join(one.row, reading)
             self._running[depth].append(one)
 

@@ -71,7 +71,7 @@ class DepthRows:
 
     @torch.inference_mode()
     def read_prompt(self, row: Row, reading: RowField, at_once: int) -> Tensor | None:
-        """Read up to ``at_once`` tokens of a row that has not joined; the logits [vocabulary] after the last.
+        """Read up to ``at_once`` tokens of a row that has not joined.
 
         Args:
             row: the row.
@@ -79,7 +79,8 @@ class DepthRows:
             at_once: number of tokens; fewer do not keep others waiting for long.
 
         Returns:
-            The logits of the next token if the whole prompt has been read, else None.
+            If the whole prompt has been read, the logits after each of the tokens that were read now,
+            [tokens, vocabulary]; else None.
         """
         last = min(len(row.ids), row.read + at_once)
         ids = torch.tensor([row.ids[row.read : last]], device=self.at.device)
@@ -116,7 +117,7 @@ class DepthRows:
         positions = torch.tensor([[row.read] for row in self.rows], device=self.at.device)
         ids = torch.tensor([[row.ids[row.read]] for row in self.rows], device=self.at.device)
         last = 1 + max(row.read for row in self.rows)
-        logits = self._solve(ids, positions, last, self._field, self._weights)
+        logits = self._solve(ids, positions, last, self._field, self._weights)[:, -1]
         for row in self.rows:
             row.read += 1
         return logits
@@ -126,11 +127,11 @@ class DepthRows:
         x, pair = self.at.embed(ids, positions), weights.embedding
         if pair is not None:
             x = x + pair.rows(ids)
-        x = self.at.solve(x, field, weights.stretches)[:, -1:]
+        x = self.at.solve(x, field, weights.stretches)
         if pair is None or not self._tied:
-            return self.at.unembed(x)[:, 0]
+            return self.at.unembed(x)
         assert self.at.final_norm is not None
-        return pair.logits(self.at.final_norm(x), self.at.embedding)[:, 0]
+        return pair.logits(self.at.final_norm(x), self.at.embedding)
 
     def _weights_for(self, rows: Sequence[Row]) -> _Weights:
         """The weights of a solve over these rows: the base's, and the pairs of each row's adapter."""
