@@ -13,6 +13,7 @@ from cluster.registry import run_output
 from cluster.resolve import ResolvedRun
 from cluster.runs import cost, lock
 from cluster.runs.events import Event
+from cluster.runs.failures import PreemptedError
 from cluster.settings import PretrainSettings
 from cluster.supervision.supervisor import OnEvent, supervise
 from cluster.tags import DATA_DIGEST, DEPTHS, KIND, ORDINARY_PARAMETERS, PARAMETERS, PARENT
@@ -55,13 +56,15 @@ def _pretrain(run: ResolvedRun, on_event: OnEvent) -> registry.Version | None:
 
     run.write_identity()
     with upload.ended(settings.run.dir):
-        supervise(pretrain_worker, settings, on_event)
+        is_ending = supervise(pretrain_worker, settings, on_event)
 
     if settings.tracking.register_as is None:
         return None
     try:
-        return register_final_weights(settings)
+        return register_final_weights(settings, 0 if is_ending else run_output.REGISTER_SECONDS)
     except ConnectionError as error:
+        if is_ending:
+            raise PreemptedError(settings.train.steps) from error
         on_event({"event": Event.NOT_REGISTERED, "step": settings.train.steps, "reason": str(error)})
         return None
 

@@ -87,15 +87,14 @@ def list_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     if others:
         most = sorted(others.items(), key=lambda kind: (-kind[1], kind[0]))
         kinds = ", ".join(f"{number} × {suffix}" for suffix, number in most[:5])
-        _say_once(f"{path}: {others.total()} files are not read ({kinds}{', …' * (len(others) > 5)})")
+        _say_once(f"{path}: files that are not read: {kinds}{', …' * (len(others) > 5)}")
     return files
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a path below a source is hidden, such as what macOS and notebooks leave: a part of it begins
-    with a dot.
-    """
-    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
+    """Whether a path below a source is hidden or a cache, such as what macOS, notebooks and Python leave."""
+    parts = name.split("/")
+    return any((part.startswith(".") and part not in (".", "..")) or part == "__pycache__" for part in parts)
 
 
 def all_files(root: Path) -> Iterator[Path]:

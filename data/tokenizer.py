@@ -7,21 +7,35 @@ token is mere letters.
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterable
+import math
+import re
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from odeformer.files.errors import reason
+from odeformer.files.errors import panics_are_errors, reason
 
 END_OF_TEXT = "<|endoftext|>"
 """The end-of-text token of the tokenizers trained here."""
 OTHER_ENDS = ("</s>", "<|end_of_text|>", "<eos>")
 """End-of-text tokens of other tokenizers, tried in this order if the file does not name one."""
 FILE_NAME = "tokenizer.json"
+LARGEST_GROWTH = 64
+"""How many times as long a tokenizer of somebody else may make a text."""
+LONGEST_CHARACTER = 64
+"""Bytes of the longest text that a Unicode form puts for a character, with room to spare."""
+LONGEST_WORD = 1000
+"""Characters of a word in training, whose time grows with the square of a word's length."""
+_LONG = re.compile(rf"\S{{{LONGEST_WORD}}}|\s{{{LONGEST_WORD}}}")
+_LONG_WORD = re.compile(
+    "|".join(f"(?:{kind}){{{LONGEST_WORD}}}" for kind in (r"[^\W_]", r"\s", r"[^\w\s]|_"))
+)
 SMALLEST_VOCABULARY = 257
 """The size of a vocabulary of all bytes and end-of-text."""
 
@@ -44,8 +58,18 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(_in_short_words(texts), trainer)
     return _for_texts(tokenizer)
+
+
+def _in_short_words(texts: Iterable[str]) -> Iterator[str]:
+    """Yield the texts; those with longer words than ``LONGEST_WORD`` are cut within these."""
+    for text in texts:
+        if _LONG.search(text):
+            cuts = [0, *(word.end() for word in _LONG_WORD.finditer(text)), len(text)]
+            yield from (text[start:end] for start, end in pairwise(cuts))
+        else:
+            yield text
 
 
 def check_vocabulary_size(vocabulary_size: int) -> None:
@@ -118,9 +142,16 @@ def _read(path: Path, end_of_text: str | None) -> Tokenizer:
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist: give a {FILE_NAME} or a folder with one")
     try:
-        tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        with panics_are_errors():
+            tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
     except Exception as error:  # noqa: BLE001 (the library raises nothing narrower)
         raise ValueError(f"{file} is not a readable {FILE_NAME} ({reason(error)}): rebuild it") from None
+    for part in (tokenizer.normalizer, tokenizer.decoder):
+        if part is not None and (times := _growth(json.loads(part.__getstate__()))) > LARGEST_GROWTH:
+            raise ValueError(
+                f"{file} can make a text {times:,.0f} times as long, and at most {LARGEST_GROWTH} times is "
+                "allowed: give another tokenizer"
+            )
     vocabulary = tokenizer.get_vocab()
     if max(vocabulary.values(), default=-1) != len(vocabulary) - 1:
         raise ValueError(
@@ -159,6 +190,23 @@ def end_of_text(tokenizer: Tokenizer) -> str:
         ValueError: if there is none.
     """
     return str(tokenizer.id_to_token(end_of_text_id(tokenizer)))
+
+
+def _growth(part: dict[str, Any]) -> float:
+    """How many times as long a normalizer or a decoder can make a text, other than by Unicode forms."""
+    if part["type"] == "Sequence":
+        return math.prod(map(_growth, part.get("normalizers") or part.get("decoders") or []))
+    if part["type"] == "Prepend":
+        return 1.0 + len(part["prepend"])
+    if part["type"] == "Precompiled":  # by SentencePiece: a trie, then texts with a zero byte after each
+        longest = max(map(len, base64.b64decode(part["precompiled_charsmap"]).split(b"\0")))
+        return max(1.0, longest / LONGEST_CHARACTER)
+    if part["type"] == "Replace":
+        pattern = part["pattern"]
+        # A regular expression may match between any two characters.
+        shortest = len(pattern["String"]) if "String" in pattern else 0
+        return max(1.0, len(part["content"]) / shortest if shortest else 1.0 + len(part["content"]))
+    return 1.0
 
 
 def _end_of_text_id(tokenizer: Tokenizer) -> int | None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from cluster.runs.failures import PreemptedError
 from odeformer.files.atomic import named
 
 FILE_NAME = "control"
@@ -19,8 +20,36 @@ It always exists: on a shared disk, new content becomes visible sooner than a ne
 place, for which a full disk has room."""
 STOP, GO_ON = "stop", "go  "
 EXIT_CODE = 128 + signal.SIGTERM
+FIRST = int(signal.SIGTERM)
+"""Exit code with which :func:`ended_by_sigterm` ends a block. Ray's own handler, which it installs when it is
+connected, does the same."""
 
 _asked = 0
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """End the block by ``SystemExit(FIRST)`` at SIGTERM, so that it cleans up. Use it in the main thread."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(FIRST)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Turn such an end of the block, or of the decorated function, into a :class:`PreemptedError`."""
+    try:
+        yield
+    except SystemExit as ended:
+        if ended.code != FIRST:
+            raise
+        raise PreemptedError from None
 
 
 def listen() -> None:
@@ -49,7 +78,7 @@ def is_asked(run: Path | None = None) -> bool:
     if _asked or run is None:
         return _asked > 0
     try:
-        return (run / FILE_NAME).read_text() == STOP
+        return (run / FILE_NAME).read_text(encoding="utf-8") == STOP
     except OSError:
         return False
 

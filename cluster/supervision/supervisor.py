@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.checkpoints.folder import commits, step_of
+from cluster.runs import heartbeat
 from cluster.runs.events import Event, EventLog, EventReader, LoggedEvent, Restart
 from cluster.runs.failures import (
     PreemptedError,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 OnEvent = Callable[[LoggedEvent], None]
 
-HEARTBEATS, FAILURE = "heartbeats", "failure.txt"
+FAILURE = "failure.txt"
 OWN_EVENTS = (
     *(Event.WAITING, Event.RESIZED, Event.GROWING, Event.LEAVING),
     *(Event.RESTARTING, Event.UNWRITABLE),
@@ -94,12 +95,15 @@ class _End:
     """Neither a failure nor a preemption: not counted."""
 
 
-def supervise(work: Work, settings: PretrainSettings, on_event: OnEvent) -> None:
+def supervise(work: Work, settings: PretrainSettings, on_event: OnEvent) -> bool:
     """Run worker groups, one after another, until one finishes. Ray must be connected.
 
     Args:
         work: what each worker executes.
         on_event: called with each event of the run as it happens.
+
+    Returns:
+        Whether SIGTERM arrived too late to stop the workers. They have finished, and the rest must be brief.
 
     Raises:
         RunFailedError: when the workers failed too often, or in a way that a restart cannot help.
@@ -107,6 +111,7 @@ def supervise(work: Work, settings: PretrainSettings, on_event: OnEvent) -> None
     """
     with taken(settings.run.dir) as is_asked:
         _Supervisor(work, settings, on_event, is_asked).run()
+        return is_asked()
 
 
 class _Supervisor:
@@ -132,14 +137,14 @@ class _Supervisor:
         """Number of workers whose resources this run holds, or is about to release."""
 
     def run(self) -> None:
-        shutil.rmtree(self._run / HEARTBEATS, ignore_errors=True)
+        shutil.rmtree(self._run / heartbeat.FOLDER, ignore_errors=True)
         before = self._settings.cluster.workers
         for attempt in count():
             workers = self._find_room()
             if workers != before:
                 self._say(Event.RESIZED, f"{workers} of {self._settings.cluster.workers}")
             before = workers
-            end = self._attempt(self._run / HEARTBEATS / str(attempt), workers)
+            end = self._attempt(self._run / heartbeat.FOLDER / str(attempt), workers)
             if end is None:
                 return
             if not end.is_free:
@@ -224,7 +229,7 @@ class _Supervisor:
         file = self._run / FAILURE
         try:
             with named(file):
-                file.write_text("".join(traceback.format_exception(failure)))
+                file.write_text("".join(traceback.format_exception(failure)), encoding="utf-8")
             self._record = f"{FAILURE} there has the traceback"
         except OSError as error:
             self._record = f"the traceback cannot be written ({error})"

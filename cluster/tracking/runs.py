@@ -167,7 +167,7 @@ def _begun(folder: Path) -> dict[str, Any]:
 
 def _record(folder: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((folder / RUN_FILE).read_text()))
+        return dict(json.loads((folder / RUN_FILE).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
 
@@ -175,7 +175,7 @@ def _record(folder: Path) -> dict[str, Any]:
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Write a small file atomically and durably."""
     with new_file(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=2))
+        temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 def finished_run(

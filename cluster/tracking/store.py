@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,6 +17,8 @@ from odeformer.files import lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+_importing = threading.Lock()
 
 SQLITE = "sqlite:///"
 DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -42,6 +45,18 @@ def tracking_uri(given: str | None = None) -> str:
 def import_client() -> None:
     """Import what sending needs now: in a thread, the import would slow down training."""
     import mlflow.entities  # noqa: F401
+
+
+def import_all() -> None:
+    """Import the client and the stores. Threads that use MLflow at the same time call this before they do.
+
+    MLflow's modules import each other in circles: two threads that import them at once get half of them.
+    """
+    with _importing:
+        import mlflow.entities
+        import mlflow.store.model_registry.sqlalchemy_store
+        import mlflow.store.tracking.sqlalchemy_store
+        import mlflow.tracking  # noqa: F401
 
 
 def check_there(uri: str) -> None:

@@ -104,7 +104,7 @@ def initialize(
     config = deepspeed_config(train, optim, zero, dist.get_world_size(), parameters)
     if dist.get_rank() == 0:
         with new_file(folder / "deepspeed.json") as temporary:
-            temporary.write_text(json.dumps(config, indent=2))
+            temporary.write_text(json.dumps(config, indent=2), encoding="utf-8")
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     return engine
 

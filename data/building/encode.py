@@ -20,6 +20,7 @@ from data.building.scratch import Task
 from data.building.spill import Record, Spill, read_records
 from data.corpus import cut_text
 from data.manifest import SplitName
+from odeformer.files.errors import panics_are_errors
 
 BATCH_PIECES = 64
 """Maximum number of pieces of text that are tokenised together."""
@@ -179,9 +180,10 @@ def _tokens(tokenizer: Tokenizer, pieces: Sequence[_Piece], end: int, dtype: str
     Raises:
         ValueError: if the tokenizer gives end-of-text inside a document.
     """
-    firsts = tokenizer.encode_batch_fast([p.text.decode("utf-8") for p in pieces if p.is_first])
-    others = [p.text.decode("utf-8") for p in pieces if not p.is_first]
-    nexts = iter(tokenizers.continuing(tokenizer).encode_batch_fast(others) if others else [])
+    with panics_are_errors():
+        firsts = tokenizer.encode_batch_fast([p.text.decode("utf-8") for p in pieces if p.is_first])
+        others = [p.text.decode("utf-8") for p in pieces if not p.is_first]
+        nexts = iter(tokenizers.continuing(tokenizer).encode_batch_fast(others) if others else [])
     begun = iter(firsts)
     ids: list[int] = []
     for piece in pieces:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, count
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from data.building.records import shown
 from odeformer.files.errors import reason
 
 SHARD_BYTES = 64 * 1024 * 1024
@@ -63,7 +63,7 @@ def _check_card(folder: Path) -> None:
     if (folder / ".huggingface.yaml").is_file():
         described.append(yaml.safe_load((folder / ".huggingface.yaml").read_text(encoding="utf-8")))
     for place in _texts_in(described):
-        if re.match(r"[/\\~]|[A-Za-z][A-Za-z0-9+.-]*:", place) or "::" in place or ".." in Path(place).parts:
+        if place.startswith(("/", "~")) or "::" in place or "://" in place or ".." in Path(place).parts:
             raise ValueError(f"it names {place!r}, and only files below its folder are read")
 
 
@@ -77,10 +77,12 @@ def _texts_in(value: Any) -> Iterator[str]:
 
 def _check_below(folder: Path, files: Iterable[str]) -> None:
     """Refuse files of this machine that are not below the folder; a data set of the hub has none."""
+    roots = (folder.absolute(), folder.resolve()) if folder.is_dir() else ()
     for file in files:
-        if "://" in file and not folder.is_dir():
+        if "://" in file and not roots:
             continue
-        if not folder.is_dir() or not Path(file).absolute().is_relative_to(folder.resolve()):
+        path = Path(file).absolute()
+        if ".." in path.parts or not any(path.is_relative_to(root) for root in roots):
             raise ValueError(f"it names {file!r}, and only files below its folder are read")
 
 
@@ -103,7 +105,7 @@ def read_shard(name: str, config: str | None, split: str, field: str, index: int
     """
     for place, row in read_rows(name, config, split, [field], index):
         if field not in row:
-            raise ValueError(f"{place} has no column {field!r}, only {', '.join(row)}: name another field")
+            raise ValueError(f"{place} has no column {field!r}, only {shown(row)}: name another field")
         yield row[field]
 
 
@@ -123,10 +125,10 @@ def read_rows(
         data_set = data_set.select_columns(chosen)
     kinds = {column: kind for column, kind in (data_set.features or {}).items() if column in fields}
     for shard in range(data_set.num_shards) if index is None else [index]:
-        shown = files[shard] if files else f"hf:{name}"
+        origin = files[shard] if files else f"hf:{name}"
         rows = iter(data_set.shard(num_shards=data_set.num_shards, index=shard))
         for number in count(1):
-            place = f"{shown}: row {number}"
+            place = f"{origin}: row {number}"
             try:
                 row = next(rows, None)
             except Exception as error:  # noqa: BLE001 (the library raises many kinds)

@@ -11,7 +11,7 @@ from typing import Any
 
 from data.building import hugging_face
 from data.building.parts import Part
-from data.building.records import checked_text, json_lines, parquet_column, text_of_line
+from data.building.records import checked_text, json_lines, parquet_column, shown, text_of_line
 from data.building.tars import tar_texts
 from data.corpus import BLOCK, cut
 from odeformer.files.errors import reason
@@ -97,7 +97,7 @@ def _checked(name: str, field: str, values: Iterator[tuple[Any, Any]]) -> Iterat
         try:
             text = checked_text(value, field)
         except ValueError as error:
-            raise ValueError(f"{name}: row {place} {error}") from None
+            raise ValueError(f"{name}: row {shown([str(place)])} {error}") from None
         yield text
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,7 @@ def text_of(row: dict[str, Any], field: str) -> str:
         ValueError: as :func:`text_of_line`.
     """
     if field not in row:
-        names = ", ".join(list(row)[:20]) or "nothing"
-        raise ValueError(f"has no field {field!r}, only {names}: name another field")
+        raise ValueError(f"has no field {field!r}, only {shown(row)}: name another field")
     return checked_text(row[field], field)
 
 
@@ -130,7 +130,7 @@ def parquet_column(path: str, field: str, start: int, end: int | None) -> Iterat
         schema = file.schema_arrow
         if field not in schema.names:
             raise ValueError(
-                f"{path} has no column {field!r}, only {', '.join(schema.names)}: name another field"
+                f"{path} has no column {field!r}, only {shown(schema.names)}: name another field"
             )
         check_once(path, schema.names, field)
         kind = schema.field(field).type
@@ -158,6 +158,12 @@ def parquet_rows(path: str, fields: Collection[str]) -> tuple[Any, Iterator[tupl
             yield from (values for _, values in _rows(path, file, chosen, 0, None))
 
     return schema, rows()
+
+
+def shown(names: Iterable[str]) -> str:
+    """The first of these names in one line, as they are shown in messages."""
+    first = (name if name.isprintable() and len(name) <= 60 else repr(name[:60]) for name in names)
+    return ", ".join(islice(first, 20)) or "nothing"
 
 
 def check_once(path: str | Path, names: Sequence[str], field: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import BinaryIO, NamedTuple
 
-from data.building.records import object_of_line, text_of
+from data.building.records import object_of_line, shown, text_of
 from data.corpus import is_hidden
 from odeformer.files.errors import reason
 
@@ -63,13 +63,13 @@ def _texts(sample: list[_Member], name: str, field: str) -> Iterator[tuple[str, 
         try:
             yield path, (data or b"").decode("utf-8")
         except UnicodeDecodeError:
-            raise ValueError(f"{name}: {path} is not UTF-8 text: convert it to UTF-8") from None
+            raise ValueError(f"{name}: {shown([path])} is not UTF-8 text: convert it to UTF-8") from None
     if plain:
         return
     if not rows:
-        suffixes = ", ".join(member.path.removeprefix(member.key) or "no suffix" for member in sample)
+        suffixes = shown(member.path.removeprefix(member.key) or "no suffix" for member in sample)
         raise ValueError(
-            f"{name}: sample {sample[0].key} has no .txt or .json, only {suffixes}: leave it out"
+            f"{name}: sample {shown([sample[0].key])} has no .txt or .json, only {suffixes}: leave it out"
         )
     for path, data in rows:
         try:
@@ -77,7 +77,7 @@ def _texts(sample: list[_Member], name: str, field: str) -> Iterator[tuple[str, 
             if field in row or len(rows) == 1:
                 yield path, text_of(row, field)
         except ValueError as error:
-            raise ValueError(f"{name}: {path} {error}") from None
+            raise ValueError(f"{name}: {shown([path])} {error}") from None
 
 
 def _members(stream: _Watched, name: str) -> Iterator[_Member]:
@@ -97,13 +97,17 @@ def _members(stream: _Watched, name: str) -> Iterator[_Member]:
                 continue
             suffix = member.name.rpartition(".")[2].lower()
             if suffix in PICKLED:
-                raise ValueError(f"{name}: {member.name} is pickled, which is never read: leave it out")
+                raise ValueError(
+                    f"{name}: {shown([member.name])} is pickled, which is never read: leave it out"
+                )
             found = _Member(member.name, None)
             if suffix in ("txt", "json"):
                 held = member.size + (held if found.key == key else 0)
                 key = found.key
                 if held > LONGEST_MEMBER or member.issparse():
-                    raise ValueError(f"{name}: {member.name} has {member.size} bytes: cut it into several")
+                    raise ValueError(
+                        f"{name}: {shown([member.name])} has {member.size} bytes: cut it into several"
+                    )
                 content = tar.extractfile(member)
                 found = _Member(member.name, content.read() if content else b"")
             yield found

@@ -16,6 +16,7 @@ from data.order import GlobalOrder, order_digest
 from data.stream import Batch, ElasticStream
 from data.tasks.example import Example
 from data.tokenizer import continuing, end_of_text_id
+from odeformer.files.errors import panics_are_errors
 
 BLOCK = 1024
 """Number of windows of a stream that are shuffled among each other."""
@@ -30,6 +31,7 @@ class Window(NamedTuple):
     """Whether each of the targets ``ids[1:]`` counts in the loss."""
 
 
+@panics_are_errors()
 def encode(example: Example, tokenizer: Tokenizer, sequence_length: int) -> list[Window]:
     """Tokenise an example into windows of at most ``sequence_length`` targets.
 

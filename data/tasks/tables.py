@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from string import Formatter
 
+from data.building import records
 from data.corpus import is_blank
 from data.tasks.example import Example
 from data.tasks.rows import as_text, read_rows
@@ -30,7 +31,7 @@ def read_table(path: Path, prompt: str | None, completion: str, split: str) -> l
         for name in names:
             if name not in stored:
                 raise ValueError(
-                    f"{place} has no field {name!r}, only {', '.join(list(stored)[:20])}: "
+                    f"{place} has no field {name!r}, only {records.shown(stored)}: "
                     "correct the template ({0}, {1} count columns in a table without a header)"
                 )
         fields = {name: as_text(place, name, stored[name]) for name in names}

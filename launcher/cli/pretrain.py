@@ -7,11 +7,13 @@ from typing import Annotated
 
 from typer import Option
 
+from cluster.runs.preemption import resumable
 from launcher import preflight
 from launcher.cli.options import Config, Overrides
 from launcher.cli.output import make_progress, say, show
 
 
+@resumable()
 def pretrain(
     config: Config,
     overrides: Overrides = None,

@@ -95,7 +95,7 @@ def evaluate(
 def _score_text(loaded: Loaded, text: Path, depths: Sequence[int]) -> tuple[list[TextScore], int]:
     """The scores and the text's number of tokens."""
     ids = read_ids(text, loaded.tokenizer)
-    size = len(text.read_text(encoding="utf-8").encode())
+    size = text.stat().st_size
     of_text = len(ids) - len(loaded.tokenizer.encode("").ids)
     scores = []
     for depth in depths:

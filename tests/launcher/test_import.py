@@ -23,10 +23,13 @@ from data.tokenizer import continuing, load_tokenizer, token_texts
 from launcher.evaluation.evaluate import evaluate
 from launcher.generation.generate import write
 from launcher.transfer import export, import_checkpoint
+from odeformer.checkpoint import load_config, save_adapter
+from odeformer.config import AdapterConfig
 from odeformer.files.digest import folder_digest
 from odeformer.inference.sampling import Sampling
 from odeformer.interop.hf.architectures.llama import Llama
 from odeformer.interop.hf.importing import compare, read_ordinary
+from odeformer.lora import Adapter
 
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
@@ -106,7 +109,10 @@ def test_the_same_source_gives_the_same_bytes(theirs: Path, imported: Path, tmp_
 def test_special_tokens_and_chat_template_survive_import_and_export(
     theirs: Path, imported: Path, tmp_path: Path
 ) -> None:
-    export(str(imported), None, None, False, None, None, tmp_path / "out", None)
+    # Of an adapter that was fine-tuned on it.
+    adapter = Adapter(AdapterConfig(), load_config(imported)[0])
+    save_adapter(adapter, {"digest": folder_digest(imported)}, tmp_path / "adapter")
+    export(str(imported), str(tmp_path / "adapter"), None, False, None, None, tmp_path / "out", None)
     source, exported = (AutoTokenizer.from_pretrained(folder) for folder in (theirs, tmp_path / "out"))
     text = chat(source)
     expected = source(text, add_special_tokens=False).input_ids

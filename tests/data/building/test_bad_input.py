@@ -195,7 +195,12 @@ def test_a_data_set_may_name_its_own_files(small_build: Build, tmp_path: Path) -
     (tmp_path / "set/deep/mine.jsonl").write_bytes(LINES)
     card = "---\nconfigs: [{config_name: default, data_files: 'deep/*.jsonl'}]\n---\n"
     (tmp_path / "set/README.md").write_text(card)
-    assert small_build("out", f"hf:{tmp_path / 'set'}").sources[0].documents == len(TEXTS)
+    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "saved")
+    for name in ("set", "saved"):
+        (tmp_path / f"linked-{name}").symlink_to(tmp_path / name)
+        for given in (name, f"linked-{name}"):
+            built = small_build(f"out-{given}", f"hf:{tmp_path / given}")
+            assert built.sources[0].documents == len(TEXTS)
 
 
 def _long_header() -> bytes:

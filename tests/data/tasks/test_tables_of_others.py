@@ -182,7 +182,7 @@ def test_a_folder_of_texts_stays_one_whatever_lies_beside_them(
         "an eleventh",
     }
     assert len(found) == 11
-    assert f"{folder}: 2 files are not read (1 × .csv, 1 × .parquet)" in caplog.text
+    assert f"{folder}: files that are not read: 1 × .csv, 1 × .parquet" in caplog.text
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables/README.md").write_text("About the table.")
     pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "tables/train.parquet")
