@@ -501,6 +501,7 @@ def _models(server: Server) -> list[Model]:
         depths = [
             {
                 "depth": depth,
+                "metric": costs.get(depth, {}).get("metric"),
                 "score": costs.get(depth, {}).get("score"),
                 "milliseconds_per_token": served.engine.times.predicted(depth, 1),
             }

@@ -112,7 +112,8 @@ class Served:
     def costs(self, version: Version | None) -> dict[int, Mapping[str, Any]]:
         """Score and milliseconds by depth, as they were measured when the version was registered."""
         table = None if version is None else read_json(version, DEPTHS_FILE, self.settings.tracking_uri)
-        return {row["depth"]: row for row in (table or {}).get("rows", [])}
+        table = table or {}
+        return {row["depth"]: {**row, "metric": table.get("metric")} for row in table.get("rows", [])}
 
 
 def open_served(settings: ServeSettings, reference: str) -> Served:

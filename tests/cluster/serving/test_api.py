@@ -15,6 +15,7 @@ import requests
 import torch
 import uvicorn
 from empty_store import empty_store
+from mlflow import MlflowClient
 from ports import free_port
 from stored_models import checkpoint_folder, register_adapter, register_model
 from waiting import wait_for
@@ -28,6 +29,7 @@ from odeformer.inference.decoding import FixedDepthModel
 from odeformer.inference.generate import generate_text
 from odeformer.inference.sampling import Sampling
 
+PICTURES = Path(__file__).parents[3] / "build/report"
 TEMPLATE = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
 
 
@@ -238,17 +240,14 @@ def test_a_moved_alias_is_followed_and_old_streams_end_as_they_began(running: Ru
     old = running.server.current
     newer = register_model(checkpoint_folder(running.scratch, seed=1), running.store, running.scratch)
     wait_for(lambda: running.server.current is not old)
-    try:
-        answer = running.client.completions.create(model="base", prompt="some", max_tokens=2)
-        assert answer.model_extra["odeformer"]["base"] == newer.uri  # type: ignore[index]
-        wait_for(lambda: not old.is_alive)
-        # An adapter of the other version is not offered for this one.
-        assert [model.id for model in running.client.models.list()] == ["base"]
-    finally:
-        running.server.current.end()
-        running.server.current = old
-        old.engine._ending = False
-        old.start()
+    answer = running.client.completions.create(model="base", prompt="some", max_tokens=2)
+    assert answer.model_extra["odeformer"]["base"] == newer.uri  # type: ignore[index]
+    wait_for(lambda: not old.is_alive)
+    # An adapter of the other version is not offered for this one.
+    assert [model.id for model in running.client.models.list()] == ["base"]
+
+    MlflowClient(running.store).set_registered_model_alias("base", "champion", running.base.version)
+    wait_for(lambda: [model.id for model in running.client.models.list()] == ["base", "adapted"])
 
 
 def test_only_known_keys_are_let_in(running: Running, tmp_path: Path) -> None:
@@ -279,3 +278,27 @@ def test_only_known_keys_are_let_in(running: Running, tmp_path: Path) -> None:
     finally:
         web.should_exit = True
         thread.join()
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_playground_continues_a_text_at_two_depths(running: Running, width: int, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda asked: asked.url.startswith(running.url) or complaints.append(asked.url))
+    page.goto(running.url)
+    page.wait_for_selector("#model option", state="attached")
+    for field, value in (("prompt", "some"), ("tokens", "5"), ("temperature", "0")):
+        page.fill(f"#{field}", value)
+    page.click("#run")
+    page.wait_for_function("document.getElementById('status').textContent === 'done'")
+    assert page.locator("pre").all_text_contents() == [
+        "some" + by_generate(running, "some", depth, False, 5) for depth in (2, 4)
+    ]
+    assert all("5 tokens" in numbers for numbers in page.locator(".numbers").all_text_contents())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=PICTURES / f"playground-{width}.png", full_page=True)
+    page.close()
+    assert complaints == []
