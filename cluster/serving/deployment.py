@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from cluster.connection.connect import worker_environment
@@ -46,6 +47,7 @@ def deploy(settings: ServeSettings, host: str, port: int, cpus: int) -> None:
     """
     from ray import serve
 
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     serve.start(http_options={"host": host, "port": port, "location": "HeadOnly"})
     replica: Any = serve.deployment(serve.ingress()(Replica))
     options = {"num_cpus": cpus, "runtime_env": {"env_vars": worker_environment(cpus)}}
