@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sysconfig
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,3 +94,16 @@ def shared_texts() -> Path:
 def uri(tmp_path: Path) -> str:
     """The address of an empty MLflow store of the test's own."""
     return empty_store(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium without a window, by Playwright."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not there: apt-get install chromium, to see the page drawn")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()

@@ -3,7 +3,7 @@
     python -m benchmarks.speed.throughput --json benchmarks/results/throughput.json
 
 Forward pass, backward pass and AdamW of all models take turns in one process on one thread, eager and
-compiled: medians of the rounds' ratios of tokens per second, with the middle half of the rounds in brackets.
+compiled: medians of the rounds' ratios of tokens per second of CPU time, and quartiles.
 The others are ``transformers``' GPT-NeoX and, where it is installed, litgpt's GPT, of the same shape and with
 the same attention kernel (``scaled_dot_product_attention``); they are compiled as a whole, ours block by
 block as ``train.compile`` does. Names end in the number of micro-batches of an optimizer step.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -61,7 +62,7 @@ def main() -> None:
     ways = [Way(name, compiled) for name in (*BASES, *peers) for compiled in (False, True)]
     ways += [Way(name, micro_batches=4) for name in BASES]
     steps = {str(way): training_step(way, arguments.width, arguments.sequences) for way in ways}
-    seconds = bench.in_turn(steps, arguments.rounds)
+    seconds = bench.in_turn(steps, arguments.rounds, time.process_time)
     tokens = arguments.sequences * LENGTH
 
     def ratio(one: Way, other: Way) -> dict[str, float]:

@@ -32,6 +32,7 @@ from launcher.cli.pool import pool_app
 from launcher.cli.pretrain import pretrain
 from launcher.cli.quickstart import quickstart
 from launcher.cli.report import report
+from launcher.cli.serve import serve
 from launcher.cli.track import track_app
 from launcher.cli.usage import usage
 from launcher.cli.versions import models_app
@@ -115,6 +116,7 @@ app.command()(pretrain)
 app.command("grad-check")(grad_check)
 app.command("eval")(evaluate)
 app.command()(generate)
+app.command()(serve)
 app.command()(quickstart)
 app.command()(analyze)
 app.command()(drift)

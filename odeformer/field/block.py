@@ -46,6 +46,10 @@ class Block(ABC):
     def part(self, first: int, last: int) -> Block:
         """The field for states that hold only the token positions from ``first`` to ``last`` − 1."""
 
+    @abstractmethod
+    def at_positions(self, positions: Tensor) -> Block:
+        """The field for states whose tokens are at these positions, int64 [batch, tokens]."""
+
     @property
     def speed(self) -> float:
         """D, the factor between the field and dx/dt."""
@@ -85,6 +89,10 @@ class RotaryBlock(Block):
 
     def part(self, first: int, last: int) -> Self:
         return type(self)(self.config, self.cos[first:last], self.sin[first:last])
+
+    def at_positions(self, positions: Tensor) -> Self:
+        # With a dimension for the heads.
+        return type(self)(self.config, self.cos[positions][:, None], self.sin[positions][:, None])
 
     def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
         return attend(self.heads(x, w), w, mask=self.mask)

@@ -43,6 +43,9 @@ class PaperField(Block):
     def part(self, first: int, last: int) -> Self:
         return self  # the field does not depend on positions
 
+    def at_positions(self, positions: Tensor) -> Self:
+        return self
+
     def heads(self, x: Tensor, w: BlockWeights) -> Heads:
         return fused_heads(x, w, self.config)
 

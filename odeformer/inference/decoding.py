@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -66,15 +66,13 @@ class FixedDepthModel:
             # Popping frees each float32 tensor after its conversion: the two sets never exist in full.
             weights = {name: [prepare(w) for w in merged.pop(name).to(self.dtype)] for name in [*merged]}
 
-        self.stretches = []
-        first = 0
-        solvers = (model.layer_solver(), solver_named(model.solver))
-        for solver, grid in zip(solvers, model.grids(depth), strict=True):
-            cells = cells_of(grid, float(model.config.depth)) if len(grid) > 1 else []
-            last = first + len(cells) * len(solver.nodes)
-            in_stretch = {name: tensors[first:last] for name, tensors in weights.items()}
-            self.stretches.append(Stretch(solver, cells, by_cell(in_stretch, len(solver.nodes))))
-            first = last
+        self._layout = [
+            (solver, cells_of(grid, float(model.config.depth)) if len(grid) > 1 else [])
+            for solver, grid in zip(
+                (model.layer_solver(), solver_named(model.solver)), model.grids(depth), strict=True
+            )
+        ]
+        self.stretches = self.stretches_with(weights)
 
         def copied(module: torch.nn.Module | None) -> torch.nn.Module | None:
             return None if module is None else copy.deepcopy(module).requires_grad_(False).to(self.dtype)
@@ -88,6 +86,16 @@ class FixedDepthModel:
         self.unembedding = self.embedding
         if model.unembedding is not None:
             self.unembedding = copied_matrix(model.unembedding.weight)
+
+    def stretches_with(self, weights: Mapping[str, Sequence[Tensor] | Tensor]) -> list[Stretch]:
+        """Prelude and flow with other weights: those at all M times of a solve, by name."""
+        stretches, first = [], 0
+        for solver, cells in self._layout:
+            last = first + len(cells) * len(solver.nodes)
+            own = {name: tensors[first:last] for name, tensors in weights.items()}
+            stretches.append(Stretch(solver, cells, by_cell(own, len(solver.nodes))))
+            first = last
+        return stretches
 
     @property
     def evaluations(self) -> int:
@@ -114,9 +122,12 @@ class FixedDepthModel:
         x = F.embedding(ids, self.embedding)
         return x if self.positions is None else x + self.positions(positions)
 
-    def solve(self, x: Tensor, field: Field) -> Tensor:
-        """The state at t = 1 from the state at t = 0, both [batch, tokens, width]."""
-        for stretch in self.stretches:
+    def solve(self, x: Tensor, field: Field, stretches: Sequence[Stretch] | None = None) -> Tensor:
+        """The state at t = 1 from the state at t = 0, both [batch, tokens, width].
+
+        ``stretches``, from :meth:`stretches_with`, replaces the model's weights.
+        """
+        for stretch in stretches or self.stretches:
             if stretch.cells:
                 state = stretch.solver.start(x)
                 for cell, at_nodes in zip(stretch.cells, stretch.weights, strict=True):

@@ -116,12 +116,15 @@ def generate_text(
             at, draft, ids, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, stop_id=stop_id
         )
 
-    def reported() -> Iterator[int]:
-        for token in tokens:
-            on_token(token)
-            yield token
-
-    yield from until(stop, pieces(tokenizer, ids, reported()))
+    text = ContinuedText(tokenizer, ids, stop)
+    for token in tokens:
+        on_token(token)
+        if piece := text.add(token):
+            yield piece
+        if text.stopped:
+            return
+    if rest := text.rest():
+        yield rest
 
 
 def continuation(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> str:
@@ -129,38 +132,56 @@ def continuation(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[i
     return tokenizer.decode([*prompt, *tokens])[len(tokenizer.decode([*prompt])) :]
 
 
-def pieces(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterator[int]) -> Iterator[str]:
-    """The text that each token adds, withheld until its last character is complete."""
-    seen = [*prompt]
-    shown = tokenizer.decode(seen)
-    for token in tokens:
-        seen.append(token)
-        text = tokenizer.decode(seen)
-        if len(text) > len(shown) and not text.endswith("\ufffd"):
-            yield text[len(shown) :]
-            shown = text
-    if rest := tokenizer.decode(seen)[len(shown) :]:
-        yield rest
+class ContinuedText:
+    """The text that new tokens add to a prompt, piece by piece.
 
+    A piece is withheld until its last character is complete, and while it may be the start of a stop string.
+    """
 
-def until(stops: Sequence[str], texts: Iterator[str]) -> Iterator[str]:
-    """Pieces of text up to the first stop string; text that may be the start of one is withheld."""
-    if "" in stops:
-        raise ValueError("a stop string is empty: give at least one character")
-    held = ""
-    for text in texts:
-        held += text
-        ends = [position for position in (held.find(stop) for stop in stops) if position >= 0]
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = ()) -> None:
+        """
+        Args:
+            tokenizer: the model's tokenizer.
+            prompt: the prompt's token ids.
+            stop: strings before the first of which the text ends.
+
+        Raises:
+            ValueError: for an empty stop string.
+        """
+        if "" in stop:
+            raise ValueError("a stop string is empty: at least one character is needed")
+        self._tokenizer, self._ids, self._stop = tokenizer, [*prompt], stop
+        self._decoded = len(tokenizer.decode(self._ids))
+        self._held = ""
+        self.stopped = False
+        """Whether a stop string has come."""
+
+    def add(self, token: int) -> str:
+        """The text that can be shown after one more token."""
+        self._ids.append(token)
+        text = self._tokenizer.decode(self._ids)
+        if len(text) <= self._decoded or text.endswith("\ufffd"):
+            return ""
+        self._held += text[self._decoded :]
+        self._decoded = len(text)
+        return self._released()
+
+    def rest(self) -> str:
+        """The text that was withheld, after the last token."""
+        text = self._tokenizer.decode(self._ids)
+        self._held += text[self._decoded :]
+        self._decoded = len(text)
+        released = self._released()
+        return released if self.stopped else released + self._held
+
+    def _released(self) -> str:
+        ends = [at for at in (self._held.find(stop) for stop in self._stop) if at >= 0]
         if ends:
-            if before := held[: min(ends)]:
-                yield before
-            return
-        overlap = max((_overlap(held, stop) for stop in stops), default=0)
-        if released := held[: len(held) - overlap]:
-            yield released
-        held = held[len(held) - overlap :]
-    if held:
-        yield held
+            self.stopped = True
+            return self._held[: min(ends)]
+        kept = max((_overlap(self._held, stop) for stop in self._stop), default=0)
+        released, self._held = self._held[: len(self._held) - kept], self._held[len(self._held) - kept :]
+        return released
 
 
 def _overlap(text: str, stop: str) -> int:

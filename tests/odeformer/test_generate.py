@@ -6,10 +6,12 @@ import pytest
 import torch
 from tiny_models import CONTEXT, VOCABULARY, attach_adapter, config, ids, shake, tiny_model
 from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
 
 from data.tokenizer import END_OF_TEXT, train_tokenizer
 from odeformer.inference.decoding import FixedDepthModel
-from odeformer.inference.generate import generate, generate_text, until
+from odeformer.inference.generate import ContinuedText, generate, generate_text
 from odeformer.inference.sampling import Sampling
 from odeformer.model import Odeformer, SolveOptions
 
@@ -268,16 +270,23 @@ def test_rows_of_a_batch_are_what_each_prompt_gives_alone() -> None:
 def test_stop_strings_end_the_text_wherever_they_begin(
     texts: list[str], stops: list[str], expected: str
 ) -> None:
-    said = []
-    for piece in until(stops, iter(texts)):
-        said.append(piece)
-        assert not any(stop in "".join(said) for stop in stops)
-    assert "".join(said) == expected
+    tokens = list(dict.fromkeys(texts))
+    pieces = Tokenizer(WordLevel({token: number for number, token in enumerate(tokens)}, tokens[0]))
+    pieces.decoder = Fuse()
+    continued, said = ContinuedText(pieces, [], stops), ""
+    for text in texts:
+        said += continued.add(tokens.index(text))
+        assert not any(stop in said for stop in stops)
+        if continued.stopped:
+            break
+    else:
+        said += continued.rest()
+    assert said == expected
 
 
-def test_an_empty_stop_string_is_refused() -> None:
+def test_an_empty_stop_string_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(ValueError, match="stop string is empty"):
-        list(until([""], iter(["a"])))
+        ContinuedText(tokenizer, [], [""])
 
 
 def test_text_stops_before_a_stop_string(speaker: Odeformer, tokenizer: Tokenizer) -> None:

@@ -1,0 +1,57 @@
+"""The server as a deployment of Ray Serve."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from cluster.connection.connect import worker_environment
+from cluster.serving.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+NAME = "odeformer"
+START_SECONDS = 600
+
+
+class Replica:
+    """A process that serves the model; Ray Serve starts another if it dies or its engine ends."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        from cluster.serving.server import Server
+
+        self._settings = ServeSettings.model_validate(settings)
+        self._server = Server(self._settings)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        from cluster.serving.api import make_app
+        from cluster.serving.keys import Keys
+
+        keys = self._settings.keys
+        return make_app(self._server, None if keys is None else Keys(keys))
+
+    def check_health(self) -> None:
+        """Raise if the replica must be replaced; Ray Serve asks every few seconds."""
+        if not self._server.current.is_alive:
+            raise RuntimeError("the engine has ended")
+
+
+def deploy(settings: ServeSettings, host: str, port: int, cpus: int) -> None:
+    """Serve on the Ray cluster that this process is connected to, until Ray Serve is shut down.
+
+    Args:
+        host: the address to listen on.
+        port: the port.
+        cpus: cores and compute threads of the replica.
+    """
+    from ray import serve
+
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    serve.start(http_options={"host": host, "port": port, "location": "HeadOnly"})
+    replica: Any = serve.deployment(serve.ingress()(Replica))
+    options = {"num_cpus": cpus, "runtime_env": {"env_vars": worker_environment(cpus)}}
+    application = replica.options(
+        name=NAME, ray_actor_options=options, max_ongoing_requests=1000, health_check_period_s=2
+    ).bind(settings.model_dump(mode="json"))
+    serve.run(application, name=NAME, route_prefix="/")

@@ -1,0 +1,58 @@
+"""Keys of a server's clients: shown once, kept as hashes in a file that only its owner may read."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+from pathlib import Path
+
+PREFIX = "ode-"
+
+
+class Keys:
+    """The hashed keys of a file, by owner; the file is read again when it changes."""
+
+    def __init__(self, path: Path) -> None:
+        """
+        Raises:
+            FileNotFoundError, ValueError: for a file that is missing or damaged.
+        """
+        self._path, self._read_at = path, -1
+        self._hashes: dict[str, str] = {}
+        self._look()
+
+    def owner(self, authorization: str) -> str | None:
+        """The owner of the key in a header ``Bearer KEY``; None if it is not known."""
+        self._look()
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        hashed = _hashed(key.strip())
+        # All are compared, in the same time wherever they differ.
+        owners = [owner for owner, known in self._hashes.items() if hmac.compare_digest(known, hashed)]
+        return owners[0] if owners else None
+
+    def _look(self) -> None:
+        changed = self._path.stat().st_mtime_ns
+        if changed != self._read_at:
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError(f"{self._path}: not a file of keys")
+            self._hashes, self._read_at = content, changed
+
+
+def add_key(path: Path, owner: str) -> str:
+    """Make a key for an owner, replacing an earlier one; the key, which is not stored."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    key = PREFIX + secrets.token_urlsafe(32)
+    content[owner] = _hashed(key)
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return key
+
+
+def _hashed(key: str) -> str:
+    # A key has 256 random bits: a slow hash, as for passwords, would protect nothing more.
+    return hashlib.sha256(key.encode("utf-8")).hexdigest()

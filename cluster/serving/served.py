@@ -1,0 +1,157 @@
+"""A base model that is served: its engine in a thread of its own, and its adapters."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Any
+
+from cluster import registry
+from cluster.registry import Version
+from cluster.registry.about import DEPTHS_FILE
+from cluster.registry.aliases import CHAMPION
+from cluster.registry.fetching import read_json
+from cluster.serving.settings import ServeSettings
+from odeformer import checkpoint
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from odeformer.inference.engine import Engine
+    from odeformer.lora import Adapter
+
+
+@dataclass(frozen=True)
+class AdapterEntry:
+    """An adapter that can be asked for."""
+
+    name: str
+    version: Version
+
+
+@dataclass(eq=False)
+class Served:
+    """A base version with the adapters that belong to it."""
+
+    name: str
+    version: Version | None
+    """None for a checkpoint in a folder."""
+    folder: Path
+    tokenizer: Tokenizer
+    chat_template: str | None
+    engine: Engine
+    settings: ServeSettings
+    entries: dict[str, AdapterEntry] = field(default_factory=dict)
+    """The adapters that can be asked for, by name."""
+    _loaded: OrderedDict[str, Adapter] = field(default_factory=OrderedDict)
+    _lock: Lock = field(default_factory=Lock)
+    _thread: Thread | None = None
+
+    def start(self) -> None:
+        """Start the engine's thread."""
+        self._thread = Thread(target=self.engine.run, name=f"engine {self.label}", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Let the engine end when its last request has."""
+        self.engine.end()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine's thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def label(self) -> str:
+        """The version's address, or the folder."""
+        return str(self.folder) if self.version is None else self.version.uri
+
+    def adapter(self, name: str) -> tuple[Adapter, Version]:
+        """The adapter of a name; fetched and checked when it is first asked for.
+
+        Raises:
+            ValueError: for files that are damaged, or an adapter that cannot be served beside others.
+        """
+        entry = self.entries[name]
+        with self._lock:  # one download at a time; those that are loaded are found in no time
+            if entry.version.uri not in self._loaded:
+                self._loaded[entry.version.uri] = self._fetched(entry.version)
+                while len(self._loaded) > self.settings.most_adapters:
+                    self._loaded.popitem(last=False)
+            self._loaded.move_to_end(entry.version.uri)
+            return self._loaded[entry.version.uri], entry.version
+
+    def _fetched(self, version: Version) -> Adapter:
+        folder = registry.fetch(version.uri, self.settings.tracking_uri)
+        model = checkpoint.load(self.folder)
+        checkpoint.load_adapter(model, folder, self.folder)
+        adapter = model.hypernetwork.adapter
+        if adapter is None:
+            raise ValueError(
+                f"{version.uri} tunes the norms of its base, which all requests share: it cannot be "
+                "served beside others, only exported"
+            )
+        return adapter.requires_grad_(False)
+
+    def find_adapters(self) -> None:
+        """Look in the registry for the adapters to serve: of each name the champion, or else the newest."""
+        if self.version is None:
+            return
+        chosen: dict[str, Version] = {}
+        for version in registry.versions(self.settings.tracking_uri):  # oldest first
+            wanted = self.settings.all_adapters or version.name in self.settings.adapters
+            if not wanted or version.kind != "adapter" or version.base != self.version.uri:
+                continue
+            if CHAMPION not in getattr(chosen.get(version.name), "aliases", ()):
+                chosen[version.name] = version
+        self.entries = {name: AdapterEntry(name, version) for name, version in chosen.items()}
+
+    def costs(self, version: Version | None) -> dict[int, Mapping[str, Any]]:
+        """Score and milliseconds by depth, as they were measured when the version was registered."""
+        table = None if version is None else read_json(version, DEPTHS_FILE, self.settings.tracking_uri)
+        table = table or {}
+        return {row["depth"]: {**row, "metric": table.get("metric")} for row in table.get("rows", [])}
+
+
+def open_served(settings: ServeSettings, reference: str) -> Served:
+    """Load a base, build its engine and find its adapters.
+
+    Raises:
+        ValueError, FileNotFoundError: for an unknown or damaged model, or depths that it cannot have.
+    """
+    from odeformer.inference.engine import Engine
+
+    loaded = registry.load(reference, settings.tracking_uri)
+    version = loaded.versions[-1] if loaded.versions else None
+    if loaded.model.hypernetwork.adapter is not None:
+        raise ValueError(f"{reference} is an adapter: serve its base, and name the adapter with --adapter")
+    own = loaded.model.config.depth
+    trained = (version.tags.get("odeformer.depths", "") if version else "").split(",")
+    depths = settings.depths or tuple(sorted({own, *(int(depth) for depth in trained if depth.isdigit())}))
+    for depth in depths:
+        loaded.model.grids(depth)
+    engine = Engine(
+        loaded.model.eval().requires_grad_(False),
+        depths,
+        most_rows=settings.most_rows,
+        most_waiting=settings.most_waiting,
+    )
+    about = checkpoint.load_tokenizer_config(loaded.folder)
+    served = Served(
+        name=version.name if version else Path(reference).resolve().name,
+        version=version,
+        folder=loaded.folder,
+        tokenizer=loaded.tokenizer,
+        chat_template=about.get("chat_template"),
+        engine=engine,
+        settings=settings,
+    )
+    served.find_adapters()
+    missing = [name for name in settings.adapters if name not in served.entries]
+    if missing:
+        raise ValueError(f"{served.label} has no adapter named {missing[0]!r} in the registry")
+    served.start()
+    return served

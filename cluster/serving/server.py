@@ -1,0 +1,94 @@
+"""The models behind a server's HTTP interface, and the thread that follows the registry."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+
+from cluster import registry
+from cluster.registry import Version
+from cluster.serving.served import Served, open_served
+from cluster.serving.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from odeformer.lora import Adapter
+
+logger = logging.getLogger(__name__)
+
+
+class UnknownModelError(LookupError):
+    """No such base, adapter or version is served."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a request's ``model`` names."""
+
+    served: Served
+    adapter: Adapter | None
+    version: Version | None
+    """The adapter's version, or the base's."""
+    depth: int | None
+    """The depth in the name (``book@4``), if any."""
+
+
+class Server:
+    """Serves the version that an alias names, and changes to another when the alias moves."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        """Load the model.
+
+        Raises:
+            ValueError, FileNotFoundError: see :func:`~cluster.serving.served.open_served`.
+        """
+        self.settings = settings
+        self.current = open_served(settings, settings.model)
+        self._ending = Event()
+        self._follower = Thread(target=self._follow, name="registry", daemon=True)
+        if self.current.version is not None:
+            self._follower.start()
+
+    def choose(self, name: str) -> Choice:
+        """The model that a request names: ``BASE``, ``ADAPTER``, either with ``@DEPTH``.
+
+        Raises:
+            UnknownModelError: if nothing of that name is served.
+            ValueError: for an adapter that is damaged.
+        """
+        served = self.current
+        base, _, depth = name.partition("@")
+        if depth and not depth.isdigit():
+            raise UnknownModelError(f"{name!r}: a whole number, the depth, is expected after @")
+        at = int(depth) if depth else None
+        if base == served.name:
+            return Choice(served, None, served.version, at)
+        if base not in served.entries:
+            known = ", ".join([served.name, *served.entries])
+            raise UnknownModelError(f"there is no model {base!r} here; there are: {known}")
+        adapter, version = served.adapter(base)
+        return Choice(served, adapter, version, at)
+
+    def end(self) -> None:
+        """Stop following the registry, and end the engine when its last request has ended."""
+        self._ending.set()
+        self.current.end()
+
+    def _follow(self) -> None:
+        while not self._ending.wait(self.settings.follow_every):
+            try:
+                self.look_at_registry()
+            except (ConnectionError, ValueError, OSError) as error:  # what is served goes on
+                logger.warning("the registry could not be followed: %s", error)
+
+    def look_at_registry(self) -> None:
+        """Serve the version that the alias names now, beside the old one until its requests have ended."""
+        version = registry.resolve(self.settings.model, self.settings.tracking_uri)
+        old = self.current
+        if old.version is not None and version.uri == old.version.uri:
+            old.find_adapters()
+            return
+        self.current = open_served(self.settings, version.uri)
+        logger.warning("serving %s instead of %s", self.current.label, old.label)
+        old.end()

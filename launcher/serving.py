@@ -1,0 +1,37 @@
+"""Serving from the command line, until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+from threading import Event
+from types import FrameType
+
+from cluster.serving.deployment import deploy
+from cluster.serving.settings import ServeSettings
+from launcher.terminal.progress import Progress
+
+
+def serve_until_stopped(settings: ServeSettings, host: str, port: int, cpus: int, progress: Progress) -> None:
+    """Deploy, say where, and wait for a signal; open streams are given time to end.
+
+    Raises:
+        RuntimeError: if the model cannot be served, with the reason.
+    """
+    from ray import serve
+
+    stopped = Event()
+
+    def stop(signal_number: int, frame: FrameType | None) -> None:
+        stopped.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        deploy(settings, host, port, cpus)
+        shown = f"[{host}]" if ":" in host else host
+        progress.console.print(f"serving {settings.model} at http://{shown}:{port}/v1", soft_wrap=True)
+        progress.console.print(f"playground: http://{shown}:{port}/   (Ctrl-C ends it)", soft_wrap=True)
+        stopped.wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        serve.shutdown()

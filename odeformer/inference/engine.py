@@ -1,0 +1,356 @@
+"""A scheduler that decodes many requests at once, each with its own depth, adapter and sampling.
+
+Requests of one depth N are decoded together (:mod:`odeformer.inference.rows`); depths take turns. A prompt is
+read in parts between two steps, so that a long one does not hold up the streams. A request that names
+milliseconds per token instead of a depth gets the largest depth that keeps them for itself and for all that
+are running: as load grows, new requests get less depth instead of waiting.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from threading import Condition
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from odeformer.field.rows import RowField
+from odeformer.inference.rows import DepthRows, Row
+from odeformer.inference.sampling import Sampling
+from odeformer.lora import Adapter
+from odeformer.model import Odeformer
+
+PROMPT_TOKENS_AT_ONCE = 128
+"""Tokens of a waiting prompt that are read between two steps."""
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(eq=False)
+class Request:
+    """A prompt to continue."""
+
+    prompt: list[int]
+    """Token ids, at least one."""
+    on_token: Callable[[int, Tensor], None] = lambda token, logits: None
+    """Called in the engine's thread with each new token and the logits [vocabulary] it was drawn from."""
+    on_end: Callable[[Finish | Exception], None] = lambda end: None
+    """Called once: with the reason for the end, or the error."""
+    on_prompt: Callable[[Tensor], None] | None = None
+    """Called before the first token with the logits after each prompt token, [tokens, vocabulary]."""
+    max_new_tokens: int | None = None
+    """Largest number of new tokens; None for as many as fit into the context."""
+    depth: int | None = None
+    """N; None for the largest within ``latency_ms``, or the model depth without it."""
+    latency_ms: float | None = None
+    """Milliseconds per token to keep, by less depth if need be."""
+    adapter: Adapter | None = None
+    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=1.0, top_k=None))
+    seed: int = 0
+    stop_id: int | None = None
+    """The token that ends the text; it is not passed on."""
+    cancelled: bool = False
+    """Set from any thread to end the request without a further call."""
+
+    served_at: int | None = None
+    """The depth at which it runs, once that is decided."""
+
+
+@dataclass(eq=False)
+class _Running:
+    """A request whose depth is decided."""
+
+    request: Request
+    row: Row
+    generator: torch.Generator
+
+
+class StepTimes:
+    """Predicted milliseconds of a decoding step by depth and number of rows.
+
+    They are a straight line in the rows for each depth, measured once, times a factor that follows what steps
+    take now: other processes may use the machine as well.
+    """
+
+    FOLLOW = 0.1
+    """Weight of the newest step in the factor."""
+
+    def __init__(self, measured: dict[int, tuple[float, float]]) -> None:
+        """
+        Args:
+            measured: milliseconds of a step with one row, and per further row, by depth.
+        """
+        self._lines, self.factor = measured, 1.0
+
+    def predicted(self, depth: int, rows: int) -> float:
+        """Milliseconds of a step at this depth with so many rows."""
+        first, further = self._lines[depth]
+        return self.factor * (first + further * (rows - 1))
+
+    def observe(self, depth: int, rows: int, milliseconds: float) -> None:
+        """Take a step into account."""
+        expected = self.predicted(depth, rows) / self.factor
+        self.factor += self.FOLLOW * (milliseconds / expected - self.factor)
+
+
+class Engine:
+    """Decodes requests for one base model; :meth:`run` is the body of a thread of its own."""
+
+    def __init__(
+        self,
+        model: Odeformer,
+        depths: Sequence[int],
+        *,
+        most_rows: int = 16,
+        most_waiting: int = 256,
+        capacity: int | None = None,
+    ) -> None:
+        """
+        Args:
+            model: the base, without an adapter.
+            depths: the depths N that are offered.
+            most_rows: largest number of requests that are decoded together at one depth.
+            most_waiting: largest number of requests that wait.
+            capacity: largest number of tokens of prompt and continuation; the context length when not given.
+        """
+        context = model.config.context_length
+        assert context is not None
+        self.capacity = min(capacity or context, context)
+        self.model_depth, self.depths = model.config.depth, tuple(sorted(set(depths)))
+        self._batches = {depth: DepthRows(model, depth, most_rows, self.capacity) for depth in self.depths}
+        self._most_rows, self._most_waiting = most_rows, most_waiting
+        self._waiting: deque[Request] = deque()
+        self._reading: tuple[_Running, RowField] | None = None
+        self._running: dict[int, list[_Running]] = {depth: [] for depth in self.depths}
+        self._changed, self._ending = Condition(), False
+        self._failed: RuntimeError | None = None
+        self.times = StepTimes(self._measured())
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of all keys and values when every place is taken."""
+        return sum((self._most_rows + 1) * batch.bytes_per_row for batch in self._batches.values())
+
+    @property
+    def load(self) -> dict[str, int]:
+        """Numbers of requests: waiting, and running at each depth."""
+        running = {f"N={depth}": len(rows) for depth, rows in self._running.items()}
+        return {"waiting": len(self._waiting) + (self._reading is not None), **running}
+
+    def check(self, request: Request) -> None:
+        """Refuse what cannot be served, and give a request without ``max_new_tokens`` as many as fit.
+
+        Raises:
+            ValueError: for an empty or too long prompt, ids outside the vocabulary, or a depth that is not
+                offered.
+        """
+        if request.depth is not None and request.depth not in self._batches:
+            offered = ", ".join(map(str, self.depths))
+            raise ValueError(f"depth {request.depth} is not offered: choose one of {offered}")
+        self._batches[self.depths[0]].at.check_prompt(request.prompt)
+        asked, room = request.max_new_tokens, self.capacity - len(request.prompt)
+        asked = 1 if asked is None else asked
+        if asked > room:
+            raise ValueError(
+                f"{len(request.prompt)} prompt tokens and {asked} new ones are more than the context of "
+                f"{self.capacity}"
+            )
+        request.max_new_tokens = room if request.max_new_tokens is None else asked
+
+    def submit(self, request: Request) -> None:
+        """Take a request, from any thread.
+
+        Raises:
+            ValueError: see :meth:`check`.
+            OverflowError: if too many are waiting.
+            RuntimeError: if the engine has ended with an error.
+        """
+        self.check(request)
+        with self._changed:
+            if self._failed is not None:
+                raise self._failed
+            if len(self._waiting) >= self._most_waiting:
+                raise OverflowError(f"{self._most_waiting} requests are waiting: try again later")
+            self._waiting.append(request)
+            self._changed.notify()
+
+    def run(self) -> None:
+        """Decode until :meth:`end` is called and nothing is left. An error ends all requests with it."""
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._ending or self._has_work())
+                    if not self._has_work():
+                        return
+                self.step()
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _fail(self, error: BaseException) -> None:
+        """End all requests, also those that are still to come."""
+        reason = RuntimeError(f"the engine has ended: {error}")
+        with self._changed:
+            self._failed = reason
+            requests, self._waiting = [*self._waiting], deque()
+        if self._reading is not None:
+            requests.append(self._reading[0].request)
+        for request in [*requests, *(one.request for rows in self._running.values() for one in rows)]:
+            request.on_end(reason)
+
+    def end(self) -> None:
+        """Let :meth:`run` return when all requests have ended."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
+
+    def step(self) -> None:
+        """Read a part of the next prompt, then draw a token for every running request."""
+        self._drop_cancelled()
+        self._begin_next()
+        if self._reading is not None:
+            self._read_on(*self._reading)
+        for depth, running in self._running.items():
+            if running:
+                self._decode(depth, running)
+
+    def _has_work(self) -> bool:
+        return bool(self._waiting) or self._reading is not None or any(self._running.values())
+
+    def _drop_cancelled(self) -> None:
+        if self._reading is not None and self._reading[0].request.cancelled:
+            self._reading = None
+        for depth, running in self._running.items():
+            for one in [one for one in running if one.request.cancelled]:
+                self._leave(depth, one)
+
+    def _begin_next(self) -> None:
+        """Decide the depth of the first waiting request, if there is room for it."""
+        while self._reading is None:
+            with self._changed:
+                if not self._waiting:
+                    return
+                request = self._waiting[0]
+                depth = self.choose_depth(request)
+                if not request.cancelled and len(self._running[depth]) >= self._most_rows:
+                    return
+                self._waiting.popleft()
+            if request.cancelled:
+                continue
+            request.served_at = depth
+            row = Row([*request.prompt], request.adapter)
+            generator = torch.Generator().manual_seed(request.seed)
+            self._reading = _Running(request, row, generator), self._batches[depth].start()
+
+    def choose_depth(self, request: Request) -> int:
+        """The depth for a request: its own, or the largest that keeps every budget; else the least."""
+        if request.depth is not None:
+            return request.depth
+        running = [one.request.latency_ms for rows in self._running.values() for one in rows]
+        budgets = [ms for ms in (request.latency_ms, *running) if ms is not None]
+        if request.latency_ms is None:
+            return self.model_depth if self.model_depth in self._batches else self.depths[-1]
+        for depth in reversed(self.depths):
+            if len(self._running[depth]) < self._most_rows and self._token_ms(depth) <= min(budgets):
+                return depth
+        return self.depths[0]
+
+    def _token_ms(self, joined: int) -> float:
+        """Predicted milliseconds per token of a stream, with one more request at depth ``joined``."""
+        total = 0.0
+        for depth, running in self._running.items():
+            rows = len(running) + (depth == joined)
+            total += self.times.predicted(depth, rows) if rows else 0.0
+        return total
+
+    def _read_on(self, one: _Running, reading: RowField) -> None:
+        request, depth = one.request, one.request.served_at
+        assert depth is not None
+        batch = self._batches[depth]
+        try:
+            # Scores of a prompt are wanted for all its tokens at once.
+            at_once = PROMPT_TOKENS_AT_ONCE if request.on_prompt is None else len(one.row.ids)
+            logits = batch.read_prompt(one.row, reading, at_once)
+        except (RuntimeError, ArithmeticError) as error:  # this request's alone: others go on
+            self._reading = None
+            request.on_end(error)
+            return
+        if logits is None:
+            return
+        self._reading = None
+        if request.on_prompt is not None:
+            request.on_prompt(logits)
+        if request.max_new_tokens == 0:
+            request.on_end("length")
+        elif self._draw(one, logits[-1].float()):
+            batch.join(one.row, reading)
+            self._running[depth].append(one)
+
+    def _decode(self, depth: int, running: list[_Running]) -> None:
+        batch, count = self._batches[depth], len(running)
+        started = time.perf_counter()
+        logits = batch.step().float()
+        for one, row_logits in zip(
+            [self._of(depth, row) for row in batch.rows], logits.unbind(0), strict=True
+        ):
+            if not self._draw(one, row_logits):
+                self._leave(depth, one)
+        self.times.observe(depth, count, 1e3 * (time.perf_counter() - started))
+
+    def _draw(self, one: _Running, logits: Tensor) -> bool:
+        """Draw the next token; whether the request goes on."""
+        request, row = one.request, one.row
+        if not logits.isfinite().all():
+            request.on_end(FloatingPointError(f"a logit at depth {request.served_at} is not finite"))
+            return False
+        token = request.sampling.draw(logits.cpu(), one.generator)
+        if token == request.stop_id:
+            request.on_end("stop")
+            return False
+        row.ids.append(token)
+        request.on_token(token, logits)
+        assert request.max_new_tokens is not None
+        if len(row.ids) - len(request.prompt) >= request.max_new_tokens:
+            request.on_end("length")
+            return False
+        return not request.cancelled
+
+    def _of(self, depth: int, row: Row) -> _Running:
+        return next(one for one in self._running[depth] if one.row is row)
+
+    def _leave(self, depth: int, one: _Running) -> None:
+        self._batches[depth].leave(one.row)
+        self._running[depth].remove(one)
+
+    def _measured(self) -> dict[int, tuple[float, float]]:
+        """Milliseconds of a step with one row and per further row, by depth."""
+        lines = {}
+        several = min(8, self._most_rows)
+        for depth, batch in self._batches.items():
+            rows = [Row([0, 0]) for _ in range(several)]
+            taken = {}
+            for count, row in enumerate(rows, start=1):
+                reading = batch.start()
+                while batch.read_prompt(row, reading, PROMPT_TOKENS_AT_ONCE) is None:
+                    pass
+                row.ids.append(0)
+                batch.join(row, reading)
+                if count in (1, several):
+                    taken[count] = min(self._timed(batch) for _ in range(3))
+            for row in rows:
+                batch.leave(row)
+            further = (taken[several] - taken[1]) / (several - 1) if several > 1 else 0.0
+            lines[depth] = (taken[1], max(0.0, further))
+        return lines
+
+    @staticmethod
+    def _timed(batch: DepthRows) -> float:
+        started = time.perf_counter()
+        batch.step()
+        for row in batch.rows:
+            row.read -= 1
+        return 1e3 * (time.perf_counter() - started)
