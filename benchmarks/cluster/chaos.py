@@ -150,7 +150,9 @@ def passed(chaos: Chaos, minutes: float, steps: int, before: set[str]) -> bench.
         "minutes": minutes,
         "seconds": seconds,
         "faults": dict(sorted(chaos.struck.items())),
-        "starts": {p.name: len(p.exits) + 1 for p in (chaos.run, chaos.head, chaos.mlflow)},
+        "starts": {
+            p.name: len(p.exits) + (p.process is not None) for p in (chaos.run, chaos.head, chaos.mlflow)
+        },
         "exit_codes": dict(Counter(map(str, chaos.run.exits))),
         "checks": checks,
         "left": end(chaos, before),
@@ -193,9 +195,10 @@ def has_one_value_per_step(folder: Path, uri: str) -> bool:
 
 def end(chaos: Chaos, before: set[str]) -> dict[str, Any]:
     """Stop the pool, its head and MLflow, and return what is left behind."""
-    subprocess.run(
-        [odeformer(), "pool", "stop"], env=chaos.environment, cwd=chaos.folder, timeout=120, check=False
-    )
+    stop = [odeformer(), "pool", "stop"]
+    began = time.monotonic()
+    subprocess.run(stop, env=chaos.environment, cwd=chaos.folder, timeout=ENDING_SECONDS, check=False)
+    print(f"pool stop took {time.monotonic() - began:.0f} s", flush=True)
     for program in (chaos.head, chaos.mlflow, chaos.run, chaos.pool):
         for process in program.family()[:1]:
             process.terminate()
@@ -219,7 +222,9 @@ def files(folder: Path) -> Iterable[Path]:
 def temporary(folder: Path) -> Iterator[Path]:
     """What looks like a file or folder that was being written."""
     for name in ("*-disk/**/*.tmp*", "*-disk/**/*.incomplete", "*-disk/**/.*"):
-        yield from (path for path in folder.glob(name) if not path.name.endswith(".lock"))
+        # Locks stay, and Ray's mark that its folder can be written.
+        kept = (".lock", ".validate_storage_marker")
+        yield from (path for path in folder.glob(name) if not path.name.endswith(kept))
 
 
 def has(file: Path, secret: list[bytes]) -> bool:

@@ -189,7 +189,9 @@ class Chaos:
 
     def strike(self) -> None:
         """Let one fault happen, of those that can happen now."""
-        name = self.chance.choice([fault for fault in STRIKES if fault not in self.undo])
+        names = [fault for fault in STRIKES if fault not in self.undo]
+        rare = [1 / (1 + self.struck[fault]) ** 2 for fault in names]
+        [name] = self.chance.choices(names, rare)
         with suppress(psutil.NoSuchProcess, IndexError):
             undo = STRIKES[name](self)
             if undo is False:

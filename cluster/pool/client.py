@@ -99,13 +99,15 @@ class Pool:
             .remote(content)
         )
         pool = cls(actor, connection)
-        running_dir = pool.status()["dir"]
-        if running_dir != content["dir"]:
-            pool.close()
-            raise ValueError(
-                f"dir: the pool of this cluster is in {running_dir}: stop it first, or give that dir"
-            )
-        pool._ask("configure", content)
+        with ExitStack() as failed:
+            failed.callback(pool.close)
+            running_dir = pool.status()["dir"]
+            if running_dir != content["dir"]:
+                raise ValueError(
+                    f"dir: the pool of this cluster is in {running_dir}: stop it first, or give that dir"
+                )
+            pool._ask("configure", content)
+            failed.pop_all()
         return pool
 
     def submit(self, task: Task, *, again: bool = False) -> str:
