@@ -78,11 +78,15 @@ class Served:
         entry = self.entries[name]
         with self._lock:  # one download at a time; those that are loaded are found in no time
             if entry.version.uri not in self._loaded:
-                self._loaded[entry.version.uri] = self._fetched(entry.version)
-                while len(self._loaded) > self.settings.most_adapters:
-                    self._loaded.popitem(last=False)
+                self.keep(entry.version, self._fetched(entry.version))
             self._loaded.move_to_end(entry.version.uri)
             return self._loaded[entry.version.uri], entry.version
+
+    def keep(self, version: Version, adapter: Adapter) -> None:
+        """Keep a loaded adapter in memory; of too many, those that were used longest ago are dropped."""
+        self._loaded[version.uri] = adapter
+        while len(self._loaded) > self.settings.most_adapters:
+            self._loaded.popitem(last=False)
 
     def _fetched(self, version: Version) -> Adapter:
         folder = registry.fetch(version.uri, self.settings.tracking_uri)
