@@ -45,6 +45,24 @@ def passed(step: int | None = None) -> None:
 
 
 @contextmanager
+def passing() -> Iterator[None]:
+    """Record progress every second while the block waits for something that has time limits of its own."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(EVERY_SECONDS):
+            passed()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
 def beating(folder: Path, rank: int, node: str) -> Iterator[None]:
     """Write ``folder/<rank>.json`` from a thread while the block runs, and remove it at the end.
 

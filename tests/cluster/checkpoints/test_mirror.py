@@ -243,6 +243,14 @@ def commit_and_lose(config: dict[str, Any]) -> None:
     if dist.get_rank() == 0:
         shutil.rmtree(place)
     dist.barrier()
+    fetch = Mirror.fetch
+
+    def fetch_slowly(self: Mirror, there: Path) -> folder.Newest:
+        passed = heartbeat._passed
+        wait_for(lambda: heartbeat._passed >= passed + 2)
+        return fetch(self, there)
+
+    Mirror.fetch = fetch_slowly  # type: ignore[method-assign]
     with commits() as second:
         assert second.restore() == 4
     assert torch.equal(parameter, before)
