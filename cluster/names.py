@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import re
+import socket
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import AfterValidator, StringConstraints
 
 _NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
-# An adapter is called <base>-<team>-<task>.
-_MODEL = "[A-Za-z0-9][A-Za-z0-9_-]{0,190}"
+# An adapter is called <base>--<team>--<task>.
+_MODEL = "[A-Za-z0-9][A-Za-z0-9_-]{0,192}"
 
 Name = Annotated[str, StringConstraints(pattern=f"^{_NAME}$")]
 """Name of a run, a job, a task, a team or a model."""
@@ -56,5 +59,16 @@ def check_model_name(name: str) -> None:
     """
     if not re.fullmatch(_MODEL, name):
         raise ValueError(
-            f"model name {name[:200]!r}: letters, digits, - and _ only, not first - or _, at most 191"
+            f"model name {name[:200]!r}: letters, digits, - and _ only, not first - or _, at most 193"
         )
+
+
+def who() -> str:
+    """The MLflow account or the user that runs this process, ``@`` the machine's name, for histories."""
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    if not user:
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):  # the user id has no name here
+            user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

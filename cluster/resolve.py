@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from cluster import registry
@@ -13,11 +14,13 @@ from cluster.checkpoints import identity
 from cluster.checkpoints.mirror import recorded_owner
 from cluster.settings import PretrainSettings
 from cluster.tracking import store
+from cluster.training.compiling import missing_compiler
 from cluster.training.shards import describe, open_stream
 from data.manifest import Manifest
-from data.tokenizer import load_tokenizer, to_json
+from data.tokenizer import read_json
 from odeformer import checkpoint
 from odeformer.config import ModelConfig
+from odeformer.files.checks import CHECKPOINT, check_replaceable
 from odeformer.gradients import gradient_named
 from odeformer.solvers import LAYERS, solver_named
 
@@ -59,19 +62,24 @@ def resolve_run(settings: PretrainSettings) -> ResolvedRun:
         ValueError, FileNotFoundError: for missing or unsuitable shards, an unknown or unsuitable ``init``, or
             a ``run.dir`` that holds another run.
     """
-    shards = describe(settings)
+    if settings.train.compile == "on" and settings.cluster.address is None and (lack := missing_compiler()):
+        raise ValueError(f"train.compile is on, but {lack}")
     place, init_solver = f"run.dir {settings.run.dir}", None
     recorded = identity.read(settings.run.dir)
     if recorded is None:
         place = f"checkpoint.mirror {settings.checkpoint.mirror}"
         recorded = recorded_owner(settings.run.dir, settings.checkpoint)
-    if settings.init is not None:
-        settings, init_solver = _continued(settings, settings.init, shards.manifest, recorded or {})
-    settings = settings.model_copy(update={"model": complete_model(settings, shards.manifest)})
-    settings = settings.absolute(store.tracking_uri(settings.tracking.uri))
+        check_replaceable(settings.run.dir / "final", CHECKPOINT)
+    # The same run may be training: its own copies of remote files are left alone.
+    with TemporaryDirectory() as cache:
+        shards = describe(settings, Path(cache))
+        if settings.init is not None:
+            settings, init_solver = _continued(settings, settings.init, shards.manifest, recorded or {})
+        settings = settings.model_copy(update={"model": complete_model(settings, shards.manifest)})
+        settings = settings.absolute(store.tracking_uri(settings.tracking.uri))
 
-    for split in ("train", "validation"):
-        open_stream(settings, split, world_size=settings.world_sizes[0], described=shards)
+        for split in ("train", "validation"):
+            open_stream(settings, split, world_size=settings.world_sizes[0], described=shards)
 
     run = ResolvedRun(settings, shards.manifest, init_solver)
     changed = [] if recorded is None else identity.differences(recorded, run.identity)
@@ -130,7 +138,7 @@ def _read_init(
 
     model, solver = checkpoint.load_config(folder)
     # Compared in the form that a build writes, as `transformers` formats an imported tokenizer differently.
-    tokenizer = hashlib.sha256(to_json(load_tokenizer(folder))).hexdigest()
+    tokenizer = hashlib.sha256(read_json(folder)).hexdigest()
     if tokenizer != manifest.tokenizer_sha256:
         raise ValueError(
             f"data.shards {settings.data.shards} were built with a different tokenizer from that of init "

@@ -74,10 +74,19 @@ class TrainSettings(Section):
     the second are the predictions of the first."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Data type of the matmuls. Weights, states and coefficient functions are always float32."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether ``torch.compile`` compiles the transformer block. ``auto`` does where a C++ compiler is found
+    and the run is long enough to pay for the minute that it takes."""
     validate_every: Steps = 100
     """Optimizer steps between validations."""
     validation_sequences: Count = 64
     """Maximum number of held-out sequences per validation."""
+
+    @model_validator(mode="after")
+    def _compiles(self) -> TrainSettings:
+        if self.compile == "on" and self.gradient == "adjoint":
+            raise ValueError("train.compile on cannot be used with gradient adjoint: choose off or auto")
+        return self
 
     def solver_for(self, model: ModelConfig) -> str:
         """Name of the solver that a run of this model uses."""

@@ -28,6 +28,10 @@ def is_remote(location: str) -> bool:
     return True
 
 
+class _MissingError(Exception):
+    """The store has no such file, unlike a copy here that is gone."""
+
+
 class Remote:
     """A remote folder, whose files are downloaded with retries and exponential back-off."""
 
@@ -58,12 +62,17 @@ class Remote:
                 time.sleep(self._first_wait * 2 ** (attempt - 1))
             try:
                 with new_file(target) as temporary:
-                    self._system.get_file(f"{self.address}/{name}", str(temporary))
+                    try:
+                        self._system.get_file(f"{self.address}/{name}", str(temporary))
+                    except FileNotFoundError:
+                        if temporary.parent.is_dir():
+                            raise _MissingError from None
+                        raise  # the folder here has gone meanwhile
                     received = temporary.stat().st_size
                     if size is not None and received != size:
                         raise OSError(f"{received} of {size} bytes came")
                 return
-            except FileNotFoundError:
+            except _MissingError:
                 raise FileNotFoundError(f"{self.address}/{name} does not exist") from None
             except Exception as error:  # noqa: BLE001 (every store has its own errors)
                 cause = f"{type(error).__name__}: {reason(error)}"

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from data.building.sources import TextSource
+
+OutputKind = Literal["export", "gguf", "checkpoint"]
 
 
 def at_model(model: str, uri: str | None = None, adapter: str | None = None) -> None:
@@ -38,16 +40,20 @@ def _at_version(model: str, file: str, uri: str | None) -> None:
         check_is_there(Path(model) / file, CHECKPOINT_EXPECTED)
 
 
-def at_output(out: Path, sources: Iterable[str | Path], overwrite: bool, is_file: bool = False) -> None:
+def at_output(out: Path, sources: Iterable[str | Path], overwrite: bool, kind: OutputKind) -> None:
     """Check that nothing is lost by writing to ``out``.
 
     Raises:
-        ValueError: For one of the ``sources``, or for something that exists, without ``overwrite``.
+        ValueError: For one of the ``sources``, something that exists, without ``overwrite``, or something
+            that is no earlier output of this kind.
     """
-    from odeformer.files.checks import check_output, check_output_file
+    from odeformer.files.checks import CHECKPOINT, EXPORT, check_output, check_output_file, is_our_gguf
 
-    check = check_output_file if is_file else check_output
-    check(out.absolute(), [Path(source) for source in sources], overwrite)
+    out, paths = out.absolute(), [Path(source) for source in sources]
+    if kind == "gguf":
+        check_output_file(out, paths, overwrite, is_our_gguf)
+    else:
+        check_output(out, paths, overwrite, CHECKPOINT if kind == "checkpoint" else EXPORT)
 
 
 def at_transformers(source: Path, register_as: str | None) -> None:

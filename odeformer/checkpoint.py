@@ -1,8 +1,9 @@
 """Saving and loading models and adapters as folders of safetensors and JSON, which cannot execute code.
 
 A checkpoint folder holds ``config.json`` (with a format version), ``model.safetensors`` and
-``tokenizer.json``. An adapter folder holds ``adapter.json`` (with the digest of its base) and
-``adapter.safetensors``: low-rank pairs, or tuned norms and biases that replace the base's.
+``tokenizer.json``; for a tokenizer of others also ``tokenizer_config.json``. An adapter folder holds
+``adapter.json`` (with the digest of its base) and ``adapter.safetensors``: low-rank pairs, or tuned norms and
+biases that replace the base's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from safetensors.torch import load_file, save_file
 
 from odeformer.config import AdapterConfig, ModelConfig
 from odeformer.files.atomic import new_folder
-from odeformer.files.checks import CHECKPOINT_EXPECTED, check_is_there
+from odeformer.files.checks import (
+    ADAPTER,
+    CHECKPOINT,
+    CHECKPOINT_EXPECTED,
+    check_is_there,
+    check_replaceable,
+)
 from odeformer.files.digest import folder_digest
 from odeformer.lora import Adapter
 from odeformer.model import Odeformer, SolveOptions
@@ -28,6 +35,7 @@ from odeformer.solvers import solver_named
 from odeformer.untrusted import check_json
 
 FORMAT_VERSION = 3
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 _Config = TypeVar("_Config", bound=BaseModel)
 
@@ -41,17 +49,17 @@ def save(
         state: the model's ``state_dict`` with unsharded tensors.
         config: the model's shape.
         solver: the solver that the model was trained with.
-        tokenizer: the ``tokenizer.json`` to copy.
-        folder: the folder, which is replaced if it exists.
+        tokenizer: the ``tokenizer.json`` to copy, and with it a ``tokenizer_config.json`` beside it.
+        folder: the folder; a checkpoint that is there is replaced.
 
     Raises:
-        ValueError: for a model with an adapter.
+        ValueError: for a model with an adapter, or a folder that holds anything else.
     """
     if any(name.startswith("hypernetwork.adapter.") for name in state):
         raise ValueError(
             f"{folder}: the model has an adapter: save that with save_adapter, or merge it first"
         )
-    with new_folder(folder) as target:
+    with new_folder(folder, lambda: check_replaceable(folder, CHECKPOINT)) as target:
         _write_json(
             target / "config.json",
             {
@@ -61,8 +69,20 @@ def save(
                 "solver": solver,
             },
         )
-        _write_tensors(target / "model.safetensors", state)
+        write_tensors(target / "model.safetensors", state)
         shutil.copyfile(tokenizer, target / "tokenizer.json")
+        if tokenizer.with_name(TOKENIZER_CONFIG).is_file():
+            shutil.copyfile(tokenizer.with_name(TOKENIZER_CONFIG), target / TOKENIZER_CONFIG)
+
+
+def load_tokenizer_config(folder: Path) -> dict[str, Any]:
+    """Special tokens and chat template, as ``transformers`` names them; nothing for a tokenizer trained here.
+
+    Raises:
+        ValueError: for a file that is damaged or too large.
+    """
+    path = folder / TOKENIZER_CONFIG
+    return _read_object(path) if path.is_file() else {}
 
 
 def load_config(folder: Path) -> tuple[ModelConfig, str]:
@@ -99,21 +119,21 @@ def load(folder: Path) -> Odeformer:
 
 def save_adapter(adapter: Adapter, base: dict[str, str], folder: Path) -> None:
     """Write an adapter folder atomically; ``base`` holds name, version and digest of the base model."""
-    with new_folder(folder) as target:
+    with new_folder(folder, lambda: check_replaceable(folder, ADAPTER)) as target:
         _write_json(
             target / "adapter.json",
             {"format_version": FORMAT_VERSION, "adapter": adapter.config.model_dump(), "base": base},
         )
-        _write_tensors(target / "adapter.safetensors", adapter.state_dict())
+        write_tensors(target / "adapter.safetensors", adapter.state_dict())
 
 
 def save_norms(model: Odeformer, base: dict[str, str], folder: Path) -> None:
     """Write an adapter folder, as :func:`save_adapter`, for a model whose norms and biases were trained."""
-    with new_folder(folder) as target:
+    with new_folder(folder, lambda: check_replaceable(folder, ADAPTER)) as target:
         _write_json(
             target / "adapter.json", {"format_version": FORMAT_VERSION, "method": "norms", "base": base}
         )
-        _write_tensors(target / "adapter.safetensors", dict(vectors(model)))
+        write_tensors(target / "adapter.safetensors", dict(vectors(model)))
 
 
 def load_adapter(model: Odeformer, folder: Path, base: Path) -> None:
@@ -154,18 +174,27 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_tensors(path: Path, state: dict[str, torch.Tensor]) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
+def write_tensors(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, with metadata in its header. Its mode follows the umask."""
+    path.touch()
+    mode = path.stat().st_mode  # save_file replaces the file with one that only its owner may read
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path, metadata)
+    path.chmod(mode)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    check_is_there(path, CHECKPOINT_EXPECTED)
+def _read_object(path: Path) -> dict[str, Any]:
     check_json(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from None
-    version = content.get("format_version") if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    check_is_there(path, CHECKPOINT_EXPECTED)
+    content = _read_object(path)
+    version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(f"{path}: format_version {version} is not {FORMAT_VERSION}, the one this code reads")
     return content
@@ -191,7 +220,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error})") from None
+        raise ValueError(f"{path}: not a whole safetensors file ({error!s:.200})") from None
 
 
 def _assign(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:

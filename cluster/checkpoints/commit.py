@@ -258,7 +258,7 @@ class Checkpoints:
         local = folder.newest_good(self._folder)
         if local.commit is not None or self._mirror is None:
             return local
-        with heartbeat.passing():
+        with heartbeat.transferring():
             remote = self._mirror.fetch(self._folder)
         if remote.commit is not None:
             reason = f"from {self._settings.mirror}"

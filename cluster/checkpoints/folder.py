@@ -21,7 +21,7 @@ FORMAT_VERSION = 3
 READABLE = (2, 3)
 """Format versions that can be read. Format 2 lacks random states and the id of the MLflow run."""
 MANIFEST = "commit.json"
-MISSING = (FileNotFoundError, NotADirectoryError)
+MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 """Errors in reading a commit that mean damage. All others, of a disk or a server, may pass."""
 READ_ATTEMPTS, FIRST_PAUSE = 6, 1.0
 """How often a file is read before its error counts, and the first pause in seconds, which then doubles."""
@@ -95,15 +95,17 @@ def verified(commit: Path) -> Content:
         OSError: when a file that exists cannot be read, also after some time.
     """
     try:
-        content: Content = json.loads(_patiently(lambda: (commit / MANIFEST).read_text()))
+        content: Content = json.loads(_patiently(lambda: (commit / MANIFEST).read_text(encoding="utf-8")))
         version, files = content["format_version"], content["files"]
-    except (*MISSING, ValueError, KeyError, TypeError) as error:
+    except (*MISSING, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{MANIFEST} cannot be read: {type(error).__name__}") from None
     if version not in READABLE:
         raise FormatError(
-            f"{commit} has format {version}, and this version reads {', '.join(map(str, READABLE))}: "
+            f"{commit} has format {version!s:.40}, and this version reads {', '.join(map(str, READABLE))}: "
             "continue with the version that wrote it, or choose another run.dir"
         )
+    if not isinstance(files, dict) or not all(map(_is_below, files)):
+        raise ValueError(f"{MANIFEST} does not name the commit's files")
     for name, written in files.items():
         try:
             digest = _patiently(partial(file_digest, commit / name))
@@ -112,6 +114,14 @@ def verified(commit: Path) -> Content:
         if digest != written:
             raise ValueError(f"{name} is not what was written")
     return content
+
+
+def _is_below(name: str) -> bool:
+    """Whether a file's name in a manifest is that of a file in the commit."""
+    parts = Path(name).parts
+    return not Path(name).is_absolute() and all(
+        part != ".." and "\0" not in part and len(part.encode("utf-8", "replace")) < 256 for part in parts
+    )
 
 
 def _patiently(read: Callable[[], T]) -> T:

@@ -48,7 +48,7 @@ def write(run: Path, identity: Mapping[str, Any]) -> None:
     """Record an identity in a run's folder, which then belongs to this run."""
     if _read(run / FILE_NAME) != identity:
         with new_file(run / FILE_NAME) as temporary:
-            temporary.write_text(json.dumps(identity, indent=2))
+            temporary.write_text(json.dumps(identity, indent=2), encoding="utf-8")
 
 
 def differences(recorded: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
@@ -91,7 +91,7 @@ def _completed(model: Any) -> Any:
 def _read(file: Path) -> dict[str, Any] | None:
     """The object in a JSON file, unless that is missing or damaged."""
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
     return content if isinstance(content, dict) else None

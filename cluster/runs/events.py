@@ -36,8 +36,8 @@ class Event(StrEnum):
         event.fields = fields
         return event
 
-    STARTED = "started", "workers"  # from step 0
-    RESUMED = "resumed", "workers"  # from a checkpoint
+    STARTED = "started", "workers", "reason"  # from step 0; the reason is why it compiles or not
+    RESUMED = "resumed", "workers", "reason"  # from a checkpoint
     FINISHED = "finished"  # the last step is committed
     FAILED = "failed"
     INTERRUPTED = "interrupted"  # the driver was ended, for example by Ctrl-C

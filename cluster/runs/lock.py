@@ -27,7 +27,7 @@ def held(folder: Path) -> Iterator[None]:
         try:
             file = stack.enter_context(locked(path, wait=False))
         except BlockingIOError:
-            holder = path.read_text().strip() or "another process"
+            holder = path.read_text(encoding="utf-8").strip() or "another process"
             raise BlockingIOError(
                 f"run.dir {folder} is in use by {holder}: wait for it, stop it, or choose another run.dir"
             ) from None

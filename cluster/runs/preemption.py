@@ -78,7 +78,7 @@ def is_asked(run: Path | None = None) -> bool:
     if _asked or run is None:
         return _asked > 0
     try:
-        return (run / FILE_NAME).read_text() == STOP
+        return (run / FILE_NAME).read_text(encoding="utf-8") == STOP
     except OSError:
         return False
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.checkpoints.folder import commits, step_of
+from cluster.runs import heartbeat
 from cluster.runs.events import Event, EventLog, EventReader, LoggedEvent, Restart
 from cluster.runs.failures import (
     PreemptedError,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 OnEvent = Callable[[LoggedEvent], None]
 
-HEARTBEATS, FAILURE = "heartbeats", "failure.txt"
+FAILURE = "failure.txt"
 OWN_EVENTS = (
     *(Event.WAITING, Event.RESIZED, Event.GROWING, Event.LEAVING),
     *(Event.RESTARTING, Event.UNWRITABLE),
@@ -136,14 +137,14 @@ class _Supervisor:
         """Number of workers whose resources this run holds, or is about to release."""
 
     def run(self) -> None:
-        shutil.rmtree(self._run / HEARTBEATS, ignore_errors=True)
+        shutil.rmtree(self._run / heartbeat.FOLDER, ignore_errors=True)
         before = self._settings.cluster.workers
         for attempt in count():
             workers = self._find_room()
             if workers != before:
                 self._say(Event.RESIZED, f"{workers} of {self._settings.cluster.workers}")
             before = workers
-            end = self._attempt(self._run / HEARTBEATS / str(attempt), workers)
+            end = self._attempt(self._run / heartbeat.FOLDER / str(attempt), workers)
             if end is None:
                 return
             if not end.is_free:
@@ -228,7 +229,7 @@ class _Supervisor:
         file = self._run / FAILURE
         try:
             with named(file):
-                file.write_text("".join(traceback.format_exception(failure)))
+                file.write_text("".join(traceback.format_exception(failure)), encoding="utf-8")
             self._record = f"{FAILURE} there has the traceback"
         except OSError as error:
             self._record = f"the traceback cannot be written ({error})"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from cluster.runs.heartbeat import Beat
 from odeformer.files.atomic import named
 
+_BEAT = TypeAdapter(Beat)
 LOOK_SECONDS = 1.0
 START_SECONDS = 600.0
 """Seconds that workers have at least until the first progress: for imports and loading weights."""
@@ -37,7 +39,12 @@ class Stuck:
     """A worker that blocks the others."""
 
     process: Process
-    reason: str
+    how: str
+    """``stuck``, and by what one sees it."""
+
+    @property
+    def reason(self) -> str:
+        return f"worker {self.process.rank} is {self.how}"
 
 
 class Watchdog:
@@ -69,7 +76,7 @@ class Watchdog:
             rank = min(silent, key=lambda rank: self._beaten[rank])
             return Stuck(
                 self._process(rank),
-                f"worker {rank} is stuck: no heartbeat for {now - self._beaten[rank]:.0f} s",
+                f"stuck: no heartbeat for {now - self._beaten[rank]:.0f} s",
             )
         has_begun = any(beat["passed"] for beat in self._beats.values())
         patience = self._seconds if has_begun else max(self._seconds, START_SECONDS)
@@ -79,8 +86,7 @@ class Watchdog:
             rank = min(self._beats, key=lambda rank: (self._beats[rank]["passed"], rank))
             return Stuck(
                 self._process(rank),
-                f"worker {rank} is stuck after step {self._beats[rank]['step']}: "
-                f"nobody has made progress for {waiting:.0f} s",
+                f"stuck after step {self._beats[rank]['step']}: nobody has made progress for {waiting:.0f} s",
             )
         return None
 
@@ -107,10 +113,11 @@ class Watchdog:
         beats: dict[int, Beat] = {}
         for path in self._folder.glob("*.json"):
             try:
-                beat: Beat = json.loads(path.read_text())
-            except (OSError, ValueError):
+                beat = _BEAT.validate_json(path.read_bytes()) if path.is_file() else None
+            except (OSError, ValueError):  # half written, or by somebody else
                 continue
-            beats[beat["rank"]] = beat
+            if beat is not None:
+                beats[beat["rank"]] = beat
 
         for rank in self._beats.keys() - beats.keys():
             del self._beaten[rank], self._advanced[rank]
@@ -118,7 +125,7 @@ class Watchdog:
             before = self._beats.get(rank)
             if before is None or beat["time"] != before["time"]:
                 self._beaten[rank] = now
-            if before is None or beat["passed"] != before["passed"]:
+            if before is None or beat["passed"] != before["passed"] or beat["transferring"]:
                 self._advanced[rank] = now
         self._beats = beats
 

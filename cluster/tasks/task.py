@@ -148,6 +148,23 @@ def read_sets(task: Task) -> TaskSets:
     return read_task_sets(data.train, data.validation, task.kind, data.prompt, data.completion, data.held_out)
 
 
+def check_data(task: Task) -> Task:
+    """Validate a task's data; the task with absolute paths.
+
+    Raises:
+        ValueError, FileNotFoundError: for unusable data.
+    """
+    try:
+        read_sets(task)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"data: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"data: {error}") from None
+    train, validation = task.data.train.absolute(), task.data.validation
+    paths = {"train": train, "validation": validation and validation.absolute()}
+    return task.model_copy(update={"data": task.data.model_copy(update=paths)})
+
+
 def shape(task: Task) -> tuple[Any, ...] | None:
     """A key that is equal for tasks that can be trained together in joint passes; ``None`` if a task cannot.
 

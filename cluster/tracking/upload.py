@@ -75,7 +75,7 @@ class Uploader:
         self._sent, self._artifacts = {}, {}
         path = self._folder / SENT_FILE
         if path.is_file():
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text(encoding="utf-8"))
             if record["run_id"] == self._run_id:
                 self._sent, self._artifacts = record["logs"], record.get("artifacts", {})
         self._client = store.connect(runs.run_uri(self._folder))

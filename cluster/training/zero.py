@@ -104,7 +104,7 @@ def initialize(
     config = deepspeed_config(train, optim, zero, dist.get_world_size(), parameters)
     if dist.get_rank() == 0:
         with new_file(folder / "deepspeed.json") as temporary:
-            temporary.write_text(json.dumps(config, indent=2))
+            temporary.write_text(json.dumps(config, indent=2), encoding="utf-8")
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     return engine
 
@@ -117,9 +117,12 @@ def apply_gradients(engine: Any, clip: float) -> float:
     clip without returning the norm.
 
     Returns:
-        The gradient norm before clipping.
+        The gradient norm before clipping; 0 before the last micro-batch.
     """
-    if engine.zero_optimization_stage() == 0 and engine.is_gradient_accumulation_boundary():
+    if not engine.is_gradient_accumulation_boundary():
+        engine.step()
+        return 0.0
+    if engine.zero_optimization_stage() == 0:
         norm = float(nn.utils.clip_grad_norm_(engine.module.parameters(), clip))
         if not math.isfinite(norm):
             engine.zero_grad()  # the optimizer skips parameters without gradients

@@ -125,13 +125,13 @@ def scratch_folder(out: Path, key: str) -> Iterator[Path]:
                 f"another build is making {out}: wait for it, or choose another folder"
             ) from None
         key_file = folder / "key"
-        if not key_file.is_file() or key_file.read_text() != key:
+        if not key_file.is_file() or key_file.read_text(encoding="utf-8") != key:
             for path in folder.iterdir():
                 if path.is_dir():
                     shutil.rmtree(path)
                 elif path.name != "lock":
                     path.unlink()
-            key_file.write_text(key)
+            key_file.write_text(key, encoding="utf-8")
         try:
             yield folder
         except (ValueError, FileNotFoundError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from launcher.analysis.analyze import FILE as ANALYSIS
 from launcher.analysis.analyze import FORMAT_VERSION as ANALYSIS_FORMAT
-from launcher.analysis.files import now, write_report
+from launcher.analysis.files import now, report_of, write_report
 from odeformer.analysis.content import (
     Analysis,
     Comparison,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cluster.registry.analyses import Logged
 
 FILE = "comparison.json"
+REPORT = report_of(FILE, "comparison.html")
 FORMAT_VERSION = 2
 OLDEST_ANALYSIS = 2
 """The oldest readable format; later formats only add parts, which are compared if both analyses have them."""
@@ -51,12 +52,12 @@ def compare(
     a, b = (read(path) for path in paths)
     check_same_text(a, b, first, second)
     folders = [path if path.is_dir() else path.parent for path in paths]
-    check_output(out, folders, overwrite)
+    check_output(out, folders, overwrite, REPORT)
     content = differences(a, b)
 
     from launcher.analysis.pages.comparison_page import page
 
-    write_report(out, FILE, content, "comparison.html", page(a, b, content))
+    write_report(out, REPORT, content, page(a, b, content))
     return out / "comparison.html"
 
 

@@ -7,7 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.analysis.files import encode, now, open_model, read_file, text_digest, write_report
+from launcher.analysis.files import (
+    encode,
+    now,
+    open_model,
+    read_file,
+    report_of,
+    text_digest,
+    write_report,
+)
 from odeformer.files.checks import check_output
 
 if TYPE_CHECKING:
@@ -17,6 +25,7 @@ if TYPE_CHECKING:
     from odeformer.analysis.texts.drift import Windows
 
 FILE = "drift.json"
+REPORT = report_of(FILE, "drift.html")
 FORMAT_VERSION = 1
 
 
@@ -46,7 +55,7 @@ def drift(
     """
     files = {"reference": reference, "new": text}
     texts = {name: read_file(file) for name, file in files.items()}
-    check_output(out, [Path(name) for name in (model, adapter) if name is not None], overwrite)
+    check_output(out, [Path(name) for name in (model, adapter) if name is not None], overwrite, REPORT)
 
     from launcher.analysis.pages.drift import page
     from odeformer.analysis.content import numbers
@@ -87,7 +96,7 @@ def drift(
         "figures": figures,
         "moved": [name for name, figure in figures.items() if figure["moved"]],
     }
-    write_report(out, FILE, content, "drift.html", page(content))
+    write_report(out, REPORT, content, page(content))
     return content
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from odeformer.files.atomic import new_folder
-from odeformer.files.checks import check_is_there
+from odeformer.files.checks import Earlier, check_is_there, check_replaceable
+from odeformer.files.text import read_exactly
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -83,10 +84,7 @@ def read_file(path: Path) -> str:
         ValueError, FileNotFoundError: If the file is missing, not UTF-8, or blank.
     """
     check_is_there(path, "a file of UTF-8 text is expected")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text: convert it") from None
+    text = read_exactly(path)
     if not text.strip():
         raise ValueError(f"{path} is empty: at least 2 tokens of text are needed")
     return text
@@ -99,7 +97,7 @@ def encode(tokenizer: Tokenizer, text: str, context_length: int | None) -> Encod
         ValueError: If there are fewer than two tokens or more than the context holds, or if the tokenizer
             lacks a character of the text.
     """
-    encoding = tokenizer.encode(text, add_special_tokens=False)
+    encoding = tokenizer.encode(text)
     unknown = getattr(tokenizer.model, "unk_token", None)
     unknown_id = None if unknown is None else tokenizer.token_to_id(unknown)
     for token, (first, last) in zip(encoding.ids, encoding.offsets, strict=True):
@@ -131,9 +129,15 @@ def now() -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S %z")
 
 
-def write_report(out: Path, file: str, content: object, page_file: str, page: str) -> None:
-    """Write a folder with ``content`` as JSON and an HTML page, replacing one of the same name."""
+def report_of(file: str, page_file: str) -> Earlier:
+    """How to recognise an earlier folder of :func:`write_report` with files of these names."""
+    return Earlier("a report", (file, page_file), lambda folder: (folder / file).is_file())
+
+
+def write_report(out: Path, earlier: Earlier, content: object, page: str) -> None:
+    """Write a folder with ``content`` as JSON and an HTML page; only an earlier one is replaced."""
     text = json.dumps(content, allow_nan=False, ensure_ascii=False)
-    with new_folder(out) as folder:
+    file, page_file = earlier.files
+    with new_folder(out, lambda: check_replaceable(out, earlier)) as folder:
         (folder / file).write_text(text + "\n", encoding="utf-8")
         (folder / page_file).write_text(page, encoding="utf-8")

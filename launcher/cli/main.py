@@ -9,6 +9,7 @@ import atexit
 import os
 import signal
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -36,6 +37,7 @@ from launcher.cli.usage import usage
 from launcher.cli.versions import models_app
 from odeformer import __version__
 from odeformer.files.atomic import DISK_ERRORS
+from odeformer.files.errors import panics_are_errors
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as in a shell."""
@@ -67,8 +69,11 @@ def main() -> None:
     130 Ctrl-C, 143 SIGTERM.
     ``ODEFORMER_TRACEBACK`` in the environment raises mistakes instead.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no error
     try:
-        with preemption.ended_by_sigterm():
+        with preemption.ended_by_sigterm(), panics_are_errors():
             code = app(standalone_mode=False)
         if code == INTERRUPTED:  # Typer handles Ctrl-C silently
             print("interrupted", file=sys.stderr)

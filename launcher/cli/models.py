@@ -37,7 +37,9 @@ def models_export(
         raise ValueError("give either --peft or --gguf")
     if text is not None and (peft or gguf):
         raise ValueError("--text is for a whole checkpoint: leave it out, or --peft and --gguf")
-    preflight.at_output(out, [name for name in (model, adapter) if name], overwrite, is_file=gguf is not None)
+    preflight.at_output(
+        out, [name for name in (model, adapter) if name], overwrite, "gguf" if gguf else "export"
+    )
     if gguf:
         check_installed("gguf", "gguf")
     preflight.at_model(model, tracking_uri, adapter)
@@ -70,7 +72,7 @@ def models_import(
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Import a GPT-NeoX, Llama or GPT-2 model. Example: odeformer models import --from pythia --out p"""
-    preflight.at_output(out, [source], overwrite)
+    preflight.at_output(out, [source], overwrite, "checkpoint")
     preflight.at_transformers(source, register)
     from launcher.tables.versions import registered_line
     from launcher.transfer import import_checkpoint
@@ -81,10 +83,14 @@ def models_import(
         f"({imported.ordinary_parameters:,} before)",
         f"the layers at N = {imported.layers}: off by {imported.error:.1e} of their norm, "
         f"condition {imported.condition:.3g}",
+        f"its logits there differ from those of transformers by at most {imported.difference:.1e} of their "
+        "standard deviation",
         *(f"{name:<10} {loss:.4f} nats/token" for name, loss in imported.losses.items()),
     )
     if imported.version is not None:
         say(registered_line(imported.version))
+    if imported.not_registered is not None:
+        raise ValueError(f"{out} is not registered: {imported.not_registered}")
 
 
 @models_app.command("register")

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from cluster.settings import PretrainSettings
 from launcher.configuration.setting_docs import setting_docs
+from odeformer.files.atomic import new_file
 
 STARTER: dict[str, dict[str, Any]] = {
     "model": {
@@ -57,11 +58,10 @@ def write_starter(path: Path) -> None:
     lines = HEAD.format(path=shlex.quote(str(path))).splitlines()
     for section, values in STARTER.items():
         lines += ["", f"{section}:", *_lines(PretrainSettings, section, values)]
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
-    except FileExistsError:
-        raise FileExistsError(f"{path} is there already: name another file, or remove it") from None
+    if path.exists():
+        raise FileExistsError(f"{path} is there already: name another file, or remove it")
+    with new_file(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _lines(parent: type[BaseModel], section: str, values: dict[str, Any], indent: str = "  ") -> list[str]:

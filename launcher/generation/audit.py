@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import hashlib
 import json
 import os
@@ -66,12 +67,22 @@ def record(
 
 
 def append(file: Path, content: dict[str, Any]) -> None:
-    """Append a line atomically, and return once it is on disk."""
-    line = json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
-    with locked(file) as opened:
-        opened.write(line)
-        opened.flush()
-        os.fsync(opened.fileno())
+    """Append a line atomically, and return once it is on disk.
+
+    Raises:
+        OSError: Naming the file, when the line cannot be written; the file is then unchanged.
+    """
+    line = json.dumps(content, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    with locked(file), file.open("ab", buffering=0) as opened:
+        before = opened.tell()
+        try:
+            if opened.write(line) < len(line):
+                raise OSError(errno.ENOSPC, "")
+            os.fsync(opened.fileno())
+        except OSError as error:
+            opened.truncate(before)
+            number = error.errno or errno.EIO
+            raise OSError(number, os.strerror(number), str(file)) from None
 
 
 def _digest(text: str) -> str:

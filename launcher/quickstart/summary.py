@@ -118,7 +118,7 @@ def summarise(
 
 def write(summary: dict[str, Any], path: Path) -> None:
     """Write the summary as JSON."""
-    path.write_text(json.dumps(summary, indent=2) + "\n")
+    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
 
 def show(summary: dict[str, Any], console: Console) -> None:

@@ -52,7 +52,7 @@ class PretrainWatcher:
         elif name == Event.VALIDATION:
             self._validation(event)
         elif name == Event.RESUMED:
-            self._resumed(event["step"])
+            self._resumed(event)
         elif name == Event.RESTARTING:
             self._restarting(event)
         elif name in LINES:
@@ -65,8 +65,9 @@ class PretrainWatcher:
     def _print(self, line: str) -> None:
         self._progress.console.print(f"  {line}", soft_wrap=True)
 
-    def _resumed(self, step: int) -> None:
-        self._print(f"resumed from step {step}")
+    def _resumed(self, event: LoggedEvent) -> None:
+        step = event["step"]
+        self._print(f"resumed from step {step} ({event['reason']})")
         if step >= self._steps:
             self._print(f"nothing to train: train.steps is {self._steps}, and step {step} is committed")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 """Numbers of the errors of a disk that is full or broken, which no change of the input would help."""
 
 
@@ -29,11 +30,12 @@ def new_folder(folder: Path, check: Callable[[], None] = lambda: None) -> Iterat
         aside.rename(folder)
     for left_over in (beside, aside):
         shutil.rmtree(left_over, ignore_errors=True)
-    beside.mkdir(parents=True)
     try:
-        yield beside
-        for path in (*beside.iterdir(), beside):
-            flush(path)
+        with named(folder):
+            beside.mkdir(parents=True)
+            yield beside
+            for path in (*beside.iterdir(), beside):
+                flush(path)
         check()
         if folder.exists():
             folder.rename(aside)
@@ -69,14 +71,21 @@ def new_file(file: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def named(file: Path) -> Iterator[None]:
-    """Name this file in a disk's error that the block raises: ``write`` raises it without a name."""
+def named(place: Path) -> Iterator[None]:
+    """Name the place in the errors of a full or broken disk, which name a temporary file or nothing at all.
+
+    A full disk makes safetensors, tokenizers and numpy raise errors of their own; they become ``OSError``.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno in DISK_ERRORS and error.filename is None:
-            error.filename = str(file)
-        raise
+    except Exception as error:
+        in_rust = re.search(r"\(os error (\d+)\)", str(error))  # of safetensors and tokenizers
+        number = int(in_rust[1]) if in_rust else getattr(error, "errno", None)
+        if " requested and " in str(error):  # numpy does not say why it wrote less than it should
+            number = errno.ENOSPC
+        if number not in DISK_ERRORS:
+            raise
+        raise OSError(number, os.strerror(number), str(place)) from None
 
 
 def flush(path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import NamedTuple
 
 CHECKPOINT_EXPECTED = "a checkpoint folder is expected"
 TRANSFORMERS_EXPECTED = "a checkpoint folder of transformers is expected"
@@ -19,27 +22,105 @@ def check_is_there(file: Path, instead: str) -> None:
         raise FileNotFoundError(f"{file}: no such file; {instead}")
 
 
-def check_output(folder: Path, sources: Iterable[Path], overwrite: bool) -> None:
+class Earlier(NamedTuple):
+    """How to recognise an earlier output of a command, which may be replaced."""
+
+    what: str
+    files: tuple[str, ...]
+    """Patterns of the names of all files that it may consist of."""
+    is_ours: Callable[[Path], bool]
+    """Whether a folder of such files is one: other programs use the same names."""
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and {"format_version", "model", "solver"} <= config.keys()
+
+
+def _is_export(folder: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        for file in folder.glob("*.safetensors"):
+            with safe_open(file, framework="numpy") as opened:
+                return (opened.metadata() or {}).get("made_by") == MADE_BY["made_by"]
+    except SafetensorError:
+        pass
+    return False
+
+
+MADE_BY = {"made_by": "odeformer"}
+"""Metadata of exported weights, by which an export is told from a checkpoint of another program."""
+CHECKPOINT = Earlier("a checkpoint", ("config.json", "model.safetensors", "tokenizer*.json"), _is_checkpoint)
+ADAPTER = Earlier(
+    "an adapter", ("adapter.json", "adapter.safetensors"), lambda folder: (folder / "adapter.json").is_file()
+)
+EXPORT = Earlier(
+    "an export",
+    (
+        *("model.safetensors", "config.json", "generation_config.json", "README.md", "chat_template.jinja"),
+        *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json"),
+        *("adapter_model.safetensors", "adapter_config.json"),
+    ),
+    _is_export,
+)
+
+
+def is_our_gguf(file: Path) -> bool:
+    """Whether a file is a GGUF file that this program wrote."""
+    with file.open("rb") as opened:
+        start = opened.read(4096)
+    return start.startswith(b"GGUF") and b"general.quantized_by" in start and b"odeformer" in start
+
+
+def check_output(folder: Path, sources: Iterable[Path], overwrite: bool, earlier: Earlier) -> None:
     """Refuse an output folder where writing would destroy something.
 
     Raises:
-        ValueError: for a file, one of the ``sources`` that are read, or a non-empty folder without
-        ``overwrite``.
+        ValueError: for a file, the current folder, one of the ``sources`` that are read, a non-empty folder
+        without ``overwrite``, or with it one that holds anything but an earlier output.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: give another --out")
     if any(folder.resolve() == source.resolve() for source in sources):
         raise ValueError(f"{folder} is the folder to read from: give another --out")
+    if folder.resolve() == Path.cwd():
+        raise ValueError(f"{folder} is the current folder: give --out the name of a new one")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise ValueError(f"{folder} is there already: give another --out, or --overwrite to replace it")
+    check_replaceable(folder, earlier)
 
 
-def check_output_file(file: Path, sources: Iterable[Path], overwrite: bool) -> None:
+def check_replaceable(folder: Path, earlier: Earlier) -> None:
+    """Refuse to replace a folder that holds anything but an earlier output.
+
+    Raises:
+        ValueError: naming what else it holds.
+    """
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    strange = [name for name in found if not any(fnmatch(name, pattern) for pattern in earlier.files)]
+    if strange:
+        raise ValueError(
+            f"{folder} holds {strange[0]!r}, which is no part of {earlier.what} that this program wrote: "
+            "give another folder, or remove it yourself"
+        )
+    if found and not earlier.is_ours(folder):
+        raise ValueError(
+            f"{folder} is not {earlier.what} that this program wrote: choose another, or remove it yourself"
+        )
+
+
+def check_output_file(
+    file: Path, sources: Iterable[Path], overwrite: bool, is_ours: Callable[[Path], bool]
+) -> None:
     """Refuse an output file where writing would destroy something.
 
     Raises:
-        ValueError: for a folder, a file in one of the ``sources`` that are read, or an existing file without
-            ``overwrite``.
+        ValueError: for a folder, a file in one of the ``sources`` that are read, an existing file without
+            ``overwrite``, or with it one that ``is_ours`` does not recognise as an earlier output.
     """
     if file.is_dir():
         raise ValueError(f"{file} is a folder: give --out a file's name")
@@ -47,3 +128,5 @@ def check_output_file(file: Path, sources: Iterable[Path], overwrite: bool) -> N
         raise ValueError(f"{file.parent} is the folder to read from: give another --out")
     if file.exists() and not overwrite:
         raise ValueError(f"{file} is there already: give another --out, or --overwrite to replace it")
+    if file.exists() and not is_ours(file):
+        raise ValueError(f"{file} was not written by this program: give another --out, or remove it yourself")

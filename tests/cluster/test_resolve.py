@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,9 @@ from cluster import pretrain
 from cluster.checkpoints import identity
 from cluster.resolve import resolve_run
 from cluster.settings import PretrainSettings
+from cluster.training.shards import open_stream
 from data.manifest import Manifest, load_manifest
+from launcher.grad_check import grad_check
 from odeformer import checkpoint
 from odeformer.model import Odeformer
 
@@ -56,6 +61,27 @@ def test_the_manifest_is_read_once_before_the_workers_start(
     pretrain.pretrain(resolve_run(unresolved), lambda event: None)
 
     assert started_after == [1]
+
+
+def test_looking_at_a_run_with_remote_shards_leaves_its_folder_alone(
+    settings: MakeSettings, shards: Path, tmp_path: Path
+) -> None:
+    empty_store(tmp_path)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(shards))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        local = settings()
+        remote = local.model_copy(update={"data": local.data.model_copy(update={"shards": address})})
+        copies = open_stream(remote, "train")
+        next(iter(copies))
+        before = sorted(local.run.dir.rglob("*"))
+        run = resolve_run(remote)
+        assert next(grad_check(remote, [2], None))
+        server.shutdown()
+    assert run.manifest == load_manifest(shards)
+    assert sorted(local.run.dir.rglob("*")) == before
+    assert any(path.suffix == ".tar" for path in before)
 
 
 def test_a_resolved_run_does_not_depend_on_the_current_folder(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from empty_store import empty_store
+from ports import free_port
 from small_runs import check_event
 
 from cluster.runs.events import Event, EventLog, EventReader, Restart
@@ -90,3 +91,12 @@ def test_events_are_listed_once_with_their_fields() -> None:
     assert Event("rollback").fields == ("reason", "to")
     with pytest.raises(AssertionError, match="rollback: reasons is not listed"):
         check_event({"time": 0.0, "event": "rollback", "step": 1, "reasons": "a misspelt field"})
+
+
+def test_a_database_server_that_is_away_is_tried_once_like_any_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for scheme in ("postgresql", "mysql+pymysql"):
+        with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:.* cannot be used: .*refused"):
+            store.connect(f"{scheme}://mlflow@127.0.0.1:{free_port()}/mlflow")
+    assert "retried" not in caplog.text, "MLflow's own tries take minutes"

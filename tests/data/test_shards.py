@@ -140,6 +140,10 @@ def test_overwrite_spares_folders_that_are_not_data(corpus: Path, tmp_path: Path
     with pytest.raises(ValueError, match="not a data folder"):
         build([corpus], tmp_path / "home", overwrite=True, **SMALL)
     assert (tmp_path / "home" / "thesis.tex").exists()
+    build([corpus], tmp_path / "out", **SMALL)
+    (tmp_path / "out" / "thesis.tex").write_text("more years of work")
+    with pytest.raises(ValueError, match=r"holds 'thesis.tex', which is no part of a data folder"):
+        build([corpus], tmp_path / "out", overwrite=True, **SMALL)
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])

@@ -62,6 +62,11 @@ def test_a_gguf_file_is_written_once_and_replaced_when_asked(
     assert out.stat().st_size == small
     odeformer(*export, "f32", "--overwrite")
     assert out.stat().st_size > 2 * small
+    theirs = out.with_name("theirs.gguf")
+    theirs.write_bytes(b"GGUF of another program")
+    with pytest.raises(ValueError, match=r"theirs.gguf was not written by this program"):
+        odeformer(*export[:-2], theirs, "--gguf", "f32", "--overwrite")
+    theirs.unlink()
     assert [path.name for path in out.parent.iterdir()] == ["out.gguf"]
 
 

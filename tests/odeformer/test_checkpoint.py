@@ -52,6 +52,14 @@ def logits(model: Odeformer, depth: int = 5) -> torch.Tensor:
         return model(ids(), depth=depth).logits
 
 
+def test_weights_are_readable_for_whom_the_umask_lets_read(saved: tuple[Odeformer, Path]) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in saved[1].iterdir()}
+    assert modes == dict.fromkeys(modes, 0o666 & ~umask)
+    assert "model.safetensors" in modes
+
+
 # Round trips
 
 
@@ -281,12 +289,16 @@ def test_a_failing_save_leaves_everything_as_it_was(
     assert contents(old) == before
 
 
-def test_saving_replaces_the_old_folder_whole(saved: tuple[Odeformer, Path], tokenizer: Path) -> None:
+def test_saving_replaces_an_old_checkpoint_and_nothing_else(
+    saved: tuple[Odeformer, Path], tokenizer: Path
+) -> None:
     _, folder = saved
-    (folder / "left-over.txt").write_text("of an older format")
     new = tiny_model(size=1).eval()
+    (folder / "notes.txt").write_text("of somebody")
+    with pytest.raises(ValueError, match=r"holds 'notes.txt', which is no part of a checkpoint"):
+        checkpoint.save(new.state_dict(), new.config, "euler", tokenizer, folder)
+    (folder / "notes.txt").unlink()
     checkpoint.save(new.state_dict(), new.config, "euler", tokenizer, folder)
-    assert "left-over.txt" not in contents(folder)
     assert [path.name for path in folder.parent.iterdir()] == ["base"]
     assert torch.equal(logits(checkpoint.load(folder)), logits(new))
 

@@ -11,6 +11,7 @@ from tiny_models import CONTEXT, VOCABULARY, attach_adapter, ids, run_python, sh
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from odeformer.config import BasisConfig
+from odeformer.files.checks import EXPORT, check_output
 from odeformer.interop import Ordinary, continuous, materialise
 from odeformer.interop.hf.architectures import ARCHITECTURES, architecture_for
 from odeformer.interop.hf.exporting import export, export_adapter, load_exported
@@ -65,6 +66,9 @@ def test_an_exported_folder_gives_the_models_logits(
         assert reported < 1e-5
         assert reported > 0 or depth == 4
         assert model.solver == solver
+        check_output(tmp_path / "out", [], True, EXPORT)
+        modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+        assert len(modes) == 1, "all as the umask says"
         ordinary = materialise(model, depth).model()
         assert difference(ordinary(ids()).logits, model(ids(), depth=depth).logits) < 1e-5
 

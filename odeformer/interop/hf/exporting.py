@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from odeformer.checkpoint import load_tokenizer_config, write_tensors
 from odeformer.files.atomic import new_folder
+from odeformer.files.checks import EXPORT, MADE_BY, check_replaceable
 from odeformer.interop.comparing import check_rounding, own_logits, sample_ids
 from odeformer.interop.hf.architectures import Architecture, architecture_for
 from odeformer.interop.materialise import WRITING, Ordinary, layer_weights, materialise, step_scales
 from odeformer.model import Odeformer
 
+METADATA = {"format": "pt", **MADE_BY}
+"""The header of exported files: ``transformers`` reads no others than of this format."""
 HEAD = "lm_head"
 """The module name of the output matrix in all classes, whatever its tensor's name in their files is."""
 
@@ -36,7 +39,7 @@ def export(
         tokenizer: the model's ``tokenizer.json``.
         depth: N; the model depth when not given.
         card: the model card, Markdown.
-        folder: the folder, which is written atomically and replaced if it exists.
+        folder: the folder, written atomically; an export that is there is replaced.
         end_of_text: the token at which generation ends.
 
     Returns:
@@ -50,8 +53,11 @@ def export(
     ordinary = materialise(model, depth)
     architecture = architecture_for(ordinary.config, ordinary.solver)
     config = architecture.to_config(ordinary)
-    with new_folder(folder) as target:
-        config.eos_token_id = _write_tokenizer(tokenizer, ordinary, end_of_text, target)
+    with new_folder(folder, lambda: check_replaceable(folder, EXPORT)) as target:
+        written = _write_tokenizer(tokenizer, ordinary, end_of_text, target)
+        ends = sorted({written.eos_token_id, written.convert_tokens_to_ids(end_of_text)})
+        config.bos_token_id, config.pad_token_id = written.bos_token_id, written.pad_token_id
+        config.eos_token_id = ends if len(ends) > 1 else ends[0]
         _write_model(config, architecture.to_state(ordinary), target)
         (target / "README.md").write_text(card, encoding="utf-8")
         return _difference(model, depth, ordinary, load_exported(target))
@@ -64,7 +70,7 @@ def export_adapter(model: Odeformer, depth: int | None, base: str, folder: Path)
         model: the model with its adapter.
         depth: N; the model depth when not given.
         base: the name of the exported base, for ``base_model_name_or_path``.
-        folder: the folder, which is written atomically and replaced if it exists.
+        folder: the folder, written atomically; an export that is there is replaced.
 
     Returns:
         The difference as in :func:`export`, of the base with the adapter as loaded by ``PeftModel``.
@@ -95,9 +101,9 @@ def export_adapter(model: Odeformer, depth: int | None, base: str, folder: Path)
         "lora_dropout": 0.0,
         "inference_mode": True,
     }
-    with new_folder(folder) as target:
+    with new_folder(folder, lambda: check_replaceable(folder, EXPORT)) as target:
         (target / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        save_file(state, target / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_tensors(target / "adapter_model.safetensors", state, METADATA)
         return _difference(model, depth, ordinary, _with_adapter(ordinary, architecture, target))
 
 
@@ -120,25 +126,23 @@ def load_exported(folder: Path, **options: Any) -> Any:
 
 def _write_model(config: Any, state: dict[str, Tensor], target: Path) -> None:
     config.to_json_file(target / "config.json", use_diff=False)
-    # transformers does not read files without this format.
-    save_file(state, target / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(target / "model.safetensors", state, METADATA)
 
 
-def _write_tokenizer(tokenizer: Path, ordinary: Ordinary, end_of_text: str, target: Path) -> int:
-    """Write the tokenizer's files, and return the id of the end-of-text token."""
+def _write_tokenizer(tokenizer: Path, ordinary: Ordinary, end_of_text: str, target: Path) -> Any:
+    """Write the tokenizer's files, and return it as ``transformers`` loads it."""
     from transformers import PreTrainedTokenizerFast
 
+    # The text of a special token is tokenised as letters, as in this package; that of others as they do.
+    known = load_tokenizer_config(tokenizer.parent) or {"split_special_tokens": True}
+    known = {"eos_token": end_of_text, "pad_token": end_of_text} | known
     fast = PreTrainedTokenizerFast(
-        tokenizer_file=str(tokenizer),
-        eos_token=end_of_text,
-        model_max_length=ordinary.config.context_length,
-        # The text of the end-of-text token is tokenised as letters, as in this package.
-        split_special_tokens=True,
+        tokenizer_file=str(tokenizer), model_max_length=ordinary.config.context_length, **known
     )
     fast.save_pretrained(target)
     # It writes an equivalent file; the original one has the digest that the data manifest names.
     shutil.copyfile(tokenizer, target / "tokenizer.json")
-    return int(fast.convert_tokens_to_ids(end_of_text))
+    return fast
 
 
 def _adapter_state(
