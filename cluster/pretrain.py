@@ -130,7 +130,7 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     from torch import distributed as dist
 
     from cluster.checkpoints.durable import on_rank_0
-    from cluster.runs import preemption
+    from cluster.runs import heartbeat, preemption
     from cluster.tracking import node
     from cluster.training import worker, zero
     from cluster.training.shards import describe, open_stream
@@ -158,7 +158,8 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     if settings.init is None or must_resume:
         model = Odeformer(settings.model)
     else:
-        model = registry.load(settings.init, settings.tracking.uri).model
+        with heartbeat.transferring():
+            model = registry.load(settings.init, settings.tracking.uri).model
 
     tracker = upload.Tracker(settings.run.dir) if rank == 0 else nullcontext(_ignore)
     with tracker as report, node.watched(settings.run.dir):

@@ -258,7 +258,8 @@ class Checkpoints:
         local = folder.newest_good(self._folder)
         if local.commit is not None or self._mirror is None:
             return local
-        remote = self._mirror.fetch(self._folder)
+        with heartbeat.transferring():
+            remote = self._mirror.fetch(self._folder)
         if remote.commit is not None:
             reason = f"from {self._settings.mirror}"
             self._report(Event.CHECKPOINT_FETCHED, remote.content["step"], {"reason": reason})

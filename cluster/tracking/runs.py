@@ -170,6 +170,10 @@ def _record(folder: Path) -> dict[str, Any]:
         return dict(json.loads((folder / RUN_FILE).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
+    except ValueError as error:
+        raise ValueError(
+            f"{folder / RUN_FILE} is damaged ({error}): remove it, and start the run again"
+        ) from None
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:

@@ -46,7 +46,7 @@ def test_a_run_that_has_nothing_left_to_train_says_so(step: int, is_said: bool) 
     }
     out = io.StringIO()
     watcher = PretrainWatcher(PretrainSettings.model_validate(content), Progress(Console(file=out)))
-    watcher({"time": 0.0, "event": "resumed", "step": step, "workers": 1})
+    watcher({"time": 0.0, "event": "resumed", "step": step, "workers": 1, "reason": "why"})
     said = f"nothing to train: train.steps is 4, and step {step} is committed"
     assert (said in out.getvalue()) == is_said
 
