@@ -503,7 +503,7 @@ def _models(server: Server) -> list[Model]:
                 "depth": depth,
                 "metric": costs.get(depth, {}).get("metric"),
                 "score": costs.get(depth, {}).get("score"),
-                "milliseconds_per_token": served.engine.times.predicted(depth, 1),
+                "milliseconds_per_token": served.engine.times.predicted({depth: 1}),
             }
             for depth in served.engine.depths
         ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Condition
 from typing import Literal
@@ -70,31 +70,39 @@ class _Running:
 
 
 class StepTimes:
-    """Predicted milliseconds of a decoding step by depth and number of rows.
+    """Predicted milliseconds between two tokens of a stream.
 
-    They are a straight line in the rows for each depth, measured once, times a factor that follows what steps
-    take now: other processes may use the machine as well.
+    A step at one depth is a straight line in its rows, measured once. What the machine makes of it now, with
+    other processes, other requests' prompts and the sending of the tokens, is a factor that 95 % of the last
+    rounds stayed within.
     """
 
-    FOLLOW = 0.1
-    """Weight of the newest step in the factor."""
+    ROUNDS, WITHIN = 100, 0.95
 
     def __init__(self, measured: dict[int, tuple[float, float]]) -> None:
         """
         Args:
             measured: milliseconds of a step with one row, and per further row, by depth.
         """
-        self._lines, self.factor = measured, 1.0
+        self._lines = measured
+        self._ratios: deque[float] = deque([1.0], maxlen=self.ROUNDS)
 
-    def predicted(self, depth: int, rows: int) -> float:
-        """Milliseconds of a step at this depth with so many rows."""
-        first, further = self._lines[depth]
-        return self.factor * (first + further * (rows - 1))
+    @property
+    def factor(self) -> float:
+        """How many times as long as measured a round of steps takes now."""
+        return sorted(self._ratios)[int(self.WITHIN * (len(self._ratios) - 1))]
 
-    def observe(self, depth: int, rows: int, milliseconds: float) -> None:
-        """Take a step into account."""
-        expected = self.predicted(depth, rows) / self.factor
-        self.factor += self.FOLLOW * (milliseconds / expected - self.factor)
+    def predicted(self, rows: Mapping[int, int]) -> float:
+        """Milliseconds of a round: one step at each depth, with so many rows."""
+        return self.factor * self._measured(rows)
+
+    def observe(self, rows: Mapping[int, int], milliseconds: float) -> None:
+        """Take a round into account."""
+        self._ratios.append(milliseconds / self._measured(rows))
+
+    def _measured(self, rows: Mapping[int, int]) -> float:
+        lines = [(self._lines[depth], count) for depth, count in rows.items() if count]
+        return sum(first + further * (count - 1) for (first, further), count in lines)
 
 
 class Engine:
@@ -210,13 +218,17 @@ class Engine:
 
     def step(self) -> None:
         """Read a part of the next prompt, then draw a token for every running request."""
+        started = time.perf_counter()
         self._drop_cancelled()
         self._begin_next()
         if self._reading is not None:
             self._read_on(*self._reading)
+        rows = {depth: len(running) for depth, running in self._running.items()}
         for depth, running in self._running.items():
             if running:
-                self._decode(depth, running)
+                self._decode(depth)
+        if any(rows.values()):
+            self.times.observe(rows, 1e3 * (time.perf_counter() - started))
 
     def _has_work(self) -> bool:
         return bool(self._waiting) or self._reading is not None or any(self._running.values())
@@ -254,18 +266,12 @@ class Engine:
         budgets = [ms for ms in (request.latency_ms, *running) if ms is not None]
         if request.latency_ms is None:
             return self.model_depth if self.model_depth in self._batches else self.depths[-1]
+        rows = {depth: len(running) for depth, running in self._running.items()}
         for depth in reversed(self.depths):
-            if len(self._running[depth]) < self._most_rows and self._token_ms(depth) <= min(budgets):
+            joined = {**rows, depth: rows[depth] + 1}
+            if rows[depth] < self._most_rows and self.times.predicted(joined) <= min(budgets):
                 return depth
         return self.depths[0]
-
-    def _token_ms(self, joined: int) -> float:
-        """Predicted milliseconds per token of a stream, with one more request at depth ``joined``."""
-        total = 0.0
-        for depth, running in self._running.items():
-            rows = len(running) + (depth == joined)
-            total += self.times.predicted(depth, rows) if rows else 0.0
-        return total
 
     def _read_on(self, one: _Running, reading: RowField) -> None:
         request, depth = one.request, one.request.served_at
@@ -290,16 +296,14 @@ class Engine:
             batch.join(one.row, reading)
             self._running[depth].append(one)
 
-    def _decode(self, depth: int, running: list[_Running]) -> None:
-        batch, count = self._batches[depth], len(running)
-        started = time.perf_counter()
+    def _decode(self, depth: int) -> None:
+        batch = self._batches[depth]
         logits = batch.step().float()
         for one, row_logits in zip(
             [self._of(depth, row) for row in batch.rows], logits.unbind(0), strict=True
         ):
             if not self._draw(one, row_logits):
                 self._leave(depth, one)
-        self.times.observe(depth, count, 1e3 * (time.perf_counter() - started))
 
     def _draw(self, one: _Running, logits: Tensor) -> bool:
         """Draw the next token; whether the request goes on."""
