@@ -44,6 +44,8 @@ PARTS = (
     Part("docs/analysis.md", "cost", analysis.cost, ("analysis",)),
     Part("docs/analysis.md", "faithfulness", analysis.faithfulness, ("faithfulness",)),
     Part("docs/benchmarks.md", "startup", speed.startup, ("startup",)),
+    Part("docs/benchmarks.md", "throughput", speed.throughput, ("throughput",)),
+    Part("docs/benchmarks.md", "serving", speed.serving, ("serving",)),
     Part("docs/checkpoints.md", "checkpointing", cluster.checkpointing, ("checkpointing",)),
     Part("docs/data.md", "cost", data.cost, ("loader", "shuffle", "data_build")),
     Part("docs/generation.md", "rates", speed.generation, ("generation",)),

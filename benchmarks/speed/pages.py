@@ -123,3 +123,42 @@ def startup(content: dict[str, Any]) -> str:
     if not late:
         return f"{text}, everything else at most {max(row['more'] for row in mistakes):.2f} s"
     return f"{text}; MISSED by {len(late)} of {len(mistakes)} others: {min(late):.2f} to {max(late):.2f} s"
+
+
+def throughput(content: dict[str, Any]) -> str:
+    """The sentence on training throughput, by width."""
+    names = {
+        "ratio_compiled_to_eager": ("K = D compiled over eager", 1.2),
+        "ratio_compiled_to_peer_compiled": ("over the faster peer, both compiled", 1.0),
+        "ratio_ordinary_to_peer": ("our ordinary model over the faster peer", 1.0),
+        "ratio_full": ("K = D over ordinary", None),
+        "ratio_half": ("K = D/2 over ordinary", None),
+    }
+    texts = []
+    for row in content["rows"]:
+        parts = []
+        for key, (name, bar) in names.items():
+            measured = row[key]
+            judged = "" if bar is None else f", bar {bar}: {verdict(measured['ratio'] >= bar)}"
+            parts.append(
+                f"{name} {measured['ratio']:.2f} × ({measured['low']:.2f} to {measured['high']:.2f}{judged})"
+            )
+        texts.append(f"width {row['width']}: " + "; ".join(parts))
+    return ". ".join(texts)
+
+
+def serving(content: dict[str, Any]) -> str:
+    """The sentence on the server."""
+    bars = (
+        ("ratio_together", "eight clients with four adapters over one after another", 2.5),
+        ("ratio_half_depth", "N = D/2 over N = D", 1.5),
+        ("ratio_transformers", "over `transformers`' continuous batching", 1.0),
+    )
+    parts = [
+        f"{name} {content[key]:.2f} × (bar {bar}: {verdict(content[key] >= bar)})" for key, name, bar in bars
+    ]
+    budget = content["budget"]
+    late = [phase["p95_ms"] for phase in budget["phases"].values()]
+    kept = verdict(max(late) <= budget["budget_ms"])
+    parts.append(f"95 % of the tokens within {max(late):.0f} ms, budget {budget['budget_ms']:.0f} ms: {kept}")
+    return "; ".join(parts)
