@@ -14,6 +14,8 @@ from typing import Any
 from cluster.checkpoints import folder
 from cluster.settings import CheckpointSettings
 from data.remote import Remote, file_system
+from odeformer.files.errors import reason
+from odeformer.files.shown import masked
 
 IDENTITY = "run.json"
 """File in ``run.dir`` with the identity of its run, which must match to resume it."""
@@ -63,9 +65,9 @@ class Mirror:
         try:
             names = self._names()
         except Exception as error:  # noqa: BLE001 - any store's
-            cause = f"{type(error).__name__}: {error}".splitlines()[0]
+            cause = f"{type(error).__name__}: {reason(error)}"
             raise OSError(
-                f"{self._address} cannot be read, and {place} holds no checkpoint to resume from ({cause})"
+                f"{masked(self._address)} cannot be read, and {place} holds no checkpoint ({cause})"
             ) from None
         for name in reversed(names):
             manifest = self._manifest(name)
@@ -77,7 +79,7 @@ class Mirror:
                 content = folder.verified(incomplete)
             except ValueError as error:
                 shutil.rmtree(incomplete)
-                damaged.append((folder.step_of(place / name), f"{self._at(name)}: {error}"))
+                damaged.append((folder.step_of(place / name), f"{masked(self._at(name))}: {error}"))
                 continue
             self._check_identity(content)
             folder.put_in_place(incomplete, content["step"], self._settings)
@@ -108,7 +110,7 @@ class Mirror:
         ours = identity(self._identity.parent)
         if ours is not None and content.get("run") not in (None, ours):
             raise ValueError(
-                f"checkpoint.mirror {self._address} holds the checkpoints of another run: "
+                f"checkpoint.mirror {masked(self._address)} holds the checkpoints of another run: "
                 "give each run its own"
             )
 

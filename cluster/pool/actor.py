@@ -8,6 +8,7 @@ import threading
 import time
 from typing import Any
 
+from cluster.connection import credentials
 from cluster.pool.board import Board
 from cluster.pool.dispatch import CANCELLED, Dispatcher
 from cluster.pool.job import HistoryEntry, Job, JobDetails, JobRecord, Transition
@@ -22,6 +23,8 @@ from cluster.runs.events import LoggedEvent, events_from
 from cluster.runs.failures import QueueFullError
 from cluster.supervision import orphans
 from cluster.tasks.task import Task
+from cluster.tracking import store
+from odeformer.files.shown import masked, masked_values
 
 LOOK_SECONDS = 0.1
 JOURNAL_SECONDS = 60.0
@@ -30,6 +33,13 @@ LAST_LINES = 20
 EVENT_BYTES = 2**18
 
 logger = logging.getLogger(__name__)
+
+
+class _Masked(logging.Formatter):
+    """A format without the passwords in addresses: traceback and all."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
 
 
 class PoolActor:
@@ -45,8 +55,11 @@ class PoolActor:
         # Ray leaves the processes of a killed raylet alive, and this one holds the journal.
         orphans.end_with_parent()
         folder = PoolSettings.model_validate(settings).dir
+        credentials.take(folder)
         self._journal = Journal(folder, JOURNAL_SECONDS)
-        logging.basicConfig(filename=folder / "pool.log", format="%(asctime)s %(message)s")
+        log = logging.FileHandler(folder / "pool.log")
+        log.setFormatter(_Masked("%(asctime)s %(message)s"))
+        logging.basicConfig(handlers=[log])
         history = self._journal.settings()
         kept: dict[str, Any] = {"settings": settings, "is_draining": False}
         if history:
@@ -55,7 +68,7 @@ class PoolActor:
 
         self._lock = threading.RLock()
         self._board = Board(self._journal, known)
-        self._slots = Slots(known.cpus_per_job, known.gpus_per_job)
+        self._slots = Slots(known.cpus_per_job, known.gpus_per_job, folder)
         self._dispatcher = Dispatcher(self._board, self._slots)
         self._dispatcher.is_draining = kept["is_draining"]
         self._dispatcher.recover()
@@ -73,15 +86,18 @@ class PoolActor:
             logger.exception("the pool starts again")
             os._exit(1)  # Ray restarts the actor, and the journal has its state
 
-    def configure(self, settings: dict[str, Any]) -> None:
+    def configure(self, settings: dict[str, Any], variables: dict[str, str]) -> None:
         with self._lock:
             now = time.time()
+            os.environ.update(variables, MLFLOW_TRACKING_URI=settings["tracking_uri"])
+            # For the slots, and for the next process of this pool.
+            credentials.write(self._board.settings.dir, credentials.ours())
             self._board.configure(PoolSettings.model_validate(settings), now)
             self._dispatcher.is_draining = self._dispatcher.is_stopping = False
             self._keep(now)
 
     def uri(self) -> str:
-        return str(self._board.settings.tracking_uri)
+        return store.tracking_uri(self._board.settings.tracking_uri)
 
     def submit(self, task: dict[str, Any], token: str, again: bool = False) -> str:
         checked = Task.model_validate(task)
@@ -171,7 +187,7 @@ class PoolActor:
             state: PoolState = "draining" if dispatcher.is_draining else "running"
             return {
                 "dir": str(settings.dir),
-                "tracking_uri": settings.tracking_uri,
+                "tracking_uri": masked(str(settings.tracking_uri)),
                 "cpus_per_job": settings.cpus_per_job,
                 "gpus_per_job": settings.gpus_per_job,
                 "state": "stopping" if dispatcher.is_stopping else state,
@@ -216,10 +232,12 @@ class PoolActor:
             if not running:
                 self._mlflow.stop()
                 self._slots.close()
+                if not self._board.jobs("queued") and not self._board.jobs("trained"):
+                    credentials.remove(self._board.settings.dir)
             return len(running)
 
     def _keep(self, at: float) -> None:
-        content = self._board.settings.model_dump(mode="json")
+        content = masked_values(self._board.settings.model_dump(mode="json"))
         self._journal.keep_settings({"settings": content, "is_draining": self._dispatcher.is_draining}, at)
 
     def _view(self, job: JobRecord) -> dict[str, Any]:

@@ -8,12 +8,14 @@ import uuid
 from contextlib import ExitStack
 from typing import Any
 
+from cluster.connection import credentials
 from cluster.connection.connect import ray_cluster, worker_environment
 from cluster.pool.job import ENDED, Job, JobDetails, Transition
 from cluster.pool.settings import PoolSettings
 from cluster.pool.status import PoolStatus
 from cluster.runs.events import LoggedEvent
 from cluster.tasks.task import Task
+from odeformer.files.shown import masked
 
 ACTOR_NAME, NAMESPACE = "odeformer-pool", "odeformer"
 ANSWER_SECONDS = 90.0
@@ -79,6 +81,9 @@ class Pool:
 
         connection = _connected(address)
         content = settings.model_dump(mode="json")
+        variables = credentials.ours()
+        # Only their masked form is in what Ray keeps of an actor.
+        shown = {**content, "tracking_uri": masked(uri)}
         actor = (
             ray.remote(PoolActor)
             .options(
@@ -93,7 +98,7 @@ class Pool:
                 resources={HEAD: 0.001},
                 runtime_env={"env_vars": worker_environment(settings.cpus_per_job)},
             )
-            .remote(content)
+            .remote(shown)
         )
         pool = cls(actor, connection)
         running_dir = pool.status()["dir"]
@@ -102,7 +107,7 @@ class Pool:
             raise ValueError(
                 f"dir: the pool of this cluster is in {running_dir}: stop it first, or give that dir"
             )
-        pool._ask("configure", content)
+        pool._ask("configure", content, variables)
         return pool
 
     def submit(self, task: Task, *, again: bool = False) -> str:

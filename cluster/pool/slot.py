@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypedDict
 
+from cluster.connection import credentials
 from cluster.supervision import orphans
 
 WARM = "from cluster.pool.warm import main; main()"
@@ -37,10 +39,15 @@ class Order(TypedDict):
 
 
 class Slot:
-    """Runs processes with jobs, one after another. Calls may overlap."""
+    """Runs processes with jobs, one after another. Calls may overlap.
 
-    def __init__(self) -> None:
+    Args:
+        folder: the pool's folder, which has its credentials.
+    """
+
+    def __init__(self, folder: str) -> None:
         orphans.end_with_parent()
+        credentials.take(Path(folder))
         self._pids: dict[str, int] = {}
         self._pending_signals: dict[str, int] = {}
         # Ray's workers find packages by sys.path, which child processes do not inherit. -P keeps the current

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypedDict
 
 from cluster.tracking import runs, store
+from odeformer.files.shown import masked
 
 if TYPE_CHECKING:
     from cluster.finetuning.result import FinetuneResult
@@ -121,7 +122,7 @@ def _print_to_log(first: Path, *others: Path) -> None:
     """Redirect the process's output to the first job's log; the other jobs' logs refer to it."""
     for folder in (first, *others):
         folder.mkdir(parents=True, exist_ok=True)
-    log = os.open(first / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(first / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(log, 1)
     os.dup2(log, 2)
     for folder in others:
@@ -147,8 +148,7 @@ def _run(order: Order) -> int:
     preemption.listen()
     orphans.end_with_parent()
     torch.set_num_threads(order["cpus"])
-    jobs, uri = order["jobs"], order["uri"]
-    assert uri is not None, "Pool.start resolves the store"
+    jobs, uri = order["jobs"], store.tracking_uri(order["uri"])
     folders = [Path(job["folder"]) for job in jobs]
     tasks = [Task.model_validate(job["task"]) for job in jobs]
     locks = [ExitStack() for _ in jobs]
@@ -159,7 +159,7 @@ def _run(order: Order) -> int:
         outcome = _outcome(how, is_its_own)
         if "error" in outcome:
             failed.add(number)
-            _add_to_log(folders[number], "".join(traceback.format_exception(how)))  # type: ignore[arg-type]
+            _add_to_log(folders[number], masked("".join(traceback.format_exception(how))))  # type: ignore[arg-type]
         runs.write_json(folders[number] / OUTCOME, {"attempt": jobs[number]["attempt"], **outcome})
         running.remove(number)
         locks[number].close()

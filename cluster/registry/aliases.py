@@ -9,7 +9,6 @@ that is still the last one (compare-and-swap); of two concurrent moves the first
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import socket
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.registry.versions import HISTORY, Version, create_model, resolve, versions, versions_of
 from cluster.tags import MOVE_BASED_ON, MOVE_FROM, MOVE_GATE, MOVE_TO, MOVE_WHAT, MOVE_WHO, MOVE_WHY
 from cluster.tracking.store import answering, connect, patience, tracking_uri
+from odeformer.files.user import user_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -171,17 +171,22 @@ def replay(entries: Sequence[Move]) -> Log:
 
 
 def _move(entry: Version) -> Move:
-    tags = entry.tags
+    tags, gate = entry.tags, None
+    try:
+        based_on, after = int(tags[MOVE_BASED_ON]), tags[MOVE_TO]
+        gate = json.loads(tags.get(MOVE_GATE, "null"))
+    except (KeyError, ValueError):  # somebody has written it by hand: it must not hide the others
+        based_on, after = -1, tags.get(MOVE_TO, "")
     return Move(
         number=int(entry.version),
-        what=tags[MOVE_WHAT],
+        what=tags.get(MOVE_WHAT, ""),
         before=tags.get(MOVE_FROM) or None,
-        after=tags[MOVE_TO],
+        after=after,
         who=tags.get(MOVE_WHO, ""),
         when=entry.created,
         why=tags.get(MOVE_WHY, ""),
-        gate=json.loads(tags[MOVE_GATE]) if MOVE_GATE in tags else None,
-        based_on=int(tags[MOVE_BASED_ON]),
+        gate=gate if isinstance(gate, dict) else None,
+        based_on=based_on,
         counts=False,
     )
 
@@ -193,7 +198,7 @@ def _append(
     name = version.name + HISTORY
     create_model(client, name, f"The moves of models:/{version.name}@{CHAMPION}.")
     before = client.get_registered_model(version.name).aliases.get(CHAMPION, "")
-    who = f"{os.environ.get('MLFLOW_TRACKING_USERNAME') or getpass.getuser()}@{socket.gethostname()}"
+    who = f"{os.environ.get('MLFLOW_TRACKING_USERNAME') or user_name()}@{socket.gethostname()}"
     tags = {
         MOVE_BASED_ON: str(based_on),
         MOVE_FROM: str(before),

@@ -10,6 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypedDict
 
+from odeformer.files.shown import masked_values
+
 FILE_NAME = "events.jsonl"
 
 
@@ -98,7 +100,7 @@ class EventLog:
 
     def __call__(self, event: str, step: int, values: Mapping[str, Any]) -> None:
         """Append an event that happened at an optimizer step, with its fields."""
-        line = json.dumps({"time": time.time(), "event": event, "step": step, **values}) + "\n"
+        line = json.dumps({"time": time.time(), "event": event, "step": step, **masked_values(values)}) + "\n"
         with self._lock:
             self._file.write(line)
 

@@ -26,6 +26,7 @@ from cluster.runs.preemption import ask, take_back, taken
 from cluster.settings import PretrainSettings
 from cluster.supervision import room, watchdog
 from cluster.supervision.watchdog import Watchdog
+from odeformer.files.shown import masked
 
 if TYPE_CHECKING:
     from cluster.supervision.worker_group import Work
@@ -134,7 +135,7 @@ class _Supervisor:
             if end is None:
                 return
             if not end.is_free:
-                (self._run / "failure.txt").write_text("".join(traceback.format_exception(end.error)))
+                (self._run / "failure.txt").write_text(masked("".join(traceback.format_exception(end.error))))
             if self._is_asked() and end.is_mendable:
                 raise PreemptedError(self._budget.committed)
             if not end.is_free:

@@ -32,6 +32,8 @@ from launcher.cli.track import track_app
 from launcher.cli.usage import usage
 from launcher.cli.versions import models_app
 from odeformer import __version__
+from odeformer.files.shown import masked, visible
+from odeformer.files.user import complete_environment
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as in a shell."""
@@ -62,6 +64,7 @@ def main() -> None:
     Exit code 2 is a user's mistake, 1 a failed run, 75 a preempted run that can be resumed, 130 Ctrl-C.
     ``ODEFORMER_TRACEBACK`` in the environment raises mistakes instead.
     """
+    complete_environment()
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:  # Typer handles Ctrl-C silently
@@ -86,7 +89,7 @@ def main() -> None:
 
 def _complain(message: str) -> int:
     if message:  # empty after a group without a verb, which has shown its help
-        print("error: " + " ".join(message.split()), file=sys.stderr)
+        print("error: " + visible(masked(" ".join(message.split()))), file=sys.stderr)
     return 2
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from odeformer.files.shown import masked
+
 
 def reason(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its type if the message is empty."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of an error's message, masked, or the name of its type if the message is empty."""
+    return masked((str(error).strip().splitlines() or [type(error).__name__])[0])
