@@ -182,6 +182,33 @@ main()
     assert done.stdout.endswith("[]\n")
 
 
+def test_packages_of_others_with_our_names_are_passed_over(tmp_path: Path) -> None:
+    for name in ("data", "cluster", "launcher"):
+        (tmp_path / "theirs" / name).mkdir(parents=True)
+        (tmp_path / "theirs" / name / "__init__.py").write_text("raise RuntimeError('theirs')")
+    (tmp_path / "text.txt").write_text("".join(f"a text with a number, {n}\n\n" * 20 for n in range(200)))
+    code = """
+import subprocess, sys
+from odeformer.command import main
+sys.argv = ["odeformer", "data", "build", "--text", "text.txt", "--out", "out", "--vocabulary-size", "300"]
+try:
+    main()
+finally:
+    subprocess.run([sys.executable, "-c", "import data.manifest, cluster.names, launcher.cli"], check=True)
+"""
+    path = os.pathsep.join([str(tmp_path / "theirs"), str(Path(__file__).parents[2])])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert done.returncode == 0, done.stderr
+    assert load_manifest(tmp_path / "out").vocabulary_size == 300
+
+
 def test_ctrl_c_is_one_word(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         command = [ODEFORMER, "jobs", "list", "--address", f"http://127.0.0.1:{silent.getsockname()[1]}"]
