@@ -32,7 +32,7 @@ PAUSE = 2.0
 MARK = "ODEFORMER_CHAOS"
 """The variable in the environment of all that is started here, by which it is known whose it is."""
 EXPECTED_EXITS = (0, 1, PREEMPTED, 128 + signal.SIGTERM, -signal.SIGKILL)
-"""Of the run: trained, failed, preempted, told to end at once, and killed; 2 would be a user's mistake."""
+"""A run's exit codes: trained, failed, preempted, told to end at once, killed; 2 would be a user's mistake."""
 Undo = Callable[[], None]
 
 
