@@ -32,7 +32,7 @@ PAUSE = 2.0
 MARK = "ODEFORMER_CHAOS"
 """The variable in the environment of all that is started here, by which it is known whose it is."""
 EXPECTED_EXITS = (0, 1, PREEMPTED, 128 + signal.SIGTERM, -signal.SIGKILL)
-"""A run's exit codes: trained, failed, preempted, told to end at once, killed; 2 would be a user's mistake."""
+"""A run's exit codes: trained, failed, preempted, told to end at once, killed; 2 is a user's mistake."""
 Undo = Callable[[], None]
 
 
@@ -61,7 +61,7 @@ class Program:
             self.process, self._not_before = None, time.monotonic() + PAUSE
         if self.process is None and not self.is_done and time.monotonic() >= self._not_before:
             self._log = self._chaos.folder / "logs" / f"{self.name}-{len(self.exits)}.log"
-            with self._log.open("w") as log:
+            with self._log.open("w", encoding="utf-8") as log:
                 self.process = subprocess.Popen(
                     self.command,
                     cwd=self._chaos.folder,
@@ -151,7 +151,7 @@ class Chaos:
         found = []
         for lock in self.pool_folder.glob("*/*/.lock"):
             with suppress(OSError, IndexError, ValueError):
-                found.append(alive.get(int(lock.read_text().split()[1])))
+                found.append(alive.get(int(lock.read_text(encoding="utf-8").split()[1])))
         there = [process for process in found if process is not None]
         return self.chance.choice(there) if there else None
 
@@ -304,7 +304,7 @@ def submit_all(folder: str) -> None:
     with Pool.connect(os.environ["RAY_ADDRESS"]) as pool:
         for file in sorted(Path(folder).glob("tasks/*.json"), key=lambda file: file.stem[::-1]):
             try:
-                pool.submit(Task.model_validate_json(file.read_text()))
+                pool.submit(Task.model_validate_json(file.read_bytes()))
             except ValueError as error:
                 if "has a job" not in str(error):
                     raise
