@@ -9,8 +9,12 @@ from urllib.parse import unquote
 
 # Control characters but tab and newline; those that turn the direction of text; halves of a surrogate pair.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-# What is before the last @ of a host; or a password with / ? or # in it, which no port number is.
-_USER = re.compile(r"(?<=://)(?:[^/?#\s\"]*|[^/?#\s\"@:\[]*:(?!\d{1,5}[/?#])[^@\s\"]*)@")
+# A user alone is a token in http; elsewhere it may be a part of the place, as in abfs://container@account. A
+# password may have / ? or # in it, which distinguishes it from a port.
+_USER = re.compile(
+    r"(?:(?<=http://)|(?<=https://))[^/?#\s\"]*@"
+    r"|(?<=://)(?:[^/?#\s\"]*:[^/?#\s\"]*|[^/?#\s\"@:\[]*:(?!\d{1,5}[/?#])[^@\s\"]*)@"
+)
 _SIGNED = re.compile(
     r"([?&;][^=&;?\s\"]*(?:sig|token|key|secret|pass|pwd|credential|auth|jwt)[^=&;?\s\"]*=)[^&;#\s\"')>,]+",
     re.IGNORECASE,

@@ -190,7 +190,8 @@ def test_packages_of_others_with_our_names_are_passed_over(tmp_path: Path) -> No
     code = """
 import subprocess, sys
 from odeformer.command import main
-sys.argv = ["odeformer", "data", "build", "--text", "text.txt", "--out", "out", "--vocabulary-size", "300"]
+sys.argv = ["odeformer", "data", "build", "--text", "text.txt", "--out", "out", "--held-out", "0.4"]
+sys.argv += ["--vocabulary-size", "300"]
 try:
     main()
 finally:

@@ -20,6 +20,12 @@ from odeformer.files.shown import masked, masked_values, visible, without_user
             "https://x.blob.core.windows.net/c/f?sp=r&sig=***",
         ),
         ("http://host:8080/data@v2/shards", "http://host:8080/data@v2/shards"),
+        ("http://u:se/cr?et#@host/x", "http://***@host/x"),
+        (
+            "abfs://container@account.dfs.core.windows.net/x",
+            "abfs://container@account.dfs.core.windows.net/x",
+        ),
+        ("postgresql://mlflow@db/mlflow", "postgresql://mlflow@db/mlflow"),
         ("models:/base@champion", "models:/base@champion"),
         ("sqlite:////a/mlflow.db?timeout=30", "sqlite:////a/mlflow.db?timeout=30"),
         ("s3://bucket/a@b", "s3://bucket/a@b"),
