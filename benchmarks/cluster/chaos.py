@@ -94,7 +94,7 @@ def prepare(chaos: Chaos, steps: int) -> None:
     often = (f"train.steps={steps}", "checkpoint.every=10", "cluster.stuck_after=60")
     where = (f"data.shards={folder}/shards", f"tracking.uri={chaos.uri}", f"run.dir={chaos.run_folder}")
     settings = load_pretrain("tiny", [*small, *often, *where])
-    (folder / "config.json").write_text(settings.model_dump_json())
+    (folder / "config.json").write_text(settings.model_dump_json(), encoding="utf-8")
     alone = ["--set", f"run.dir={folder}/alone", "--set", f"tracking.uri=sqlite:///{folder}/alone.db"]
     run_through(
         [*chaos.run.command, *alone], folder, folder / "alone", [], (1, 1), random.Random(), lambda *_: None
@@ -105,13 +105,13 @@ def prepare(chaos: Chaos, steps: int) -> None:
     small_pool.prepare(folder, chaos.server_uri, width=64)
     pool = {"dir": str(chaos.pool_folder), "tracking_uri": chaos.uri, "max_failures": 20}
     teams = {team: {"weight": weight} for team, weight in TEAMS.items()}
-    (folder / "pool.json").write_text(json.dumps({**pool, "teams": teams}))
+    (folder / "pool.json").write_text(json.dumps({**pool, "teams": teams}), encoding="utf-8")
     (folder / "tasks").mkdir()
     for number in range(JOBS):
         for team in TEAMS:
             task = small_pool.a_task(folder, f"t{number}").model_copy(update={"team": team})
             file = folder / "tasks" / f"{team}-t{number}.json"
-            file.write_text(task.model_dump_json(exclude_unset=True))
+            file.write_text(task.model_dump_json(exclude_unset=True), encoding="utf-8")
 
 
 def answers(chaos: Chaos) -> bool:

@@ -68,13 +68,12 @@ class Program:
                     env=self._chaos.environment | ({} if self._joins else {"RAY_ADDRESS": ""}),
                     stdout=log,
                     stderr=log,
-                    text=True,
                     start_new_session=True,
                 )
 
     def said(self) -> str:
         """The output of its last start."""
-        return self._log.read_text(errors="replace")
+        return self._log.read_text(encoding="utf-8", errors="replace")
 
     def family(self) -> list[psutil.Process]:
         """The process of the command and all below it."""
