@@ -39,7 +39,7 @@ def stamp(*packages: str, note: str = "") -> dict[str, str]:
 def save(path: Path, content: Mapping[str, Any]) -> None:
     """Write a results file; a crash leaves the old file or the new one, never a part."""
     with new_file(path) as file:
-        file.write_text(json.dumps(content, indent=1) + "\n")
+        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 class Results:
@@ -53,7 +53,7 @@ class Results:
         """
         self.path = path
         self.content: dict[str, Any] = (
-            json.loads(path.read_text()) if path.exists() else {"rows": [], **entries}
+            json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": [], **entries}
         )
 
     @property
@@ -71,7 +71,7 @@ class Results:
         Raises:
             SystemExit: for a file whose rows have another tokenizer or other settings.
         """
-        manifest = json.loads((shards / "manifest.json").read_text())
+        manifest = json.loads((shards / "manifest.json").read_text(encoding="utf-8"))
         for key, value in {"tokenizer_sha256": manifest["tokenizer_sha256"], **settings}.items():
             if self.content.setdefault(key, value) != value:
                 raise SystemExit(

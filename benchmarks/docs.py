@@ -72,13 +72,15 @@ def outdated(root: Path = ROOT) -> dict[Path, str]:
     for document, mark, text, names in PARTS:
         path = root / document
         new = text(*(results(name) for name in names))
-        documents[path] = replace(documents.get(path) or path.read_text(), mark, new, document)
-    return {path: text for path, text in documents.items() if path.read_text() != text}
+        documents[path] = replace(
+            documents.get(path) or path.read_text(encoding="utf-8"), mark, new, document
+        )
+    return {path: text for path, text in documents.items() if path.read_text(encoding="utf-8") != text}
 
 
 def results(name: str) -> dict[str, Any]:
     """The content of a results file."""
-    return dict(json.loads((RESULTS / f"{name}.json").read_text()))
+    return dict(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def replace(document: str, mark: str, text: str, name: str) -> str:
@@ -108,7 +110,7 @@ def main() -> int:
         if check:
             print(f"{path.relative_to(ROOT)} does not match the results: run python -m benchmarks.docs")
         else:
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
             print(f"wrote {path.relative_to(ROOT)}")
     return int(check and bool(changed))
 

@@ -40,8 +40,8 @@ class OrdinaryModel(nn.Module):
 
 
 def train_settings(steps: int, batch: int, **settings: Any) -> TrainSettings:
-    """Settings of a run with one micro-batch in each step and gradient ``direct``, unless given another."""
-    settings = {"gradient": "direct", **settings}
+    """Settings of a run with one micro-batch a step; by default uncompiled and with gradient ``direct``."""
+    settings = {"gradient": "direct", "compile": "off", **settings}
     return TrainSettings(steps=steps, global_batch=batch, micro_batch=batch, **settings)
 
 

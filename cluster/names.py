@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import AfterValidator, StringConstraints
 
+from odeformer.files.user import user_name
+
 _NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
-# An adapter is called <base>-<team>-<task>.
-_MODEL = "[A-Za-z0-9][A-Za-z0-9_-]{0,190}"
+# An adapter is called <base>--<team>--<task>.
+_MODEL = "[A-Za-z0-9][A-Za-z0-9_-]{0,192}"
 
 Name = Annotated[str, StringConstraints(pattern=f"^{_NAME}$")]
 """Name of a run, a job, a task, a team or a model."""
@@ -56,5 +60,10 @@ def check_model_name(name: str) -> None:
     """
     if not re.fullmatch(_MODEL, name):
         raise ValueError(
-            f"model name {name[:200]!r}: letters, digits, - and _ only, not first - or _, at most 191"
+            f"model name {name[:200]!r}: letters, digits, - and _ only, not first - or _, at most 193"
         )
+
+
+def who() -> str:
+    """The MLflow account or the user that runs this process, ``@`` the machine's name, for histories."""
+    return f"{os.environ.get('MLFLOW_TRACKING_USERNAME') or user_name()}@{socket.gethostname()}"

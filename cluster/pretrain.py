@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from cluster import registry
-from cluster.checkpoints.mirror import committed_run
+from cluster.checkpoints.mirror import has_commit, newest_commit
 from cluster.connection import credentials
 from cluster.registry import run_output
 from cluster.resolve import ResolvedRun
 from cluster.runs import cost, lock
 from cluster.runs.events import Event
+from cluster.runs.failures import PreemptedError
 from cluster.settings import PretrainSettings
 from cluster.supervision.supervisor import OnEvent, supervise
 from cluster.tags import DATA_DIGEST, DEPTHS, KIND, ORDINARY_PARAMETERS, PARAMETERS, PARENT
@@ -49,20 +50,22 @@ def _pretrain(run: ResolvedRun, on_event: OnEvent) -> registry.Version | None:
             settings.model_dump(mode="json"),
             settings.run.dir,
             lineage.code_tags() | {DATA_DIGEST: run.manifest.digest()},
-            known=committed_run(settings.run.dir, settings.checkpoint),
+            known=newest_commit(settings.run.dir, settings.checkpoint).get("mlflow_run"),
         )
     except ConnectionError as error:  # the run is created later, when the store can be reached
         on_event({"event": Event.TRACKING_AWAY, "step": 0, "reason": str(error)})
 
     run.write_identity()
     with upload.ended(settings.run.dir), credentials.handed_over(settings.run.dir):
-        supervise(pretrain_worker, settings, on_event)
+        is_ending = supervise(pretrain_worker, settings, on_event)
 
     if settings.tracking.register_as is None:
         return None
     try:
-        return register_final_weights(settings)
+        return register_final_weights(settings, 0 if is_ending else run_output.REGISTER_SECONDS)
     except ConnectionError as error:
+        if is_ending:
+            raise PreemptedError(settings.train.steps) from error
         on_event({"event": Event.NOT_REGISTERED, "step": settings.train.steps, "reason": str(error)})
         return None
 
@@ -127,6 +130,7 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     import torch
     from torch import distributed as dist
 
+    from cluster.checkpoints.durable import on_rank_0
     from cluster.runs import preemption
     from cluster.tracking import node
     from cluster.training import worker, zero
@@ -149,7 +153,11 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     assert settings.tracking.uri is not None
     store.tracking_uri(settings.tracking.uri)  # the run's folder names it without its password
     torch.manual_seed(settings.run.seed)
-    if settings.init is None:
+    # A commit replaces the initial weights, which need not be there any more.
+    must_resume = settings.init is not None and on_rank_0(
+        lambda: not settings.checkpoint.start_anew and has_commit(settings.run.dir, settings.checkpoint)
+    )
+    if settings.init is None or must_resume:
         model = Odeformer(settings.model)
     else:
         model = registry.load(settings.init, settings.tracking.uri).model
@@ -159,6 +167,7 @@ def pretrain_worker(config: dict[str, Any]) -> None:
         engine = worker.train(
             worker.Work(
                 model=model,
+                must_resume=must_resume,
                 stream=stream,
                 validate=lambda engine: validation_losses(
                     engine, rows, depths, settings.train.micro_batch, end_of_text

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from cluster import registry
-from cluster.checkpoints.mirror import IDENTITY
+from cluster.checkpoints import identity
+from cluster.checkpoints.mirror import recorded_owner
 from cluster.settings import PretrainSettings
 from cluster.tracking import store
+from cluster.training.compiling import missing_compiler
 from cluster.training.shards import describe, open_stream
 from data.manifest import Manifest
-from data.tokenizer import load_tokenizer, to_json
+from data.tokenizer import read_json
 from odeformer import checkpoint
 from odeformer.config import ModelConfig
 from odeformer.files.checks import CHECKPOINT, check_replaceable
@@ -30,11 +33,8 @@ class ResolvedRun:
     """Settings with absolute paths, a tracking URI and all values of ``model`` filled in."""
     manifest: Manifest
     """Manifest of the shards, including the digest of their tokenizer."""
-
-    @property
-    def identity_file(self) -> Path:
-        """The file in ``run.dir`` that stores :attr:`identity`."""
-        return self.settings.run.dir / IDENTITY
+    init_solver: str | None = None
+    """Solver of the initial weights."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -47,11 +47,12 @@ class ResolvedRun:
             "global_batch": settings.train.global_batch,
             "seeds": [settings.run.seed, settings.data.seed],
             "start": settings.data.start,
+            identity.INIT_SOLVER: self.init_solver,
         }
 
     def write_identity(self) -> None:
         """Write the identity to ``run.dir``, which then belongs to this run."""
-        self.identity_file.write_text(json.dumps(self.identity, indent=2))
+        identity.write(self.settings.run.dir, self.identity)
 
 
 def resolve_run(settings: PretrainSettings) -> ResolvedRun:
@@ -61,32 +62,52 @@ def resolve_run(settings: PretrainSettings) -> ResolvedRun:
         ValueError, FileNotFoundError: for missing or unsuitable shards, an unknown or unsuitable ``init``, or
             a ``run.dir`` that holds another run.
     """
-    shards = describe(settings)
-    if settings.init is not None:
-        settings = _continued(settings, settings.init, shards.manifest)
-    settings = settings.model_copy(update={"model": complete_model(settings, shards.manifest)})
-    settings = settings.absolute(store.tracking_uri(settings.tracking.uri))
+    if settings.train.compile == "on" and settings.cluster.address is None and (lack := missing_compiler()):
+        raise ValueError(f"train.compile is on, but {lack}")
+    place, init_solver = f"run.dir {settings.run.dir}", None
+    recorded = identity.read(settings.run.dir)
+    if recorded is None:
+        place = f"checkpoint.mirror {settings.checkpoint.mirror}"
+        recorded = recorded_owner(settings.run.dir, settings.checkpoint)
+        check_replaceable(settings.run.dir / "final", CHECKPOINT)
+    # The same run may be training: its own copies of remote files are left alone.
+    with TemporaryDirectory() as cache:
+        shards = describe(settings, Path(cache))
+        if settings.init is not None:
+            settings, init_solver = _continued(settings, settings.init, shards.manifest, recorded or {})
+        settings = settings.model_copy(update={"model": complete_model(settings, shards.manifest)})
+        settings = settings.absolute(store.tracking_uri(settings.tracking.uri))
 
-    for split in ("train", "validation"):
-        open_stream(settings, split, world_size=settings.world_sizes[0], described=shards)
+        for split in ("train", "validation"):
+            open_stream(settings, split, world_size=settings.world_sizes[0], described=shards)
 
-    run = ResolvedRun(settings, shards.manifest)
-    _check_folder(run)
+    run = ResolvedRun(settings, shards.manifest, init_solver)
+    changed = [] if recorded is None else identity.differences(recorded, run.identity)
+    if changed:
+        raise ValueError(
+            f"{place} holds another run, which differs in {', '.join(changed)}: choose another one, or "
+            "remove it"
+        )
     return run
 
 
-def _continued(settings: PretrainSettings, init: str, manifest: Manifest) -> PretrainSettings:
-    """The settings with the model of the initial weights and, if these require one, their solver."""
-    folder = Path(init)
-    if init.startswith("models:/"):
-        version = registry.resolve(init, settings.tracking.uri)
-        if version.kind != "checkpoint":
-            raise ValueError(f"init {init} is an adapter; initial weights must be a checkpoint")
-        # The version, not the alias: an alias may move before the run is resumed.
-        settings = settings.model_copy(update={"init": version.uri})
-        folder = registry.fetch(version.uri, settings.tracking.uri)
+def _continued(
+    settings: PretrainSettings, init: str, manifest: Manifest, recorded: Mapping[str, Any]
+) -> tuple[PretrainSettings, str]:
+    """The settings with the model of the initial weights and, if these require one, their solver.
 
-    model, solver = checkpoint.load_config(folder)
+    What a run has recorded of them is not read again: a run that goes on does not wait for the registry.
+
+    Returns:
+        The settings, and the solver of the initial weights.
+    """
+    known = identity.initial_model(recorded, init)
+    if known is None:
+        settings, model, solver = _read_init(settings, init, manifest)
+    else:
+        version, model, solver = known
+        settings = settings.model_copy(update={"init": version})
+
     train = settings.train
     if solver in LAYERS:
         # Parallel and sequential branches are different networks, not two solvers of one flow.
@@ -97,17 +118,33 @@ def _continued(settings: PretrainSettings, init: str, manifest: Manifest) -> Pre
         if train.solver is None and gradient_named(train.gradient).goes_with(solver_named(solver)):
             train = train.model_copy(update={"solver": solver})
 
+    # Validated again: the checks across sections depend on the model.
+    content = settings.model_dump() | {"model": model.model_dump(), "train": train.model_dump()}
+    return PretrainSettings.model_validate(content), solver
+
+
+def _read_init(
+    settings: PretrainSettings, init: str, manifest: Manifest
+) -> tuple[PretrainSettings, ModelConfig, str]:
+    """The settings with the version of the initial weights, and these weights' shape and solver."""
+    folder = Path(init)
+    if init.startswith("models:/"):
+        version = registry.resolve(init, settings.tracking.uri)
+        if version.kind != "checkpoint":
+            raise ValueError(f"init {init} is an adapter; initial weights must be a checkpoint")
+        # The version, not the alias: an alias may move before the run is resumed.
+        settings = settings.model_copy(update={"init": version.uri})
+        folder = registry.fetch(version.uri, settings.tracking.uri)
+
+    model, solver = checkpoint.load_config(folder)
     # Compared in the form that a build writes, as `transformers` formats an imported tokenizer differently.
-    tokenizer = hashlib.sha256(to_json(load_tokenizer(folder))).hexdigest()
+    tokenizer = hashlib.sha256(read_json(folder)).hexdigest()
     if tokenizer != manifest.tokenizer_sha256:
         raise ValueError(
             f"data.shards {settings.data.shards} were built with a different tokenizer from that of init "
             f"{init}: build them with --tokenizer {folder / 'tokenizer.json'}"
         )
-
-    # Validated again: the checks across sections depend on the model.
-    content = settings.model_dump() | {"model": model.model_dump(), "train": train.model_dump()}
-    return PretrainSettings.model_validate(content)
+    return settings, model, solver
 
 
 def complete_model(settings: PretrainSettings, manifest: Manifest) -> ModelConfig:
@@ -135,18 +172,3 @@ def complete_model(settings: PretrainSettings, manifest: Manifest) -> ModelConfi
             f"which has {manifest.vocabulary_size} tokens"
         )
     return model
-
-
-def _check_folder(run: ResolvedRun) -> None:
-    """Raise a ``ValueError`` if ``run.dir`` holds a run with other weights, data or batches."""
-    if not run.identity_file.is_file():
-        check_replaceable(run.settings.run.dir / "final", CHECKPOINT)
-        return
-    known = json.loads(run.identity_file.read_text())
-    known.setdefault("start", 0)  # absent in folders of older versions
-    changed = [key for key, value in run.identity.items() if known.get(key) != value]
-    if changed:
-        raise ValueError(
-            f"run.dir {run.settings.run.dir} holds another run, which differs in {', '.join(changed)}: "
-            "choose another run.dir, or remove it"
-        )

@@ -37,6 +37,8 @@ def _lasting(address: str) -> str:
 
 SolverName = Annotated[str, AfterValidator(_known_solver)]
 Steps = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
+"""The seeds that torch takes."""
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -86,10 +88,19 @@ class TrainSettings(Section):
     the second are the predictions of the first."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Data type of the matmuls. Weights, states and coefficient functions are always float32."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether ``torch.compile`` compiles the transformer block. ``auto`` does where a C++ compiler is found
+    and the run is long enough to pay for the minute that it takes."""
     validate_every: Steps = 100
     """Optimizer steps between validations."""
     validation_sequences: Count = 64
     """Maximum number of held-out sequences per validation."""
+
+    @model_validator(mode="after")
+    def _compiles(self) -> TrainSettings:
+        if self.compile == "on" and self.gradient == "adjoint":
+            raise ValueError("train.compile on cannot be used with gradient adjoint: choose off or auto")
+        return self
 
     def solver_for(self, model: ModelConfig) -> str:
         """Name of the solver that a run of this model uses."""
@@ -205,7 +216,7 @@ class CheckpointSettings(Section):
     start_anew: bool = False
     """Train from step 0 if all checkpoints are damaged, instead of stopping the run."""
     mirror: Annotated[str, AfterValidator(_lasting)] | None = None
-    """Remote folder, not shared with other runs, to which each checkpoint is copied
+    """Remote folder, not shared with other runs, to which the newest checkpoint is copied beside training
     (``s3://bucket/runs/first``), so that the run can be resumed on another machine. Anyone with write access
     to it can run code on the workers."""
 
@@ -230,7 +241,7 @@ class TrackingSettings(Section):
 class RunSettings(Section):
     dir: Path
     """Folder for everything that the run writes. A run in an existing folder is resumed."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the initial weights and of each batch's depth and cell widths."""
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import BinaryIO
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".txt", ".md", ".rst", ".py")
 """Suffixes of text files."""
@@ -60,9 +64,10 @@ def read_documents(paths: Sequence[Path]) -> Iterator[Document]:
 
 
 def list_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
-    """The file itself, or a folder's files with these suffixes, sorted by path.
+    """The file itself, or a folder's files with these suffixes in any case, sorted by path.
 
-    Links to folders are not followed, so that a cycle of links cannot trap the walk.
+    Hidden files and folders are passed over. A folder that is linked to is read too, each one once, so that a
+    cycle of links cannot trap the walk. Files with other suffixes are counted in one line of the log.
 
     Raises:
         FileNotFoundError, ValueError: for a missing path, or a folder without such files.
@@ -73,13 +78,41 @@ def list_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
         raise FileNotFoundError(f"{path} does not exist: give a text file or a folder of them")
     if not path.is_dir():
         raise ValueError(f"{path} is neither a file nor a folder: give a text file or a folder")
-    files: list[Path] = []
-    for folder, _, names in os.walk(path, followlinks=False):
-        files += [Path(folder, name) for name in names if name.endswith(tuple(suffixes))]
-    files = sorted(file for file in files if file.is_file())
+    there = list(all_files(path))
+    files = sorted(file for file in there if file.name.lower().endswith(tuple(suffixes)) and file.is_file())
     if not files:
         raise ValueError(f"no {' '.join(suffixes)} files under {path}: give a folder with text")
+    chosen = set(files)
+    others = Counter(file.suffix.lower() or "no suffix" for file in there if file not in chosen)
+    if others:
+        most = sorted(others.items(), key=lambda kind: (-kind[1], kind[0]))
+        kinds = ", ".join(f"{number} × {suffix}" for suffix, number in most[:5])
+        _say_once(f"{path}: files that are not read: {kinds}{', …' * (len(others) > 5)}")
     return files
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a path below a source is hidden or a cache, such as what macOS, notebooks and Python leave."""
+    parts = name.split("/")
+    return any((part.startswith(".") and part not in (".", "..")) or part == "__pycache__" for part in parts)
+
+
+def all_files(root: Path) -> Iterator[Path]:
+    """Yield all files below a folder but hidden ones, in a fixed order."""
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        place = Path(folder).stat()
+        if (place.st_dev, place.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield from (Path(folder, name) for name in names if not is_hidden(name))
+
+
+@cache
+def _say_once(line: str) -> None:
+    logger.warning(line)
 
 
 def cut(stream: BinaryIO, name: str) -> Iterator[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain, count
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -13,7 +15,9 @@ from typing import NamedTuple
 from data import tokenizer
 from data.manifest import FILE_NAME, Manifest, Shard, SplitName, load_manifest
 from data.remote import Remote, is_remote
+from data.tokenizer_config import CONFIG_NAME
 from odeformer.files.digest import file_digest
+from odeformer.files.lock import locked
 
 CACHE_BYTES = 16 * 2**30
 """Default size of the cache of remote shards."""
@@ -63,7 +67,7 @@ class CachedFiles:
         Args:
             remote: the remote folder.
             shards: the shards of one split.
-            folder: the cache folder.
+            folder: the cache folder; while another reader has it, one beside it is used.
             room: maximum bytes of cached shards.
             at_once: number of shards that are needed at the same time.
 
@@ -71,17 +75,18 @@ class CachedFiles:
             ValueError: if ``room`` is too small for ``at_once`` shards and those being downloaded.
         """
         largest = max(shard.bytes for shard in shards)
-        count = min(at_once + FETCHED_AT_ONCE, len(shards))
-        if room < count * largest:
+        needed = min(at_once + FETCHED_AT_ONCE, len(shards))
+        if room < needed * largest:
             raise ValueError(
-                f"data.cache_bytes is {room}, but {count} shards of up to {largest} bytes are needed at a "
-                f"time: give it at least {count * largest}"
+                f"data.cache_bytes is {room}, but {needed} shards of up to {largest} bytes are needed at a "
+                f"time: give it at least {needed * largest}"
             )
-        self._remote, self._shards, self._folder, self._room = remote, shards, folder, room
+        self._remote, self._shards, self._room = remote, shards, room
         self._fetched: OrderedDict[int, Future[Path]] = OrderedDict()
         self._lock = Lock()
         self._pool = ThreadPoolExecutor(FETCHED_AT_ONCE, thread_name_prefix="fetch")
-        folder.mkdir(parents=True, exist_ok=True)
+        self._owned = ExitStack()  # until this reader ends, nobody else takes over its folder
+        self._folder = self._owned.enter_context(_own_folder(folder))
         self._take_over()
 
     def file(self, index: int) -> Path:
@@ -96,11 +101,15 @@ class CachedFiles:
     def _start(self, index: int) -> Future[Path]:
         with self._lock:
             download = self._fetched.get(index)
-            if download is None or (download.done() and download.exception() is not None):
+            if download is None or (download.done() and not self._is_there(download)):
                 self._make_room(self._shards[index].bytes)
                 download = self._fetched[index] = self._pool.submit(self._fetch, self._shards[index])
             self._fetched.move_to_end(index)
             return download
+
+    @staticmethod
+    def _is_there(download: Future[Path]) -> bool:
+        return download.exception() is None and download.result().is_file()
 
     def _make_room(self, size: int) -> None:
         """Remove the least recently used shards until ``size`` more bytes fit."""
@@ -131,6 +140,20 @@ class CachedFiles:
                 self._fetched[index].set_result(file)
 
 
+@contextmanager
+def _own_folder(folder: Path) -> Iterator[Path]:
+    """Yield the folder, or while another reader has it, the first free one of ``folder-1``, ``folder-2``, …
+
+    Its lock lies beside it, and the kernel releases it when the reader dies.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for own in chain([folder], (folder.with_name(f"{folder.name}-{number}") for number in count(1))):
+        with suppress(BlockingIOError), locked(own.with_name(f"{own.name}.lock"), wait=False):
+            own.mkdir(exist_ok=True)
+            yield own
+            return
+
+
 def local_description(location: str, cache: Path) -> Path:
     """A local folder with the manifest and the tokenizer of a data folder, which may be remote.
 
@@ -145,6 +168,8 @@ def local_description(location: str, cache: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in (FILE_NAME, tokenizer.FILE_NAME):
         remote.download(name, folder / name)
+    with suppress(FileNotFoundError):  # only with a tokenizer of others
+        remote.download(CONFIG_NAME, folder / CONFIG_NAME)
     return folder
 
 

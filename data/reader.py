@@ -18,6 +18,9 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from data.manifest import Manifest, Member, SplitName
 from data.order import STREAMS, block_size, groups
 
+OPENED_AT_MOST = 3
+"""Number of times that a file is looked for."""
+
 
 class DamagedError(ValueError):
     """Bytes that differ from the manifest; the message names the file."""
@@ -114,13 +117,17 @@ class ShardReader:
 
     def _read(self, shard: int, start: int, member: Member) -> np.ndarray:
         """A member's rows, [sequences, sequence_length + 1] in the manifest's dtype."""
-        file = self._file_of(shard)
-        try:
-            with file.open("rb") as stream:
-                stream.seek(start)
-                data = stream.read(member.bytes)
-        except FileNotFoundError:
-            raise DamagedError(f"{file} has gone since the start: copy or build it again") from None
+        for _ in range(OPENED_AT_MOST):
+            file = self._file_of(shard)
+            try:
+                with file.open("rb") as stream:
+                    stream.seek(start)
+                    data = stream.read(member.bytes)
+                break
+            except FileNotFoundError:  # of a copy that was removed meanwhile, there will be a new one
+                continue
+        else:
+            raise DamagedError(f"{file} has gone since the start: copy or build it again")
         place = f"{file}, bytes {start} … {start + member.bytes}"
         if len(data) != member.bytes:
             raise DamagedError(f"{place}: {len(data)} of {member.bytes} are there: copy or build it again")
@@ -142,7 +149,8 @@ def decode(place: str, data: bytes, member: Member, manifest: Manifest) -> np.nd
         manifest: the manifest.
 
     Raises:
-        DamagedError: for rows that do not have the manifest's shape and dtype.
+        DamagedError: for rows that do not have the manifest's shape and dtype, or hold tokens outside its
+            vocabulary.
     """
     files = tar_file_expander([{"url": place, "stream": io.BytesIO(data)}])
     arrays = [sample["tokens.npy"] for sample in group_by_keys(files) if "tokens.npy" in sample]
@@ -154,7 +162,12 @@ def decode(place: str, data: bytes, member: Member, manifest: Manifest) -> np.nd
         raise DamagedError(
             f"{place} does not hold {manifest.dtype} {list(shape)}, as the manifest says: build it again"
         )
-    return np.frombuffer(arrays[0], manifest.dtype, offset=len(header)).reshape(shape)
+    rows = np.frombuffer(arrays[0], manifest.dtype, offset=len(header)).reshape(shape)
+    if rows.max() >= manifest.vocabulary_size:
+        raise DamagedError(
+            f"{place} holds token id {rows.max()}, but the vocabulary has {manifest.vocabulary_size} tokens"
+        )
+    return rows
 
 
 @lru_cache(maxsize=16)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from pathlib import Path
@@ -30,6 +29,10 @@ def is_remote(location: str) -> bool:
             f"{masked(location)} is not a folder, and addresses begin with {', '.join(KINDS)}://"
         )
     return True
+
+
+class _MissingError(Exception):
+    """The store has no such file, unlike a copy here that is gone."""
 
 
 class Remote:
@@ -61,13 +64,18 @@ class Remote:
             if attempt:
                 time.sleep(self._first_wait * 2 ** (attempt - 1))
             try:
-                with new_file(target, writer=str(os.getpid())) as temporary:
-                    self._system.get_file(f"{self.address}/{name}", str(temporary))
+                with new_file(target) as temporary:
+                    try:
+                        self._system.get_file(f"{self.address}/{name}", str(temporary))
+                    except FileNotFoundError:
+                        if temporary.parent.is_dir():
+                            raise _MissingError from None
+                        raise  # the folder here has gone meanwhile
                     received = temporary.stat().st_size
                     if size is not None and received != size:
                         raise OSError(f"{received} of {size} bytes came")
                 return
-            except FileNotFoundError:
+            except _MissingError:
                 raise FileNotFoundError(f"{masked(self.address)}/{name} does not exist") from None
             except Exception as error:  # noqa: BLE001 (every store has its own errors)
                 cause = f"{type(error).__name__}: {reason(error)}"

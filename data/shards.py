@@ -17,15 +17,16 @@ from data.building.scratch import Run, one_after_the_other, scratch_folder
 from data.building.sources import TextSource, as_source
 from data.building.steps import Progress, Settings, Steps
 from data.manifest import Manifest
+from data.tokenizer_config import CONFIG_NAME, tokenizer_config
 from odeformer.files.atomic import new_folder
 from odeformer.files.checks import Earlier, check_replaceable
 
 DATA_FOLDER = Earlier(
     "a data folder",
-    (manifests.FILE_NAME, tokenizers.FILE_NAME, *(f"{split}-*.tar" for split in SPLITS)),
+    (manifests.FILE_NAME, tokenizers.FILE_NAME, CONFIG_NAME, *(f"{split}-*.tar" for split in SPLITS)),
     lambda folder: (folder / manifests.FILE_NAME).is_file(),
 )
-BUILD_VERSION = 2
+BUILD_VERSION = 3
 """Part of a build's key, so that no build continues the tasks of a version with other rules."""
 
 
@@ -92,9 +93,10 @@ def build(
     sources = [as_source(path) for path in paths]
     _check_arguments(sources, sequence_length, shard_sequences, held_out)
     filters = chosen_filters(min_bytes, max_bytes, quality, near_duplicates)
-    tokenizer_content = None
+    tokenizer_content = config_content = None
     if tokenizer is not None:
-        tokenizer_content = tokenizers.to_json(tokenizers.load_tokenizer(tokenizer, end_of_text))
+        tokenizer_content = tokenizers.read_json(tokenizer, end_of_text)
+        config_content = tokenizer_config(tokenizer, end_of_text)
     elif end_of_text is not None:
         raise ValueError("end_of_text is for a given tokenizer: give one too, or leave it out")
     else:
@@ -124,6 +126,8 @@ def build(
                     file.rename(whole / file.name)
             tokenizer_json = tokenizer_file.read_bytes()
             (whole / tokenizers.FILE_NAME).write_bytes(tokenizer_json)
+            if config_content is not None:
+                (whole / CONFIG_NAME).write_bytes(config_content)
             finished = Manifest(
                 format_version=manifests.FORMAT_VERSION,
                 sequence_length=sequence_length,

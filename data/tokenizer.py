@@ -1,19 +1,41 @@
-"""Training and loading of byte-level BPE tokenizers."""
+"""Training of byte-level BPE tokenizers, and loading of these and others.
+
+A loaded tokenizer encodes a text as its file says, with the tokens that begin a text, but never with any
+behind it: texts are continued. A special token that is written in a text is that token, only the end-of-text
+token is mere letters.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import base64
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from odeformer.files.errors import reason
+from odeformer.files.errors import panics_are_errors, reason
 
 END_OF_TEXT = "<|endoftext|>"
 """The end-of-text token of the tokenizers trained here."""
 OTHER_ENDS = ("</s>", "<|end_of_text|>", "<eos>")
 """End-of-text tokens of other tokenizers, tried in this order if the file does not name one."""
 FILE_NAME = "tokenizer.json"
+LARGEST_GROWTH = 64
+"""How many times as long a tokenizer of somebody else may make a text."""
+LONGEST_CHARACTER = 64
+"""Bytes of the longest text that a Unicode form puts for a character, with room to spare."""
+LONGEST_WORD = 1000
+"""Characters of a word in training, whose time grows with the square of a word's length."""
+_LONG = re.compile(rf"\S{{{LONGEST_WORD}}}|\s{{{LONGEST_WORD}}}")
+_LONG_WORD = re.compile(
+    "|".join(f"(?:{kind}){{{LONGEST_WORD}}}" for kind in (r"[^\W_]", r"\s", r"[^\w\s]|_"))
+)
 SMALLEST_VOCABULARY = 257
 """The size of a vocabulary of all bytes and end-of-text."""
 
@@ -36,8 +58,18 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    return _for_plain_text(tokenizer)
+    tokenizer.train_from_iterator(_in_short_words(texts), trainer)
+    return _for_texts(tokenizer)
+
+
+def _in_short_words(texts: Iterable[str]) -> Iterator[str]:
+    """Yield the texts; those with longer words than ``LONGEST_WORD`` are cut within these."""
+    for text in texts:
+        if _LONG.search(text):
+            cuts = [0, *(word.end() for word in _LONG_WORD.finditer(text)), len(text)]
+            yield from (text[start:end] for start, end in pairwise(cuts))
+        else:
+            yield text
 
 
 def check_vocabulary_size(vocabulary_size: int) -> None:
@@ -65,13 +97,61 @@ def load_tokenizer(path: Path, end_of_text: str | None = None) -> Tokenizer:
         ValueError: if it is damaged, has no end-of-text token, or has gaps in its ids (the model's embedding
             needs ids 0 … size − 1).
     """
+    return _for_texts(_read(path, end_of_text))
+
+
+def read_json(path: Path, end_of_text: str | None = None) -> bytes:
+    """The content of a tokenizer.json in the form in which a build writes it.
+
+    Args:
+        path: as for :func:`load_tokenizer`, like the rest.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load_tokenizer`.
+    """
+    return to_json(_read(path, end_of_text))
+
+
+def from_json(data: bytes) -> Tokenizer:
+    """The tokenizer in the content of a tokenizer.json."""
+    return _for_texts(Tokenizer.from_str(data.decode("utf-8")))
+
+
+def to_json(tokenizer: Tokenizer) -> bytes:
+    """The content of a tokenizer.json for a tokenizer that was trained here."""
+    return (tokenizer.to_str(pretty=True) + "\n").encode("utf-8")
+
+
+def continuing(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer for texts that follow another one.
+
+    It puts nothing in front of them: no begin-of-text token, and not the blank that tokenizers of the kind of
+    SentencePiece put in front of a text.
+    """
+    return _continuing(tokenizer)
+
+
+def token_texts(encoding: Encoding, text: str) -> list[str]:
+    """The part of the text that each token stands for; the name of a token that was put in front of it."""
+    parts = zip(encoding.tokens, encoding.offsets, encoding.special_tokens_mask, strict=True)
+    return [token if added else text[first:last] for token, (first, last), added in parts]
+
+
+def _read(path: Path, end_of_text: str | None) -> Tokenizer:
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist: give a {FILE_NAME} or a folder with one")
     try:
-        tokenizer = from_json(file.read_bytes())
+        with panics_are_errors():
+            tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
     except Exception as error:  # noqa: BLE001 (the library raises nothing narrower)
         raise ValueError(f"{file} is not a readable {FILE_NAME} ({reason(error)}): rebuild it") from None
+    for part in (tokenizer.normalizer, tokenizer.decoder):
+        if part is not None and (times := _growth(json.loads(part.__getstate__()))) > LARGEST_GROWTH:
+            raise ValueError(
+                f"{file} can make a text {times:,.0f} times as long, and at most {LARGEST_GROWTH} times is "
+                "allowed: give another tokenizer"
+            )
     vocabulary = tokenizer.get_vocab()
     if max(vocabulary.values(), default=-1) != len(vocabulary) - 1:
         raise ValueError(
@@ -86,17 +166,9 @@ def load_tokenizer(path: Path, end_of_text: str | None = None) -> Tokenizer:
         raise ValueError(
             f"{file} has no {END_OF_TEXT} token, nor {', '.join(OTHER_ENDS)}: name the one that ends texts"
         )
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     return tokenizer
-
-
-def from_json(data: bytes) -> Tokenizer:
-    """The tokenizer in the content of a tokenizer.json."""
-    return _for_plain_text(Tokenizer.from_str(data.decode("utf-8")))
-
-
-def to_json(tokenizer: Tokenizer) -> bytes:
-    """The content of a tokenizer.json."""
-    return (tokenizer.to_str(pretty=True) + "\n").encode("utf-8")
 
 
 def end_of_text_id(tokenizer: Tokenizer) -> int:
@@ -120,11 +192,28 @@ def end_of_text(tokenizer: Tokenizer) -> str:
     return str(tokenizer.id_to_token(end_of_text_id(tokenizer)))
 
 
+def _growth(part: dict[str, Any]) -> float:
+    """How many times as long a normalizer or a decoder can make a text, other than by Unicode forms."""
+    if part["type"] == "Sequence":
+        return math.prod(map(_growth, part.get("normalizers") or part.get("decoders") or []))
+    if part["type"] == "Prepend":
+        return 1.0 + len(part["prepend"])
+    if part["type"] == "Precompiled":  # by SentencePiece: a trie, then texts with a zero byte after each
+        longest = max(map(len, base64.b64decode(part["precompiled_charsmap"]).split(b"\0")))
+        return max(1.0, longest / LONGEST_CHARACTER)
+    if part["type"] == "Replace":
+        pattern = part["pattern"]
+        # A regular expression may match between any two characters.
+        shortest = len(pattern["String"]) if "String" in pattern else 0
+        return max(1.0, len(part["content"]) / shortest if shortest else 1.0 + len(part["content"]))
+    return 1.0
+
+
 def _end_of_text_id(tokenizer: Tokenizer) -> int | None:
     """The token that the tokenizer puts between two texts (but not around one), else a usual end of text."""
-    between = tokenizer.encode("", "").ids
-    if len(between) == 1 and not tokenizer.encode("").ids:
-        return int(between[0])
+    around, between = tokenizer.encode("").ids, tokenizer.encode("", "").ids
+    if between[:-1] == around and between[-1:] and between[-1] not in around:
+        return int(between[-1])
     ids = (tokenizer.token_to_id(name) for name in (END_OF_TEXT, *OTHER_ENDS))
     return next((token for token in ids if token is not None), None)
 
@@ -134,19 +223,72 @@ def _set_end_of_text(tokenizer: Tokenizer, end_of_text: str) -> None:
 
     The encoding of a single text does not change, so other programs can use the file as before.
     """
-    token = tokenizer.token_to_id(end_of_text)
-    if _end_of_text_id(tokenizer) != token:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="$A", pair=f"$A {end_of_text} $B", special_tokens=[(end_of_text, token)]
-        )
+    if _end_of_text_id(tokenizer) != tokenizer.token_to_id(end_of_text):
+        before, behind = _around(tokenizer)
+        _put_around(tokenizer, before, behind, [*before, "$A", *behind, end_of_text, "$B"])
 
 
-def _for_plain_text(tokenizer: Tokenizer) -> Tokenizer:
-    """Switch off truncation, padding, and the parsing of special tokens in text.
+def _around(tokenizer: Tokenizer) -> tuple[list[str], list[str]]:
+    """The tokens that the tokenizer puts before a text and behind it."""
+    if not tokenizer.encode("").ids:
+        return [], []
+    # A text that it certainly has tokens for.
+    encoding = tokenizer.encode(" ".join(sorted(tokenizer.get_vocab())[:100]))
+    added = encoding.special_tokens_mask
+    first, last = added.index(0), len(added) - added[::-1].index(0)
+    return encoding.tokens[:first], encoding.tokens[last:]
 
-    Otherwise a document that contains the text "<|endoftext|>" would end there.
-    """
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+
+def _put_around(tokenizer: Tokenizer, before: list[str], behind: list[str], pair: list[str]) -> None:
+    names = {*before, *behind, *pair} - {"$A", "$B"}
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=[*before, "$A", *behind],
+        pair=pair,
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in sorted(names)],
+    )
+
+
+def _for_texts(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer as the first lines of this file describe it."""
+    end = _end_of_text_id(tokenizer)
+    added = tokenizer.get_added_tokens_decoder()
+    if any(token.special and number != end for number, token in added.items()):
+        # The library's switch below keeps all special tokens from being read in a text: only one shall be.
+        content = json.loads(tokenizer.to_str())
+        for token in content["added_tokens"]:
+            token["special"] = token["id"] == end
+        tokenizer = Tokenizer.from_str(json.dumps(content))
+    # Otherwise a document that contains the text "<|endoftext|>" would end there.
     tokenizer.encode_special_tokens = True
+    before, behind = _around(tokenizer)
+    if behind and end is not None:
+        name = str(tokenizer.id_to_token(end))
+        pair = [*before, "$A", *([name] if name not in before else []), "$B"]
+        _put_around(tokenizer, before, [], pair)
     return tokenizer
+
+
+@lru_cache(maxsize=4)
+def _continuing(tokenizer: Tokenizer) -> Tokenizer:
+    content = json.loads(tokenizer.to_str())
+    for part in ("normalizer", "pre_tokenizer"):
+        content[part] = _without_blank(content[part])
+    content["post_processor"] = None
+    copy = Tokenizer.from_str(json.dumps(content))
+    copy.encode_special_tokens = tokenizer.encode_special_tokens
+    return copy
+
+
+def _without_blank(part: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A normalizer or pre-tokenizer, as in a tokenizer.json, that puts no blank in front of a text."""
+    if part is None or part["type"] == "Prepend":
+        return None
+    for several in ("normalizers", "pretokenizers"):
+        if several in part:
+            kept = (_without_blank(each) for each in part[several])
+            return part | {several: [each for each in kept if each is not None]}
+    if part["type"] == "Metaspace":
+        return part | {"prepend_scheme": "never"}
+    if part["type"] == "ByteLevel":
+        return part | {"add_prefix_space": False}
+    return part

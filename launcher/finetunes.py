@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +29,43 @@ def run_tasks(
 ) -> list[dict[str, Any]]:
     """Run tasks on a pool of a private cluster, show their progress, and return their results in order.
 
-    An interrupted job in ``folder`` is resumed; one that ended is run again.
+    An interrupted job in ``folder`` is resumed; one that ended is run again. At SIGTERM the jobs commit the
+    step in progress.
 
     Raises:
         RunFailedError: With the error of a job that failed.
     """
     with progress.stage(f"fine-tuning {', '.join(f'{task.team}/{task.name}' for task in tasks)}"):
         pool = Pool.start(PoolSettings(dir=folder, tracking_uri=uri))
-        ids = [pool.submit(task, again=True) for task in tasks]
+        ids = [_submit(pool, task) for task in tasks]
         try:
             jobs = _wait(pool, ids, progress, REGISTER_SECONDS)
         except KeyboardInterrupt:
             for job_id in ids:
                 pool.cancel(job_id)
             raise
+        except SystemExit:  # SIGTERM
+            with suppress(ConnectionError):  # its processes were told to end as well
+                pool.stop()
+            raise
     for job in jobs:
         if job.state not in ("succeeded", "trained"):
             raise RunFailedError(f"job {job.id} {job.state}: {job.error or job.reason}")
     return [job.result for job in jobs if job.result is not None]
+
+
+def _submit(pool: Pool, task: Task) -> str:
+    """Submit a task, unless a command that was ended has left a job that can go on; the job's id."""
+    from cluster.finetuning.job import check
+
+    checked = check(task, pool.uri()).model_dump(mode="json")
+    for job in pool.jobs():
+        if (job.team, job.name) == (task.team, task.name) and job.state not in ENDED:
+            if job.task == checked:
+                return job.id
+            pool.cancel(job.id)
+            pool.wait(job.id)
+    return pool.submit(task, again=True)
 
 
 def watch(pool: Pool, ids: Sequence[str], progress: Progress) -> list[Job]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -28,15 +30,16 @@ def grad_check(
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the profiler that measures memory
     train = settings.train
-    shards = describe(settings)
-    config = complete_model(settings, shards.manifest)
+    with TemporaryDirectory() as cache:  # a run with these settings may be training
+        shards = describe(settings, Path(cache))
+        config = complete_model(settings, shards.manifest)
+        stream = open_stream(settings, "train", global_batch=train.micro_batch, described=shards)
+        ids = next(iter(stream)).tokens
     if checkpoint is None:
         torch.manual_seed(settings.run.seed)
         model = Odeformer(config).eval()  # dropout would change the gradient at each pass
     else:
         model = registry.load(checkpoint, settings.tracking.uri).model
-    stream = open_stream(settings, "train", global_batch=train.micro_batch, described=shards)
-    ids = next(iter(stream)).tokens
 
     solver = train.solver_for(config)
     pairs = pairs_of(solver)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from transformers.utils import logging
@@ -14,6 +15,7 @@ from cluster.registry import Loaded, Version
 from cluster.tracking import runs, store
 from cluster.tracking.lineage import code_tags
 from data.tokenizer import end_of_text, load_tokenizer
+from data.tokenizer_config import CONFIG_NAME, tokenizer_config
 from launcher.evaluation.text import loss_at_depth, read_ids
 from launcher.tables.model_card import model_card
 from odeformer import checkpoint
@@ -21,7 +23,7 @@ from odeformer.config import BasisConfig, ModelConfig
 from odeformer.files.digest import folder_digest
 from odeformer.interop import continuous
 from odeformer.interop.hf import exporting
-from odeformer.interop.hf.importing import read_ordinary
+from odeformer.interop.hf.importing import compare, read_ordinary
 from odeformer.interop.materialise import layer_solver
 from odeformer.measure.text_loss import text_loss
 from odeformer.model import Odeformer, SolveOptions, parameter_count
@@ -100,9 +102,13 @@ class Imported:
     """Condition number of the coefficients at the layers' times."""
     error: float
     """Relative error of the layers' weights."""
+    difference: float
+    """Largest difference of logits from those of ``transformers`` at N = L, over their standard deviation."""
     losses: dict[str, float]
     """Nats per token on the text, of the original and of the model at each N; empty without a text."""
     version: Version | None
+    not_registered: str | None
+    """Why the registry did not take the model, which is in its folder."""
 
 
 def import_checkpoint(
@@ -131,13 +137,22 @@ def import_checkpoint(
     layers = ordinary.config.depth
     size = size or layers
     model, fit = continuous(ordinary, BasisConfig(size=size))
+    difference = compare(source, ordinary, model)
     losses = {}
     if text is not None:
         losses = _losses_by_depth(read_ids(text, tokenizer), ordinary.model(), model, layers)
-    checkpoint.save(model.state_dict(), model.config, model.solver, source / "tokenizer.json", out)
-    version = None
+    with TemporaryDirectory() as about_tokenizer:
+        copy = Path(about_tokenizer) / "tokenizer.json"
+        copy.write_bytes((source / "tokenizer.json").read_bytes())
+        if (known := tokenizer_config(source)) is not None:
+            copy.with_name(CONFIG_NAME).write_bytes(known)
+        checkpoint.save(model.state_dict(), model.config, model.solver, copy, out)
+    version, not_registered = None, None
     if register_as is not None:
-        version = _register(out, register_as, source, model.config, losses, tracking_uri)
+        try:
+            version = _register(out, register_as, source, model.config, losses, tracking_uri)
+        except (ValueError, OSError) as error:  # what was computed is shown in any case
+            not_registered = str(error)
     return Imported(
         layers=layers,
         size=size,
@@ -145,8 +160,10 @@ def import_checkpoint(
         ordinary_parameters=parameter_count(ordinary.config),
         condition=fit.condition,
         error=fit.error,
+        difference=difference,
         losses=losses,
         version=version,
+        not_registered=not_registered,
     )
 
 

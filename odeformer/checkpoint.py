@@ -1,8 +1,9 @@
 """Saving and loading models and adapters as folders of safetensors and JSON, which cannot execute code.
 
 A checkpoint folder holds ``config.json`` (with a format version), ``model.safetensors`` and
-``tokenizer.json``. An adapter folder holds ``adapter.json`` (with the digest of its base) and
-``adapter.safetensors``: low-rank pairs, or tuned norms and biases that replace the base's.
+``tokenizer.json``; for a tokenizer of others also ``tokenizer_config.json``. An adapter folder holds
+``adapter.json`` (with the digest of its base) and ``adapter.safetensors``: low-rank pairs, or tuned norms and
+biases that replace the base's.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from odeformer.solvers import solver_named
 from odeformer.untrusted import check_json
 
 FORMAT_VERSION = 3
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 _Config = TypeVar("_Config", bound=BaseModel)
 
@@ -47,7 +49,7 @@ def save(
         state: the model's ``state_dict`` with unsharded tensors.
         config: the model's shape.
         solver: the solver that the model was trained with.
-        tokenizer: the ``tokenizer.json`` to copy.
+        tokenizer: the ``tokenizer.json`` to copy, and with it a ``tokenizer_config.json`` beside it.
         folder: the folder; a checkpoint that is there is replaced.
 
     Raises:
@@ -69,6 +71,18 @@ def save(
         )
         write_tensors(target / "model.safetensors", state)
         shutil.copyfile(tokenizer, target / "tokenizer.json")
+        if tokenizer.with_name(TOKENIZER_CONFIG).is_file():
+            shutil.copyfile(tokenizer.with_name(TOKENIZER_CONFIG), target / TOKENIZER_CONFIG)
+
+
+def load_tokenizer_config(folder: Path) -> dict[str, Any]:
+    """Special tokens and chat template, as ``transformers`` names them; nothing for a tokenizer trained here.
+
+    Raises:
+        ValueError: for a file that is damaged or too large.
+    """
+    path = folder / TOKENIZER_CONFIG
+    return _read_object(path) if path.is_file() else {}
 
 
 def load_config(folder: Path) -> tuple[ModelConfig, str]:
@@ -168,14 +182,19 @@ def write_tensors(path: Path, state: dict[str, torch.Tensor], metadata: dict[str
     path.chmod(mode)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    check_is_there(path, CHECKPOINT_EXPECTED)
+def _read_object(path: Path) -> dict[str, Any]:
     check_json(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from None
-    version = content.get("format_version") if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    check_is_there(path, CHECKPOINT_EXPECTED)
+    content = _read_object(path)
+    version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(f"{path}: format_version {version} is not {FORMAT_VERSION}, the one this code reads")
     return content
@@ -201,7 +220,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error})") from None
+        raise ValueError(f"{path}: not a whole safetensors file ({error!s:.200})") from None
 
 
 def _assign(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:

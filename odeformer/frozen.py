@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from odeformer.config import ModelConfig
 from odeformer.depth import Grid
 from odeformer.field import BlockWeights
+from odeformer.field.cached import CachedField
 from odeformer.gradients import gradient_named
 from odeformer.lora import Adapter, embeddings_side_by_side, side_by_side
 from odeformer.model import Odeformer, Output, SolveOptions
@@ -32,7 +33,11 @@ class FrozenBase:
         self._weights: dict[tuple[str, tuple[Grid, Grid]], BlockWeights] = {}
 
     def __call__(
-        self, input_ids: Tensor, depth: int | Grid | None, adapters: Sequence[Adapter] = ()
+        self,
+        input_ids: Tensor,
+        depth: int | Grid | None,
+        adapters: Sequence[Adapter] = (),
+        past: CachedField | None = None,
     ) -> Output:
         """A forward pass of one batch with one equal part per adapter.
 
@@ -40,6 +45,7 @@ class FrozenBase:
             input_ids: token ids [batch, tokens]; the parts in the order of the adapters.
             depth: as in :meth:`Odeformer.forward`.
             adapters: one adapter for each part, or none.
+            past: as in :meth:`Odeformer.forward`.
         """
         pairs: BlockWeights = {}
         embedding_pair = embeddings_side_by_side(adapters)
@@ -48,7 +54,7 @@ class FrozenBase:
             with torch.autocast(t.device.type, enabled=False):
                 pairs = adapters[0](t) if len(adapters) == 1 else side_by_side(adapters, t)
         weights = {**self._weights_at(depth), **pairs}
-        return self.model(input_ids, depth=depth, weights=weights, embedding_pair=embedding_pair)
+        return self.model(input_ids, depth=depth, weights=weights, embedding_pair=embedding_pair, past=past)
 
     def settle(self, depth: int | Grid | None) -> None:
         """Generate W(t) for this depth and free the weight sets; the model then runs at this depth only.
@@ -85,10 +91,12 @@ class Tuned(nn.Module):
         self.adapter = adapter
         self._base = base
 
-    def forward(self, input_ids: Tensor, depth: int | Grid | None = None) -> Output:
+    def forward(
+        self, input_ids: Tensor, depth: int | Grid | None = None, past: CachedField | None = None
+    ) -> Output:
         """Logits of the next token at every position, as :meth:`Odeformer.forward`."""
         self._base.model.train(self.training)
-        return self._base(input_ids, depth, [self.adapter])
+        return self._base(input_ids, depth, [self.adapter], past)
 
     @property
     def config(self) -> ModelConfig:

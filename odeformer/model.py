@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from odeformer.config import ModelConfig
 from odeformer.depth import Grid, as_grid
 from odeformer.field import BlockWeights, Field, build_field
+from odeformer.field.cached import CachedField
 from odeformer.gradients import gradient_named
 from odeformer.gradients.integrate import integrate
 from odeformer.hypernetwork import FixedWeights, Hypernetwork, WeightSource, time_tensors
@@ -40,6 +41,8 @@ class SolveOptions:
     """A key of :data:`odeformer.gradients.GRADIENTS`: how the backward pass obtains the states."""
     segment: int = 1
     """Number of cells between two saved states, for gradient ``checkpoint`` only."""
+    compiled: bool = False
+    """Whether the vector field is evaluated by code from ``torch.compile``."""
 
 
 class Odeformer(nn.Module):
@@ -140,6 +143,7 @@ class Odeformer(nn.Module):
         documents: Tensor | None = None,
         embedding_pair: EmbeddingPair | None = None,
         options: SolveOptions | None = None,
+        past: CachedField | None = None,
     ) -> Output:
         """Logits of the next token at every position.
 
@@ -152,10 +156,12 @@ class Odeformer(nn.Module):
                 within their document; positions are not reset between documents.
             embedding_pair: a low-rank change of the embedding; that of an attached adapter when not given.
             options: solver and gradient method; ``self.options`` when not given.
+            past: the tokens that were read before these, without gradients; none when not given.
 
         Raises:
-            ValueError: for too small a depth, too long a sequence, ids outside the vocabulary, or weights
-                that were generated for another depth.
+            ValueError: for too small a depth, too long a sequence, or weights that were generated for
+                another depth.
+            IndexError: on a CPU, for ids outside the vocabulary; a GPU stops with an assertion.
             FloatingPointError: see :func:`odeformer.gradients.integrate.integrate`.
         """
         options = options or self.options
@@ -165,7 +171,7 @@ class Odeformer(nn.Module):
         prelude_source, flow_source = self._sources(weights, options.solver)
 
         x, field = self.flow_start(
-            input_ids, prelude_source, replace(options, gradient=gradient), documents, embedding_pair
+            input_ids, prelude_source, replace(options, gradient=gradient), documents, embedding_pair, past
         )
         _, flow = self.grids(depth)
         solver = solver_named(options.solver)
@@ -173,6 +179,8 @@ class Odeformer(nn.Module):
             field, flow_source, x, flow, solver=solver, gradient=gradient, segment=options.segment
         )
 
+        if past is not None and past.last_only:
+            x = x[:, -1:]
         in_prelude = self.config.prelude_layers * self.layer_solver(options.solver).evaluations
         return Output(self.unembed(x, embedding_pair), tuple(in_prelude + count for count in evaluations))
 
@@ -183,6 +191,7 @@ class Odeformer(nn.Module):
         options: SolveOptions | None = None,
         documents: Tensor | None = None,
         embedding_pair: EmbeddingPair | None = None,
+        past: CachedField | None = None,
     ) -> tuple[Tensor, Field]:
         """The state after embedding and prelude, where the flow begins, and the vector field of the flow.
 
@@ -191,8 +200,8 @@ class Odeformer(nn.Module):
         """
         options = options or self.options
         prelude, _ = self.grids()
-        x = self.embed(input_ids, embedding_pair)
-        field = build_field(self.config, x, self.training, documents)
+        x = self.embed(input_ids, embedding_pair, first=past.first if past else 0)
+        field = past or build_field(self.config, x, self.training, documents, options.compiled)
         source = self.hypernetwork if weights is None else weights
         # The prelude has only a few layers, so saving its states is cheap.
         gradient = "checkpoint" if gradient_named(options.gradient).regenerates_weights else options.gradient
@@ -209,18 +218,19 @@ class Odeformer(nn.Module):
         flow = {name: stacked[nodes:] for name, stacked in weights.items()}
         return FixedWeights(prelude), FixedWeights(flow)
 
-    def embed(self, input_ids: Tensor, pair: EmbeddingPair | None = None) -> Tensor:
+    def embed(self, input_ids: Tensor, pair: EmbeddingPair | None = None, first: int = 0) -> Tensor:
         """The state at t = 0: token ids, int64 [batch, tokens] → [batch, tokens, width].
 
-        ``pair`` is a low-rank change of the embedding; that of an attached adapter when not given.
+        ``pair`` is a low-rank change of the embedding; that of an attached adapter when not given. ``first``
+        is the position of the first token.
         """
-        self._check_ids(input_ids)
+        self._check_shape(input_ids)
         x: Tensor = self.embedding(input_ids)
         pair = self.embedding_pair() if pair is None else pair
         if pair is not None:
             x = x + pair.rows(input_ids)
         if self.positions is not None:
-            x = x + self.positions.weight[: x.shape[1]]
+            x = x + self.positions.weight[first : first + x.shape[1]]
             x = F.dropout(x, self.config.dropout_rate, self.training)
         return x
 
@@ -242,9 +252,8 @@ class Odeformer(nn.Module):
         pair = self.embedding_pair()
         return self.embedding.weight if pair is None else self.embedding.weight + pair.b @ pair.a
 
-    def _check_ids(self, input_ids: Tensor) -> None:
+    def _check_shape(self, input_ids: Tensor) -> None:
         assert self.config.context_length is not None
-        assert self.config.vocabulary_size is not None
         if input_ids.ndim != 2:
             raise ValueError(f"input_ids must be [batch, tokens], not of shape {tuple(input_ids.shape)}")
         if input_ids.shape[1] > self.config.context_length:
@@ -252,13 +261,6 @@ class Odeformer(nn.Module):
                 f"a sequence of {input_ids.shape[1]} tokens is longer than "
                 f"context_length {self.config.context_length}"
             )
-        # On an accelerator this check would synchronise with the device at every step.
-        if input_ids.device.type == "cpu" and input_ids.numel():
-            low, high = int(input_ids.min()), int(input_ids.max())
-            if low < 0 or high >= self.config.vocabulary_size:
-                raise ValueError(
-                    f"token ids from {low} to {high} do not fit vocabulary_size {self.config.vocabulary_size}"
-                )
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:

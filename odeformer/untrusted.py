@@ -60,4 +60,4 @@ def _check_header(path: Path) -> None:
         with safe_open(path, framework="numpy"):
             pass
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error})") from None
+        raise ValueError(f"{path}: not a whole safetensors file ({error!s:.200})") from None

@@ -99,7 +99,7 @@ def test_the_job_improves_on_the_base_and_its_adapter_names_it(road: Path) -> No
     from cluster import registry
 
     uri = f"sqlite:///{road}/runs/mlflow.db"
-    adapter = registry.resolve("models:/small-docs-docstring@champion", uri)
+    adapter = registry.resolve("models:/small--docs--docstring@champion", uri)
     assert adapter.tags[BASE_NAME] == "small"
     assert adapter.tags[BASE_VERSION] == "1"
     assert adapter.tags[BASE_DIGEST] == registry.resolve("models:/small/1", uri).tags[DIGEST]
@@ -128,7 +128,7 @@ def test_the_same_checkpoint_and_its_adapter_write_at_any_depth(road: Path) -> N
     base = ("--model", "models:/small@champion")
     two = odeformer(*ask, *base, "--depth", "2", "def do_1():\n", cwd=road)
     assert two == odeformer(*ask, *base, "--depth", "2", "def do_1():\n", cwd=road)
-    tuned = odeformer(*ask, "--model", "models:/small-docs-docstring@champion", "def do_1():\n", cwd=road)
+    tuned = odeformer(*ask, "--model", "models:/small--docs--docstring@champion", "def do_1():\n", cwd=road)
     assert "o it, and do" in tuned
     assert "o it, and do" not in two
 
@@ -145,13 +145,13 @@ def test_out_into_the_ordinary_world_and_back(road: Path, text_files: list[Path]
     from cluster import registry
 
     uri = f"sqlite:///{road}/runs/mlflow.db"
-    tuned = ("--model", "models:/small-docs-docstring@champion", "--depth", "3")
+    tuned = ("--model", "models:/small--docs--docstring@champion", "--depth", "3")
     said = odeformer("models", "export", *tuned, "--out", "tuned", cwd=road)
     assert "an ordinary transformer of 3 layers" in said
     card = (road / "tuned" / "README.md").read_text()
     base = registry.resolve("models:/small/1", uri)
     assert base.tags[DIGEST] in card
-    assert "models:/small-docs-docstring/1" in card
+    assert "models:/small--docs--docstring/1" in card
     odeformer("models", "export", *tuned, "--peft", "--out", "adapter", cwd=road)
     assert json.loads((road / "adapter" / "adapter_config.json").read_text())["r"] == 8
     ids = torch.randint(0, 400, (1, 16))
@@ -225,7 +225,7 @@ def test_a_run_continues_only_from_what_fits(road: Path) -> None:
         return done.stderr
 
     ask = ("pretrain", "config.yaml", "--set", "run.dir=other", "--init")
-    assert "is an adapter" in refused(*ask, "models:/small-docs-docstring/1")
+    assert "is an adapter" in refused(*ask, "models:/small--docs--docstring/1")
     other = road / "other-tokenizer"
     shutil.copytree(road / "run" / "final", other)
     tokenizer = json.loads((other / "tokenizer.json").read_text())
@@ -248,15 +248,16 @@ def test_a_run_continues_only_from_what_fits(road: Path) -> None:
 def test_pretraining_again_registers_nothing_new(road: Path) -> None:
     from cluster import registry
 
-    said = odeformer("pretrain", "config.yaml", cwd=road)
+    said = odeformer("pretrain", "config.yaml", "--set=train.steps=20", cwd=road)
     assert "resumed from step 30" in said
+    assert "nothing to train: train.steps is 20, and step 30 is committed" in said
     assert [
         v.version for v in registry.versions(f"sqlite:///{road}/runs/mlflow.db") if v.name == "small"
     ] == ["1"]
 
 
 def test_a_task_on_an_adapter_is_refused(road: Path) -> None:
-    arguments = ["finetune", "run", "task.yaml", "--set", "base=models:/small-docs-docstring@champion"]
+    arguments = ["finetune", "run", "task.yaml", "--set", "base=models:/small--docs--docstring@champion"]
     done = run(*arguments, cwd=road)
     assert done.returncode == 2
     assert "is an adapter" in done.stderr

@@ -50,7 +50,7 @@ class Processes:
         workers = []
         for path in sorted(folder.glob("*.json")):
             with suppress(OSError, ValueError, psutil.NoSuchProcess):
-                beat = json.loads(path.read_text())
+                beat = json.loads(path.read_text(encoding="utf-8"))
                 process = psutil.Process(beat["pid"])
                 if process.create_time() == beat["started"]:
                     workers.append(process)
@@ -129,9 +129,15 @@ def run_through(
     while True:
         # Count the gap from the first step after each start, which takes long in itself.
         log = folder / f"command-{len(history.exit_codes)}.log"
-        with log.open("w") as output:
+        with log.open("w", encoding="utf-8") as output:
             process = subprocess.Popen(
-                command, cwd=folder, stdout=output, stderr=output, text=True, start_new_session=True
+                command,
+                cwd=folder,
+                stdout=output,
+                stderr=output,
+                text=True,
+                start_new_session=True,
+                encoding="utf-8",
             )
             processes = Processes(process, run)
             was_broken, made, target = False, 0, chance.randint(*gap)
@@ -157,7 +163,7 @@ def run_through(
                     raise RuntimeError(f"no step for {LONGEST_SECONDS:.0f} s after step {step}")
                 time.sleep(POLL_SECONDS)
         history.exit_codes.append(process.returncode)
-        history.said = log.read_text()
+        history.said = log.read_text(encoding="utf-8")
         if process.returncode == 0:
             return history
         if not was_broken and process.returncode != PREEMPTED:

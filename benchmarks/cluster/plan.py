@@ -145,7 +145,7 @@ def measure_bytes(rank: int, row: Row, folder: str) -> None:
 def _end(rank: int, folder: str, result: dict[str, Any]) -> None:
     """Write the result of the first worker, then end the process."""
     if rank == 0:
-        (Path(folder) / "result.json").write_text(json.dumps(result))
+        (Path(folder) / "result.json").write_text(json.dumps(result), encoding="utf-8")
     dist.barrier()
     os._exit(0)
 
@@ -164,7 +164,7 @@ def run(measure: Callable[[int, Row, str], None], row: Row, workers: int) -> Any
     """Start the workers of a run and return what the first one wrote."""
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(measure, args=(row, folder), nprocs=workers)
-        return json.loads((Path(folder) / "result.json").read_text())
+        return json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
 
 
 def main() -> None:

@@ -94,7 +94,7 @@ def prepare(folder: Path, uri: str, width: int) -> None:
     registry.register_version(folder / "base", "base", run_id=run_id, uri=uri, tags=tags, alias="champion")
     pairs = [("red", "colour"), ("yes", "answer"), ("blue", "colour"), ("no", "answer")] * 8
     rows = [json.dumps({"prompt": text, "completion": label}) + "\n" for text, label in pairs]
-    (folder / "train.jsonl").write_text("".join(rows))
+    (folder / "train.jsonl").write_text("".join(rows), encoding="utf-8")
 
 
 def a_task(folder: Path, name: str) -> Task:

@@ -128,7 +128,7 @@ def soak(folder: Path, steps: int, seed: int) -> dict[str, Any]:
             "cluster.stuck_after=30",
         ],
     )
-    (folder / "config.json").write_text(settings.model_dump_json())
+    (folder / "config.json").write_text(settings.model_dump_json(), encoding="utf-8")
     faults = [chance.choice(list(FAULTS)) for _ in range(steps // (sum(GAP) // 2))]
     before, watcher, started = left_over(), Watcher(), time.monotonic()
     history = run_through(

@@ -48,7 +48,9 @@ def main() -> None:
 def measure(folder: Path, rounds: int, size: int, vocabulary_size: int) -> dict[str, Any]:
     """Both in turn, after a round that is not counted."""
     texts = _texts(folder, size)
-    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    (folder / "texts.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8"
+    )
     train_tokenizer(texts, vocabulary_size).save(str(folder / "tokenizer.json"))
     rates: dict[str, list[float]] = {"build": [], "map": []}
     for _ in range(rounds + 1):

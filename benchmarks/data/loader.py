@@ -107,7 +107,9 @@ def measure(name: str, folder: Path) -> dict[str, float]:
 
 def peak_bytes() -> float:
     """The peak memory of this process; getrusage would include that of its parent."""
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
+    [line] = [
+        line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if "VmHWM" in line
+    ]
     return float(line.split()[1]) * 1024
 
 
@@ -189,7 +191,7 @@ def write_shards(folder: Path) -> np.ndarray:
         "sequences": sum(shard.sequences for shard in shards),
         "shards": [shard.model_dump(mode="json") for shard in shards],
     }
-    (folder / "shards" / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "shards" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return cut_sequences(tokens, LENGTH)
 
 
@@ -222,7 +224,7 @@ def write_long_manifest(folder: Path) -> None:
         os.link(folder / "shards" / shard["name"], long / f"train-{i:06d}.tar")
     for name in [s["name"] for s in content["splits"]["validation"]["shards"]] + ["tokenizer.json"]:
         os.link(folder / "shards" / name, long / name)
-    (long / "manifest.json").write_text(json.dumps(content))
+    (long / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def resume(folder: Path) -> dict[str, float]:

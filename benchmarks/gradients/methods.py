@@ -5,6 +5,7 @@
 Columns are those of :class:`odeformer.measure.gradient_check.GradientRow`, for fresh weights and, with
 ``--model``, for the weights of a trained checkpoint on a text. Rows that are in the file are not measured
 again. ``training``: the losses of 300 steps with the fixed-point state, by ``reversible`` and by ``direct``.
+``--quick`` measures the default solver of each gradient method only, in fp32, in some minutes.
 """
 
 from __future__ import annotations
@@ -32,30 +33,37 @@ PAIRS: list[Pair] = [
     # Gradient "checkpoint" does not depend on the solver: it is measured with Euler.
     *((solver, gradient) for solver in REVERSIBLE for gradient in ("direct", "reversible")),
 ]
+QUICK_DEPTHS = (12, 48, 96)
+QUICK_PAIRS: list[Pair] = [
+    *(("euler", gradient) for gradient in ("direct", "checkpoint", "adjoint")),
+    *(("damped_leapfrog", gradient) for gradient in ("direct", "reversible")),
+]
 
 
 def main() -> None:
     """Measure the missing rows, depth by depth, print and write them."""
     parser = bench.parser(__doc__, rounds=3)
     parser.add_argument("--model", type=Path, help="trained checkpoint to measure too")
+    parser.add_argument("--quick", action="store_true", help="fp32 and the default solvers only")
     arguments = parser.parse_args()
+    quick: bool = arguments.quick
     torch.set_num_threads(1)
     results = Results(arguments.json, training=None)
     for weights, (model, ids) in models_of(arguments.model).items():
-        for dtype in ("fp32", "bf16"):
-            for depth in DEPTHS:
+        for dtype in ("fp32",) if quick else ("fp32", "bf16"):
+            for depth in QUICK_DEPTHS if quick else DEPTHS:
                 known = {
                     row["solver"]
                     for row in bench.select(results.rows, weights=weights, dtype=dtype, depth=depth)
                 }
-                pairs = [pair for pair in PAIRS if pair[0] not in known]
+                pairs = [pair for pair in (QUICK_PAIRS if quick else PAIRS) if pair[0] not in known]
                 if not pairs:
                     continue
                 for measured in check_gradients(model, ids, depth, dtype, pairs, arguments.rounds):
                     results.rows.append({"weights": weights, **asdict(measured)})
                     bench.print_row(results.rows[-1])
                 results.write(**bench.stamp("torch"))
-    if results.content["training"] is None:
+    if results.content["training"] is None and not quick:
         results.write(training=fixed_point_training(steps=300), **bench.stamp("torch"))
     bench.print_claims(claims(results.content))
 

@@ -73,8 +73,8 @@ def sst2(folder: Path) -> Iterator[Tasks]:
     if source.is_file():
         pairs = [line.rsplit("\t", 1) for line in source.read_text(encoding="utf-8").splitlines()]
         rows = [{"sentence": sentence, "label": int(label)} for sentence, label in pairs if label in "01"]
-        (folder / "sst2.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (folder / "sst2.yaml").write_text(SST2)
+        (folder / "sst2.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (folder / "sst2.yaml").write_text(SST2, encoding="utf-8")
         yield Tasks(["sst2_here"], folder)
 
 

@@ -61,7 +61,7 @@ def main() -> None:
     torch.set_num_threads(1)
     content: dict[str, Any] = {"losses": [], "speeds": []}
     if arguments.json.exists():
-        content = json.loads(arguments.json.read_text())
+        content = json.loads(arguments.json.read_text(encoding="utf-8"))
     content |= {**bench.stamp("torch", note="1 thread"), "llamacpp": llamacpp_build()}
     if arguments.model:
         content |= {"losses": [], "tokens": arguments.tokens}

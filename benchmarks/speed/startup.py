@@ -52,7 +52,7 @@ def main() -> None:
     arguments = bench.parser(__doc__).parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "empty.txt").write_text(" \n")
+        (Path(folder) / "empty.txt").write_text(" \n", encoding="utf-8")
         libraries = fastest(LIBRARIES, folder)
         for what, words in COMMANDS.items():
             seconds = fastest([ODEFORMER, *words], folder)

@@ -20,16 +20,19 @@ from typing import Any, Protocol
 import torch
 from torch import distributed as dist
 
-from cluster.checkpoints import durable, folder, random_state, universal
+from cluster.checkpoints import durable, folder, identity, random_state, universal
 from cluster.checkpoints.durable import TogetherError, on_rank_0, together
-from cluster.checkpoints.mirror import Mirror, identity
+from cluster.checkpoints.mirror import Mirror, MirrorThread, OwnerError
 from cluster.runs import heartbeat
 from cluster.runs.events import Event
+from cluster.runs.failures import PreemptedError
 from cluster.settings import CheckpointSettings
 from cluster.tracking import runs
 
 STATE = "state"
 """Folder in a commit that DeepSpeed writes."""
+FINISH_SECONDS = 1.0
+"""Seconds between two signs of life of a run that waits for its mirror."""
 
 
 class Cursor(Protocol):
@@ -59,7 +62,7 @@ class Checkpoints:
         stream: Cursor,
         place: Path,
         settings: CheckpointSettings,
-        report: Callable[[str, int, Mapping[str, Any]], None],
+        report: Callable[[str, int, Mapping[str, Any]], object],
         seed: int,
     ) -> None:
         self._engine, self._stream, self._folder = engine, stream, place
@@ -72,6 +75,7 @@ class Checkpoints:
         engine._copy_recovery_script = lambda *_: None
         self._bytes = _bytes_of_commit(engine)
         self._mirror: Mirror | None = None
+        self._mirror_thread: MirrorThread | None = None  # of rank 0
         on_rank_0(self._prepare)
         # A group of its own: collectives of two threads in one group would be mixed up.
         self._group = dist.new_group(backend="gloo")
@@ -92,6 +96,8 @@ class Checkpoints:
         else:  # an error of the commit must not hide the one of the block
             with suppress(Exception):
                 self.wait()
+        if self._settings.mirror is not None and (kind is None or issubclass(kind, PreemptedError)):
+            self._finish_mirror()
         self._thread.shutdown()
         self._hook.remove()
 
@@ -108,6 +114,7 @@ class Checkpoints:
         self.wait()
         incomplete = self._folder / f".{folder.name(step)}.incomplete"
         names = [] if self._engine.zero_optimization_stage() else universal.parameter_names(self._engine)
+        self._files.begin()
         # Nothing is written yet: DeepSpeed calls ``DurableFiles.save``, which only records the state.
         self._engine.save_checkpoint(
             str(incomplete), tag=STATE, save_latest=False, client_state={universal.NAMES: names}
@@ -167,18 +174,17 @@ class Checkpoints:
             raise TogetherError(f"at step {step}: {error}") from None
         seconds = {"checkpoint_seconds": time.monotonic() - started, "blocked_seconds": self._blocked}
         self._report(Event.CHECKPOINT, step, seconds)
-        if self._mirror is not None:
-            self._send(self._mirror, step)
+        if self._mirror_thread is not None:
+            self._mirror_thread.offer(self._folder / folder.name(step))
 
-    def _send(self, mirror: Mirror, step: int) -> None:
-        started = time.monotonic()
-        try:
-            mirror.send(self._folder)
-        except Exception as error:  # noqa: BLE001 - any store's; the local commit is safe
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            self._report(Event.MIRROR_AWAY, step, {"reason": f"{self._settings.mirror}: {reason}"})
-        else:
-            self._report(Event.CHECKPOINT_MIRRORED, step, {"mirror_seconds": time.monotonic() - started})
+    def _finish_mirror(self) -> None:
+        """Wait until the last commit is in the mirror. A run that does so makes progress, on all ranks."""
+
+        def is_finished() -> bool:
+            return self._mirror_thread is None or self._mirror_thread.finish(FINISH_SECONDS)
+
+        while not on_rank_0(is_finished, self._group):
+            heartbeat.passed()
 
     def _make_room(self, incomplete: Path) -> None:
         folder.collect_garbage(self._folder)
@@ -198,10 +204,11 @@ class Checkpoints:
         for rank_files in files:
             digests.update(sorted(rank_files.items()))
         run = self._folder.parent
-        owner = {"run": identity(run), "mlflow_run": runs.known_run(run)}
+        owner = {"run": identity.read(run), "mlflow_run": runs.known_run(run)}
         text = json.dumps({**content, **owner, "files": digests}, indent=2)
         durable.write(incomplete / folder.MANIFEST, lambda file: file.write(text.encode()))
-        folder.put_in_place(incomplete, content["step"], self._settings)
+        on_its_way = None if self._mirror_thread is None else self._mirror_thread.on_its_way
+        folder.put_in_place(incomplete, content["step"], self._settings, on_its_way)
 
     def restore(self) -> int:
         """Load the newest undamaged commit.
@@ -228,7 +235,7 @@ class Checkpoints:
         rank, step = dist.get_rank(), int(newest.content.get("step", 0))
         random_state.begin(self._seed, step, rank)
         if newest.commit is None:
-            on_rank_0(self._check_may_start_anew)
+            on_rank_0(lambda: self._check_may_start_anew(newest))
             return 0
 
         self._load(newest.commit, newest.content)
@@ -238,11 +245,13 @@ class Checkpoints:
             random_state.load(newest.commit / name, self._device)
         return step
 
-    def _check_may_start_anew(self) -> None:
-        if folder.has_damaged(self._folder) and not self._settings.start_anew:
+    def _check_may_start_anew(self, newest: folder.Newest) -> None:
+        is_damaged = folder.has_damaged(self._folder) or newest.damaged
+        if is_damaged and not self._settings.start_anew:
+            mirror = "" if self._mirror is None else f" or {self._mirror.address}"
             raise RuntimeError(
-                f"no checkpoint in {self._folder} is undamaged: put one back, or train from step 0 with "
-                "--set checkpoint.start_anew=true"
+                f"no checkpoint in {self._folder}{mirror} is undamaged: put one back, or train from step 0 "
+                "with --set checkpoint.start_anew=true"
             )
 
     def _newest_good(self) -> folder.Newest:
@@ -281,6 +290,13 @@ class Checkpoints:
         folder.require_space(self._folder, self._bytes, commits=max(1, new))
         if self._settings.mirror is not None:
             self._mirror = Mirror(self._settings.mirror, self._folder.parent, self._settings)
+            self._mirror_thread = MirrorThread(self._mirror, self._report)
+            try:
+                self._mirror.claim()
+            except OwnerError:
+                raise
+            except Exception:  # noqa: BLE001 - any store's; reported when a commit is sent
+                pass
 
 
 def _bytes_of_commit(engine: Any) -> int:

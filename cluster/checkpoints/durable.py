@@ -11,6 +11,7 @@ import torch
 from torch import distributed as dist
 
 from cluster.checkpoints.host_copy import HostCopies
+from odeformer.files.atomic import named
 from odeformer.files.digest import file_digest
 
 T = TypeVar("T")
@@ -74,10 +75,13 @@ class DurableFiles:
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
         """Do nothing: :meth:`write` makes the folders. Called by DeepSpeed."""
 
+    def begin(self) -> None:
+        """Begin a new checkpoint, and forget what was saved for one that failed."""
+        self._states, self._problem = {}, None
+        self._copies.begin()
+
     def save(self, state_dict: Any, path: str) -> None:
         """Record the state to write to a file. Called by DeepSpeed for each file of this rank."""
-        if not self._states:
-            self._copies.begin()
         try:
             self._states[Path(path)] = self._copies.of(state_dict)
         except Exception as error:  # noqa: BLE001 - raised by write()
@@ -91,7 +95,7 @@ class DurableFiles:
             self._problem = error
 
     def write(self, folder: Path) -> dict[str, str]:
-        """Write everything that was saved since the last call.
+        """Write everything that was saved since :meth:`begin`.
 
         Returns:
             The SHA-256 of each file, by its name in the folder.
@@ -99,27 +103,28 @@ class DurableFiles:
         Raises:
             Exception: any error of copying or writing.
         """
-        states, problem = self._states, self._problem
-        self._states, self._problem = {}, None
-        if problem is not None:
-            raise problem
-        return {str(path.relative_to(folder)): _write_state(path, state) for path, state in states.items()}
+        if self._problem is not None:
+            raise self._problem
+        return {
+            str(path.relative_to(folder)): _write_state(path, state) for path, state in self._states.items()
+        }
 
 
 def _write_state(path: Path, state: Any) -> str:
-    try:
-        return write(path, lambda file: torch.save(state, file))
-    except RuntimeError as error:
-        # torch complains about its position in the file; the cause is the exception before.
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
+    with named(path):
+        try:
+            return write(path, lambda file: torch.save(state, file))
+        except RuntimeError as error:
+            # torch complains about its position in the file; the cause is the exception before.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def write(path: Path, content: Callable[[BinaryIO], object]) -> str:
     """Write a file durably; returns its SHA-256."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    with named(path), path.open("wb") as file:
         content(file)
         file.flush()
         os.fsync(file.fileno())

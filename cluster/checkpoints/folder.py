@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ FORMAT_VERSION = 3
 READABLE = (2, 3)
 """Format versions that can be read. Format 2 lacks random states and the id of the MLflow run."""
 MANIFEST = "commit.json"
-MISSING = (FileNotFoundError, NotADirectoryError)
+MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 """Errors in reading a commit that mean damage. All others, of a disk or a server, may pass."""
 READ_ATTEMPTS, FIRST_PAUSE = 6, 1.0
 """How often a file is read before its error counts, and the first pause in seconds, which then doubles."""
@@ -94,15 +95,17 @@ def verified(commit: Path) -> Content:
         OSError: when a file that exists cannot be read, also after some time.
     """
     try:
-        content: Content = json.loads(_patiently(lambda: (commit / MANIFEST).read_text()))
+        content: Content = json.loads(_patiently(lambda: (commit / MANIFEST).read_text(encoding="utf-8")))
         version, files = content["format_version"], content["files"]
-    except (*MISSING, ValueError, KeyError, TypeError) as error:
+    except (*MISSING, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{MANIFEST} cannot be read: {type(error).__name__}") from None
     if version not in READABLE:
         raise FormatError(
-            f"{commit} has format {version}, and this version reads {', '.join(map(str, READABLE))}: "
+            f"{commit} has format {version!s:.40}, and this version reads {', '.join(map(str, READABLE))}: "
             "continue with the version that wrote it, or choose another run.dir"
         )
+    if not isinstance(files, dict) or not all(map(_is_below, files)):
+        raise ValueError(f"{MANIFEST} does not name the commit's files")
     for name, written in files.items():
         try:
             digest = _patiently(partial(file_digest, commit / name))
@@ -111,6 +114,14 @@ def verified(commit: Path) -> Content:
         if digest != written:
             raise ValueError(f"{name} is not what was written")
     return content
+
+
+def _is_below(name: str) -> bool:
+    """Whether a file's name in a manifest is that of a file in the commit."""
+    parts = Path(name).parts
+    return not Path(name).is_absolute() and all(
+        part != ".." and "\0" not in part and len(part.encode("utf-8", "replace")) < 256 for part in parts
+    )
 
 
 def _patiently(read: Callable[[], T]) -> T:
@@ -131,8 +142,14 @@ def superseded(commits: list[Path], settings: CheckpointSettings) -> list[Path]:
     return [commit for commit in commits[: -settings.keep] if every is None or step_of(commit) % every]
 
 
-def put_in_place(incomplete: Path, step: int, settings: CheckpointSettings) -> None:
-    """Turn a complete temporary folder into a commit, then remove the commits that it supersedes."""
+def put_in_place(
+    incomplete: Path, step: int, settings: CheckpointSettings, in_use: Path | None = None
+) -> None:
+    """Turn a complete temporary folder into a commit, then remove the commits that it supersedes.
+
+    Args:
+        in_use: a commit that is not removed yet.
+    """
     folder = incomplete.parent
     for inner in (*(path for path in incomplete.iterdir() if path.is_dir()), incomplete):
         flush(inner)
@@ -143,7 +160,8 @@ def put_in_place(incomplete: Path, step: int, settings: CheckpointSettings) -> N
     flush(folder)
     # The commit is durable. Superseded ones are renamed first, as a half-removed one must not be a commit.
     for old in superseded(commits(folder), settings):
-        old.rename(aside(old, "superseded"))
+        if old != in_use:
+            old.rename(aside(old, "superseded"))
     collect_garbage(folder)
 
 
@@ -171,8 +189,13 @@ def require_space(folder: Path, size: int, commits: int) -> None:
 
 
 def commits(folder: Path) -> list[Path]:
-    """All commits in a folder, oldest first."""
-    return sorted(folder.glob("step-*"))
+    """All commits in a folder, oldest first; copies under other names, such as ``step-….bak``, are none."""
+    return sorted((path for path in folder.glob("step-*") if is_name(path.name)), key=step_of)
+
+
+def is_name(name: str) -> bool:
+    """Whether this is the name of a step's commit."""
+    return re.fullmatch(r"step-[0-9]{9,}", name) is not None
 
 
 def name(step: int) -> str:

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cluster.checkpoints import folder
+from cluster.checkpoints import folder, identity
+from cluster.runs.events import Event
 from cluster.settings import CheckpointSettings
 from data.remote import Remote, file_system
 from odeformer.files.errors import reason
 from odeformer.files.shown import masked
 
-IDENTITY = "run.json"
-"""File in ``run.dir`` with the identity of its run, which must match to resume it."""
+
+class OwnerError(ValueError):
+    """The mirror belongs to another run."""
 
 
 class Mirror:
@@ -29,24 +34,59 @@ class Mirror:
     """
 
     def __init__(self, address: str, run: Path, settings: CheckpointSettings) -> None:
-        self._address, self._settings = address.rstrip("/"), settings
-        self._identity = run / IDENTITY
-        self._system = file_system(self._address)
+        self.address = address.rstrip("/")
+        self._settings = settings
+        self._run = run
+        self._system = file_system(self.address)
 
-    def send(self, place: Path) -> None:
-        """Copy the missing ones of a folder's commits, and remove those that they supersede.
+    def owner(self) -> dict[str, Any] | None:
+        """The identity of the run that the mirror belongs to, if any.
 
         Raises:
+            Exception: one of the store's own, if it cannot be reached.
+        """
+        for read in (self._recorded, lambda: self.newest_commit().get("run")):
+            with suppress(ValueError):  # damaged
+                if owner := read():
+                    return dict(owner)
+        return None
+
+    def _recorded(self) -> dict[str, Any]:
+        return dict(json.loads(self._read(identity.FILE_NAME) or b"{}"))
+
+    def claim(self) -> None:
+        """Make this mirror the run's own.
+
+        Raises:
+            OwnerError: if it is another run's; nothing in it is changed then.
+            Exception: one of the store's own, if it cannot be reached.
+        """
+        ours, owner = identity.read(self._run), self.owner()
+        if ours is None:
+            return
+        changed = [] if owner is None else identity.differences(owner, ours)
+        if changed:
+            raise OwnerError(
+                f"checkpoint.mirror {self.address} belongs to another run, which differs in "
+                f"{', '.join(changed)}: give each run its own"
+            )
+        content = json.dumps(ours, indent=2).encode()
+        if self._read(identity.FILE_NAME) != content:
+            self._system.pipe_file(self._at(identity.FILE_NAME), content)
+
+    def send(self, commit: Path) -> None:
+        """Copy a commit and the permanent ones that the mirror lacks; remove those that they supersede.
+
+        Raises:
+            OwnerError: if the mirror is another run's; nothing in it is changed then.
             Exception: one of the store's own, if it cannot be reached. A repeated call continues.
         """
-        for commit in folder.commits(place):
-            manifest = (commit / folder.MANIFEST).read_bytes()
-            if self._manifest(commit.name) != manifest:
-                self._remove(commit.name)  # from before a rollback, or incomplete
-                for path in sorted(path for path in commit.rglob("*") if path.is_file()):
-                    if path.name != folder.MANIFEST:
-                        self._system.put_file(str(path), self._at(commit.name, path.relative_to(commit)))
-                self._system.pipe_file(self._at(commit.name, folder.MANIFEST), manifest)
+        self.claim()
+        self._copy(commit)
+        if self._settings.keep_every is not None:
+            for earlier in folder.commits(commit.parent):
+                if folder.step_of(earlier) % self._settings.keep_every == 0 and earlier != commit:
+                    self._copy(earlier)
         names = self._names()
         complete = [name for name in names if self._manifest(name) is not None]
         superseded = [old.name for old in folder.superseded([*map(Path, complete)], self._settings)]
@@ -54,20 +94,35 @@ class Mirror:
             if name not in complete or name in superseded:
                 self._remove(name)
 
+    def _copy(self, commit: Path) -> None:
+        manifest = (commit / folder.MANIFEST).read_bytes()
+        if self._manifest(commit.name) == manifest:
+            return
+        self._remove(commit.name)  # from before a rollback, or incomplete
+        for path in sorted(path for path in commit.rglob("*") if path.is_file()):
+            if path.name != folder.MANIFEST:
+                self._system.put_file(str(path), self._at(commit.name, path.relative_to(commit)))
+        if (commit / folder.MANIFEST).read_bytes() != manifest:
+            raise FileNotFoundError(f"{commit} was replaced while it was copied")
+        self._system.pipe_file(self._at(commit.name, folder.MANIFEST), manifest)
+
     def fetch(self, place: Path) -> folder.Newest:
         """Download the newest undamaged commit into a folder that has none.
 
         Raises:
             OSError: when the store cannot be reached, so that it is unknown whether it has a commit.
-            ValueError: when it holds the commits of another run.
+            OwnerError: when it belongs to another run.
         """
         damaged: list[tuple[int, str]] = []
         try:
+            self.claim()
             names = self._names()
+        except OwnerError:
+            raise
         except Exception as error:  # noqa: BLE001 - any store's
             cause = f"{type(error).__name__}: {reason(error)}"
             raise OSError(
-                f"{masked(self._address)} cannot be read, and {place} holds no checkpoint ({cause})"
+                f"{masked(self.address)} cannot be read, and {place} holds no checkpoint ({cause})"
             ) from None
         for name in reversed(names):
             manifest = self._manifest(name)
@@ -81,14 +136,16 @@ class Mirror:
                 shutil.rmtree(incomplete)
                 damaged.append((folder.step_of(place / name), f"{masked(self._at(name))}: {error}"))
                 continue
-            self._check_identity(content)
             folder.put_in_place(incomplete, content["step"], self._settings)
             return folder.Newest(place / name, content, damaged)
         return folder.Newest(None, {}, damaged)
 
-    def newest_manifest(self) -> bytes:
-        """The manifest of the newest commit, or ``{}`` if there is none."""
-        return next(filter(None, map(self._manifest, reversed(self._names()))), b"{}")
+    def newest_commit(self) -> folder.Content:
+        """The manifest of the newest commit, empty if there is none."""
+        content: folder.Content = json.loads(
+            next(filter(None, map(self._manifest, reversed(self._names()))), b"{}")
+        )
+        return content
 
     def _download(self, name: str, manifest: bytes, incomplete: Path) -> None:
         shutil.rmtree(incomplete, ignore_errors=True)
@@ -106,26 +163,21 @@ class Mirror:
             with suppress(FileNotFoundError):  # verification reports missing files
                 Remote(self._at(name)).download(file, target)
 
-    def _check_identity(self, content: folder.Content) -> None:
-        ours = identity(self._identity.parent)
-        if ours is not None and content.get("run") not in (None, ours):
-            raise ValueError(
-                f"checkpoint.mirror {masked(self._address)} holds the checkpoints of another run: "
-                "give each run its own"
-            )
-
     def _names(self) -> list[str]:
         """Names of all commits, oldest first, including incomplete ones."""
         try:
-            paths = self._system.ls(self._address, detail=False)
+            paths = self._system.ls(self.address, detail=False)
         except FileNotFoundError:
             return []
         names = {PurePosixPath(path).name for path in paths}
-        return sorted(name for name in names if name.startswith("step-"))
+        return sorted(filter(folder.is_name, names), key=lambda name: folder.step_of(Path(name)))
 
     def _manifest(self, name: str) -> bytes | None:
+        return self._read(name, folder.MANIFEST)
+
+    def _read(self, *parts: str) -> bytes | None:
         try:
-            return bytes(self._system.cat_file(self._at(name, folder.MANIFEST)))
+            return bytes(self._system.cat_file(self._at(*parts)))
         except FileNotFoundError:
             return None
 
@@ -136,26 +188,77 @@ class Mirror:
             self._system.rm(self._at(name), recursive=True)
 
     def _at(self, *parts: str | Path) -> str:
-        return "/".join([self._address, *map(str, parts)])
+        return "/".join([self.address, *map(str, parts)])
 
 
-def identity(run: Path) -> dict[str, Any] | None:
-    """The identity that is recorded in a run's folder, if any."""
-    try:
-        return dict(json.loads((run / IDENTITY).read_text()))
-    except FileNotFoundError:
-        return None
+class MirrorThread:
+    """Copies the newest commit to a mirror from a thread, beside training.
+
+    Commits that are offered while one is being copied are left out; :meth:`finish` copies the last of them.
+
+    Args:
+        report: called as ``report(event, step, values)`` from the thread.
+    """
+
+    def __init__(self, mirror: Mirror, report: Callable[[str, int, Mapping[str, Any]], object]) -> None:
+        self._mirror, self._report = mirror, report
+        self._thread: threading.Thread | None = None
+        self._copied: Path | None = None
+        self._left_out: Path | None = None
+
+    @property
+    def on_its_way(self) -> Path | None:
+        """The commit that is being copied, and must stay until then."""
+        return self._copied if self._thread is not None and self._thread.is_alive() else None
+
+    def offer(self, commit: Path) -> None:
+        """Begin to copy a commit, unless another one is being copied."""
+        if self.on_its_way is not None:
+            self._left_out = commit
+            return
+        self._copied, self._left_out = commit, None
+        self._thread = threading.Thread(target=self._send, args=(commit,), daemon=True)
+        self._thread.start()
+
+    def finish(self, seconds: float) -> bool:
+        """Wait for at most this long; returns whether all that was offered is copied, or has failed."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+        if self.on_its_way is None and self._left_out is not None:
+            self.offer(self._left_out)
+        return self.on_its_way is None
+
+    def _send(self, commit: Path) -> None:
+        started, step = time.monotonic(), folder.step_of(commit)
+        try:
+            self._mirror.send(commit)
+        except Exception as error:  # noqa: BLE001 - any store's; the local commit is safe
+            cause = f"{type(error).__name__}: {reason(error)}"
+            self._report(Event.MIRROR_AWAY, step, {"reason": f"{self._mirror.address}: {cause}"})
+        else:
+            self._report(Event.CHECKPOINT_MIRRORED, step, {"mirror_seconds": time.monotonic() - started})
 
 
-def committed_run(run: Path, settings: CheckpointSettings) -> str | None:
-    """The id of the MLflow run in the newest commit, for a folder that does not know it."""
+def newest_commit(run: Path, settings: CheckpointSettings) -> folder.Content:
+    """The manifest of the newest commit in a run's folder, or else in its mirror; empty if unreadable."""
     local = folder.commits(run / "checkpoints")
     with suppress(Exception):  # a damaged commit or an unreachable mirror is reported when it is loaded
         if local:
-            manifest = (local[-1] / folder.MANIFEST).read_bytes()
-        elif settings.mirror is not None:
-            manifest = Mirror(settings.mirror, run, settings).newest_manifest()
-        else:
-            return None
-        return json.loads(manifest).get("mlflow_run")
+            content: folder.Content = json.loads((local[-1] / folder.MANIFEST).read_bytes())
+            return content
+        if settings.mirror is not None:
+            return Mirror(settings.mirror, run, settings).newest_commit()
+    return {}
+
+
+def has_commit(run: Path, settings: CheckpointSettings) -> bool:
+    """Whether a run's folder has a commit, of whatever condition, or its mirror a complete one."""
+    return bool(folder.commits(run / "checkpoints") or newest_commit(run, settings))
+
+
+def recorded_owner(run: Path, settings: CheckpointSettings) -> dict[str, Any] | None:
+    """The identity of the run that a mirror belongs to, if there is one and the store can be reached."""
+    with suppress(Exception):  # an unreachable mirror is reported when it is used
+        if settings.mirror is not None:
+            return Mirror(settings.mirror, run, settings).owner()
     return None

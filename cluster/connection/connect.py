@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, suppress
 from typing import Any
@@ -15,6 +17,7 @@ from cluster.connection.sessions import session_folder
 PRETRAIN = "pretrain"
 FINETUNE = "finetune"
 """Custom Ray resources that separate the two kinds of work. A node offers one of them or both."""
+ANSWER_SECONDS = 10.0
 STARTS = 3
 """Attempts to start a private cluster before giving up."""
 
@@ -33,6 +36,7 @@ def ray_cluster(
 
     Raises:
         ConnectionError: when nothing answers at ``address``, or a private one does not start.
+        PermissionError: when the cluster requires another token.
     """
     if address is not None:
         _check_answers(address)
@@ -47,6 +51,8 @@ def ray_cluster(
     # Interval of the health checks, in which workers notice signals and we notice that they have ended.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     read_token_again()
+    if address is not None:
+        _check_token(address)
     import ray
 
     with session_folder() as session:
@@ -56,6 +62,7 @@ def ray_cluster(
             with chdir(session):
                 if address is None:
                     _start_patiently(
+                        address="local",  # otherwise Ray joins the cluster that RAY_ADDRESS names
                         num_cpus=(pretrain_workers + finetune_slots) * cpus_per_worker,
                         resources={PRETRAIN: pretrain_workers, FINETUNE: finetune_slots},
                         include_dashboard=False,
@@ -66,9 +73,19 @@ def ray_cluster(
                     )
                 else:
                     ray.init(address=address, log_to_driver=False, logging_level="error")
+            _take_sigterm_back()
             yield
+        except SystemExit:
+            signal.alarm(0)  # SIGTERM before that, after which Ray aborts this process within 3 s
+            raise
         finally:
             ray.shutdown()
+
+
+def _take_sigterm_back() -> None:
+    """Let Python alone handle SIGTERM: Ray's native handler prints a stack trace and aborts 3 s later."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def read_token_again() -> None:
@@ -116,9 +133,40 @@ def _check_answers(address: str) -> None:
     target = host_and_port(address)
     if target is not None:  # Ray finds "auto" and "local" itself
         try:
-            socket.create_connection(target, timeout=10).close()
+            socket.create_connection(target, timeout=ANSWER_SECONDS).close()
         except OSError as error:
             raise ConnectionError(f"no Ray cluster answers at {address} ({error})") from None
+
+
+def _check_token(address: str) -> None:
+    """Ask the cluster something small with our token: Ray itself would try a wrong one for half a minute."""
+    import grpc
+    from ray._private.services import canonicalize_bootstrap_address
+    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+    from ray.exceptions import AuthenticationError
+
+    if address.startswith("ray://"):
+        target, question = address.removeprefix("ray://"), "/ray.rpc.RayletDriver/ClusterInfo"
+    else:
+        target = canonicalize_bootstrap_address(address) or ""
+        question = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+    token = AuthenticationTokenLoader.instance()
+    try:
+        header = token.get_token_for_http_header() if token.has_token() else {}
+        with grpc.insecure_channel(target) as channel:
+            channel.unary_unary(question)(b"", metadata=tuple(header.items()), timeout=ANSWER_SECONDS)
+    except AuthenticationError:
+        refused = True
+    except grpc.RpcError as error:  # whatever else is wrong, Ray says it better
+        refused = error.code() is grpc.StatusCode.UNAUTHENTICATED
+    else:
+        refused = False
+    if refused:
+        cluster = target if address == "auto" else address
+        raise PermissionError(
+            f"the Ray cluster at {cluster} requires another token: set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN as they were when it was started"
+        )
 
 
 def host_and_port(address: str) -> tuple[str, int] | None:

@@ -32,7 +32,9 @@ def write(folder: Path, variables: Mapping[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     beside = folder / f"{FILE_NAME}.{uuid.uuid4().hex}"
     # With O_EXCL, so that the mode is ours even in a folder that others may write to.
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with os.fdopen(
+        os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
+    ) as file:
         json.dump(dict(variables), file)
     beside.replace(folder / FILE_NAME)
 
@@ -40,7 +42,7 @@ def write(folder: Path, variables: Mapping[str, str]) -> None:
 def take(folder: Path) -> None:
     """Put what :func:`write` wrote into this process's environment; without a file, the node's own counts."""
     with suppress(FileNotFoundError, PermissionError):
-        os.environ.update(json.loads((folder / FILE_NAME).read_text()))
+        os.environ.update(json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
 
 
 def remove(folder: Path) -> None:

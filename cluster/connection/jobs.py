@@ -81,7 +81,7 @@ class JobServer:
         settings = _for_the_cluster(settings)
         with tempfile.TemporaryDirectory() as folder, self._translated_errors():
             # Ray uploads the folder, and the job starts in it.
-            (Path(folder) / SETTINGS_FILE).write_text(settings.model_dump_json(indent=2))
+            (Path(folder) / SETTINGS_FILE).write_text(settings.model_dump_json(indent=2), encoding="utf-8")
             return str(
                 self._client.submit_job(
                     entrypoint=f"odeformer pretrain {SETTINGS_FILE} --set cluster.address=auto",

@@ -23,7 +23,7 @@ def session_folder() -> Iterator[Path]:
     remove_left_over()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=ROOT))
     temporary = folder / "driver.new"
-    with temporary.open("w") as file:
+    with temporary.open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         temporary.rename(folder / LOCK)  # never visible without its lock
         try:
@@ -38,6 +38,6 @@ def remove_left_over() -> None:
         with suppress(OSError):  # another user's, or gone meanwhile
             if folder.is_symlink() or folder.stat().st_uid != os.getuid():
                 continue
-            with (folder / LOCK).open() as file:
+            with (folder / LOCK).open(encoding="utf-8") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)

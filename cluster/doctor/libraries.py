@@ -17,7 +17,9 @@ def look() -> list[Finding]:
     # As a module: the current folder may hold a data.py.
     command = [sys.executable, "-m", "cluster.doctor.import_probe"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=IMPORT_SECONDS)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=IMPORT_SECONDS, encoding="utf-8"
+        )
     except subprocess.TimeoutExpired:
         found = f"importing it takes longer than {IMPORT_SECONDS:.0f} s"
         remedy = "remove stale extension locks (see below), or check for a file system that hangs"

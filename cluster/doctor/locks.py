@@ -50,7 +50,7 @@ def of_runs(folder: Path = Path("runs")) -> list[Finding]:
         pid = holders.get(lock.stat().st_ino)
         if pid is None:
             continue
-        holder = lock.read_text().strip()
+        holder = lock.read_text(encoding="utf-8").strip()
         here = holder.endswith(f" on {socket.gethostname()}")
         if here and not Path(f"/proc/{_number(holder)}").is_dir():
             found = f"{lock.parent} is held by process {pid}, a child of {holder}, which has ended"
@@ -95,7 +95,7 @@ def _holders() -> dict[int, int]:
     """
     with suppress(OSError, ValueError):
         holders = {}
-        for line in Path("/proc/locks").read_text().splitlines():
+        for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
             if " -> " not in line:  # those are waiting
                 row = line.split()
                 holders[int(row[5].rpartition(":")[2])] = int(row[4])

@@ -77,7 +77,9 @@ def _revisions() -> tuple[set[str], str]:
     folder = Path(spec.submodule_search_locations[0]) / "store" / "db_migrations" / "versions"
     before: dict[str, str | None] = {}
     for file in folder.glob("*.py"):
-        assignments = re.findall(r"^(revision|down_revision)\b.*= (.+)$", file.read_text(), re.MULTILINE)
+        assignments = re.findall(
+            r"^(revision|down_revision)\b.*= (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE
+        )
         values = {name: ast.literal_eval(value) for name, value in assignments}
         if values:
             before[values["revision"]] = values["down_revision"]

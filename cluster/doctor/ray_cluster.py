@@ -68,7 +68,7 @@ def _token_file() -> Path:
 
 def _dashboard(address: str, installed: str) -> Finding:
     token = os.environ.get("RAY_AUTH_TOKEN") or (
-        _token_file().read_text().strip() if os.access(_token_file(), os.R_OK) else ""
+        _token_file().read_text(encoding="utf-8").strip() if os.access(_token_file(), os.R_OK) else ""
     )
     request = urllib.request.Request(
         f"{address.rstrip('/')}/api/version", headers={"Authorization": f"Bearer {token}"} if token else {}
@@ -106,7 +106,9 @@ print(json.dumps({"version": running, "nodes": len(nodes), "places": places}))
 def _cluster(address: str, installed: str) -> Finding:
     command = [sys.executable, "-c", CODE, address, PRETRAIN, FINETUNE]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=2 * ANSWER_SECONDS)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=2 * ANSWER_SECONDS, encoding="utf-8"
+        )
     except subprocess.TimeoutExpired:
         return Finding(NAME, "failed", f"{address} is open, but no Ray head answers there", START)
     if done.returncode or not done.stdout:

@@ -22,46 +22,50 @@ from cluster.finetuning.result import (
 from cluster.promotion.task_gate import judge
 from cluster.registry.aliases import CHAMPION
 from cluster.registry.run_output import REGISTER_SECONDS
+from cluster.runs import heartbeat
 from cluster.runs.events import Event, EventLog
 from cluster.tags import DATA_DIGEST
-from cluster.tasks.task import Task, read_sets, shape
+from cluster.tasks.task import Task, check_data, shape
 from cluster.tracking import runs, upload
 from cluster.tracking.lineage import code_tags
 
 if TYPE_CHECKING:
     from cluster.finetuning.together import Together
 
-__all__ = ["VERSION_FILE", "FinetuneResult", "check", "finetune", "finetune_together", "register_job"]
+__all__ = [
+    "VERSION_FILE",
+    "FinetuneResult",
+    "check",
+    "check_base",
+    "finetune",
+    "finetune_together",
+    "register_job",
+]
 
 
 def check(task: Task, uri: str | None) -> Task:
     """Validate a task and resolve it: its base becomes a fixed version, its paths absolute.
 
     Raises:
-        ValueError, FileNotFoundError: for an unknown base or unusable data.
+        ValueError, FileNotFoundError: for an unknown base, unusable data, or names that make no model's name.
     """
-    try:
-        read_sets(task)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"data: {error}") from None
-    except ValueError as error:
-        raise ValueError(f"data: {error}") from None
+    return check_base(check_data(task), uri)
 
+
+def check_base(task: Task, uri: str | None) -> Task:
+    """The part of :func:`check` that asks the registry.
+
+    Raises:
+        ValueError: for an unknown base, or names that make no model's name.
+    """
     try:
         base = registry.resolve(task.base, uri)
     except ValueError as error:
         raise ValueError(f"base: {error}") from None
     if base.kind != "checkpoint":
         raise ValueError(f"base {task.base} is an adapter; a task needs a checkpoint to start from")
-
-    validation = task.data.validation
-    data = task.data.model_copy(
-        update={
-            "train": task.data.train.absolute(),
-            "validation": None if validation is None else validation.absolute(),
-        }
-    )
-    return task.model_copy(update={"base": base.uri, "data": data})
+    model_name(task, uri)
+    return task.model_copy(update={"base": base.uri})
 
 
 def finetune(
@@ -141,7 +145,7 @@ def _finetune(
 
     from cluster.training import worker
 
-    prepared = prepare(task, folder, base)
+    name, prepared = model_name(task, uri), prepare(task, folder, base)
     torch.manual_seed(task.train.seed)
     trained = trainable(task, base, prepared.depth, together)
     _start_run(task, folder, uri, base, prepared.sets.digest())
@@ -151,12 +155,13 @@ def _finetune(
         before, after = read_scores(folder)
         gate = judge(task, before, after)
         reached = Reached(depth=prepared.depth, metric=task.score, score=after[task.score], gate=gate)
-        write_version_file(task, base.version, folder, trained.files, trained.parameters, reached)
+        write_version_file(task, base.version, folder, name, trained.files, trained.parameters, reached)
 
     version = None
     try:
         if task.trial is None:
-            version = register_job(folder, seconds=register_seconds)
+            with heartbeat.transferring():
+                version = register_job(folder, seconds=register_seconds)
             if gate is not None and gate["reached"] is None:
                 gate["reached"] = CHAMPION in version.aliases
     except ConnectionError as error:
@@ -167,7 +172,7 @@ def _finetune(
         metric=task.score,
         before=before[task.score],
         after=after[task.score],
-        adapter_model=model_name(task, base.version),
+        adapter_model=name,
         adapter_version=None if version is None else version.version,
         base_version=base.version.version,
         method=task.method,

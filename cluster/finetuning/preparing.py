@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster import registry
+from cluster.runs import heartbeat
 from cluster.settings import (
     CheckpointSettings,
     OptimSettings,
@@ -57,7 +58,8 @@ def open_base(model: str, uri: str) -> Base:
     import odeformer
     from data.tokenizer import load_tokenizer
 
-    version, folder = registry.resolve(model, uri), registry.fetch(model, uri)
+    with heartbeat.transferring():
+        version, folder = registry.resolve(model, uri), registry.fetch(model, uri)
     loaded = odeformer.load(folder)
     loaded.to("cuda" if torch.cuda.is_available() else "cpu")
     return Base(version, folder, load_tokenizer(folder), loaded)
@@ -145,6 +147,7 @@ def _train_settings(task: Task, model: Odeformer, depth: int) -> TrainSettings:
         gradient=asked.gradient,
         depths=asked.depths or (depth,),
         validate_every=asked.validate_every or asked.steps,
+        compile="off",  # a job has ended before a minute of compiling has paid
     )
 
 
@@ -153,7 +156,7 @@ def _depth(task: Task, model: Odeformer, folder: Path) -> int:
     if task.latency_ms is None:
         depth = task.depth or model.config.depth
     elif (folder / DEPTH_FILE).is_file():
-        depth = int(json.loads((folder / DEPTH_FILE).read_text())["depth"])
+        depth = int(json.loads((folder / DEPTH_FILE).read_text(encoding="utf-8"))["depth"])
     else:
         from odeformer.measure.cost import measure_decoding
 

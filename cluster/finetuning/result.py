@@ -9,12 +9,14 @@ from typing import TypedDict
 
 from cluster import registry
 from cluster import tags as tag
+from cluster.names import check_model_name, parse_reference
 from cluster.promotion import task_gate
 from cluster.promotion.task_gate import GateResult
 from cluster.registry import run_output
+from cluster.registry.ownership import Owner, owners
 from cluster.runs.events import FILE_NAME, Event, LoggedEvent, events_from
 from cluster.tasks.task import Task
-from cluster.tracking import runs
+from cluster.tracking import runs, store
 
 VERSION_FILE = "version.json"
 """File in a trained job's folder with the name, tags and files of its version."""
@@ -71,17 +73,50 @@ def _metrics(validation: LoggedEvent) -> dict[str, float]:
     return {key.removeprefix("validation_"): value for key, value in validation.items()}
 
 
-def model_name(task: Task, base: registry.Version) -> str:
-    """Name of the registered model whose versions are the task's results."""
-    return f"{base.name}-{task.team}-{task.name}"
+def model_name(task: Task, uri: str | None) -> str:
+    """Name of the registered model whose versions are the task's results, ``<base>--<team>--<task>``.
+
+    One of the form of earlier versions, ``<base>-<team>-<task>``, goes on if it holds this task's versions
+    alone.
+
+    Raises:
+        ValueError: for a task without an unambiguous name, or with one that is too long.
+    """
+    for field, name in (("team", task.team), ("name", task.name)):
+        if "--" in name:
+            raise ValueError(
+                f"{field}: {name} has two hyphens in a row, which separate base, team and task in the "
+                "name of a model: use one"
+            )
+    parts, uri = (parse_reference(task.base).name, task.team, task.name), store.tracking_uri(uri)
+    with store.session(uri) as client:
+        if owners(client, "-".join(parts)) == {Owner(task.team, task.name)}:
+            return "-".join(parts)
+    name = "--".join(parts)
+    try:
+        if task.trial is None:  # trials are not registered
+            check_model_name(name)
+    except ValueError:
+        raise ValueError(
+            f"name: the model would be called {name}, which has {len(name)} letters, at most 193: choose a "
+            "shorter name"
+        ) from None
+    return name
 
 
 def write_version_file(
-    task: Task, base: registry.Version, folder: Path, files: str, trained: int, reached: Reached
+    task: Task,
+    base: registry.Version,
+    folder: Path,
+    name: str,
+    files: str,
+    trained: int,
+    reached: Reached,
 ) -> None:
     """Write the name, tags and files of the job's future version to its folder.
 
     Args:
+        name: name of the registered model.
         files: name of the subfolder with the version's files, ``adapter`` or ``model``.
         trained: number of trained parameters.
         reached: results to keep with the version.
@@ -106,7 +141,7 @@ def write_version_file(
         tag.SCORE: json.dumps(reached["score"]),
         tag.GATE: json.dumps(reached["gate"]),
     }
-    content = {"name": model_name(task, base), "tags": tags, "files": files}
+    content = {"name": name, "tags": tags, "files": files}
     runs.write_json(folder / VERSION_FILE, content)
 
 
@@ -119,7 +154,7 @@ def register_job(folder: Path, name: str | None = None, seconds: float = 0) -> r
     Raises:
         ConnectionError: when the store could not be reached for that long.
     """
-    content = json.loads((folder / VERSION_FILE).read_text())
+    content = json.loads((folder / VERSION_FILE).read_text(encoding="utf-8"))
     name, tags = name or content["name"], content["tags"]
     gate: GateResult | None = json.loads(tags.get(tag.GATE, "null"))
     files = folder / content["files"]

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from odeformer.depth import Grid
+from odeformer.field.cached import CachedField
 from odeformer.frozen import FrozenBase, Tuned
 from odeformer.lora import Adapter
 from odeformer.model import Output
@@ -198,10 +199,12 @@ class Member(Tuned):
         super().__init__(base, adapter)
         self._together = together
 
-    def forward(self, input_ids: Tensor, depth: int | Grid | None = None) -> Output:
+    def forward(
+        self, input_ids: Tensor, depth: int | Grid | None = None, past: CachedField | None = None
+    ) -> Output:
         """The adapted model's output; with gradients enabled, computed in a joint pass."""
         if not torch.is_grad_enabled():
-            return super().forward(input_ids, depth)
+            return super().forward(input_ids, depth, past)
         return self._together.forward(input_ids, depth, self.adapter)
 
     def finish_backward(self) -> None:

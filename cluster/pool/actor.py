@@ -6,31 +6,36 @@ import logging
 import os
 import threading
 import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cluster.connection import credentials
-from cluster.pool.board import Board
-from cluster.pool.dispatch import CANCELLED, Dispatcher
-from cluster.pool.job import HistoryEntry, Job, JobDetails, JobRecord, Transition
-from cluster.pool.journal import Journal
-from cluster.pool.mlflow_sync import MlflowSync
+from cluster.pool.job import CANCELLED, HistoryEntry, Job, JobDetails, JobRecord, Transition
 from cluster.pool.settings import PoolSettings
-from cluster.pool.slots import Slots
 from cluster.pool.status import PoolState, PoolStatus, TeamStatus
-from cluster.pool.warm import LOG
 from cluster.runs.events import FILE_NAME as EVENTS
 from cluster.runs.events import LoggedEvent, events_from
 from cluster.runs.failures import QueueFullError
 from cluster.supervision import orphans
-from cluster.tasks.task import Task
-from cluster.tracking import store
 from odeformer.files.shown import masked, masked_values
+
+if TYPE_CHECKING:
+    from cluster.tasks.task import Task
 
 LOOK_SECONDS = 0.1
 JOURNAL_SECONDS = 60.0
 """How long a restarted pool waits for its previous process to release the journal."""
+TROUBLE_SECONDS = 1.0
+"""Delay between two tries while the disk refuses something."""
 LAST_LINES = 20
+LOG_BYTES = 2**16
+LOG_FILE = "pool.log"
+LOG_FORMAT = "%(asctime)s %(message)s"
 EVENT_BYTES = 2**18
+LOG = "log.txt"
+"""File in a job's folder with the output of its processes and the traceback of its failure."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +50,8 @@ class _Masked(logging.Formatter):
 class PoolActor:
     """The actor behind :class:`~cluster.pool.client.Pool`, which documents the methods; one per cluster.
 
-    Calls may overlap, and may be repeated: Ray repeats them when it had to restart the actor.
+    Calls may overlap, and may be repeated: Ray repeats them when it had to restart the actor. Each client
+    imports this class's module, so what the actor alone needs is imported in its methods.
 
     Args:
         settings: the pool's settings; those in its journal take precedence.
@@ -54,64 +60,157 @@ class PoolActor:
     def __init__(self, settings: dict[str, Any]) -> None:
         # Ray leaves the processes of a killed raylet alive, and this one holds the journal.
         orphans.end_with_parent()
-        folder = PoolSettings.model_validate(settings).dir
-        credentials.take(folder)
-        self._journal = Journal(folder, JOURNAL_SECONDS)
-        log = logging.FileHandler(folder / "pool.log")
-        log.setFormatter(_Masked("%(asctime)s %(message)s"))
-        logging.basicConfig(handlers=[log])
-        history = self._journal.settings()
-        kept: dict[str, Any] = {"settings": settings, "is_draining": False}
-        if history:
-            kept = history[-1][1]
-        known = PoolSettings.model_validate({**kept["settings"], "dir": folder})
-
+        logging.basicConfig(format=LOG_FORMAT)  # into Ray's own logs, which are on another disk
+        self._given = PoolSettings.model_validate(settings)
         self._lock = threading.RLock()
-        self._board = Board(self._journal, known)
-        self._slots = Slots(known.cpus_per_job, known.gpus_per_job, folder)
-        self._dispatcher = Dispatcher(self._board, self._slots)
-        self._dispatcher.is_draining = kept["is_draining"]
-        self._dispatcher.recover()
-        self._mlflow = MlflowSync(self._board, self._lock)
-        self._mlflow.start()
+        self._is_open = False
+        self._trouble: str | None = None
+        try:
+            self._open()
+        except BlockingIOError:
+            raise
+        except OSError as error:  # Ray gives up an actor whose constructor fails
+            self._note(error)
         threading.Thread(target=self._run, daemon=True).start()
+
+    def _open(self) -> None:
+        """Read the journal, and settle what ran when the pool ended."""
+        from cluster.pool.board import Board, read_settings
+        from cluster.pool.dispatch import Dispatcher
+        from cluster.pool.journal import Journal
+        from cluster.pool.mlflow_sync import MlflowSync
+        from cluster.pool.slots import Slots
+
+        folder = self._given.dir
+        credentials.take(folder)
+        journal = Journal(folder, JOURNAL_SECONDS)
+        try:
+            _, known, is_draining = (read_settings(journal) or [(0.0, self._given, False)])[-1]
+            known = known.model_copy(update={"dir": folder})
+            board = Board(journal, known)
+            slots = Slots(known.cpus_per_job, known.gpus_per_job, folder)
+            dispatcher = Dispatcher(board, slots)
+            dispatcher.is_draining = is_draining
+            dispatcher.recover()
+            (folder / LOG_FILE).touch(mode=0o600)
+        except BaseException:
+            journal.close()
+            raise
+        to_file = logging.FileHandler(folder / LOG_FILE)
+        to_file.setFormatter(_Masked(LOG_FORMAT))
+        logging.getLogger().addHandler(to_file)
+        self._journal, self._board, self._slots, self._dispatcher = journal, board, slots, dispatcher
+        self._mlflow = MlflowSync(board, self._lock)
+        self._mlflow.start()
+        self._is_open = True
 
     def _run(self) -> None:
         try:
             while True:
-                with self._lock:
-                    self._dispatcher.look()
+                try:
+                    with self._lock:
+                        if not self._is_open:
+                            self._open()
+                        self._dispatcher.look()
+                        if self._trouble is not None:
+                            self._trouble = None
+                            logger.warning("the pool goes on")
+                except OSError as error:
+                    self._note(error)
+                    time.sleep(TROUBLE_SECONDS)
                 time.sleep(LOOK_SECONDS)
         except BaseException:  # a pool that schedules nothing must not look alive
             logger.exception("the pool starts again")
             os._exit(1)  # Ray restarts the actor, and the journal has its state
 
-    def configure(self, settings: dict[str, Any], variables: dict[str, str]) -> None:
+    def _note(self, error: OSError) -> None:
+        """Keep what the disk refuses, and say it once."""
+        trouble = str(error)
+        if trouble != self._trouble:
+            logger.warning("the pool waits for its disk: %s", trouble)
+        self._trouble = trouble
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """Hold the lock, once the journal has been read.
+
+        Raises:
+            OSError: when it could not be read yet.
+        """
         with self._lock:
-            now = time.time()
+            if not self._is_open:
+                raise OSError(f"the pool waits for its disk: {self._trouble}")
+            yield
+
+    def configure(self, settings: dict[str, Any], variables: dict[str, str]) -> None:
+        with self._opened():
+            now, checked = time.time(), PoolSettings.model_validate(settings)
             os.environ.update(variables, MLFLOW_TRACKING_URI=settings["tracking_uri"])
             # For the slots, and for the next process of this pool.
-            credentials.write(self._board.settings.dir, credentials.ours())
-            self._board.configure(PoolSettings.model_validate(settings), now)
+            credentials.write(checked.dir, credentials.ours())
+            self._keep(checked, False, now)
+            self._board.configure(checked, now)
             self._dispatcher.is_draining = self._dispatcher.is_stopping = False
-            self._keep(now)
 
     def uri(self) -> str:
-        return store.tracking_uri(self._board.settings.tracking_uri)
+        with self._opened():
+            from cluster.tracking import store
 
-    def submit(self, task: dict[str, Any], token: str, again: bool = False) -> str:
+            return store.tracking_uri(self._board.settings.tracking_uri)
+
+    def submit(self, task: dict[str, Any], token: str, again: bool = False, who: str = "") -> str:
+        from cluster.finetuning.job import check_base
+        from cluster.tasks.task import Task
+        from cluster.tracking import store
+
+        def known() -> str | None:  # the answer was lost, and Ray repeats the call
+            return self._journal.submit(task, token).id if self._journal.knows(token) else None
+
         checked = Task.model_validate(task)
+        with self._opened():
+            if job := known():
+                return job
+        # Nobody waits for the store meanwhile.
+        store.import_all()
+        checked = check_base(checked, self.uri())
         deadline = None if checked.deadline is None else checked.deadline.timestamp()
-        with self._lock:
-            if self._journal.knows(token):  # the answer was lost, and Ray repeats the call
-                return self._journal.submit(task, token).id
-            self._journal.free_number(checked.team, checked.name, checked.base, again=again)
-            self._admit(checked)
-            return self._board.submit(task, token, deadline, again).id
+        with self._opened():
+            self._admit(checked, again)
+        if checked.trial is None:
+            self._claim(checked)
+        with self._opened():
+            if job := known():
+                return job
+            self._admit(checked, again)
+            content = checked.model_dump(mode="json")
+            return self._board.submit(content, token, deadline, again, _by("submitted", who)).id
 
-    def _admit(self, task: Task) -> None:
-        """Refuse a task that the pool's settings or its state do not allow."""
-        team = self._board.settings.team(task.team)
+    def _claim(self, task: Task) -> None:
+        """Make the registered models of a task's result, or refuse it: after training it is too late."""
+        from cluster.finetuning.result import model_name
+        from cluster.pool.mlflow_sync import refusal
+        from cluster.registry.ownership import Owner, claim
+        from cluster.tracking.store import RefusedError
+
+        uri = self.uri()
+        name = model_name(task, uri)
+        try:
+            claim(name, Owner(task.team, task.name), uri)
+        except RefusedError as error:
+            raise ValueError(f"name: {refusal(name, error)}") from None
+        except ValueError as error:
+            raise ValueError(f"name: {error}") from None
+
+    def _admit(self, task: Task, again: bool) -> None:
+        """Refuse a task that the pool's settings, its jobs or its state do not allow."""
+        self._journal.free_number(task.team, task.name, task.base, again=again)
+        settings = self._board.settings
+        team = settings.team(task.team)
+        if settings.unknown_teams == "refuse" and task.team not in settings.teams:
+            named = ", ".join(sorted(settings.teams)) or "none"
+            raise ValueError(
+                f"team: {task.team} is none of the pool's teams (unknown_teams: refuse): {named}"
+            )
         if self._dispatcher.is_draining:
             raise ValueError("the pool is being drained: run odeformer pool start before submitting again")
         if task.deadline is not None and task.deadline.timestamp() <= time.time():
@@ -129,40 +228,36 @@ class PoolActor:
             )
 
     def jobs(self) -> list[Job]:
-        with self._lock:
+        with self._opened():
             return [Job(**self._view(job)) for job in self._journal.jobs()]
 
     def job(self, job_id: str) -> JobDetails:
-        with self._lock:
+        with self._opened():
             job = self._journal.job(job_id)
             history = [self._history(entry) for entry in self._journal.transitions(job_id)]
             view = self._view(job)
-        log = self._board.folder(job) / LOG
-        lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-        return JobDetails(**view, history=history, last_lines=lines[-LAST_LINES:])
+        return JobDetails(**view, history=history, last_lines=_last_lines(self._board.folder(job) / LOG))
 
     def events(self, job_id: str, offset: int = 0) -> tuple[list[LoggedEvent], int]:
-        with self._lock:
+        with self._opened():
             folder = self._board.folder(self._journal.job(job_id))
         return events_from(folder / EVENTS, offset, EVENT_BYTES)
 
     def transitions(self) -> list[Transition]:
-        with self._lock:
+        with self._opened():
             return self._journal.transitions()
 
-    def cancel(self, job_id: str) -> str:
-        with self._lock:
+    def cancel(self, job_id: str, who: str = "") -> str:
+        with self._opened():
             job = self._journal.job(job_id)
-            if job.state == "trained":
-                raise ValueError(f"job {job_id} has been trained and is registered when the store answers")
-            if job.state == "queued":
-                job = self._board.move(job, "cancelled")
+            if job.state in ("queued", "trained"):
+                job = self._board.move(job, "cancelled", _by("", who) or None)
             if job.state == "running":
-                self._dispatcher.stop_job(job, CANCELLED)
+                self._dispatcher.stop_job(job, _by(CANCELLED, who))
             return job.state
 
-    def retry(self, job_id: str) -> str:
-        with self._lock:
+    def retry(self, job_id: str, who: str = "") -> str:
+        with self._opened():
             job = self._journal.job(job_id)
             if job.state == "succeeded":
                 raise ValueError(f"job {job_id} has succeeded: there is nothing to retry")
@@ -171,11 +266,15 @@ class PoolActor:
                     f"job {job_id} is past its deadline: submit it under another name, with a later one"
                 )
             if job.state in ("failed", "cancelled"):
-                job = self._board.move(job, "queued", "tried again", failures=0, failed_at=-1, error=None)
+                job = self._board.move(
+                    job, "queued", _by("tried again", who), failures=0, failed_at=-1, error=None
+                )
             return job.state
 
     def status(self) -> PoolStatus:
         with self._lock:
+            if not self._is_open:
+                return self._status_before()
             settings, shares, dispatcher = self._board.settings, self._board.shares, self._dispatcher
             shares.advance(time.time())
             rates = shares.rates()
@@ -198,8 +297,25 @@ class PoolActor:
                 },
                 "running": len(self._board.jobs("running")),
                 "trained": len(self._board.jobs("trained")),
+                "trouble": self._trouble,
                 "teams": teams,
             }
+
+    def _status_before(self) -> PoolStatus:
+        """The status of a pool that could not read its journal yet."""
+        settings = self._given
+        return {
+            "dir": str(settings.dir),
+            "tracking_uri": settings.tracking_uri,
+            "cpus_per_job": settings.cpus_per_job,
+            "gpus_per_job": settings.gpus_per_job,
+            "state": "waiting",
+            "slots": {"free": 0, "busy": 0, "starting": 0},
+            "running": 0,
+            "trained": 0,
+            "trouble": self._trouble,
+            "teams": [],
+        }
 
     def _team_status(self, name: str, fair_slots: float) -> TeamStatus:
         settings, account = self._board.settings.team(name), self._board.shares.account(name)
@@ -219,12 +335,14 @@ class PoolActor:
         }
 
     def drain(self) -> None:
-        with self._lock:
+        with self._opened():
+            self._keep(self._board.settings, True, time.time())
             self._dispatcher.is_draining = True
-            self._keep(time.time())
 
     def stop(self) -> int:
         with self._lock:
+            if not self._is_open:
+                return 0
             self._dispatcher.is_stopping = True
             running = self._board.jobs("running")
             for job in running:
@@ -236,9 +354,9 @@ class PoolActor:
                     credentials.remove(self._board.settings.dir)
             return len(running)
 
-    def _keep(self, at: float) -> None:
-        content = masked_values(self._board.settings.model_dump(mode="json"))
-        self._journal.keep_settings({"settings": content, "is_draining": self._dispatcher.is_draining}, at)
+    def _keep(self, settings: PoolSettings, is_draining: bool, at: float) -> None:
+        content = masked_values(settings.model_dump(mode="json"))
+        self._journal.keep_settings({"settings": content, "is_draining": is_draining}, at)
 
     def _view(self, job: JobRecord) -> dict[str, Any]:
         """The fields of a :class:`~cluster.pool.job.Job`."""
@@ -254,3 +372,17 @@ class PoolActor:
         others = [job for job in self._journal.shared(entry.process or "") if job != entry.job]
         reason = f"together with {', '.join(others)}" if others else entry.reason
         return HistoryEntry(entry.time, entry.state, reason)
+
+
+def _by(what: str, who: str) -> str:
+    return f"{what} by {who}".strip() if who else what
+
+
+def _last_lines(log: Path) -> list[str]:
+    """The last lines of a log, which may be of any size."""
+    if not log.is_file():
+        return []
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_BYTES))
+        end = file.read(LOG_BYTES)
+    return end.decode(errors="replace").splitlines()[-LAST_LINES:]

@@ -6,16 +6,19 @@ import sys
 import time
 import uuid
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.connection import credentials
 from cluster.connection.connect import ray_cluster, worker_environment
+from cluster.names import who
 from cluster.pool.job import ENDED, Job, JobDetails, Transition
 from cluster.pool.settings import PoolSettings
 from cluster.pool.status import PoolStatus
 from cluster.runs.events import LoggedEvent
-from cluster.tasks.task import Task
 from odeformer.files.shown import masked
+
+if TYPE_CHECKING:
+    from cluster.tasks.task import Task
 
 ACTOR_NAME, NAMESPACE = "odeformer-pool", "odeformer"
 ANSWER_SECONDS = 90.0
@@ -120,10 +123,10 @@ class Pool:
         Raises:
             ValueError, FileNotFoundError: naming the field, when the task cannot run or the pool refuses it.
         """
-        from cluster.finetuning import job
+        from cluster.tasks.task import check_data
 
-        checked = job.check(task, self.uri())
-        return self._ask("submit", checked.model_dump(mode="json"), uuid.uuid4().hex, again)
+        checked = check_data(task)  # the pool checks its base: it has MLflow's client imported
+        return self._ask("submit", checked.model_dump(mode="json"), uuid.uuid4().hex, again, who())
 
     def uri(self) -> str:
         """URI of the MLflow store of the pool's jobs."""
@@ -158,12 +161,15 @@ class Pool:
         return self._ask("events", job_id, offset)
 
     def cancel(self, job_id: str) -> str:
-        """Cancel a job; its state, which stays ``running`` until the job has committed its step."""
-        return self._ask("cancel", job_id)
+        """Cancel a job; its state, which stays ``running`` until the job has committed its step.
+
+        One that has been trained and waits for the registry is not registered any more.
+        """
+        return self._ask("cancel", job_id, who())
 
     def retry(self, job_id: str) -> str:
         """Queue a failed or cancelled job again; its state."""
-        return self._ask("retry", job_id)
+        return self._ask("retry", job_id, who())
 
     def status(self) -> PoolStatus:
         """The pool's slots and teams."""

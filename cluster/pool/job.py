@@ -9,12 +9,14 @@ State = Literal["queued", "running", "trained", "succeeded", "failed", "cancelle
 """``trained``: the weights are saved, but the registry has not accepted them yet."""
 
 ENDED: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
+CANCELLED = "cancelled"
+"""How the reason begins for which a cancelled job has been told to stop; who did it follows."""
 
 _NEXT_STATES: dict[State, frozenset[State]] = {
     "queued": frozenset({"running", "failed", "cancelled"}),
     # Queued again: its process died, or it was preempted. It resumes from its last checkpoint.
     "running": frozenset({"queued", "trained", "succeeded", "failed", "cancelled"}),
-    "trained": frozenset({"succeeded", "failed"}),
+    "trained": frozenset({"succeeded", "failed", "cancelled"}),
     "succeeded": frozenset(),
     "failed": frozenset({"queued"}),
     "cancelled": frozenset({"queued"}),

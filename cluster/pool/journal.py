@@ -60,6 +60,9 @@ _UPGRADES = {0: _SCHEMA, 1: _FROM_1 + _FROM_2, 2: _FROM_2}
 class Journal:
     """The pool's journal in ``folder``, created if missing and upgraded if older. Not thread-safe.
 
+    Every method raises an ``OSError`` that names the file when it cannot be read or written, as on a full
+    disk; nothing has changed then.
+
     Raises:
         BlockingIOError: when another process holds it.
         ValueError: when its format is newer than this version reads.
@@ -67,17 +70,18 @@ class Journal:
 
     def __init__(self, folder: Path, wait_seconds: float = 10.0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / FILE_NAME
+        self._path = path = folder / FILE_NAME
+        path.touch(mode=0o600)
         self._database = sqlite3.connect(
             path, timeout=wait_seconds, isolation_level=None, check_same_thread=False
         )
         self._database.row_factory = sqlite3.Row
         try:
             version = self._open()
-        except sqlite3.OperationalError as error:
+        except OSError as error:
             self._database.close()
             if "locked" not in str(error):
-                raise OSError(f"{path}: {error}") from None
+                raise
             raise BlockingIOError(
                 f"{path} is in use by another pool: stop it, or choose another dir"
             ) from None
@@ -91,14 +95,14 @@ class Journal:
         # Exclusive before the first access: SQLite then needs no shared memory, which network file systems
         # lack.
         for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL"):
-            self._database.execute(f"PRAGMA {pragma}")
+            self._execute(f"PRAGMA {pragma}")
 
         with self._transaction():
-            [version] = self._database.execute("PRAGMA user_version").fetchone()
+            [[version]] = self._execute("PRAGMA user_version")
             for statement in _UPGRADES.get(version, "").split(";"):
-                self._database.execute(statement)
+                self._execute(statement)
             if version < FORMAT_VERSION:
-                self._database.execute(f"PRAGMA user_version={FORMAT_VERSION}")
+                self._execute(f"PRAGMA user_version={FORMAT_VERSION}")
         return int(version)
 
     def close(self) -> None:
@@ -106,19 +110,27 @@ class Journal:
         self._database.close()
 
     def settings(self) -> list[tuple[float, dict[str, Any]]]:
-        """All settings ever kept, oldest first, each with the time since which it was in force."""
-        rows = self._database.execute("SELECT time, content FROM settings ORDER BY number")
-        return [(row["time"], dict(json.loads(row["content"]))) for row in rows]
+        """All settings ever kept, oldest first, each with the time since which it was in force.
+
+        What is no JSON object is left out.
+        """
+        rows = self._execute("SELECT time, content FROM settings ORDER BY number")
+        contents = [(row["time"], _parsed(row["content"])) for row in rows]
+        return [(since, content) for since, content in contents if content is not None]
 
     def keep_settings(self, content: dict[str, Any], at: float) -> None:
         """Store settings for the next start of the pool."""
         with self._transaction():
-            self._database.execute(
-                "INSERT INTO settings (time, content) VALUES (?, ?)", (at, json.dumps(content))
-            )
+            self._execute("INSERT INTO settings (time, content) VALUES (?, ?)", at, json.dumps(content))
 
     def submit(
-        self, task: dict[str, Any], token: str, *, deadline: float | None = None, again: bool = False
+        self,
+        task: dict[str, Any],
+        token: str,
+        *,
+        deadline: float | None = None,
+        again: bool = False,
+        reason: str | None = None,
     ) -> JobRecord:
         """Queue a task. Idempotent: the same token returns the same job.
 
@@ -127,6 +139,7 @@ class Journal:
             token: unique key of the submission.
             deadline: seconds since the epoch.
             again: reuse the name of a job that has ended. Without it a name is reused only on another base.
+            reason: who asked for it, in words, for the job's history.
 
         Raises:
             ValueError: when the team already has a job of that name.
@@ -139,15 +152,13 @@ class Journal:
 
             number = self.free_number(team, name, base, again=again)
             now, job = time.time(), f"{team}/{name}/{number}"
-            self._database.execute(
+            self._execute(
                 "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?, NULL, NULL, 0, 0, -1, "
                 "NULL, NULL, 0, NULL)",
-                (
-                    *(job, token, team, name, number, base, task["priority"], deadline),
-                    *(json.dumps(task), now, now),
-                ),
+                *(job, token, team, name, number, base, task["priority"], deadline),
+                *(json.dumps(task), now, now),
             )
-            self._note(now, job, team, "queued", None)
+            self._note(now, job, team, "queued", reason)
         return self.job(job)
 
     def free_number(self, team: str, name: str, base: str, *, again: bool = False) -> int:
@@ -183,7 +194,8 @@ class Journal:
             job: the job's id.
             state: the new state.
             reason: the reason, in words.
-            at: when it happened; now when not given.
+            at: when it happened; now when not given. A clock that was set back counts as standing still: no
+                change is earlier than the job's last one.
             process: the process that the job runs in from now on; jobs may share one.
             changes: new values of ``attempts``, ``failures``, ``failed_at``, ``result`` or ``error``.
 
@@ -194,7 +206,7 @@ class Journal:
             before = self.job(job)
             if not may_follow(before.state, state):
                 raise ValueError(f"job {job} is {before.state} and cannot become {state}")
-            now = time.time() if at is None else at
+            now = max(before.changed, time.time() if at is None else at)
             changes |= {"state": state, "changed": now, "reason": reason, "ending": None, "process": process}
             self._update(job, changes)
             self._note(now, job, before.team, state, reason, process)
@@ -228,18 +240,18 @@ class Journal:
 
     def count(self, team: str, state: State) -> int:
         """Number of a team's jobs in a state."""
-        query = "SELECT count(*) FROM jobs WHERE team = ? AND state = ?"
-        return int(self._database.execute(query, (team, state)).fetchone()[0])
+        [[count]] = self._execute("SELECT count(*) FROM jobs WHERE team = ? AND state = ?", team, state)
+        return int(count)
 
     def transitions(self, job: str | None = None) -> list[Transition]:
         """All changes of state, of one job or of all, in the order of writing."""
         query, values = ("", ()) if job is None else ("WHERE job = ? ", (job,))
-        rows = self._database.execute(f"SELECT * FROM transitions {query}ORDER BY number", values)
+        rows = self._execute(f"SELECT * FROM transitions {query}ORDER BY number", *values)
         return [Transition(*row) for row in rows]
 
     def shared(self, process: str) -> list[str]:
         """Ids of the jobs that were started in a process."""
-        rows = self._database.execute("SELECT job FROM transitions WHERE process = ?", (process,))
+        rows = self._execute("SELECT job FROM transitions WHERE process = ?", process)
         return [row["job"] for row in rows]
 
     def unmirrored(self) -> list[tuple[JobRecord, int]]:
@@ -248,7 +260,7 @@ class Journal:
             "SELECT job, max(transitions.number) AS last FROM transitions JOIN jobs ON jobs.id = job "
             "GROUP BY job HAVING last > mirrored"
         )
-        return [(self.job(row["job"]), row["last"]) for row in self._database.execute(query).fetchall()]
+        return [(self.job(row["job"]), row["last"]) for row in self._execute(query)]
 
     def mirrored(self, job: str, transition: int) -> None:
         """Record that MLflow knows a job's transitions up to that number."""
@@ -258,34 +270,51 @@ class Journal:
     def _note(
         self, now: float, job: str, team: str, state: State, reason: str | None, process: str | None = None
     ) -> None:
-        self._database.execute(
+        self._execute(
             "INSERT INTO transitions (time, job, team, state, reason, process) VALUES (?, ?, ?, ?, ?, ?)",
-            (now, job, team, state, reason, process),
+            *(now, job, team, state, reason, process),
         )
 
     def _update(self, job: str, changes: dict[str, Any]) -> None:
         values = {key: json.dumps(value) if key == "result" else value for key, value in changes.items()}
         names = ", ".join(f"{key} = ?" for key in values)
-        self._database.execute(f"UPDATE jobs SET {names} WHERE id = ?", (*values.values(), job))
+        self._execute(f"UPDATE jobs SET {names} WHERE id = ?", *values.values(), job)
 
     def _rows(self, rest: str, *values: Any) -> list[JobRecord]:
-        return [_record(row) for row in self._database.execute(f"SELECT * FROM jobs {rest}", values)]
+        return [_record(row) for row in self._execute(f"SELECT * FROM jobs {rest}", *values)]
+
+    def _execute(self, statement: str, *values: Any) -> list[sqlite3.Row]:
+        try:
+            return self._database.execute(statement, values).fetchall()
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+            raise
+        except sqlite3.DatabaseError as error:  # the disk, or what is left of the file
+            raise OSError(f"{self._path}: {error}") from None
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """Write everything in the block durably, or nothing."""
-        self._database.execute("BEGIN IMMEDIATE")
+        self._execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._execute("COMMIT")
         except BaseException:
-            self._database.execute("ROLLBACK")
+            if self._database.in_transaction:  # SQLite itself takes back what finds no room
+                self._execute("ROLLBACK")
             raise
-        self._database.execute("COMMIT")
 
 
 def _record(row: sqlite3.Row) -> JobRecord:
     content = {key: row[key] for key in row.keys() if key not in ("token", "mirrored")}  # noqa: SIM118
-    content["task"] = json.loads(row["task"])
-    if row["result"] is not None:
-        content["result"] = json.loads(row["result"])
+    content["task"] = _parsed(row["task"]) or {}
+    content["result"] = _parsed(row["result"])
     return JobRecord(**content)
+
+
+def _parsed(text: str | None) -> dict[str, Any] | None:
+    """A JSON object; ``None`` for anything else."""
+    try:
+        content = json.loads(text or "null")
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None

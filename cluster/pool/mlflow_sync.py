@@ -13,10 +13,11 @@ from typing import Any
 
 from cluster.finetuning import job as finetuning
 from cluster.pool.board import Board
-from cluster.pool.job import JobRecord
-from cluster.runs.failures import cause
+from cluster.pool.job import JobRecord, State
+from cluster.registry.versions import HISTORY
+from cluster.runs.failures import cause, is_mendable
 from cluster.tags import JOB, JOB_REASON, JOB_STATE
-from cluster.tracking import runs, upload
+from cluster.tracking import runs, store, upload
 
 EVERY_SECONDS = 1.0
 LONGEST_PAUSE = 15.0
@@ -29,6 +30,7 @@ STATUS = {
     "cancelled": "KILLED",
 }
 """MLflow run status by job state; a job that was killed could not set it itself."""
+
 
 logger = logging.getLogger(__name__)
 
@@ -54,43 +56,78 @@ class MlflowSync:
         self._ended.set()
 
     def _run(self) -> None:
-        pause = EVERY_SECONDS
+        pause, said = EVERY_SECONDS, ""
         while not self._ended.wait(pause):
             try:
-                self._register()
-                self._mirror()
-                pause = EVERY_SECONDS
-            except ConnectionError as error:
-                logger.warning("later: %s", error)
+                store.import_all()  # before the first submission needs it
+                for later in (self._register(), self._mirror()):
+                    if later is not None:
+                        raise later
+                pause, said = EVERY_SECONDS, ""
+            except BaseException as error:  # without this thread nothing would be registered any more
                 pause = min(2 * pause, LONGEST_PAUSE)
+                if cause(error) != said:
+                    said = cause(error)
+                    logger.warning("MLflow is told later: %s", said, exc_info=not isinstance(error, OSError))
 
-    def _register(self) -> None:
+    def _register(self) -> Exception | None:
+        """Register what was trained; what kept one of the jobs from it for now, if anything did.
+
+        Raises:
+            ConnectionError: when the store does not answer.
+        """
         with self._lock:
             trained = self._board.jobs("trained")
+        later: Exception | None = None
         for job in trained:
+            state: State = "succeeded"
+            result, why = job.result or {}, None
             try:
                 result = register_trained_job(job, self._board.folder(job))
-            except ConnectionError:
-                raise
-            except Exception as error:  # noqa: BLE001 - the store answered and refused: the job fails
-                with self._lock:
-                    self._board.move(job, "failed", cause(error), error=cause(error))
-            else:
-                with self._lock:
-                    self._board.move(job, "succeeded", result=result, error=None)
+            except Exception as error:  # noqa: BLE001 - one job's error must not hold up the others
+                if not self._is_refused(error):
+                    later = error
+                    continue
+                state, why = "failed", refusal(str(result.get("adapter_model")), error)
+            with self._lock:
+                if self._board.find(job.id, "trained"):  # it may have been cancelled
+                    self._board.move(job, state, why, result=result, error=why)
+        return later
 
-    def _mirror(self) -> None:
+    def _is_refused(self, error: Exception) -> bool:
+        """Whether the store answered and refused, so that trying again would not help.
+
+        Raises:
+            ConnectionError: when it does not answer at all.
+        """
+        if isinstance(error, ConnectionError):
+            store.connect(str(self._board.settings.tracking_uri))
+            return isinstance(error, store.RefusedError)
+        return not is_mendable(error)
+
+    def _mirror(self) -> Exception | None:
+        """Tell MLflow the jobs' states; returns and raises as :meth:`_register`."""
         with self._lock:
             waiting = self._board.journal.unmirrored()
+        later: Exception | None = None
         for job, transition in waiting:
             try:
                 mirror(job, self._board.folder(job))
-            except ConnectionError:
-                raise
             except Exception as error:  # noqa: BLE001 - a missing tag must not stop the pool
+                if not self._is_refused(error):
+                    later = error
+                    continue
                 logger.warning("MLflow does not know of %s: %s", job.id, cause(error))
             with self._lock:
                 self._board.journal.mirrored(job.id, transition)
+        return later
+
+
+def refusal(name: str, error: Exception) -> str:
+    """Why a task's result cannot be registered, in one line."""
+    if isinstance(error, store.RefusedError):
+        return f"models:/{name} or its log {name}{HISTORY} is another account's: {error}"
+    return cause(error)
 
 
 def mirror(job: JobRecord, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -41,8 +42,16 @@ class PoolSettings(Section):
     process, with joint passes over their base."""
     max_failures: int = Field(default=3, ge=0)
     """Maximum number of restarts of a job from the same checkpoint after its process died."""
+    stuck_after: float = Field(default=600.0, ge=1)
+    """Seconds without heartbeat or progress after which a job's process is killed, which counts as its death;
+    must exceed the duration of any step or checkpoint."""
+    memory_per_slot: float | None = Field(default=None, gt=0)
+    """GiB of memory that a slot's process may use, with what it has imported (about 0.5). A job that uses
+    more is killed and has failed. Default: no limit."""
     grace_seconds: float = Field(default=60.0, gt=0)
     """Seconds that a job has to commit its current step when it is told to stop, before it is killed."""
+    unknown_teams: Literal["accept", "refuse"] = "accept"
+    """Whether teams not listed in ``teams`` may submit tasks. Each of them has the share of ``default``."""
     default: TeamSettings = TeamSettings()
     """Settings of all teams not listed in ``teams``."""
     teams: dict[Name, TeamSettings] = Field(default_factory=dict)

@@ -8,13 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from cluster.connection import credentials
 from cluster.supervision import orphans
 
+MEMORY_SECONDS = 0.2
+"""Interval at which a process's memory is looked at."""
 WARM = "from cluster.pool.warm import main; main()"
 
 
@@ -36,6 +39,17 @@ class Order(TypedDict):
     """URI of the MLflow store."""
     cpus: int
     """Number of threads."""
+    memory: float | None
+    """GiB of memory that the process and its children may use."""
+
+
+class End(NamedTuple):
+    """How a process ended."""
+
+    code: int
+    """Exit code, negative if a signal ended it."""
+    is_too_large: bool
+    """Whether it was killed because it used more memory than it may."""
 
 
 class Slot:
@@ -61,6 +75,7 @@ class Slot:
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
+            encoding="utf-8",
         )
 
     def wait_until_warm(self) -> str:
@@ -68,8 +83,8 @@ class Slot:
         self._answer("ready")
         return socket.gethostname()
 
-    def run(self, order: Order) -> int:
-        """Run a process to its end; its exit code, negative if a signal ended it.
+    def run(self, order: Order) -> End:
+        """Run a process to its end.
 
         Raises:
             RuntimeError: when the warm process is gone; the slot is then unusable.
@@ -81,9 +96,14 @@ class Slot:
         self._pids[process] = self._answer("pid")
         if process in self._pending_signals:
             self.end(process, self._pending_signals[process])
+        has_ended, is_too_large = threading.Event(), threading.Event()
+        if order["memory"] is not None:
+            limits = (self._pids[process], order["memory"] * 2**30, has_ended, is_too_large)
+            threading.Thread(target=_limit_memory, args=limits, daemon=True).start()
         try:
-            return self._answer("status")
+            return End(self._answer("status"), is_too_large.is_set())
         finally:
+            has_ended.set()
             del self._pids[process]
             self._pending_signals.pop(process, None)
 
@@ -101,3 +121,23 @@ class Slot:
         if not line:
             raise RuntimeError(f"the warm process of a slot on {socket.gethostname()} is gone")
         return int(json.loads(line)[key])
+
+
+def _limit_memory(pid: int, limit: float, has_ended: threading.Event, is_too_large: threading.Event) -> None:
+    """Kill a process when it and its children use more than ``limit`` bytes.
+
+    A limit of the kernel's on address space would count what torch reserves and never touches.
+    """
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        while not has_ended.wait(MEMORY_SECONDS):
+            used = process.memory_info().rss
+            for child in process.children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    used += child.memory_info().rss
+            if used > limit:
+                is_too_large.set()
+                process.kill()
+                return

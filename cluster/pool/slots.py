@@ -28,6 +28,8 @@ class Ended(NamedTuple):
     process: str
     code: int | None
     """Exit code, negative if a signal ended it; ``None`` if it was lost with its slot."""
+    is_too_large: bool = False
+    """Whether it was killed because it used more memory than it may."""
 
 
 @dataclass
@@ -83,16 +85,15 @@ class Slots:
     def _take(self, held: _Held) -> Ended | None:
         process, held.process = held.process, None
         try:
-            code = self._ray.get(held.pending)
+            end = self._ray.get(held.pending)
         except self._ray.exceptions.RayError as error:
             logger.warning("a slot is gone: %s", str(error).strip().splitlines()[-1])
             if not held.is_warm:  # the next one may fail as well
                 self._not_before = time.monotonic() + PAUSE_SECONDS
             self._drop(held)
-            code = None
-        else:
-            held.pending, held.is_warm = None, True
-        return None if process is None else Ended(process, code)
+            return None if process is None else Ended(process, None)
+        held.pending, held.is_warm = None, True
+        return None if process is None else Ended(process, *end)
 
     @property
     def free(self) -> int:

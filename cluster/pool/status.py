@@ -6,7 +6,8 @@ from typing import Any, Literal, TypedDict
 
 from cluster.pool.budget import Per
 
-PoolState = Literal["running", "draining", "stopping"]
+PoolState = Literal["waiting", "running", "draining", "stopping"]
+"""``waiting``: the pool cannot read its journal yet."""
 
 
 class SlotCounts(TypedDict):
@@ -53,4 +54,6 @@ class PoolStatus(TypedDict):
     """Number of running jobs."""
     trained: int
     """Number of trained jobs that the registry has not accepted yet."""
+    trouble: str | None
+    """Why the pool cannot write to its ``dir``, as on a full disk; it goes on as soon as it can."""
     teams: list[TeamStatus]

@@ -11,6 +11,7 @@ import json
 import os
 import select
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -18,8 +19,11 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from io import FileIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypedDict
+from typing import IO, TYPE_CHECKING, Any
 
+from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
+
+from cluster.pool.actor import LOG
 from cluster.tracking import runs, store
 from odeformer.files.shown import masked
 
@@ -27,8 +31,6 @@ if TYPE_CHECKING:
     from cluster.finetuning.result import FinetuneResult
     from cluster.pool.slot import Order
 
-LOG = "log.txt"
-"""File in a job's folder with the output of its processes and the traceback of its failure."""
 OUTCOME = "outcome.json"
 """File in a job's folder that tells how its last attempt ended; an attempt that was killed writes none."""
 MODULES = (
@@ -67,7 +69,7 @@ class Outcome(TypedDict, total=False):
 def main() -> None:
     """Execute orders until the input ends."""
     # Output of libraries must not mix with the answers.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
     orders = os.fdopen(0, "rb", buffering=0)
     for module in MODULES:
@@ -122,7 +124,7 @@ def _print_to_log(first: Path, *others: Path) -> None:
     """Redirect the process's output to the first job's log; the other jobs' logs refer to it."""
     for folder in (first, *others):
         folder.mkdir(parents=True, exist_ok=True)
-    log = os.open(first / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    log = os.open(first / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
     for folder in others:
@@ -132,7 +134,7 @@ def _print_to_log(first: Path, *others: Path) -> None:
 
 
 def _add_to_log(folder: Path, text: str) -> None:
-    with (folder / LOG).open("a") as log:
+    with (folder / LOG).open("a", encoding="utf-8") as log:
         log.write(text)
 
 
@@ -141,7 +143,7 @@ def _run(order: Order) -> int:
     import torch
 
     from cluster.finetuning.job import finetune, finetune_together
-    from cluster.runs import preemption
+    from cluster.runs import heartbeat, preemption
     from cluster.supervision import orphans
     from cluster.tasks.task import Task
 
@@ -165,16 +167,17 @@ def _run(order: Order) -> int:
         locks[number].close()
 
     # A slot does not wait for the registry: the pool registers later what could not be registered at once.
-    try:
-        for folder, lock in zip(folders, locks, strict=True):
-            _hold(folder, lock)
-        if len(jobs) == 1:
-            end(0, finetune(tasks[0], folders[0], uri, register_seconds=0))
-        else:
-            finetune_together(tasks, folders, uri, register_seconds=0, on_end=end)
-    except Exception as error:  # noqa: BLE001 - the outcome reports it
-        for number in sorted(running):
-            end(number, error, is_its_own=len(jobs) == 1)
+    with heartbeat.beating(folders[0] / heartbeat.FOLDER, 0, socket.gethostname()):
+        try:
+            for folder, lock in zip(folders, locks, strict=True):
+                _hold(folder, lock)
+            if len(jobs) == 1:
+                end(0, finetune(tasks[0], folders[0], uri, register_seconds=0))
+            else:
+                finetune_together(tasks, folders, uri, register_seconds=0, on_end=end)
+        except Exception as error:  # noqa: BLE001 - the outcome reports it
+            for number in sorted(running):
+                end(number, error, is_its_own=len(jobs) == 1)
     return int(bool(failed or running))
 
 

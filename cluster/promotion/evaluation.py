@@ -17,6 +17,7 @@ from cluster.registry.fetching import read_settings
 from cluster.tasks.task import Task, read_sets
 from data.tasks.kinds import kind_named
 from odeformer.files.shown import MASK, masked
+from odeformer.files.text import read_exactly
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,13 +97,10 @@ def _text_rows(text: Path, loaded: registry.Loaded, count: int) -> Tensor:
     """Windows of a text, spread evenly over it: [windows, context + 1]."""
     import torch
 
-    try:
-        content = text.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"{text} is neither UTF-8 text nor a folder of shards") from None
+    content = read_exactly(text)
     length = loaded.model.config.context_length
     assert length is not None
-    ids = torch.tensor(loaded.tokenizer.encode(content, add_special_tokens=False).ids, dtype=torch.long)
+    ids = torch.tensor(loaded.tokenizer.encode(content).ids, dtype=torch.long)
     whole = max((len(ids) - 1) // length, 0)
     starts = (torch.linspace(0, max(whole - 1, 0), min(count, whole)).long() * length).tolist()
     return torch.cat([ids[:0].view(0, length + 1), *(ids[None, s : s + length + 1] for s in starts)])

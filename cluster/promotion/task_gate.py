@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypedDict
+
+from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
 from cluster import registry
 from cluster.promotion.promote import GateSettings, promote

@@ -37,9 +37,9 @@ def write(
     """Write the model card, the lineage and the depth table to a folder."""
     tags = {**about.code, **tags}
     lineage = {"run_id": run_id, "tags": tags, "settings": about.settings}
-    (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=2) + "\n")
+    (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
     if depths is not None:
-        (folder / DEPTHS_FILE).write_text(json.dumps(asdict(depths), indent=2) + "\n")
+        (folder / DEPTHS_FILE).write_text(json.dumps(asdict(depths), indent=2) + "\n", encoding="utf-8")
     (folder / CARD_FILE).write_text(card(name, tags, depths), encoding="utf-8")
 
 

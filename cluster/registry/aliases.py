@@ -10,16 +10,14 @@ that is still the last one (compare-and-swap); of two concurrent moves the first
 from __future__ import annotations
 
 import json
-import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from cluster import names
 from cluster.registry.versions import HISTORY, Version, create_model, resolve, versions, versions_of
 from cluster.tags import MOVE_BASED_ON, MOVE_FROM, MOVE_GATE, MOVE_TO, MOVE_WHAT, MOVE_WHO, MOVE_WHY
 from cluster.tracking.store import answering, connect, patience, tracking_uri
-from odeformer.files.user import user_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -191,14 +189,19 @@ def _move(entry: Version) -> Move:
     )
 
 
+def create_log(client: MlflowClient, name: str) -> None:
+    """Create the registered model that is the log of ``name``, if it does not exist."""
+    create_model(client, name + HISTORY, f"The moves of models:/{name}@{CHAMPION}.")
+
+
 def _append(
     client: MlflowClient, version: Version, based_on: int, why: str, gate: dict[str, Any] | None, what: str
 ) -> int:
     """Append a move to the log; its number."""
     name = version.name + HISTORY
-    create_model(client, name, f"The moves of models:/{version.name}@{CHAMPION}.")
+    create_log(client, version.name)
     before = client.get_registered_model(version.name).aliases.get(CHAMPION, "")
-    who = f"{os.environ.get('MLFLOW_TRACKING_USERNAME') or user_name()}@{socket.gethostname()}"
+    who = names.who()
     tags = {
         MOVE_BASED_ON: str(based_on),
         MOVE_FROM: str(before),

@@ -12,6 +12,7 @@ from cluster.registry import aliases, mlflow_model
 from cluster.registry.about import About
 from cluster.registry.depth_table import DepthTable, adapter_table, depth_table
 from cluster.registry.fetching import read_depths
+from cluster.registry.ownership import Owner, check_owner
 from cluster.registry.versions import Version, base_uri, create_model, resolve, versions_of
 from cluster.tags import CODE_VERSION, DATA_DIGEST, DIGEST, FILES, FORMAT, GIT_COMMIT, KIND, LINEAGE_DIGEST
 from cluster.tracking.store import answering, connect, patience
@@ -48,7 +49,8 @@ def register_version(
         first: ``False`` does not make a candidate champion even if the model has none.
 
     Raises:
-        ValueError: for a folder with files that do not belong to a model, before anything is sent.
+        ValueError: for a folder with files that do not belong to a model, or a model that holds versions of
+            another task, before anything is sent.
         ConnectionError: when the store did not answer. It may have done its part; a repeated call finds that
             by the digest.
     """
@@ -72,6 +74,7 @@ def register_version(
 def _version(folder: Path, name: str, run_id: str, uri: str, tags: dict[str, str], about: About) -> Version:
     client = connect(uri)
     create_model(client, name)
+    check_owner(client, name, Owner.of(tags))
     if registered := _with_digest(client, name, tags[DIGEST]):
         return registered[0]
 

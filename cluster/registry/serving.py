@@ -56,7 +56,7 @@ class TextModel(PythonModel):
         """
         from odeformer_tokenizer import end_of_text_id
 
-        from odeformer.inference.generate import generate
+        from odeformer.inference.generate import continuation, generate
         from odeformer.inference.sampling import Sampling
 
         options = {"max_new_tokens": 64, "depth": 0, "temperature": 0.8, "seed": 0, **(params or {})}
@@ -69,10 +69,11 @@ class TextModel(PythonModel):
         if not 0 <= depth <= DEEPEST * own:
             raise ValueError(f"depth {depth} is not in 1 … {DEEPEST * own}, nor 0 for {own}")
 
+        given = [self._tokenizer.encode(prompt).ids for prompt in prompts]
         texts: list[list[int]] = [[] for _ in prompts]
         for drawn in generate(
             self._at(depth or own),
-            [self._tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in prompts],
+            given,
             max_new_tokens=new_tokens,
             sampling=Sampling(options["temperature"], 50, 1.0),
             seed=options["seed"],
@@ -81,7 +82,8 @@ class TextModel(PythonModel):
             for text, token in zip(texts, drawn, strict=True):
                 if token is not None:
                     text.append(token)
-        return pd.DataFrame({"text": [self._tokenizer.decode(text) for text in texts]})
+        both = zip(given, texts, strict=True)
+        return pd.DataFrame({"text": [continuation(self._tokenizer, ids, text) for ids, text in both]})
 
     def _at_depth(self, depth: int) -> FixedDepthModel:
         from odeformer.inference.decoding import FixedDepthModel

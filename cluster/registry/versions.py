@@ -118,11 +118,7 @@ def create_model(client: MlflowClient, name: str, description: str | None = None
 
 def versions_of(client: MlflowClient, name: str) -> list[Version]:
     """All versions of a model, oldest first, with their aliases."""
-    # MLflow's filters know no escape: a name with both quotes can only be found among all.
-    quote = next((quote for quote in "'\"" if quote not in name), None)
-    wanted = None if quote is None else f"name={quote}{name}{quote}"
-    found = _all_pages(lambda token: client.search_model_versions(wanted, max_results=1000, page_token=token))
-    entries = [entry for entry in found if entry.name == name]
+    entries = _entries(client, name)
     # A search returns versions without their aliases, so these come from the model.
     numbers = client.get_registered_model(name).aliases
     versions = []
@@ -130,6 +126,19 @@ def versions_of(client: MlflowClient, name: str) -> list[Version]:
         aliases = [alias for alias, number in numbers.items() if number == entry.version]
         versions.append(_version(entry, aliases))
     return sorted(versions, key=lambda version: int(version.version))
+
+
+def tags_of_versions(client: MlflowClient, name: str) -> list[dict[str, str]]:
+    """The tags of all versions of a model; empty if there is no such model."""
+    return [dict(entry.tags) for entry in _entries(client, name)]
+
+
+def _entries(client: MlflowClient, name: str) -> list[Any]:
+    # MLflow's filters know no escape: a name with both quotes can only be found among all.
+    quote = next((quote for quote in "'\"" if quote not in name), None)
+    wanted = None if quote is None else f"name={quote}{name}{quote}"
+    found = _all_pages(lambda token: client.search_model_versions(wanted, max_results=1000, page_token=token))
+    return [entry for entry in found if entry.name == name]
 
 
 def _all_pages(search: Callable[[str | None], Any]) -> list[Any]:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
+import os
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from enum import StrEnum
+from io import FileIO
 from pathlib import Path
 from typing import Any, TypedDict
 
+from odeformer.files.atomic import named
 from odeformer.files.shown import masked_values
 
 FILE_NAME = "events.jsonl"
+
+logger = logging.getLogger(__name__)
 
 
 class Event(StrEnum):
@@ -29,8 +37,8 @@ class Event(StrEnum):
         event.fields = fields
         return event
 
-    STARTED = "started", "workers"  # from step 0
-    RESUMED = "resumed", "workers"  # from a checkpoint
+    STARTED = "started", "workers", "reason"  # from step 0; the reason is why it compiles or not
+    RESUMED = "resumed", "workers", "reason"  # from a checkpoint
     FINISHED = "finished"  # the last step is committed
     FAILED = "failed"
     INTERRUPTED = "interrupted"  # the driver was ended, for example by Ctrl-C
@@ -60,6 +68,7 @@ class Event(StrEnum):
     GROWING = "growing", "reason"  # stopped to continue with more workers
     LEAVING = "leaving", "reason"  # stopped because a node is being drained
     RESTARTING = "restarting", "reason", "restart"  # see :class:`Restart`
+    UNWRITABLE = "unwritable", "reason"  # ``run.dir``, for now; events wait in memory
 
     TRACKING_AWAY = "tracking_away", "reason"  # MLflow cannot be reached; metrics wait in the log
     TRACKING_BACK = "tracking_back"
@@ -86,23 +95,52 @@ class Restart(TypedDict):
 
 
 class EventLog:
-    """Appends events to ``folder/events.jsonl``, from any thread."""
+    """Appends events to ``folder/events.jsonl``, from any thread.
+
+    Events that cannot be written, as on a full disk, wait in memory for a later call; a warning says so once.
+    """
 
     def __init__(self, folder: Path, name: str = FILE_NAME) -> None:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A line that a dying process could not finish must not swallow the next one.
-        is_torn = path.exists() and not _ends_with_newline(path)
-        self._file = path.open("a", buffering=1)
+        self._path = folder / name
+        self._file: FileIO | None = None
+        self._is_torn = False
+        self._waiting: deque[bytes] = deque()
+        self._is_failing = False
         self._lock = threading.Lock()
-        if is_torn:
-            self._file.write("\n")
 
-    def __call__(self, event: str, step: int, values: Mapping[str, Any]) -> None:
-        """Append an event that happened at an optimizer step, with its fields."""
-        line = json.dumps({"time": time.time(), "event": event, "step": step, **masked_values(values)}) + "\n"
+    def __call__(self, event: str, step: int, values: Mapping[str, Any]) -> LoggedEvent:
+        """Append an event that happened at an optimizer step, with its fields; returns it."""
+        logged = {"time": time.time(), "event": event, "step": step, **masked_values(values)}
         with self._lock:
-            self._file.write(line)
+            self._waiting.append(json.dumps(logged).encode() + b"\n")
+        self.write_waiting()
+        return logged
+
+    def write_waiting(self) -> None:
+        """Try again to write the events that wait in memory."""
+        with self._lock:
+            try:
+                with named(self._path):
+                    self._write()
+                self._is_failing = False
+            except OSError as error:
+                if not self._is_failing:
+                    logger.warning("events wait in memory: %s", error)
+                self._is_failing = True
+
+    def _write(self) -> None:
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._is_torn = self._path.exists() and not _ends_with_newline(self._path)
+            self._file = self._path.open("ab", buffering=0)
+        while self._waiting:
+            # A line that this or another process could not finish must not swallow the next one.
+            line = b"\n" * self._is_torn + self._waiting[0]
+            self._is_torn = True
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._is_torn = False
+            self._waiting.popleft()
 
 
 class EventReader:

@@ -31,14 +31,14 @@ class QueueFullError(ValueError):
 
 
 class PreemptedError(Exception):
-    """A run was preempted, after committing the step in progress."""
+    """A run was preempted, after committing the step in progress if there was one."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int | None = None) -> None:
         super().__init__(step)
-        self.step = step
+        self.step = step or 0
 
     def __str__(self) -> str:
-        return f"preempted at step {self.step}"
+        return "preempted" if self.args == (None,) else f"preempted at step {self.step}"
 
 
 def cause(error: BaseException, silent: Sequence[int] = ()) -> str:

@@ -9,11 +9,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypedDict
+
+from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
 from cluster.runs import preemption
 
 EVERY_SECONDS = 1.0
+FOLDER = "heartbeats"
+"""Folder of the files, in that of the run or the job."""
 
 
 class Beat(TypedDict):
@@ -26,11 +29,14 @@ class Beat(TypedDict):
     time: float
     step: int
     passed: int
+    transferring: bool
     asked: bool
 
 
 _passed = 0
 _step = 0
+_transfers = 0
+_lock = threading.Lock()
 
 
 def passed(step: int | None = None) -> None:
@@ -42,6 +48,19 @@ def passed(step: int | None = None) -> None:
     _passed += 1
     if step is not None:
         _step = step
+
+
+@contextmanager
+def transferring() -> Iterator[None]:
+    """Do without progress while the block runs: what it waits for has time limits of its own."""
+    global _transfers
+    with _lock:
+        _transfers += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _transfers -= 1
 
 
 @contextmanager
@@ -66,11 +85,12 @@ def beating(folder: Path, rank: int, node: str) -> Iterator[None]:
                 time=time.time(),
                 step=_step,
                 passed=_passed,
+                transferring=_transfers > 0,
                 asked=preemption.is_asked(),
             )
             temporary = path.with_suffix(".new")
             with suppress(OSError):  # the next beat makes up for a lost one
-                temporary.write_text(json.dumps(content))
+                temporary.write_text(json.dumps(content), encoding="utf-8")
                 temporary.replace(path)
             if ended.wait(EVERY_SECONDS):
                 return

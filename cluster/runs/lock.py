@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from odeformer.files.atomic import named
 from odeformer.files.lock import locked
 
 FILE_NAME = ".lock"
@@ -26,11 +27,12 @@ def held(folder: Path) -> Iterator[None]:
         try:
             file = stack.enter_context(locked(path, wait=False))
         except BlockingIOError:
-            holder = path.read_text().strip() or "another process"
+            holder = path.read_text(encoding="utf-8").strip() or "another process"
             raise BlockingIOError(
                 f"run.dir {folder} is in use by {holder}: wait for it, stop it, or choose another run.dir"
             ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        with named(path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
         yield

@@ -6,18 +6,50 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+
+from cluster.runs.failures import PreemptedError
+from odeformer.files.atomic import named
 
 FILE_NAME = "control"
 """File in ``run.dir``, visible on every node, through which the driver stops the workers.
 
-It always exists: on a shared disk, new content becomes visible sooner than a new file."""
-STOP = "stop"
+It always exists: on a shared disk, new content becomes visible sooner than a new file. It is overwritten in
+place, for which a full disk has room."""
+STOP, GO_ON = "stop", "go  "
 EXIT_CODE = 128 + signal.SIGTERM
+FIRST = int(signal.SIGTERM)
+"""Exit code with which :func:`ended_by_sigterm` ends a block. Ray's own handler, which it installs when it is
+connected, does the same."""
 
 _asked = 0
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """End the block by ``SystemExit(FIRST)`` at SIGTERM, so that it cleans up. Use it in the main thread."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(FIRST)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Turn such an end of the block, or of the decorated function, into a :class:`PreemptedError`."""
+    try:
+        yield
+    except SystemExit as ended:
+        if ended.code != FIRST:
+            raise
+        raise PreemptedError from None
 
 
 def listen() -> None:
@@ -46,19 +78,25 @@ def is_asked(run: Path | None = None) -> bool:
     if _asked or run is None:
         return _asked > 0
     try:
-        return (run / FILE_NAME).read_text() == STOP
+        return (run / FILE_NAME).read_text(encoding="utf-8") == STOP
     except OSError:
         return False
 
 
 def ask(run: Path) -> None:
     """Stop the workers that run in ``run.dir``, as SIGTERM to the driver does."""
-    (run / FILE_NAME).write_text(STOP)
+    _overwrite(run / FILE_NAME, STOP)
 
 
 def take_back(run: Path) -> None:
     """Withdraw the request of :func:`ask`, once the workers have stopped."""
-    (run / FILE_NAME).write_text("")
+    _overwrite(run / FILE_NAME, GO_ON)
+
+
+def _overwrite(file: Path, word: str) -> None:
+    file.touch()
+    with named(file), file.open("r+b", buffering=0) as opened:
+        opened.write(word.encode())
 
 
 @contextmanager
@@ -81,7 +119,8 @@ def taken(run: Path) -> Iterator[Callable[[], bool]]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a third one kills without cleaning up
             raise SystemExit(EXIT_CODE)
         asked.set()
-        ask(run)
+        with suppress(OSError):  # the supervisor asks again
+            ask(run)
 
     before = signal.signal(signal.SIGTERM, take)
     try:

@@ -6,13 +6,15 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.checkpoints.folder import commits, step_of
+from cluster.runs import heartbeat
 from cluster.runs.events import Event, EventLog, EventReader, LoggedEvent, Restart
 from cluster.runs.failures import (
     PreemptedError,
@@ -26,6 +28,7 @@ from cluster.runs.preemption import ask, take_back, taken
 from cluster.settings import PretrainSettings
 from cluster.supervision import room, watchdog
 from cluster.supervision.watchdog import Watchdog
+from odeformer.files.atomic import named
 from odeformer.files.shown import masked
 
 if TYPE_CHECKING:
@@ -33,7 +36,12 @@ if TYPE_CHECKING:
 
 OnEvent = Callable[[LoggedEvent], None]
 
-HEARTBEATS = "heartbeats"
+FAILURE = "failure.txt"
+OWN_EVENTS = (
+    *(Event.WAITING, Event.RESIZED, Event.GROWING, Event.LEAVING),
+    *(Event.RESTARTING, Event.UNWRITABLE),
+)
+"""Events that the supervisor logs. It shows them at once, as it may be unable to write them."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 LOOK_SECONDS = 0.2
 
@@ -88,12 +96,15 @@ class _End:
     """Neither a failure nor a preemption: not counted."""
 
 
-def supervise(work: Work, settings: PretrainSettings, on_event: OnEvent) -> None:
+def supervise(work: Work, settings: PretrainSettings, on_event: OnEvent) -> bool:
     """Run worker groups, one after another, until one finishes. Ray must be connected.
 
     Args:
         work: what each worker executes.
         on_event: called with each event of the run as it happens.
+
+    Returns:
+        Whether SIGTERM arrived too late to stop the workers. They have finished, and the rest must be brief.
 
     Raises:
         RunFailedError: when the workers failed too often, or in a way that a restart cannot help.
@@ -101,6 +112,7 @@ def supervise(work: Work, settings: PretrainSettings, on_event: OnEvent) -> None
     """
     with taken(settings.run.dir) as is_asked:
         _Supervisor(work, settings, on_event, is_asked).run()
+        return is_asked()
 
 
 class _Supervisor:
@@ -120,22 +132,24 @@ class _Supervisor:
             committed=max(map(step_of, commits(self._run / "checkpoints")), default=0),
         )
         self._has_begun = False
+        self._record = ""
+        """Words that say where the traceback of the last failure is."""
         self._ours = 0
         """Number of workers whose resources this run holds, or is about to release."""
 
     def run(self) -> None:
-        shutil.rmtree(self._run / HEARTBEATS, ignore_errors=True)
+        shutil.rmtree(self._run / heartbeat.FOLDER, ignore_errors=True)
         before = self._settings.cluster.workers
         for attempt in count():
             workers = self._find_room()
             if workers != before:
                 self._say(Event.RESIZED, f"{workers} of {self._settings.cluster.workers}")
             before = workers
-            end = self._attempt(self._run / HEARTBEATS / str(attempt), workers)
+            end = self._attempt(self._run / heartbeat.FOLDER / str(attempt), workers)
             if end is None:
                 return
             if not end.is_free:
-                (self._run / "failure.txt").write_text(masked("".join(traceback.format_exception(end.error))))
+                self._record_failure(end.error)
             if self._is_asked() and end.is_mendable:
                 raise PreemptedError(self._budget.committed)
             if not end.is_free:
@@ -166,6 +180,9 @@ class _Supervisor:
             self._show_events()
             if not self._has_begun:
                 self._give_up_if_asked()  # there is no step in progress
+            if self._is_asked() or stopped_for is not None:
+                with suppress(OSError):  # asked again at the next look
+                    ask(self._run)
 
             if stopped_for is None and room.is_any_leaving(dog.nodes()):
                 stopped_for = self._stop(Event.LEAVING, "it is drained")
@@ -177,7 +194,12 @@ class _Supervisor:
                     self._ours = larger
                     stopped_for = self._stop(Event.GROWING, f"{larger} instead of {workers}")
 
+            was_writable = dog.problem is None
             newly_stuck = dog.look()
+            if dog.problem is None:
+                self._log.write_waiting()
+            elif was_writable:
+                self._say(Event.UNWRITABLE, str(dog.problem))
             if newly_stuck is not None:
                 stuck = newly_stuck
                 watchdog.end([stuck.process])
@@ -204,6 +226,15 @@ class _Supervisor:
         # A worker that died after SIGTERM was preempted; it has not failed.
         return _End(error, reason, mendable and dog.is_any_asked(), mendable)
 
+    def _record_failure(self, failure: BaseException) -> None:
+        file = self._run / FAILURE
+        try:
+            with named(file):
+                file.write_text(masked("".join(traceback.format_exception(failure))), encoding="utf-8")
+            self._record = f"{FAILURE} there has the traceback"
+        except OSError as error:
+            self._record = f"the traceback cannot be written ({error})"
+
     def _pause_after(self, end: _End) -> float:
         """Count how an attempt ended; seconds to wait before the next one."""
         budget = self._budget
@@ -216,11 +247,10 @@ class _Supervisor:
             often = " again and again without progress" if end.is_mendable and budget.max_failures else ""
             raise RunFailedError(
                 f"pretraining in {self._run} failed{often}: {end.reason}; the same command resumes it from "
-                "its last checkpoint, and failure.txt there has the traceback"
+                f"its last checkpoint, and {self._record}"
             ) from end.error
         restart: Restart = {"pause": pause, "left": left, "preemption": end.is_preemption}
-        self._log(Event.RESTARTING, budget.committed, {"reason": end.reason, "restart": restart})
-        self._show_events()
+        self._say(Event.RESTARTING, end.reason, restart=restart)
         return pause
 
     def _wait(self, seconds: float) -> None:
@@ -234,14 +264,13 @@ class _Supervisor:
             raise PreemptedError(self._budget.committed)
 
     def _stop(self, event: Event, reason: str) -> Event:
-        """Have the workers finish and commit the step in progress, and log the event that explains it."""
+        """Log the event for which the workers are then asked to commit the step in progress and stop."""
         self._say(event, reason)
-        ask(self._run)
         return event
 
-    def _say(self, event: Event, reason: str) -> None:
-        self._log(event, self._budget.committed, {"reason": reason})
+    def _say(self, event: Event, reason: str, **fields: Any) -> None:
         self._show_events()
+        self._on_event(self._log(event, self._budget.committed, {"reason": reason, **fields}))
 
     def _show_events(self) -> None:
         for event in self._events.new():
@@ -249,4 +278,5 @@ class _Supervisor:
                 self._has_begun = True
             if event["event"] in (Event.RESUMED, Event.CHECKPOINT):
                 self._budget.committed = max(self._budget.committed, event["step"])
-            self._on_event(event)
+            if event["event"] not in OWN_EVENTS:
+                self._on_event(event)

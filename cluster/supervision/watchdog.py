@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.runs.heartbeat import Beat
+from pydantic import TypeAdapter
 
+from cluster.runs.heartbeat import Beat
+from odeformer.files.atomic import named
+
+_BEAT = TypeAdapter(Beat)
 LOOK_SECONDS = 1.0
 START_SECONDS = 600.0
 """Seconds that workers have at least until the first progress: for imports and loading weights."""
+LATE_SECONDS = 5.0
+"""Age in seconds of a heartbeat at which it is asked whether heartbeats can be written at all."""
 END_SECONDS = 90.0
 """Seconds that killing processes may take. Ray gives up an unresponsive node sooner than that, and its
 processes with it."""
@@ -33,7 +39,12 @@ class Stuck:
     """A worker that blocks the others."""
 
     process: Process
-    reason: str
+    how: str
+    """``stuck``, and by what one sees it."""
+
+    @property
+    def reason(self) -> str:
+        return f"worker {self.process.rank} is {self.how}"
 
 
 class Watchdog:
@@ -42,6 +53,8 @@ class Watchdog:
     def __init__(self, folder: Path, seconds: float) -> None:
         self._folder = folder
         self._seconds = seconds
+        self.problem: OSError | None = None
+        """Why nothing can be written to the folder now, in which case silence says nothing."""
         self._looked = 0.0
         self._beats: dict[int, Beat] = {}
         self._beaten: dict[int, float] = {}
@@ -54,12 +67,16 @@ class Watchdog:
             return None
         self._looked = now
         self._read(now)
+        if self.problem is not None or any(now - beaten > LATE_SECONDS for beaten in self._beaten.values()):
+            self.problem = self._try_to_write()
+            if self.problem is not None:
+                self.restart_clock()
         silent = [rank for rank in self._beats if now - self._beaten[rank] > self._seconds]
         if silent:
             rank = min(silent, key=lambda rank: self._beaten[rank])
             return Stuck(
                 self._process(rank),
-                f"worker {rank} is stuck: no heartbeat for {now - self._beaten[rank]:.0f} s",
+                f"stuck: no heartbeat for {now - self._beaten[rank]:.0f} s",
             )
         has_begun = any(beat["passed"] for beat in self._beats.values())
         patience = self._seconds if has_begun else max(self._seconds, START_SECONDS)
@@ -69,8 +86,7 @@ class Watchdog:
             rank = min(self._beats, key=lambda rank: (self._beats[rank]["passed"], rank))
             return Stuck(
                 self._process(rank),
-                f"worker {rank} is stuck after step {self._beats[rank]['step']}: "
-                f"nobody has made progress for {waiting:.0f} s",
+                f"stuck after step {self._beats[rank]['step']}: nobody has made progress for {waiting:.0f} s",
             )
         return None
 
@@ -88,7 +104,7 @@ class Watchdog:
         return {beat["node"] for beat in self._beats.values()}
 
     def restart_clock(self) -> None:
-        """Start all time limits again, after a stuck worker was killed."""
+        """Start all time limits again."""
         now = time.monotonic()
         self._beaten = dict.fromkeys(self._beaten, now)
         self._advanced = dict.fromkeys(self._advanced, now)
@@ -97,10 +113,11 @@ class Watchdog:
         beats: dict[int, Beat] = {}
         for path in self._folder.glob("*.json"):
             try:
-                beat: Beat = json.loads(path.read_text())
-            except (OSError, ValueError):
+                beat = _BEAT.validate_json(path.read_bytes()) if path.is_file() else None
+            except (OSError, ValueError):  # half written, or by somebody else
                 continue
-            beats[beat["rank"]] = beat
+            if beat is not None:
+                beats[beat["rank"]] = beat
 
         for rank in self._beats.keys() - beats.keys():
             del self._beaten[rank], self._advanced[rank]
@@ -108,9 +125,21 @@ class Watchdog:
             before = self._beats.get(rank)
             if before is None or beat["time"] != before["time"]:
                 self._beaten[rank] = now
-            if before is None or beat["passed"] != before["passed"]:
+            if before is None or beat["passed"] != before["passed"] or beat["transferring"]:
                 self._advanced[rank] = now
         self._beats = beats
+
+    def _try_to_write(self) -> OSError | None:
+        file = self._folder / ".probe"
+        try:
+            with named(file):
+                file.write_bytes(bytes(512))
+        except OSError as error:
+            return error
+        finally:
+            with suppress(OSError):
+                file.unlink()
+        return None
 
     def _process(self, rank: int) -> Process:
         beat = self._beats[rank]

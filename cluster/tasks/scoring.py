@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from cluster.runs import heartbeat
 from data.tasks.example import Example
 from data.tasks.examples import TaskSets
-from data.tasks.stream import encode
+from data.tasks.stream import Window, encode
+from odeformer.field import build_field
+from odeformer.field.cached import CachedField
 from odeformer.model import token_losses
 
 if TYPE_CHECKING:
@@ -51,16 +55,79 @@ def label_losses(
     batch: int,
     depth: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses of every label as the completion of every validation prompt.
+    """Losses of every label as the completion of every validation prompt, which is read once for all labels.
 
     Returns:
         Summed loss in nats and number of tokens, both float64 [examples, labels]; index of the right label,
         [examples].
     """
-    prompted = [Example(e.prompt, label) for e in sets.validation for label in sets.labels]
-    total, count = completion_losses(engine, prompted, tokenizer, sequence_length, batch, depth)
+    engine.eval()
+    windows = [
+        [encode(Example(e.prompt, label), tokenizer, sequence_length)[0] for label in sets.labels]
+        for e in sets.validation
+    ]
+    shared = [_shared(row) for row in windows]
+    totals, counts = torch.zeros(2, len(windows), len(sets.labels), dtype=torch.float64)
+    # Prompts of similar length share a batch.
+    order = sorted(range(len(windows)), key=shared.__getitem__)
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        length = min(shared[i] for i in chosen)
+        totals[chosen], counts[chosen] = _behind_prompts(engine, [windows[i] for i in chosen], length, depth)
     right = torch.tensor([sets.labels.index(e.completion) for e in sets.validation])
-    return total.view(-1, len(sets.labels)), count.view(-1, len(sets.labels)), right
+    return totals, counts, right
+
+
+@torch.no_grad()
+def _behind_prompts(
+    engine: Any, rows: list[list[Window]], length: int, depth: int | None
+) -> tuple[Tensor, Tensor]:
+    """Summed losses and numbers of the tokens that count, both float64 [rows, labels].
+
+    The first ``length`` tokens, which the windows of a row have in common, are read once for all labels.
+    """
+    module, like = getattr(engine, "module", engine), next(engine.parameters())
+    capacity = max(len(window.counts) for row in rows for window in row)
+    shaped = like.new_empty(1, capacity, module.config.width)
+    past = CachedField(build_field(module.config, shaped, training=False), len(rows), capacity)
+
+    def read(first: int, ids: Tensor, last_only: bool = False) -> Tensor:
+        heartbeat.passed()
+        last = first + ids.shape[1]
+        mask = torch.ones(ids.shape[1], last, dtype=torch.bool, device=like.device).tril(first)
+        past.at(first, last, mask[None, None] if first else None, last_only)
+        logits: Tensor = engine(ids.to(like.device), depth=depth, past=past).logits
+        return logits
+
+    read_before = []
+    if length:
+        prompts = torch.tensor([row[0].ids[:length] for row in rows])
+        read_before = [read(0, prompts, last_only=True)]
+    first = max(length, 1)  # nothing predicts the first token
+    totals, counts = torch.zeros(2, len(rows), len(rows[0]), dtype=torch.float64)
+    for label, windows in enumerate(zip(*rows, strict=True)):
+        ids = _padded([window.ids[length:] for window in windows])
+        mask = _padded([window.counts[first - 1 :] for window in windows])
+        logits = [*read_before]
+        if ids.shape[1] > 1:
+            logits.append(read(length, ids[:, :-1]))
+        targets = ids[:, first - length :].to(like.device)
+        losses = token_losses(torch.cat(logits, dim=1), targets).cpu().double()
+        totals[:, label] = (losses * mask).sum(dim=1)
+        counts[:, label] = mask.sum(dim=1).double()
+    return totals, counts
+
+
+def _shared(row: list[Window]) -> int:
+    """Number of prompt tokens at the start of all windows: a truncated prompt differs from label to label."""
+    prompts = [window.counts.index(True) + 1 for window in row]
+    is_same = [len(set(ids)) == 1 for ids in zip(*(window.ids for window in row), strict=False)]
+    return min([*is_same, False].index(False), *prompts)
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Rows of unequal length as one tensor, int64 [rows, longest], with zeros at their ends."""
+    return pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True)
 
 
 @torch.no_grad()
@@ -84,6 +151,7 @@ def completion_losses(
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
 
     for start in range(0, len(order), batch):
+        heartbeat.passed()
         chosen = order[start : start + batch]
         longest = max(len(encoded[i][0]) for i in chosen)
         tokens = torch.zeros(len(chosen), longest, dtype=torch.long)

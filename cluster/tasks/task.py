@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import AwareDatetime, Field, model_validator
 
 from cluster.names import ModelReference, Name
-from cluster.settings import Steps
+from cluster.settings import Seed, Steps
 from data.tasks.kinds import KindName, kind_named
 from odeformer.config import AdapterConfig
 from odeformer.gradients import GradientName, gradient_named
@@ -50,7 +50,7 @@ class TaskTrain(Section):
     """Gradient method, as in pretraining."""
     validate_every: Steps | None = None
     """Optimizer steps between validations. Default: only before the first and after the last step."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the sample order and of the adapter's initialisation."""
 
     @model_validator(mode="after")
@@ -146,6 +146,23 @@ def read_sets(task: Task) -> TaskSets:
 
     data = task.data
     return read_task_sets(data.train, data.validation, task.kind, data.prompt, data.completion, data.held_out)
+
+
+def check_data(task: Task) -> Task:
+    """Validate a task's data; the task with absolute paths.
+
+    Raises:
+        ValueError, FileNotFoundError: for unusable data.
+    """
+    try:
+        read_sets(task)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"data: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"data: {error}") from None
+    train, validation = task.data.train.absolute(), task.data.validation
+    paths = {"train": train, "validation": validation and validation.absolute()}
+    return task.model_copy(update={"data": task.data.model_copy(update=paths)})
 
 
 def shape(task: Task) -> tuple[Any, ...] | None:

@@ -25,7 +25,9 @@ def git_commit(checkout: Path) -> str | None:
         return None
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        described = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        described = subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True, encoding="utf-8"
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return described.stdout.strip()

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cluster.tags import RUN_KEY
 from cluster.tracking.store import (
     artifacts_of,
-    connect,
     locked,
     session,
     store_named,
@@ -183,7 +182,7 @@ def _begun(folder: Path) -> dict[str, Any]:
 
 def _record(folder: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((folder / RUN_FILE).read_text()))
+        return dict(json.loads((folder / RUN_FILE).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
 
@@ -191,18 +190,23 @@ def _record(folder: Path) -> dict[str, Any]:
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Write a small file atomically and durably."""
     with new_file(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=2))
+        temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 def finished_run(
     uri: str, experiment: str, name: str, settings: Mapping[str, Any], metrics: Mapping[str, float]
 ) -> str:
-    """Create a finished MLflow run of something already done; returns its id."""
-    client = connect(uri, create=True)
-    run_id = _new_run(client, uri, experiment, name, settings, uuid.uuid4().hex)
-    for key, value in metrics.items():
-        client.log_metric(run_id, key, value)
-    client.set_terminated(run_id, "FINISHED")
+    """Create a finished MLflow run of something already done; returns its id.
+
+    Raises:
+        ValueError: when the experiment was deleted.
+        ConnectionError: when the store cannot be reached, or refuses it.
+    """
+    with session(uri, create=True) as client:
+        run_id = _new_run(client, uri, experiment, name, settings, uuid.uuid4().hex)
+        for key, value in metrics.items():
+            client.log_metric(run_id, key, value)
+        client.set_terminated(run_id, "FINISHED")
     return run_id
 
 
@@ -282,7 +286,8 @@ def _experiment(client: MlflowClient, name: str, uri: str) -> str:
     assert experiment is not None
     if experiment.lifecycle_stage != "active":
         raise ValueError(
-            f"the MLflow experiment {name!r} was deleted: restore it, or choose another tracking.experiment"
+            f"the MLflow experiment {name!r} was deleted: restore it, or for a run choose another "
+            "tracking.experiment"
         )
     return str(experiment.experiment_id)
 

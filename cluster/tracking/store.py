@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from odeformer.files import lock
 from odeformer.files.errors import reason
@@ -19,7 +21,12 @@ from odeformer.files.user import complete_environment, home
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_importing = threading.Lock()
+
 SQLITE = "sqlite:///"
+DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+"""Schemes of the database servers that MLflow connects to directly, and their ports."""
+CONNECT_SECONDS = 10.0
 
 complete_environment()
 # Pickles from the store are never loaded, not by MLflow either.
@@ -96,6 +103,18 @@ def import_client() -> None:
     import mlflow.entities  # noqa: F401
 
 
+def import_all() -> None:
+    """Import the client and the stores. Threads that use MLflow at the same time call this before they do.
+
+    MLflow's modules import each other in circles: two threads that import them at once get half of them.
+    """
+    with _importing:
+        import mlflow.entities
+        import mlflow.store.model_registry.sqlalchemy_store
+        import mlflow.store.tracking.sqlalchemy_store
+        import mlflow.tracking  # noqa: F401
+
+
 def check_there(uri: str) -> None:
     """Check that a SQLite store exists. Servers are not contacted.
 
@@ -131,6 +150,7 @@ def connect(uri: str, *, create: bool = False) -> MlflowClient:
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
+        _check_answers(uri)
         # Two processes that create a store at the same time would interfere with each other's migrations.
         with (
             locked(sqlite_file(uri)) if create and uri.startswith(SQLITE) else nullcontext(),
@@ -139,9 +159,30 @@ def connect(uri: str, *, create: bool = False) -> MlflowClient:
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_registered_models(max_results=1)
             _remove_misread(uri)
-    except (MlflowException, SQLAlchemyError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         raise _away(uri, error) from None
     return client
+
+
+def _check_answers(uri: str) -> None:
+    """Connect to a database server once: MLflow tries for minutes, which no setting shortens.
+
+    Raises:
+        OSError, SQLAlchemyError: when it does not answer.
+    """
+    from sqlalchemy import create_engine, make_url
+
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if scheme not in DATABASES:
+        return
+    url = make_url(uri)
+    if url.host:
+        socket.create_connection((url.host, url.port or DATABASES[scheme]), CONNECT_SECONDS).close()
+    engine = create_engine(url)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 @contextmanager

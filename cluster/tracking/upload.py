@@ -21,6 +21,7 @@ from cluster.runs.events import FILE_NAME, Event, EventLog, LoggedEvent, events_
 from cluster.runs.failures import PreemptedError
 from cluster.tracking import runs, store
 from cluster.tracking.runs import Row
+from odeformer.files.errors import reason
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Uploader:
         self._sent, self._artifacts = {}, {}
         path = self._folder / SENT_FILE
         if path.is_file():
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text(encoding="utf-8"))
             if record["run_id"] == self._run_id:
                 self._sent, self._artifacts = record["logs"], record.get("artifacts", {})
         self._client = store.connect(runs.run_uri(self._folder))
@@ -208,7 +209,7 @@ class Tracker:
             except Exception as error:  # noqa: BLE001 - training must not fail for its metrics
                 if not away:
                     logger.warning("metrics stay in %s for now: %s", FILE_NAME, error)
-                    self._log(Event.TRACKING_AWAY, self._step, {})
+                    self._log(Event.TRACKING_AWAY, self._step, {"reason": reason(error)})
                 away, pause = True, min(2 * pause, LONGEST_PAUSE)
                 if ending:
                     time.sleep(1.0)

@@ -65,7 +65,7 @@ class Guards:
         settings: GuardSettings,
         stream: Cursor,
         folder: Path,
-        report: Callable[[str, int, dict[str, Any]], None],
+        report: Callable[[str, int, dict[str, Any]], object],
     ) -> None:
         """Read the journal of skipped samples in ``folder``, the run's."""
         self._settings, self._stream, self._report = settings, stream, report
@@ -76,7 +76,7 @@ class Guards:
         """Tokens of all workers that the weights have been trained on, in applied steps."""
         # By step of a commit: the position in the data at which each rollback to it continued.
         self._passed_over: dict[str, list[int]] = on_rank_0(
-            lambda: json.loads(self._journal.read_text()) if self._journal.exists() else {}
+            lambda: json.loads(self._journal.read_text(encoding="utf-8")) if self._journal.exists() else {}
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class Guards:
         times.append(cursor)
         if dist.get_rank() == 0:
             with new_file(self._journal) as temporary:
-                temporary.write_text(json.dumps(self._passed_over))
+                temporary.write_text(json.dumps(self._passed_over), encoding="utf-8")
         self._report(Event.ROLLBACK, step, {"reason": why, "to": back})
         return back
 

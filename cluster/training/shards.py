@@ -45,13 +45,16 @@ def open_stream(
     )
 
 
-def describe(settings: PretrainSettings) -> files.Description:
+def describe(settings: PretrainSettings, cache: Path | None = None) -> files.Description:
     """The manifest of the run's shards, and a local folder that holds it and the tokenizer.
+
+    Args:
+        cache: folder for copies of remote files; by default that of the run, which is its workers' alone.
 
     Raises:
         FileNotFoundError, OSError, ValueError: for missing or damaged shards.
     """
-    return files.describe(settings.data.shards, _cache(settings))
+    return files.describe(settings.data.shards, cache or _cache(settings))
 
 
 def _cache(settings: PretrainSettings) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +25,7 @@ from cluster.settings import (
     ZeroSettings,
 )
 from cluster.training import zero
+from cluster.training.compiling import decide
 from cluster.training.guards import Guards, StepResult, weights_are_finite
 from cluster.training.schedule import learning_rate
 from cluster.training.step_times import StepTimes
@@ -43,7 +44,7 @@ class Stream(commit.Cursor, Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
 
 
-Report = Callable[[str, int, Mapping[str, Any]], None]
+Report = Callable[[str, int, Mapping[str, Any]], object]
 """``report(event, step, values)`` logs an event, on rank 0 only. Numbers in ``values`` become metrics."""
 
 
@@ -63,6 +64,8 @@ class Work:
     optim: OptimSettings
     zero: ZeroSettings
     checkpoint: CheckpointSettings
+    must_resume: bool = False
+    """Whether the weights of ``model`` mean nothing, as those of a commit will replace them."""
     guard: GuardSettings = field(default_factory=GuardSettings)
     end_of_text: int | None = None
     """Id of the token that ends a document; if given, attention between documents is masked."""
@@ -89,19 +92,24 @@ def train(work: Work) -> Any:
     solver = settings.solver_for(work.model.config)
     work.model.options = SolveOptions(solver, settings.gradient, settings.segment)
     engine = zero.initialize(work.model, settings, work.optim, work.zero, work.run.dir)
+    decision = decide(settings, work.model, engine.device.type, dist.get_world_size())
+    work.model.options = replace(work.model.options, compiled=decision.compiled)
     guards = Guards(work.guard, work.stream, work.run.dir, work.report)
     with commit.Checkpoints(
         engine, guards, folder, work.checkpoint, work.report, work.run.seed
     ) as checkpoints:
-        _train(work, engine, guards, checkpoints)
+        _train(work, engine, guards, checkpoints, decision.reason)
     return engine
 
 
-def _train(work: Work, engine: Any, guards: Guards, checkpoints: commit.Checkpoints) -> None:
+def _train(work: Work, engine: Any, guards: Guards, checkpoints: commit.Checkpoints, compiling: str) -> None:
     settings = work.train
     times, peak = StepTimes(engine), peak_flops(engine.device, settings.precision)
     step = checkpoints.restore()
-    work.report(Event.RESUMED if step else Event.STARTED, step, {"workers": dist.get_world_size()})
+    if work.must_resume and step == 0:
+        raise RuntimeError(f"the checkpoints of {work.run.dir} have gone since the start")
+    beginning = {"workers": dist.get_world_size(), "reason": compiling}
+    work.report(Event.RESUMED if step else Event.STARTED, step, beginning)
     work.report(Event.VALIDATION, step, work.validate(engine))
 
     batches, damaged = iter(work.stream), 0

@@ -15,6 +15,7 @@ from torch import nn
 
 from cluster.runs.deepspeed_import import import_deepspeed
 from cluster.settings import OptimSettings, TrainSettings, ZeroSettings
+from odeformer.files.atomic import new_file
 
 BUCKET = 500_000_000
 """Maximum elements of DeepSpeed's bucket, in which gradients are reduced together."""
@@ -102,8 +103,8 @@ def initialize(
     parameters = sum(parameter.numel() for parameter in trained)
     config = deepspeed_config(train, optim, zero, dist.get_world_size(), parameters)
     if dist.get_rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "deepspeed.json").write_text(json.dumps(config, indent=2))
+        with new_file(folder / "deepspeed.json") as temporary:
+            temporary.write_text(json.dumps(config, indent=2), encoding="utf-8")
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     return engine
 
@@ -116,9 +117,12 @@ def apply_gradients(engine: Any, clip: float) -> float:
     clip without returning the norm.
 
     Returns:
-        The gradient norm before clipping.
+        The gradient norm before clipping; 0 before the last micro-batch.
     """
-    if engine.zero_optimization_stage() == 0 and engine.is_gradient_accumulation_boundary():
+    if not engine.is_gradient_accumulation_boundary():
+        engine.step()
+        return 0.0
+    if engine.zero_optimization_stage() == 0:
         norm = float(nn.utils.clip_grad_norm_(engine.module.parameters(), clip))
         if not math.isfinite(norm):
             engine.zero_grad()  # the optimizer skips parameters without gradients

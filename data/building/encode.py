@@ -20,6 +20,7 @@ from data.building.scratch import Task
 from data.building.spill import Record, Spill, read_records
 from data.corpus import cut_text
 from data.manifest import SplitName
+from odeformer.files.errors import panics_are_errors
 
 BATCH_PIECES = 64
 """Maximum number of pieces of text that are tokenised together."""
@@ -149,15 +150,15 @@ class _Piece(NamedTuple):
 
     text: bytes
     held_out: bool
+    is_first: bool
     is_last: bool
 
 
 def _pieces(documents: Iterable[Kept]) -> Iterator[_Piece]:
     for document in documents:
-        *front, last = cut_text(document.text, LONGEST_PIECE)
-        for text in front:
-            yield _Piece(text, document.held_out, is_last=False)
-        yield _Piece(last, document.held_out, is_last=True)
+        texts = cut_text(document.text, LONGEST_PIECE)
+        for index, text in enumerate(texts):
+            yield _Piece(text, document.held_out, index == 0, index == len(texts) - 1)
 
 
 def _batches(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
@@ -174,16 +175,19 @@ def _batches(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
 
 
 def _tokens(tokenizer: Tokenizer, pieces: Sequence[_Piece], end: int, dtype: str) -> np.ndarray:
-    """The tokens of pieces [n], with end-of-text after each document.
+    """The tokens of pieces [n], with begin-of-text, if there is one, and end-of-text around each document.
 
     Raises:
         ValueError: if the tokenizer gives end-of-text inside a document.
     """
-    texts = [piece.text.decode("utf-8") for piece in pieces]
-    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    with panics_are_errors():
+        firsts = tokenizer.encode_batch_fast([p.text.decode("utf-8") for p in pieces if p.is_first])
+        others = [p.text.decode("utf-8") for p in pieces if not p.is_first]
+        nexts = iter(tokenizers.continuing(tokenizer).encode_batch_fast(others) if others else [])
+    begun = iter(firsts)
     ids: list[int] = []
-    for piece, encoding in zip(pieces, encodings, strict=True):
-        ids += encoding.ids
+    for piece in pieces:
+        ids += next(begun if piece.is_first else nexts).ids
         if piece.is_last:
             ids.append(end)
     tokens = np.array(ids, dtype=dtype)

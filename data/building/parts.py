@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from data.building import hugging_face
 from data.building.sources import TextSource
-from data.corpus import SUFFIXES, list_files
+from data.corpus import SUFFIXES, is_hidden, list_files
 from odeformer.files.errors import reason
 
 Kind = Literal["text", "jsonl", "parquet", "tar", "hf"]
@@ -61,7 +61,7 @@ class Part:
     @property
     def compression(self) -> str | None:
         """The compression (``gzip``, ``zstd`` or None), from the file's suffix."""
-        return _COMPRESSIONS.get(Path(urlsplit(self.path).path if self.is_remote else self.path).suffix)
+        return compression_of(urlsplit(self.path).path if self.is_remote else self.path)
 
     @property
     def is_remote(self) -> bool:
@@ -94,6 +94,11 @@ def list_parts(index: int, source: TextSource) -> list[Part]:
     return parts
 
 
+def compression_of(name: str) -> str | None:
+    """The compression of a file (``gzip``, ``zstd`` or None), from its suffix."""
+    return _COMPRESSIONS.get(Path(name).suffix.lower())
+
+
 def kind_of(name: str) -> Kind:
     """The kind of a file, from its name.
 
@@ -101,9 +106,9 @@ def kind_of(name: str) -> Kind:
         ValueError: for an unknown suffix.
     """
     path = Path(name)
-    suffix = path.suffix
+    suffix = path.suffix.lower()
     if suffix in _COMPRESSIONS:
-        suffix = Path(path.stem).suffix
+        suffix = Path(path.stem).suffix.lower()
         if suffix != ".parquet" and suffix in _KINDS:
             return _KINDS[suffix]
     elif suffix in _KINDS:
@@ -163,7 +168,7 @@ def _of_address(index: int, source: TextSource) -> Iterator[Part]:
     chosen = [
         (file, fact)
         for file, fact in zip(files, facts, strict=True)
-        if alone or file.endswith(KNOWN_SUFFIXES)
+        if alone or (file.lower().endswith(KNOWN_SUFFIXES) and not is_hidden(file.removeprefix(root)))
     ]
     if not chosen:
         raise ValueError(f"no {' '.join(KNOWN_SUFFIXES)} files under {_public(source.path)}: give others")

@@ -11,7 +11,7 @@ from typing import Any
 
 from data.building import hugging_face
 from data.building.parts import Part
-from data.building.records import checked_text, json_lines, parquet_column, text_of_line
+from data.building.records import checked_text, json_lines, parquet_column, shown, text_of_line
 from data.building.tars import tar_texts
 from data.corpus import BLOCK, cut
 from odeformer.files.errors import reason
@@ -57,7 +57,7 @@ def texts(part: Part, path: str) -> Iterator[str]:
     elif part.kind == "parquet":
         yield from _checked(name, part.field, parquet_column(path, part.field, part.start, part.end))
     else:
-        with _opened(path, part.compression) as stream:
+        with opened(path, part.compression) as stream:
             try:
                 if part.kind == "text":
                     yield from cut(stream, name)
@@ -85,7 +85,7 @@ def _lines(part: Part, path: str, name: str, stream: io.BufferedReader) -> Itera
 def _line_number(path: str, compression: str | None, offset: int) -> int:
     """The line number of a byte, for an error message."""
     lines = 1
-    with _opened(path, compression) as stream:
+    with opened(path, compression) as stream:
         while offset > 0 and (block := stream.read(min(offset, BLOCK))):
             lines += block.count(b"\n")
             offset -= len(block)
@@ -97,11 +97,11 @@ def _checked(name: str, field: str, values: Iterator[tuple[Any, Any]]) -> Iterat
         try:
             text = checked_text(value, field)
         except ValueError as error:
-            raise ValueError(f"{name}: row {place} {error}") from None
+            raise ValueError(f"{name}: row {shown([str(place)])} {error}") from None
         yield text
 
 
-def _opened(path: str, compression: str | None) -> io.BufferedReader:
+def opened(path: str, compression: str | None) -> io.BufferedReader:
     """Open a file, with decompression. A damaged file raises OSError when it is read."""
     if compression is None:
         return Path(path).open("rb")

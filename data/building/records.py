@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from odeformer.files.errors import reason
 
 LONGEST_LINE = 256 * 1024 * 1024
-"""Maximum bytes of a line, which is held in memory."""
+"""Maximum bytes of a line or of a value in a table, which is held in memory."""
+ROWS_AT_ONCE = 128
+"""Maximum rows of a Parquet file that are decoded together."""
 
 
 def json_lines(stream: io.BufferedReader, start: int, end: int | None) -> Iterator[tuple[int, bytes]]:
@@ -43,6 +47,26 @@ def text_of_line(line: bytes, field: str) -> str:
     Raises:
         ValueError: with the problem and a remedy, to which the caller adds the place.
     """
+    return text_of(object_of_line(line), field)
+
+
+def text_of(row: dict[str, Any], field: str) -> str:
+    """The text in a field of an object, "" for null.
+
+    Raises:
+        ValueError: as :func:`text_of_line`.
+    """
+    if field not in row:
+        raise ValueError(f"has no field {field!r}, only {shown(row)}: name another field")
+    return checked_text(row[field], field)
+
+
+def object_of_line(line: bytes) -> dict[str, Any]:
+    """The object in a JSON line.
+
+    Raises:
+        ValueError: as :func:`text_of_line`.
+    """
     if len(line) > LONGEST_LINE:
         raise ValueError(f"is longer than {LONGEST_LINE} bytes: cut it into several")
     try:
@@ -53,10 +77,7 @@ def text_of_line(line: bytes, field: str) -> str:
         raise ValueError("is not JSON: correct it") from None
     if not isinstance(row, dict):
         raise ValueError("is not a JSON object: write {…}")
-    if field not in row:
-        names = ", ".join(list(row)[:20]) or "nothing"
-        raise ValueError(f"has no field {field!r}, only {names}: name another field")
-    return checked_text(row[field], field)
+    return row
 
 
 def checked_text(value: Any, field: str) -> str:
@@ -109,23 +130,87 @@ def parquet_column(path: str, field: str, start: int, end: int | None) -> Iterat
         schema = file.schema_arrow
         if field not in schema.names:
             raise ValueError(
-                f"{path} has no column {field!r}, only {', '.join(schema.names)}: name another field"
+                f"{path} has no column {field!r}, only {shown(schema.names)}: name another field"
             )
+        check_once(path, schema.names, field)
         kind = schema.field(field).type
         values = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (
             pa.types.is_string(values) or pa.types.is_large_string(values) or pa.types.is_string_view(values)
         ):
             raise ValueError(f"{path} has {kind} in column {field!r}, not text: name another field")
-        groups = list(range(start, file.num_row_groups if end is None else end))
-        row = 0
-        try:
-            for batch in file.iter_batches(batch_size=128, row_groups=groups, columns=[field]):
-                for value in batch.column(0).to_pylist():
-                    yield row, value
-                    row += 1
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is broken ({reason(error)}): fetch it again or leave it out") from None
+        for row, (value,) in _rows(path, file, [field], start, end):
+            yield row, value
+
+
+def parquet_rows(path: str, fields: Collection[str]) -> tuple[Any, Iterator[tuple[Any, ...]]]:
+    """The schema (``pyarrow.Schema``) of a file, and the values of those ``fields`` that it has, row by row.
+
+    Raises:
+        ValueError: for a damaged file, also while the rows are read.
+    """
+    with _parquet(path) as file:
+        schema = file.schema_arrow
+    chosen = [name for name in schema.names if name in fields]
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        with _parquet(path) as file:
+            yield from (values for _, values in _rows(path, file, chosen, 0, None))
+
+    return schema, rows()
+
+
+def shown(names: Iterable[str]) -> str:
+    """The first of these names in one line, as they are shown in messages."""
+    first = (name if name.isprintable() and len(name) <= 60 else repr(name[:60]) for name in names)
+    return ", ".join(islice(first, 20)) or "nothing"
+
+
+def check_once(path: str | Path, names: Sequence[str], field: str) -> None:
+    """Refuse a column whose name two columns have.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if list(names).count(field) > 1:
+        raise ValueError(f"{path} names two columns {field!r} alike: rename one")
+
+
+def _rows(
+    path: str, file: Any, fields: Sequence[str], start: int, end: int | None
+) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Yield number and values of the rows in the row groups ``start`` … ``end`` − 1."""
+    import pyarrow as pa
+
+    groups = list(range(start, file.num_row_groups if end is None else end))
+    number = 0
+    try:
+        # A value may be all of a column's bytes, and be repeated in each row that is decoded with it.
+        largest = max((_column_bytes(file.metadata.row_group(group), fields) for group in groups), default=0)
+        at_once = max(1, min(ROWS_AT_ONCE, LONGEST_LINE // max(1, largest)))
+        for batch in file.iter_batches(batch_size=at_once, row_groups=groups, columns=list(fields)):
+            batch.validate(full=True)
+            for row in range(batch.num_rows):
+                values = tuple(column[row].as_py() for column in batch.columns)
+                for value in values:
+                    if isinstance(value, str | bytes) and len(value) > LONGEST_LINE:
+                        raise ValueError(f"a value has {len(value)} characters, {LONGEST_LINE} are read")
+                yield number, values
+                number += 1
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{path} is broken at row {number} ({reason(error)}): fetch it again or leave it out"
+        ) from None
+
+
+def _column_bytes(group: Any, fields: Sequence[str]) -> int:
+    """The bytes of columns in a row group, before compression."""
+    columns = (group.column(index) for index in range(group.num_columns))
+    return sum(
+        column.total_uncompressed_size
+        for column in columns
+        if column.path_in_schema.startswith(tuple(fields))
+    )
 
 
 def _parquet(path: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -53,8 +52,8 @@ class Task(ABC, Generic[Result]):
     @contextmanager
     def writing(self, suffix: str) -> Iterator[BinaryIO]:
         """Yield a file to write, which is published under the task's name at the end of the block."""
-        # The writer's name is unique: the task may also be running on a node that was wrongly declared dead.
-        with new_file(self.file(suffix), writer=uuid.uuid4().hex) as path, path.open("xb") as file:
+        # The task may also be running on a node that was wrongly declared dead, in a file of another name.
+        with new_file(self.file(suffix)) as path, path.open("xb") as file:
             yield file
 
     def finished(self) -> Result | None:
@@ -126,13 +125,13 @@ def scratch_folder(out: Path, key: str) -> Iterator[Path]:
                 f"another build is making {out}: wait for it, or choose another folder"
             ) from None
         key_file = folder / "key"
-        if not key_file.is_file() or key_file.read_text() != key:
+        if not key_file.is_file() or key_file.read_text(encoding="utf-8") != key:
             for path in folder.iterdir():
                 if path.is_dir():
                     shutil.rmtree(path)
                 elif path.name != "lock":
                     path.unlink()
-            key_file.write_text(key)
+            key_file.write_text(key, encoding="utf-8")
         try:
             yield folder
         except (ValueError, FileNotFoundError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -62,11 +63,24 @@ def read_task_sets(
         return TaskSets(in_training, in_validation, labels=[])
 
     known = labels(in_training)
+    alike: dict[str, str] = {}
+    for label in known:
+        other = alike.setdefault(_plain(label), label)
+        if other != label:
+            raise ValueError(
+                f"{train}: labels {other!a} and {label!a} differ only in white space or in the way "
+                "their characters are stored: write them alike"
+            )
     if len(known) < 2:
         raise ValueError(f"{train} has only the label {known[0]!r}: classification needs two")
     unseen = [label for label in labels(in_validation) if label not in known]
     if unseen:
-        raise ValueError(f"{validation}: label {unseen[0]!r} does not occur in {train}: correct one of them")
+        like = alike.get(_plain(unseen[0]))
+        raise ValueError(
+            f"{validation}: label {unseen[0]!r} does not occur in {train}"
+            + (f", where it is {like!a}, not {unseen[0]!a}" if like is not None else "")
+            + ": correct one of them"
+        )
     return TaskSets(in_training, in_validation, labels=known)
 
 
@@ -80,6 +94,11 @@ def read_examples(path: Path, kind: str, prompt: str, completion: str, split: st
     if not examples:
         raise ValueError(f"{path} has no examples: give a file with at least one")
     return examples
+
+
+def _plain(label: str) -> str:
+    """A label without what cannot be seen: white space around it, and the Unicode form."""
+    return unicodedata.normalize("NFC", label).strip()
 
 
 def labels(examples: Sequence[Example]) -> list[str]:

@@ -15,7 +15,8 @@ from tokenizers import Tokenizer
 from data.order import GlobalOrder, order_digest
 from data.stream import Batch, ElasticStream
 from data.tasks.example import Example
-from data.tokenizer import end_of_text_id
+from data.tokenizer import continuing, end_of_text_id
+from odeformer.files.errors import panics_are_errors
 
 BLOCK = 1024
 """Number of windows of a stream that are shuffled among each other."""
@@ -30,25 +31,31 @@ class Window(NamedTuple):
     """Whether each of the targets ``ids[1:]`` counts in the loss."""
 
 
+@panics_are_errors()
 def encode(example: Example, tokenizer: Tokenizer, sequence_length: int) -> list[Window]:
     """Tokenise an example into windows of at most ``sequence_length`` targets.
 
     An example with a prompt is one window, in which the completion and its end-of-text count. If it is too
     long, the prompt is truncated on the left, and if the completion alone is too long, it is truncated on the
-    right. An empty prompt is replaced by end-of-text, from which the completion's first token is predicted.
+    right. An empty prompt is replaced by begin-of-text or else end-of-text, from which the completion's first
+    token is predicted.
 
     An example without a prompt is split into as many windows as needed; all its tokens count.
     """
     end = end_of_text_id(tokenizer)
-    completion = [*tokenizer.encode(example.completion, add_special_tokens=False).ids, end]
+    begin = tokenizer.encode("").ids or [end]
+    if not example.prompt:
+        completion = [*tokenizer.encode(example.completion, add_special_tokens=False).ids, end]
+    else:
+        completion = [*continuing(tokenizer).encode(example.completion).ids, end]
     if example.prompt is None:
-        text = [end, *completion]
+        text = [*begin, *completion]
         starts = range(0, len(text) - 1, sequence_length)
         windows = [text[start : start + sequence_length + 1] for start in starts]
         return [Window(ids, [True] * (len(ids) - 1)) for ids in windows]
 
     completion = completion[:sequence_length]
-    prompt = tokenizer.encode(example.prompt, add_special_tokens=False).ids or [end]
+    prompt = tokenizer.encode(example.prompt).ids or begin
     prompt = prompt[-(sequence_length + 1 - len(completion)) :]
     return [Window(prompt + completion, [False] * (len(prompt) - 1) + [True] * len(completion))]
 

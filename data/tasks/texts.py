@@ -16,7 +16,7 @@ def read_texts(path: Path, prompt: str, completion: str, split: str) -> list[Exa
     Raises:
         FileNotFoundError, ValueError: naming file and line.
     """
-    if path.suffix in SUFFIXES or (path.is_dir() and not is_data_set(path)):
+    if path.suffix.lower() in SUFFIXES or (path.is_dir() and not is_data_set(path)):
         return _documents(path)
     return read_table(path, None, completion, split)
 

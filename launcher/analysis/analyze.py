@@ -80,8 +80,10 @@ def examine(
     """The content of ``analysis.json``; arguments as for :func:`analyze`, but ``text`` is the text itself."""
     import torch
 
+    from data.tokenizer import token_texts
     from odeformer.analysis.report import analyse
     from odeformer.analysis.texts.robustness import robustness
+    from odeformer.inference.generate import continuation
 
     loaded, source = files.open_model(model, adapter, tracking_uri)
     encoding = files.encode(loaded.tokenizer, text, loaded.model.config.context_length)
@@ -96,7 +98,7 @@ def examine(
         raise RuntimeError("the analysis has changed the model: its numbers are not this model's")
 
     def decoded(ids: list[int]) -> list[str]:
-        return [loaded.tokenizer.decode([token]) for token in ids]
+        return [continuation(loaded.tokenizer, encoding.ids, [token]) for token in ids]
 
     findings["answer"]["tokens"] = decoded(findings["answer"]["ids"])
     findings["sensitivity"]["tokens"] = decoded(findings["sensitivity"]["predicted_ids"])
@@ -105,7 +107,7 @@ def examine(
         "made": files.now(),
         "model": source,
         "text_sha256": files.text_digest(text),
-        "tokens": [text[first:last] for first, last in encoding.offsets],
+        "tokens": token_texts(encoding, text),
         **findings,
         "robustness": disturbed,
     }

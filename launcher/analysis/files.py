@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from odeformer.files.atomic import new_folder
 from odeformer.files.checks import Earlier, check_is_there, check_replaceable
+from odeformer.files.text import read_exactly
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -83,10 +84,7 @@ def read_file(path: Path) -> str:
         ValueError, FileNotFoundError: If the file is missing, not UTF-8, or blank.
     """
     check_is_there(path, "a file of UTF-8 text is expected")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text: convert it") from None
+    text = read_exactly(path)
     if not text.strip():
         raise ValueError(f"{path} is empty: at least 2 tokens of text are needed")
     return text
@@ -99,7 +97,7 @@ def encode(tokenizer: Tokenizer, text: str, context_length: int | None) -> Encod
         ValueError: If there are fewer than two tokens or more than the context holds, or if the tokenizer
             lacks a character of the text.
     """
-    encoding = tokenizer.encode(text, add_special_tokens=False)
+    encoding = tokenizer.encode(text)
     unknown = getattr(tokenizer.model, "unk_token", None)
     unknown_id = None if unknown is None else tokenizer.token_to_id(unknown)
     for token, (first, last) in zip(encoding.ids, encoding.offsets, strict=True):

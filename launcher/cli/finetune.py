@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +11,7 @@ import typer
 from typer import Argument, Option
 
 from cluster.runs.failures import RunFailedError
+from cluster.runs.preemption import resumable
 from launcher.cli.options import AsJson, Follow, Overrides, PoolAddress, TrackingUri, Watch
 from launcher.cli.output import make_progress, say, show, show_live
 from odeformer.files.shown import visible
@@ -29,6 +30,7 @@ JobName = Annotated[
 
 
 @finetune_app.command("run")
+@resumable()
 def finetune_run(
     task_file: TaskFile,
     overrides: Overrides = None,
@@ -53,7 +55,7 @@ def finetune_run(
         with progress.stage("Ray"):
             cluster.enter_context(ray_cluster(None, finetune_slots=1))
         results = run_tasks([task], directory, tracking_uri, progress)
-        with progress.stage("stopping Ray"):
+        with progress.stage("stopping Ray"), suppress(SystemExit):  # SIGTERM: there is a result already
             cluster.close()
     show(finetune_table(results), results, as_json)
 

@@ -5,13 +5,17 @@ Commands import heavy packages in their bodies, so that ``--help`` and refusals 
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 from typer import Option
 
+from cluster.runs import preemption
 from cluster.runs.failures import PreemptedError, RunFailedError
 from launcher.cli.analyze import analyze
 from launcher.cli.data import data_app
@@ -32,6 +36,8 @@ from launcher.cli.track import track_app
 from launcher.cli.usage import usage
 from launcher.cli.versions import models_app
 from odeformer import __version__
+from odeformer.files.atomic import DISK_ERRORS
+from odeformer.files.errors import panics_are_errors
 from odeformer.files.shown import masked, visible
 from odeformer.files.user import complete_environment
 
@@ -61,12 +67,17 @@ def start(
 def main() -> None:
     """Run the command line, and exit with one line for every error.
 
-    Exit code 2 is a user's mistake, 1 a failed run, 75 a preempted run that can be resumed, 130 Ctrl-C.
+    Exit code 2 is a user's mistake, 1 a failed run or a full disk, 75 a preempted run that can be resumed,
+    130 Ctrl-C, 143 SIGTERM.
     ``ODEFORMER_TRACEBACK`` in the environment raises mistakes instead.
     """
     complete_environment()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no error
     try:
-        code = app(standalone_mode=False)
+        with preemption.ended_by_sigterm(), panics_are_errors():
+            code = app(standalone_mode=False)
         if code == INTERRUPTED:  # Typer handles Ctrl-C silently
             print("interrupted", file=sys.stderr)
     except (typer.Abort, KeyboardInterrupt):
@@ -77,6 +88,11 @@ def main() -> None:
     except RunFailedError as error:
         _complain(str(error))
         code = 1
+    except SystemExit as ended:
+        if ended.code not in (preemption.FIRST, preemption.EXIT_CODE):
+            raise
+        print("ended by SIGTERM", file=sys.stderr)
+        code = preemption.EXIT_CODE
     except PreemptedError as error:
         print(f"{error}; the same command resumes it", file=sys.stderr)
         code = os.EX_TEMPFAIL
@@ -84,6 +100,10 @@ def main() -> None:
         if "ODEFORMER_TRACEBACK" in os.environ:
             raise
         code = _complain(str(error))
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            code = 1
+    # What is left is the end of the interpreter, which does not change how the command has ended.
+    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -83,10 +83,14 @@ def models_import(
         f"({imported.ordinary_parameters:,} before)",
         f"the layers at N = {imported.layers}: off by {imported.error:.1e} of their norm, "
         f"condition {imported.condition:.3g}",
+        f"its logits there differ from those of transformers by at most {imported.difference:.1e} of their "
+        "standard deviation",
         *(f"{name:<10} {loss:.4f} nats/token" for name, loss in imported.losses.items()),
     )
     if imported.version is not None:
         say(registered_line(imported.version))
+    if imported.not_registered is not None:
+        raise ValueError(f"{out} is not registered: {imported.not_registered}")
 
 
 @models_app.command("register")

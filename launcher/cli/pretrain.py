@@ -7,11 +7,13 @@ from typing import Annotated
 
 from typer import Option
 
+from cluster.runs.preemption import resumable
 from launcher import preflight
 from launcher.cli.options import Config, Overrides
 from launcher.cli.output import make_progress, say, show
 
 
+@resumable()
 def pretrain(
     config: Config,
     overrides: Overrides = None,
@@ -25,13 +27,14 @@ def pretrain(
     as_json: Annotated[bool, Option("--json", help="Print the dry run as JSON.")] = False,
 ) -> None:
     """Pretrain a model. Example: odeformer pretrain tiny --set data.shards=shards --set run.dir=runs/mine"""
+    from cluster.checkpoints import identity
     from launcher.configuration.load import load_pretrain
 
     if as_json and not dry_run:
         raise ValueError("--json needs --dry-run")
     with_init = [f"init={json.dumps(init)}"] if init else []
     settings = load_pretrain(config, [*(overrides or []), *with_init])
-    if settings.init is not None:
+    if settings.init is not None and not (settings.run.dir / identity.FILE_NAME).is_file():
         preflight.at_model(settings.init, settings.tracking.uri)
     preflight.at_shards(settings.data.shards)
     from cluster import pretrain as pretraining

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from cluster.finetuning.search import SearchedTask
@@ -15,8 +15,11 @@ from cluster.pool.settings import PoolSettings
 from cluster.settings import PretrainSettings
 from cluster.tasks.task import Task
 from data.building.sources import Mixture, TextSource
+from launcher.configuration import yaml_text
 
 PRESETS = Path(__file__).parents[1] / "presets"
+LONGEST_SHOWN = 500
+"""Characters of a message that are shown, as it may quote what was given."""
 
 _Settings = TypeVar("_Settings", bound=BaseModel)
 _Task = TypeVar("_Task", bound=Task)
@@ -112,14 +115,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ValueError(f"{path}{place}: not valid YAML: {problem}") from None
+        content = yaml_text.load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}): convert it") from None
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected sections such as 'model:' and 'train:', found {content!r}")
+        raise ValueError(f"{path}: expected sections such as 'model:' and 'train:', found {_cut(content)}")
     return content
 
 
@@ -138,9 +140,9 @@ def _override(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
         if not equals or not key:
             raise ValueError(f"--set {override!r}: expected section.key=value")
         try:
-            value: Any = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ValueError(f"--set {override!r}: {text!r} is not a YAML value") from None
+            value: Any = yaml_text.load(text)
+        except ValueError as error:
+            raise ValueError(f"--set {override!r}: {text!r} is not a YAML value: {error}") from None
         for part in reversed(key.split(".")):
             value = {part: value}
         content = _merged(content, value)
@@ -170,8 +172,15 @@ def _validated(kind: type[_Settings], content: dict[str, Any], path: Path) -> _S
             hint = f"; did you mean {close!r}?" if close else choices
             raise ValueError(f"{path}: unknown key {key}{hint}") from None
         message = first["msg"].removeprefix("Value error, ")
-        value = "" if first["type"] in ("missing", "value_error") else f" (given: {first['input']!r})"
-        raise ValueError(f"{path}: {key + ': ' if key else ''}{message}{value}") from None
+        value = "" if first["type"] in ("missing", "value_error") else f" (given: {_cut(first['input'])})"
+        raise ValueError(f"{path}: {key + ': ' if key else ''}{message[:LONGEST_SHOWN]}{value}") from None
+
+
+def _cut(value: object) -> str:
+    """A value as it is shown in a message, however large it is."""
+    shown = reprlib.Repr()
+    shown.maxstring = shown.maxother = shown.maxlong = 80
+    return shown.repr(value)
 
 
 def _closest(name: str, names: Sequence[str]) -> str | None:

@@ -35,7 +35,7 @@ class Evaluation:
     text: list[TextScore] = field(default_factory=list)
     tasks: list[TaskScore] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
-    """Sentences needed to interpret the tasks' scores."""
+    """Sentences needed to interpret the scores, or that tell what became of them."""
 
     def content(self) -> dict[str, Any]:
         """The scores as JSON values."""
@@ -58,6 +58,8 @@ def evaluate(
     progress: Callable[[float, str], None] = lambda fraction, detail: None,
 ) -> Evaluation:
     """Score a text and tasks at each depth; a registered model's scores are logged to MLflow.
+
+    A remark says so if MLflow does not take them.
 
     Args:
         model, adapter: As for :func:`cluster.registry.load`.
@@ -83,19 +85,23 @@ def evaluate(
         settings |= {"tasks": ", ".join(tasks.names)} | ({} if limit is None else {"limit": limit})
     if loaded.versions:
         uri, name = store.tracking_uri(tracking_uri), loaded.versions[0].name
-        runs.finished_run(uri, "evaluations", name, settings, _metrics(evaluation))
+        try:
+            runs.finished_run(uri, "evaluations", name, settings, _metrics(evaluation))
+        except (ValueError, OSError) as error:  # what was computed is shown in any case
+            evaluation.remarks.append(f"these scores are not in MLflow: {error}")
     return evaluation
 
 
 def _score_text(loaded: Loaded, text: Path, depths: Sequence[int]) -> tuple[list[TextScore], int]:
     """The scores and the text's number of tokens."""
     ids = read_ids(text, loaded.tokenizer)
-    size = len(text.read_text(encoding="utf-8").encode())
+    size = text.stat().st_size
+    of_text = len(ids) - len(loaded.tokenizer.encode("").ids)
     scores = []
     for depth in depths:
         nats = loss_at_depth(loaded.model, ids, depth)
-        # The first token is not predicted: its bytes count with the mean of the others.
-        bits = nats * len(ids) / math.log(2) / size
+        # Without begin-of-text, the first token is not predicted: its bytes count with the others' mean.
+        bits = nats * of_text / math.log(2) / size
         scores.append(TextScore(depth, nats, math.exp(nats), bits))
     return scores, len(ids)
 

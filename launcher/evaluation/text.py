@@ -7,13 +7,18 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from odeformer.files.text import read_exactly
 from odeformer.measure.text_loss import text_loss
 from odeformer.model import Odeformer, SolveOptions
 
 
 def read_ids(text: Path, tokenizer: Tokenizer) -> torch.Tensor:
-    """The token ids [tokens] of a UTF-8 file."""
-    return torch.tensor(tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False).ids)
+    """The token ids [tokens] of a UTF-8 file, with begin-of-text if the tokenizer has it.
+
+    Raises:
+        ValueError: for a file that is not UTF-8.
+    """
+    return torch.tensor(tokenizer.encode(read_exactly(text)).ids)
 
 
 def loss_at_depth(

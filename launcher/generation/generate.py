@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import registry
-from data.tokenizer import end_of_text_id
+from data.tokenizer import end_of_text_id, token_texts
 from launcher.generation import audit as auditing
 from launcher.generation.answer import Answer
 from odeformer.inference.decoding import FixedDepthModel
@@ -73,7 +73,7 @@ def write(
     tokenizer = loaded.tokenizer
     explained = loaded.model if explain or audit is not None else None
     del loaded  # frees the 32-bit weights, unless the explanation needs them
-    encoding = tokenizer.encode(prompt, add_special_tokens=False)
+    encoding = tokenizer.encode(prompt)
     drawn: list[int] = []
     written: list[str] = []
     try:
@@ -98,7 +98,7 @@ def write(
             from odeformer.analysis.answers.explanation import explain as explanation_of  # needs captum
 
             explanation = explanation_of(explained, encoding.ids, drawn, target.depth)
-        tokens = tuple(prompt[first:last] for first, last in encoding.offsets)
+        tokens = tuple(token_texts(encoding, prompt))
         result = Answer("".join(written), tokens, models, target.depth, len(drawn), explanation)
         if audit is not None:
             settings = {

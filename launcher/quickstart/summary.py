@@ -121,7 +121,7 @@ def summarise(
 def write(summary: dict[str, Any], path: Path) -> None:
     """Write the summary as JSON."""
     with new_file(path) as temporary:
-        temporary.write_text(json.dumps(masked_values(summary), indent=2) + "\n")
+        temporary.write_text(json.dumps(masked_values(summary), indent=2) + "\n", encoding="utf-8")
 
 
 def show(summary: dict[str, Any], console: Console) -> None:

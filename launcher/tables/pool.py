@@ -93,4 +93,5 @@ def status_line(status: PoolStatus) -> str:
         f"journal and jobs in {status['dir']}, adapters in {status['tracking_uri']}"
     )
     waiting = f"; {status['trained']} trained, waiting for the registry" if status["trained"] else ""
-    return line + waiting
+    trouble = f"; waits for its disk: {status['trouble']}" if status["trouble"] else ""
+    return line + waiting + trouble

@@ -25,6 +25,7 @@ LINES: dict[str, str] = {
     Event.WAITING: "waiting for free resources",
     Event.RESIZED: "the number of workers changed",
     Event.GROWING: "more workers fit now: committing this step, then growing",
+    Event.UNWRITABLE: "run.dir cannot be written for now; what the workers report waits in memory",
     Event.LEAVING: "a node is about to leave: committing this step",
 }
 """The line for each event that needs no more than its name and reason."""
@@ -51,7 +52,7 @@ class PretrainWatcher:
         elif name == Event.VALIDATION:
             self._validation(event)
         elif name == Event.RESUMED:
-            self._print(f"resumed from step {event['step']}")
+            self._resumed(event)
         elif name == Event.RESTARTING:
             self._restarting(event)
         elif name in LINES:
@@ -63,6 +64,12 @@ class PretrainWatcher:
 
     def _print(self, line: str) -> None:
         self._progress.console.print(f"  {line}", soft_wrap=True)
+
+    def _resumed(self, event: LoggedEvent) -> None:
+        step = event["step"]
+        self._print(f"resumed from step {step} ({event['reason']})")
+        if step >= self._steps:
+            self._print(f"nothing to train: train.steps is {self._steps}, and step {step} is committed")
 
     def _step(self, event: LoggedEvent) -> None:
         step, now = event["step"], time.monotonic()

@@ -1,4 +1,4 @@
-"""Progress of long stages: a live line on a terminal, elsewhere a plain line every few seconds."""
+"""Progress of long stages: a live line on a terminal, elsewhere plain lines, fewer as time goes on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColum
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-HEARTBEAT_SECONDS = 2.5
+HEARTBEAT_SECONDS, LONGEST_SECONDS = 2.5, 300.0
+"""Seconds between the first plain lines, and at most between later ones."""
 
 
 class Progress:
@@ -49,7 +50,9 @@ class Progress:
         )
         with RichProgress(*columns, console=self.console, transient=True) as live:
             task = live.add_task(title, total=1.0, detail="")
-            with _every(0.2, lambda: live.update(task, completed=self._fraction, detail=self._detail)):
+            with _every(
+                lambda: 0.2, lambda: live.update(task, completed=self._fraction, detail=self._detail)
+            ):
                 yield
 
     @contextmanager
@@ -59,17 +62,22 @@ class Progress:
             line = f"  {title} {self._fraction:4.0%} {elapsed:5.0f} s {self._detail}"
             self.console.print(line, soft_wrap=True)
 
-        with _every(HEARTBEAT_SECONDS, beat):
+        with _every(lambda: seconds_until_line(time.monotonic() - started), beat):
             yield
 
 
+def seconds_until_line(elapsed: float) -> float:
+    """Seconds between plain lines of a stage that has lasted ``elapsed`` seconds: about a tenth of that."""
+    return min(max(elapsed / 10, HEARTBEAT_SECONDS), LONGEST_SECONDS)
+
+
 @contextmanager
-def _every(seconds: float, action: Callable[[], object]) -> Iterator[None]:
-    """Call ``action`` on a thread every so often while the block runs."""
+def _every(pause: Callable[[], float], action: Callable[[], object]) -> Iterator[None]:
+    """Call ``action`` on a thread while the block runs, each time after ``pause()`` seconds."""
     stop = threading.Event()
 
     def run() -> None:
-        while not stop.wait(seconds):
+        while not stop.wait(pause()):
             action()
 
     thread = threading.Thread(target=run, daemon=True)

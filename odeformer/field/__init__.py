@@ -15,6 +15,7 @@ from torch import Tensor
 
 from odeformer.config import ModelConfig
 from odeformer.field.block import Block
+from odeformer.field.compiled import CompiledField
 from odeformer.field.parts import BlockWeights, Field, TensorSpec, document_mask
 
 
@@ -33,14 +34,17 @@ def block_size(config: ModelConfig) -> int:
     return sum(math.prod(spec.shape) for spec in block_tensors(config).values())
 
 
-def build_field(config: ModelConfig, x: Tensor, training: bool, documents: Tensor | None = None) -> Field:
+def build_field(
+    config: ModelConfig, x: Tensor, training: bool, documents: Tensor | None = None, compiled: bool = False
+) -> Field:
     """The vector field for states of the shape, dtype and device of x [batch, tokens, width].
 
     ``training`` turns dropout on. If the document number of each token is given, int64 [batch, tokens],
-    tokens attend only within their document.
+    tokens attend only within their document. ``compiled`` uses ``torch.compile``.
     """
     mask = None if documents is None else document_mask(documents)
-    return block_of(config).at(config, x, training, mask)
+    block = block_of(config).at(config, x, training, mask)
+    return CompiledField(block) if compiled else block
 
 
 __all__ = ["BlockWeights", "Field", "TensorSpec", "block_size", "block_tensors", "build_field"]

@@ -6,9 +6,13 @@ import errno
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+"""Numbers of the errors of a disk that is full or broken, which no change of the input would help."""
 
 
 @contextmanager
@@ -27,7 +31,7 @@ def new_folder(folder: Path, check: Callable[[], None] = lambda: None) -> Iterat
     for left_over in (beside, aside):
         shutil.rmtree(left_over, ignore_errors=True)
     try:
-        with _place_named(folder):
+        with named(folder):
             beside.mkdir(parents=True)
             yield beside
             for path in (*beside.iterdir(), beside):
@@ -45,34 +49,33 @@ def new_folder(folder: Path, check: Callable[[], None] = lambda: None) -> Iterat
 
 
 @contextmanager
-def new_file(file: Path, writer: str = "") -> Iterator[Path]:
+def new_file(file: Path) -> Iterator[Path]:
     """Yield the path of a temporary file, which replaces ``file`` when the block ends without an error.
 
-    The file is synced to disk first. After an error nothing has changed.
+    The file is synced to disk first. After an error nothing has changed. Several threads and processes, also
+    of several machines, may write the file at the same time: the last one wins.
 
-    Args:
-        file: the file to create or replace.
-        writer: a name that tells processes apart which may write the file at the same time.
+    Raises:
+        OSError: naming a file, also where the system does not, as for a full disk.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}{writer and '.'}{writer}.incomplete")
-    try:
-        with _place_named(file):
+    beside = file.with_name(f".{file.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.incomplete")
+    with named(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
             yield beside
             flush(beside)
-        beside.replace(file)
-        flush(file.parent)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-"""Error numbers of a disk that is full, over its quota or broken."""
+            beside.replace(file)
+            flush(file.parent)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 @contextmanager
-def _place_named(place: Path) -> Iterator[None]:
-    """Add the place to the errors of a full or broken disk, which name a temporary file or nothing at all."""
+def named(place: Path) -> Iterator[None]:
+    """Name the place in the errors of a full or broken disk, which name a temporary file or nothing at all.
+
+    A full disk makes safetensors, tokenizers and numpy raise errors of their own; they become ``OSError``.
+    """
     try:
         yield
     except Exception as error:

@@ -90,7 +90,8 @@ def generate_text(
 ) -> Iterator[str]:
     """Generate the continuation of a prompt, yielding it piece by piece.
 
-    A character whose bytes are spread over several tokens is yielded once it is complete.
+    It is what decoding prompt and continuation together adds to the prompt. A character whose bytes are
+    spread over several tokens is yielded once it is complete.
 
     Args:
         at: as in :func:`generate`, like the arguments that are not listed here.
@@ -101,7 +102,7 @@ def generate_text(
             (:mod:`odeformer.inference.speculative`).
         on_token: called with each token id when it is drawn.
     """
-    ids = tokenizer.encode(prompt, add_special_tokens=False).ids
+    ids = tokenizer.encode(prompt).ids
     tokens: Iterator[int]
     if draft is None:
         steps = generate(
@@ -120,13 +121,18 @@ def generate_text(
             on_token(token)
             yield token
 
-    yield from until(stop, pieces(tokenizer, reported()))
+    yield from until(stop, pieces(tokenizer, ids, reported()))
 
 
-def pieces(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
+def continuation(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+    """The text that tokens add to a prompt's. Decoded by itself, it could lack a blank at its start."""
+    return tokenizer.decode([*prompt, *tokens])[len(tokenizer.decode([*prompt])) :]
+
+
+def pieces(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterator[int]) -> Iterator[str]:
     """The text that each token adds, withheld until its last character is complete."""
-    seen: list[int] = []
-    shown = ""
+    seen = [*prompt]
+    shown = tokenizer.decode(seen)
     for token in tokens:
         seen.append(token)
         text = tokenizer.decode(seen)

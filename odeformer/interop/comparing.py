@@ -44,7 +44,7 @@ def check_rounding(logits: Tensor, expected: Tensor) -> float:
     largest = difference(logits, expected)
     if not largest <= LARGEST_DIFFERENCE:
         raise ValueError(
-            f"the exported model's logits differ from the model's own by {largest:.2g} of their standard "
-            f"deviation; at most {LARGEST_DIFFERENCE:g} is rounding"
+            f"the logits differ from the original's by {largest:.2g} of their standard deviation; at most "
+            f"{LARGEST_DIFFERENCE:g} is rounding"
         )
     return largest

@@ -44,7 +44,10 @@ def continuous(ordinary: Ordinary, basis: BasisConfig, prelude: int | None = Non
     config = ordinary.config.model_copy(update={"basis": basis, "prelude": prelude})
     config = type(config).model_validate(config.model_dump())  # check the shape with the new basis
 
-    model = Odeformer(config)
+    # Whatever is drawn, such as learned coefficient functions, is the same at each call.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Odeformer(config)
     depth = config.depth
     midpoints = torch.tensor([(i + 0.5) / depth for i in range(depth)])
     coefficients = model.hypernetwork.basis(midpoints, torch.full_like(midpoints, 1 / depth)).double()

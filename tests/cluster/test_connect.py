@@ -12,10 +12,13 @@ import pytest
 from cluster.connection.connect import ray_cluster
 
 
-def test_clusters_of_one_process_have_each_their_own_token() -> None:
+def test_private_clusters_have_each_their_own_token_whatever_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Ray reads its token once per process, so a second cluster would refuse the first one's."""
     import os
 
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     tokens = []
     for _ in range(2):
         with ray_cluster(None, finetune_slots=1):

@@ -55,7 +55,7 @@ def train_with_all(index: int, folder: Path, uri: str) -> None:
         }
     )
     result = job.finetune(job.check(task, uri), folder / "job", uri)
-    tuned = registry.load("models:/base-a-lines/1", uri).model
+    tuned = registry.load("models:/base--a--lines/1", uri).model
     (folder / "result.json").write_text(
         json.dumps([result.before, result.after, tuned.solver, tuned.config.flavour, tuned.config.basis.kind])
     )

@@ -18,6 +18,7 @@ from waiting import wait_for
 from cluster import registry
 from cluster.connection.connect import FINETUNE, PRETRAIN, ray_cluster
 from cluster.finetuning.search import SearchedTask
+from cluster.names import who
 from cluster.pool import Job, Pool, PoolSettings
 from cluster.pool.retraining import retrain
 from cluster.pool.search import TaskSearch
@@ -80,6 +81,8 @@ def test_what_cannot_run_is_refused_before_it_is_queued(pool: Pool, folder: Path
         ({"base": "models:/missing@champion"}, "base: .*there are: models:/base"),
         ({"deadline": late}, "deadline: .* has passed"),
         ({"team": "low", "priority": 1}, "priority: 1 is above 0"),
+        ({"team": "a--b"}, "team: a--b has two hyphens in a row"),
+        ({"name": "b--c"}, "name: b--c has two hyphens in a row"),
     ):
         with pytest.raises(ValueError, match=message):
             pool.submit(a_task(folder, **changes))
@@ -116,14 +119,14 @@ def test_a_killed_job_goes_on_and_a_quota_holds_the_next_one_of_the_team_back(
     assert [job.state for job in jobs] == ["succeeded"] * 3
     assert jobs[0].attempts == 2
     killed = [entry.reason for entry in pool.job(first).history if entry.state == "queued"]
-    assert killed == [None, "its process died (killed, or out of memory)"]
+    assert killed == [f"submitted by {who()}", "its process died (killed, or out of memory)"]
     assert sorted(set(steps(jobs[0]))) == list(range(1, 201))
     assert most_at_once(pool.transitions(), "one") == 1
     assert jobs[0].result["before"] == events(Path(jobs[0].folder), "validation")[0]["validation_accuracy"], (
         "the base's, not what the second process found"
     )
     versions = [version.name for version in registry.versions(pool.uri())]
-    assert sorted(versions) == ["base", "base-one-first", "base-one-second", "base-one-third"]
+    assert sorted(versions) == ["base", "base--one--first", "base--one--second", "base--one--third"]
 
 
 def test_a_killed_job_may_fail_alone_and_pretraining_keeps_its_place(
@@ -157,11 +160,35 @@ def test_a_killed_job_may_fail_alone_and_pretraining_keeps_its_place(
     assert second.state == "succeeded", second.error
     assert second.result["after"] > second.result["before"]
     versions = {version.name for version in registry.versions(pool.uri())}
-    assert "base-one-waiting" in versions
-    assert not versions & {"base-one-doomed", "base-one-gone"}
+    assert "base--one--waiting" in versions
+    assert not versions & {"base--one--doomed", "base--one--gone"}
     assert (third.state, third.attempts) == ("failed", 1), "no new start would mend it"
     assert third.error.startswith("FileNotFoundError: ")
     assert not list(Path(first.folder).glob("adapter*")), "nothing that looks like an adapter"
+    Pool.start(settings)
+
+
+def test_a_job_that_is_stopped_or_too_large_does_not_keep_its_slot(
+    pool: Pool, settings: PoolSettings, folder: Path
+) -> None:
+    Pool.start(settings.model_copy(update={"stuck_after": 10, "max_failures": 100}))
+    stopped = pool.submit(a_task(folder, "a", "stopped", train=LONG))
+    is_at_work(pool, stopped)
+    process = process_of(pool.job(stopped))
+    assert process is not None
+    process.suspend()
+    wait_for(lambda: pool.job(stopped).attempts > 1)
+    killed = [str(entry.reason) for entry in pool.job(stopped).history if entry.state == "queued"]
+    assert killed[1].startswith("its process was stuck: no heartbeat for ")
+    pool.cancel(stopped)
+    Pool.start(settings.model_copy(update={"memory_per_slot": 0.05}))
+    [large] = pool.wait(pool.submit(a_task(folder, "a", "large", train=LONG)))
+    assert large.error == "its process used more memory than memory_per_slot allows, and was killed"
+    assert large.attempts == 1, "another try would not mend it"
+    Pool.start(settings.model_copy(update={"unknown_teams": "refuse"}))
+    with pytest.raises(ValueError, match="team: a is none of the pool's teams"):
+        pool.submit(a_task(folder, "a", "refused"))
+    assert [job.state for job in pool.wait(stopped)] == ["cancelled"]
     Pool.start(settings)
 
 
@@ -216,7 +243,7 @@ def test_trials_of_a_search_are_jobs_and_only_the_best_is_made_a_version(pool: P
     assert search.best.result == max(trial.result for trial in trials if trial.result is not None)
     assert final.result["after"] == search.best.result, "the same settings, the same job"
     versions = {version.name for version in registry.versions(pool.uri())}
-    assert "base-a-searched" in versions
+    assert "base--a--searched" in versions
     assert not any("trial" in name for name in versions)
     assert {pool.job(trial.job).state for trial in trials} == {"succeeded"}
     client = store.connect(pool.uri())
@@ -245,8 +272,9 @@ def test_the_pool_is_killed_and_goes_on(pool: Pool, folder: Path) -> None:
     assert before is not None
     assert not before.is_running(), "nobody writes beside a successor"
     reasons = [entry.reason for entry in pool.job(running).history if entry.state == "queued"]
-    assert reasons == [None, "its process went with the pool"]
-    versions = [v.version for v in registry.versions(pool.uri()) if v.name == "base-one-fifth"]
+    assert reasons == [f"submitted by {who()}", "its process went with the pool"]
+    assert pool.job(running).history[-1].reason == f"by {who()}"
+    versions = [v.version for v in registry.versions(pool.uri()) if v.name == "base--one--fifth"]
     assert versions == ["1"]
     assert [t["max_running"] for t in pool.status()["teams"] if t["team"] == "one"] == [1], "from the journal"
 
@@ -307,7 +335,7 @@ def test_what_was_made_on_an_older_base_is_made_anew_once_and_costs_are_shared(
     run_id = runs.start_run(uri, "test", "newer", {}, folder / "newer-run")
     tags = {"odeformer.kind": "checkpoint", "odeformer.cpu_hours": "6", "odeformer.parent": "models:/base/1"}
     registry.register_version(folder / "newer", "base", run_id=run_id, uri=uri, tags=tags, alias="champion")
-    left = [one for one in outdated(uri) if one.adapter.name in ("base-one-fifth", "base-one-sixth")]
+    left = [one for one in outdated(uri) if one.adapter.name in ("base--one--fifth", "base--one--sixth")]
     with Pool.connect() as again:
         queued = retrain(left, again)
         jobs = [one.job for one in queued]

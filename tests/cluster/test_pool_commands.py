@@ -62,6 +62,19 @@ def test_a_task_is_submitted_waited_for_and_listed(head: Head) -> None:
     assert (job["team"], job["name"], job["state"]) == ("docs", "first", "succeeded")
 
 
+@pytest.mark.parametrize("token", ["", "f" * 64])
+def test_a_wrong_or_missing_token_is_named_in_one_line(head: Head, token: str) -> None:
+    environment = {key: value for key, value in head.environment.items() if not key.startswith("RAY_AUTH")}
+    if token:
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    stranger = replace(head, environment=environment)
+    for command in (("finetune", "list"), ("pool", "status")):
+        error = refused(stranger, *command)
+        assert error.startswith(
+            f"the Ray cluster at {head.of_drivers} requires another token: set RAY_AUTH_MODE"
+        )
+
+
 @pytest.mark.slow
 def test_a_job_is_followed_cancelled_and_retried_and_the_pool_stopped(head: Head) -> None:
     long = {"steps": 100_000, "global_batch": 8, "learning_rate": 1e-4}

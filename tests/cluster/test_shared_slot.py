@@ -85,8 +85,8 @@ def test_jobs_that_would_wait_are_trained_together_as_they_would_be_alone(
         assert losses(one) == pytest.approx(losses(other), rel=1e-5)
         assert one.result["after"] == other.result["after"]
     versions = [version.name for version in registry.versions(pool.uri())]
-    made = [f"base-{team}-{name}" for team, name in NAMES]
-    assert sorted(v for v in versions if "alone" not in v) == sorted(["base", "base-other-longer", *made])
+    made = [f"base--{team}--{name}" for team, name in NAMES]
+    assert sorted(v for v in versions if "alone" not in v) == sorted(["base", "base--other--longer", *made])
 
 
 def together(pool: Pool, folder: Path, *tasks: Task) -> list[str]:

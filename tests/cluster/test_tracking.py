@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from empty_store import empty_store
+from ports import free_port
 from small_runs import check_event
 
 from cluster.runs.events import Event, EventLog, EventReader, Restart
@@ -158,3 +159,12 @@ def test_a_store_with_options(tmp_path: Path) -> None:
     runs.start_run(uri, "experiment", "name", {}, tmp_path / "run")
     assert {path.name for path in tmp_path.iterdir()} >= {"mlflow.db", "artifacts", "run"}
     assert not list(tmp_path.glob("*timeout*"))
+
+
+def test_a_database_server_that_is_away_is_tried_once_like_any_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for scheme in ("postgresql", "mysql+pymysql"):
+        with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:.* cannot be used: .*refused"):
+            store.connect(f"{scheme}://mlflow@127.0.0.1:{free_port()}/mlflow")
+    assert "retried" not in caplog.text, "MLflow's own tries take minutes"

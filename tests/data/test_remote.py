@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.server
 import socket
 import struct
@@ -11,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from waiting import DEADLINE, wait_for
 
 from data.files import CachedFiles
 from data.manifest import load_manifest
@@ -45,7 +48,7 @@ class Moody(http.server.SimpleHTTPRequestHandler):
         mood = self.moods[number] if number < len(self.moods) else "good"
         if mood == "error":
             self.send_error(500)
-        elif mood == "good":
+        elif mood == "good" or not Path(self.translate_path(self.path)).is_file():
             super().do_GET()
         else:
             data = Path(self.translate_path(self.path)).read_bytes()
@@ -119,11 +122,13 @@ def test_a_server_that_fails_now_and_then_is_asked_again(
     # Three failures at least (a busy machine can stall by itself), then whole; from then on the copy is read.
     assert all(handler.asked[f"/{shard.name}"] >= 4 for shard in shards)
     assert not list((tmp_path / "cache").rglob("*.incomplete"))
+    gc.collect()  # errors hold on to the first reader, and it to its copies
     before = handler.asked.copy()
     _same_batches(_open(address, tmp_path / "cache"), folder, tmp_path)
     assert {path for path in handler.asked if handler.asked[path] > before[path]} == {
         "/manifest.json",
         "/tokenizer.json",
+        "/tokenizer_config.json",
     }
 
 
@@ -160,11 +165,61 @@ def test_the_cache_keeps_to_its_room(web: tuple[str, type[Moody]], folder: Path,
         assert files.file(index).stat().st_size == shards[index].bytes
         assert sum(file.stat().st_size for file in (tmp_path / "cache").iterdir()) <= room
     assert handler.asked["/train-000000.tar"] == (2 if len(shards) > 6 else 1)
+    del files
+    gc.collect()
     (tmp_path / "cache" / "stranger").write_text("left by something else")
     CachedFiles(Remote(address), shards, tmp_path / "cache", room, at_once=2)
     assert {file.name for file in (tmp_path / "cache").iterdir()} <= {shard.name for shard in shards}
     with pytest.raises(ValueError, match=r"data\.cache_bytes is 10"):
         CachedFiles(Remote(address), shards, tmp_path / "cache", 10, at_once=2)
+
+
+def test_a_second_reader_leaves_the_first_ones_downloads_and_copies_alone(
+    web: tuple[str, type[Moody]], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, handler = web
+    handler.moods, released = (), threading.Event()
+
+    def held(self: Moody) -> None:
+        data = Path(self.translate_path(self.path)).read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[:1024])
+        self.wfile.flush()
+        released.wait(DEADLINE)
+        self.wfile.write(data[1024:])
+
+    monkeypatch.setattr(handler, "do_GET", held)
+    shards, cache = load_manifest(folder).splits["train"].shards, tmp_path / "cache"
+    room = sum(shard.bytes for shard in shards)
+    first = CachedFiles(Remote(address), shards, cache, room, at_once=2)
+    first.fetch_ahead([0, 1])
+    wait_for(lambda: len(list(cache.glob(".*.incomplete"))) == 2)
+    second = CachedFiles(Remote(address), shards, cache, room, at_once=2)
+    assert len(list(cache.glob(".*.incomplete"))) == 2
+    released.set()
+    files = [reader.file(index) for reader in (first, second) for index in (0, 1)]
+    assert len(set(files)) == 4
+    assert all(file.is_file() for file in files)
+    del first, second
+    gc.collect()
+    assert CachedFiles(Remote(address), shards, cache, room, at_once=2).file(0) == files[0]
+
+
+def test_a_copy_that_vanished_is_fetched_again(
+    web: tuple[str, type[Moody]], folder: Path, tmp_path: Path
+) -> None:
+    address, handler = web
+    handler.moods = ()
+    stream, here = _open(address, tmp_path / "cache"), _open(folder, tmp_path)
+    count = load_manifest(folder).splits["train"].sequences
+    for ids in np.array_split(np.arange(count), 10):
+        assert torch.equal(stream.sequence_rows(ids), here.sequence_rows(ids))
+        for copy in (tmp_path / "cache").rglob("*.tar"):
+            copy.unlink()
+    with pytest.raises(FileNotFoundError, match=r"other\.tar does not exist"):
+        Remote(address).download("other.tar", tmp_path / "other.tar")
 
 
 def test_only_known_kinds_of_addresses_are_opened(tmp_path: Path) -> None:

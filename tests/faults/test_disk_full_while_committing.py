@@ -43,7 +43,7 @@ def test_one_worker_that_cannot_write_is_heard_by_all_and_three_times_is_enough(
         run_workers(run, work=pretrain_with_a_full_disk)
     failed = events(run.run.dir, "checkpoint_failed")
     assert [event["step"] for event in failed] == list(FULL_AT)
-    assert {event["reason"] for event in failed} == {"worker 1: [Errno 27] File too large"}
+    assert all(event["reason"].startswith("worker 1: [Errno 27] File too large: '/") for event in failed)
     # Step 7 was made while the commit of step 6 failed.
     assert [event["step"] for event in events(run.run.dir, "step")] == [1, 2, 3, 4, 5, 6, 7]
     commits = sorted(path.name for path in (run.run.dir / "checkpoints").iterdir())

@@ -15,6 +15,7 @@ FILES = {
     "environment": ("env: {LD_PRELOAD: x.so}", "unknown key env"),
     "runtime environment": ("cluster: {runtime_env: {pip: [x]}}", "unknown key cluster.runtime_env"),
     "huge number": (f"train: {{steps: {10**400}, global_batch: 8, micro_batch: 2}}", "train.steps"),
+    "seed beyond 64 bits": (f"run: {{dir: run, seed: {2**64}}}", "run.seed"),
     "endless learning rate": ("optim: {learning_rate: .inf}", "optim.learning_rate"),
     "no learning rate": ("optim: {learning_rate: .nan}", "optim.learning_rate"),
     "too deep": ("model: {width: 32, heads: 2, depth: 1000000000, basis: {size: 2}}", "model.depth"),
@@ -59,6 +60,7 @@ def test_it_is_refused_in_one_line_that_names_the_place(
         ("adapter: {rank: 1000000000}", "adapter.rank"),
         ("train: {learning_rate: .nan}", "train.learning_rate"),
         (f"train: {{steps: {10**400}}}", "train.steps"),
+        (f"train: {{seed: {2**64}}}", "train.seed"),
         ("train: {depths: [1000000000]}", "train.depths"),
     ],
 )

@@ -18,6 +18,7 @@ from cluster.connection.connect import ray_cluster
 from cluster.finetuning.job import VERSION_FILE
 from cluster.pool import Pool, PoolSettings, mlflow_sync
 from cluster.pool.board import Board
+from cluster.pool.job import JobRecord
 from cluster.pool.journal import Journal
 from cluster.pool.mlflow_sync import MlflowSync
 from cluster.tags import JOB, JOB_STATE
@@ -33,7 +34,7 @@ def test_what_was_trained_is_registered_when_the_store_answers(
     runs.start_run(good, "finetune-a", "a/x", {}, folder)
     (folder / "adapter").mkdir()
     (folder / "adapter" / "adapter.json").write_text("{}")
-    (folder / VERSION_FILE).write_text(json.dumps({"name": "base-a-x", "tags": {}, "files": "adapter"}))
+    (folder / VERSION_FILE).write_text(json.dumps({"name": "base--a--x", "tags": {}, "files": "adapter"}))
     record = json.loads((folder / runs.RUN_FILE).read_text())
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     (folder / runs.RUN_FILE).write_text(json.dumps({**record, "tracking_uri": uri}))
@@ -65,7 +66,7 @@ def test_what_was_trained_is_registered_when_the_store_answers(
 
     assert wait_for(state) == "succeeded"
     assert journal.job(job.id).result == {"after": 1.0, "adapter_version": "1"}
-    assert [version.uri for version in registry.versions(uri)] == ["models:/base-a-x/1"]
+    assert [version.uri for version in registry.versions(uri)] == ["models:/base--a--x/1"]
     assert mlflow_sync.register_trained_job(journal.job(job.id), folder)["adapter_version"] == "1", (
         "again, and no second one"
     )
@@ -73,6 +74,53 @@ def test_what_was_trained_is_registered_when_the_store_answers(
     assert run.data.tags[JOB_STATE] == "succeeded"
     assert run.data.tags[JOB] == "a/x/1"
     assert run.info.status == "FINISHED"
+    clerk.stop()
+
+
+def test_what_the_registry_refuses_fails_alone_and_whatever_happens_is_tried_again(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board, lock = (
+        Board(Journal(tmp_path / "pool"), PoolSettings(dir=tmp_path, tracking_uri=uri)),
+        threading.RLock(),
+    )
+    jobs = {}
+    for name in ("refused", "cancelled", "odd", "good"):
+        task = {"team": "a", "name": name, "base": "models:/base/1", "priority": 0}
+        job = board.move(board.submit(task, name, None, again=False), "running", attempts=1)
+        result = {"adapter_model": f"base--a--{name}", "adapter_version": None}
+        jobs[name] = board.move(job, "trained", result=result).id
+    tries = dict.fromkeys(jobs, 0)
+
+    def register(job: JobRecord, folder: Path) -> dict[str, Any]:
+        tries[job.name] += 1
+        if job.name == "refused":
+            raise store.RefusedError("Permission denied")
+        if job.name == "odd":
+            raise ConnectionError("the store answers, but not to this")
+        if job.name == "cancelled":
+            with lock:
+                board.move(job, "cancelled")
+        if tries["good"] == 1:
+            raise SystemExit("a library's")
+        return {**(job.result or {}), "adapter_version": "1"}
+
+    monkeypatch.setattr(mlflow_sync, "register_trained_job", register)
+    monkeypatch.setattr(mlflow_sync, "LONGEST_PAUSE", 0.1)
+    clerk = MlflowSync(board, lock)
+    clerk.start()
+
+    def states() -> dict[str, str]:
+        with lock:
+            return {job.name: job.state for job in board.journal.jobs()}
+
+    wait_for(lambda: states()["good"] == "succeeded" and tries["odd"] > 1 and not board.journal.unmirrored())
+    assert states() == {"refused": "failed", "cancelled": "cancelled", "odd": "trained", "good": "succeeded"}
+    error = board.journal.job(jobs["refused"]).error
+    assert error == (
+        "models:/base--a--refused or its log base--a--refused.history is another account's: Permission denied"
+    )
+    assert tries["refused"] == 1
     clerk.stop()
 
 
@@ -97,7 +145,7 @@ def test_jobs_are_trained_to_their_end_while_mlflow_is_away(tmp_path: Path) -> N
             jobs = pool.wait(*ids)
         assert [job.state for job in jobs] == ["succeeded"] * len(ids)
         names = [version.name for version in registry.versions(mlflow.uri) if version.name != "base"]
-        assert sorted(names) == sorted(f"base-{job.team}-{job.name}" for job in jobs)
+        assert sorted(names) == sorted(f"base--{job.team}--{job.name}" for job in jobs)
         for job in jobs:
             steps = [
                 event["step"]

@@ -58,7 +58,7 @@ def test_a_job_is_trained_without_mlflow_and_its_adapter_registered_later(tmp_pa
 
         mlflow.start()
         version = finetuning.register_job(tmp_path / "job")
-        assert (version.uri, version.aliases) == ("models:/base-small-late/1", ("candidate", "champion"))
+        assert (version.uri, version.aliases) == ("models:/base--small--late/1", ("candidate", "champion"))
         assert finetuning.register_job(tmp_path / "job").uri == version.uri
         client, run_id = store.connect(mlflow.uri), runs.open_run(tmp_path / "job")
         assert [m.step for m in client.get_metric_history(run_id, "loss")] == list(range(1, 7))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -10,12 +12,17 @@ from pathlib import Path
 import pytest
 from empty_store import empty_store
 from ports import free_port
-from small_runs import events, run_workers, small_settings
+from small_runs import events, run_workers, small_settings, tiny_shape
+from stored_models import register_model
 from stores import Server, black_hole, server
 from waiting import DEADLINE
 
 from cluster import pretrain
+from cluster.resolve import resolve_run
 from cluster.tracking import runs, store, upload
+from data.manifest import load_manifest
+from odeformer import checkpoint
+from odeformer.model import Odeformer
 
 
 def history(uri: str, run_id: str, key: str = "loss") -> list[tuple[int, float]]:
@@ -162,3 +169,25 @@ def test_what_was_trained_is_registered_later(tmp_path: Path, shards: Path) -> N
     version = pretrain.register_finished_run(made.run.dir)
     assert (version.uri, version.aliases) == ("models:/late/1", ("candidate", "champion"))
     assert pretrain.register_finished_run(made.run.dir).uri == version.uri
+
+
+def test_a_run_that_goes_on_does_not_ask_for_its_initial_weights(tmp_path: Path, shards: Path) -> None:
+    uri = empty_store(tmp_path)
+    shape = tiny_shape(load_manifest(shards).vocabulary_size, 32)
+    state = Odeformer(shape).state_dict()
+    checkpoint.save(state, shape, "euler", shards / "tokenizer.json", tmp_path / "weights")
+    register_model(tmp_path / "weights", uri, tmp_path)
+    whole = small_settings(shards, tmp_path, cluster={"workers": 1}, checkpoint={"every": 1})
+
+    def run_to(step: int) -> None:
+        train = whole.train.model_copy(update={"steps": step})
+        run = resolve_run(whole.model_copy(update={"init": "models:/base@champion", "train": train}))
+        run.write_identity()
+        run_workers(run.settings)
+
+    run_to(2)
+    (tmp_path / "mlflow.db").unlink()
+    shutil.rmtree(os.environ["ODEFORMER_CACHE"])
+    run_to(4)
+    assert [event["step"] for event in events(tmp_path / "run", "resumed")] == [2]
+    assert [event["step"] for event in events(tmp_path / "run", "step")] == [1, 2, 3, 4]

@@ -16,6 +16,7 @@ from stores import server
 
 from cluster import registry
 from cluster.registry import aliases
+from cluster.registry.ownership import Owner, claim
 from cluster.tags import DIGEST
 from cluster.tracking import store
 
@@ -90,6 +91,17 @@ def test_a_team_can_use_a_model_of_another_and_change_nothing_of_it(
         assert registry.load("models:/a-model@champion", remote.uri).versions[0].uri == new.uri
         adapter = register_adapter(new, remote.uri, tmp_path / "bo", "b-adapter")
         assert adapter.aliases == ("candidate", "champion")
+        # What is another account's is found before a task is trained, the log of a model included.
+        store.connect(remote.uri).create_registered_model("base--docs--bos")
+        as_user("ana")
+        for owned in ("base--docs--bos", "base--docs--new"):
+            if owned == "base--docs--new":
+                as_user("bo")
+                store.connect(remote.uri).create_registered_model(f"{owned}.history")
+                as_user("ana")
+            with pytest.raises(store.RefusedError, match="Permission denied"):
+                claim(owned, Owner("docs", owned.rpartition("-")[2]), remote.uri)
+        as_user("bo")
         # Move its alias, in any way there is.
         with pytest.raises(store.RefusedError, match="Permission denied"):
             aliases.move(old, remote.uri, why="mine is better")

@@ -8,7 +8,9 @@ import pytest
 from rich.console import Console
 from waiting import wait_for
 
+from cluster.settings import PretrainSettings
 from launcher.terminal import progress as progress_module
+from launcher.terminal.pretrain_watcher import PretrainWatcher
 from launcher.terminal.progress import Progress
 
 
@@ -23,6 +25,30 @@ def test_a_silent_stage_still_shows_that_it_is_alive(monkeypatch: pytest.MonkeyP
     lines = out.getvalue().splitlines()
     assert sum("waiting  25%" in line and "for nothing" in line for line in lines) >= 2
     assert "✓ waiting" in lines[-1]
+
+
+def test_a_long_stage_fills_no_log_with_its_lines() -> None:
+    elapsed, lines = 0.0, 0
+    while elapsed < 24 * 3600:
+        pause = progress_module.seconds_until_line(elapsed)
+        assert pause <= 300, "it is seen to be alive"
+        elapsed, lines = elapsed + pause, lines + 1
+    assert lines < 400
+
+
+@pytest.mark.parametrize(("step", "is_said"), [(3, False), (4, True), (5, True)])
+def test_a_run_that_has_nothing_left_to_train_says_so(step: int, is_said: bool) -> None:
+    content = {
+        "model": {"width": 16, "heads": 2, "depth": 4, "basis": {"size": 2}},
+        "data": {"shards": "shards"},
+        "train": {"steps": 4, "global_batch": 8, "micro_batch": 2},
+        "run": {"dir": "run"},
+    }
+    out = io.StringIO()
+    watcher = PretrainWatcher(PretrainSettings.model_validate(content), Progress(Console(file=out)))
+    watcher({"time": 0.0, "event": "resumed", "step": step, "workers": 1})
+    said = f"nothing to train: train.steps is 4, and step {step} is committed"
+    assert (said in out.getvalue()) == is_said
 
 
 def test_a_failed_stage_is_not_ticked_off() -> None:

@@ -5,8 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from limits import limits
 
-from launcher.configuration.load import load_pretrain, load_searched_task, load_task, preset_names
+from launcher.configuration.load import (
+    load_pool,
+    load_pretrain,
+    load_searched_task,
+    load_sources,
+    load_task,
+    preset_names,
+)
 from odeformer.model import parameter_count
 
 TASK = """
@@ -113,6 +121,55 @@ def test_broken_files(tmp_path: Path) -> None:
         load_pretrain(str(broken))
     with pytest.raises(FileNotFoundError, match="did you mean the preset 'medium'"):
         load_pretrain("mediun")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\nteam: b\nname: c\n", r"line 3, column 1: .*the key 'name' is on line 1 already"),
+        ("data: {train: a, train: b}\n", r"the key 'train' is on line 1 already"),
+        ("train: {steps: 0100}\n", r"0100 is 64 in YAML 1\.1"),
+        ("train: {steps: 1:30}\n", r"1:30 is 90 in YAML 1\.1"),
+        ("train: {steps: 1:30.5}\n", r"1:30\.5 is 90\.5 in YAML 1\.1"),
+        ("deadline: 2026-13-45\n", r"'2026-13-45' is no timestamp"),
+        ("base: &a [*a]\n", r"an alias repeats what it is a part of"),
+        ("name: " + "[" * 600, r"nested too deeply"),
+        ("name: Gef\xfchl\n", r"is not UTF-8 text \(byte 9\)"),
+        ("name: {}\n", r"name: .*\(given: \{\}\)"),
+    ],
+)
+def test_what_yaml_leaves_open_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "task.yaml"
+    path.write_text(text, encoding="latin-1")
+    for load in (load_task, load_pool, load_sources, lambda path: load_pretrain(str(path))):
+        if "given" in message and load is not load_task:
+            continue
+        with pytest.raises(ValueError, match=rf"task\.yaml.*{message}") as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("bracket", ["[]", "{}"])
+def test_aliases_cannot_take_the_memory(tmp_path: Path, bracket: str) -> None:
+    def level(number: int) -> str:
+        keys = [f"k{index}: " if bracket == "{}" else "" for index in range(9)]
+        repeated = ", ".join(f"{key}*a{number - 1}" for key in keys)
+        return f"a{number}: &a{number} {bracket[0]}{repeated}{bracket[1]}\n"
+
+    path = tmp_path / "task.yaml"
+    for levels in (4, 9):  # the first is within the limit of values, and shown cut
+        path.write_text(f"a0: &a0 [x]\n{''.join(map(level, range(1, levels)))}base: *a{levels - 1}\n")
+        with limits(mebibytes=256, seconds=20), pytest.raises(ValueError, match=r"task\.yaml") as caught:
+            load_task(path)
+        assert len(str(caught.value)) < 1000
+
+
+def test_numbers_of_yaml_and_quotes_are_as_before(tmp_path: Path) -> None:
+    path = tmp_path / "task.yaml"
+    path.write_text(f"{TASK}priority: 07\ntrain: &t {{steps: 0x10, learning_rate: 1e-3}}\n", encoding="utf-8")
+    task = load_task(path, ['data.prompt="Gefühl 0100 {q}"', "train.steps=1_000"])
+    assert (task.priority, task.train.steps, task.train.learning_rate) == (7, 1000, 1e-3)
+    assert task.data.prompt == "Gefühl 0100 {q}"
 
 
 def test_what_a_search_sets_is_not_set_by_hand(tmp_path: Path) -> None:

@@ -75,11 +75,21 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_two_writers_of_a_file_do_not_disturb_each_other(tmp_path: Path) -> None:
     file = tmp_path / "file"
-    with new_file(file, writer="first") as first:
+    with new_file(file) as first:
         first.write_text("whole")
-        with pytest.raises(ValueError, match="gave up"), new_file(file, writer="second") as second:
+        with pytest.raises(ValueError, match="gave up"), new_file(file) as second:
             assert second != first
             second.write_text("ha")
             raise ValueError("gave up")
     assert file.read_text() == "whole"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    with pytest.raises(OSError, match=f"No space left on device: '{file}'"), new_file(file):
+        Path("/dev/full").write_text("x")
+    with pytest.raises(ConnectionError) as caught, new_file(file):
+        raise ConnectionRefusedError(111, "Connection refused")
+    assert str(caught.value) == "[Errno 111] Connection refused"
+    assert list(tmp_path.iterdir()) == []

@@ -127,7 +127,7 @@ def test_the_fixed_point_gradient_is_the_straight_through_one() -> None:
 
 def test_a_fixed_point_state_that_would_overflow_says_so() -> None:
     x = torch.full((1, 2, 3), 5e6)
-    with pytest.raises(OverflowError, match=r"exceeds 2\^20.* with 32 fractional bits"):
+    with torch.no_grad(), pytest.raises(FloatingPointError, match="not finite after cell 1 of 2"):
         integrate(
             LinearField(),
             rotating_weights,

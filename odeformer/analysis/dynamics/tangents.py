@@ -16,8 +16,8 @@ from torch.autograd import forward_ad
 from torch.func import jvp, vmap
 
 from odeformer.analysis.flow import CellStep, Step, differentiable_attention
+from odeformer.field.cached import CachedField
 from odeformer.field.parts import Heads
-from odeformer.inference.decoding import CachedField
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from odeformer import checkpoint
 from odeformer.config import ModelConfig
 
 END_OF_TEXT = "<|endoftext|>"
-"""The end-of-text token of every checkpoint's tokenizer."""
+"""The end-of-text token of a checkpoint without a ``tokenizer_config.json``."""
 
 
 class OdeformerConfig(PreTrainedConfig):
@@ -54,7 +54,7 @@ class OdeformerConfig(PreTrainedConfig):
 
 
 class OdeformerTokenizer(PreTrainedTokenizerFast):
-    """A checkpoint's ``tokenizer.json``; the text "<|endoftext|>" is tokenised as letters."""
+    """A checkpoint's ``tokenizer.json``; if it was trained here, "<|endoftext|>" is tokenised as letters."""
 
     padding_side = "left"
 
@@ -65,11 +65,9 @@ class OdeformerTokenizer(PreTrainedTokenizerFast):
         cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
     ) -> OdeformerTokenizer:
         """The tokenizer of a checkpoint folder."""
-        shape, _ = checkpoint.load_config(Path(pretrained_model_name_or_path))
-        defaults = {
-            "eos_token": END_OF_TEXT,
-            "pad_token": END_OF_TEXT,
-            "split_special_tokens": True,
-            "model_max_length": shape.context_length,
-        }
+        folder = Path(pretrained_model_name_or_path)
+        shape, _ = checkpoint.load_config(folder)
+        known = checkpoint.load_tokenizer_config(folder) or {"split_special_tokens": True}
+        end = known.get("eos_token", END_OF_TEXT)
+        defaults = {"eos_token": end, "pad_token": end, "model_max_length": shape.context_length} | known
         return super().from_pretrained(pretrained_model_name_or_path, *args, **defaults | kwargs)

@@ -123,8 +123,10 @@ class OdeformerForCausalLM(PreTrainedModel, GenerationMixin):
         model = cls(config, loaded)
         vocabulary = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         ids = {token["content"]: token["id"] for token in vocabulary.get("added_tokens", [])}
-        model.generation_config.eos_token_id = ids.get(END_OF_TEXT)
-        model.generation_config.pad_token_id = ids.get(END_OF_TEXT)
+        known = checkpoint.load_tokenizer_config(folder)
+        end = known.get("eos_token", END_OF_TEXT)
+        model.generation_config.eos_token_id = ids.get(end)
+        model.generation_config.pad_token_id = ids.get(known.get("pad_token", end))
         return model.to(device).eval()
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:

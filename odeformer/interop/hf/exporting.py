@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odeformer.checkpoint import write_tensors
+from odeformer.checkpoint import load_tokenizer_config, write_tensors
 from odeformer.files.atomic import new_folder
 from odeformer.files.checks import EXPORT, MADE_BY, check_replaceable
 from odeformer.interop.comparing import check_rounding, own_logits, sample_ids
@@ -54,7 +54,10 @@ def export(
     architecture = architecture_for(ordinary.config, ordinary.solver)
     config = architecture.to_config(ordinary)
     with new_folder(folder, lambda: check_replaceable(folder, EXPORT)) as target:
-        config.eos_token_id = _write_tokenizer(tokenizer, ordinary, end_of_text, target)
+        written = _write_tokenizer(tokenizer, ordinary, end_of_text, target)
+        ends = sorted({written.eos_token_id, written.convert_tokens_to_ids(end_of_text)})
+        config.bos_token_id, config.pad_token_id = written.bos_token_id, written.pad_token_id
+        config.eos_token_id = ends if len(ends) > 1 else ends[0]
         _write_model(config, architecture.to_state(ordinary), target)
         (target / "README.md").write_text(card, encoding="utf-8")
         return _difference(model, depth, ordinary, load_exported(target))
@@ -126,21 +129,20 @@ def _write_model(config: Any, state: dict[str, Tensor], target: Path) -> None:
     write_tensors(target / "model.safetensors", state, METADATA)
 
 
-def _write_tokenizer(tokenizer: Path, ordinary: Ordinary, end_of_text: str, target: Path) -> int:
-    """Write the tokenizer's files, and return the id of the end-of-text token."""
+def _write_tokenizer(tokenizer: Path, ordinary: Ordinary, end_of_text: str, target: Path) -> Any:
+    """Write the tokenizer's files, and return it as ``transformers`` loads it."""
     from transformers import PreTrainedTokenizerFast
 
+    # The text of a special token is tokenised as letters, as in this package; that of others as they do.
+    known = load_tokenizer_config(tokenizer.parent) or {"split_special_tokens": True}
+    known = {"eos_token": end_of_text, "pad_token": end_of_text} | known
     fast = PreTrainedTokenizerFast(
-        tokenizer_file=str(tokenizer),
-        eos_token=end_of_text,
-        model_max_length=ordinary.config.context_length,
-        # The text of the end-of-text token is tokenised as letters, as in this package.
-        split_special_tokens=True,
+        tokenizer_file=str(tokenizer), model_max_length=ordinary.config.context_length, **known
     )
     fast.save_pretrained(target)
     # It writes an equivalent file; the original one has the digest that the data manifest names.
     shutil.copyfile(tokenizer, target / "tokenizer.json")
-    return int(fast.convert_tokens_to_ids(end_of_text))
+    return fast
 
 
 def _adapter_state(

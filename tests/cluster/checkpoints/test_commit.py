@@ -53,9 +53,11 @@ def test_a_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(
 
 def test_old_commits_go_only_when_newer_ones_stand(settings: MakeSettings) -> None:
     run = settings(checkpoint={"every": 1, "keep": 2, "keep_every": 3}, cluster={"workers": 1})
+    commits, names = run.run.dir / "checkpoints", ["step-000000003", "step-000000005", "step-000000006"]
+    (commits / "step-000000009.bak").mkdir(parents=True)
     run_workers(run)
-    left = sorted(path.name for path in (run.run.dir / "checkpoints").iterdir())
-    assert left == ["step-000000003", "step-000000005", "step-000000006"]
+    assert sorted(path.name for path in commits.iterdir()) == [*names, "step-000000009.bak"]
+    assert [path.name for path in folder.commits(commits)] == names, "somebody's copy is no commit"
     with pytest.raises(ValueError, match="keep_every 3 is not a multiple of"):
         settings(checkpoint={"every": 2, "keep_every": 3})
 
@@ -72,8 +74,7 @@ def test_a_finished_run_run_again_changes_nothing(settings: MakeSettings) -> Non
 
 def test_another_run_may_not_resume_from_this_folder(settings: MakeSettings) -> None:
     run = resolve_run(settings())
-    assert not run.identity_file.parent.exists(), "checking makes no folder"
-    run.identity_file.parent.mkdir()
+    assert not run.settings.run.dir.exists(), "checking makes no folder"
     run.write_identity()
     settings()
     settings(zero={"stage": 2}, cluster={"workers": 1})

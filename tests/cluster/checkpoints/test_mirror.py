@@ -13,11 +13,15 @@ import torch
 from moto.server import ThreadedMotoServer
 from small_runs import events, run_workers, tiny_shape
 from torch import distributed as dist
+from waiting import wait_for
 
 import odeformer
+from cluster import pretrain
 from cluster.checkpoints import durable, folder
 from cluster.checkpoints.commit import Checkpoints
-from cluster.checkpoints.mirror import Mirror, committed_run
+from cluster.checkpoints.mirror import Mirror, OwnerError, newest_commit
+from cluster.resolve import resolve_run
+from cluster.runs import heartbeat
 from cluster.settings import (
     CheckpointSettings,
     OptimSettings,
@@ -80,12 +84,13 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     server.stop()
 
 
-def make_commit(place: Path, step: int, **content: Any) -> None:
+def make_commit(place: Path, step: int, **content: Any) -> Path:
     """A commit of one file."""
     commit = place / folder.name(step)
     digest = durable.write(commit / "state/x", lambda file: file.write(b"state of %d" % step))
     manifest = {"format_version": 3, "step": step, "files": {"state/x": digest}, **content}
     (commit / "commit.json").write_text(json.dumps(manifest))
+    return commit
 
 
 def test_only_whole_and_good_commits_are_fetched(s3: Store, tmp_path: Path) -> None:
@@ -93,24 +98,22 @@ def test_only_whole_and_good_commits_are_fetched(s3: Store, tmp_path: Path) -> N
     mirror = Mirror(ADDRESS, tmp_path / "run", settings)
     assert mirror.fetch(there).commit is None
     for step in (1, 2, 3):
-        make_commit(here, step, mlflow_run=f"run {step}")
-        mirror.send(here)
+        mirror.send(make_commit(here, step, mlflow_run=f"run {step}"))
     shutil.rmtree(here / folder.name(1))  # as a commit of ours would have
     names = [f"step-{step:09d}/{name}" for step in (2, 3) for name in ("commit.json", "state/x")]
     assert s3.files() == names, "the superseded one went"
     elsewhere = CheckpointSettings(mirror=ADDRESS)
-    assert committed_run(tmp_path / "other", elsewhere) == "run 3"
+    assert newest_commit(tmp_path / "other", elsewhere)["mlflow_run"] == "run 3"
     # Half of the newest, for all that can be known.
     s3.remove(names[2])
     found = mirror.fetch(there)
     assert (found.commit, found.content["step"], found.damaged) == (there / folder.name(2), 2, [])
     assert (there / folder.name(2) / "state/x").read_bytes() == b"state of 2"
-    mirror.send(here)
+    mirror.send(here / folder.name(3))
     assert s3.files() == names, "made whole"
     # One that was made again after a rollback replaces the old one; a damaged one is passed over.
-    make_commit(here, 3, mlflow_run="again")
-    mirror.send(here)
-    assert committed_run(tmp_path / "other", elsewhere) == "again"
+    mirror.send(make_commit(here, 3, mlflow_run="again"))
+    assert newest_commit(tmp_path / "other", elsewhere)["mlflow_run"] == "again"
     s3.remove(names[3])
     shutil.rmtree(there)
     found = mirror.fetch(there)
@@ -124,14 +127,13 @@ def test_only_whole_and_good_commits_are_fetched(s3: Store, tmp_path: Path) -> N
 def test_what_must_not_be_fetched(s3: Store, tmp_path: Path) -> None:
     here, there, run = tmp_path / "run/checkpoints", tmp_path / "other/checkpoints", tmp_path / "other"
     settings = CheckpointSettings()
-    make_commit(here, 1, run={"seeds": [0, 0]})
-    Mirror(ADDRESS, tmp_path / "run", settings).send(here)
+    Mirror(ADDRESS, tmp_path / "run", settings).send(make_commit(here, 1, run={"seeds": [0, 0]}))
     run.mkdir()
     (run / "run.json").write_text(json.dumps({"seeds": [1, 0]}))
-    with pytest.raises(ValueError, match="holds the checkpoints of another run"):
+    with pytest.raises(OwnerError, match="belongs to another run, which differs in seeds"):
         Mirror(ADDRESS, run, settings).fetch(there)
-    make_commit(here, 2, files={"../../../outside": ""})
-    Mirror(ADDRESS, tmp_path / "run", settings).send(here)
+    commit = make_commit(here, 2, files={"../../../outside": ""})
+    Mirror(ADDRESS, tmp_path / "run", settings).send(commit)
     found = Mirror(ADDRESS, tmp_path, settings).fetch(there)
     assert found.content["step"] == 1
     assert "'../../../outside' is not a valid file name in a commit" in found.damaged[0][1]
@@ -141,10 +143,73 @@ def test_a_new_folder_goes_on_in_the_mlflow_run_that_a_commit_names(tmp_path: Pa
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     old = runs.start_run(uri, "test", "old", {}, tmp_path / "old")
     make_commit(tmp_path / "new/checkpoints", 1, mlflow_run=old)
-    known = committed_run(tmp_path / "new", CheckpointSettings())
+    known = newest_commit(tmp_path / "new", CheckpointSettings())["mlflow_run"]
     assert runs.start_run(uri, "test", "new", {}, tmp_path / "new", known=known) == old
     other = runs.start_run(uri, "test", "other", {}, tmp_path / "other", known="0" * 32)
     assert other not in (old, "0" * 32)
+
+
+@pytest.mark.parametrize("has_commit", [False, True])
+def test_another_run_changes_nothing_in_a_mirror(tmp_path: Path, has_commit: bool) -> None:
+    store, settings = tmp_path / "store", CheckpointSettings(keep=1)
+    runs = [tmp_path / "first", tmp_path / "second"]
+    for seed, run in enumerate(runs):
+        run.mkdir()
+        (run / "run.json").write_text(json.dumps({"seeds": [seed, 0]}))
+    first, second = (Mirror(f"file://{store}", run, settings) for run in runs)
+    first.claim()
+    if has_commit:
+        first.send(make_commit(runs[0] / "checkpoints", 1))
+    before = sorted(store.rglob("*"))
+    for use in (
+        second.claim,
+        lambda: second.send(make_commit(runs[1] / "checkpoints", 7)),
+        lambda: second.fetch(runs[1] / "checkpoints"),
+    ):
+        with pytest.raises(OwnerError, match="belongs to another run, which differs in seeds"):
+            use()
+    assert sorted(store.rglob("*")) == before
+    first.send(make_commit(runs[0] / "checkpoints", 2))
+    assert [path.name for path in folder.commits(store)] == [folder.name(2)]
+
+
+def test_the_mirror_of_another_run_is_refused_before_anything_starts(
+    settings: Callable[..., PretrainSettings], tmp_path: Path
+) -> None:
+    mirror = {"mirror": f"file://{tmp_path}/store"}
+    first = resolve_run(settings(checkpoint=mirror))
+    first.write_identity()
+    Mirror(mirror["mirror"], first.settings.run.dir, first.settings.checkpoint).claim()
+    shutil.rmtree(first.settings.run.dir)
+    settings(checkpoint=mirror)
+    with pytest.raises(ValueError, match=r"checkpoint.mirror .* another run, which differs in seeds"):
+        settings(checkpoint=mirror, run={"seed": 1})
+
+
+def pretrain_with_a_slow_mirror(config: dict[str, Any]) -> None:
+    """Worker function; a copy takes until all steps are made and the run has waited for it for a while."""
+    run, copy = Path(config["settings"]["run"]["dir"]), Mirror._copy
+
+    def copying(self: Mirror, commit: Path) -> None:
+        wait_for(lambda: len(events(run, "step")) == 6)
+        passed = heartbeat._passed
+        wait_for(lambda: heartbeat._passed >= passed + 3)
+        copy(self, commit)
+
+    Mirror._copy = copying  # type: ignore[method-assign]
+    pretrain.pretrain_worker(config)
+
+
+def test_training_does_not_wait_for_a_slow_mirror(
+    settings: Callable[..., PretrainSettings], tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    run = settings(checkpoint={"every": 1, "keep": 1, "mirror": f"file://{store}"})
+    run_workers(run, work=pretrain_with_a_slow_mirror)
+    assert [event["step"] for event in events(run.run.dir, "checkpoint")] == [1, 2, 3, 4, 5, 6]
+    assert [event["step"] for event in events(run.run.dir, "checkpoint_mirrored")] == [1, 6]
+    assert events(run.run.dir, "mirror_away") == [], "the first was there until it was copied"
+    assert [path.name for path in folder.commits(store)] == [folder.name(6)]
 
 
 def commit_and_lose(config: dict[str, Any]) -> None:
@@ -222,7 +287,7 @@ def test_a_run_goes_on_on_a_new_machine_and_while_the_store_is_away(
     assert "step-000000006/commit.json" not in s3.files()
     run_workers(run(8))
     manifests = [path for path in s3.files() if path.endswith("commit.json")]
-    assert manifests == ["step-000000006/commit.json", "step-000000008/commit.json"]
+    assert manifests == ["step-000000004/commit.json", "step-000000008/commit.json"], "the newest"
 
     s3.stop()
     shutil.rmtree(first.run.dir)

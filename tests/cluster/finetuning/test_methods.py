@@ -77,7 +77,7 @@ def test_a_job_runs_at_the_depth_it_is_for(done: Any) -> None:
 def test_what_each_method_made_is_what_the_registry_loads(done: Any) -> None:
     _, uri, results = done
     base = registry.load("models:/base/1", uri).model.state_dict()
-    made = {name: registry.load(f"models:/base-small-{name}/1", uri) for name in results}
+    made = {name: registry.load(f"models:/base--small--{name}/1", uri) for name in results}
     tuned = {name: loaded.model.state_dict() for name, loaded in made.items()}
     for name, version in (("low-rank", "adapter"), ("norms", "adapter"), ("full", "checkpoint")):
         tags = made[name].versions[0].tags
@@ -97,7 +97,7 @@ def test_what_each_method_made_is_what_the_registry_loads(done: Any) -> None:
 def test_a_version_says_which_examples_it_has_seen(done: Any, tmp_path: Path) -> None:
     _, uri, _ = done
     sets = preparing.read_sets(small_task(tmp_path, "low-rank"))
-    assert registry.resolve("models:/base-small-low-rank/1", uri).tags[DATA_DIGEST] == sets.digest()
+    assert registry.resolve("models:/base--small--low-rank/1", uri).tags[DATA_DIGEST] == sets.digest()
     fewer = replace(sets, train=sets.train[:-1], validation=[sets.train[-1], *sets.validation])
     assert fewer.digest() != sets.digest(), "the same examples, one of them on the other side"
 
@@ -120,15 +120,15 @@ def test_a_gate_is_recorded_with_what_came_of_it(done: Any) -> None:
         "value": last,
         "reached": first - last >= 0.1,
     }
-    tags = registry.resolve("models:/base-small-low-rank/1", uri).tags
+    tags = registry.resolve("models:/base--small--low-rank/1", uri).tags
     assert json.loads(tags["odeformer.gate"]) == gate
 
 
 def test_a_gate_says_who_becomes_champion(done: Any) -> None:
     folder, uri, results = done
-    names = {version.version: version.aliases for version in registry.versions(uri, "base-small-low-rank")}
+    names = {version.version: version.aliases for version in registry.versions(uri, "base--small--low-rank")}
     assert names == {"1": ("champion",), "2": ("candidate",)}
-    [move] = aliases.read_log("base-small-low-rank", uri).moves
+    [move] = aliases.read_log("base--small--low-rank", uri).moves
     assert (move.after, move.why) == (
         "1",
         f"its task's gate: loss {results['low-rank']['gate']['value']:.4g}",
@@ -138,20 +138,20 @@ def test_a_gate_says_who_becomes_champion(done: Any) -> None:
     [event] = events(folder, "challenger", "not_promoted")
     assert "at least 20 are needed" in event["reason"], "16 examples say little"
     assert results["norms"]["gate"]["reached"] is False
-    [missed] = registry.versions(uri, "base-small-norms")
+    [missed] = registry.versions(uri, "base--small--norms")
     assert missed.aliases == ("candidate",), "not even where there is none"
-    [free] = registry.versions(uri, "base-small-full")
+    [free] = registry.versions(uri, "base--small--full")
     assert set(free.aliases) == {"candidate", "champion"}, "no gate: the first is champion"
 
 
 def test_a_version_that_was_champion_once_is_not_made_it_again(done: Any) -> None:
     folder, uri, results = done
     first, second = sorted(
-        registry.versions(uri, "base-small-low-rank"), key=lambda version: int(version.version)
+        registry.versions(uri, "base--small--low-rank"), key=lambda version: int(version.version)
     )
     aliases.move(second, uri, why="by hand")
     settle(first, uri, results["low-rank"]["gate"], 6, folder / "jobs" / "low-rank")
-    assert registry.resolve("models:/base-small-low-rank@champion", uri).version == "2"
+    assert registry.resolve("models:/base--small--low-rank@champion", uri).version == "2"
 
 
 @pytest.mark.parametrize(

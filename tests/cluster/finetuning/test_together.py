@@ -103,7 +103,7 @@ def test_each_has_its_version_and_its_scores(done: Path) -> None:
     uri = f"sqlite:///{done}/mlflow.db"
     found = {version.name for version in registry.versions(uri)}
     for name, after in zip(NAMES, json.loads((done / "results.json").read_text()), strict=True):
-        assert f"base-small-{name}" in found
+        assert f"base--small--{name}" in found
         lines = (done / "alone" / name / "events.jsonl").read_text().splitlines()
         scores = [e["validation_accuracy"] for e in map(json.loads, lines) if e["event"] == "validation"]
         assert after == scores[-1]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
+import stat
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +23,8 @@ from cluster.pool.journal import Journal
 from cluster.pool.settings import PoolSettings
 from cluster.pool.slots import Ended
 from cluster.pool.warm import OUTCOME
-from cluster.runs import preemption
+from cluster.runs import heartbeat, preemption
+from cluster.supervision import watchdog
 
 
 class NotedSlots:
@@ -56,11 +59,11 @@ class NotedSlots:
         content = {"attempt": job["attempt"], **outcome}
         (Path(job["folder"]) / OUTCOME).write_text(json.dumps(content))
 
-    def ends(self, first: str, code: int | None, **outcome: Any) -> None:
+    def ends(self, first: str, code: int | None, is_too_large: bool = False, **outcome: Any) -> None:
         """Have a process end, with what its first job leaves of its end."""
         if outcome:
             self.leaves(first, 0, **outcome)
-        self._ended.append(Ended(self.orders.pop(first)["process"], code))
+        self._ended.append(Ended(self.orders.pop(first)["process"], code, is_too_large))
 
 
 def _first(process: str) -> str:
@@ -122,7 +125,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         return now[0]
 
     for module in (board, dispatch, journal):
-        monkeypatch.setattr(module, "time", SimpleNamespace(time=tick))
+        monkeypatch.setattr(module, "time", SimpleNamespace(time=tick, monotonic=tick))
     return now
 
 
@@ -132,14 +135,19 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench(tmp_path, max_failures=2)
 
 
-RESULT = {"adapter_version": "1", "after": 1.0}
+RESULT = {
+    **{"team": "a", "task": "x", "metric": "loss", "before": 2.0, "after": 1.0, "gate": None},
+    **{"adapter_model": "base--a--x", "adapter_version": "1", "base_version": "1"},
+    **{"method": "lora", "depth": 4},
+}
 
 
 def test_a_killed_job_is_begun_again_until_it_gets_no_further(
     bench: Bench, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses = iter(range(10, 10_000, 100))  # each look is long after the one before
-    monkeypatch.setattr(dispatch, "time", SimpleNamespace(time=lambda: clock[0] + next(pauses)))
+    later = lambda: clock[0] + next(pauses)  # noqa: E731
+    monkeypatch.setattr(dispatch, "time", SimpleNamespace(time=later, monotonic=later))
     job = bench.submit("x")
     for attempt in (1, 2):
         assert bench.slots.orders[job]["jobs"][0]["attempt"] == attempt
@@ -178,6 +186,7 @@ def test_an_outcome_of_an_earlier_attempt_says_nothing(bench: Bench) -> None:
 def test_what_was_trained_waits_for_the_registry_without_a_slot(bench: Bench) -> None:
     job, other = bench.submit("x"), bench.submit("y")
     assert bench.end(job, 0, result={**RESULT, "adapter_version": None}).state == "trained"
+    assert bench.journal.move(job, "cancelled").state == "cancelled", "nobody has to wait for a registry"
     assert other in bench.slots.orders
     assert bench.end(other, 0, result=RESULT).state == "succeeded"
 
@@ -224,8 +233,7 @@ def test_a_pool_that_died_knows_what_became_of_its_jobs(tmp_path: Path) -> None:
     jobs = [before.submit(name) for name in ("ended", "cut", "cancelled", "waits")]
     before.slots.ends(jobs[0], 0, result=RESULT)
     before.dispatcher.stop_job(before.journal.job(jobs[2]), CANCELLED)
-    task = {"team": "b", "name": "queued", "base": "models:/base/1", "priority": 0}
-    before.board.submit(task, "token", None, again=False)
+    before.submit("queued", team="b", look=False)
     before.journal.close()
 
     after = Bench(tmp_path, slots=0)
@@ -240,6 +248,142 @@ def test_a_pool_that_died_knows_what_became_of_its_jobs(tmp_path: Path) -> None:
     }
     assert (after.board.shares.account("a").waiting, after.board.shares.account("b").waiting) == (2, 1)
     assert not after.board.shares.account("a").began
+
+
+ODD_OUTCOMES = {
+    "no JSON": "{",
+    "a list": "[1]",
+    "no result's fields": '{"attempt": 1, "result": {}}',
+    "another type": '{"attempt": 1, "result": [3]}',
+    "nothing": '{"attempt": 1}',
+    "no attempt": '{"error": "x"}',
+    "a word for a truth": '{"attempt": 1, "error": "x", "is_mendable": "perhaps"}',
+}
+
+
+@pytest.mark.parametrize("content", ODD_OUTCOMES.values(), ids=ODD_OUTCOMES)
+@pytest.mark.parametrize("is_pool_killed", [False, True])
+def test_whatever_is_written_as_a_jobs_outcome_ends_that_job_alone(
+    tmp_path: Path, content: str, is_pool_killed: bool
+) -> None:
+    bench = Bench(tmp_path, slots=2)
+    odd, other = bench.submit("odd"), bench.submit("other")
+    (bench.board.folder(bench.journal.job(odd)) / OUTCOME).write_text(content)
+    if is_pool_killed:
+        bench.journal.close()
+        bench = Bench(tmp_path, slots=2)
+        bench.dispatcher.recover()
+        assert bench.state(other)[0] == "queued"
+    else:
+        bench.end(odd, 0)
+        assert bench.state(other)[0] == "running"
+    failed = bench.journal.job(odd)
+    assert failed.state == "failed"
+    assert f"{OUTCOME} does not hold the end of an attempt" in str(failed.error)
+    bench.board.move(failed, "queued")
+    bench.dispatcher.look()
+    bench.dispatcher.look()
+    assert bench.end(odd, -9).error == "its process died (killed, or out of memory)", "the file is no more"
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ("task = '{'", "its task in the journal cannot be read: name: "),
+        ("task = json_set(task, '$.train.steps', 'many')", "cannot be read: train.steps: "),
+        ("task = json_set(task, '$.of_a_later_version', 1)", "cannot be read: of_a_later_version: "),
+        ("task = json_set(task, '$.team', 'b')", "its task in the journal is that of b/odd"),
+    ],
+)
+def test_an_odd_row_of_the_journal_ends_that_job_alone(tmp_path: Path, change: str, error: str) -> None:
+    before = Bench(tmp_path, slots=0)
+    odd, other = before.submit("odd"), before.submit("other")
+    before.journal.close()
+    with sqlite3.connect(tmp_path / journal.FILE_NAME) as database:
+        database.execute(f"UPDATE jobs SET {change} WHERE name = 'odd'")
+        database.execute("INSERT INTO settings (time, content) VALUES (0, '[]'), (0, '{\"settings\": 3}')")
+    database.close()
+    after = Bench(tmp_path)
+    after.dispatcher.recover()
+    after.dispatcher.look()
+    assert after.journal.job(odd).state == "failed"
+    assert error in str(after.journal.job(odd).error)
+    assert after.state(other)[0] == "running"
+
+
+def test_what_finds_no_room_in_the_journal_is_written_later_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, slots=2, jobs_per_slot=2)
+    ended, first = bench.submit("ended"), bench.submit("first")
+    alike = [bench.submit(name, look=False) for name in ("third", "fourth")]
+    moves = Journal.move
+
+    def refuse(*names: str) -> None:
+        def move(self: Journal, job: str, *arguments: Any, **changes: Any) -> JobRecord:
+            if job.split("/")[1] in names:
+                raise OSError("database or disk is full")
+            return moves(self, job, *arguments, **changes)
+
+        monkeypatch.setattr(Journal, "move", move)
+
+    refuse("ended", "fourth")
+    bench.slots.ends(ended, 0, result=RESULT)
+    for _ in range(2):
+        with pytest.raises(OSError, match="disk is full"):
+            bench.dispatcher.look()
+    assert [bench.state(job)[0] for job in (ended, first)] == ["running", "running"]
+    refuse("fourth")
+    with pytest.raises(OSError, match="disk is full"):
+        bench.dispatcher.look()
+    assert [bench.state(job)[0] for job in (ended, *alike)] == ["succeeded", "running", "queued"]
+    assert set(bench.slots.orders) == {first, alike[0]}, "one that the journal has as running does run"
+
+
+def test_no_job_begins_without_room_on_the_disk_and_a_bad_folder_holds_up_its_job_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "ROOM_BYTES", 2**60)
+    odd = bench.submit("odd")
+    assert bench.dispatcher.waits_for(bench.journal.job(odd)).startswith("room on its disk: ")
+    monkeypatch.undo()
+    bench.board.folder(bench.journal.job(odd)).parent.mkdir()
+    bench.board.folder(bench.journal.job(odd)).touch()
+    other = bench.submit("other")
+    assert [bench.state(job)[0] for job in (odd, other)] == ["queued", "running"]
+    assert bench.dispatcher.waits_for(bench.journal.job(odd)).startswith("its folder to be usable (")
+    folder = bench.board.folder(bench.journal.job(other))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700, "other users do not read it"
+
+
+def test_a_clock_that_is_set_back_leaves_no_ghost_in_the_accounts(tmp_path: Path, clock: list[float]) -> None:
+    before = Bench(tmp_path, teams={"a": {"max_running": 1}})
+    first = before.submit("first")
+    clock[0] += 10
+    before.slots.ends(first, 0, result=RESULT)
+    clock[0] -= 300
+    before.dispatcher.look()
+    moments = [entry.time for entry in before.journal.transitions(first)]
+    assert moments == sorted(moments)
+    before.journal.close()
+    with sqlite3.connect(tmp_path / journal.FILE_NAME) as database:  # as written by earlier versions
+        database.execute("UPDATE transitions SET time = time - 300 WHERE state = 'succeeded'")
+    database.close()
+    after = Bench(tmp_path, teams={"a": {"max_running": 1}})
+    assert after.board.shares.busy == 0
+    assert after.board.shares.account("a").service < 20
+    assert after.state(after.submit("second"))[0] == "running"
+
+
+def test_a_clock_that_jumps_ahead_takes_nothing_from_the_time_to_commit(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bench.submit("x")
+    bench.dispatcher.stop_job(bench.journal.job(job), "the pool was stopped")
+    ahead = SimpleNamespace(time=lambda: time.time() + 1e6, monotonic=dispatch.time.monotonic)
+    monkeypatch.setattr(dispatch, "time", ahead)
+    bench.dispatcher.look()
+    assert bench.slots.signals == [(job, signal.SIGTERM)]
 
 
 def test_a_drained_pool_begins_nothing(bench: Bench) -> None:
@@ -407,7 +551,7 @@ def test_jobs_end_when_the_budget_is_spent_and_go_on_in_the_next_period(
 ) -> None:
     clock[0] = datetime(2026, 11, 30, 22, tzinfo=UTC).timestamp()
     thrifty = {"budget": {"slot_hours": 0.5, "per": "day"}}
-    bench = Bench(tmp_path, grace_seconds=60, jobs_per_slot=2, teams={"thrifty": thrifty})
+    bench = Bench(tmp_path, grace_seconds=60, stuck_after=1e6, jobs_per_slot=2, teams={"thrifty": thrifty})
     for name in ("x", "y"):
         for team in ("thrifty", "other"):
             bench.submit(name, team, look=False)
@@ -448,3 +592,87 @@ def test_a_queued_job_says_what_it_waits_for(tmp_path: Path) -> None:
     assert bench.dispatcher.waits_for(bench.journal.job(slot)) == "a slot"
     bench.dispatcher.is_draining = True
     assert "drained" in bench.dispatcher.waits_for(bench.journal.job(slot))
+
+
+def beat(bench: Bench, job: str, at: float, passed: int, transferring: bool = False) -> None:
+    """Write the heartbeat of a job's process."""
+    content = heartbeat.Beat(
+        rank=0,
+        pid=1,
+        started=0.0,
+        node="",
+        time=at,
+        step=3,
+        passed=passed,
+        transferring=transferring,
+        asked=False,
+    )
+    folder = bench.board.folder(bench.journal.job(job)) / heartbeat.FOLDER
+    folder.mkdir(exist_ok=True)
+    (folder / "0.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_job_without_heartbeat_or_progress_is_killed_and_tried_again(
+    tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    bench = Bench(tmp_path, stuck_after=30, max_failures=1, jobs_per_slot=2)
+    jobs = [bench.submit(name, look=False) for name in ("x", "y")[: 1 + shared]]
+    bench.dispatcher.look()
+
+    def pass_by(seconds: int, *, beats: bool, passed: int = 1, transferring: bool = False) -> None:
+        for _ in range(seconds // 5):
+            clock[0] += 5
+            if beats:
+                beat(bench, jobs[0], clock[0], passed, transferring)
+            bench.dispatcher.look()
+
+    (bench.board.folder(bench.journal.job(jobs[0])) / heartbeat.FOLDER).mkdir()
+    (bench.board.folder(bench.journal.job(jobs[0])) / heartbeat.FOLDER / "odd.json").write_text("[]")
+    pass_by(500, beats=True, passed=0)  # imports and weights take their time
+    pass_by(100, beats=True, transferring=True)  # and so do files of the registry's
+    assert bench.slots.signals == []
+    pass_by(40, beats=True)
+    assert bench.slots.signals == [(jobs[0], signal.SIGKILL)]
+    assert bench.end(jobs[0], -9).failures == 1
+    reasons = [bench.journal.transitions(job)[2].reason for job in jobs]
+    why = "its process was stuck after step 3: nobody has made progress for 3"
+    assert all(str(reason).startswith(why) for reason in reasons), "all of those that shared it"
+    bench.dispatcher.look()
+    [order] = bench.slots.orders.values()
+    assert len(order["jobs"]) == 1, "each is tried alone"
+
+    beat(bench, jobs[0], clock[0], 2)
+    bench.dispatcher.look()
+    pass_by(40, beats=False)
+    failed = bench.end(jobs[0], -9)
+    assert failed.state == "failed"
+    assert str(failed.error).startswith("its process was stuck: no heartbeat for 3")
+
+
+def test_a_process_that_never_had_a_heartbeat_is_stuck_as_well(bench: Bench, clock: list[float]) -> None:
+    job = bench.submit("x")
+    clock[0] += 590
+    bench.dispatcher.look()
+    assert bench.slots.signals == []
+    clock[0] += 20
+    bench.dispatcher.look()
+    assert bench.slots.signals == [(job, signal.SIGKILL)]
+
+
+def test_a_job_that_uses_more_memory_than_it_may_has_failed_and_says_so(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, memory_per_slot=2, jobs_per_slot=2, max_failures=5)
+    jobs = [bench.submit(name, look=False) for name in ("x", "y")]
+    bench.dispatcher.look()
+    assert bench.slots.orders[jobs[0]]["memory"] == 2
+    bench.slots.ends(jobs[0], -9, is_too_large=True)
+    for _ in range(2):
+        bench.dispatcher.look()
+    assert {bench.state(job)[0] for job in jobs} == {"queued", "running"}, "each is tried alone"
+    bench.slots.ends(jobs[0], -9, is_too_large=True)
+    bench.dispatcher.look()
+    assert bench.state(jobs[0]) == (
+        "failed",
+        "its process used more memory than memory_per_slot allows, and was killed",
+    )

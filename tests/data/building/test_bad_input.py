@@ -9,12 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from limits import limits
 from small_builds import made_up
 
+from data.building import parts
+from data.building.reading import texts
 from data.building.sources import TextSource
 from data.manifest import Manifest
 
@@ -151,12 +155,104 @@ def test_bad_data_sets(small_build: Build, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"set"}
 
 
+@pytest.mark.parametrize(
+    ("card", "place"),
+    [
+        ("configs: [{config_name: default, data_files: /etc/hostname}]", "/etc/hostname"),
+        ("configs: [{config_name: default, data_files: 'http://127.0.0.1:9/x.jsonl'}]", "http://127.0.0.1:9"),
+        ("configs: [{config_name: a, data_files: [{split: train, path: ['../*.jsonl']}]}]", "../*.jsonl"),
+        ("configs: [{config_name: a, data_dir: /etc}]", "/etc"),
+        ("configs: [{config_name: a, data_files: 'zip://x::file:///etc/x.zip'}]", "zip://x::"),
+        ("configs: [{config_name: a, data_files: '~/x.jsonl'}]", "~/x.jsonl"),
+    ],
+)
+@pytest.mark.parametrize("file", ["README.md", ".huggingface.yaml"])
+def test_a_data_set_of_a_folder_reads_that_folder_only(
+    small_build: Build, tmp_path: Path, card: str, place: str, file: str
+) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "other.jsonl").write_bytes(LINES)
+    (tmp_path / "set" / "train.jsonl").write_bytes(LINES)
+    (tmp_path / "set" / file).write_text(f"---\n{card}\n---\n" if file == "README.md" else card)
+    with pytest.raises(ValueError, match=r"set cannot be opened \(it names .*only files below") as error:
+        small_build("out", f"hf:{tmp_path / 'set'}")
+    assert place in str(error.value)
+
+
+def test_a_saved_data_set_reads_its_folder_only(small_build: Build, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / name)
+    state = json.loads((tmp_path / "a/state.json").read_text())
+    [file] = state["_data_files"]
+    file["filename"] = f"../b/{file['filename']}"
+    (tmp_path / "a/state.json").write_text(json.dumps(state))
+    with pytest.raises(ValueError, match=r"only files below its folder are read"):
+        small_build("out", f"hf:{tmp_path / 'a'}")
+
+
+def test_a_data_set_may_name_its_own_files(small_build: Build, tmp_path: Path) -> None:
+    (tmp_path / "set/deep").mkdir(parents=True)
+    (tmp_path / "set/deep/mine.jsonl").write_bytes(LINES)
+    card = "---\nconfigs: [{config_name: default, data_files: 'deep/*.jsonl'}]\n---\n"
+    (tmp_path / "set/README.md").write_text(card)
+    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "saved")
+    for name in ("set", "saved"):
+        (tmp_path / f"linked-{name}").symlink_to(tmp_path / name)
+        for given in (name, f"linked-{name}"):
+            built = small_build(f"out-{given}", f"hf:{tmp_path / given}")
+            assert built.sources[0].documents == len(TEXTS)
+
+
+def _long_header() -> bytes:
+    entry = tarfile.TarInfo("a.txt")
+    entry.pax_headers = {"comment": "x" * 2**24}
+    return gzip.compress(entry.tobuf(tarfile.PAX_FORMAT) + bytes(4096))
+
+
+def _many_headers() -> bytes:
+    entry = tarfile.TarInfo("a.txt")
+    entry.pax_headers = {"comment": "x"}
+    header = entry.tobuf(tarfile.PAX_FORMAT)[:1024]
+    return gzip.compress(header * 900 + TAR)
+
+
+def _one_value() -> bytes:
+    stream = io.BytesIO()
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 64, pa.int32()), ["x" * (16 * 2**20)])
+    pq.write_table(pa.table({"text": column}), stream, compression="zstd", dictionary_pagesize_limit=2**26)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.tar.gz", _long_header, r"a\.tar\.gz has a header of more than 1048576 bytes at byte 0"),
+        ("a.tar.gz", _many_headers, r"a\.tar\.gz is a broken tar file|a header of more than"),
+        ("a.parquet", _one_value, None),
+    ],
+)
+def test_small_files_take_little_memory(
+    tmp_path: Path, name: str, data: Callable[[], bytes], message: str | None
+) -> None:
+    (tmp_path / name).write_bytes(data())
+    assert (tmp_path / name).stat().st_size < 4 * 2**20
+    [part] = parts.list_parts(0, TextSource(path=str(tmp_path / name)))
+    with limits(mebibytes=1024):
+        if message is None:
+            assert sum(1 for text in texts(part, part.path)) == 64
+        else:
+            with pytest.raises(ValueError, match=message):
+                list(texts(part, part.path))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
 def test_a_line_that_is_too_long_is_named(
-    small_build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     from data.building import records
 
     monkeypatch.setattr(records, "LONGEST_LINE", 10_000)
-    (tmp_path / "a.jsonl").write_bytes(LINES + b'{"text": "' + b"x" * 20_000)
+    data = LINES + b'{"text": "' + b"x" * 20_000
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
     with pytest.raises(ValueError, match="line 41 is longer than 10000 bytes: cut it"):
-        small_build("out", tmp_path / "a.jsonl")
+        small_build("out", tmp_path / name)

@@ -228,6 +228,31 @@ def test_a_folder_of_an_object_store(
     assert [(source.path, source.documents) for source in manifest.sources] == [("mine", 80)]
 
 
+def test_every_text_of_a_tar_is_read_but_hidden_ones(tmp_path: Path) -> None:
+    from data.building.tars import tar_texts
+
+    members = {
+        "0.txt": "one",
+        "0.part2.txt": "two",
+        "0.json": '{"text": "about them"}',
+        "._0.txt": "of a Mac",
+        "b/.cache/0.txt": "hidden",
+        "./1.TXT": "three",
+        "2.json": '{"text": "four"}',
+        "2.part2.json": '{"text": "five"}',
+        "2.meta.json": "{}",
+        "2.jpg": "picture",
+    }
+    with tarfile.open(tmp_path / "a.tar", mode="w") as tar:
+        for name, text in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text)
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    with (tmp_path / "a.tar").open("rb") as stream:
+        found = [text for _, text in tar_texts(stream, "a.tar", "text")]
+    assert found == ["one", "two", "three", "four", "five"]
+
+
 def test_a_tar_with_long_names(tmp_path: Path, documents: list[str]) -> None:
     from data.building.tars import tar_texts
 

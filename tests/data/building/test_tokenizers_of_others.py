@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from small_builds import made_up, sequences, write_texts
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
+from small_builds import document_texts, made_up, sequences, write_texts
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from data.manifest import Manifest
 from data.tokenizer import end_of_text_id, load_tokenizer
@@ -36,6 +37,30 @@ def test_a_usual_end_of_text_is_found(end: str, small_build: Build, tmp_path: Pa
     texts = (tmp_path / "out" / "tokenizer.json").read_text()
     assert "<s> " not in texts
     assert Tokenizer.from_str(texts).encode("abc").ids == theirs.encode("abc").ids
+    # What begins a text for others begins each document here.
+    tokens = sequences(tmp_path / "out", "train")[:, 1:].ravel()
+    assert np.count_nonzero(tokens == 0) > 40
+    assert (tokens[1:][tokens[:-1] == manifest.end_of_text] == 0).all()
+
+
+def test_the_pieces_of_a_long_document_are_joined_without_blanks(
+    small_build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letters = sorted({letter for text in made_up(60, seed=12) for letter in text} - {" "})
+    vocabulary = {token: index for index, token in enumerate(["<s>", "</s>", "▁", *letters])}
+    theirs = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    theirs.pre_tokenizer, theirs.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    theirs.add_special_tokens(["<s>", "</s>"])
+    theirs.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    theirs.save(str(tmp_path / "theirs.json"))
+    monkeypatch.setattr("data.building.encode.LONGEST_PIECE", 64)
+    texts = made_up(60, seed=12)
+    small_build("out", write_texts(texts, tmp_path / "texts"), tokenizer=tmp_path / "theirs.json")
+    found = document_texts(tmp_path / "out", "train")
+    assert len(found) > 40
+    assert {text.removeprefix("<s>").strip() for text in found} <= {text.strip() for text in texts}
 
 
 def test_any_token_can_be_named_and_the_file_alone_remembers_it(small_build: Build, tmp_path: Path) -> None:

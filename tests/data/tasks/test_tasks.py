@@ -1,3 +1,4 @@
+import gzip
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -138,11 +139,16 @@ def test_numbered_fields_read_a_table_without_a_header(tmp_path: Path) -> None:
         ("a.jsonl", "", r"a\.jsonl has no examples"),
         ("a.tsv", "q\ta\n", r"a\.tsv has no examples"),
         ("a.tsv", "q\ta\n1\t2\n1\n", r"a\.tsv line 3 has 1 columns, the first line has 2"),
-        ("a.tsv", "q\tq\n1\t2\n", r"a\.tsv names two columns alike"),
+        ("a.tsv", "q\tq\n1\t2\n", r"a\.tsv names two columns 'q' alike"),
         ("a.tsv", "so bad\t0\nfine\t1\n", r"a\.tsv line 2 .*'q', only so bad, 0.*\{0\}"),
         ("a.csv", 'q,a\n"1"x,2\n', r"a\.csv line 2 is malformed"),
-        ("a.csv", b"q,a\n\xe9,2\n", r"a\.csv is not UTF-8"),
-        ("a.xml", "<a/>", r"give a \.jsonl, \.tsv, \.csv or \.parquet"),
+        ("a.csv", b"q,a\n\xe9,2\n", r"a\.csv is not UTF-8 text \(line 2\)"),
+        ("a.csv", "q,a\n1,2\n".encode("utf-16"), r"a\.csv is not UTF-8 text \(line 1\)"),
+        ("a.tsv", "q\ta\n1\t2\n".encode("utf-16-le"), r"a\.tsv is not UTF-8 text \(line 1\)"),
+        ("a.jsonl", '{"q": "é", "a": "2"}\n'.encode("latin-1"), r"a\.jsonl line 1 is not UTF-8"),
+        ("a.jsonl.gz", gzip.compress(b'{"q": "1", "a": "2"}\n')[:-9], r"a\.jsonl\.gz is not intact gzip"),
+        ("a.tsv", 'q\ta\n"one\t1\ntwo"\t2\n', r"a\.tsv can be read in two ways.*\.csv or \.jsonl"),
+        ("a.xml", "<a/>", r"give a \.jsonl, \.ndjson, \.tsv, \.csv or \.parquet"),
     ],
 )
 def test_bad_files_are_refused_in_one_line(

@@ -29,17 +29,17 @@ def architecture_for(config: ModelConfig, solver: str) -> Architecture:
     )
 
 
-def architecture_of(theirs: Any) -> Architecture:
-    """The class of a ``transformers`` configuration.
+def architecture_of(model_type: Any) -> Architecture:
+    """The class whose configuration has this ``model_type``.
 
     Raises:
         ValueError: if it is not supported.
     """
     for architecture in ARCHITECTURES:
-        if architecture.model_type == theirs.model_type:
+        if architecture.model_type == model_type:
             return architecture
     able = ", ".join(a.model_type for a in ARCHITECTURES)
-    raise ValueError(f"model_type {theirs.model_type!r} cannot be read; there are: {able}")
+    raise ValueError(f"model_type {model_type!r} cannot be read; there are: {able}")
 
 
 __all__ = ["ARCHITECTURES", "Architecture", "architecture_for", "architecture_of"]

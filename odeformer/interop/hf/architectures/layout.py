@@ -88,6 +88,9 @@ class Architecture(ABC):
     def from_state(self, state: Mapping[str, Tensor], config: ModelConfig, solver: str) -> Ordinary:
         """The transformer with these tensors of theirs.
 
+        As in ``transformers``, a shared matrix may have either name, and two matrices that differ are not
+        shared, whatever the configuration says.
+
         Raises:
             ValueError: naming a tensor that is missing, unexpected or of another shape.
         """
@@ -97,8 +100,12 @@ class Architecture(ABC):
             remaining = {
                 name if name == self.head else prefix + name: tensor for name, tensor in remaining.items()
             }
-        if config.tie_embeddings:
-            remaining.pop(self.head, None)
+        if config.tie_embeddings and self.head in remaining:
+            head = remaining.pop(self.head)
+            embedding = remaining.setdefault(self.outer["embedding.weight"], head)
+            if not torch.equal(embedding.float(), head.float()):
+                remaining[self.head] = head
+                config = config.model_copy(update={"tie_embeddings": False})
 
         def take(name: str, shape: torch.Size | tuple[int, ...]) -> Tensor:
             tensor = remaining.pop(name, None)

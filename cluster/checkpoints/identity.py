@@ -1,0 +1,97 @@
+"""The identity of a run: the values that must not change for the run to be resumed, in ``run.dir/run.json``.
+
+Every commit has a copy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster.checkpoints import folder
+from cluster.names import parse_reference
+from odeformer.config import ModelConfig
+from odeformer.files.atomic import new_file
+
+FILE_NAME = "run.json"
+OLD_DEFAULTS = {"start": 0}
+"""Values of those that older versions did not record."""
+INIT_SOLVER = "init_solver"
+"""Solver of the initial weights. It is recorded so that they need not be read again; it may change."""
+
+
+def read(run: Path) -> dict[str, Any] | None:
+    """The identity that is recorded in a run's folder, or in its newest commit if ``run.json`` is lost.
+
+    Raises:
+        ValueError: if ``run.json`` is damaged, and no commit has a copy.
+    """
+    recorded = _read(run / FILE_NAME)
+    if recorded is not None:
+        return recorded
+    commits = folder.commits(run / "checkpoints")
+    for commit in reversed(commits):
+        copy = (_read(commit / folder.MANIFEST) or {}).get("run")
+        if copy:
+            return dict(copy)
+    if commits and (run / FILE_NAME).exists():
+        raise ValueError(
+            f"{run / FILE_NAME} is damaged, and no checkpoint in {run} has a copy: choose another run.dir, "
+            "or remove that file if the checkpoints are those of this run"
+        )
+    return None
+
+
+def write(run: Path, identity: Mapping[str, Any]) -> None:
+    """Record an identity in a run's folder, which then belongs to this run."""
+    if _read(run / FILE_NAME) != identity:
+        with new_file(run / FILE_NAME) as temporary:
+            temporary.write_text(json.dumps(identity, indent=2), encoding="utf-8")
+
+
+def differences(recorded: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Names of the values in which two runs differ."""
+    recorded = {**OLD_DEFAULTS, **recorded, "model": _completed(recorded.get("model"))}
+    ours = {**ours, "model": _completed(ours.get("model"))}
+    return [key for key, value in ours.items() if key != INIT_SOLVER and recorded.get(key) != value]
+
+
+def initial_model(recorded: Mapping[str, Any], init: str) -> tuple[str, ModelConfig, str] | None:
+    """What is recorded of the initial weights ``init``: version or folder, shape and solver.
+
+    ``None`` if other weights are recorded, or too little. An alias stands for the recorded version, wherever
+    it has been moved meanwhile.
+    """
+    known, solver = recorded.get("init"), recorded.get(INIT_SOLVER)
+    if not known or not solver or not _is_of(known, init):
+        return None
+    try:
+        return known, ModelConfig.model_validate(recorded["model"]), solver
+    except ValueError:  # recorded by another version of this program
+        return None
+
+
+def _is_of(known: str, init: str) -> bool:
+    if not init.startswith("models:/"):
+        return known == str(Path(init).absolute())
+    reference = parse_reference(init)
+    return known == init or (reference.alias is not None and known.startswith(f"models:/{reference.name}/"))
+
+
+def _completed(model: Any) -> Any:
+    """A recorded shape with the defaults of settings that its version of this program did not have."""
+    try:
+        return ModelConfig.model_validate(model).model_dump(mode="json")
+    except ValueError:
+        return model
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, unless that is missing or damaged."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
