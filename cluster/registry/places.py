@@ -17,7 +17,7 @@ PROXIED = "mlflow-artifacts"
 
 def is_local(location: str) -> bool:
     """Whether files are in a folder of this machine."""
-    return "://" not in location or location.startswith("file:")
+    return urlsplit(location).scheme in ("", "file")
 
 
 def check_place(version: Version, uri: str) -> None:

@@ -63,6 +63,7 @@ def test_nothing_that_others_may_read_has_them(
             "MLFLOW_TRACKING_PASSWORD": MARK,
             "AWS_ACCESS_KEY_ID": "team",
             "AWS_SECRET_ACCESS_KEY": MARK,
+            "ODEFORMER_CACHE": str(tmp_path / "cache"),
         }
         head = replace(node, folder=tmp_path, environment=node.environment | secret)
         settings = {
@@ -89,6 +90,10 @@ def test_nothing_that_others_may_read_has_them(
         # What a run's folder names is completed from the environment.
         said.append(head("track", "sync", "run"))
         assert said[-1][1].startswith("all metrics of run are in http://***@127"), said
+        said.append(head("generate", "--model", "models:/base/1", "--max-new-tokens", "1", "a"))
+        assert len([*(tmp_path / "cache" / "versions").glob("[0-9a-f]*")]) == 1, (
+            "the server's files have a copy"
+        )
         said.append(head("pool", "stop"))
 
         (tmp_path / "run.yaml").unlink()  # the user's own
