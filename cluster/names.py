@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
 import socket
@@ -10,6 +9,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import AfterValidator, StringConstraints
+
+from odeformer.files.user import user_name
 
 _NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
 # An adapter is called <base>--<team>--<task>.
@@ -65,10 +66,4 @@ def check_model_name(name: str) -> None:
 
 def who() -> str:
     """The MLflow account or the user that runs this process, ``@`` the machine's name, for histories."""
-    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    if not user:
-        try:
-            user = getpass.getuser()
-        except (KeyError, OSError):  # the user id has no name here
-            user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
+    return f"{os.environ.get('MLFLOW_TRACKING_USERNAME') or user_name()}@{socket.gethostname()}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster import registry
 from cluster.checkpoints.mirror import has_commit, newest_commit
+from cluster.connection import credentials
 from cluster.registry import run_output
 from cluster.resolve import ResolvedRun
 from cluster.runs import cost, lock
@@ -17,7 +18,7 @@ from cluster.runs.failures import PreemptedError
 from cluster.settings import PretrainSettings
 from cluster.supervision.supervisor import OnEvent, supervise
 from cluster.tags import DATA_DIGEST, DEPTHS, KIND, ORDINARY_PARAMETERS, PARAMETERS, PARENT
-from cluster.tracking import lineage, runs, upload
+from cluster.tracking import lineage, runs, store, upload
 
 
 def pretrain(run: ResolvedRun, on_event: OnEvent) -> registry.Version | None:
@@ -55,7 +56,7 @@ def _pretrain(run: ResolvedRun, on_event: OnEvent) -> registry.Version | None:
         on_event({"event": Event.TRACKING_AWAY, "step": 0, "reason": str(error)})
 
     run.write_identity()
-    with upload.ended(settings.run.dir):
+    with upload.ended(settings.run.dir), credentials.handed_over(settings.run.dir):
         is_ending = supervise(pretrain_worker, settings, on_event)
 
     if settings.tracking.register_as is None:
@@ -150,6 +151,7 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     depths = sorted({settings.model.depth, 2 * settings.model.depth, *settings.train.depths})
 
     assert settings.tracking.uri is not None
+    store.tracking_uri(settings.tracking.uri)  # the run's folder names it without its password
     torch.manual_seed(settings.run.seed)
     # A commit replaces the initial weights, which need not be there any more.
     must_resume = settings.init is not None and on_rank_0(

@@ -21,6 +21,7 @@ from data.tokenizer import read_json
 from odeformer import checkpoint
 from odeformer.config import ModelConfig
 from odeformer.files.checks import CHECKPOINT, check_replaceable
+from odeformer.files.shown import masked
 from odeformer.gradients import gradient_named
 from odeformer.solvers import LAYERS, solver_named
 
@@ -67,7 +68,7 @@ def resolve_run(settings: PretrainSettings) -> ResolvedRun:
     place, init_solver = f"run.dir {settings.run.dir}", None
     recorded = identity.read(settings.run.dir)
     if recorded is None:
-        place = f"checkpoint.mirror {settings.checkpoint.mirror}"
+        place = f"checkpoint.mirror {masked(str(settings.checkpoint.mirror))}"
         recorded = recorded_owner(settings.run.dir, settings.checkpoint)
         check_replaceable(settings.run.dir / "final", CHECKPOINT)
     # The same run may be training: its own copies of remote files are left alone.
@@ -141,8 +142,8 @@ def _read_init(
     tokenizer = hashlib.sha256(read_json(folder)).hexdigest()
     if tokenizer != manifest.tokenizer_sha256:
         raise ValueError(
-            f"data.shards {settings.data.shards} were built with a different tokenizer from that of init "
-            f"{init}: build them with --tokenizer {folder / 'tokenizer.json'}"
+            f"data.shards {masked(settings.data.shards)} were built with a different tokenizer from that of "
+            f"init {init}: build them with --tokenizer {folder / 'tokenizer.json'}"
         )
     return settings, model, solver
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from cluster.names import Name
 from data.files import CACHE_BYTES
@@ -19,6 +19,20 @@ from odeformer.solvers import solver_named
 def _known_solver(name: str) -> str:
     solver_named(name)
     return name
+
+
+LASTING = (
+    *("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "hdfs", "webhdfs"),
+    *("file", "local", "sftp", "ssh", "ftp", "smb"),
+)
+"""Protocols of stores whose files outlive the machine or at least the process."""
+
+
+def _lasting(address: str) -> str:
+    kind, separator, place = address.partition("://")
+    if kind not in LASTING or not separator or not place:
+        raise ValueError(f"an address of a store that keeps files is expected, {', '.join(LASTING)}://…")
+    return address
 
 
 SolverName = Annotated[str, AfterValidator(_known_solver)]
@@ -201,7 +215,7 @@ class CheckpointSettings(Section):
     """Number of consecutive failures to write a checkpoint after which the run stops."""
     start_anew: bool = False
     """Train from step 0 if all checkpoints are damaged, instead of stopping the run."""
-    mirror: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*://.+$")] | None = None
+    mirror: Annotated[str, AfterValidator(_lasting)] | None = None
     """Remote folder, not shared with other runs, to which the newest checkpoint is copied beside training
     (``s3://bucket/runs/first``), so that the run can be resumed on another machine. Anyone with write access
     to it can run code on the workers."""

@@ -5,6 +5,8 @@ The names are stored formats: never change one.
 
 from __future__ import annotations
 
+import math
+
 PREFIX = "odeformer."
 
 # On a version, and on the run that made it.
@@ -19,6 +21,8 @@ KIND = "odeformer.kind"
 """``checkpoint`` or ``adapter``."""
 DIGEST = "odeformer.digest"
 """SHA-256 of the version's files."""
+LINEAGE_DIGEST = "odeformer.lineage_digest"
+"""SHA-256 of the version's ``lineage.json``; absent on versions of before this tag."""
 FILES = "odeformer.files"
 """Path of the checkpoint or adapter in the version's folder; absent if it is the folder itself."""
 FORMAT = "odeformer.format"
@@ -74,3 +78,18 @@ BEST_TRIAL = "odeformer.best_trial"
 
 # In the metadata of a Ray job.
 RUN_DIR = "odeformer.run_dir"
+
+
+def count(tag: str | None) -> str:
+    """A number in a tag with separators, as ``1,000``; what is no number is returned as it is."""
+    # Anybody may set a tag, and very long numbers are none either.
+    return f"{int(tag):,}" if tag and tag.isdecimal() and len(tag) < 30 else tag or ""
+
+
+def hours(tag: str | None) -> float:
+    """A number of hours in a tag; 0 for one that is missing or no such number."""
+    try:
+        value = float(tag or 0)
+    except ValueError:
+        return 0.0
+    return value if 0 <= value < math.inf else 0.0

@@ -9,6 +9,7 @@ from typing import Any
 
 from odeformer.files.atomic import new_file
 from odeformer.files.errors import reason
+from odeformer.files.shown import masked
 
 KINDS = ("s3", "gs", "az", "http", "https")
 """Allowed protocols of addresses."""
@@ -24,7 +25,9 @@ def is_remote(location: str) -> bool:
     if kind is None or Path(location).exists():
         return False
     if not re.match(rf"({'|'.join(KINDS)})://", location):
-        raise ValueError(f"{location} is not a folder, and addresses begin with {', '.join(KINDS)}://")
+        raise ValueError(
+            f"{masked(location)} is not a folder, and addresses begin with {', '.join(KINDS)}://"
+        )
     return True
 
 
@@ -73,10 +76,12 @@ class Remote:
                         raise OSError(f"{received} of {size} bytes came")
                 return
             except _MissingError:
-                raise FileNotFoundError(f"{self.address}/{name} does not exist") from None
+                raise FileNotFoundError(f"{masked(self.address)}/{name} does not exist") from None
             except Exception as error:  # noqa: BLE001 (every store has its own errors)
                 cause = f"{type(error).__name__}: {reason(error)}"
-        raise OSError(f"{self.address}/{name} could not be read in {self._attempts} attempts ({cause})")
+        raise OSError(
+            f"{masked(self.address)}/{name} could not be read in {self._attempts} attempts ({cause})"
+        )
 
 
 def file_system(address: str, stall: float = 20.0) -> Any:
@@ -101,4 +106,4 @@ def file_system(address: str, stall: float = 20.0) -> Any:
     try:
         return fsspec.filesystem(kind, **options)
     except (ImportError, ValueError) as error:
-        raise ValueError(f"{address}: {error}") from None
+        raise ValueError(f"{masked(address)}: {reason(error)}") from None

@@ -49,7 +49,7 @@ def build_shards(
 
             progress.update(0.0, "starting Ray")
             stack.enter_context(ray_cluster(address, pretrain_workers=workers or 0))
-            settings["run"] = run_on_ray(workers or cluster_cpus())
+            settings["run"] = run_on_ray(workers or cluster_cpus(), out.with_name(f".{out.name}.building"))
         return build(sources, out, progress=meter.stage, encoded=meter.encoded, **settings)
 
 

@@ -100,12 +100,19 @@ def at_sources(sources: Iterable[TextSource | Path | str]) -> None:
             list_files(Path(source.path))
 
 
-def at_run(folder: Path) -> None:
-    """Check that a run was started in a folder.
+def at_run(folder: Path, uri: str | None) -> None:
+    """Check that a run was started in a folder, and that its MLflow store may be asked.
+
+    Args:
+        folder: The folder of the run.
+        uri: The store that the user names, if any.
 
     Raises:
         FileNotFoundError: If none was.
+        ValueError: If the folder names another store than the user and the environment.
     """
-    from cluster.tracking import runs
+    from cluster.tracking import runs, store
 
+    if uri is not None:
+        store.tracking_uri(uri)
     runs.run_uri(folder)

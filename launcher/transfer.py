@@ -20,6 +20,7 @@ from launcher.evaluation.text import loss_at_depth, read_ids
 from launcher.tables.model_card import model_card
 from odeformer import checkpoint
 from odeformer.config import BasisConfig, ModelConfig
+from odeformer.files.atomic import named
 from odeformer.files.digest import folder_digest
 from odeformer.interop import continuous
 from odeformer.interop.hf import exporting
@@ -143,9 +144,10 @@ def import_checkpoint(
         losses = _losses_by_depth(read_ids(text, tokenizer), ordinary.model(), model, layers)
     with TemporaryDirectory() as about_tokenizer:
         copy = Path(about_tokenizer) / "tokenizer.json"
-        copy.write_bytes((source / "tokenizer.json").read_bytes())
-        if (known := tokenizer_config(source)) is not None:
-            copy.with_name(CONFIG_NAME).write_bytes(known)
+        with named(copy):
+            copy.write_bytes((source / "tokenizer.json").read_bytes())
+            if (known := tokenizer_config(source)) is not None:
+                copy.with_name(CONFIG_NAME).write_bytes(known)
         checkpoint.save(model.state_dict(), model.config, model.solver, copy, out)
     version, not_registered = None, None
     if register_as is not None:

@@ -6,6 +6,8 @@ import random
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
+from odeformer.section import MOST_LAYERS
+
 Grid = tuple[float, ...]
 """The N + 1 edges of N cells, rising from 0.0 to 1.0."""
 
@@ -42,10 +44,13 @@ def as_grid(depth: int | Grid, prelude: int, model_depth: int) -> Grid:
     """The grid for a ``depth`` argument: :func:`layered_grid` for a number of cells, a grid unchanged.
 
     Raises:
-        ValueError: for too few cells, edges that do not rise from 0 to 1, or edges that do not begin with the
-            prelude's.
+        ValueError: for too few or too many cells, edges that do not rise from 0 to 1, or edges that do not
+            begin with the prelude's.
     """
     if isinstance(depth, int):
+        most = max(MOST_LAYERS, 16 * model_depth)
+        if depth > most:
+            raise ValueError(f"depth {depth} is too large: at most {most} layers are run")
         return layered_grid(depth, prelude, model_depth)
     if len(depth) < 2 or (depth[0], depth[-1]) != (0.0, 1.0) or any(a >= b for a, b in pairwise(depth)):
         raise ValueError(f"a grid's edges must rise from 0.0 to 1.0, not {depth}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -112,11 +113,23 @@ class Odeformer(nn.Module):
         """The cell edges of the prelude and of the flow, for a solve of ``depth`` cells in total.
 
         Raises:
-            ValueError: for too few cells, or a grid that does not begin with this model's prelude.
+            ValueError: for too few or too many cells, a grid that does not begin with this model's prelude,
+                or in evaluation layers whose weights are larger than the memory of this machine.
         """
         count = self.config.prelude_layers
         grid = as_grid(self.config.depth if depth is None else depth, count, self.config.depth)
+        if not self.training and self.embedding.weight.device.type == "cpu":
+            self._check_memory(len(grid) - 1)
         return grid[: count + 1], grid[count:]
+
+    def _check_memory(self, layers: int) -> None:
+        layer = sum(math.prod(spec.shape) for spec in self.hypernetwork.tensors.values())
+        needed = layers * layer * self.embedding.weight.element_size() / 2**30
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        if needed > there:
+            raise ValueError(
+                f"depth {layers} is too large: its weights have {needed:,.1f} GiB, this machine {there:,.1f}"
+            )
 
     def layer_solver(self, solver: str | None = None) -> Solver:
         """The prelude's solver: ``solver`` itself if its step is an ordinary layer, else the flavour's."""

@@ -9,8 +9,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Entry = TypeVar("Entry")
 
+MOST_LAYERS = 4096
+"""Maximum of a model depth D; more than this and more than 16 D layers are never run."""
 # The bounds are far above what anybody has trained and far below what a typing error could ask of a machine.
-Layers = Annotated[int, Field(ge=1, le=4096)]
+Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
 Width = Annotated[int, Field(ge=1, le=2**20)]
 Count = Annotated[int, Field(ge=1, le=2**24)]
 

@@ -32,7 +32,7 @@ PAUSE = 2.0
 MARK = "ODEFORMER_CHAOS"
 """The variable in the environment of all that is started here, by which it is known whose it is."""
 EXPECTED_EXITS = (0, 1, PREEMPTED, 128 + signal.SIGTERM, -signal.SIGKILL)
-"""Exit codes of a run that was trained, failed, preempted, told to end, or killed; 2 is a mistake of ours."""
+"""A run's exit codes: trained, failed, preempted, told to end at once, killed; 2 is a user's mistake."""
 Undo = Callable[[], None]
 
 
@@ -68,14 +68,13 @@ class Program:
                     env=self._chaos.environment | ({} if self._joins else {"RAY_ADDRESS": ""}),
                     stdout=log,
                     stderr=log,
-                    text=True,
                     start_new_session=True,
                     encoding="utf-8",
                 )
 
     def said(self) -> str:
         """The output of its last start."""
-        return self._log.read_text(errors="replace", encoding="utf-8")
+        return self._log.read_text(encoding="utf-8", errors="replace")
 
     def family(self) -> list[psutil.Process]:
         """The process of the command and all below it."""
@@ -307,7 +306,7 @@ def submit_all(folder: str) -> None:
     with Pool.connect(os.environ["RAY_ADDRESS"]) as pool:
         for file in sorted(Path(folder).glob("tasks/*.json"), key=lambda file: file.stem[::-1]):
             try:
-                pool.submit(Task.model_validate_json(file.read_text(encoding="utf-8")))
+                pool.submit(Task.model_validate_json(file.read_bytes()))
             except ValueError as error:
                 if "has a job" not in str(error):
                     raise

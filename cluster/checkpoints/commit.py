@@ -28,6 +28,7 @@ from cluster.runs.events import Event
 from cluster.runs.failures import PreemptedError
 from cluster.settings import CheckpointSettings
 from cluster.tracking import runs
+from odeformer.files.shown import masked
 
 STATE = "state"
 """Folder in a commit that DeepSpeed writes."""
@@ -248,7 +249,7 @@ class Checkpoints:
     def _check_may_start_anew(self, newest: folder.Newest) -> None:
         is_damaged = folder.has_damaged(self._folder) or newest.damaged
         if is_damaged and not self._settings.start_anew:
-            mirror = "" if self._mirror is None else f" or {self._mirror.address}"
+            mirror = "" if self._mirror is None else f" or {masked(self._mirror.address)}"
             raise RuntimeError(
                 f"no checkpoint in {self._folder}{mirror} is undamaged: put one back, or train from step 0 "
                 "with --set checkpoint.start_anew=true"

@@ -19,6 +19,7 @@ from cluster.runs.events import Event
 from cluster.settings import CheckpointSettings
 from data.remote import Remote, file_system
 from odeformer.files.errors import reason
+from odeformer.files.shown import masked
 
 
 class OwnerError(ValueError):
@@ -66,7 +67,7 @@ class Mirror:
         changed = [] if owner is None else identity.differences(owner, ours)
         if changed:
             raise OwnerError(
-                f"checkpoint.mirror {self.address} belongs to another run, which differs in "
+                f"checkpoint.mirror {masked(self.address)} belongs to another run, which differs in "
                 f"{', '.join(changed)}: give each run its own"
             )
         content = json.dumps(ours, indent=2).encode()
@@ -119,9 +120,10 @@ class Mirror:
         except OwnerError:
             raise
         except Exception as error:  # noqa: BLE001 - any store's
-            cause = f"{type(error).__name__}: {error}".splitlines()[0]
+            cause = f"{type(error).__name__}: {reason(error)}"
             raise OSError(
-                f"{self.address} cannot be read, and {place} holds no checkpoint to resume from ({cause})"
+                f"{masked(self.address)} cannot be read, and {place} holds no checkpoint to resume from "
+                f"({cause})"
             ) from None
         for name in reversed(names):
             manifest = self._manifest(name)
@@ -133,7 +135,7 @@ class Mirror:
                 content = folder.verified(incomplete)
             except ValueError as error:
                 shutil.rmtree(incomplete)
-                damaged.append((folder.step_of(place / name), f"{self._at(name)}: {error}"))
+                damaged.append((folder.step_of(place / name), f"{masked(self._at(name))}: {error}"))
                 continue
             folder.put_in_place(incomplete, content["step"], self._settings)
             return folder.Newest(place / name, content, damaged)

@@ -179,7 +179,8 @@ def host_and_port(address: str) -> tuple[str, int] | None:
 
 
 def worker_environment(cpus_per_worker: int) -> dict[str, str]:
-    """Environment variables for a worker process: Ray does not pass on those of the driver."""
-    passed = ("MLFLOW_TRACKING_", "MLFLOW_S3_", "AWS_")  # location and credentials of the store
-    environment = {name: value for name, value in os.environ.items() if name.startswith(passed)}
-    return {**environment, "OMP_NUM_THREADS": str(cpus_per_worker), "TOKENIZERS_PARALLELISM": "false"}
+    """Environment variables for a worker process: Ray does not pass on those of the driver.
+
+    Everybody on the machine may read them: :mod:`cluster.connection.credentials` hands over the others.
+    """
+    return {"OMP_NUM_THREADS": str(cpus_per_worker), "TOKENIZERS_PARALLELISM": "false"}

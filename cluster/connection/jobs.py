@@ -21,6 +21,7 @@ from cluster.connection.job import Job, job_from, waiting_reasons
 from cluster.names import Name
 from cluster.settings import PretrainSettings
 from cluster.tags import RUN_DIR
+from odeformer.files.shown import masked
 
 SETTINGS_FILE = "settings.json"
 ANSWER_SECONDS = 10.0
@@ -208,7 +209,10 @@ def checked_name(name: str) -> str:
 
 
 def _for_the_cluster(settings: PretrainSettings) -> PretrainSettings:
-    """Settings that do not depend on the folder that the job starts in, or on this machine's store."""
+    """Settings that do not depend on the folder that the job starts in, or on this machine's store.
+
+    The address of the store goes without its password, which the nodes have in their own MLFLOW_TRACKING_URI.
+    """
     from cluster.tracking.store import tracking_uri
 
     # No default: it is a file of this machine, of no use to the cluster.
@@ -217,4 +221,15 @@ def _for_the_cluster(settings: PretrainSettings) -> PretrainSettings:
         raise ValueError(
             "a submitted run needs tracking.uri or MLFLOW_TRACKING_URI: a store that the cluster can reach"
         )
-    return settings.absolute(tracking_uri(uri))
+    settings = settings.absolute(tracking_uri(uri))
+    # Ray keeps what is submitted where everybody who may see the jobs can read it.
+    for key, address in (
+        ("data.shards", settings.data.shards),
+        ("checkpoint.mirror", settings.checkpoint.mirror),
+    ):
+        if address is not None and masked(address) != address:
+            raise ValueError(
+                f"{key} {masked(address)} holds a password or a signature, which everybody who may see the "
+                "cluster's jobs could read: leave it out, and give the nodes what they need themselves"
+            )
+    return settings.absolute(masked(tracking_uri(uri)))

@@ -16,6 +16,7 @@ import psutil
 from cluster.connection.sessions import LOCK, PREFIX, ROOT
 from cluster.doctor.finding import Finding
 from cluster.runs.lock import FILE_NAME
+from odeformer.files.user import home
 
 BEGINNING_SECONDS = 60.0
 """Seconds for which a new session folder may have no lock yet."""
@@ -83,7 +84,7 @@ def of_sessions(root: Path = ROOT) -> list[Finding]:
 
 def _extension_folders() -> list[Path]:
     named = os.environ.get("TORCH_EXTENSIONS_DIR")
-    folder = Path(named) if named else Path.home() / ".cache" / "torch_extensions"
+    folder = Path(named) if named else home() / ".cache" / "torch_extensions"
     return [folder] if folder.is_dir() else []
 
 

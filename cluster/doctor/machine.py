@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cluster.connection.sessions import ROOT
 from cluster.doctor.finding import Finding
+from odeformer.files.shown import masked, without_user
 
 NEEDED = (3, 11)
 GIB = 2**30
@@ -82,10 +83,12 @@ def clock(*servers: str | None) -> list[Finding]:
     installed = Path(__file__).stat().st_mtime
     if time.time() < installed:
         return [Finding("clock", "failed", f"{_now()}, before this package was installed", remedy)]
-    for server in servers:
-        seconds = _seconds_ahead(server) if server and server.startswith(("http://", "https://")) else None
+    for server in filter(None, servers):
+        seconds = _seconds_ahead(server) if server.startswith(("http://", "https://")) else None
         if seconds is not None:
-            found = f"{_now()}, {abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} {server}"
+            found = (
+                f"{_now()}, {abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} {masked(server)}"
+            )
             if abs(seconds) > SKEW_SECONDS:
                 return [Finding("clock", "failed", found, remedy)]
             return [Finding("clock", "ok", found)]
@@ -99,7 +102,7 @@ def _now() -> str:
 def _seconds_ahead(server: str) -> float | None:
     """Seconds that this clock is ahead of the server's, or None if the server sends no date."""
     try:
-        with urllib.request.urlopen(server, timeout=ANSWER_SECONDS) as answer:
+        with urllib.request.urlopen(without_user(server)[0], timeout=ANSWER_SECONDS) as answer:
             date = answer.headers["Date"]
     except urllib.error.HTTPError as error:
         date = error.headers["Date"]

@@ -17,7 +17,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cluster.doctor.finding import Finding
-from cluster.tracking.store import SQLITE, tracking_uri
+from cluster.tracking.store import SQLITE, sqlite_file, sqlite_uri, tracking_uri
+from odeformer.files.errors import reason
+from odeformer.files.shown import masked, without_user
 
 NAME = "MLflow"
 ANSWER_SECONDS = 5.0
@@ -28,18 +30,18 @@ def look(given: str | None) -> list[Finding]:
     """Check the store that commands would use. The first run creates a SQLite file that does not exist."""
     uri, installed = tracking_uri(given), version("mlflow")
     if uri.startswith(SQLITE):
-        return [_file(Path(uri.removeprefix(SQLITE)), installed)]
+        return [_file(sqlite_file(uri), installed)]
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https"):
         return [_server(uri.rstrip("/"), installed)]
-    shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"  # without the password
+    shown = masked(uri)
     try:
         port = parts.port or {"postgresql": 5432, "mysql": 3306}[parts.scheme.partition("+")[0]]
         socket.create_connection((parts.hostname or "localhost", port), timeout=ANSWER_SECONDS).close()
     except (KeyError, ValueError):
         return [Finding(NAME, "failed", f"{shown} is not a store that can be checked", ELSEWHERE)]
     except OSError as error:
-        return [Finding(NAME, "failed", f"nothing answers at {shown} ({error})", ELSEWHERE)]
+        return [Finding(NAME, "failed", f"nothing answers at {shown} ({reason(error)})", ELSEWHERE)]
     return [Finding(NAME, "ok", f"{installed}; {shown} answers")]
 
 
@@ -51,7 +53,7 @@ def _file(file: Path, installed: str) -> Finding:
             [(revision,)] = store.execute("SELECT version_num FROM alembic_version").fetchall()
     except (sqlite3.Error, ValueError) as error:
         remedy = "restore the file from a backup, or move it away to start with a new one"
-        return Finding(NAME, "failed", f"{file} is not an MLflow store ({error})", remedy)
+        return Finding(NAME, "failed", f"{file} is not an MLflow store ({reason(error)})", remedy)
     if not os.access(file, os.W_OK):
         return Finding(NAME, "failed", f"{file} is not writable", f"chmod u+w {file}")
     known, latest = _revisions()
@@ -59,7 +61,7 @@ def _file(file: Path, installed: str) -> Finding:
         remedy = "pip install --upgrade mlflow, to the version that last used the store"
         return Finding(NAME, "failed", f"{file} was written by a newer MLflow than {installed}", remedy)
     if revision != latest:
-        remedy = f"back it up, then: mlflow db upgrade {SQLITE}{file}"
+        remedy = f"back it up, then: mlflow db upgrade {sqlite_uri(file)}"
         return Finding(NAME, "failed", f"{file} was written by an older MLflow than {installed}", remedy)
     return Finding(NAME, "ok", f"{installed}; {file}")
 
@@ -85,11 +87,12 @@ def _revisions() -> tuple[set[str], str]:
     return set(before), latest
 
 
-def _server(uri: str, installed: str) -> Finding:
+def _server(address: str, installed: str) -> Finding:
+    uri = masked(address)
     try:
-        running = _get(f"{uri}/version").strip()
+        running = _get(address, "/version").strip()
         # This request needs permissions; the version is public.
-        _get(f"{uri}/api/2.0/mlflow/experiments/get?experiment_id=0")
+        _get(address, "/api/2.0/mlflow/experiments/get?experiment_id=0")
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             who = os.environ.get("MLFLOW_TRACKING_USERNAME")
@@ -98,19 +101,22 @@ def _server(uri: str, installed: str) -> Finding:
         if error.code != 404 or "RESOURCE_DOES_NOT_EXIST" not in error.read().decode(errors="replace"):
             return Finding(NAME, "failed", f"{uri} is not an MLflow server (HTTP {error.code})", ELSEWHERE)
     except (OSError, ValueError) as error:
-        return Finding(NAME, "failed", f"nothing answers at {uri} ({error})", ELSEWHERE)
+        return Finding(NAME, "failed", f"nothing answers at {uri} ({reason(error)})", ELSEWHERE)
     if running.split(".")[:2] != installed.split(".")[:2]:
         remedy = f"pip install 'mlflow=={running}' here, or {installed} there"
         return Finding(NAME, "failed", f"{installed} is installed, {uri} runs {running}", remedy)
     return Finding(NAME, "ok", f"{installed}; {uri} runs {running}")
 
 
-def _get(address: str) -> str:
-    request = urllib.request.Request(address)
+def _get(address: str, path: str) -> str:
+    address, in_address = without_user(address)
+    request = urllib.request.Request(address + path)
     if "MLFLOW_TRACKING_USERNAME" in os.environ:
         pair = f"{os.environ['MLFLOW_TRACKING_USERNAME']}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
         request.add_header("Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}")
     elif "MLFLOW_TRACKING_TOKEN" in os.environ:
         request.add_header("Authorization", f"Bearer {os.environ['MLFLOW_TRACKING_TOKEN']}")
+    elif in_address:
+        request.add_header("Authorization", f"Basic {base64.b64encode(in_address.encode()).decode()}")
     with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
         return str(answer.read().decode(errors="replace"))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cluster.connection.connect import FINETUNE, PRETRAIN, host_and_port
 from cluster.doctor.finding import Finding
+from odeformer.files.user import home
 
 NAME = "Ray"
 ANSWER_SECONDS = 5.0
@@ -62,7 +63,7 @@ def token() -> list[Finding]:
 
 
 def _token_file() -> Path:
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or home() / ".ray" / "auth_token")
 
 
 def _dashboard(address: str, installed: str) -> Finding:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.connection import credentials
 from cluster.pool.job import CANCELLED, HistoryEntry, Job, JobDetails, JobRecord, Transition
 from cluster.pool.settings import PoolSettings
 from cluster.pool.status import PoolState, PoolStatus, TeamStatus
@@ -18,6 +19,7 @@ from cluster.runs.events import FILE_NAME as EVENTS
 from cluster.runs.events import LoggedEvent, events_from
 from cluster.runs.failures import QueueFullError
 from cluster.supervision import orphans
+from odeformer.files.shown import masked, masked_values
 
 if TYPE_CHECKING:
     from cluster.tasks.task import Task
@@ -38,6 +40,13 @@ LOG = "log.txt"
 logger = logging.getLogger(__name__)
 
 
+class _Masked(logging.Formatter):
+    """A format without the passwords in addresses: traceback and all."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
+
+
 class PoolActor:
     """The actor behind :class:`~cluster.pool.client.Pool`, which documents the methods; one per cluster.
 
@@ -51,7 +60,9 @@ class PoolActor:
     def __init__(self, settings: dict[str, Any]) -> None:
         # Ray leaves the processes of a killed raylet alive, and this one holds the journal.
         orphans.end_with_parent()
-        logging.basicConfig(format=LOG_FORMAT)  # into Ray's own logs, which are on another disk
+        handler = logging.StreamHandler()  # into Ray's own logs, which are on another disk
+        handler.setFormatter(_Masked(LOG_FORMAT))
+        logging.basicConfig(handlers=[handler])
         self._given = PoolSettings.model_validate(settings)
         self._lock = threading.RLock()
         self._is_open = False
@@ -73,12 +84,13 @@ class PoolActor:
         from cluster.pool.slots import Slots
 
         folder = self._given.dir
+        credentials.take(folder)
         journal = Journal(folder, JOURNAL_SECONDS)
         try:
             _, known, is_draining = (read_settings(journal) or [(0.0, self._given, False)])[-1]
             known = known.model_copy(update={"dir": folder})
             board = Board(journal, known)
-            slots = Slots(known.cpus_per_job, known.gpus_per_job)
+            slots = Slots(known.cpus_per_job, known.gpus_per_job, folder)
             dispatcher = Dispatcher(board, slots)
             dispatcher.is_draining = is_draining
             dispatcher.recover()
@@ -87,7 +99,7 @@ class PoolActor:
             journal.close()
             raise
         to_file = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
-        to_file.setFormatter(logging.Formatter(LOG_FORMAT))
+        to_file.setFormatter(_Masked(LOG_FORMAT))
         logging.getLogger().addHandler(to_file)
         self._journal, self._board, self._slots, self._dispatcher = journal, board, slots, dispatcher
         self._mlflow = MlflowSync(board, self._lock)
@@ -132,16 +144,22 @@ class PoolActor:
                 raise OSError(f"the pool waits for its disk: {self._trouble}")
             yield
 
-    def configure(self, settings: dict[str, Any]) -> None:
+    def configure(self, settings: dict[str, Any], variables: dict[str, str]) -> None:
         with self._opened():
             now, checked = time.time(), PoolSettings.model_validate(settings)
+            variables = {**credentials.ours(), **variables, "MLFLOW_TRACKING_URI": settings["tracking_uri"]}
+            # For the slots, and for the next process of this pool.
+            credentials.write(self._board.settings.dir, variables)
             self._keep(checked, False, now)
+            os.environ.update(variables)
             self._board.configure(checked, now)
             self._dispatcher.is_draining = self._dispatcher.is_stopping = False
 
     def uri(self) -> str:
+        from cluster.tracking import store
+
         with self._opened():
-            return str(self._board.settings.tracking_uri)
+            return store.tracking_uri(self._board.settings.tracking_uri)
 
     def submit(self, task: dict[str, Any], token: str, again: bool = False, who: str = "") -> str:
         from cluster.finetuning.job import check_base
@@ -271,7 +289,7 @@ class PoolActor:
             state: PoolState = "draining" if dispatcher.is_draining else "running"
             return {
                 "dir": str(settings.dir),
-                "tracking_uri": settings.tracking_uri,
+                "tracking_uri": masked(str(settings.tracking_uri)),
                 "cpus_per_job": settings.cpus_per_job,
                 "gpus_per_job": settings.gpus_per_job,
                 "state": "stopping" if dispatcher.is_stopping else state,
@@ -291,7 +309,7 @@ class PoolActor:
         settings = self._given
         return {
             "dir": str(settings.dir),
-            "tracking_uri": settings.tracking_uri,
+            "tracking_uri": masked(str(settings.tracking_uri)),
             "cpus_per_job": settings.cpus_per_job,
             "gpus_per_job": settings.gpus_per_job,
             "state": "waiting",
@@ -335,10 +353,12 @@ class PoolActor:
             if not running:
                 self._mlflow.stop()
                 self._slots.close()
+                if not self._board.jobs("queued") and not self._board.jobs("trained"):
+                    credentials.remove(self._board.settings.dir)
             return len(running)
 
     def _keep(self, settings: PoolSettings, is_draining: bool, at: float) -> None:
-        content = settings.model_dump(mode="json")
+        content = masked_values(settings.model_dump(mode="json"))
         self._journal.keep_settings({"settings": content, "is_draining": is_draining}, at)
 
     def _view(self, job: JobRecord) -> dict[str, Any]:

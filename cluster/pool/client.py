@@ -8,12 +8,14 @@ import uuid
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from cluster.connection import credentials
 from cluster.connection.connect import ray_cluster, worker_environment
 from cluster.names import who
 from cluster.pool.job import ENDED, Job, JobDetails, Transition
 from cluster.pool.settings import PoolSettings
 from cluster.pool.status import PoolStatus
 from cluster.runs.events import LoggedEvent
+from odeformer.files.shown import masked
 
 if TYPE_CHECKING:
     from cluster.tasks.task import Task
@@ -82,6 +84,9 @@ class Pool:
 
         connection = _connected(address)
         content = settings.model_dump(mode="json")
+        variables = credentials.ours()
+        # Only their masked form is in what Ray keeps of an actor.
+        shown = {**content, "tracking_uri": masked(uri)}
         actor = (
             ray.remote(PoolActor)
             .options(
@@ -96,7 +101,7 @@ class Pool:
                 resources={HEAD: 0.001},
                 runtime_env={"env_vars": worker_environment(settings.cpus_per_job)},
             )
-            .remote(content)
+            .remote(shown)
         )
         pool = cls(actor, connection)
         with ExitStack() as failed:
@@ -106,7 +111,7 @@ class Pool:
                 raise ValueError(
                     f"dir: the pool of this cluster is in {running_dir}: stop it first, or give that dir"
                 )
-            pool._ask("configure", content)
+            pool._ask("configure", content, variables)
             failed.pop_all()
         return pool
 

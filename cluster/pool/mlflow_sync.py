@@ -99,9 +99,11 @@ class MlflowSync:
 
         Raises:
             ConnectionError: when it does not answer at all.
+            ValueError: while the pool lacks the store's password.
         """
+        uri = store.tracking_uri(self._board.settings.tracking_uri)
         if isinstance(error, ConnectionError):
-            store.connect(str(self._board.settings.tracking_uri))
+            store.connect(uri)
             return isinstance(error, store.RefusedError)
         return not is_mendable(error)
 

@@ -10,8 +10,10 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
+from cluster.connection import credentials
 from cluster.supervision import orphans
 
 MEMORY_SECONDS = 0.2
@@ -51,10 +53,15 @@ class End(NamedTuple):
 
 
 class Slot:
-    """Runs processes with jobs, one after another. Calls may overlap."""
+    """Runs processes with jobs, one after another. Calls may overlap.
 
-    def __init__(self) -> None:
+    Args:
+        folder: the pool's folder, which has its credentials.
+    """
+
+    def __init__(self, folder: str) -> None:
         orphans.end_with_parent()
+        credentials.take(Path(folder))
         self._pids: dict[str, int] = {}
         self._pending_signals: dict[str, int] = {}
         # Ray's workers find packages by sys.path, which child processes do not inherit. -P keeps the current

@@ -7,6 +7,7 @@ import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.connection.connect import FINETUNE, worker_environment
@@ -45,13 +46,16 @@ class Slots:
 
     They request no CPUs: the ``finetune`` resources alone limit the jobs of a node, so that pretraining on
     the same node does not lack a CPU.
+
+    Args:
+        folder: the pool's folder, from which they take its credentials.
     """
 
-    def __init__(self, cpus_per_job: int, gpus_per_job: int) -> None:
+    def __init__(self, cpus_per_job: int, gpus_per_job: int, folder: Path) -> None:
         import ray
 
         self._ray, self._held = ray, list[_Held]()
-        self._not_before = 0.0
+        self._not_before, self._folder = 0.0, str(folder)
         self._kind = ray.remote(Slot).options(
             num_cpus=0,
             num_gpus=gpus_per_job,
@@ -66,7 +70,7 @@ class Slots:
         if time.monotonic() < self._not_before:
             return
         for _ in range(wanted - len(self._held)):
-            actor = self._kind.remote()
+            actor = self._kind.remote(self._folder)
             self._held.append(_Held(actor, actor.wait_until_warm.remote()))
         for held in [h for h in self._held if not h.is_warm][: max(0, len(self._held) - wanted)]:
             self._drop(held)  # it waited for a node that has gone

@@ -25,6 +25,7 @@ from typing_extensions import TypedDict  # pydantic wants this one below Python 
 
 from cluster.pool.actor import LOG
 from cluster.tracking import runs, store
+from odeformer.files.shown import masked
 
 if TYPE_CHECKING:
     from cluster.finetuning.result import FinetuneResult
@@ -149,8 +150,7 @@ def _run(order: Order) -> int:
     preemption.listen()
     orphans.end_with_parent()
     torch.set_num_threads(order["cpus"])
-    jobs, uri = order["jobs"], order["uri"]
-    assert uri is not None, "Pool.start resolves the store"
+    jobs, uri = order["jobs"], store.tracking_uri(order["uri"])
     folders = [Path(job["folder"]) for job in jobs]
     tasks = [Task.model_validate(job["task"]) for job in jobs]
     locks = [ExitStack() for _ in jobs]
@@ -161,7 +161,7 @@ def _run(order: Order) -> int:
         outcome = _outcome(how, is_its_own)
         if "error" in outcome:
             failed.add(number)
-            _add_to_log(folders[number], "".join(traceback.format_exception(how)))  # type: ignore[arg-type]
+            _add_to_log(folders[number], masked("".join(traceback.format_exception(how))))  # type: ignore[arg-type]
         runs.write_json(folders[number] / OUTCOME, {"attempt": jobs[number]["attempt"], **outcome})
         running.remove(number)
         locks[number].close()

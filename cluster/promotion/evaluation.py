@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from cluster import registry
 from cluster.promotion import paired_bootstrap
-from cluster.registry.about import LINEAGE_FILE
-from cluster.registry.fetching import read_json
+from cluster.registry.fetching import read_settings
 from cluster.tasks.task import Task, read_sets
 from data.tasks.kinds import kind_named
+from odeformer.files.shown import MASK, masked
 from odeformer.files.text import read_exactly
 
 if TYPE_CHECKING:
@@ -40,31 +40,47 @@ class Evaluation:
 
 
 def evaluation_of(
-    version: registry.Version, data: str | None, count: int, loaded: registry.Loaded, uri: str
+    versions: Sequence[registry.Version], data: str | None, count: int, loaded: registry.Loaded, uri: str
 ) -> Evaluation:
-    """An evaluation on given data, or on a version's own validation set.
+    """An evaluation on given data, or on the validation set of the first version that has one.
 
     Args:
-        version: the version whose validation set is used without ``data``.
+        versions: the versions whose validation sets are used without ``data``, in order of preference.
         data: shards, of which the validation split is used, or a text file.
         count: maximum number of sequences from shards or a text.
-        loaded: the version's model and tokenizer.
+        loaded: the model and tokenizer of one of them.
 
     Raises:
         ValueError, FileNotFoundError: when the data do not exist, or no data are given and none are known.
     """
-    lineage = read_json(version, LINEAGE_FILE, uri) or {}
-    settings: dict[str, Any] = lineage.get("settings", {})
-    data = data or settings.get("data", {}).get("shards")
     if data is not None:
-        is_text = Path(data).is_file()
-        rows = _text_rows(Path(data), loaded, count) if is_text else _shard_rows(data, count)
-        name = data if is_text else f"{data}, validation"
-        return Evaluation("loss", name, lambda model, depth: _losses(model, depth, rows))
+        return _of_data(data, count, loaded)
+    missing: FileNotFoundError | None = None
+    for version in versions:
+        settings = read_settings(version, uri)
+        section = settings.get("data")
+        shards = section.get("shards") if isinstance(section, dict) else None
+        task = _task(settings)
+        try:
+            if isinstance(shards, str) and MASK not in shards:  # it is not recorded with its password
+                return _of_data(shards, count, loaded)
+            if task is not None:
+                return _of_task(task)
+        except FileNotFoundError as error:
+            missing = missing or error
+    if missing is not None:
+        raise missing
+    raise ValueError(f"{versions[-1].uri} does not record its validation data: give --data, shards or a text")
 
-    task = _task(settings)
-    if task is None:
-        raise ValueError(f"{version.uri} does not record its validation data: give --data, shards or a text")
+
+def _of_data(data: str, count: int, loaded: registry.Loaded) -> Evaluation:
+    is_text = Path(data).is_file()
+    rows = _text_rows(Path(data), loaded, count) if is_text else _shard_rows(data, count)
+    name = masked(data) if is_text else f"{masked(data)}, validation"
+    return Evaluation("loss", name, lambda model, depth: _losses(model, depth, rows))
+
+
+def _of_task(task: Task) -> Evaluation:
     metric, sets = "error" if kind_named(task.kind).labelled else "loss", read_sets(task)
     name = f"{task.team}/{task.name}, validation"
     return Evaluation(metric, name, lambda model, depth: _task_losses(model, depth, sets))

@@ -19,8 +19,8 @@ class GateSettings(Section):
     """Settings of the comparison with the champion."""
 
     data: str | None = None
-    """Shards, of which the validation split is used, or a text file; the version's own validation set when
-    not given."""
+    """Shards, of which the validation split is used, or a text file. When not given, the champion's
+    validation set; the candidate's if the champion records none, or its files are gone."""
     depth: int | None = Field(default=None, ge=1)
     """Depth N of the comparison; the candidate's model depth when not given."""
     threshold: float = Field(default=0.0, gt=-10, lt=10)
@@ -90,7 +90,8 @@ def compare(
     """
     loaded = registry.load(candidate.uri, uri)
     depth = settings.depth or loaded.model.config.depth
-    test = evaluation.evaluation_of(candidate, settings.data, settings.sequences, loaded, uri)
+    # First the champion's: a candidate must not choose what it is asked.
+    test = evaluation.evaluation_of([champion, candidate], settings.data, settings.sequences, loaded, uri)
     tokenizer = loaded.tokenizer.to_str()
     of_candidate = test.measure(loaded, depth)
     if (count := len(of_candidate.sums)) < FEWEST:

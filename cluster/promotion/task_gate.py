@@ -68,6 +68,6 @@ def settle(
         else:
             settings = GateSettings(depth=depth, threshold=-gate["threshold"])
             promote(version.uri, uri, settings, why="its task's gate")
-    except ValueError as error:  # another version came first, or there are too few examples
+    except (ValueError, FileNotFoundError) as error:  # another version came first, or data are missing
         EventLog(folder)(Event.NOT_PROMOTED, 0, {"reason": str(error)})
     return registry.resolve(version.uri, uri)

@@ -54,8 +54,10 @@ def card(name: str, tags: dict[str, str], depths: DepthTable | None) -> str:
     lines = [f"# {name}", "", summary, ""]
     if tag.PARAMETERS in tags:
         ordinary = tags.get(tag.ORDINARY_PARAMETERS)
-        comparison = f" ({int(ordinary):,} in an ordinary model of its width and depth)" if ordinary else ""
-        lines += [f"{int(tags[tag.PARAMETERS]):,} parameters{comparison}.", ""]
+        comparison = (
+            f" ({tag.count(ordinary)} in an ordinary model of its width and depth)" if ordinary else ""
+        )
+        lines += [f"{tag.count(tags[tag.PARAMETERS])} parameters{comparison}.", ""]
     if depths is not None:
         lines += ["## Depths", "", *_depth_lines(depths), ""]
 

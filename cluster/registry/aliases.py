@@ -169,17 +169,22 @@ def replay(entries: Sequence[Move]) -> Log:
 
 
 def _move(entry: Version) -> Move:
-    tags = entry.tags
+    tags, gate = entry.tags, None
+    try:
+        based_on, after = int(tags[MOVE_BASED_ON]), tags[MOVE_TO]
+        gate = json.loads(tags.get(MOVE_GATE, "null"))
+    except (KeyError, ValueError):  # somebody has written it by hand: it must not hide the others
+        based_on, after = -1, tags.get(MOVE_TO, "")
     return Move(
         number=int(entry.version),
-        what=tags[MOVE_WHAT],
+        what=tags.get(MOVE_WHAT, ""),
         before=tags.get(MOVE_FROM) or None,
-        after=tags[MOVE_TO],
+        after=after,
         who=tags.get(MOVE_WHO, ""),
         when=entry.created,
         why=tags.get(MOVE_WHY, ""),
-        gate=json.loads(tags[MOVE_GATE]) if MOVE_GATE in tags else None,
-        based_on=int(tags[MOVE_BASED_ON]),
+        gate=gate if isinstance(gate, dict) else None,
+        based_on=based_on,
         counts=False,
     )
 

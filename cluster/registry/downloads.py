@@ -15,6 +15,7 @@ from pathlib import Path
 
 from odeformer.files.atomic import new_folder
 from odeformer.files.lock import locked
+from odeformer.files.user import home
 
 UNUSED_SECONDS = 30 * 86400
 """Time after which an unused copy is removed, when the next one is downloaded."""
@@ -22,7 +23,7 @@ UNUSED_SECONDS = 30 * 86400
 
 def place() -> Path:
     """The cache folder: ``versions`` in ``$ODEFORMER_CACHE``, or in ``~/.cache/odeformer``."""
-    return Path(os.environ.get("ODEFORMER_CACHE") or Path.home() / ".cache" / "odeformer") / "versions"
+    return Path(os.environ.get("ODEFORMER_CACHE") or home() / ".cache" / "odeformer") / "versions"
 
 
 def shared_copy(digest: str, download: Callable[[Path], None], check: Callable[[Path], None]) -> Path:

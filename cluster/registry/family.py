@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.registry.about import DEPTHS_FILE, LINEAGE_FILE
 from cluster.registry.aliases import CHAMPION
-from cluster.registry.fetching import read_json
+from cluster.registry.fetching import read_depths, read_settings
 from cluster.registry.versions import Version, resolve, versions
 from cluster.tags import BASE_NAME, PREFIX
 
@@ -89,10 +88,9 @@ def diff(first: str, second: str, uri: str | None = None) -> list[Difference]:
 
 
 def _facts(version: Version, uri: str | None) -> dict[str, str]:
-    lineage = read_json(version, LINEAGE_FILE, uri) or {}
-    depths = read_json(version, DEPTHS_FILE, uri) or {"rows": []}
+    depths = read_depths(version, uri) or {"rows": []}
     facts = {key.removeprefix(PREFIX): value for key, value in sorted(version.tags.items())}
-    facts |= _flat(lineage.get("settings", {}), "settings.")
+    facts |= _flat(read_settings(version, uri), "settings.")
     for row in depths["rows"]:
         if row["score"] is not None:
             facts[f"{depths['metric']} at N = {row['depth']}"] = f"{row['score']:.4f}"

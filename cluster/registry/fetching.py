@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+
+from pydantic import TypeAdapter, ValidationError
 
 from cluster.registry import mlflow_model
+from cluster.registry.about import DEPTHS_FILE, LINEAGE_FILE
+from cluster.registry.depth_table import DepthTable
 from cluster.registry.downloads import place, shared_copy
+from cluster.registry.places import check_place, check_size, is_local
 from cluster.registry.versions import Version, resolve
-from cluster.tags import DIGEST, FILES
-from cluster.tracking.store import tracking_uri
-from odeformer.files.digest import folder_digest
+from cluster.tags import DIGEST, FILES, LINEAGE_DIGEST
+from cluster.tracking.store import storage_errors, tracking_uri
+from odeformer.files.digest import file_digest, folder_digest
+from odeformer.files.errors import reason
+from odeformer.files.shown import masked
 from odeformer.untrusted import check_folder
 
 if TYPE_CHECKING:
@@ -31,6 +38,7 @@ def fetch(model: str, uri: str | None = None) -> Path:
     Raises:
         ValueError: when the model is unknown, or its files are not those that were registered.
     """
+    uri = tracking_uri(uri)
     version = resolve(model, uri)
     inner = version.tags.get(FILES)
     if inner not in (None, mlflow_model.FILES):
@@ -39,7 +47,7 @@ def fetch(model: str, uri: str | None = None) -> Path:
         )
     inner = f"/{inner}" if inner else ""
 
-    if urlsplit(version.location).scheme in ("", "file"):
+    if is_local(version.location):
         folder = _download(version, inner, uri)
         _check(version, folder)
         return folder
@@ -49,6 +57,8 @@ def fetch(model: str, uri: str | None = None) -> Path:
             lambda folder: _download_into(folder, version, inner, uri),
             lambda folder: _check(version, folder),
         )
+    except ConnectionError:
+        raise
     except OSError as error:
         raise ValueError(
             f"{version.uri}: its files cannot be stored in {place()} ({error}): set ODEFORMER_CACHE"
@@ -70,17 +80,44 @@ def _check(version: Version, folder: Path) -> None:
 
 
 def read_json(version: Version, file: str, uri: str | None = None) -> dict[str, Any] | None:
-    """A JSON file stored with a version's weights, such as ``depths.json``; ``None`` if there is none."""
+    """A JSON file stored with a version's weights, such as ``depths.json``; ``None`` if there is none.
+
+    Raises:
+        ValueError: when it is not the ``lineage.json`` that was registered.
+    """
     if FILES not in version.tags:  # registered before such files were written
         return None
     try:
-        content = json.loads(_download(version, f"/{file}", uri).read_text(encoding="utf-8"))
+        path = _download(version, f"/{file}", tracking_uri(uri))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return None
+    expected = version.tags.get(LINEAGE_DIGEST) if file == LINEAGE_FILE else None
+    if expected not in (None, file_digest(path)):
+        raise ValueError(f"{version.uri}: its {file} was changed since it was registered")
     return content if isinstance(content, dict) else None
 
 
-def _download_into(folder: Path, version: Version, inner: str, uri: str | None) -> None:
+def read_settings(version: Version, uri: str | None = None) -> dict[str, Any]:
+    """The settings of the run that made a version; empty if they are not recorded.
+
+    Raises:
+        ValueError: when the record was changed since the version was registered.
+    """
+    settings = (read_json(version, LINEAGE_FILE, uri) or {}).get("settings")
+    return settings if isinstance(settings, dict) else {}
+
+
+def read_depths(version: Version, uri: str | None = None) -> dict[str, Any] | None:
+    """The table of scores and costs by depth of a version; ``None`` if there is none, or it is malformed."""
+    content = read_json(version, DEPTHS_FILE, uri)
+    try:
+        return None if content is None else asdict(TypeAdapter(DepthTable).validate_python(content))
+    except ValidationError:
+        return None
+
+
+def _download_into(folder: Path, version: Version, inner: str, uri: str) -> None:
     downloaded = _download(version, inner, uri, folder)
     if downloaded != folder:  # MLflow creates a subfolder in the destination
         for file in downloaded.iterdir():
@@ -88,15 +125,27 @@ def _download_into(folder: Path, version: Version, inner: str, uri: str | None) 
         downloaded.rmdir()
 
 
-def _download(version: Version, inner: str, uri: str | None, into: Path | None = None) -> Path:
+def _download(version: Version, inner: str, uri: str, into: Path | None = None) -> Path:
+    """Download a folder, or without ``into`` a single file, of a version; local ones stay where they are."""
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
+    check_place(version, uri)
     source = version.location + inner
     try:
-        return Path(download_artifacts(source, dst_path=into and str(into), tracking_uri=tracking_uri(uri)))
+        if not is_local(source):
+            folder, _, file = source.rpartition("/")
+            if into is None:
+                check_size(version, folder, file, Path(tempfile.gettempdir()), uri)
+            else:
+                check_size(version, source, None, into, uri)
+        return Path(download_artifacts(source, dst_path=into and str(into), tracking_uri=uri))
     except (MlflowException, OSError) as error:
-        raise ValueError(f"{version.uri}: its files are not at {source} ({error})") from None
+        raise ValueError(f"{version.uri}: its files are not at {masked(source)} ({reason(error)})") from None
+    except storage_errors() as error:
+        raise ConnectionError(
+            f"{version.uri}: its files at {masked(source)} cannot be read ({reason(error)})"
+        ) from None
 
 
 @dataclass(frozen=True)

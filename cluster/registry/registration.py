@@ -11,12 +11,12 @@ from cluster.registry import about as description
 from cluster.registry import aliases, mlflow_model
 from cluster.registry.about import About
 from cluster.registry.depth_table import DepthTable, adapter_table, depth_table
-from cluster.registry.fetching import read_json
+from cluster.registry.fetching import read_depths
 from cluster.registry.ownership import Owner, check_owner
 from cluster.registry.versions import Version, base_uri, create_model, resolve, versions_of
-from cluster.tags import CODE_VERSION, DATA_DIGEST, DIGEST, FILES, FORMAT, GIT_COMMIT, KIND
+from cluster.tags import CODE_VERSION, DATA_DIGEST, DIGEST, FILES, FORMAT, GIT_COMMIT, KIND, LINEAGE_DIGEST
 from cluster.tracking.store import answering, connect, patience
-from odeformer.files.digest import folder_digest
+from odeformer.files.digest import file_digest, folder_digest
 from odeformer.untrusted import check_folder
 
 if TYPE_CHECKING:
@@ -84,11 +84,14 @@ def _version(folder: Path, name: str, run_id: str, uri: str, tags: dict[str, str
         package = Path(scratch) / "model"
         mlflow_model.write(package)
         description.write(package, name, tags, about, _depths(folder, uri, tags, about), run_id)
+        lineage = {LINEAGE_DIGEST: file_digest(package / description.LINEAGE_FILE)}
         client.log_artifacts(run_id, str(package), place)
     client.log_artifacts(run_id, str(folder), f"{place}/{mlflow_model.FILES}")
 
     source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
-    created = client.create_model_version(name, source, run_id, tags=tags, await_creation_for=None)
+    created = client.create_model_version(
+        name, source, run_id, tags={**tags, **lineage}, await_creation_for=None
+    )
     first = _with_digest(client, name, tags[DIGEST])[0]
     if first.version != str(created.version):  # another process has registered the same files meanwhile
         client.delete_model_version(name, created.version)
@@ -106,5 +109,5 @@ def _depths(folder: Path, uri: str, tags: dict[str, str], about: About) -> Depth
     base = base_uri(tags)
     if base is None:
         return None
-    table = read_json(resolve(base, uri), description.DEPTHS_FILE, uri)
+    table = read_depths(resolve(base, uri), uri)
     return None if table is None else adapter_table(table, about.metric, about.scores)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.names import parse_reference
 from cluster.tags import BASE_NAME, BASE_VERSION, IMPORTED_FROM, KIND, PARENT
-from cluster.tracking.store import connect, tracking_uri
+from cluster.tracking.store import answering, connect, tracking_uri
+from odeformer.files.shown import masked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -78,9 +79,11 @@ def resolve(model: str, uri: str | None = None) -> Version:
     except MlflowException as error:
         # MLflow calls an unknown alias an invalid parameter.
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise ConnectionError(f"the MLflow store {uri} failed: {error.message}") from None
+            raise ConnectionError(f"the MLflow store {masked(uri)} failed: {error.message}") from None
         known = ", ".join(f"models:/{name}" for name in names(client)) or "none yet"
-        raise ValueError(f"model {model!r} is not in {uri} ({error.message}); there are: {known}") from None
+        raise ValueError(
+            f"model {model!r} is not in {masked(uri)} ({error.message}); there are: {known}"
+        ) from None
     return _version(entry, entry.aliases)
 
 
@@ -131,9 +134,11 @@ def tags_of_versions(client: MlflowClient, name: str) -> list[dict[str, str]]:
 
 
 def _entries(client: MlflowClient, name: str) -> list[Any]:
-    return _all_pages(
-        lambda token: client.search_model_versions(f"name='{name}'", max_results=1000, page_token=token)
-    )
+    # MLflow's filters know no escape: a name with both quotes can only be found among all.
+    quote = next((quote for quote in "'\"" if quote not in name), None)
+    wanted = None if quote is None else f"name={quote}{name}{quote}"
+    found = _all_pages(lambda token: client.search_model_versions(wanted, max_results=1000, page_token=token))
+    return [entry for entry in found if entry.name == name]
 
 
 def _all_pages(search: Callable[[str | None], Any]) -> list[Any]:
@@ -151,10 +156,20 @@ def versions(uri: str | None = None, name: str | None = None) -> list[Version]:
     Raises:
         ValueError: for an unknown model, naming those there are.
     """
-    client = connect(tracking_uri(uri))
-    known = names(client)
-    if name is not None and name not in known:
-        listed = ", ".join(known) or "none yet"
-        raise ValueError(f"there is no model {name!r} in {tracking_uri(uri)}; there are: {listed}")
-    chosen = known if name is None else [name]
-    return [version for model in chosen for version in versions_of(client, model)]
+    from mlflow.exceptions import MlflowException
+
+    uri = tracking_uri(uri)
+    client = connect(uri)
+    with answering(uri):
+        known = names(client)
+        if name is not None and name not in known:
+            listed = ", ".join(known) or "none yet"
+            raise ValueError(f"there is no model {name!r} in {masked(uri)}; there are: {listed}")
+        found: list[Version] = []
+        for model in known if name is None else [name]:
+            try:
+                found += versions_of(client, model)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # deleted meanwhile
+                    raise
+        return found

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from cluster.runs.events import FILE_NAME, Event, events_from
 from cluster.settings import ClusterSettings
-from cluster.tags import CPU_HOURS, GPU_HOURS, TOKENS
+from cluster.tags import CPU_HOURS, GPU_HOURS, TOKENS, hours
 
 
 class Cost(NamedTuple):
@@ -44,4 +44,4 @@ def run_tags(run: Path, cluster: ClusterSettings) -> dict[str, str]:
 
 def cost_of(tags: Mapping[str, str]) -> Cost:
     """Cost of a version according to its tags; zero where they are missing."""
-    return Cost(float(tags.get(CPU_HOURS, 0)), float(tags.get(GPU_HOURS, 0)))
+    return Cost(hours(tags.get(CPU_HOURS)), hours(tags.get(GPU_HOURS)))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from odeformer.files.atomic import named
+from odeformer.files.shown import masked_values
 
 FILE_NAME = "events.jsonl"
 
@@ -109,7 +110,7 @@ class EventLog:
 
     def __call__(self, event: str, step: int, values: Mapping[str, Any]) -> LoggedEvent:
         """Append an event that happened at an optimizer step, with its fields; returns it."""
-        logged = {"time": time.time(), "event": event, "step": step, **values}
+        logged = {"time": time.time(), "event": event, "step": step, **masked_values(values)}
         with self._lock:
             self._waiting.append(json.dumps(logged).encode() + b"\n")
         self.write_waiting()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from odeformer.files.shown import masked
+
 DEATHS = ("WorkerHealthCheckFailedError", "WorkerCrashedError", "ActorDiedError", "ActorUnavailableError")
 """Errors that Ray raises when a process has died."""
 WRAPPERS = (
@@ -107,4 +109,4 @@ def _line(error: BaseException) -> str:
         return "its process died (killed, or out of memory)"
     inner = _innermost(error)
     lines = [line for line in str(inner).splitlines() if line.strip()]
-    return f"{type(inner).__name__}: {lines[0] if lines else 'no message'}"
+    return masked(f"{type(inner).__name__}: {lines[0] if lines else 'no message'}")

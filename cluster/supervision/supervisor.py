@@ -29,6 +29,7 @@ from cluster.settings import PretrainSettings
 from cluster.supervision import room, watchdog
 from cluster.supervision.watchdog import Watchdog
 from odeformer.files.atomic import named
+from odeformer.files.shown import masked
 
 if TYPE_CHECKING:
     from cluster.supervision.worker_group import Work
@@ -229,7 +230,7 @@ class _Supervisor:
         file = self._run / FAILURE
         try:
             with named(file):
-                file.write_text("".join(traceback.format_exception(failure)), encoding="utf-8")
+                file.write_text(masked("".join(traceback.format_exception(failure))), encoding="utf-8")
             self._record = f"{FAILURE} there has the traceback"
         except OSError as error:
             self._record = f"the traceback cannot be written ({error})"

@@ -14,6 +14,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 
+from cluster.connection import credentials
 from cluster.connection.connect import worker_environment
 from cluster.runs import heartbeat, preemption
 from cluster.settings import PretrainSettings
@@ -77,16 +78,18 @@ class WorkerGroup:
 
 
 def _trainer(work: Work, settings: PretrainSettings, workers: int, heartbeats: Path) -> _Trainer:
-    cluster = settings.cluster
+    cluster, run = settings.cluster, settings.run.dir
+    # In the function, not in its configuration, which Ray shows and logs: addresses may hold passwords.
+    config = {"settings": settings.model_dump(mode="json")}
 
-    def watched_work(config: dict[str, Any]) -> None:
+    def watched_work() -> None:
+        credentials.take(run)
         node = ray.get_runtime_context().get_node_id()
         with heartbeat.beating(heartbeats, ray.train.get_context().get_world_rank(), node):
             work(config)
 
     return _Trainer(
         watched_work,
-        train_loop_config={"settings": settings.model_dump(mode="json")},
         torch_config=_Config(backend="nccl" if cluster.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers,

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.tags import RUN_KEY
-from cluster.tracking.store import SQLITE, locked, session, sqlite_file
+from cluster.tracking.store import artifacts_of, locked, session, store_named, tracking_uri
 from odeformer.files.atomic import new_file
+from odeformer.files.shown import masked, masked_values
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,13 +47,16 @@ def start_run(
         ConnectionError: when the store cannot be reached. The record in the folder is complete, so that
             :func:`open_run` can start the run later.
     """
-    record = _record(folder)
-    if record.get("tracking_uri") != uri:
-        record = {"tracking_uri": uri}
+    record, here = _record(folder), masked(tracking_uri(uri))
+    if masked(str(record.get("tracking_uri"))) != here:
+        record = {}
+    record = record | {"tracking_uri": here}
     if known is not None and "run_id" not in record:
         record["run_id"] = known
     record = {"key": uuid.uuid4().hex} | record
-    content = {"experiment": experiment, "name": name, "settings": dict(settings), "tags": dict(tags or {})}
+    # What others may read has no passwords in addresses: neither this file nor what MLflow gets of it.
+    kept = masked_values(settings)
+    content = {"experiment": experiment, "name": name, "settings": kept, "tags": dict(tags or {})}
     write_json(folder / RUN_FILE, {**record, **content, "tagged": False})
     run_id = open_run(folder)
     with session(uri) as client:
@@ -75,7 +79,7 @@ def open_run(folder: Path) -> str:
 
 def _open_run(folder: Path) -> str:
     record = _begun(folder)
-    uri = record["tracking_uri"]
+    uri = run_uri(folder)
     with session(uri, create=True) as client:
         run_id, tags = str(record.get("run_id", "")), record.get("tags", {})
         if run_id and _exists(client, run_id):
@@ -96,8 +100,13 @@ def known_run(folder: Path) -> str | None:
 
 
 def run_uri(folder: Path) -> str:
-    """The tracking URI recorded in ``folder``."""
-    return str(_begun(folder)["tracking_uri"])
+    """The tracking URI recorded in ``folder``, with its password from this process's settings or environment.
+
+    Raises:
+        FileNotFoundError: when no run was started there.
+        ValueError: as :func:`cluster.tracking.store.store_named`.
+    """
+    return store_named(str(_begun(folder)["tracking_uri"]), str(folder / RUN_FILE))
 
 
 def run_settings(folder: Path) -> dict[str, Any]:
@@ -244,6 +253,7 @@ def _new_run(
     existing = client.search_runs([experiment_id], f"tags.`{RUN_KEY}` = '{key}'")
     run = existing[0] if existing else client.create_run(experiment_id, run_name=name, tags={RUN_KEY: key})
     run_id = str(run.info.run_id)
+    settings = masked_values(settings)
     client.log_dict(run_id, dict(settings), "settings.json")
     parameters = [Param(parameter, str(value)) for parameter, value in _flat(settings)]
     for start in range(0, len(parameters), PARAMETERS_AT_ONCE):
@@ -266,7 +276,7 @@ def _experiment(client: MlflowClient, name: str, uri: str) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
-        return str(client.create_experiment(name, _artifact_root(uri)))
+        return str(client.create_experiment(name, artifacts_of(uri)))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -278,11 +288,6 @@ def _experiment(client: MlflowClient, name: str, uri: str) -> str:
             "tracking.experiment"
         )
     return str(experiment.experiment_id)
-
-
-def _artifact_root(uri: str) -> str | None:
-    # Without a server, MLflow would store artifacts under the current folder.
-    return (sqlite_file(uri).parent / "artifacts").as_uri() if uri.startswith(SQLITE) else None
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

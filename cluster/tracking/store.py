@@ -8,12 +8,15 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from odeformer.files import lock
+from odeformer.files.errors import reason
+from odeformer.files.shown import MASK, masked
+from odeformer.files.user import complete_environment, home
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,21 +28,74 @@ DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 """Schemes of the database servers that MLflow connects to directly, and their ports."""
 CONNECT_SECONDS = 10.0
 
+complete_environment()
 # Pickles from the store are never loaded, not by MLflow either.
 os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# The address that it would print holds the password.
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+
+
+_named: dict[str, str] = {}
+"""The addresses that this process was given, by their masked forms: only those are sent credentials."""
+CREDENTIALS = tuple(
+    f"MLFLOW_TRACKING_{name}"
+    for name in ("USERNAME", "PASSWORD", "TOKEN", "AUTH", "AWS_SIGV4", "CLIENT_CERT_PATH")
+)
+"""Variables by which MLflow shows a server who asks, whatever the server."""
 
 
 def tracking_uri(given: str | None = None) -> str:
-    """URI of the store: ``given``, else the one set in MLflow or its environment, else ``runs/mlflow.db``."""
+    """URI of the store: ``given``, else the one set in MLflow or its environment, else ``runs/mlflow.db``.
+
+    A masked address, ``https://***@host``, is completed from the environment.
+
+    Raises:
+        ValueError: when the environment has no such address.
+    """
+    if given is not None and MASK in given:
+        given = store_named(given, "the address")
     if given is None:
         # A program may have set it in MLflow, but only if it has imported it, which takes a second.
         mlflow = sys.modules.get("mlflow")
         if mlflow is not None and mlflow.is_tracking_uri_set():
             given = str(mlflow.get_tracking_uri())
         given = given or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}runs/mlflow.db"
-    # Absolute, as workers run in other folders.
-    return f"{SQLITE}{sqlite_file(given).absolute()}" if given.startswith(SQLITE) else given
+    if given.startswith(SQLITE):
+        # Absolute, as workers run in other folders.
+        given = sqlite_uri(sqlite_file(given).absolute(), given)
+    _named[masked(given)] = given
+    return given
+
+
+def store_named(recorded: str, where: str) -> str:
+    """The store that a file names, with the password that only this process's settings or environment have.
+
+    Args:
+        recorded: the address in the file; whoever wrote the file may have chosen it.
+        where: what names it, for the message.
+
+    Raises:
+        ValueError: for a server that neither this process's arguments nor its environment name, while the
+            environment has credentials, which it would be sent.
+    """
+    recorded = masked(recorded)
+    if recorded not in _named and os.environ.get("MLFLOW_TRACKING_URI"):
+        tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    if recorded in _named or recorded.startswith(SQLITE):
+        return _named.get(recorded, recorded)
+    if MASK in recorded:
+        raise ValueError(f"{where} {recorded} lacks its password: give it whole, in MLFLOW_TRACKING_URI")
+    if any(name in os.environ for name in CREDENTIALS) or _credentials_file().is_file():
+        raise ValueError(
+            f"{where} is the MLflow store {recorded}, which MLFLOW_TRACKING_URI does not name: if your "
+            f"credentials may be sent there, add --tracking-uri {recorded}"
+        )
+    return recorded
+
+
+def _credentials_file() -> Path:
+    return home() / ".mlflow" / "credentials"
 
 
 def import_client() -> None:
@@ -102,6 +158,7 @@ def connect(uri: str, *, create: bool = False) -> MlflowClient:
         ):
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_registered_models(max_results=1)
+            _remove_misread(uri)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise _away(uri, error) from None
     return client
@@ -168,7 +225,7 @@ def answering(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, RequestException, SQLAlchemyError, *_storage_errors()) as error:
+    except (MlflowException, RequestException, SQLAlchemyError, *storage_errors()) as error:
         raise _away(uri, error) from None
 
 
@@ -181,25 +238,65 @@ REFUSALS = ("Permission denied", "You are not authenticated")
 
 
 def _away(uri: str, error: Exception) -> ConnectionError:
-    reason = str(error).splitlines()[0][:200]
+    cause, uri = reason(error)[:200], masked(uri)
     for refusal in REFUSALS:
         if refusal in str(error):
             who = os.environ.get("MLFLOW_TRACKING_USERNAME")
             whom = f"{who!r}, as MLFLOW_TRACKING_USERNAME says" if who else "MLFLOW_TRACKING_USERNAME not set"
             return RefusedError(f"the MLflow store {uri} refuses it: {refusal} ({whom})")
-    return ConnectionError(f"the MLflow store {uri} cannot be used: {reason}")
+    return ConnectionError(f"the MLflow store {uri} cannot be used: {cause}")
 
 
-def _storage_errors() -> tuple[type[Exception], ...]:
-    """Exceptions of S3, for stores whose artifacts are not proxied by the server."""
-    if "boto3" not in sys.modules:  # MLflow imports it on demand
-        return ()
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
+STORAGE_ERRORS = {
+    "boto3.exceptions": ("Boto3Error",),
+    "botocore.exceptions": ("BotoCoreError", "ClientError"),
+    "google.api_core.exceptions": ("GoogleAPIError",),
+    "google.auth.exceptions": ("GoogleAuthError",),
+    "azure.core.exceptions": ("AzureError",),
+}
+"""Exceptions of the object stores whose artifacts the MLflow server does not pass on."""
 
-    return (Boto3Error, BotoCoreError, ClientError)
+
+def storage_errors() -> tuple[type[Exception], ...]:
+    """The exceptions of the object stores whose libraries MLflow has imported."""
+    return tuple(
+        getattr(sys.modules[module], name)
+        for module, names in STORAGE_ERRORS.items()
+        if module in sys.modules
+        for name in names
+    )
 
 
 def sqlite_file(uri: str) -> Path:
-    """The file of a SQLite store."""
-    return Path(uri.removeprefix(SQLITE))
+    """The file of a SQLite store.
+
+    In an address ``%`` quotes and ``?`` begins options; but a path with such a folder may have been put into
+    one as it is.
+    """
+    path = uri.removeprefix(SQLITE)
+    if "?" in str(Path(path).parent) and Path(path).parent.is_dir():
+        return Path(path)
+    plain = Path(path.partition("?")[0])
+    unquoted = Path(unquote(str(plain)))
+    return plain if plain.parent.is_dir() and not unquoted.parent.is_dir() else unquoted
+
+
+def sqlite_uri(file: Path, like: str = "") -> str:
+    """The address of a SQLite store in a file, with the options of another address of the same file."""
+    path = like.removeprefix(SQLITE)
+    options = path[len(path.partition("?")[0]) :] if "/" not in path.partition("?")[2] else ""
+    return f"{SQLITE}{str(file).replace('%', '%25').replace('?', '%3F')}{options}"
+
+
+def artifacts_of(uri: str) -> str | None:
+    """The address of a SQLite store's artifacts; ``None`` for a server, which decides it itself."""
+    # Without a server, MLflow would store artifacts under the current folder.
+    return (sqlite_file(uri).parent / "artifacts").as_uri() if uri.startswith(SQLITE) else None
+
+
+def _remove_misread(uri: str) -> None:
+    """Remove the empty folder that MLflow makes of a quoted path before SQLAlchemy reads it rightly."""
+    misread = Path(uri.removeprefix(SQLITE).partition("?")[0]).parent
+    if uri.startswith(SQLITE) and misread != sqlite_file(uri).parent:
+        with suppress(OSError):
+            os.removedirs(misread)

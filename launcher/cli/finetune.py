@@ -14,6 +14,7 @@ from cluster.runs.failures import RunFailedError
 from cluster.runs.preemption import resumable
 from launcher.cli.options import AsJson, Follow, Overrides, PoolAddress, TrackingUri, Watch
 from launcher.cli.output import make_progress, say, show, show_live
+from odeformer.files.shown import visible
 
 if TYPE_CHECKING:
     from cluster.pool import Job, Pool
@@ -154,7 +155,7 @@ def finetune_logs(job: JobName, follow: Follow = False, address: PoolAddress = N
     with _pool(address) as pool:
         job_id = pool.find(job)
         for line in lines(pool, job_id, follow):
-            print(line, flush=True)
+            print(visible(line), flush=True)
         if follow:
             _end_as(pool.job(job_id))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from typer import Argument, Option
 from launcher import preflight
 from launcher.cli.options import Depth, Model, TrackingUri
 from launcher.cli.output import check_installed
+from odeformer.files.shown import visible
 
 
 def generate(
@@ -78,8 +80,10 @@ def generate(
         audit_text=audit_text,
         finished=answers.append,
     )
+    # A file or another program gets the text as it is.
+    shown = visible if sys.stdout.isatty() else str
     for piece in text:
-        print(piece, end="", flush=True)
+        print(shown(piece), end="", flush=True)
     print()
     if explain:
         print("", *explanation_lines(answers[0]), sep="\n")

@@ -39,6 +39,8 @@ from launcher.cli.versions import models_app
 from odeformer import __version__
 from odeformer.files.atomic import DISK_ERRORS
 from odeformer.files.errors import panics_are_errors
+from odeformer.files.shown import masked, visible
+from odeformer.files.user import complete_environment
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as in a shell."""
@@ -73,6 +75,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no error
+    complete_environment()
     try:
         with preemption.ended_by_sigterm(), panics_are_errors():
             code = app(standalone_mode=False)
@@ -107,7 +110,7 @@ def main() -> None:
 
 def _complain(message: str) -> int:
     if message:  # empty after a group without a verb, which has shown its help
-        print("error: " + " ".join(message.split()), file=sys.stderr)
+        print("error: " + visible(masked(" ".join(message.split()))), file=sys.stderr)
     return 2
 
 

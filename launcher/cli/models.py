@@ -63,7 +63,7 @@ def models_export(
 def models_import(
     source: Annotated[Path, Option("--from", help="Folder of a transformers checkpoint.")],
     out: Annotated[Path, Option(help="Folder to write to.")],
-    size: Annotated[int, Option(min=0, help="Number of weight sets K; 0 means one per layer.")] = 0,
+    size: Annotated[int, Option(min=0, max=4096, help="Number of weight sets K; 0 means one per layer.")] = 0,
     text: Annotated[Path | None, Option(help="Text file to measure the loss on, before and after.")] = None,
     register: Annotated[
         str | None, Option(metavar="NAME", help="Register the model under this name.")
@@ -97,13 +97,14 @@ def models_import(
 def models_register(
     run: Annotated[Path, Argument(metavar="RUN_DIR", help="A run's run.dir, or a fine-tuning job's folder.")],
     name: Annotated[str | None, Option(help="Model name; the run's tracking.register_as by default.")] = None,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Register the result of a finished run or fine-tuning job. Example: odeformer models register runs/a"""
     from cluster.names import check_model_name
 
     if name is not None:
         check_model_name(name)
-    preflight.at_run(run)
+    preflight.at_run(run, tracking_uri)
     from cluster import pretrain
     from cluster.finetuning import job
     from launcher.tables.versions import registered_line

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from odeformer.files.shown import masked_values
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
@@ -37,7 +39,7 @@ def say(*lines: str | Text) -> None:
 def show(shown: RenderableType | Sequence[RenderableType], content: Any, as_json: bool) -> None:
     """Print ``content`` as JSON, or what people read: lines, tables or a sequence of both."""
     if as_json:
-        print(json.dumps(content, indent=2))
+        print(json.dumps(masked_values(content), indent=2))
         return
     from launcher.terminal.console import make_console
 

@@ -21,10 +21,10 @@ def usage(
     from cluster.runs.cost import Cost
 
     with Pool.connect(address) as pool:
-        jobs, status = pool.jobs(), pool.status()
+        jobs, status, uri = pool.jobs(), pool.status(), pool.uri()
         seconds = using.running_seconds(pool.transitions())
     per_job = Cost(status["cpus_per_job"], status["gpus_per_job"])
-    costs = using.base_costs((job.base for job in jobs), status["tracking_uri"])
+    costs = using.base_costs((job.base for job in jobs), uri)
     teams = using.by_team(jobs, seconds, per_job, costs)
     from launcher.tables.usage import bases_content, bases_table, teams_content, teams_table
 

@@ -37,14 +37,14 @@ def models_show(
 ) -> None:
     """Show a version, or a model's history. Example: odeformer models show models:/tiny@champion"""
     from cluster import registry
-    from cluster.registry.about import DEPTHS_FILE, LINEAGE_FILE
+    from cluster.registry.about import LINEAGE_FILE
     from cluster.registry.aliases import read_log
-    from cluster.registry.fetching import read_json
+    from cluster.registry.fetching import read_depths, read_json
     from launcher.tables import versions as tables
 
     if _names_a_version(model):
         version = registry.resolve(model, tracking_uri)
-        depths = read_json(version, DEPTHS_FILE, tracking_uri)
+        depths = read_depths(version, tracking_uri)
         lineage = read_json(version, LINEAGE_FILE, tracking_uri) if as_json else None
         content = {**tables.version_content(version), "depths": depths, "lineage": lineage}
         show(tables.version_page(version, depths), content, as_json)
@@ -66,7 +66,7 @@ def models_promote(
     model: Model,
     data: Annotated[
         str | None,
-        Option(help="Shards or text file to compare on; the version's validation data by default."),
+        Option(help="Shards or text file to compare on; the champion's validation data by default."),
     ] = None,
     depth: Annotated[
         int | None, Option(help="Number of layers N to compare at; the model's own depth D by default.")

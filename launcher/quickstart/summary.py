@@ -24,6 +24,8 @@ from cluster.training.validation import sample_rows
 from launcher.tables.results import finetune_table
 from launcher.terminal.console import make_table
 from launcher.terminal.progress import Progress
+from odeformer.files.atomic import new_file
+from odeformer.files.shown import masked_values
 from odeformer.measure.memory import peak_bytes
 from odeformer.model import Odeformer, token_losses
 
@@ -118,7 +120,8 @@ def summarise(
 
 def write(summary: dict[str, Any], path: Path) -> None:
     """Write the summary as JSON."""
-    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    with new_file(path) as temporary:
+        temporary.write_text(json.dumps(masked_values(summary), indent=2) + "\n", encoding="utf-8")
 
 
 def show(summary: dict[str, Any], console: Console) -> None:

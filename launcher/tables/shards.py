@@ -17,6 +17,7 @@ from data.manifest import Manifest
 from data.reader import ShardReader
 from data.tokenizer import load_tokenizer
 from launcher.terminal.console import make_table
+from odeformer.files.atomic import new_file
 
 MOST_ROWS = 40
 """Number of sources to show."""
@@ -126,4 +127,5 @@ def _write_histogram(lengths: np.ndarray, sequence_length: int, png: Path) -> No
     axes.axvline(sequence_length, color="#d55e00", label=f"a sequence, {sequence_length} tokens")
     axes.set(xscale="log", yscale="log", xlabel="tokens in a document", ylabel="documents")
     axes.legend(frameon=False)
-    figure.savefig(png, dpi=150)
+    with new_file(png) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")

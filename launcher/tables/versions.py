@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from cluster.registry import Version
 from cluster.registry.aliases import Log, Move
 from cluster.registry.family import Difference, Family, Outdated
 from launcher.terminal.console import make_table
+from odeformer.files.shown import masked
 
 ROWS = {
     "made from": None,
@@ -48,8 +50,8 @@ def versions_table(versions: Sequence[Version]) -> Table:
             ", ".join(version.aliases),
             version.kind,
             (version.origin or "").removeprefix("models:/"),
-            _count(tags.get(tag.PARAMETERS)),
-            _count(tags.get(tag.ORDINARY_PARAMETERS)),
+            tag.count(tags.get(tag.PARAMETERS)),
+            tag.count(tags.get(tag.ORDINARY_PARAMETERS)),
             tags.get(tag.DEPTHS, ""),
             _day(version.created),
         )
@@ -87,8 +89,8 @@ def version_page(version: Version, depths: dict[str, Any] | None) -> RenderableT
     facts = Table.grid(padding=(0, 2))
     facts.add_row("alias", ", ".join(version.aliases) or "none")
     facts.add_row("kind", version.kind)
-    parameters = _count(version.tags.get(tag.PARAMETERS))
-    ordinary = _count(version.tags.get(tag.ORDINARY_PARAMETERS))
+    parameters = tag.count(version.tags.get(tag.PARAMETERS))
+    ordinary = tag.count(version.tags.get(tag.ORDINARY_PARAMETERS))
     if parameters:
         facts.add_row("parameters", parameters + (f" (ordinary: {ordinary})" if ordinary else ""))
     for title, name in ROWS.items():
@@ -97,7 +99,7 @@ def version_page(version: Version, depths: dict[str, Any] | None) -> RenderableT
             facts.add_row(title, value)
     facts.add_row("registered", _second(version.created))
     facts.add_row("run", version.run_id)
-    facts.add_row("files", Text(version.location, overflow="fold"))
+    facts.add_row("files", Text(masked(version.location), overflow="fold"))
     parts: list[RenderableType] = [Text(version.uri, style="bold"), facts]
     if depths is not None:
         parts += ["", depths_table(depths)]
@@ -130,10 +132,17 @@ def log_table(log: Log) -> Table:
             move.who,
             f"{move.before or 'none'} → {move.after}",
             what if move.counts else "came too late",
-            "" if move.gate is None else gate_line(Verdict(**move.gate)),
+            _gate_of(move),
             style=None if move.counts else "dim",
         )
     return table
+
+
+def _gate_of(move: Move) -> str:
+    try:
+        return "" if move.gate is None else gate_line(Verdict(**move.gate))
+    except (TypeError, ValueError):  # somebody has written it by hand
+        return json.dumps(move.gate)
 
 
 def move_content(move: Move) -> dict[str, Any]:
@@ -228,10 +237,6 @@ def _label(version: Version) -> Text:
     if release := version.tags.get(tag.CODE_VERSION):
         about.append(f"by odeformer {release}")
     return Text(f"{version.uri}  {', '.join(filter(None, about))}")
-
-
-def _count(text: str | None) -> str:
-    return f"{int(text):,}" if text else ""
 
 
 def _day(seconds: float) -> str:

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
+
+from odeformer.files.shown import masked, visible
+
+
+class _Console(Console):
+    """A console that shows the control characters in texts, and masks the passwords in addresses."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        # Here, so that widths are those of what is shown.
+        return super().render_str(visible(masked(text)), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
 
 
 def make_console(as_json: bool = False) -> Console:
-    """A console that prints text literally: square brackets are no markup, numbers are not highlighted.
+    """A console that prints text literally: square brackets are no markup, control characters are shown.
 
     Into a file or a pipe it is wide enough that no table is cut.
 
@@ -19,8 +36,8 @@ def make_console(as_json: bool = False) -> Console:
     """
     # Bound here, so that progress stays visible while redirect_stdout() silences a library.
     stream = sys.stderr if as_json else sys.stdout
-    console = Console(file=stream, highlight=False, markup=False)
-    return console if console.is_terminal else Console(file=stream, highlight=False, markup=False, width=160)
+    console = _Console(file=stream, highlight=False, markup=False)
+    return console if console.is_terminal else _Console(file=stream, highlight=False, markup=False, width=160)
 
 
 def make_table(*titles: str, numbers: Sequence[str] = (), wrapped: Sequence[str] = ()) -> Table:

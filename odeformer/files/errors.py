@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from odeformer.files.shown import masked
+
 
 def reason(error: BaseException) -> str:
-    """The first line of an error's message, cut if it is long; the name of its type if there is none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """The first line of an error's message, masked, cut if it is long; its type's name if there is none."""
+    return masked((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
 
 
 @contextmanager

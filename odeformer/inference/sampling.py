@@ -18,7 +18,7 @@ class Sampling:
     """
 
     temperature: float = 0.8
-    """Divisor of the logits; 0 always takes the most likely token."""
+    """Divisor of the logits; 0, or too small for float32, always takes the most likely token."""
     top_k: int | None = 50
     """Number of most likely tokens to sample from; None means all."""
     top_p: float = 1.0
@@ -32,10 +32,14 @@ class Sampling:
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p {self.top_p} must be above 0 and at most 1")
 
+    @property
+    def _is_greedy(self) -> bool:
+        return self.temperature < torch.finfo(torch.float32).tiny
+
     def probabilities(self, logits: Tensor) -> Tensor:
         """The probability of each token, in float32: logits [..., vocabulary] → [..., vocabulary]."""
         logits = logits.float()
-        if self.temperature == 0:
+        if self._is_greedy:
             return torch.zeros_like(logits).scatter(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
         kept = logits.shape[-1] if self.top_k is None else min(self.top_k, logits.shape[-1])
         best = torch.topk(logits, kept, dim=-1)
@@ -49,6 +53,6 @@ class Sampling:
 
     def draw(self, logits: Tensor, generator: torch.Generator) -> int:
         """Draw a token id from logits [vocabulary]."""
-        if self.temperature == 0:
+        if self._is_greedy:
             return int(logits.argmax())
         return int(torch.multinomial(self.probabilities(logits), 1, generator=generator))

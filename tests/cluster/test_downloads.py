@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -17,7 +18,7 @@ from stored_models import checkpoint_folder, register_model
 from waiting import wait_for
 
 from cluster import registry
-from cluster.registry import downloads
+from cluster.registry import downloads, places
 from cluster.tracking import store
 from odeformer.files.digest import folder_digest
 
@@ -139,3 +140,25 @@ def test_a_version_in_a_bucket_is_downloaded_once(
     monkeypatch.setenv("ODEFORMER_CACHE", str(copies.parent))
     thing.put(Body=bytes(content[:-1]) + bytes([content[-1] ^ 1]))
     assert folder_digest(registry.fetch(version.uri, uri)) == folder_digest(made)
+
+
+def test_what_has_no_room_or_is_no_model_is_not_downloaded(
+    tmp_path: Path, uri: str, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.connect(uri).create_experiment(f"of-{tmp_path.name}", artifact_location="s3://models/runs")
+    version = register_model(checkpoint_folder(tmp_path / "made", 1), uri, tmp_path, "base")
+    with monkeypatch.context() as full:
+        full.setattr(places.shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
+        with pytest.raises(ValueError, match=r"its files have [\d,]+ bytes, and there is room for 1$"):
+            registry.fetch(version.uri, uri)
+    key = version.location.removeprefix("s3://models/") + "/artifacts/model/more.bin"
+    bucket.put_object(Key=key, Body=b"x")
+    with pytest.raises(ValueError, match=r"more\.bin is no file of a model"):
+        registry.fetch(version.uri, uri)
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(
+        ConnectionError, match=r"^models:/base/1: its files at s3://models.* cannot be read \("
+    ) as away:
+        registry.fetch(version.uri, uri)
+    assert "\n" not in str(away.value)

@@ -131,6 +131,14 @@ def test_where_nobody_answers_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -
         jobs.JobServer("127.0.0.1:6379")
 
 
+def test_passwords_in_addresses_are_not_submitted(settings: Callable[..., PretrainSettings]) -> None:
+    plain = settings(tracking={"uri": "http://me:secret@127.0.0.1:9"})
+    assert "secret" not in jobs._for_the_cluster(plain).model_dump_json()
+    signed = plain.data.model_copy(update={"shards": "https://host/shards?sig=secret"})
+    with pytest.raises(ValueError, match=r"data\.shards https://host/shards\?sig=\*\*\* holds a password"):
+        jobs._for_the_cluster(plain.model_copy(update={"data": signed}))
+
+
 def test_what_a_job_lacks_names_only_what_is_short() -> None:
     wanted, there = {"CPU": 4.0, "GPU": 4.0, "pretrain": 4.0}, {"CPU": 64.0, "pretrain": 4.0}
     lacks = lacking(wanted, {"CPU": 2.0, "pretrain": 2.0}, there)

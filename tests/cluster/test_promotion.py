@@ -195,6 +195,34 @@ def test_the_validation_set_of_the_model_is_asked_when_no_other_is_given(
     assert (found.verdict.data, found.verdict.examples) == (f"{shards}, validation", 30)
 
 
+def test_a_candidate_does_not_choose_what_it_is_asked(
+    uri: str, tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def note(data: str, *rest: object) -> evaluation.Evaluation:
+        asked.append(data)
+        if data == "gone":
+            raise FileNotFoundError(data)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(evaluation, "_of_data", note)
+    versions = {}
+    for name in ("champions", "candidates", "gone"):
+        run_id = runs.start_run(uri, "test", "run", {}, tmp_path / name)
+        about = About({"data": {"shards": name}})
+        made = checkpoint_folder(tmp_path, len(versions))
+        versions[name] = registry.register_version(
+            made, "base", run_id=run_id, uri=uri, tags=CHECKPOINT, about=about
+        )
+    loaded = registry.load(versions["champions"].uri, uri)
+    for champion, expected in (("champions", ["champions"]), ("gone", ["gone", "candidates"])):
+        asked.clear()
+        with pytest.raises(ValueError, match="far enough"):
+            evaluation.evaluation_of([versions[champion], versions["candidates"]], None, 9, loaded, uri)
+        assert asked == expected
+
+
 def test_what_cannot_be_compared_is_refused(uri: str, tmp_path: Path) -> None:
     register_model(checkpoint_folder(tmp_path), uri, tmp_path)
     register_model(checkpoint_folder(tmp_path, 1), uri, tmp_path, alias="candidate")
@@ -244,7 +272,7 @@ def test_adapters_are_asked_their_task_as_the_job_was(kind: str, uri: str, tmp_p
         about=About(task.model_dump(mode="json")),
     )
     loaded = registry.load(again.uri, uri)
-    test = evaluation.evaluation_of(again, None, 256, loaded, uri)
+    test = evaluation.evaluation_of([again], None, 256, loaded, uri)
     measured = test.measure(loaded, 4).mean
     # One after the other, without padding.
     sets, nats = read_sets(task), []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,8 @@ from small_runs import tiny_shape
 
 import odeformer
 from cluster import registry
-from cluster.registry.fetching import read_json
-from cluster.tags import BASE_DIGEST, BASE_NAME, BASE_VERSION, DIGEST
+from cluster.registry.fetching import read_json, read_settings
+from cluster.tags import BASE_DIGEST, BASE_NAME, BASE_VERSION, DIGEST, FILES, LINEAGE_DIGEST
 from cluster.tracking import runs, store
 from data.tokenizer import train_tokenizer
 from odeformer import checkpoint
@@ -71,6 +73,45 @@ def test_changed_files_are_refused(folder: Path, uri: str, tmp_path: Path) -> No
     stored.write_bytes(data)
     with pytest.raises(ValueError, match="changed or damaged"):
         registry.fetch("models:/base@champion", uri)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "file:///etc",
+        "{artifacts}/../../elsewhere",
+        "s3://any-bucket/x",
+        "runs:/0123/x",
+        "http://127.0.0.1:9/x",
+    ],
+)
+def test_files_outside_of_the_stores_artifacts_are_not_read(
+    place: str, folder: Path, uri: str, tmp_path: Path
+) -> None:
+    version = make_version(folder, uri, tmp_path)
+    client = store.connect(uri)
+    tags = {DIGEST: version.tags[DIGEST], FILES: version.tags[FILES]}
+    source = place.format(artifacts=(tmp_path / "artifacts").as_uri())
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:  # a server refuses some of them itself
+        client.create_model_version("base", version.location, version.run_id, tags=tags)
+        database.execute("UPDATE model_versions SET source = ? WHERE version = 2", (source,))
+    database.close()
+    with pytest.raises(ValueError, match=r"models:/base/2 is refused: its files are at"):
+        registry.fetch("models:/base/2", uri)
+    assert registry.fetch("models:/base/1", uri)
+
+
+def test_a_changed_lineage_is_not_believed(folder: Path, uri: str, tmp_path: Path) -> None:
+    version = make_version(folder, uri, tmp_path)
+    assert read_settings(version, uri) == {}
+    lineage = Path(version.location.removeprefix("file://")) / "lineage.json"
+    lineage.write_text(
+        lineage.read_text().replace('"settings": {}', '"settings": {"data": {"shards": "mine"}}')
+    )
+    with pytest.raises(ValueError, match=r"lineage\.json was changed since it was registered"):
+        read_settings(version, uri)
+    old = replace(version, tags={k: v for k, v in version.tags.items() if k != LINEAGE_DIGEST})
+    assert read_settings(old, uri) == {"data": {"shards": "mine"}}, "a version of before there was the digest"
 
 
 def test_a_version_of_before_there_was_anything_beside_the_weights(

@@ -100,3 +100,71 @@ def test_a_database_server_that_is_away_is_tried_once_like_any_other(
         with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:.* cannot be used: .*refused"):
             store.connect(f"{scheme}://mlflow@127.0.0.1:{free_port()}/mlflow")
     assert "retried" not in caplog.text, "MLflow's own tries take minutes"
+
+
+def test_passwords_in_addresses_are_stored_nowhere(tmp_path: Path) -> None:
+    uri, folder = empty_store(tmp_path), tmp_path / "run"
+    settings = {"data": {"shards": "http://me:secret@host/s"}, "checkpoint": {"mirror": "s3://a:secret@b/c"}}
+    run_id = runs.start_run(uri, "experiment", "name", settings, folder)
+    client = store.connect(uri)
+    assert client.get_run(run_id).data.params == {
+        "data.shards": "http://***@host/s",
+        "checkpoint.mirror": "s3://***@b/c",
+    }
+    with pytest.raises(ConnectionError, match=r"http://\*\*\*@127.0.0.1:9 cannot be used") as away:
+        runs.start_run("http://me:secret@127.0.0.1:9", "experiment", "name", settings, folder)
+    EventLog(folder)("tracking_away", 0, {"reason": "http://me:secret@host is away"})
+    kept = [*folder.iterdir(), *(path for path in (tmp_path / "artifacts").rglob("*") if path.is_file())]
+    assert not [path for path in kept if b"secret" in path.read_bytes()]
+    assert "secret" not in str(away.value)
+    assert runs.run_uri(folder) == "http://me:secret@127.0.0.1:9", "this process was given it"
+
+
+def test_a_server_that_only_a_folder_names_is_not_sent_the_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def named(uri: str) -> Path:
+        runs.write_json(tmp_path / runs.RUN_FILE, {"tracking_uri": uri, "key": "k", "settings": {}})
+        return tmp_path
+
+    monkeypatch.setattr(store, "_named", {})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in store.CREDENTIALS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert runs.run_uri(named("http://other:5000")) == "http://other:5000", "there is nothing to send"
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    with pytest.raises(
+        ValueError, match=r"mlflow.json is the MLflow store http://other:5000, which .*--tracking-uri"
+    ):
+        runs.run_uri(tmp_path)
+    with pytest.raises(ValueError, match="lacks its password"):
+        runs.run_uri(named("http://***@mine:5000"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@mine:5000")
+    assert runs.run_uri(tmp_path) == "http://me:secret@mine:5000"
+    store.tracking_uri("http://other:5000")  # as --tracking-uri does
+    assert runs.run_uri(named("http://other:5000")) == "http://other:5000"
+
+
+@pytest.mark.parametrize("name", ["feature%2Fx", "what?x=1", "a b#c%d"])
+def test_a_store_in_an_oddly_named_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / name
+    empty_store(folder / "runs")
+    monkeypatch.chdir(folder)
+    uri = store.tracking_uri(f"sqlite:///{folder}/runs/mlflow.db")
+    assert uri == store.tracking_uri("sqlite:///runs/mlflow.db") == store.tracking_uri(uri)
+    assert store.sqlite_file(uri) == folder / "runs" / "mlflow.db"
+    run_id = runs.start_run(uri, "experiment", "name", {"a": 1}, folder / "run")
+    assert store.connect(uri).get_run(run_id).data.params == {"a": "1"}
+    assert (folder / "runs" / "artifacts" / run_id / "artifacts" / "settings.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name], "nothing beside it"
+
+
+def test_a_store_with_options(tmp_path: Path) -> None:
+    uri = store.tracking_uri(f"{empty_store(tmp_path)}?timeout=30")
+    assert uri == f"sqlite:///{tmp_path}/mlflow.db?timeout=30"
+    assert store.sqlite_file(uri) == tmp_path / "mlflow.db"
+    runs.start_run(uri, "experiment", "name", {}, tmp_path / "run")
+    assert {path.name for path in tmp_path.iterdir()} >= {"mlflow.db", "artifacts", "run"}
+    assert not list(tmp_path.glob("*timeout*"))

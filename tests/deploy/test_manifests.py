@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import shlex
 from collections.abc import Iterator
@@ -24,7 +25,11 @@ KUBERNETES = "1.33"
 SECRETS = {
     "odeformer-ray": {"auth_token"},
     "odeformer-postgres": {"password"},
-    "odeformer-objects": {"access_key", "secret_key", "s3.json"},
+    "odeformer-mlflow": {"admin_password", "secret_key"},
+    "odeformer-mlflow-ray": {"username", "password"},
+    "odeformer-objects": {"s3.json"},
+    "odeformer-objects-mlflow": {"access_key", "secret_key"},
+    "odeformer-objects-ray": {"access_key", "secret_key"},
 }
 """As docs/deploy.md has them made."""
 
@@ -71,7 +76,15 @@ def inner(value: Any) -> Iterator[dict[str, Any]]:
 def test_what_kubernetes_defines_fits_its_schemas() -> None:
     own = [manifest for manifest in manifests() if not manifest["apiVersion"].startswith("ray.io")]
     assert {manifest["kind"] for manifest in own} == {
-        *("Namespace", "PersistentVolumeClaim", "Service", "StatefulSet", "Deployment", "NetworkPolicy")
+        *(
+            "Namespace",
+            "PersistentVolumeClaim",
+            "Service",
+            "StatefulSet",
+            "Deployment",
+            "NetworkPolicy",
+            "ConfigMap",
+        )
     }
     for manifest in own:
         validate(manifest, KUBERNETES, strict=True)
@@ -156,6 +169,41 @@ def test_secrets_are_named_and_never_written_down() -> None:
     for name, keys in SECRETS.items():
         assert f"create secret generic {name}" in page
         assert all(key in page for key in keys)
+
+
+def test_each_part_has_only_the_keys_of_its_own() -> None:
+    for template in templates():
+        part = template["metadata"]["labels"].get("odeformer/part") or template["metadata"]["labels"]["app"]
+        for value in inner(template):
+            name = value.get("secretKeyRef", value).get("name", "") if "secretKeyRef" in value else ""
+            if "objects" in name or "mlflow" in name:
+                assert name.endswith(f"-{part}") or name == f"odeformer-{part}", (part, name)
+        for container in template["spec"]["containers"]:
+            said = " ".join([*container.get("command", []), *container.get("args", [])])
+            assert "PASSWORD" not in said.upper(), "arguments can be read by everybody who may list processes"
+    page = (FOLDER.parents[1] / "docs" / "deploy.md").read_text()
+    identities = json.loads(page.split("cat > s3.json <<END\n")[1].split("\nEND\n")[0])["identities"]
+    actions = {identity["name"]: set(identity["actions"]) for identity in identities}
+    assert actions["mlflow"] == {"Read:mlflow", "Write:mlflow", "List:mlflow"}
+    assert actions["ray"] == {"Read:shards", "List:shards", "Read:mirror", "Write:mirror", "List:mirror"}
+    assert not any("Admin" in action for known in actions.values() for action in known)
+
+
+def test_workers_have_no_account_of_kubernetes() -> None:
+    for spec in specs_of_clusters():
+        for group in spec.worker_group_specs:
+            assert group.template["spec"]["automountServiceAccountToken"] is False
+
+
+def test_mlflow_asks_for_accounts() -> None:
+    [mlflow] = [d for d in of_kind("Deployment") if d["metadata"]["name"] == "mlflow"]
+    [container] = mlflow["spec"]["template"]["spec"]["containers"]
+    assert "--app-name=basic-auth" in container["command"]
+    [accounts] = of_kind("ConfigMap")
+    settings = configparser.ConfigParser()
+    settings.read_string(accounts["data"]["auth.ini"])
+    assert settings["mlflow"]["default_permission"] == "READ"
+    assert "admin_password" not in settings["mlflow"]
 
 
 def test_policies_let_in_only_those_who_are_there() -> None:

@@ -55,7 +55,8 @@ def write_programs(folder: Path) -> None:
         (folder / name).chmod(0o755)
 
 
-def start(slurm: Path, job_id: int = 7) -> subprocess.Popen[str]:
+def start(slurm: Path, job_id: int = 7, until: str = "ready") -> subprocess.Popen[str]:
+    """Start the script, and wait for a file that says how far it is."""
     job = {"SLURM_JOB_ID": str(job_id), "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node[1-2]"}
     environment = (
         os.environ
@@ -73,7 +74,7 @@ def start(slurm: Path, job_id: int = 7) -> subprocess.Popen[str]:
         text=True,
         stderr=subprocess.PIPE,
     )
-    wait_for(lambda: (slurm / "ready").exists() or process.poll() is not None)
+    wait_for(lambda: (slurm / until).exists() or process.poll() is not None)
     assert process.poll() is None, process.communicate()[1]
     return process
 
@@ -93,6 +94,16 @@ def test_a_slurm_job_brings_up_ray_and_goes_back_into_the_queue_when_it_is_told_
         "--set cluster.gpus_per_worker=1 --set cluster.min_workers=4"
     )
     assert calls[-2:] == ["committed", "scontrol requeue 7"]
+
+
+def test_a_slurm_job_that_is_told_to_end_before_its_run_has_begun_is_queued_again(slurm: Path) -> None:
+    (slurm / "srun").write_text('#!/bin/sh\necho "srun $*" >> calls\ntouch starting\nexec sleep 600\n')
+    process = start(slurm, until="starting")  # Ray's head does not come up
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=DEADLINE) == 75
+    calls = (slurm / "calls").read_text().splitlines()
+    assert calls[-1] == "scontrol requeue 7"
+    assert not [call for call in calls if call.startswith("odeformer")]
 
 
 @pytest.mark.parametrize("code", [0, 1, 2])

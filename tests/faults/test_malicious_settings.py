@@ -20,6 +20,8 @@ FILES = {
     "no learning rate": ("optim: {learning_rate: .nan}", "optim.learning_rate"),
     "too deep": ("model: {width: 32, heads: 2, depth: 1000000000, basis: {size: 2}}", "model.depth"),
     "too wide": ("model: {width: 1000000000000, heads: 2, depth: 4, basis: {size: 2}}", "model.width"),
+    "a mirror in memory": ("checkpoint: {mirror: 'memory://runs/a'}", "checkpoint.mirror"),
+    "a mirror that cannot be written": ("checkpoint: {mirror: 'https://host/a'}", "checkpoint.mirror"),
     "too many at once": (
         "train: {steps: 5, global_batch: 8, micro_batch: 2, depths: [1000000000]}",
         "train.depths",

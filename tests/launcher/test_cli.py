@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,68 @@ def test_gguf_without_its_package_says_how_to_get_it(tmp_path: Path) -> None:
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert "pip install -e '.[gguf]'" in line
+
+
+def test_a_user_without_a_name_or_a_home(uri: str, tmp_path: Path) -> None:
+    code = """
+import os, pwd, sys
+def nobody(number):
+    raise KeyError(f"getpwuid(): uid not found: {number}")
+pwd.getpwuid = nobody
+from launcher.cli.main import complete_environment, main
+complete_environment()
+from cluster.doctor import locks, ray_cluster
+from cluster.registry import downloads
+from odeformer.files.user import user_name
+import getpass, pathlib
+print(user_name(), getpass.getuser(), pathlib.Path.home())
+print(downloads.place(), ray_cluster.token(), locks.of_extensions())
+sys.argv = ["odeformer", "models", "list", "--json"]
+main()
+"""
+    named = ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME", "ODEFORMER_CACHE")
+    environment = {key: value for key, value in os.environ.items() if key not in named}
+    environment |= {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert done.returncode == 0, done.stderr
+    number = os.getuid()
+    assert done.stdout.startswith(f"{number} {number} {tempfile.gettempdir()}/home-{number}\n")
+    assert done.stdout.endswith("[]\n")
+
+
+def test_packages_of_others_with_our_names_are_passed_over(tmp_path: Path) -> None:
+    for name in ("data", "cluster", "launcher"):
+        (tmp_path / "theirs" / name).mkdir(parents=True)
+        (tmp_path / "theirs" / name / "__init__.py").write_text("raise RuntimeError('theirs')")
+    (tmp_path / "text.txt").write_text("".join(f"a text with a number, {n}\n\n" * 20 for n in range(200)))
+    code = """
+import subprocess, sys
+from odeformer.command import main
+sys.argv = ["odeformer", "data", "build", "--text", "text.txt", "--out", "out", "--held-out", "0.4"]
+sys.argv += ["--vocabulary-size", "300"]
+try:
+    main()
+finally:
+    subprocess.run([sys.executable, "-c", "import data.manifest, cluster.names, launcher.cli"], check=True)
+"""
+    path = os.pathsep.join([str(tmp_path / "theirs"), str(Path(__file__).parents[2])])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert done.returncode == 0, done.stderr
+    assert load_manifest(tmp_path / "out").vocabulary_size == 300
 
 
 def test_ctrl_c_is_one_word(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from stored_models import CHECKPOINT, checkpoint_folder, register_adapter
 
 from cluster import registry
 from cluster.registry import About
-from cluster.tracking import runs
+from cluster.tracking import runs, store
 from launcher.cli.main import main
+from odeformer.files.shown import visible
 
 Models = Callable[..., tuple[int, str, str]]
 
@@ -168,3 +169,41 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], message: st
     [line] = err.splitlines()
     assert line.startswith("error: ")
     assert message in line
+
+
+def test_one_odd_version_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = empty_store(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client, tags = store.connect(uri), {"odeformer.parameters": "many", "odeformer.cpu_hours": "x"}
+    names = ["o'reilly", 'two " quotes', "both ' and \"", "red\x1b[31m", "x[bold]y"]
+    for name in [*names, "plain"]:
+        client.create_registered_model(name)
+        odd = tags | {
+            "odeformer.kind": "[/x]\x1b]0;title\x07",
+            "odeformer.version": "[link=http://x]l[/link]",
+        }
+        client.create_model_version(name, (tmp_path / "artifacts" / "x").as_uri(), tags=odd)
+    client.create_registered_model("plain.history")
+    client.create_model_version("plain.history", "x", tags={"odeformer.move.behind": "soon"})
+
+    def said(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["odeformer", "models", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    out = said("list")
+    for name in [*names, "plain"]:
+        assert row(out, visible(name), "many", "[/x]\\x1b]0;title\\x07"), name
+    assert "\x1b" not in out
+    for arguments in (
+        ("show", "plain"),
+        ("show", "models:/plain/1"),
+        ("lineage", "models:/plain/1"),
+        ("outdated",),
+    ):
+        assert "\x1b" not in said(*arguments)
+    assert "came too late" in said("show", "plain")

@@ -133,3 +133,11 @@ def test_a_given_grid_must_have_the_cells_of_the_prelude() -> None:
     for edges in ((0.0, 0.3, 1.0), (0.0, 1.0)):
         with pytest.raises(ValueError, match=r"begins with its prelude's edges, \[0.0, 0.25\]"):
             as_grid(edges, 1, 4)
+
+
+def test_more_layers_than_anything_has_are_refused() -> None:
+    assert len(as_grid(4096, 1, 4)) == 4097
+    for depth in (4097, 10**30):
+        with pytest.raises(ValueError, match=f"depth {depth} is too large: at most 4096 layers"):
+            as_grid(depth, 1, 4)
+    assert len(as_grid(8000, 0, 500)) == 8001

@@ -1,3 +1,4 @@
+import os
 from dataclasses import dataclass, field
 
 import pytest
@@ -225,3 +226,13 @@ def test_a_few_steps_of_training_lower_the_loss_at_every_depth() -> None:
     with torch.no_grad():
         for depth, start in before.items():
             assert float(loss(model, depth)) < start - 1
+
+
+def test_weights_that_no_memory_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model().eval()
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 100}.__getitem__)
+    assert model(ids(), depth=8).logits.isfinite().all()
+    with pytest.raises(
+        ValueError, match=r"depth 4000 is too large: its weights have [\d.]+ GiB, this machine 0\.0"
+    ):
+        model(ids(), depth=4000)

@@ -34,8 +34,11 @@ def test_probabilities(sampling: Sampling, expected: list[float]) -> None:
     assert ((counts - wanted).abs() <= 4 * (wanted * (1 - seen[0])).sqrt()).all()
 
 
-def test_a_tiny_temperature_takes_the_most_likely_token() -> None:
-    assert Sampling(1e-39, None).probabilities(LOGITS).tolist() == [[0, 1, 0, 0, 0]]
+@pytest.mark.parametrize("temperature", [1e-37, 1e-39, 1e-300])
+def test_a_tiny_temperature_takes_the_most_likely_token(temperature: float) -> None:
+    sampling = Sampling(temperature, None)
+    assert sampling.probabilities(LOGITS).tolist() == [[0, 1, 0, 0, 0]]
+    assert sampling.draw(LOGITS[0], torch.Generator()) == 1
 
 
 @pytest.mark.parametrize(

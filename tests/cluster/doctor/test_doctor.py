@@ -159,6 +159,7 @@ def test_servers_that_are_not_there_are_told(unused_tcp_port: int) -> None:
     port = unused_tcp_port
     for finding in (
         only(mlflow_store.look(f"http://127.0.0.1:{port}")),
+        only(mlflow_store.look(f"http://user:secret@127.0.0.1:{port}")),
         only(mlflow_store.look(f"postgresql://user:secret@127.0.0.1:{port}/mlflow")),
         only(ray_cluster.look(f"127.0.0.1:{port}")),
         only(ray_cluster.look(f"http://127.0.0.1:{port}")),
@@ -166,6 +167,7 @@ def test_servers_that_are_not_there_are_told(unused_tcp_port: int) -> None:
     ):
         assert finding.state == "failed"
         assert "secret" not in finding.found
+        assert "nonnumeric" not in finding.found, "the host is what comes behind the @"
 
 
 @pytest.fixture

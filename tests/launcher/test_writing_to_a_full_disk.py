@@ -62,7 +62,8 @@ def test_one_line_names_the_place_and_nothing_is_left(
     out = tmp_path / "out"
     with (
         pytest.raises(OSError, match=rf"(File too large|No space left on device): '{out}'") as raised,
-        full_disk(),
+        # An import first makes a copy of the tokenizer, elsewhere.
+        full_disk(2**15 if writer is WRITERS["models import"] else 1024),
     ):
         writer(out, model, ordinary)
     assert "\n" not in str(raised.value)
