@@ -35,6 +35,7 @@ from benchmarks.cluster.soak import ENDING_SECONDS, left_over
 from benchmarks.cluster.supervised import PAUSE, Chaos
 from benchmarks.texts import benchmark_texts
 from cluster import registry
+from cluster.connection.sessions import remove_left_over
 from cluster.runs.events import FILE_NAME, events_from
 from cluster.tracking import runs, store
 from data.shards import build
@@ -203,6 +204,7 @@ def end(chaos: Chaos, before: set[str]) -> dict[str, Any]:
         for process in program.family()[:1]:
             process.terminate()
     _, alive = psutil.wait_procs(chaos.ours(), timeout=ENDING_SECONDS)
+    remove_left_over()  # as the next start does: a command that is killed leaves its folder
     names = [f"{process.pid} {process.name()}" for process in alive if process.is_running()]
     secret = [chaos.secret.encode(), chaos.environment["RAY_AUTH_TOKEN"].encode()]
     return {

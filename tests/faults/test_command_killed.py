@@ -71,3 +71,14 @@ def test_nothing_lingers_and_the_same_command_goes_on(tmp_path: Path, shards: Pa
     assert not left.exists()
     # Ray's agents of a node look for a while for the head that has died with the driver.
     wait_until_gone(agents)
+
+
+def test_a_folder_that_rays_processes_made_again_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "ROOT", tmp_path)
+    for name in ("odf-a1b2c3d4", "odf-nodes-a1b2c3d4"):  # the second is none of a private cluster
+        (tmp_path / name / "session_2026" / "logs").mkdir(parents=True)
+    (tmp_path / "odf-e5f6a7b8").mkdir()  # has just been made, and gets its lock
+    sessions.remove_left_over()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["odf-e5f6a7b8", "odf-nodes-a1b2c3d4"]
