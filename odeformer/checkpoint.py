@@ -179,6 +179,14 @@ def write_tensors(path: Path, state: dict[str, torch.Tensor], metadata: dict[str
     path.touch()
     mode = path.stat().st_mode  # save_file replaces the file with one that only its owner may read
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path, metadata)
+    # The library writes several entries in any order: sorted, the same tensors give the same bytes.
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        if header["__metadata__"]:
+            file.seek(8)
+            file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))
     path.chmod(mode)
 
 
