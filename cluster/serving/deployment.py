@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
+from cluster.connection import credentials
 from cluster.connection.connect import worker_environment
 from cluster.serving.settings import ServeSettings
 
@@ -18,7 +20,8 @@ START_SECONDS = 600
 class Replica:
     """A process that serves the model; Ray Serve starts another if it dies or its engine ends."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], variables: dict[str, str]) -> None:
+        os.environ.update(variables)  # credentials: not in the runtime_env, which Ray shows and logs
         from cluster.serving.server import Server
 
         self._settings = ServeSettings.model_validate(settings)
@@ -53,5 +56,5 @@ def deploy(settings: ServeSettings, host: str, port: int, cpus: int) -> None:
     options = {"num_cpus": cpus, "runtime_env": {"env_vars": worker_environment(cpus)}}
     application = replica.options(
         name=NAME, ray_actor_options=options, max_ongoing_requests=1000, health_check_period_s=2
-    ).bind(settings.model_dump(mode="json"))
+    ).bind(settings.model_dump(mode="json"), credentials.ours())
     serve.run(application, name=NAME, route_prefix="/")

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import registry
 from cluster.registry import Version
-from cluster.registry.about import DEPTHS_FILE
 from cluster.registry.aliases import CHAMPION
-from cluster.registry.fetching import read_json
+from cluster.registry.fetching import read_depths
 from cluster.serving.settings import ServeSettings
 from odeformer import checkpoint
 
@@ -115,7 +114,7 @@ class Served:
 
     def costs(self, version: Version | None) -> dict[int, Mapping[str, Any]]:
         """Score and milliseconds by depth, as they were measured when the version was registered."""
-        table = None if version is None else read_json(version, DEPTHS_FILE, self.settings.tracking_uri)
+        table = None if version is None else read_depths(version, self.settings.tracking_uri)
         table = table or {}
         return {row["depth"]: {**row, "metric": table.get("metric")} for row in table.get("rows", [])}
 
