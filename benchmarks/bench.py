@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -77,10 +78,14 @@ class Results:
                 raise SystemExit(
                     f"{self.path} has rows with {key} {self.content[key]}, not {value}: choose another --json"
                 )
+        digests = "".join(source["sha256"] for source in manifest["sources"])
         self.content |= {
             "machine": stamp("torch")["machine"],
             "train_tokens_available": manifest["splits"]["train"]["tokens"],
-            "sources": [{"path": s["path"], "sha256": s["sha256"]} for s in manifest["sources"]],
+            "sources": {
+                "files": len(manifest["sources"]),
+                "sha256": hashlib.sha256(digests.encode()).hexdigest(),
+            },
         }
 
     def add(self, row: Row) -> None:
