@@ -46,7 +46,7 @@ def _tar(members: dict[str, bytes]) -> bytes:
 
 TAR = _tar({f"{index}.txt": text.encode() for index, text in enumerate(TEXTS)})
 MEMBER = TAR.index(b"20.txt")
-ZIPPED = gzip.compress(LINES)
+ZIPPED = gzip.compress(LINES, mtime=0)
 ZSTD = zstandard.ZstdCompressor(write_checksum=True).compress(LINES)
 
 
@@ -85,7 +85,7 @@ def _flipped(data: bytes, at: int) -> bytes:
         ("a.jsonl", LINES + b'{"text": "a\\u0000"}\n', "line 41 has a NUL character"),
         ("a.jsonl", LINES + b'{"text": "\\ud800"}\n', "line 41 has half of a surrogate pair"),
         ("a.jsonl", LINES + b'{"text": "caf\xe9"}\n', "line 41 is not UTF-8"),
-        ("a.jsonl.gz", gzip.compress(LINES + b"{]\n"), "line 41 is not JSON"),
+        ("a.jsonl.gz", gzip.compress(LINES + b"{]\n", mtime=0), "line 41 is not JSON"),
         ("a.jsonl.gz", ZIPPED[:-100], "not intact gzip"),
         ("a.jsonl.gz", _flipped(ZIPPED, 1000), "not intact gzip"),
         ("a.jsonl.gz", LINES, "not intact gzip"),
@@ -102,7 +102,7 @@ def _flipped(data: bytes, at: int) -> bytes:
         ("a.tar", TAR[: MEMBER + 700], "broken tar file"),
         ("a.tar", TAR[:MEMBER], "no end mark"),  # tar itself sees nothing wrong
         ("a.tar", _flipped(TAR, MEMBER), "no end mark"),  # nor here
-        ("a.tar.gz", gzip.compress(TAR[:MEMBER]), "no end mark"),
+        ("a.tar.gz", gzip.compress(TAR[:MEMBER], mtime=0), "no end mark"),
         ("a.tar", b"", "broken tar file"),
         ("a.tar", LINES, "broken tar file"),
         ("a.tar", _tar({"a.jpg": b"picture"}), r"sample a has no \.txt or \.json, only \.jpg"),
