@@ -43,6 +43,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DataSettings(Section):
+    """Training data of a run, and their order."""
+
     shards: str
     """Folder made by ``odeformer data build``, local or remote (``s3://bucket/shards``)."""
     sequence_length: int = Field(default=256, ge=2, le=2**24)
@@ -60,6 +62,8 @@ class DataSettings(Section):
 
 
 class TrainSettings(Section):
+    """Length, batches and numerical method of training."""
+
     steps: Steps
     """Number of optimizer steps in the whole run."""
     global_batch: Count
@@ -108,6 +112,8 @@ class TrainSettings(Section):
 
 
 class OptimSettings(Section):
+    """Optimizer and learning-rate schedule."""
+
     learning_rate: float = Field(default=1e-3, gt=0, lt=10)
     """Peak AdamW learning rate of the weights."""
     coefficient_rate: float = Field(default=2.0, gt=0, le=100)
@@ -139,6 +145,8 @@ class OptimSettings(Section):
 
 
 class ZeroSettings(Section):
+    """Partitioning of the training state over the workers, by DeepSpeed ZeRO."""
+
     stage: Literal[0, 1, 2, 3] = 1
     """ZeRO stage: 1 partitions the optimizer state over the workers, 2 also gradients, 3 also weights."""
     offload_optimizer: Literal["none", "cpu"] = "none"
@@ -158,8 +166,10 @@ class ZeroSettings(Section):
 
 
 class GuardSettings(Section):
-    """Protection against steps whose loss or gradient is not finite: they are skipped, and too many in a row
-    cause a rollback."""
+    """Protection against steps whose loss or gradient is not finite.
+
+    They are skipped, and too many in a row cause a rollback.
+    """
 
     max_skipped: int = Field(default=5, ge=1)
     """Consecutive skipped steps that cause a rollback to the last checkpoint; the data is not rolled back."""
@@ -174,6 +184,8 @@ class GuardSettings(Section):
 
 
 class ClusterSettings(Section):
+    """Workers of a run, and the resources of each."""
+
     workers: Count = 1
     """Number of worker processes (data-parallel ranks), each on its own CPUs or GPU."""
     min_workers: Count | None = None
@@ -204,6 +216,8 @@ class ClusterSettings(Section):
 
 
 class CheckpointSettings(Section):
+    """Frequency, number and mirror of a run's checkpoints."""
+
     every: Steps = 500
     """Optimizer steps between committed checkpoints."""
     keep: Steps = 2
@@ -229,6 +243,8 @@ class CheckpointSettings(Section):
 
 
 class TrackingSettings(Section):
+    """Place of a run's metrics and weights in MLflow."""
+
     uri: str | None = None
     """MLflow tracking URI. Default: ``MLFLOW_TRACKING_URI``, else a SQLite file under ``runs/``."""
     experiment: str = "odeformer"
@@ -239,6 +255,8 @@ class TrackingSettings(Section):
 
 
 class RunSettings(Section):
+    """Folder and seed of a run."""
+
     dir: Path
     """Folder for everything that the run writes. A run in an existing folder is resumed."""
     seed: Seed = 0

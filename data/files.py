@@ -58,22 +58,22 @@ def size_problems(folder: Path, shards: Iterable[Shard]) -> list[str]:
 
 
 class CachedFiles:
-    """A least-recently-used cache of remote shards, which downloads shards before they are needed."""
+    """A least-recently-used cache of remote shards, which downloads shards before they are needed.
+
+    Args:
+        remote: the remote folder.
+        shards: the shards of one split.
+        folder: the cache folder; while another reader has it, one beside it is used.
+        room: maximum bytes of cached shards.
+        at_once: number of shards that are needed at the same time.
+
+    Raises:
+        ValueError: if ``room`` is too small for ``at_once`` shards and those being downloaded.
+    """
 
     def __init__(
         self, remote: Remote, shards: Sequence[Shard], folder: Path, room: int, at_once: int
     ) -> None:
-        """
-        Args:
-            remote: the remote folder.
-            shards: the shards of one split.
-            folder: the cache folder; while another reader has it, one beside it is used.
-            room: maximum bytes of cached shards.
-            at_once: number of shards that are needed at the same time.
-
-        Raises:
-            ValueError: if ``room`` is too small for ``at_once`` shards and those being downloaded.
-        """
         largest = max(shard.bytes for shard in shards)
         needed = min(at_once + FETCHED_AT_ONCE, len(shards))
         if room < needed * largest:
@@ -142,7 +142,7 @@ class CachedFiles:
 
 @contextmanager
 def _own_folder(folder: Path) -> Iterator[Path]:
-    """Yield the folder, or while another reader has it, the first free one of ``folder-1``, ``folder-2``, …
+    """Yield the folder, or while another reader has it, the first free one of ``folder-1``, ``folder-2`` etc.
 
     Its lock lies beside it, and the kernel releases it when the reader dies.
     """

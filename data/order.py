@@ -58,15 +58,14 @@ class GlobalOrder:
     This shuffles enough because documents are shuffled when shards are built, so that only sequences of the
     same document are similar. Such sequences are in the same stream, a round or more apart on average, in
     random places of their block. ``benchmarks.data.shuffle`` measures the remaining correlation.
+
+    Args:
+        shard_sizes: number of samples in each shard.
+        seed: the seed of all permutations.
+        block: number of samples of a stream that are shuffled among each other.
     """
 
     def __init__(self, shard_sizes: Sequence[int], seed: int, block: int) -> None:
-        """
-        Args:
-            shard_sizes: number of samples in each shard.
-            seed: the seed of all permutations.
-            block: number of samples of a stream that are shuffled among each other.
-        """
         self.sizes = np.asarray(shard_sizes, dtype=np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes)])  # int64 [shards + 1]
         self.sequences = int(self.offsets[-1])

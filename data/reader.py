@@ -31,18 +31,17 @@ class ShardReader:
 
     It reads members, not whole shards, and keeps as many decoded members as the global order needs at a time,
     so its memory does not grow with the corpus.
+
+    Args:
+        manifest: the manifest.
+        split: the split.
+        file_of: a function from the index of a shard in the split to its local file.
+
+    Raises:
+        ValueError: for an unknown split.
     """
 
     def __init__(self, manifest: Manifest, split: SplitName, file_of: Callable[[int], Path]) -> None:
-        """
-        Args:
-            manifest: the manifest.
-            split: the split.
-            file_of: a function from the index of a shard in the split to its local file.
-
-        Raises:
-            ValueError: for an unknown split.
-        """
         if split not in manifest.splits:
             raise ValueError(f"split is {split!r}: choose one of {', '.join(manifest.splits)}")
         self._manifest, self._file_of = manifest, file_of

@@ -36,18 +36,18 @@ class _MissingError(Exception):
 
 
 class Remote:
-    """A remote folder, whose files are downloaded with retries and exponential back-off."""
+    """A remote folder, whose files are downloaded with retries and exponential back-off.
+
+    Args:
+        address: the folder's address.
+        attempts: maximum number of attempts per file.
+        first_wait: seconds before the second attempt, which double with every further one.
+        stall: timeout in seconds for connecting and for each read.
+    """
 
     def __init__(
         self, address: str, *, attempts: int = 8, first_wait: float = 0.5, stall: float = 20.0
     ) -> None:
-        """
-        Args:
-            address: the folder's address.
-            attempts: maximum number of attempts per file.
-            first_wait: seconds before the second attempt, which double with every further one.
-            stall: timeout in seconds for connecting and for each read.
-        """
         self.address = address.rstrip("/")
         self._attempts, self._first_wait = attempts, first_wait
         self._system = file_system(self.address, stall)

@@ -10,6 +10,7 @@ DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def main() -> None:
+    """Import both libraries, and print what was found or has failed."""
     try:
         import torch
     except (ImportError, OSError, RuntimeError) as error:

@@ -52,8 +52,10 @@ def compute_seconds(
 
 
 def _generation(model: Odeformer, depth: int, gpu: Gpu) -> float:
-    """Seconds to generate W(t) from K sets at the nodes of N cells, forward and backward, in float32:
-    limited by arithmetic or by memory bandwidth."""
+    """Seconds to generate W(t) from K sets at the nodes of N cells, forward and backward, in float32.
+
+    Arithmetic or memory bandwidth limits it.
+    """
     config = model.config
     block, sets = block_size(config), config.basis.size
     nodes = depth * len(SOLVERS[model.solver].nodes)

@@ -160,8 +160,9 @@ def _next(number: int, divisor: int) -> int:
 
 
 def choices(settings: PretrainSettings, machines: Machines) -> list[Estimate]:
-    """Estimates for every ZeRO stage and every gradient method that the solver allows, each at the largest
-    micro-batch that fits. Those that fit come first, the fastest at the top.
+    """Estimates for every ZeRO stage and every gradient method that the solver allows.
+
+    Each is at the largest micro-batch that fits. Those that fit come first, the fastest at the top.
 
     Raises:
         ValueError: when the GPUs cannot share the global batch.

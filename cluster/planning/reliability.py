@@ -52,6 +52,8 @@ def best_interval(commit: float, between: float) -> float:
 
 
 def goodput(every: float, commit: float, between: float, restart: float) -> float:
-    """τ divided by the time that τ seconds of work take, M e^(R/M) (e^((τ+C)/M) − 1), for random failures at
-    a constant rate, also during commits and restarts (Daly 2006, equation 20)."""
+    """τ divided by the time that τ seconds of work take, M e^(R/M) (e^((τ+C)/M) − 1).
+
+    Failures are random, at a constant rate, also during commits and restarts (Daly 2006, equation 20).
+    """
     return every / (between * math.exp(restart / between) * math.expm1((every + commit) / between))

@@ -13,6 +13,8 @@ from odeformer.section import Section
 
 
 class TeamSettings(Section):
+    """Share and limits of one team."""
+
     weight: float = Field(default=1.0, gt=0, le=1000)
     """Relative share of the slots among teams that have jobs."""
     max_running: int | None = Field(default=None, ge=1)

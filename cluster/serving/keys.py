@@ -12,13 +12,13 @@ PREFIX = "ode-"
 
 
 class Keys:
-    """The hashed keys of a file, by owner; the file is read again when it changes."""
+    """The hashed keys of a file, by owner; the file is read again when it changes.
+
+    Raises:
+        FileNotFoundError, ValueError: for a file that is missing or damaged.
+    """
 
     def __init__(self, path: Path) -> None:
-        """
-        Raises:
-            FileNotFoundError, ValueError: for a file that is missing or damaged.
-        """
         self._path, self._read_at = path, -1
         self._hashes: dict[str, str] = {}
         self._look()

@@ -10,6 +10,8 @@ from odeformer.section import Count, Layers, Section
 
 
 class ServeSettings(Section):
+    """All settings of ``odeformer serve``."""
+
     model: str
     """The base: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or the folder of a checkpoint."""
     adapters: tuple[str, ...] = ()

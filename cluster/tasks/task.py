@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 class TaskData(Section):
+    """Examples of a task, and their templates."""
+
     train: Path
     """Training examples: a JSONL, TSV, CSV or Parquet file, or a Hugging Face folder with a split ``train``.
     A language model also takes a text file or a folder of text files."""
@@ -33,6 +35,8 @@ class TaskData(Section):
 
 
 class TaskTrain(Section):
+    """Length, batches and method of a fine-tuning."""
+
     steps: Steps = 100
     """Number of optimizer steps."""
     global_batch: Count = 8

@@ -120,8 +120,10 @@ def _partitioned_memory(sizes: Sequence[Sequence[int]], settings: ZeroSettings, 
 
 
 def _touched(sizes: Sequence[Sequence[int]], padded: Sequence[int], workers: int) -> int:
-    """Elements of the gradients that stay unpartitioned at stage 2: those of all parameters that overlap the
-    worker's part of the flat groups, for the worker with most of them."""
+    """Elements of the gradients that stay unpartitioned at stage 2, for the worker with most of them.
+
+    They are those of all parameters that overlap the worker's part of the flat groups.
+    """
     totals = [0] * workers
     for group, size in zip(sizes, padded, strict=True):
         part, start = size // workers, 0

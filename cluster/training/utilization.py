@@ -71,8 +71,11 @@ def _token_flops(config: ModelConfig, length: int) -> tuple[float, float]:
 
 
 def utilization(flops: float, seconds: float, workers: int, peak: float | None) -> dict[str, float]:
-    """Metrics of a step: ``{"mfu": …}``, the fraction of all workers' peak that it reached (model FLOPs
-    utilization, PaLM, arXiv 2204.02311), or ``{"model_flops_per_second": …}`` if the peak is unknown."""
+    """Metrics of a step: ``{"mfu": …}``, or ``{"model_flops_per_second": …}`` if the peak is unknown.
+
+    The former is the fraction of all workers' peak that it reached (model FLOPs utilization, PaLM, arXiv
+    2204.02311).
+    """
     if peak is None:
         return {"model_flops_per_second": flops / seconds}
     return {"mfu": flops / seconds / (workers * peak)}

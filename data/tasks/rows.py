@@ -190,7 +190,7 @@ def _lines(path: Path, **options: Any) -> Iterator[Line]:
 
 
 def _texts(path: Path, stream: io.BufferedReader) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file with their ends, which may be \\n, \\r\\n or \\r."""
+    r"""Yield the lines of a UTF-8 file with their ends, which may be \n, \r\n or \r."""
     with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         for number in count(1):
             line = file.readline(records.LONGEST_LINE + 1)

@@ -61,7 +61,16 @@ def encode(example: Example, tokenizer: Tokenizer, sequence_length: int) -> list
 
 
 class TaskStream(ElasticStream):
-    """Fine-tuning batches, with the protocol and guarantees of ``ShardStream``; a sample is a window."""
+    """Fine-tuning batches, with the protocol and guarantees of ``ShardStream``; a sample is a window.
+
+    Args:
+        examples: the examples, at least one.
+        tokenizer: the model's tokenizer.
+        rank: this and the following arguments are as in :class:`data.stream.ShardStream`.
+
+    Raises:
+        ValueError: without examples, or if the ranks cannot share a batch equally.
+    """
 
     def __init__(
         self,
@@ -74,15 +83,6 @@ class TaskStream(ElasticStream):
         sequence_length: int,
         seed: int,
     ) -> None:
-        """
-        Args:
-            examples: the examples, at least one.
-            tokenizer: the model's tokenizer.
-            rank: this and the following arguments are as in :class:`data.stream.ShardStream`.
-
-        Raises:
-            ValueError: without examples, or if the ranks cannot share a batch equally.
-        """
         if not examples:
             raise ValueError("there are no examples: give at least one")
         if sequence_length < 1:

@@ -12,12 +12,12 @@ from data.tasks.rows import as_text, read_rows
 
 
 def read_table(path: Path, prompt: str | None, completion: str, split: str) -> list[Example]:
-    """An example for each row of a table.
+    r"""An example for each row of a table.
 
     Args:
         path: the table, see :func:`data.tasks.rows.read_rows`.
-        prompt: the template of prompts, with fields in braces, as in "{question}\\n". If templates number the
-            columns, as in "{0}\\n", the table has no header line. None makes examples without prompts.
+        prompt: the template of prompts, with fields in braces, as in "{question}\n". If templates number the
+            columns, as in "{0}\n", the table has no header line. None makes examples without prompts.
         completion: the template of completions.
         split: the split to read of a saved data set.
 

@@ -20,7 +20,7 @@ def cli_page() -> str:
         "`odeformer --install-completion` completes verbs and options in your shell.",
     ]
     for words, command in _commands(typer.main.get_command(app), ("odeformer",)):
-        line, _, example = command.help.partition(" Example: ")
+        line, _, example = command.help.partition("\n\nExample: ")
         lines += ["", f"## {' '.join(words[1:])}", "", line, "", "```bash", example, "```", ""]
         lines += _table([parameter for parameter in command.params if parameter.name != "help"])
     return "\n".join(lines) + "\n"

@@ -22,7 +22,10 @@ def analyze(
     overwrite: Overwrite = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Write an HTML report on a model and text. Example: odeformer analyze --model m --text a.txt --out o"""
+    """Write an HTML report on a model and text.
+
+    Example: odeformer analyze --model m --text a.txt --out o
+    """
     check_installed("analyze", "captum", "plotly", "jinja2")
     if log and not (adapter or model).startswith("models:/"):
         raise ValueError("--log needs a model of the registry, models:/…: a folder has no version in MLflow")

@@ -63,7 +63,10 @@ def data_build(
     overwrite: Annotated[bool, Option(help="Replace the output folder if it exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Build shards from text. Example: odeformer data build --text book.txt --out shards"""
+    """Build shards from text.
+
+    Example: odeformer data build --text book.txt --out shards
+    """
     from launcher.configuration.load import load_sources
 
     inputs: list[TextSource | Path | str] = [
@@ -102,7 +105,10 @@ def data_verify(
     folder: Folder,
     deep: Annotated[bool, Option("--deep", help="Check every byte, not only file sizes.")] = False,
 ) -> None:
-    """Check shards against their manifest. Example: odeformer data verify shards --deep"""
+    """Check shards against their manifest.
+
+    Example: odeformer data verify shards --deep
+    """
     preflight.at_shards(str(folder))
     from data.verify import verify
 
@@ -124,7 +130,10 @@ def data_inspect(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the contents of shards. Example: odeformer data inspect shards --sample 7"""
+    """Show the contents of shards.
+
+    Example: odeformer data inspect shards --sample 7
+    """
     preflight.at_shards(str(folder))
     from data.manifest import load_manifest
     from launcher.tables.shards import inspection, shards_content

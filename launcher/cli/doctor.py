@@ -24,7 +24,10 @@ def doctor(
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Check this machine for problems; exit code 1 if a run would fail. Example: odeformer doctor"""
+    """Check this machine for problems; exit code 1 if a run would fail.
+
+    Example: odeformer doctor
+    """
     from cluster.doctor import examine
     from launcher.tables.doctor import line
 

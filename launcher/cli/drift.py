@@ -30,7 +30,10 @@ def drift(
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Test new text for drift. Example: odeformer drift --model m --reference a.txt --text b.txt --out o"""
+    """Test new text for drift.
+
+    Example: odeformer drift --model m --reference a.txt --text b.txt --out o
+    """
     check_installed("analyze", "plotly", "jinja2")
     preflight.at_model(model, tracking_uri, adapter)
     from launcher.analysis import drift as monitor

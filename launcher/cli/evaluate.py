@@ -31,7 +31,10 @@ def evaluate(
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Measure loss on a text, or task scores. Example: odeformer eval --model models:/m/1 --text a.txt"""
+    """Measure loss on a text, or task scores.
+
+    Example: odeformer eval --model models:/m/1 --text a.txt
+    """
     names = [name.strip() for name in ",".join(tasks or []).split(",") if name.strip()]
     if text is None and not names:
         raise ValueError("give --text, --tasks or both")

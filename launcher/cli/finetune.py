@@ -40,7 +40,10 @@ def finetune_run(
     ),
     as_json: AsJson = False,
 ) -> None:
-    """Run one task on this machine; needs no running cluster. Example: odeformer finetune run task.yaml"""
+    """Run one task on this machine; needs no running cluster.
+
+    Example: odeformer finetune run task.yaml
+    """
     from launcher.configuration.load import load_task
 
     task = load_task(task_file, overrides or [])
@@ -68,7 +71,10 @@ def finetune_advise(
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Try fine-tuning methods briefly and recommend one. Example: odeformer finetune advise task.yaml"""
+    """Try fine-tuning methods briefly and recommend one.
+
+    Example: odeformer finetune advise task.yaml
+    """
     from launcher.configuration.load import load_task
 
     task = load_task(task_file, overrides or [])
@@ -91,7 +97,10 @@ def finetune_submit(
     ] = False,
     address: PoolAddress = None,
 ) -> None:
-    """Submit a task to the cluster's pool. Example: odeformer finetune submit task.yaml --wait"""
+    """Submit a task to the cluster's pool.
+
+    Example: odeformer finetune submit task.yaml --wait
+    """
     from launcher.configuration.load import load_task
 
     task = load_task(task_file, overrides or [])
@@ -109,7 +118,10 @@ def finetune_submit(
 def finetune_search(
     task_file: TaskFile, overrides: Overrides = None, as_json: AsJson = False, address: PoolAddress = None
 ) -> None:
-    """Search hyperparameters, then train with the best. Example: odeformer finetune search task.yaml"""
+    """Search hyperparameters, then train with the best.
+
+    Example: odeformer finetune search task.yaml
+    """
     from launcher.configuration.load import load_searched_task
 
     task = load_searched_task(task_file, overrides or [])
@@ -124,7 +136,10 @@ def finetune_search(
 
 @finetune_app.command("list")
 def finetune_list(as_json: AsJson = False, watch: Watch = False, address: PoolAddress = None) -> None:
-    """List the pool's jobs, newest last. Example: odeformer finetune list --watch"""
+    """List the pool's jobs, newest last.
+
+    Example: odeformer finetune list --watch
+    """
     with _pool(address) as pool:
         from launcher.tables.pool import jobs_table
 
@@ -137,7 +152,10 @@ def finetune_list(as_json: AsJson = False, watch: Watch = False, address: PoolAd
 
 @finetune_app.command("show")
 def finetune_show(job: JobName, as_json: AsJson = False, address: PoolAddress = None) -> None:
-    """Show a job, its history and its error. Example: odeformer finetune show docs/docstring"""
+    """Show a job, its history and its error.
+
+    Example: odeformer finetune show docs/docstring
+    """
     with _pool(address) as pool:
         record = pool.job(pool.find(job))
     from launcher.tables.pool import history_table, jobs_table
@@ -149,7 +167,10 @@ def finetune_show(job: JobName, as_json: AsJson = False, address: PoolAddress = 
 
 @finetune_app.command("logs")
 def finetune_logs(job: JobName, follow: Follow = False, address: PoolAddress = None) -> None:
-    """Print a job's events; -f exits with 1 if it failed. Example: odeformer finetune logs docstring -f"""
+    """Print a job's events; -f exits with 1 if it failed.
+
+    Example: odeformer finetune logs docstring -f
+    """
     from launcher.finetunes import lines
 
     with _pool(address) as pool:
@@ -162,7 +183,10 @@ def finetune_logs(job: JobName, follow: Follow = False, address: PoolAddress = N
 
 @finetune_app.command("cancel")
 def finetune_cancel(job: JobName, address: PoolAddress = None) -> None:
-    """Cancel a queued or running job. Example: odeformer finetune cancel docs/docstring"""
+    """Cancel a queued or running job.
+
+    Example: odeformer finetune cancel docs/docstring
+    """
     with _pool(address) as pool:
         job_id = pool.find(job)
         state = pool.cancel(job_id)
@@ -174,7 +198,10 @@ def finetune_cancel(job: JobName, address: PoolAddress = None) -> None:
 
 @finetune_app.command("retry")
 def finetune_retry(job: JobName, address: PoolAddress = None) -> None:
-    """Resume a failed or cancelled job. Example: odeformer finetune retry docs/docstring"""
+    """Resume a failed or cancelled job.
+
+    Example: odeformer finetune retry docs/docstring
+    """
     with _pool(address) as pool:
         job_id = pool.find(job)
         say(f"{job_id} is {pool.retry(job_id)}")

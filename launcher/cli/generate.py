@@ -44,7 +44,10 @@ def generate(
     ] = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Continue a prompt. Example: odeformer generate --model models:/tiny@champion --depth 4 'It was'"""
+    """Continue a prompt.
+
+    Example: odeformer generate --model models:/tiny@champion --depth 4 'It was'
+    """
     if depth is not None and latency_ms is not None:
         raise ValueError("give either --depth or --latency-ms")
     if audit_text and audit is None:

@@ -22,7 +22,10 @@ def grad_check(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare gradient methods by error, memory and time. Example: odeformer grad-check tiny"""
+    """Compare gradient methods by error, memory and time.
+
+    Example: odeformer grad-check tiny
+    """
     from launcher.configuration.load import load_pretrain
 
     settings = load_pretrain(config, overrides or [])

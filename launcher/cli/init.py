@@ -11,7 +11,10 @@ from typer import Argument
 def init(
     path: Annotated[Path, Argument(metavar="[PATH]", help="YAML file to write.")] = Path("run.yaml"),
 ) -> None:
-    """Write a commented starter configuration. Example: odeformer init run.yaml"""
+    """Write a commented starter configuration.
+
+    Example: odeformer init run.yaml
+    """
     from launcher.configuration.starter import write_starter
 
     write_starter(path)

@@ -38,7 +38,10 @@ def submit_pretrain(
     overrides: Overrides = None,
     name: Annotated[str | None, Option(help="The job's name; the last part of run.dir by default.")] = None,
 ) -> None:
-    """Submit a run. Example: odeformer submit pretrain run.yaml --address http://head:8265 --name first"""
+    """Submit a run.
+
+    Example: odeformer submit pretrain run.yaml --address http://head:8265 --name first
+    """
     from launcher.configuration.load import load_pretrain
 
     settings = load_pretrain(config, overrides or [])
@@ -49,7 +52,10 @@ def submit_pretrain(
 
 @jobs_app.command("list")
 def jobs_list(address: Address = None, as_json: AsJson = False) -> None:
-    """List jobs, newest first. Example: odeformer jobs list --address http://head:8265"""
+    """List jobs, newest first.
+
+    Example: odeformer jobs list --address http://head:8265
+    """
     jobs = _server(address).jobs()
     from launcher.tables.results import jobs_table
 
@@ -58,7 +64,10 @@ def jobs_list(address: Address = None, as_json: AsJson = False) -> None:
 
 @jobs_app.command("show")
 def jobs_show(name: JobName, address: Address = None, as_json: AsJson = False) -> None:
-    """Show a job and why it is pending or failed. Example: odeformer jobs show first"""
+    """Show a job and why it is pending or failed.
+
+    Example: odeformer jobs show first
+    """
     job = _server(address).job(name)
     from launcher.tables.results import jobs_table
 
@@ -68,7 +77,10 @@ def jobs_show(name: JobName, address: Address = None, as_json: AsJson = False) -
 
 @jobs_app.command("logs")
 def jobs_logs(name: JobName, follow: Follow = False, address: Address = None) -> None:
-    """Print a job's output; -f exits with 1 if it failed. Example: odeformer jobs logs first -f"""
+    """Print a job's output; -f exits with 1 if it failed.
+
+    Example: odeformer jobs logs first -f
+    """
     server = _server(address)
     if not follow:
         sys.stdout.write(server.log(name))
@@ -85,7 +97,10 @@ def jobs_logs(name: JobName, follow: Follow = False, address: Address = None) ->
 
 @jobs_app.command("stop")
 def jobs_stop(name: JobName, address: Address = None) -> None:
-    """Stop a job cleanly, like Ctrl-C in a terminal. Example: odeformer jobs stop first"""
+    """Stop a job cleanly, like Ctrl-C in a terminal.
+
+    Example: odeformer jobs stop first
+    """
     server = _server(address)
     if server.stop(name):
         say(f"stopped: {name}; submit it under another name to resume from its last checkpoint")

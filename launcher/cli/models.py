@@ -32,7 +32,10 @@ def models_export(
     overwrite: Overwrite = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Export one depth for transformers. Example: odeformer models export --model models:/m/1 --out m-8"""
+    """Export one depth for transformers.
+
+    Example: odeformer models export --model models:/m/1 --out m-8
+    """
     if peft and gguf:
         raise ValueError("give either --peft or --gguf")
     if text is not None and (peft or gguf):
@@ -71,7 +74,10 @@ def models_import(
     overwrite: Overwrite = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Import a GPT-NeoX, Llama or GPT-2 model. Example: odeformer models import --from pythia --out p"""
+    """Import a GPT-NeoX, Llama or GPT-2 model.
+
+    Example: odeformer models import --from pythia --out p
+    """
     preflight.at_output(out, [source], overwrite, "checkpoint")
     preflight.at_transformers(source, register)
     from launcher.tables.versions import registered_line
@@ -99,7 +105,10 @@ def models_register(
     name: Annotated[str | None, Option(help="Model name; the run's tracking.register_as by default.")] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Register the result of a finished run or fine-tuning job. Example: odeformer models register runs/a"""
+    """Register the result of a finished run or fine-tuning job.
+
+    Example: odeformer models register runs/a
+    """
     from cluster.names import check_model_name
 
     if name is not None:

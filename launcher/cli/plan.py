@@ -47,7 +47,10 @@ def plan(
     seed: Annotated[int, Option(help="Random seed of --simulate.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Estimate memory, time and cost of a run. Example: odeformer plan large --gpus 64 --gpu h100"""
+    """Estimate memory, time and cost of a run.
+
+    Example: odeformer plan large --gpus 64 --gpu h100
+    """
     if not simulate and any(option is not None for option in (spares, preemptions, stragglers)):
         raise typer.BadParameter("--spares, --preemptions and --stragglers need --simulate: add it")
     from cluster import planning

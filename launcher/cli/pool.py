@@ -25,7 +25,10 @@ def pool_start(
     overrides: Overrides = None,
     address: PoolAddress = None,
 ) -> None:
-    """Start the pool, or change the settings of a running one. Example: odeformer pool start pool.yaml"""
+    """Start the pool, or change the settings of a running one.
+
+    Example: odeformer pool start pool.yaml
+    """
     from launcher.configuration.load import load_pool
 
     settings = load_pool(settings_file, overrides or [])
@@ -38,7 +41,10 @@ def pool_start(
 
 @pool_app.command("status")
 def pool_status(as_json: AsJson = False, watch: Watch = False, address: PoolAddress = None) -> None:
-    """Show job slots, and each team's share and usage. Example: odeformer pool status --watch"""
+    """Show job slots, and each team's share and usage.
+
+    Example: odeformer pool status --watch
+    """
     from cluster.pool import Pool
 
     with Pool.connect(address) as pool:
@@ -58,7 +64,10 @@ def pool_status(as_json: AsJson = False, watch: Watch = False, address: PoolAddr
 
 @pool_app.command("drain")
 def pool_drain(address: PoolAddress = None) -> None:
-    """Let running jobs finish, but accept and start no others. Example: odeformer pool drain"""
+    """Let running jobs finish, but accept and start no others.
+
+    Example: odeformer pool drain
+    """
     from cluster.pool import Pool
 
     with Pool.connect(address) as pool:
@@ -69,7 +78,10 @@ def pool_drain(address: PoolAddress = None) -> None:
 
 @pool_app.command("stop")
 def pool_stop(address: PoolAddress = None) -> None:
-    """Stop the pool; running jobs are checkpointed and requeued. Example: odeformer pool stop"""
+    """Stop the pool; running jobs are checkpointed and requeued.
+
+    Example: odeformer pool stop
+    """
     from cluster.pool import Pool
 
     with Pool.connect(address) as pool:

@@ -26,7 +26,10 @@ def pretrain(
     ] = False,
     as_json: Annotated[bool, Option("--json", help="Print the dry run as JSON.")] = False,
 ) -> None:
-    """Pretrain a model. Example: odeformer pretrain tiny --set data.shards=shards --set run.dir=runs/mine"""
+    """Pretrain a model.
+
+    Example: odeformer pretrain tiny --set data.shards=shards --set run.dir=runs/mine
+    """
     from cluster.checkpoints import identity
     from launcher.configuration.load import load_pretrain
 

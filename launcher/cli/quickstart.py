@@ -18,7 +18,10 @@ MARK = ".quickstart"
 def quickstart(
     directory: Annotated[Path, Option("--dir", help="Folder to write to.")] = Path("runs/quickstart"),
 ) -> None:
-    """Run an end-to-end demo, in minutes on two CPU cores. Example: odeformer quickstart"""
+    """Run an end-to-end demo, in minutes on two CPU cores.
+
+    Example: odeformer quickstart
+    """
     started = time.monotonic()
     _clear(directory)
     progress = make_progress()

@@ -23,7 +23,10 @@ def report(
     overwrite: Overwrite = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Compare two analyses side by side. Example: odeformer report --compare before after --out compared"""
+    """Compare two analyses side by side.
+
+    Example: odeformer report --compare before after --out compared
+    """
     check_installed("analyze", "plotly", "jinja2")
     from launcher.analysis import compare as comparison
 

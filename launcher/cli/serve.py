@@ -41,7 +41,10 @@ def serve(
     ] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Serve a model in OpenAI's HTTP form. Example: odeformer serve models:/tiny@champion --depths 4,8"""
+    """Serve a model in OpenAI's HTTP form.
+
+    Example: odeformer serve models:/tiny@champion --depths 4,8
+    """
     if add_key is not None:
         from cluster.serving.keys import add_key as added
 

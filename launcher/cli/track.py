@@ -21,7 +21,10 @@ def track_sync(
     seconds: Annotated[float, Option(min=0, help="Keep retrying for this many seconds.")] = 60.0,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Upload metrics recorded while MLflow was down. Example: odeformer track sync runs/mine"""
+    """Upload metrics recorded while MLflow was down.
+
+    Example: odeformer track sync runs/mine
+    """
     preflight.at_run(run, tracking_uri)
     from cluster.tracking import runs, upload
 

@@ -15,7 +15,10 @@ def usage(
     as_json: AsJson = False,
     address: PoolAddress = None,
 ) -> None:
-    """Show compute per team, and what sharing base models saved. Example: odeformer usage --by team"""
+    """Show compute per team, and what sharing base models saved.
+
+    Example: odeformer usage --by team
+    """
     from cluster.pool import Pool
     from cluster.pool import usage as using
     from cluster.runs.cost import Cost

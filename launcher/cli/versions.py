@@ -20,7 +20,10 @@ Why = Annotated[str, Option(help="Reason to record in the model's history.")]
 
 @models_app.command("list")
 def models_list(as_json: AsJson = False, tracking_uri: TrackingUri = None) -> None:
-    """List all versions of all models. Example: odeformer models list"""
+    """List all versions of all models.
+
+    Example: odeformer models list
+    """
     from cluster import registry
     from launcher.tables import versions as tables
 
@@ -35,7 +38,10 @@ def models_show(
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Show a version, or a model's history. Example: odeformer models show models:/tiny@champion"""
+    """Show a version, or a model's history.
+
+    Example: odeformer models show models:/tiny@champion
+    """
     from cluster import registry
     from cluster.registry.about import LINEAGE_FILE
     from cluster.registry.aliases import read_log
@@ -82,7 +88,10 @@ def models_promote(
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Make a version champion if it is better. Example: odeformer models promote models:/tiny@candidate"""
+    """Make a version champion if it is better.
+
+    Example: odeformer models promote models:/tiny@candidate
+    """
     from pydantic import ValidationError
 
     from cluster.promotion.promote import GateSettings, promote
@@ -109,7 +118,10 @@ def models_promote(
 def models_rollback(
     name: Annotated[str, Argument(help="The model's name.")], why: Why = "", tracking_uri: TrackingUri = None
 ) -> None:
-    """Restore the previous champion. Example: odeformer models rollback tiny"""
+    """Restore the previous champion.
+
+    Example: odeformer models rollback tiny
+    """
     from cluster.names import check_model_name
     from cluster.registry import aliases
 
@@ -123,7 +135,10 @@ def models_rollback(
 def models_diff(
     first: Model, second: Model, as_json: AsJson = False, tracking_uri: TrackingUri = None
 ) -> None:
-    """Compare two versions. Example: odeformer models diff models:/tiny@candidate models:/tiny@champion"""
+    """Compare two versions.
+
+    Example: odeformer models diff models:/tiny@candidate models:/tiny@champion
+    """
     from cluster.registry import family
     from launcher.tables import versions as tables
 
@@ -134,7 +149,10 @@ def models_diff(
 
 @models_app.command("lineage")
 def models_lineage(model: Model, as_json: AsJson = False, tracking_uri: TrackingUri = None) -> None:
-    """Show a version's ancestors and descendants. Example: odeformer models lineage models:/tiny@champion"""
+    """Show a version's ancestors and descendants.
+
+    Example: odeformer models lineage models:/tiny@champion
+    """
     from cluster.registry.family import family
     from launcher.tables import versions as tables
 
@@ -151,7 +169,10 @@ def models_outdated(
     tracking_uri: TrackingUri = None,
     address: PoolAddress = None,
 ) -> None:
-    """List adapters whose base is no longer champion. Example: odeformer models outdated"""
+    """List adapters whose base is no longer champion.
+
+    Example: odeformer models outdated
+    """
     from cluster.registry.family import outdated
     from launcher.tables import versions as tables
 

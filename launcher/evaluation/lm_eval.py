@@ -44,18 +44,18 @@ class TaskScore(NamedTuple):
 
 
 class Tasks:
-    """Tasks of the harness, its own or those of a folder, whose names have been checked."""
+    """Tasks of the harness, its own or those of a folder, whose names have been checked.
+
+    Args:
+        names: Names of tasks, groups or tags.
+        folder: Folder with YAML files of the harness and the files they name; the package's own by
+            default. It may hold Python code, which is run.
+
+    Raises:
+        ValueError: For a missing folder or an unknown name.
+    """
 
     def __init__(self, names: Sequence[str], folder: Path | None = None) -> None:
-        """
-        Args:
-            names: Names of tasks, groups or tags.
-            folder: Folder with YAML files of the harness and the files they name; the package's own by
-                default. It may hold Python code, which is run.
-
-        Raises:
-            ValueError: For a missing folder or an unknown name.
-        """
         from lm_eval.tasks import TaskManager
 
         self.names = list(dict.fromkeys(names))

@@ -31,6 +31,8 @@ def numbers(values: Any) -> Any:
 
 
 class ModelSource(TypedDict):
+    """The model of an analysis: its name, versions, checksum and origin."""
+
     name: str
     adapter: str | None
     versions: list[str]
@@ -39,16 +41,22 @@ class ModelSource(TypedDict):
 
 
 class Part(TypedDict):
+    """A part of a file, with the settings and units that it was made with."""
+
     settings: Settings
 
 
 class Answer(Part):
+    """The most likely tokens after the text."""
+
     ids: list[int]
     probabilities: list[float]
     tokens: NotRequired[list[str]]
 
 
 class Spectrum(TypedDict):
+    """Spectra of one product of weights along t, for each head."""
+
     eigenvalues: list[list[list[list[float]]]]
     singular_values: list[list[list[float]]]
     norm: list[list[float]]
@@ -56,6 +64,8 @@ class Spectrum(TypedDict):
 
 
 class FeedForward(TypedDict):
+    """Eigenvalues of the feed-forward part's Jacobian along t, at states of some tokens."""
+
     times: list[float]
     tokens: list[int]
     eigenvalues: list[list[list[list[float]]]]
@@ -70,6 +80,8 @@ class Spectra(Part):
 
 
 class Lyapunov(Part):
+    """Leading Lyapunov exponents of all tokens' joint state, and the amplification of noise."""
+
     values: list[float]
     per_layer: list[float]
     edges: list[float]
@@ -78,6 +90,8 @@ class Lyapunov(Part):
 
 
 class Sensitivity(Part):
+    """Attribution of predictions to the tokens before them."""
+
     outputs: list[int]
     predicted_ids: list[int]
     probabilities: list[float]
@@ -86,6 +100,8 @@ class Sensitivity(Part):
 
 
 class Pairs(Part):
+    """Growth of a small change of each token on its way to later tokens."""
+
     outputs: list[int]
     growth: list[list[float | None]]
 
@@ -107,6 +123,8 @@ class Controls(TypedDict):
 
 
 class ByDepth(Part):
+    """Loss and cost at each depth N, and the movement of the states along t."""
+
     depths: list[int]
     loss: list[float]
     token_loss: list[list[float]]
@@ -120,6 +138,8 @@ class ByDepth(Part):
 
 
 class Reliability(TypedDict):
+    """Reliability diagram at one depth."""
+
     confidence: list[float]
     accuracy: list[float]
     counts: list[int]
@@ -127,10 +147,14 @@ class Reliability(TypedDict):
 
 
 class Calibration(Part):
+    """Reliability diagrams by depth N; none for a short text."""
+
     depths: dict[str, Reliability]
 
 
 class Faithfulness(Part):
+    """Faithfulness of each attribution method to this text's next prediction, by name."""
+
     methods: dict[str, dict[str, float | None]]
 
 
@@ -144,6 +168,8 @@ class DisturbanceRow(TypedDict):
 
 
 class Robustness(Part):
+    """Bits per character of the undisturbed text, and what disturbances add to them."""
+
     clean: list[float] | None
     rows: list[DisturbanceRow]
     left_out: dict[str, str]
@@ -164,6 +190,8 @@ class Findings(Part):
 
 
 class Analysis(Findings):
+    """The content of ``analysis.json``."""
+
     format_version: int
     made: str
     model: ModelSource
@@ -173,11 +201,15 @@ class Analysis(Findings):
 
 
 class Side(Part):
+    """Model and settings of one side of a comparison."""
+
     made: str
     model: ModelSource
 
 
 class DepthRow(TypedDict):
+    """Loss and cost of both models at one depth N."""
+
     depth: int
     loss: Pair
     flops: Pair
@@ -193,6 +225,8 @@ class DisturbedText(TypedDict):
 
 
 class DisturbancePair(TypedDict):
+    """Bits per character that a disturbance adds to each model."""
+
     label: str
     a: Range | None
     b: Range | None
@@ -200,6 +234,8 @@ class DisturbancePair(TypedDict):
 
 
 class Disturbances(TypedDict):
+    """Effect of disturbed text on both models."""
+
     a: DisturbedText | None
     b: DisturbedText | None
     same_text: bool
@@ -207,6 +243,8 @@ class Disturbances(TypedDict):
 
 
 class Comparison(Part):
+    """The content of ``comparison.json``."""
+
     format_version: int
     made: str
     text_sha256: str
@@ -221,6 +259,8 @@ class Comparison(Part):
 
 
 class DriftFigure(TypedDict):
+    """A figure's mean over each text, and the test of whether it has moved."""
+
     unit: str
     reference: float
     new: float
@@ -242,6 +282,8 @@ class DriftText(TypedDict):
 
 
 class Drift(Part):
+    """The content of ``drift.json``."""
+
     format_version: int
     made: str
     model: ModelSource

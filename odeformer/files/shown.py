@@ -23,7 +23,7 @@ MASK = "***"
 
 
 def visible(text: str) -> str:
-    """The text with control characters written as ``\\x1b``: a terminal would obey them."""
+    r"""The text with control characters written as ``\x1b``: a terminal would obey them."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

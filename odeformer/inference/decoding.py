@@ -35,6 +35,15 @@ class FixedDepthModel:
 
     With the flavour's default solver, a token costs as much as in an ordinary transformer of that depth. The
     weights are copies: later changes to the model's parameters have no effect.
+
+    Args:
+        model: the model; its ``options.solver`` is used.
+        depth: N; the model depth when not given.
+        dtype: dtype of weights, states and KV cache; the model's own when not given.
+        int8: whether to quantise matrices to 8 bits (:mod:`odeformer.inference.int8`); CPU only.
+
+    Raises:
+        ValueError: for too small a depth, or ``int8`` on an accelerator.
     """
 
     def __init__(
@@ -44,16 +53,6 @@ class FixedDepthModel:
         dtype: torch.dtype | None = None,
         int8: bool = False,
     ) -> None:
-        """
-        Args:
-            model: the model; its ``options.solver`` is used.
-            depth: N; the model depth when not given.
-            dtype: dtype of weights, states and KV cache; the model's own when not given.
-            int8: whether to quantise matrices to 8 bits (:mod:`odeformer.inference.int8`); CPU only.
-
-        Raises:
-            ValueError: for too small a depth, or ``int8`` on an accelerator.
-        """
         self.config = model.config
         self.depth = model.config.depth if depth is None else depth
         self.dtype = dtype or model.embedding.weight.dtype
@@ -155,16 +154,15 @@ class Decoder:
 
     ``length`` is the number of tokens that each row has read, including padding. Setting it to a smaller
     number rolls the decoder back.
+
+    Args:
+        at: the model, at the depth to decode at.
+        batch: number of rows, that is, sequences.
+        capacity: maximum number of tokens per row, including padding; at most the context length.
+        padding: number of padding tokens at the start of each row, int64 [batch]; none when not given.
     """
 
     def __init__(self, at: FixedDepthModel, batch: int, capacity: int, padding: Tensor | None = None) -> None:
-        """
-        Args:
-            at: the model, at the depth to decode at.
-            batch: number of rows, that is, sequences.
-            capacity: maximum number of tokens per row, including padding; at most the context length.
-            padding: number of padding tokens at the start of each row, int64 [batch]; none when not given.
-        """
         assert at.config.context_length is None or capacity <= at.config.context_length
         self.length = 0
         self._at, self._capacity, self._padding = at, capacity, padding

@@ -75,15 +75,14 @@ class StepTimes:
     A step at one depth is a straight line in its rows, measured once. What the machine makes of it now, with
     other processes, other requests' prompts and the sending of the tokens, is a factor that 95 % of the last
     rounds stayed within.
+
+    Args:
+        measured: milliseconds of a step with one row, and per further row, by depth.
     """
 
     ROUNDS, WITHIN = 100, 0.95
 
     def __init__(self, measured: dict[int, tuple[float, float]]) -> None:
-        """
-        Args:
-            measured: milliseconds of a step with one row, and per further row, by depth.
-        """
         self._lines = measured
         self._ratios: deque[float] = deque([1.0], maxlen=self.ROUNDS)
 
@@ -106,7 +105,15 @@ class StepTimes:
 
 
 class Engine:
-    """Decodes requests for one base model; :meth:`run` is the body of a thread of its own."""
+    """Decodes requests for one base model; :meth:`run` is the body of a thread of its own.
+
+    Args:
+        model: the base, without an adapter.
+        depths: the depths N that are offered.
+        most_rows: largest number of requests that are decoded together at one depth.
+        most_waiting: largest number of requests that wait.
+        capacity: largest number of tokens of prompt and continuation; the context length when not given.
+    """
 
     def __init__(
         self,
@@ -117,14 +124,6 @@ class Engine:
         most_waiting: int = 256,
         capacity: int | None = None,
     ) -> None:
-        """
-        Args:
-            model: the base, without an adapter.
-            depths: the depths N that are offered.
-            most_rows: largest number of requests that are decoded together at one depth.
-            most_waiting: largest number of requests that wait.
-            capacity: largest number of tokens of prompt and continuation; the context length when not given.
-        """
         context = model.config.context_length
         assert context is not None
         self.capacity = min(capacity or context, context)

@@ -136,18 +136,17 @@ class ContinuedText:
     """The text that new tokens add to a prompt, piece by piece.
 
     A piece is withheld until its last character is complete, and while it may be the start of a stop string.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        prompt: the prompt's token ids.
+        stop: strings before the first of which the text ends.
+
+    Raises:
+        ValueError: for an empty stop string.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = ()) -> None:
-        """
-        Args:
-            tokenizer: the model's tokenizer.
-            prompt: the prompt's token ids.
-            stop: strings before the first of which the text ends.
-
-        Raises:
-            ValueError: for an empty stop string.
-        """
         if "" in stop:
             raise ValueError("a stop string is empty: at least one character is needed")
         self._tokenizer, self._ids, self._stop = tokenizer, [*prompt], stop

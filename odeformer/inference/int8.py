@@ -19,13 +19,13 @@ LARGEST = 127
 
 
 class Int8Matrix:
-    """A quantised matrix [out, in] that ``F.linear`` and ``F.embedding`` accept in place of a tensor."""
+    """A quantised matrix [out, in] that ``F.linear`` and ``F.embedding`` accept in place of a tensor.
+
+    Args:
+        matrix: a floating-point matrix [out, in]; the rounding error is at most 1/254 of a row's maximum.
+    """
 
     def __init__(self, matrix: Tensor) -> None:
-        """
-        Args:
-            matrix: a floating-point matrix [out, in]; the rounding error is at most 1/254 of a row's maximum.
-        """
         self.numbers, scales = _round_rows(matrix)
         self.scales = scales.squeeze(1)
 

@@ -41,16 +41,15 @@ class DepthRows:
 
     The base's weights are shared; adapters are not merged into them. A prompt is read by itself, in parts,
     and its row then joins the batch.
+
+    Args:
+        model: the base, without an adapter.
+        depth: N.
+        most_rows: largest number of rows in the batch.
+        capacity: largest number of tokens of a row; at most the context length.
     """
 
     def __init__(self, model: Odeformer, depth: int, most_rows: int, capacity: int) -> None:
-        """
-        Args:
-            model: the base, without an adapter.
-            depth: N.
-            most_rows: largest number of rows in the batch.
-            capacity: largest number of tokens of a row; at most the context length.
-        """
         if model.hypernetwork.adapter is not None:
             raise ValueError("the base has an adapter attached: give it with the row instead")
         self.at, self.most_rows, self.capacity = FixedDepthModel(model, depth), most_rows, capacity

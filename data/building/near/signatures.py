@@ -97,7 +97,7 @@ def _stretches(text: str) -> Iterator[list[str]]:
 
 @lru_cache(maxsize=1)
 def _empty_sketch() -> MinHash:
-    """An empty sketch, whose hash functions are drawn once. (The library is imported late, with scipy.)"""
+    """An empty sketch, whose hash functions are drawn once; the library is imported late, with scipy."""
     from datasketch import MinHash
 
     return MinHash(num_perm=HASHES, seed=SEED, scheme="affine32")

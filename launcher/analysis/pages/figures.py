@@ -180,8 +180,10 @@ def pairs(content: Analysis) -> go.Figure:
 
 
 def logarithms(growth: list[list[float | None]], length: int, least: float) -> list[list[float | None]]:
-    """log₁₀ of the growth, at least that of ``least``: [outputs, length], None for later tokens and numbers
-    that are not finite."""
+    """log₁₀ of the growth, at least that of ``least``: [outputs, length].
+
+    Later tokens, and numbers that are not finite, are None.
+    """
     rows: list[list[float | None]] = []
     for row in growth:
         values = [None if value is None else math.log10(max(value, least)) for value in row]

@@ -41,7 +41,7 @@ class Question(NamedTuple):
 
 
 def log_probability(question: Question, x: Tensor) -> Tensor:
-    """ln p(answer) for initial states x [batch, tokens, width] in place of the prompts' own: [batch]."""
+    """The answer's ln p for initial states x [batch, tokens, width] in place of the prompts' own: [batch]."""
     answer = question.answer.view(len(x), -1, 1)
     return _logits(question, x).log_softmax(-1).gather(2, answer).sum((1, 2))
 
@@ -99,8 +99,10 @@ def integrated_gradients(question: Question) -> Tensor:
 
 
 def attention_rollout(question: Question) -> Tensor:
-    """Attention rollout (Abnar and Zuidema 2020, arXiv 2005.00928): the last token's row of the product over
-    cells of (mean attention over heads + identity) / 2."""
+    """Attention rollout (Abnar and Zuidema 2020, arXiv 2005.00928).
+
+    It is the last token's row of the product over cells of (mean attention over heads + identity) / 2.
+    """
     x = question.model.embed(question.input_ids).detach()
     length = x.shape[1]
     field = build_field(question.model.config, x, training=False)

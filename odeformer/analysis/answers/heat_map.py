@@ -26,11 +26,11 @@ def heat_map(
     depth: int | Grid | None = None,
     points: int = 8,
 ) -> Tensor:
-    """Integrated gradients of chosen logits of one text, equal to those of
-    :func:`odeformer.analysis.answers.attribution.integrated_gradients` for each of its prefixes.
+    """Integrated gradients of chosen logits of one text.
 
-    Attention is causal, so all predictions share the states on the path from the neutral state to the text;
-    each prediction costs a backward pass.
+    They equal those of :func:`odeformer.analysis.answers.attribution.integrated_gradients` for each of its
+    prefixes. Attention is causal, so all predictions share the states on the path from the neutral state to
+    the text; each prediction costs a backward pass.
 
     Args:
         input_ids: [1, tokens].

@@ -48,10 +48,10 @@ def lyapunov_exponents(steps: Sequence[Step], x: Tensor, durations: Sequence[flo
 def finite_time_exponents(
     steps: Sequence[Step], x: Tensor, durations: Sequence[float], count: int, iterations: int = 4
 ) -> Exponents:
-    """The leading ``count`` finite-time exponents: ln σ_i / duration, with σ_i the singular values of the
-    derivative of the final state with respect to the initial one.
+    """The leading ``count`` finite-time exponents: ln σ_i / duration.
 
-    The singular vectors are found by subspace iteration (Halko, Martinsson and Tropp 2011, arXiv 0909.4061):
+    The σ_i are the singular values of the derivative of the final state with respect to the initial one. The
+    singular vectors are found by subspace iteration (Halko, Martinsson and Tropp 2011, arXiv 0909.4061):
     ``iterations`` forward sweeps of Jacobian–vector and backward sweeps of vector–Jacobian products. Other
     arguments and errors are those of :func:`lyapunov_exponents`.
     """

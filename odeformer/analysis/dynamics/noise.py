@@ -64,8 +64,10 @@ def _root_mean_square(draws: Tensor) -> Tensor:
 
 
 def noise_on(x: Tensor, size: float, draws: int) -> Tensor:
-    """Gaussian noise for the states x [1, tokens, width] of one sequence, each draw of norm ``size`` · ‖x‖:
-    [draws, tokens, width]."""
+    """Gaussian noise for the states x of one sequence: [1, tokens, width] → [draws, tokens, width].
+
+    Each draw has the norm ``size`` · ‖x‖.
+    """
     drawn = torch.randn(draws, *x.shape[1:], generator=torch.Generator().manual_seed(0)).to(x)
     return size * x.norm() * drawn / drawn.flatten(1).norm(dim=1)[:, None, None]
 

@@ -74,8 +74,9 @@ def head_matrices(config: ModelConfig, weights: BlockWeights) -> Heads:
 
 
 def query_key_spectrum(config: ModelConfig, weights: BlockWeights, offset: int = 0) -> Spectrum:
-    """Spectrum of A = W_Qᵀ R(Δ) W_K / √d_head: without biases, the attention score of two tokens is x_iᵀ A
-    x_j divided by the norms of both states.
+    """Spectrum of A = W_Qᵀ R(Δ) W_K / √d_head.
+
+    Without biases, the attention score of two tokens is x_iᵀ A x_j divided by the norms of both states.
 
     Args:
         weights: Stacked weights, [M, ...].

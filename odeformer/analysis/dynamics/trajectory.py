@@ -67,8 +67,10 @@ def _trajectory(
 
 
 def effective_rank(x: Tensor) -> Tensor:
-    """Exponential of the entropy of the normalised singular values (Roy and Vetterli 2007) of centred states:
-    [..., tokens, width] → [...]. 1 if all states lie on one line."""
+    """Effective rank (Roy and Vetterli 2007) of centred states: [..., tokens, width] → [...].
+
+    It is the exponential of the entropy of the normalised singular values: 1 if all states lie on one line.
+    """
     singular = torch.linalg.svdvals(x - x.mean(dim=-2, keepdim=True))
     shares = singular / singular.sum(-1, keepdim=True)
     return torch.special.entr(shares).sum(-1).exp()

@@ -84,8 +84,10 @@ def robustness(model: Odeformer, encode: Encode, text: str, depth: int) -> Robus
 def fitting(
     encode: Encode, text: str, context_length: int | None
 ) -> tuple[str, list[Version], dict[str, str]]:
-    """The longest beginning of the text whose disturbed versions all fit the context, with its
-    :func:`disturbed` versions and the kinds left out."""
+    """The longest beginning of the text whose disturbed versions all fit the context.
+
+    With it come its :func:`disturbed` versions and the kinds left out.
+    """
     while True:
         versions, left_out = disturbed(encode, text)
         draws = chain.from_iterable(version.draws for version in versions)
@@ -138,8 +140,10 @@ def bits_per_character(model: Odeformer, texts: Sequence[EncodedText], depth: in
 
 @torch.no_grad()
 def bits_under_noise(model: Odeformer, text: EncodedText, size: float, draws: int, depth: int) -> Tensor:
-    """Bits per character of a text with Gaussian noise on its embeddings, ‖noise‖ / ‖embeddings‖ = ``size``:
-    [draws], float64."""
+    """Bits per character of a text with Gaussian noise on its embeddings: [draws], float64.
+
+    ‖noise‖ / ‖embeddings‖ = ``size``.
+    """
     ids = torch.tensor([text.ids])
     x, flow = model.embed(ids[:, :-1]), flow_of(model, ids.shape[1] - 1, depth)
     bits = []

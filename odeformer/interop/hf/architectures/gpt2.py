@@ -1,4 +1,4 @@
-"""GPT2LMHeadModel: Lie–Trotter on the ``paper`` flavour. (With Euler its branches would be parallel.)"""
+"""GPT2LMHeadModel: Lie–Trotter on the ``paper`` flavour; with Euler its branches would be parallel."""
 
 from __future__ import annotations
 
