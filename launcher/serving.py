@@ -6,13 +6,17 @@ import signal
 from threading import Event
 from types import FrameType
 
-from cluster.serving.deployment import deploy
+from cluster.serving.deployment import NAME, deploy
 from cluster.serving.settings import ServeSettings
 from launcher.terminal.progress import Progress
 
 
-def serve_until_stopped(settings: ServeSettings, host: str, port: int, cpus: int, progress: Progress) -> None:
+def serve_until_stopped(
+    settings: ServeSettings, host: str, port: int, cpus: int, progress: Progress, is_ours: bool
+) -> None:
     """Deploy, say where, and wait for a signal; open streams are given time to end.
+
+    On a cluster that is not ours, other applications of Ray Serve go on.
 
     Raises:
         RuntimeError: if the model cannot be served, with the reason.
@@ -34,4 +38,7 @@ def serve_until_stopped(settings: ServeSettings, host: str, port: int, cpus: int
     except KeyboardInterrupt:
         pass
     finally:
-        serve.shutdown()
+        if is_ours:
+            serve.shutdown()
+        else:
+            serve.delete(NAME)

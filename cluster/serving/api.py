@@ -48,12 +48,12 @@ class ApiError(Exception):
 
 def make_app(server: Server, keys: Keys | None = None) -> FastAPI:
     """The application for a server; with ``keys``, every request needs one of them."""
-    app = FastAPI(title="Odeformer", docs_url=None, redoc_url=None)
+    app = FastAPI(title="Odeformer", docs_url=None, redoc_url=None, openapi_url=None)
     open_requests: dict[str, int] = {}
 
     @contextmanager
-    def counted(request: Request) -> Iterator[None]:
-        """Check the key, and count its open requests."""
+    def counted(request: Request, choices: int = 1) -> Iterator[None]:
+        """Check the key, and count its open choices of requests."""
         key = "" if keys is None else keys.owner(request.headers.get("authorization", ""))
         if key is None:
             raise ApiError(
@@ -61,21 +61,26 @@ def make_app(server: Server, keys: Keys | None = None) -> FastAPI:
                 "a valid key is needed: Authorization: Bearer KEY",
                 code="invalid_api_key",
             )
-        if open_requests.get(key, 0) >= server.settings.most_streams:
+        if open_requests.get(key, 0) + choices > server.settings.most_streams:
             raise ApiError(
                 HTTPStatus.TOO_MANY_REQUESTS, f"{server.settings.most_streams} requests of this key are open"
             )
-        open_requests[key] = open_requests.get(key, 0) + 1
+        open_requests[key] = open_requests.get(key, 0) + choices
         try:
             yield
         finally:
-            open_requests[key] -= 1
+            open_requests[key] -= choices
             if not open_requests[key]:
                 del open_requests[key]
 
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> Response:
         return JSONResponse(error.content, error.status)
+
+    @app.exception_handler(Exception)
+    async def own_mistake(request: Request, error: Exception) -> Response:
+        message = "an error of the server's: its log has the cause"
+        return JSONResponse(ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, message).content, 500)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
@@ -119,8 +124,13 @@ def make_app(server: Server, keys: Keys | None = None) -> FastAPI:
             held.enter_context(counted(request))
             body = await _body(request, CompletionRequest, server.settings.most_body_bytes)
             choice = await _choice(server, body)
+            count = len(body.prompts) * (body.n or 1)
+            if count > server.settings.most_streams:
+                most = server.settings.most_streams
+                raise ApiError(HTTPStatus.BAD_REQUEST, f"{count} choices are more than {most}", "n")
+            held.enter_context(counted(request, count - 1))
             prompts = [
-                choice.served.tokenizer.encode(prompt).ids if isinstance(prompt, str) else prompt
+                await run_in_threadpool(_encoded, choice, prompt) if isinstance(prompt, str) else prompt
                 for prompt in body.prompts
             ]
             streams = _streams(server, choice, body, prompts, body.logprobs)
@@ -135,8 +145,9 @@ def make_app(server: Server, keys: Keys | None = None) -> FastAPI:
             held.enter_context(counted(request))
             body = await _body(request, ChatRequest, server.settings.most_body_bytes)
             choice = await _choice(server, body)
-            prompt = _chat_prompt(choice, body)
-            ids = choice.served.tokenizer.encode(prompt).ids
+            held.enter_context(counted(request, (body.n or 1) - 1))
+            prompt = await run_in_threadpool(_chat_prompt, choice, body)
+            ids = await run_in_threadpool(_encoded, choice, prompt)
             top = (body.top_logprobs or 0) if body.logprobs else None
             streams = _streams(server, choice, body, [ids], top)
             return await _answer(request, ChatForm(choice, streams, body), choice, streams, body, held)
@@ -153,6 +164,7 @@ async def _body(request: Request, kind: type[Body], most_bytes: int) -> Body:
             raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {most_bytes} bytes")
     try:
         parsed = json.loads(content, parse_constant=_no_constant)
+        json.dumps(parsed, ensure_ascii=False).encode("utf-8")  # half a surrogate is no text
     except (ValueError, RecursionError) as error:
         raise ApiError(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}") from None
     if not isinstance(parsed, dict):
@@ -176,13 +188,29 @@ async def _choice(server: Server, body: Decoding) -> Choice:
         choice = await run_in_threadpool(server.choose, body.model)
     except UnknownModelError as error:
         raise ApiError(HTTPStatus.NOT_FOUND, str(error), "model", "model_not_found") from None
-    except (ValueError, OSError) as error:
+    except ValueError as error:
+        raise ApiError(HTTPStatus.BAD_REQUEST, f"{body.model}: {error}", "model") from None
+    except OSError as error:
         raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, f"{body.model}: {error}", "model") from None
-    if choice.depth is not None and body.depth not in (None, choice.depth):
+    if choice.depth is not None and (body.depth not in (None, choice.depth) or body.latency_ms is not None):
         raise ApiError(
-            HTTPStatus.BAD_REQUEST, f"model names depth {choice.depth}, depth {body.depth}", "depth"
+            HTTPStatus.BAD_REQUEST, f"model names depth {choice.depth}: give no other, and no budget", "depth"
         )
     return choice
+
+
+def _encoded(choice: Choice, text: str) -> list[int]:
+    """The token ids of a text, which must not be so long that it cannot fit."""
+    served = choice.served
+    if len(text.encode("utf-8")) > served.engine.capacity * served.longest_token:
+        raise ApiError(
+            HTTPStatus.BAD_REQUEST,
+            f"the text is longer than the context of {served.engine.capacity} tokens",
+            "prompt",
+            "context_length_exceeded",
+        )
+    ids: list[int] = served.tokenizer.encode(text).ids
+    return ids
 
 
 def _chat_prompt(choice: Choice, body: ChatRequest) -> str:
@@ -221,7 +249,7 @@ def _streams(
             request = engine.Request(
                 prompt=prompt,
                 max_new_tokens=limit,
-                depth=choice.depth or body.depth,
+                depth=body.depth if choice.depth is None else choice.depth,
                 latency_ms=body.latency_ms,
                 adapter=choice.adapter,
                 sampling=sampling,
@@ -231,8 +259,9 @@ def _streams(
             try:
                 served.engine.check(request)
             except ValueError as error:
-                named = "depth" if "offered" in str(error) else "prompt"
-                raise ApiError(HTTPStatus.BAD_REQUEST, str(error), named) from None
+                named = "depth" if "offered" in str(error) else body.prompt_field
+                code = "context_length_exceeded" if "context" in str(error) else None
+                raise ApiError(HTTPStatus.BAD_REQUEST, str(error), named, code) from None
             if limit is None:
                 request.max_new_tokens = min(request.max_new_tokens or most, most)
             streams.append(Stream(request, ContinuedText(served.tokenizer, prompt, body.stops), top))
@@ -266,6 +295,7 @@ class Form:
             "adapter": self.choice.version.uri if adapter is not None and self.choice.version else None,
             "depth": self.streams[0].request.served_at,
             "depths": [stream.request.served_at for stream in self.streams],
+            "tokens": tokens,
             "milliseconds_per_token": 1e3 * seconds * len(self.streams) / tokens if tokens else None,
         }
 
@@ -292,6 +322,11 @@ class CompletionForm(Form):
 
     prefix = "cmpl"
 
+    def __init__(self, choice: Choice, streams: list[Stream], body: Any) -> None:
+        super().__init__(choice, streams, body)
+        decode = choice.served.tokenizer.decode
+        self._offset = [0 if body.echo else len(decode(stream.request.prompt)) for stream in streams]
+
     def _logprobs(self, scores: list[TokenScore | None], tokens: list[int], offset: int) -> Logprobs | None:
         if self.body.logprobs is None:
             return None
@@ -311,7 +346,8 @@ class CompletionForm(Form):
 
     def chunk(self, index: int, piece: Piece, is_first: bool) -> dict[str, Any]:
         scores: list[TokenScore | None] = [*piece.scores]
-        logprobs = self._logprobs(scores, [score.token for score in piece.scores], 0)
+        logprobs = self._logprobs(scores, [score.token for score in piece.scores], self._offset[index])
+        self._offset[index] += sum(len(self.token(score.token)) for score in piece.scores)
         choice = CompletionChoice.model_construct(
             index=index, text=piece.text, finish_reason=piece.finish, logprobs=logprobs
         )
@@ -332,7 +368,7 @@ class CompletionForm(Form):
                     index=index,
                     text=text,
                     finish_reason=ends[index],
-                    logprobs=self._logprobs(all_scores, of_tokens, 0),
+                    logprobs=self._logprobs(all_scores, of_tokens, self._offset[index]),
                 )
             )
         return Completion.model_construct(
@@ -411,48 +447,57 @@ class HeldStream(StreamingResponse):
 async def _answer(
     request: Request, form: Form, choice: Choice, streams: list[Stream], body: Decoding, held: ExitStack
 ) -> Response:
+    try:
+        for stream in streams:
+            stream.open(choice.served.engine)
+    except FAILURES as error:
+        for stream in streams:
+            stream.cancel()
+        raise _as_api_error(error) from None
     if body.stream:
-        return HeldStream(_events(form, choice, streams, body.includes_usage), held.pop_all())
+        return HeldStream(_events(form, streams, body.includes_usage), held.pop_all())
     texts = [""] * len(streams)
     scores: list[list[TokenScore]] = [[] for _ in streams]
     ends = ["length"] * len(streams)
 
     async def collect(index: int) -> None:
-        async for piece in streams[index].pieces(choice.served.engine):
+        async for piece in streams[index].pieces():
             texts[index] += piece.text
             scores[index] += piece.scores
             ends[index] = piece.finish or ends[index]
 
-    gathered = asyncio.gather(*(collect(index) for index in range(len(streams))))
-    watcher = asyncio.create_task(_until_gone(request, gathered))
+    tasks = [asyncio.create_task(collect(index)) for index in range(len(streams))]
+    watcher = asyncio.create_task(_until_gone(request, tasks))
     try:
-        await gathered
+        await asyncio.gather(*tasks)
     except FAILURES as error:
         raise _as_api_error(error) from None
     finally:
-        gathered.cancel()
-        watcher.cancel()
+        for task in (*tasks, watcher):
+            task.cancel()
+        for stream in streams:
+            stream.cancel()
     return JSONResponse(form.whole(texts, scores, ends).model_dump(mode="json"))
 
 
-async def _until_gone(request: Request, work: asyncio.Future[Any]) -> None:
-    """Cancel the work when the client has closed the connection."""
+async def _until_gone(request: Request, tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel the tasks when the client has closed the connection."""
     while not await request.is_disconnected():
         await asyncio.sleep(0.2)
-    work.cancel()
+    for task in tasks:
+        task.cancel()
 
 
-async def _events(form: Form, choice: Choice, streams: list[Stream], with_usage: bool) -> AsyncIterator[str]:
+async def _events(form: Form, streams: list[Stream], with_usage: bool) -> AsyncIterator[str]:
     """Server-sent events of all choices, as they come."""
-    merged: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue(64)
+    merged: asyncio.Queue[tuple[int, Piece] | Exception] = asyncio.Queue(64)
 
     async def feed(index: int) -> None:
         try:
-            async for piece in streams[index].pieces(choice.served.engine):
+            async for piece in streams[index].pieces():
                 await merged.put((index, piece))
         except FAILURES as error:
             await merged.put(error)
-        await merged.put(None)
 
     tasks = [asyncio.create_task(feed(index)) for index in range(len(streams))]
     try:
@@ -460,22 +505,22 @@ async def _events(form: Form, choice: Choice, streams: list[Stream], with_usage:
         left = len(tasks)
         while left:
             item = await merged.get()
-            if item is None:
-                left -= 1
-            elif isinstance(item, Exception):
+            if isinstance(item, Exception):
                 yield _event(_as_api_error(item).content)
                 return
-            else:
-                yield _event(form.chunk(*item, item[0] not in begun))
-                begun.add(item[0])
-        last = form.chunk(0, Piece(""), False) | {"choices": [], "odeformer": form.about()}
+            index, piece = item
+            left -= piece.finish is not None
+            chunk = form.chunk(index, piece, index not in begun)
+            yield _event(chunk if left else chunk | {"odeformer": form.about()})
+            begun.add(index)
         if with_usage:
-            last["usage"] = form.usage().model_dump()
-        yield _event(last)
+            empty = form.chunk(0, Piece(""), False) | {"choices": []}
+            yield _event(empty | {"usage": form.usage().model_dump()})
         yield "data: [DONE]\n\n"
     finally:
-        for task in tasks:
+        for task, stream in zip(tasks, streams, strict=True):
             task.cancel()
+            stream.cancel()
 
 
 def _event(content: dict[str, Any]) -> str:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 import secrets
 from pathlib import Path
+
+from odeformer.files.atomic import new_file
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "ode-"
 
@@ -21,7 +26,7 @@ class Keys:
     def __init__(self, path: Path) -> None:
         self._path, self._read_at = path, -1
         self._hashes: dict[str, str] = {}
-        self._look()
+        self._read()
 
     def owner(self, authorization: str) -> str | None:
         """The owner of the key in a header ``Bearer KEY``; None if it is not known."""
@@ -35,12 +40,18 @@ class Keys:
         return owners[0] if owners else None
 
     def _look(self) -> None:
+        try:
+            if self._path.stat().st_mtime_ns != self._read_at:
+                self._read()
+        except (OSError, ValueError) as error:  # the keys that are known go on
+            logger.warning("%s: %s", self._path, error)
+
+    def _read(self) -> None:
         changed = self._path.stat().st_mtime_ns
-        if changed != self._read_at:
-            content = json.loads(self._path.read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise ValueError(f"{self._path}: not a file of keys")
-            self._hashes, self._read_at = content, changed
+        content = json.loads(self._path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not all(isinstance(known, str) for known in content.values()):
+            raise ValueError(f"{self._path}: not a file of keys")
+        self._hashes, self._read_at = content, changed
 
 
 def add_key(path: Path, owner: str) -> str:
@@ -48,8 +59,9 @@ def add_key(path: Path, owner: str) -> str:
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     key = PREFIX + secrets.token_urlsafe(32)
     content[owner] = _hashed(key)
-    path.touch(mode=0o600)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with new_file(path) as file:
+        file.touch(mode=0o600)
+        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return key
 
 

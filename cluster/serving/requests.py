@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 
 def _refuse(value: Any) -> None:
@@ -41,6 +49,9 @@ MOST_CHOICES, MOST_PROMPTS, MOST_STOPS, MOST_TOP_LOGPROBS = 16, 64, 4, 20
 
 class Decoding(BaseModel):
     """The fields that completions and chat completions share."""
+
+    prompt_field: ClassVar[str] = "prompt"
+    """The field with the text to continue."""
 
     # Fields of other servers are ignored, as OpenAI's clients expect.
     model_config = ConfigDict(extra="ignore")
@@ -117,6 +128,13 @@ class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[dict[str, Any]] | None = None
 
+    @field_validator("content")
+    @classmethod
+    def _only_text(cls, content: Any) -> Any:
+        if isinstance(content, list) and any(part.get("type") != "text" for part in content):
+            raise ValueError("only parts of type text are supported")
+        return content
+
     @property
     def text(self) -> str:
         """The content; of parts, their texts."""
@@ -127,6 +145,8 @@ class Message(BaseModel):
 
 class ChatRequest(Decoding):
     """The body of ``/v1/chat/completions``."""
+
+    prompt_field: ClassVar[str] = "messages"
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,9 @@ class Served:
     entries: dict[str, AdapterEntry] = field(default_factory=dict)
     """The adapters that can be asked for, by name."""
     _loaded: OrderedDict[str, Adapter] = field(default_factory=OrderedDict)
+    _refused: dict[str, str] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
+    _fetching: Lock = field(default_factory=Lock)
     _thread: Thread | None = None
 
     def start(self) -> None:
@@ -72,20 +75,34 @@ class Served:
         """The adapter of a name; fetched and checked when it is first asked for.
 
         Raises:
+            KeyError: if there is none of that name.
             ValueError: for files that are damaged, or an adapter that cannot be served beside others.
         """
-        entry = self.entries[name]
-        with self._lock:  # one download at a time; those that are loaded are found in no time
-            if entry.version.uri not in self._loaded:
-                self.keep(entry.version, self._fetched(entry.version))
-            self._loaded.move_to_end(entry.version.uri)
-            return self._loaded[entry.version.uri], entry.version
+        entry = self.entries.get(name)
+        if entry is None:
+            raise KeyError(name)
+        uri = entry.version.uri
+        with self._lock:
+            if uri in self._refused:
+                raise ValueError(self._refused[uri])
+            if uri in self._loaded:
+                self._loaded.move_to_end(uri)
+                return self._loaded[uri], entry.version
+        with self._fetching:  # one download at a time; those that are loaded do not wait for it
+            if uri not in self._loaded:
+                try:
+                    self.keep(entry.version, self._fetched(entry.version))
+                except ValueError as error:
+                    self._refused[uri] = str(error)
+                    raise
+            return self._loaded[uri], entry.version
 
     def keep(self, version: Version, adapter: Adapter) -> None:
         """Keep a loaded adapter in memory; of too many, those that were used longest ago are dropped."""
-        self._loaded[version.uri] = adapter
-        while len(self._loaded) > self.settings.most_adapters:
-            self._loaded.popitem(last=False)
+        with self._lock:
+            self._loaded[version.uri] = adapter
+            while len(self._loaded) > self.settings.most_adapters:
+                self._loaded.popitem(last=False)
 
     def _fetched(self, version: Version) -> Adapter:
         folder = registry.fetch(version.uri, self.settings.tracking_uri)
@@ -111,6 +128,11 @@ class Served:
             if CHAMPION not in getattr(chosen.get(version.name), "aliases", ()):
                 chosen[version.name] = version
         self.entries = {name: AdapterEntry(name, version) for name, version in chosen.items()}
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Number of characters of the vocabulary's longest token."""
+        return max(map(len, self.tokenizer.get_vocab()))
 
     def costs(self, version: Version | None) -> dict[int, Mapping[str, Any]]:
         """Score and milliseconds by depth, as they were measured when the version was registered."""
@@ -153,8 +175,5 @@ def open_served(settings: ServeSettings, reference: str) -> Served:
         settings=settings,
     )
     served.find_adapters()
-    missing = [name for name in settings.adapters if name not in served.entries]
-    if missing:
-        raise ValueError(f"{served.label} has no adapter named {missing[0]!r} in the registry")
     served.start()
     return served

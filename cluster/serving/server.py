@@ -45,6 +45,11 @@ class Server:
         """
         self.settings = settings
         self.current = open_served(settings, settings.model)
+        missing = [name for name in settings.adapters if name not in self.current.entries]
+        if missing:
+            self.current.end()
+            raise ValueError(f"{self.current.label} has no adapter named {missing[0]!r} in the registry")
+        self._refused = ""
         self._ending = Event()
         self._follower = Thread(target=self._follow, name="registry", daemon=True)
         if self.current.version is not None:
@@ -59,15 +64,16 @@ class Server:
         """
         served = self.current
         base, _, depth = name.partition("@")
-        if depth and not depth.isdigit():
-            raise UnknownModelError(f"{name!r}: a whole number, the depth, is expected after @")
+        if depth and not (depth.isascii() and depth.isdecimal() and len(depth) < 6):
+            raise UnknownModelError(f"{name[:200]!r}: a whole number, the depth, is expected after @")
         at = int(depth) if depth else None
         if base == served.name:
             return Choice(served, None, served.version, at)
-        if base not in served.entries:
+        try:
+            adapter, version = served.adapter(base)
+        except KeyError:
             known = ", ".join([served.name, *served.entries])
-            raise UnknownModelError(f"there is no model {base!r} here; there are: {known}")
-        adapter, version = served.adapter(base)
+            raise UnknownModelError(f"there is no model {base[:200]!r} here; there are: {known}") from None
         return Choice(served, adapter, version, at)
 
     def end(self) -> None:
@@ -79,7 +85,7 @@ class Server:
         while not self._ending.wait(self.settings.follow_every):
             try:
                 self.look_at_registry()
-            except (ConnectionError, ValueError, OSError) as error:  # what is served goes on
+            except (RuntimeError, ValueError, OSError) as error:  # what is served goes on
                 logger.warning("the registry could not be followed: %s", error)
 
     def look_at_registry(self) -> None:
@@ -89,6 +95,13 @@ class Server:
         if old.version is not None and version.uri == old.version.uri:
             old.find_adapters()
             return
-        self.current = open_served(self.settings, version.uri)
+        if version.uri == self._refused:
+            return
+        try:
+            new = open_served(self.settings, version.uri)
+        except (RuntimeError, ValueError):
+            self._refused = version.uri  # not again at every look
+            raise
+        self.current = new
         logger.warning("serving %s instead of %s", self.current.label, old.label)
         old.end()

@@ -45,29 +45,40 @@ class Stream:
     new_tokens: int = 0
     prompt_scores: list[TokenScore | None] = field(default_factory=list)
     """The scores of the prompt's tokens; the first has none."""
+    _said: asyncio.Queue[tuple[int, TokenScore | None] | Finish | Exception] = field(
+        default_factory=asyncio.Queue
+    )
 
-    async def pieces(self, engine: Engine) -> AsyncIterator[Piece]:
-        """Submit the request and yield its text as it comes. Ending early cancels the request.
+    def open(self, engine: Engine) -> None:
+        """Submit the request; what the engine says of it waits for :meth:`pieces`.
 
         Raises:
             ValueError, OverflowError, RuntimeError: see :meth:`Engine.submit`.
         """
-        loop, queue = (
-            asyncio.get_running_loop(),
-            asyncio.Queue[tuple[int, TokenScore | None] | Finish | Exception](),
-        )
+        loop = asyncio.get_running_loop()
 
         def put(item: tuple[int, TokenScore | None] | Finish | Exception) -> None:
-            loop.call_soon_threadsafe(queue.put_nowait, item)
+            loop.call_soon_threadsafe(self._said.put_nowait, item)
 
         self.request.on_token = lambda token, logits: put((token, self._score(token, logits)))
         self.request.on_end = put
         if self.scores_prompt:
             self.request.on_prompt = self._score_prompt
         engine.submit(self.request)
+
+    def cancel(self) -> None:
+        """Let the engine drop the request."""
+        self.request.cancelled = True
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """The text of an open stream as it comes. Ending early cancels the request.
+
+        Raises:
+            RuntimeError, ArithmeticError: what the engine says of this request.
+        """
         scores: list[TokenScore] = []
         try:
-            while not isinstance(item := await queue.get(), str):
+            while not isinstance(item := await self._said.get(), str):
                 if isinstance(item, Exception):
                     raise item
                 token, score = item
@@ -80,7 +91,7 @@ class Stream:
                     return
             yield Piece(self.text.rest(), finish="stop" if self.text.stopped else item)
         finally:
-            self.request.cancelled = True
+            self.cancel()
 
     def _score(self, token: int, logits: Tensor) -> TokenScore | None:
         if self.top is None:

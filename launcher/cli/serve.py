@@ -70,7 +70,7 @@ def serve(
         keys=keys and keys.absolute(),
     )
     with ray_cluster(address, finetune_slots=1, cpus_per_worker=cpus + 1):
-        serve_until_stopped(settings, host, port, cpus, make_progress())
+        serve_until_stopped(settings, host, port, cpus, make_progress(), is_ours=address is None)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

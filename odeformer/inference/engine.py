@@ -180,6 +180,7 @@ class Engine:
         with self._changed:
             if self._failed is not None:
                 raise self._failed
+            self._waiting = deque(waiting for waiting in self._waiting if not waiting.cancelled)
             if len(self._waiting) >= self._most_waiting:
                 raise OverflowError(f"{self._most_waiting} requests are waiting: try again later")
             self._waiting.append(request)
@@ -192,6 +193,8 @@ class Engine:
                 with self._changed:
                     self._changed.wait_for(lambda: self._ending or self._has_work())
                     if not self._has_work():
+                        # Whoever chose this engine before it was told to end hears of it.
+                        self._failed = RuntimeError("this version has just been replaced: ask again")
                         return
                 self.step()
         except BaseException as error:
@@ -240,22 +243,20 @@ class Engine:
                 self._leave(depth, one)
 
     def _begin_next(self) -> None:
-        """Decide the depth of the first waiting request, if there is room for it."""
-        while self._reading is None:
-            with self._changed:
-                if not self._waiting:
-                    return
-                request = self._waiting[0]
+        """Decide the depth of the first waiting request that there is room for."""
+        with self._changed:
+            self._waiting = deque(request for request in self._waiting if not request.cancelled)
+            for request in self._waiting if self._reading is None else ():
                 depth = self.choose_depth(request)
-                if not request.cancelled and len(self._running[depth]) >= self._most_rows:
-                    return
-                self._waiting.popleft()
-            if request.cancelled:
-                continue
-            request.served_at = depth
-            row = Row([*request.prompt], request.adapter)
-            generator = torch.Generator().manual_seed(request.seed)
-            self._reading = _Running(request, row, generator), self._batches[depth].start()
+                if len(self._running[depth]) < self._most_rows:
+                    break
+            else:
+                return
+            self._waiting.remove(request)
+        request.served_at = depth
+        generator = torch.Generator().manual_seed(request.seed)
+        one = _Running(request, Row([*request.prompt], request.adapter), generator)
+        self._reading = one, self._batches[depth].start()
 
     def choose_depth(self, request: Request) -> int:
         """The depth for a request: its own, or the largest that keeps every budget; else the least."""
@@ -280,15 +281,15 @@ class Engine:
             # Scores of a prompt are wanted for all its tokens at once.
             at_once = PROMPT_TOKENS_AT_ONCE if request.on_prompt is None else len(one.row.ids)
             logits = batch.read_prompt(one.row, reading, at_once)
+            if logits is None:
+                return
+            if request.on_prompt is not None:
+                request.on_prompt(logits)
         except (RuntimeError, ArithmeticError) as error:  # this request's alone: others go on
             self._reading = None
             request.on_end(error)
             return
-        if logits is None:
-            return
         self._reading = None
-        if request.on_prompt is not None:
-            request.on_prompt(logits)
         if request.max_new_tokens == 0:
             request.on_end("length")
         elif self._draw(one, logits[-1].float()):
@@ -310,7 +311,11 @@ class Engine:
         if not logits.isfinite().all():
             request.on_end(FloatingPointError(f"a logit at depth {request.served_at} is not finite"))
             return False
-        token = request.sampling.draw(logits.cpu(), one.generator)
+        try:
+            token = request.sampling.draw(logits.cpu(), one.generator)
+        except (RuntimeError, ArithmeticError) as error:  # this request's alone
+            request.on_end(error)
+            return False
         if token == request.stop_id:
             request.on_end("stop")
             return False

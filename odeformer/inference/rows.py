@@ -161,3 +161,4 @@ class DepthRows:
                 entries.append((kept[0].new_zeros(shape), kept[1].new_zeros(shape)))
             for stored, own in zip(entries[number], kept, strict=True):
                 stored[to, :, :length] = own[row, :, :length]
+                stored[to, :, length:] = 0  # what is masked must still be finite

@@ -47,7 +47,9 @@ class Sampling:
         likely = torch.softmax((best.values - best.values[..., :1]) / self.temperature, dim=-1)
         if self.top_p < 1:
             before = likely.cumsum(dim=-1) - likely
-            likely = likely.masked_fill(before >= self.top_p, 0.0)
+            outside = before >= self.top_p
+            outside[..., 0] = False  # a tiny top_p is 0 in float32
+            likely = likely.masked_fill(outside, 0.0)
             likely = likely / likely.sum(dim=-1, keepdim=True)
         return torch.zeros_like(logits).scatter(-1, best.indices, likely)
 

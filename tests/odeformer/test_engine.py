@@ -150,3 +150,19 @@ def test_an_error_of_one_request_is_its_own(model: Odeformer) -> None:
     assert isinstance(bad.ends[0], FloatingPointError)
     assert good.ends == ["length"]
     assert good.tokens == alone(model, None, 4, [1], 6)
+
+    # Nothing of it is left in the place that the next one takes.
+    for prompt in ([3], [4, 5, 6, 7]):
+        later = Collected(prompt, max_new_tokens=9)
+        engine.submit(later.request)
+        while not later.ends:
+            engine.step()
+        assert later.tokens == alone(model, None, 4, prompt, 9)
+
+
+def test_an_engine_that_has_ended_takes_no_request(model: Odeformer) -> None:
+    engine = Engine(model, [4])
+    engine.end()
+    engine.run()
+    with pytest.raises(RuntimeError, match="just been replaced"):
+        engine.submit(Collected([1]).request)

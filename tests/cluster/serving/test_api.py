@@ -117,6 +117,7 @@ def test_greedy_text_is_that_of_generate(running: Running, depth: int, adapter: 
     )
     pieces = list(asked_otherwise)
     assert "".join(piece.choices[0].text for piece in pieces if piece.choices) == expected
+    assert all(piece.choices for piece in pieces)
     assert pieces[-1].model_extra["odeformer"]["depth"] == depth  # type: ignore[index]
 
 
@@ -197,6 +198,12 @@ def test_chats_follow_the_template(running: Running) -> None:
         ({"model": "base"}, 400, "prompt", "required"),
         ({"model": "other", "prompt": "a"}, 404, "model", "no model 'other'"),
         ({"model": "base@x", "prompt": "a"}, 404, "model", "whole number"),
+        ({"model": "base@0", "prompt": "a"}, 400, "depth", "not offered"),
+        ({"model": "base@²", "prompt": "a"}, 404, "model", "whole number"),
+        ({"model": "base@2", "prompt": "a", "latency_ms": 5}, 400, "depth", "no budget"),
+        (b'{"model": "base", "prompt": "\\ud800"}', 400, None, "not JSON"),
+        ({"model": "base", "prompt": "a" * 9000}, 400, "prompt", "longer than the context"),
+        ({"model": "base", "prompt": ["a"] * 8, "n": 16}, 400, "n", "128 choices are more than 20"),
         ({"model": "base@3", "prompt": "a"}, 400, "depth", "not offered: choose one of 2, 4"),
         ({"model": "base", "prompt": "a", "depth": 3}, 400, "depth", "not offered"),
         ({"model": "base", "prompt": "a", "depth": 2, "latency_ms": 5}, 400, None, "either depth or latency"),
@@ -226,6 +233,12 @@ def test_bad_requests_are_answered_in_openais_form(
     assert (answer.status_code, error["param"]) == (status, param)
     assert words in error["message"]
     assert error["type"] == "invalid_request_error"
+
+
+def test_a_tiny_top_p_takes_the_most_likely_token(running: Running) -> None:
+    asked: dict[str, Any] = {"model": "base", "prompt": "some", "max_tokens": 5}
+    likely = running.post({**asked, "top_p": 1e-300}).json()["choices"][0]["text"]
+    assert likely == running.post({**asked, "temperature": 0}).json()["choices"][0]["text"]
 
 
 def test_a_client_that_vanishes_frees_its_place(running: Running) -> None:
