@@ -13,6 +13,7 @@ server's process after a quarter of many requests, and after all of them.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -71,6 +72,7 @@ def main() -> None:
             "memory": memory(process, arguments.requests),
             "clients": CLIENTS,
             "new_tokens": NEW_TOKENS,
+            "load": os.getloadavg()[0],
             **bench.stamp("torch", "transformers", note="1 thread"),
         }
     bench.save(arguments.json, result)
