@@ -66,7 +66,7 @@ def wait(
     """Wait until the cluster has room for the run.
 
     Args:
-        ours: number of workers of the group that has just ended, whose resources are about to become free.
+        ours: number of workers of the group that has just ended. What it still holds is released.
         say: called with a line on what is lacking.
         give_up: called repeatedly; an exception from it ends the wait.
 
@@ -78,6 +78,7 @@ def wait(
     """
     cluster, sizes = settings.cluster, settings.world_sizes
     worker, fewest = worker_resources(cluster), min(sizes)
+    _release()
     while True:
         until = time.monotonic() + SETTLE_SECONDS
         while places(worker, _free()) < min(ours, places(worker, _whole())) and time.monotonic() < until:
@@ -90,6 +91,21 @@ def wait(
             raise NoRoomError(lacking(cluster, fewest, _free()))
         _queue(cluster, fewest, say, give_up)
         ours = fewest
+
+
+def _release() -> None:
+    """Remove the placement groups that this command's ended worker groups have left, and any workers in them.
+
+    Ray Train leaves one when a group fails while it starts, or when its controller dies, and Ray keeps the
+    resources for it for as long as the command is connected.
+    """
+    import ray
+    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+    command = ray.get_runtime_context().get_job_id()  # with which all of its ids end
+    for name, group in placement_group_table().items():
+        if name.endswith(command) and group["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(name)))
 
 
 def _queue(

@@ -31,13 +31,7 @@ class _Backend(_TorchBackend):
         # function runs in a thread of its own.
         worker_group.execute(preemption.listen)
         worker_group.execute(orphans.end_with_parent)
-        try:
-            super().on_start(worker_group, backend_config)
-        except Exception:
-            # The rendezvous failed. Ray would keep the workers' resources for as long as the driver lives,
-            # and the next group would wait for them forever.
-            worker_group.abort()
-            raise
+        super().on_start(worker_group, backend_config)
 
 
 @dataclass

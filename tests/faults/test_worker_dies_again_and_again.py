@@ -6,9 +6,11 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from faulty_runs import restarts
 from small_runs import small_settings
@@ -57,10 +59,11 @@ def test_the_same_rank_that_dies_every_time_ends_the_run(ray: None, tmp_path: Pa
             time.sleep(60)
 
     seen: list[dict[str, Any]] = []
-    with pytest.raises(RunFailedError, match="again and again without progress: worker 1: its process died"):
+    with pytest.raises(RunFailedError, match=r"again and again without progress: .*its process died"):
         supervise(die, settings, seen.append)
     [restart] = restarts(run)
-    assert restart["reason"] == "worker 1: its process died (killed, or out of memory)"
+    # Without "worker 1" when it died before Ray had heard that it has begun.
+    assert restart["reason"].endswith("its process died (killed, or out of memory)")
     assert restart in seen
     for rank in (0, 1):
         pids = [int(path.name.rsplit("-", 1)[1]) for path in run.glob(f"attempt-{rank}-*")]
@@ -79,3 +82,40 @@ def test_what_a_new_start_cannot_mend_is_not_tried_again(ray: None, tmp_path: Pa
     with pytest.raises(RunFailedError, match=r"failed: worker [01]: RuntimeError: the loss is nan at step 3"):
         supervise(fail, settings, print)
     assert restarts(settings.run.dir) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["worker", "controller"])
+def test_a_group_that_dies_while_it_starts_leaves_its_room_to_the_next(
+    ray: None, tmp_path: Path, shards: Path, victim: str
+) -> None:
+    from ray.util.placement_group import placement_group_table
+
+    settings = small_settings(shards, tmp_path)
+    settings.run.dir.mkdir()
+    first = tmp_path / "first"
+    first.touch()
+
+    def arrive() -> Any:
+        """Called in each worker when it receives the function that it is to execute."""
+        with suppress(FileNotFoundError):
+            first.unlink()  # one of the workers can
+            pids = {"worker": os.getpid()}
+            for process in psutil.Process(os.getppid()).children():
+                if "TrainController" in " ".join(process.cmdline()):
+                    pids["controller"] = process.pid
+            os.kill(pids[victim], signal.SIGKILL)
+        return lambda config: None
+
+    class Work:
+        def __call__(self, config: dict[str, Any]) -> None: ...
+
+        def __reduce__(self) -> tuple[Any, tuple[()]]:
+            return arrive, ()
+
+    def seen(event: dict[str, Any]) -> None:
+        held = [group for group in placement_group_table().values() if group["state"] == "CREATED"]
+        assert event["event"] != "waiting" or not held, "a dead group holds its room"
+
+    supervise(Work(), settings, seen)
+    assert len(restarts(settings.run.dir)) == 1
