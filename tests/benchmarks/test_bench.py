@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -45,7 +46,7 @@ def test_a_results_file_keeps_its_rows_and_grows_by_those_that_are_missing(tmp_p
         "tokenizer_sha256": "abc",
         "tokens": 5,
         "train_tokens_available": 7,
-        "sources": [{"path": "a.txt", "sha256": "0"}],
+        "sources": {"files": 1, "sha256": hashlib.sha256(b"0").hexdigest()},
         "claims": [],
     }
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["results.json"]

@@ -24,7 +24,8 @@ from launcher.cli.main import app
 
 ODEFORMER = Path(sys.executable).parent / "odeformer"
 WITHOUT_A_TABLE = {
-    *("init", "analyze", "report", "generate", "quickstart", "data verify", "submit pretrain", "track sync"),
+    *("init", "analyze", "report", "generate", "quickstart", "serve", "data verify"),
+    *("submit pretrain", "track sync"),
     *("jobs logs", "jobs stop", "pool start", "pool drain", "pool stop"),
     *(f"finetune {verb}" for verb in ("submit", "logs", "cancel", "retry")),
     *(f"models {verb}" for verb in ("export", "import", "register", "rollback")),
