@@ -74,6 +74,6 @@ def test_so_is_a_task(text: str, message: str, tmp_path: Path) -> None:
 def test_a_file_that_unfolds_without_end_takes_no_memory(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x]"] + [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 30)]
     (tmp_path / "config.yaml").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match="line 16, column 6: .* more than 100000 values") as caught:
+    with pytest.raises(ValueError, match=r"line 16, column 6: .* more than 100000 values") as caught:
         load_pretrain(str(tmp_path / "config.yaml"))
     assert len(str(caught.value)) < 500

@@ -46,7 +46,7 @@ def small_model(flavour: str = "neox", **settings: object) -> Odeformer:
             "basis": BasisConfig(kind="smooth_mlp", size=4),
             "vocabulary_size": 32,
             "context_length": 8,
-            "dropout": 0.0,
+            **({"dropout": 0.0} if flavour == "paper" else {}),
             **settings,
         }
     )
