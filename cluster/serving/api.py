@@ -449,7 +449,7 @@ async def _answer(
 ) -> Response:
     try:
         for stream in streams:
-            stream.open(choice.served.engine)
+            stream.submit(choice.served.engine)
     except FAILURES as error:
         for stream in streams:
             stream.cancel()

@@ -49,7 +49,7 @@ class Stream:
         default_factory=asyncio.Queue
     )
 
-    def open(self, engine: Engine) -> None:
+    def submit(self, engine: Engine) -> None:
         """Submit the request; what the engine says of it waits for :meth:`pieces`.
 
         Raises:
