@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Condition
 from typing import Literal
@@ -21,6 +21,7 @@ from torch import Tensor
 from odeformer.field.rows import RowField
 from odeformer.inference.rows import DepthRows, Row
 from odeformer.inference.sampling import Sampling
+from odeformer.inference.step_times import StepTimes
 from odeformer.lora import Adapter
 from odeformer.model import Odeformer
 
@@ -67,41 +68,6 @@ class _Running:
     request: Request
     row: Row
     generator: torch.Generator
-
-
-class StepTimes:
-    """Predicted milliseconds between two tokens of a stream.
-
-    A step at one depth is a straight line in its rows, measured once. What the machine makes of it now, with
-    other processes, other requests' prompts and the sending of the tokens, is a factor that 95 % of the last
-    rounds stayed within.
-
-    Args:
-        measured: milliseconds of a step with one row, and per further row, by depth.
-    """
-
-    ROUNDS, WITHIN = 100, 0.95
-
-    def __init__(self, measured: dict[int, tuple[float, float]]) -> None:
-        self._lines = measured
-        self._ratios: deque[float] = deque([1.0], maxlen=self.ROUNDS)
-
-    @property
-    def factor(self) -> float:
-        """How many times as long as measured a round of steps takes now."""
-        return sorted(self._ratios)[int(self.WITHIN * (len(self._ratios) - 1))]
-
-    def predicted(self, rows: Mapping[int, int]) -> float:
-        """Milliseconds of a round: one step at each depth, with so many rows."""
-        return self.factor * self._measured(rows)
-
-    def observe(self, rows: Mapping[int, int], milliseconds: float) -> None:
-        """Take a round into account."""
-        self._ratios.append(milliseconds / self._measured(rows))
-
-    def _measured(self, rows: Mapping[int, int]) -> float:
-        lines = [(self._lines[depth], count) for depth, count in rows.items() if count]
-        return sum(first + further * (count - 1) for (first, further), count in lines)
 
 
 class Engine:

@@ -11,8 +11,9 @@ import torch
 from test_rows import alone, an_adapter
 from tiny_models import tiny_model
 
-from odeformer.inference.engine import Engine, Request, StepTimes
+from odeformer.inference.engine import Engine, Request
 from odeformer.inference.sampling import Sampling
+from odeformer.inference.step_times import StepTimes
 from odeformer.model import Odeformer
 
 GREEDY = Sampling(temperature=0)

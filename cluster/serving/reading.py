@@ -1,0 +1,138 @@
+"""Reading a request: its body, the model that it names, its prompts; refused by the field that is wrong."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from http import HTTPStatus
+from typing import TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from cluster.serving.errors import ApiError
+from cluster.serving.requests import ChatRequest, Decoding
+from cluster.serving.server import Choice, Server, UnknownModelError
+from cluster.serving.streams import Stream
+from data.tokenizer import end_of_text_id
+from odeformer.inference import engine
+from odeformer.inference.generate import ContinuedText
+from odeformer.inference.sampling import Sampling
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+async def read_body(request: Request, kind: type[Body], most_bytes: int) -> Body:
+    """The body of a request, checked."""
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > most_bytes:
+            raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {most_bytes} bytes")
+    try:
+        parsed = json.loads(content, parse_constant=_no_constant)
+        json.dumps(parsed, ensure_ascii=False).encode("utf-8")  # half a surrogate is no text
+    except (ValueError, RecursionError) as error:
+        raise ApiError(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}") from None
+    if not isinstance(parsed, dict):
+        raise ApiError(HTTPStatus.BAD_REQUEST, "the body is not a JSON object")
+    try:
+        return kind.model_validate(parsed)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else None
+        place = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise ApiError(HTTPStatus.BAD_REQUEST, f"{place}: {message}" if place else message, name) from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+async def chosen_model(server: Server, body: Decoding) -> Choice:
+    """The model that a request names."""
+    try:
+        choice = await run_in_threadpool(server.choose, body.model)
+    except UnknownModelError as error:
+        raise ApiError(HTTPStatus.NOT_FOUND, str(error), "model", "model_not_found") from None
+    except ValueError as error:
+        raise ApiError(HTTPStatus.BAD_REQUEST, f"{body.model}: {error}", "model") from None
+    except OSError as error:
+        raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, f"{body.model}: {error}", "model") from None
+    if choice.depth is not None and (body.depth not in (None, choice.depth) or body.latency_ms is not None):
+        raise ApiError(
+            HTTPStatus.BAD_REQUEST, f"model names depth {choice.depth}: give no other, and no budget", "depth"
+        )
+    return choice
+
+
+def encoded(choice: Choice, text: str) -> list[int]:
+    """The token ids of a text, which must not be so long that it cannot fit."""
+    served = choice.served
+    if len(text.encode("utf-8")) > served.engine.capacity * served.longest_token:
+        raise ApiError(
+            HTTPStatus.BAD_REQUEST,
+            f"the text is longer than the context of {served.engine.capacity} tokens",
+            "prompt",
+            "context_length_exceeded",
+        )
+    ids: list[int] = served.tokenizer.encode(text).ids
+    return ids
+
+
+def chat_prompt(choice: Choice, body: ChatRequest) -> str:
+    """The conversation as one text, by the tokenizer's chat template."""
+    from jinja2 import TemplateError
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    if choice.served.chat_template is None:
+        raise ApiError(
+            HTTPStatus.BAD_REQUEST, f"{body.model} has no chat template: use /v1/completions", "messages"
+        )
+    messages = [{"role": message.role, "content": message.text} for message in body.messages]
+    try:
+        rendered, _ = render_jinja_template(
+            [messages], chat_template=choice.served.chat_template, add_generation_prompt=True
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        raise ApiError(HTTPStatus.BAD_REQUEST, f"the chat template refuses it: {error}", "messages") from None
+    return str(rendered[0])
+
+
+def streams_of(
+    server: Server, choice: Choice, body: Decoding, prompts: list[list[int]], top: int | None
+) -> list[Stream]:
+    """A stream for each choice of each prompt, checked."""
+    served, sampling = choice.served, Sampling(
+        1.0 if body.temperature is None else body.temperature, body.top_k, body.top_p or 1.0
+    )  # fmt: skip
+    limit = getattr(body, "max_completion_tokens", None) or body.max_tokens
+    most = server.settings.most_tokens
+    if (limit or 0) > most:
+        raise ApiError(HTTPStatus.BAD_REQUEST, f"max_tokens {limit} is more than {most}", "max_tokens")
+    seed = uuid.uuid4().int % 2**31 if body.seed is None else body.seed
+    streams = []
+    for prompt in prompts:
+        for number in range(body.n or 1):
+            request = engine.Request(
+                prompt=prompt,
+                max_new_tokens=limit,
+                depth=body.depth if choice.depth is None else choice.depth,
+                latency_ms=body.latency_ms,
+                adapter=choice.adapter,
+                sampling=sampling,
+                seed=seed + number,
+                stop_id=end_of_text_id(served.tokenizer),
+            )
+            try:
+                served.engine.check(request)
+            except ValueError as error:
+                named = "depth" if "offered" in str(error) else body.prompt_field
+                code = "context_length_exceeded" if "context" in str(error) else None
+                raise ApiError(HTTPStatus.BAD_REQUEST, str(error), named, code) from None
+            if limit is None:
+                request.max_new_tokens = min(request.max_new_tokens or most, most)
+            streams.append(Stream(request, ContinuedText(served.tokenizer, prompt, body.stops), top))
+    return streams

@@ -1,0 +1,41 @@
+"""How long a round of decoding steps takes, by depths and rows, on the machine as it is now."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+
+class StepTimes:
+    """Predicted milliseconds between two tokens of a stream.
+
+    A step at one depth is a straight line in its rows, measured once. What the machine makes of it now, with
+    other processes, other requests' prompts and the sending of the tokens, is a factor that 95 % of the last
+    rounds stayed within.
+
+    Args:
+        measured: milliseconds of a step with one row, and per further row, by depth.
+    """
+
+    ROUNDS, WITHIN = 100, 0.95
+
+    def __init__(self, measured: dict[int, tuple[float, float]]) -> None:
+        self._lines = measured
+        self._ratios: deque[float] = deque([1.0], maxlen=self.ROUNDS)
+
+    @property
+    def factor(self) -> float:
+        """How many times as long as measured a round of steps takes now."""
+        return sorted(self._ratios)[int(self.WITHIN * (len(self._ratios) - 1))]
+
+    def predicted(self, rows: Mapping[int, int]) -> float:
+        """Milliseconds of a round: one step at each depth, with so many rows."""
+        return self.factor * self._measured(rows)
+
+    def observe(self, rows: Mapping[int, int], milliseconds: float) -> None:
+        """Take a round into account."""
+        self._ratios.append(milliseconds / self._measured(rows))
+
+    def _measured(self, rows: Mapping[int, int]) -> float:
+        lines = [(self._lines[depth], count) for depth, count in rows.items() if count]
+        return sum(first + further * (count - 1) for (first, further), count in lines)
