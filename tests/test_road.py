@@ -162,7 +162,7 @@ def test_out_into_the_ordinary_world_and_back(road: Path, text_files: list[Path]
 
     measured = ("--text", str(text_files[0]))
     said = odeformer("models", "export", "--model", "models:/small/1", "--out", "plain", *measured, cwd=road)
-    [exported] = re.findall(r"^by euler: ([0-9.]+) nats/token", said, re.MULTILINE)
+    [exported] = re.findall(r"^with euler: ([0-9.]+) nats/token", said, re.MULTILINE)
     assert f"| `euler`, these layers | {exported} |" in (road / "plain" / "README.md").read_text()
     # The same tokenizer in another layout, as transformers' own save_pretrained writes it.
     tokenizer = road / "plain" / "tokenizer.json"

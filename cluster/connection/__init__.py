@@ -1,0 +1,1 @@
+"""Connecting to Ray, and submitting jobs to it."""

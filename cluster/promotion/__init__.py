@@ -1,0 +1,1 @@
+"""Deciding whether a version becomes the champion."""

@@ -1,0 +1,1 @@
+"""What every run has: events, a lock, heartbeats, failures."""

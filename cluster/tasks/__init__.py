@@ -1,0 +1,1 @@
+"""Tasks of teams: their settings, examples and scores."""

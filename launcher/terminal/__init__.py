@@ -1,0 +1,1 @@
+"""Progress and text in the terminal."""

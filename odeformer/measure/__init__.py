@@ -1,0 +1,1 @@
+"""Measuring a model: cost, memory, gradients, loss."""

@@ -1,0 +1,1 @@
+"""Explaining one answer of a model."""

@@ -1,0 +1,1 @@
+"""A model's behaviour on whole texts: robustness and drift."""
