@@ -37,4 +37,4 @@ class ServeSettings(Section):
     follow_every: float = Field(default=5.0, gt=0)
     """Seconds between two looks at the registry for a moved alias and new adapters."""
     keys: Path | None = None
-    """File of hashed keys, made by ``odeformer serve-keys``. Required to listen beyond this machine."""
+    """File of hashed keys, made by ``odeformer serve --add-key``. Required to listen beyond this machine."""
