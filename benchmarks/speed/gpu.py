@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from benchmarks import bench
+from benchmarks.peers import gpt_neox
 from cluster.settings import OptimSettings, TrainSettings, ZeroSettings
 from cluster.training import zero
 from cluster.training.utilization import peak_flops, step_flops
@@ -231,20 +232,7 @@ def training(sizes: Sizes, preset: str) -> dict[str, Any]:
 
 def peer(sizes: Sizes, shape: dict[str, int], tokens: Tensor) -> tuple[nn.Module, Callable[[], Tensor]]:
     """GPT-NeoX of ``transformers`` of the same shape, and its compiled loss."""
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-
-    config = GPTNeoXConfig(
-        vocab_size=sizes.vocabulary,
-        hidden_size=shape["width"],
-        intermediate_size=4 * shape["width"],
-        num_hidden_layers=shape["depth"],
-        num_attention_heads=shape["heads"],
-        max_position_embeddings=sizes.length,
-        tie_word_embeddings=True,
-        attn_implementation="sdpa",
-        use_cache=False,
-    )
-    model = GPTNeoXForCausalLM(config).to(sizes.device)
+    model = gpt_neox(**shape, vocabulary=sizes.vocabulary, length=sizes.length).to(sizes.device)
 
     @torch.compile
     def loss() -> Tensor:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import bench
+from benchmarks.peers import gpt_neox
 from cluster.settings import OptimSettings
 from cluster.training import zero
 from odeformer.config import BasisConfig, ModelConfig
@@ -136,20 +137,7 @@ def ours(way: Way, width: int) -> tuple[nn.Module, Loss]:
 
 def of_transformers(way: Way, width: int) -> tuple[nn.Module, Loss]:
     """GPT-NeoX of ``transformers``."""
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-
-    config = GPTNeoXConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=DEPTH,
-        num_attention_heads=HEADS,
-        max_position_embeddings=LENGTH,
-        tie_word_embeddings=True,
-        attn_implementation="sdpa",
-        use_cache=False,
-    )
-    model = GPTNeoXForCausalLM(config)
+    model = gpt_neox(width, HEADS, DEPTH, VOCABULARY, LENGTH)
     return model, whole(way, lambda ids: model(ids).logits)
 
 

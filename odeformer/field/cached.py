@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -43,7 +45,36 @@ class KVCache:
         self._entries = [(keys[rows], values[rows]) for keys, values in self._entries]
 
 
-class CachedField:
+class WithPast(ABC):
+    """A vector field on new tokens, whose attention also covers tokens that were read before."""
+
+    _field: Field
+    """The field for all positions."""
+    _part: Field
+    """The field for the positions of the new tokens."""
+
+    @property
+    def speed(self) -> float:
+        return self._field.speed
+
+    def part(self, first: int, last: int) -> Field:
+        return self._field.part(first, last)
+
+    def heads(self, x: Tensor, w: BlockWeights) -> Heads:
+        return self._part.heads(x, w)
+
+    @abstractmethod
+    def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
+        """Attention of the new tokens to themselves and the past: [batch, new, width] → the same."""
+
+    def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
+        return self._part.feed_forward(x, w)
+
+    def __call__(self, x: Tensor, w: BlockWeights) -> Tensor:
+        return self.attention(x, w) + self.feed_forward(x, w)
+
+
+class CachedField(WithPast):
     """A vector field whose attention also covers earlier tokens, by means of a :class:`KVCache`.
 
     With any fixed-step solver, a new token costs one solve for that token only.
@@ -67,16 +98,6 @@ class CachedField:
         self._mask, self._evaluation = mask, 0
         self._part = self._field.part(first, last)
 
-    @property
-    def speed(self) -> float:
-        return self._field.speed
-
-    def part(self, first: int, last: int) -> Field:
-        return self._field.part(first, last)
-
-    def heads(self, x: Tensor, w: BlockWeights) -> Heads:
-        return self._part.heads(x, w)
-
     def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
         query, key, value = self._part.heads(x, w)
         keys, values = self.cache.update(self._evaluation, self.first, key, value)
@@ -94,9 +115,3 @@ class CachedField:
             is_causal=self._mask is None and self.first == 0,
             enable_gqa=key.shape[1] < query.shape[1],
         )
-
-    def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
-        return self._part.feed_forward(x, w)
-
-    def __call__(self, x: Tensor, w: BlockWeights) -> Tensor:
-        return self.attention(x, w) + self.feed_forward(x, w)

@@ -7,10 +7,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from odeformer.field.block import Block
-from odeformer.field.parts import BlockWeights, Field, Heads, join_heads, project
+from odeformer.field.cached import WithPast
+from odeformer.field.parts import BlockWeights, join_heads, project
 
 
-class RowField:
+class RowField(WithPast):
     """A field for decoding rows that began at different times.
 
     The keys and values of each evaluation in a solve are kept in tensors [rows, heads, capacity, head width],
@@ -18,7 +19,8 @@ class RowField:
     """
 
     def __init__(self, field: Block, rows: int, capacity: int) -> None:
-        self._field, self._rows, self._capacity = field, rows, capacity
+        self._field: Block = field
+        self._rows, self._capacity = rows, capacity
         self.entries: list[tuple[Tensor, Tensor]] = []
 
     def at(self, positions: Tensor, last: int) -> None:
@@ -33,16 +35,6 @@ class RowField:
         keys = torch.arange(last, device=positions.device)
         self._mask = keys <= positions[:, None, :, None]
 
-    @property
-    def speed(self) -> float:
-        return self._field.speed
-
-    def part(self, first: int, last: int) -> Field:
-        return self._field.part(first, last)
-
-    def heads(self, x: Tensor, w: BlockWeights) -> Heads:
-        return self._part.heads(x, w)
-
     def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
         query, key, value = self._part.heads(x, w)
         keys, values = self._stored(key, value)
@@ -50,12 +42,6 @@ class RowField:
             query, keys, values, attn_mask=self._mask, enable_gqa=keys.shape[1] < query.shape[1]
         )
         return project(join_heads(mixed), w, "out")
-
-    def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
-        return self._part.feed_forward(x, w)
-
-    def __call__(self, x: Tensor, w: BlockWeights) -> Tensor:
-        return self.attention(x, w) + self.feed_forward(x, w)
 
     def _stored(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store new keys and values [n, heads, new, head width]; return those of all tokens of the n rows."""
