@@ -1,4 +1,4 @@
-"""Settings of a fine-tuning task; all values are JSON-serialisable."""
+"""Settings of a fine-tuning task; all values are JSON-serializable."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TaskTrain(Section):
     validate_every: Steps | None = None
     """Optimizer steps between validations. Default: only before the first and after the last step."""
     seed: Seed = 0
-    """Seed of the sample order and of the adapter's initialisation."""
+    """Seed of the sample order and of the adapter's initialization."""
 
     @model_validator(mode="after")
     def _batches_fit(self) -> TaskTrain:
@@ -127,9 +127,9 @@ class Task(Section):
             raise ValueError("give either depth or latency_ms, not both")
         gates = self.gate.metric if self.gate else None
         for key, metric in (("metric", self.metric), ("gate.metric", gates)):
-            if metric == "accuracy" and not kind_named(self.kind).labelled:
+            if metric == "accuracy" and not kind_named(self.kind).labeled:
                 raise ValueError(f"{key} 'accuracy' is for kind 'classification'; kind is {self.kind!r}")
-        by_loss = (gates or self.score) == "loss" and kind_named(self.kind).labelled
+        by_loss = (gates or self.score) == "loss" and kind_named(self.kind).labeled
         if self.gate and self.gate.against == "champion" and by_loss:
             raise ValueError("gate.metric: against 'champion', kind 'classification' needs metric 'accuracy'")
         return self

@@ -1,4 +1,4 @@
-"""Tokenised examples, and the stream of batches for fine-tuning."""
+"""Tokenized examples, and the stream of batches for fine-tuning."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BLOCK = 1024
 
 
 class Window(NamedTuple):
-    """A tokenised example, or a part of one."""
+    """A tokenized example, or a part of one."""
 
     ids: list[int]
     """Token ids, at most sequence_length + 1."""
@@ -33,7 +33,7 @@ class Window(NamedTuple):
 
 @panics_are_errors()
 def encode(example: Example, tokenizer: Tokenizer, sequence_length: int) -> list[Window]:
-    """Tokenise an example into windows of at most ``sequence_length`` targets.
+    """Tokenize an example into windows of at most ``sequence_length`` targets.
 
     An example with a prompt is one window, in which the completion and its end-of-text count. If it is too
     long, the prompt is truncated on the left, and if the completion alone is too long, it is truncated on the

@@ -66,7 +66,7 @@ class PermutationTest(NamedTuple):
 
 
 def permutation_test(first: Tensor, second: Tensor) -> PermutationTest:
-    """Studentised permutation test: Welch's t of ``second`` [m] minus ``first`` [n].
+    """Studentized permutation test: Welch's t of ``second`` [m] minus ``first`` [n].
 
     It is exact if the values are exchangeable, and asymptotically valid if only the means agree (Janssen
     1997, Statistics & Probability Letters 36; Chung and Romano 2013, Annals of Statistics 41).

@@ -96,7 +96,7 @@ def test_what_kubernetes_defines_fits_its_schemas() -> None:
 def test_a_field_that_nobody_knows_is_found() -> None:
     [manifest] = of_kind("Namespace")
     with pytest.raises(Exception, match="spec"):
-        validate(manifest | {"spec": {"finalisers": []}}, KUBERNETES, strict=True)
+        validate(manifest | {"spec": {"finalizers": []}}, KUBERNETES, strict=True)
     [cluster] = of_kind("RayCluster")
     cluster["spec"]["workerGroupSpecs"][0]["minReplica"] = 0
     with pytest.raises(ValueError, match="minReplica"):
