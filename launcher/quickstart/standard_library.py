@@ -37,7 +37,7 @@ def is_text(path: Path) -> bool:
 
 
 def write_tasks(paths: list[Path], held_out: float, folder: Path) -> None:
-    """Write two teams' data sets from held-out documents: ``{docs,triage}-{train,validation}.jsonl``.
+    """Write two teams' datasets from held-out documents: ``{docs,triage}-{train,validation}.jsonl``.
 
     Args:
         paths: Files that the shards were built from.
