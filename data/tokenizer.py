@@ -1,8 +1,8 @@
 """Training of byte-level BPE tokenizers, and loading of these and others.
 
-A loaded tokenizer encodes a text as its file says, with the tokens that begin a text, but never with any
-behind it: texts are continued. A special token that is written in a text is that token, only the end-of-text
-token is mere letters.
+A loaded tokenizer encodes a text as its file says, including tokens that begin a text, but appends none,
+since texts are continued. A special token that is written out in a text becomes that token, except for the
+end-of-text token.
 """
 
 from __future__ import annotations
