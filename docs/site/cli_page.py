@@ -16,7 +16,7 @@ def cli_page() -> str:
         "# The command line",
         "",
         "Generated from the code; `odeformer COMMAND --help` shows the same. Exit codes: 2 after a user's "
-        "mistake (with one line), 1 if a run failed, 75 if it was preempted and can be resumed, 130 after Ctrl-C.",
+        "mistake, 1 if a run failed, 75 if it was preempted and can be resumed, 130 after Ctrl-C.",
         "`odeformer --install-completion` installs completion of commands and options in your shell.",
     ]
     for words, command in _commands(typer.main.get_command(app), ("odeformer",)):
