@@ -210,9 +210,9 @@ def patience(*, seconds: int = 10, retries: int = 0) -> Iterator[None]:
 
 
 @contextmanager
-def session(uri: str, *, create: bool = False, seconds: int = 10) -> Iterator[MlflowClient]:
+def session(uri: str, *, create: bool = False) -> Iterator[MlflowClient]:
     """A client of the store for the block, with a timeout and all errors turned into ``ConnectionError``."""
-    with answering(uri), patience(seconds=seconds):
+    with answering(uri), patience():
         yield connect(uri, create=create)
 
 
