@@ -27,7 +27,7 @@ OTHER_ENDS = ("</s>", "<|end_of_text|>", "<eos>")
 """End-of-text tokens of other tokenizers, tried in this order if the file does not name one."""
 FILE_NAME = "tokenizer.json"
 LARGEST_GROWTH = 64
-"""How many times as long a tokenizer of somebody else may make a text."""
+"""Maximum factor by which a given tokenizer may lengthen a text."""
 LONGEST_CHARACTER = 64
 """Bytes of the longest text that a Unicode form puts for a character, with room to spare."""
 LONGEST_WORD = 1000

@@ -42,7 +42,7 @@ CREDENTIALS = tuple(
     f"MLFLOW_TRACKING_{name}"
     for name in ("USERNAME", "PASSWORD", "TOKEN", "AUTH", "AWS_SIGV4", "CLIENT_CERT_PATH")
 )
-"""Variables by which MLflow shows a server who asks, whatever the server."""
+"""Environment variables with credentials that MLflow sends to any server."""
 
 
 def tracking_uri(given: str | None = None) -> str:

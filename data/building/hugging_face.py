@@ -20,7 +20,7 @@ SHARD_BYTES = 64 * 1024 * 1024
 def open_data_set(name: str, config: str | None, split: str) -> Any:
     """Open a dataset of the hub or of a folder for streaming, as an ``IterableDataset``.
 
-    Code in the dataset is never run, and what a folder says of itself cannot make it read other places.
+    Code in the dataset is never run, and a folder's metadata cannot make it read other places.
 
     Raises:
         ValueError: if it cannot be opened.
@@ -167,7 +167,7 @@ def named_labels(place: str, kinds: Mapping[str, Any], row: Mapping[str, Any]) -
         row: the values.
 
     Raises:
-        ValueError: for a number that stands for no label.
+        ValueError: for a number without a label.
     """
     named = {}
     for column, kind in kinds.items():

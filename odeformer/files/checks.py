@@ -53,7 +53,7 @@ def _is_export(folder: Path) -> bool:
 
 
 MADE_BY = {"made_by": "odeformer"}
-"""Metadata of exported weights, by which an export is told from a checkpoint of another program."""
+"""Metadata of exported weights that distinguish an export from another program's checkpoint."""
 CHECKPOINT = Earlier("a checkpoint", ("config.json", "model.safetensors", "tokenizer*.json"), _is_checkpoint)
 ADAPTER = Earlier(
     "an adapter", ("adapter.json", "adapter.safetensors"), lambda folder: (folder / "adapter.json").is_file()
