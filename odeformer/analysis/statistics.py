@@ -24,9 +24,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    def overlaps(self, other: Interval) -> bool:
-        return self.low <= other.high and other.low <= self.high
-
 
 def bootstrap(values: Tensor) -> Interval:
     """Percentile bootstrap (Efron 1979) of the mean of independent values [n].
