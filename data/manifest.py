@@ -120,7 +120,7 @@ class Source(_Strict):
     prints them; or of such lines for a Hugging Face dataset's shards, whose digest is that of their texts'
     digests."""
     licence: str | None = None
-    """The licence, as stated by the user."""
+    """The license, as stated by the user."""
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Average number of occurrences of a training document per epoch."""
     documents: NonNegativeInt = 0

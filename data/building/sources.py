@@ -29,7 +29,7 @@ class TextSource(BaseModel):
     field: Annotated[str, Field(min_length=1)] = "text"
     """The field with the text in JSON lines, columns, and .json members of tar files."""
     licence: str | None = None
-    """The licence to note in the manifest."""
+    """The license to note in the manifest."""
     split: str = "train"
     """The split of a Hugging Face dataset."""
     config: str | None = None
