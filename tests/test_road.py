@@ -240,7 +240,7 @@ def test_a_run_continues_only_from_what_fits(road: Path) -> None:
     assert "has the layers of solver lie_trotter" in refused(
         *ask, str(sequential), "--set", "train.solver=euler"
     )
-    assert "already exists" in refused("models", "export", "--model", "run/final", "--out", "shards")
+    assert "is there already" in refused("models", "export", "--model", "run/final", "--out", "shards")
     assert not (road / "other").exists()
 
 

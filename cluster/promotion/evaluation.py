@@ -81,7 +81,7 @@ def _of_data(data: str, count: int, loaded: registry.Loaded) -> Evaluation:
 
 
 def _of_task(task: Task) -> Evaluation:
-    metric, sets = "error" if kind_named(task.kind).labeled else "loss", read_sets(task)
+    metric, sets = "error" if kind_named(task.kind).labelled else "loss", read_sets(task)
     name = f"{task.team}/{task.name}, validation"
     return Evaluation(metric, name, lambda model, depth: _task_losses(model, depth, sets))
 

@@ -127,9 +127,9 @@ class Task(Section):
             raise ValueError("give either depth or latency_ms, not both")
         gates = self.gate.metric if self.gate else None
         for key, metric in (("metric", self.metric), ("gate.metric", gates)):
-            if metric == "accuracy" and not kind_named(self.kind).labeled:
+            if metric == "accuracy" and not kind_named(self.kind).labelled:
                 raise ValueError(f"{key} 'accuracy' is for kind 'classification'; kind is {self.kind!r}")
-        by_loss = (gates or self.score) == "loss" and kind_named(self.kind).labeled
+        by_loss = (gates or self.score) == "loss" and kind_named(self.kind).labelled
         if self.gate and self.gate.against == "champion" and by_loss:
             raise ValueError("gate.metric: against 'champion', kind 'classification' needs metric 'accuracy'")
         return self

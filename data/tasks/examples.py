@@ -59,7 +59,7 @@ def read_task_sets(
                 f"{train}: of {len(is_held_out)} examples {len(in_validation)} are held out at held_out "
                 f"{held_out}, and each side needs one: give more, or a validation file"
             )
-    if not kind_named(kind).labeled:
+    if not kind_named(kind).labelled:
         return TaskSets(in_training, in_validation, labels=[])
 
     known = labels(in_training)

@@ -27,13 +27,13 @@ class TaskKind:
 
     path: str
     """``module:function`` of its :data:`Read`, imported when examples are first read."""
-    labeled: bool = False
+    labelled: bool = False
     """Whether completions are labels, all of which occur in the training examples."""
 
     @property
     def score(self) -> Literal["loss", "accuracy"]:
         """The default score of a result."""
-        return "accuracy" if self.labeled else "loss"
+        return "accuracy" if self.labelled else "loss"
 
     @property
     def read(self) -> Read:
@@ -43,7 +43,7 @@ class TaskKind:
 
 KINDS = {
     "completion": TaskKind("data.tasks.tables:read_table"),
-    "classification": TaskKind("data.tasks.tables:read_table", labeled=True),
+    "classification": TaskKind("data.tasks.tables:read_table", labelled=True),
     "language_model": TaskKind("data.tasks.texts:read_texts"),
 }
 

@@ -33,7 +33,7 @@ class Window(NamedTuple):
 
 @panics_are_errors()
 def encode(example: Example, tokenizer: Tokenizer, sequence_length: int) -> list[Window]:
-    """Tokenize an example into windows of at most ``sequence_length`` targets.
+    """Tokenise an example into windows of at most ``sequence_length`` targets.
 
     An example with a prompt is one window, in which the completion and its end-of-text count. If it is too
     long, the prompt is truncated on the left, and if the completion alone is too long, it is truncated on the

@@ -59,7 +59,7 @@ def write_starter(path: Path) -> None:
     for section, values in STARTER.items():
         lines += ["", f"{section}:", *_lines(PretrainSettings, section, values)]
     if path.exists():
-        raise FileExistsError(f"{path} already exists: name another file, or remove it")
+        raise FileExistsError(f"{path} is there already: name another file, or remove it")
     with new_file(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

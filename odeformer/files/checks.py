@@ -90,7 +90,7 @@ def check_output(folder: Path, sources: Iterable[Path], overwrite: bool, earlier
     if folder.resolve() == Path.cwd():
         raise ValueError(f"{folder} is the current folder: give --out the name of a new one")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise ValueError(f"{folder} already exists: give another --out, or --overwrite to replace it")
+        raise ValueError(f"{folder} is there already: give another --out, or --overwrite to replace it")
     check_replaceable(folder, earlier)
 
 
@@ -127,6 +127,6 @@ def check_output_file(
     if any(file.resolve().parent == source.resolve() for source in sources):
         raise ValueError(f"{file.parent} is the folder to read from: give another --out")
     if file.exists() and not overwrite:
-        raise ValueError(f"{file} already exists: give another --out, or --overwrite to replace it")
+        raise ValueError(f"{file} is there already: give another --out, or --overwrite to replace it")
     if file.exists() and not is_ours(file):
         raise ValueError(f"{file} was not written by this program: give another --out, or remove it yourself")

@@ -128,7 +128,7 @@ def test_models_of_any_solver_have_a_report(tmp_path: Path, solver: str) -> None
         (["--text", "x"], "the text is 1 token"),
         (["--text", "some words", "--depth", "0"], "greater than or equal to 1"),
         (["--text", "some words", "--depth", "1"], "at least 2 cells"),
-        (["--text", "some words", "--out", "full"], "already exists"),
+        (["--text", "some words", "--out", "full"], "is there already"),
         (["--text", "some words", "--model", "nowhere"], "nowhere/config.json"),
         (["--text", "some words", "--adapter", "nowhere"], "nowhere/adapter.json"),
     ],

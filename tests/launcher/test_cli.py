@@ -94,7 +94,7 @@ WITHOUT_A_TABLE = {
         ),
         (["models", "export", "--model", "m", "--out", "o", "--gguf", "q4"], "'--gguf'"),
         (["models", "export", "--model", "m", "--out", "o", "--gguf", "f16", "--peft"], "--peft or --gguf"),
-        (["models", "export", "--model", "m", "--out", "text.txt", "--gguf", "f16"], "already exists"),
+        (["models", "export", "--model", "m", "--out", "text.txt", "--gguf", "f16"], "is there already"),
         (["models", "export", "--model", "nowhere", "--out", "o", "--gguf", "f16"], "nowhere"),
         (["models", "import", "--from", "nowhere", "--out", "out"], "nowhere"),
         (["models", "export", "--model", "m", "--out", "m", "--overwrite"], "m is the folder to read from"),

@@ -159,7 +159,7 @@ def test_the_file_says_all_that_the_numbers_are_of(moved: tuple[int | None, Path
         ({"--reference": "short.txt"}, "short.txt: has 100 tokens, too few for 8 windows of 32"),
         ({"--depth": "0"}, "greater than or equal to 1"),
         ({"--depth": "1"}, "at least 2 cells"),
-        ({"--out": "full"}, "already exists"),
+        ({"--out": "full"}, "is there already"),
         ({"--model": "nowhere"}, "nowhere/config.json"),
         ({"--adapter": "nowhere"}, "nowhere/adapter.json"),
     ],

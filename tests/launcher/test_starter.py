@@ -55,7 +55,7 @@ def test_init_overwrites_nothing(tmp_path: Path) -> None:
     done = odeformer(tmp_path, "init")
     assert (done.returncode, done.stderr) == (
         2,
-        "error: run.yaml already exists: name another file, or remove it\n",
+        "error: run.yaml is there already: name another file, or remove it\n",
     )
     assert (tmp_path / "run.yaml").read_text() == "mine\n"
 

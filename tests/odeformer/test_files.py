@@ -14,7 +14,7 @@ def test_nothing_is_written_over_by_accident(tmp_path: Path, monkeypatch: pytest
     check_output(empty, [there], False, ADAPTER)
     check_output(tmp_path / "new", [there], False, ADAPTER)
     check_output(there, [empty], True, ADAPTER)
-    with pytest.raises(ValueError, match="already exists"):
+    with pytest.raises(ValueError, match="is there already"):
         check_output(there, [], False, ADAPTER)
     with pytest.raises(ValueError, match="is not a folder"):
         check_output(there / "adapter.json", [], True, ADAPTER)
@@ -47,7 +47,7 @@ def test_nor_is_a_file(tmp_path: Path) -> None:
 
     check_output_file(tmp_path / "new", [source], False, ours)
     check_output_file(there, [source], True, ours)
-    with pytest.raises(ValueError, match="already exists"):
+    with pytest.raises(ValueError, match="is there already"):
         check_output_file(there, [], False, ours)
     with pytest.raises(ValueError, match="is a folder"):
         check_output_file(source, [], True, ours)

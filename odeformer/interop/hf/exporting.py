@@ -19,7 +19,7 @@ from odeformer.files.atomic import new_folder
 from odeformer.files.checks import EXPORT, MADE_BY, check_replaceable
 from odeformer.interop.comparing import check_rounding, own_logits, sample_ids
 from odeformer.interop.hf.architectures import Architecture, architecture_for
-from odeformer.interop.materialize import WRITING, Ordinary, layer_weights, materialize, step_scales
+from odeformer.interop.materialise import WRITING, Ordinary, layer_weights, materialise, step_scales
 from odeformer.model import Odeformer
 
 METADATA = {"format": "pt", **MADE_BY}
@@ -35,7 +35,7 @@ def export(
 
     Args:
         model: the model; an attached adapter is merged. See
-            :func:`~odeformer.interop.materialize.materialize` about its solver.
+            :func:`~odeformer.interop.materialise.materialise` about its solver.
         tokenizer: the model's ``tokenizer.json``.
         depth: N; the model depth when not given.
         card: the model card, Markdown.
@@ -50,7 +50,7 @@ def export(
         ValueError: for layers that no ``transformers`` class has, too small a depth, or logits that differ by
             more than rounding.
     """
-    ordinary = materialize(model, depth)
+    ordinary = materialise(model, depth)
     architecture = architecture_for(ordinary.config, ordinary.solver)
     config = architecture.to_config(ordinary)
     with new_folder(folder, lambda: check_replaceable(folder, EXPORT)) as target:
@@ -83,7 +83,7 @@ def export_adapter(model: Odeformer, depth: int | None, base: str, folder: Path)
         raise ValueError("the model has no adapter to export")
     model.hypernetwork.adapter = None
     try:
-        ordinary = materialize(model, depth)
+        ordinary = materialise(model, depth)
     finally:
         model.hypernetwork.adapter = adapter
 
@@ -133,7 +133,7 @@ def _write_tokenizer(tokenizer: Path, ordinary: Ordinary, end_of_text: str, targ
     """Write the tokenizer's files, and return it as ``transformers`` loads it."""
     from transformers import PreTrainedTokenizerFast
 
-    # The text of a special token is tokenized as letters, as in this package; that of others as they do.
+    # The text of a special token is tokenised as letters, as in this package; that of others as they do.
     known = load_tokenizer_config(tokenizer.parent) or {"split_special_tokens": True}
     known = {"eos_token": end_of_text, "pad_token": end_of_text} | known
     fast = PreTrainedTokenizerFast(
