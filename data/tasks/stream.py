@@ -23,7 +23,7 @@ BLOCK = 1024
 
 
 class Window(NamedTuple):
-    """A tokenized example, or a part of one."""
+    """A tokenised example, or a part of one."""
 
     ids: list[int]
     """Token ids, at most sequence_length + 1."""
