@@ -211,7 +211,8 @@ def test_policies_let_in_only_those_who_are_there() -> None:
     labels = [template["metadata"]["labels"] for template in templates()]
     closed, *policies, leaving = of_kind("NetworkPolicy")
     assert closed["spec"] == {"podSelector": {}, "policyTypes": ["Ingress"]}, "nobody by default"
-    assert leaving["spec"]["podSelector"] == {} and leaving["spec"]["policyTypes"] == ["Egress"]
+    assert leaving["spec"]["podSelector"] == {}
+    assert leaving["spec"]["policyTypes"] == ["Egress"]
     [rule] = leaving["spec"]["egress"]
     blocks = [to["ipBlock"] for to in rule["to"] if "ipBlock" in to]
     for metadata in map(ip_address, ("169.254.169.254", "fd00:ec2::254")):
