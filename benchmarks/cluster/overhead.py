@@ -2,10 +2,11 @@
 
     python -m benchmarks.cluster.overhead --json benchmarks/results/overhead.json
 
-Both have the same model, shards, batches, AdamW, clipping and schedule, and one worker on one core, once with
-the block compiled and once without. Runs of a few steps take turns, each in processes of its own: ours is `pretrain` with everything it includes (Ray,
-DeepSpeed at stage 0, guards, heartbeats, event log, MLflow), the other only torch and our model. The time of
-a step is from the end of the step before to its own; medians of each run, and of the runs' ratios.
+Both have the same model, shards, batches, AdamW, clipping and schedule, and one worker on one core, with the
+block compiled and without. Runs of a few steps take turns, each in processes of its own: ours is `pretrain`
+with everything it includes (Ray, DeepSpeed at stage 0, guards, heartbeats, event log, MLflow), the other only
+torch and our model. The time of a step is from the end of the step before to its own; medians of each run,
+and of the runs' ratios.
 """
 
 from __future__ import annotations

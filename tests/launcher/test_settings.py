@@ -70,6 +70,11 @@ def test_gradient_reversible_comes_with_a_solver_that_can_be_undone() -> None:
     assert (lean.train.gradient, lean.train.solver) == ("reversible", "damped_leapfrog")
 
 
+@pytest.mark.parametrize("word", ["auto", "on", "off"])
+def test_on_and_off_need_no_quotes(word: str) -> None:
+    assert load_pretrain("tiny", [f"train.compile={word}"]).train.compile == word
+
+
 def test_published_shapes() -> None:
     shapes = {
         name: (m.width, m.heads, m.depth)
