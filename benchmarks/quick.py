@@ -17,103 +17,33 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from benchmarks import bench
 from benchmarks.adapters.pages import claims as adapter_claims
 from benchmarks.analysis.pages import cost_claims
-from benchmarks.cluster.pages import PLAN_BARS, plan_error
 from benchmarks.cluster.pool import BAR
 from benchmarks.docs import RESULTS, ROOT, results
+from benchmarks.figures import (
+    Content,
+    Figures,
+    loss_differences,
+    losses_by_depth,
+    losses_of_points,
+    planned,
+    ratios,
+    simulated,
+    verdicts,
+)
 from benchmarks.gradients.pages import claims as gradient_claims
+from launcher.quickstart.standard_library import sources
 
 TOLERANCE = 0.25
 """The largest relative difference of a ratio: single rounds beside other work scatter by as much."""
 LIMIT = 900
 """Seconds after which a benchmark is stopped."""
 FOLDER = ROOT / "runs/bench-quick"
-Content = dict[str, Any]
-Figures = dict[str, float | str | bool]
-"""Ratios, verdicts and facts by name."""
-
-
-def ratios(content: Any, name: str = "") -> Figures:
-    """All facts and all numbers under a key with “ratio”, named by the keys on the way."""
-    if isinstance(content, bool) or (isinstance(content, float | int) and "ratio" in name):
-        return {name: content}
-    if isinstance(content, dict):
-        content = {k: v for k, v in content.items() if k not in ("low", "high")}  # of an interval
-        return _joined((ratios(value, f"{name} {key}".strip()) for key, value in content.items()))
-    if isinstance(content, list) and content and isinstance(content[0], dict):
-        return _joined(ratios(row, f"{name} {_words(row)}") for row in content)
-    return {}
-
-
-def _words(row: Content) -> str:
-    """What a row is about: its words and its whole numbers that are settings."""
-    settings = ("width", "depth", "batch", "stage", "restart_minutes", "gpus")
-    return " ".join(
-        str(value)
-        for key, value in row.items()
-        if (isinstance(value, str) and key != "date") or key in settings
-    )
-
-
-def _joined(parts: Iterator[Figures]) -> Figures:
-    return {name: value for part in parts for name, value in part.items()}
-
-
-def verdicts(claims: list[bench.Claim]) -> Figures:
-    """Whether each bar is reached."""
-    return {claim.claim: claim.verdict for claim in claims}
-
-
-def losses_by_depth(content: Content) -> Figures:
-    """The validation loss at each N over that at N = D, at the middle learning rate."""
-    rows = bench.select(content["rows"], seed=0, learning_rate=3e-3)
-    return {
-        f"{row['name']}: loss at N = {depth} over N = {row['D']}": loss
-        / row["validation_loss"][str(row["D"])]
-        for row in rows
-        for depth, loss in row["validation_loss"].items()
-    }
-
-
-def losses_of_points(content: Content) -> Figures:
-    """The loss at each fixed N over that at N = D."""
-    points = bench.select(content["points"], way="fixed")
-    [at_depth] = bench.select(points, setting=f"N = {content['D']}")
-    return {f"loss at {point['setting']} over N = D": point["loss"] / at_depth["loss"] for point in points}
-
-
-def loss_differences(content: Content) -> Figures:
-    """Whether each format's loss is within 0.02 nats of fp32's; the ratios of its bytes and speeds."""
-    figures: Figures = {}
-    for row in content["losses"]:
-        of_model = {key: row[key] for key in ("flavour", "depth")}
-        [whole] = bench.select(content["losses"], **of_model, format="fp32")
-        name = " ".join(str(row[key]) for key in ("flavour", "depth", "format"))
-        figures[f"{name}: loss"] = bench.verdict(abs(row["loss_difference"]) <= 0.02)
-        figures[f"{name}: bytes over fp32's"] = row["bytes"] / whole["bytes"]
-    return figures | ratios(content["speeds"])
-
-
-def planned(content: Content) -> Figures:
-    """Whether each estimate is within its bar."""
-    figures: Figures = {}
-    for row in content["rows"]:
-        run = ", ".join(f"{key} {row[key]}" for key in row if key not in ("said", "found", "date"))
-        figures[run] = bench.verdict(abs(plan_error(row)) <= PLAN_BARS[row["kind"]])
-    return figures
-
-
-def simulated(content: Content) -> Figures:
-    """The fraction of its time that each long run trains."""
-    return {
-        f"{row['run']}, restart {row['restart_minutes']} min": row["training"]["median"]
-        for row in bench.select(content["rows"], kind="run")
-    }
 
 
 class Quick(NamedTuple):
@@ -124,14 +54,14 @@ class Quick(NamedTuple):
     results: str
     """The name of its results file."""
     options: str = ""
-    """Its further arguments; ``{folder}`` is the folder of all results."""
+    """Its further arguments; ``{folder}`` is the folder of all results, ``{text}`` the files to train on."""
     figures: Callable[[Content], Figures] = ratios
     """What is compared."""
 
 
 CHECKPOINT, SHARDS = "{folder}/quality.checkpoint", "{folder}/quality.shards"
-"""What the benchmark of quality leaves: a trained model with K = D/2, and the text it was trained on."""
-QUALITY = '--tokens 300000 --only "ordinary, D layers" "K = D" "K = D/2, any depth"'
+"""What the benchmark of quality leaves: a trained model with K = D/2, and the shards it was trained on."""
+QUALITY = '--text {text} --tokens 300000 --only "ordinary, D layers" "K = D" "K = D/2, any depth"'
 BENCHMARKS = (
     Quick("quality.compare", "quality", QUALITY, losses_by_depth),
     Quick("gradients.methods", "gradients", "--quick", lambda content: verdicts(gradient_claims(content))),
@@ -242,8 +172,8 @@ def run(quick: Quick) -> Outcome:
     out = FOLDER / f"{quick.results}.json"
     start_afresh(quick.results)
     command = [sys.executable, "-m", f"benchmarks.{quick.module}", "--json", str(out)]
-    command += shlex.split(quick.options.format(folder=FOLDER))
-    print(f"\n{shlex.join(command[1:])}", flush=True)
+    command += shlex.split(quick.options.format(folder=FOLDER, text=shlex.join(map(str, sources()))))
+    print(f"\nbenchmarks.{quick.module}", flush=True)
     started = time.monotonic()
     try:
         code: int | str = subprocess.run(command, cwd=ROOT, timeout=LIMIT, check=False).returncode
@@ -258,10 +188,12 @@ def run(quick: Quick) -> Outcome:
 
 
 def start_afresh(name: str) -> None:
-    """Remove an earlier run's results but for shards, and lend the trained model to whoever needs a base."""
+    """Remove an earlier run's results but for shards, and lend model and shards to whoever makes its own."""
     for path in FOLDER.glob(f"{name}.*"):
         if path.suffix != ".shards":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if name == "importing" and not (FOLDER / "importing.shards").exists():
+        (FOLDER / "importing.shards").symlink_to(FOLDER / "quality.shards")
     if name in ("adapters", "faithfulness"):
         work = FOLDER / f"{name}.work"
         work.mkdir()
