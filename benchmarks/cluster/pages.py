@@ -205,7 +205,10 @@ OVERHEAD_BAR = 1.05
 def overhead(content: Content) -> str:
     """The sentence on a step under Ray and DeepSpeed."""
     parts = []
-    for name, of_way in (("eager", content), ("compiled", content["compiled"])):
+    for name, of_way in (("eager", content), ("compiled", content.get("compiled"))):
+        if of_way is None:
+            parts.append(f"{name} not run")
+            continue
         ratio, ratios = of_way["ratio"], of_way["ratios"]
         parts.append(
             f"{name} {ratio:.2f} × ({len(ratios)} rounds, {min(ratios):.2f} to {max(ratios):.2f}; bar "
