@@ -50,11 +50,11 @@ class Quick(NamedTuple):
     """The quick form of a benchmark."""
 
     module: str
-    """Its module in ``benchmarks``."""
+    """Name of the module in ``benchmarks``."""
     results: str
     """The name of its results file."""
     options: str = ""
-    """Its further arguments; ``{folder}`` is the folder of all results, ``{text}`` the files to train on."""
+    """Further arguments; ``{folder}`` is the folder of all results, ``{text}`` the files to train on."""
     figures: Callable[[Content], Figures] = ratios
     """What is compared."""
 

@@ -98,8 +98,8 @@ class TrainSettings(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     """Data type of the matmuls. Weights, states and coefficient functions are always float32."""
     compile: Annotated[Literal["auto", "on", "off"], BeforeValidator(_as_word)] = "auto"
-    """Whether ``torch.compile`` compiles the transformer block and the loss. ``auto`` does where a C++ compiler
-    is found and the run is long enough to pay for the minute that it takes."""
+    """Whether ``torch.compile`` compiles the transformer block and the loss. ``auto`` does where a C++
+    compiler is found and the run is long enough to pay for the minute that it takes."""
     validate_every: Steps = 100
     """Optimizer steps between validations."""
     validation_sequences: Count = 64

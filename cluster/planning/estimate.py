@@ -50,7 +50,7 @@ class Estimate:
     efficiency: float
     """Fraction of peak FLOP/s in matmuls."""
     efficiency_source: str
-    """Where that number is from."""
+    """Source of ``efficiency``."""
     memory: Memory
     seconds: dict[str, float]
     """Seconds of an optimizer step, by activity."""
