@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-busy test-slow lint install
+.PHONY: quickstart test test-busy test-slow bench-quick lint install
 .DELETE_ON_ERROR:
 
 install: .venv/installed
@@ -36,3 +36,7 @@ test-busy: install
 # All slow tests, or with THIRD=1, 2 or 3 the quick start and a third of the others.
 test-slow: install
 	$(BIN)/python tests/suite.py slow $(if $(THIRD),--third $(THIRD))
+
+# The quick form of every benchmark, within an hour on two cores; ends with the results it does not confirm.
+bench-quick: install
+	$(BIN)/python -m benchmarks.quick

@@ -46,6 +46,7 @@ PARTS = (
     Part("docs/adapters.md", "adapters", adapters.part, ("adapters",)),
     Part("docs/analysis.md", "cost", analysis.cost, ("analysis",)),
     Part("docs/analysis.md", "faithfulness", analysis.faithfulness, ("faithfulness",)),
+    Part("docs/benchmarks.md", "overhead", cluster.overhead, ("overhead",)),
     Part("docs/benchmarks.md", "startup", speed.startup, ("startup",)),
     Part("docs/benchmarks.md", "throughput", speed.throughput, ("throughput",)),
     Part("docs/benchmarks.md", "serving", speed.serving, ("serving",)),

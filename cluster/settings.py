@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cluster.names import Name
 from data.files import CACHE_BYTES
@@ -33,6 +33,11 @@ def _lasting(address: str) -> str:
     if kind not in LASTING or not separator or not place:
         raise ValueError(f"an address of a store that keeps files is expected, {', '.join(LASTING)}://…")
     return address
+
+
+def _as_word(value: object) -> object:
+    """YAML reads an unquoted ``on`` as true and ``off`` as false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 SolverName = Annotated[str, AfterValidator(_known_solver)]
@@ -92,9 +97,9 @@ class TrainSettings(Section):
     the second are the predictions of the first."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Data type of the matmuls. Weights, states and coefficient functions are always float32."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """Whether ``torch.compile`` compiles the transformer block. ``auto`` does where a C++ compiler is found
-    and the run is long enough to pay for the minute that it takes."""
+    compile: Annotated[Literal["auto", "on", "off"], BeforeValidator(_as_word)] = "auto"
+    """Whether ``torch.compile`` compiles the transformer block and the loss. ``auto`` does where a C++
+    compiler is found and the run is long enough to pay for the minute that it takes."""
     validate_every: Steps = 100
     """Optimizer steps between validations."""
     validation_sequences: Count = 64

@@ -2,10 +2,11 @@
 
     python -m benchmarks.cluster.overhead --json benchmarks/results/overhead.json
 
-Both have the same model, shards, batches, AdamW, clipping and schedule, and one worker on one core. Runs of a
-few steps take turns, each in processes of its own: ours is `pretrain` with everything it includes (Ray,
-DeepSpeed at stage 0, guards, heartbeats, event log, MLflow), the other only torch and our model. The time of
-a step is from the end of the step before to its own; medians of each run, and of the runs' ratios.
+Both have the same model, shards, batches, AdamW, clipping and schedule, and one worker on one core, with the
+block compiled and without. Runs of a few steps take turns, each in processes of its own: ours is `pretrain`
+with everything it includes (Ray, DeepSpeed at stage 0, guards, heartbeats, event log, MLflow), the other only
+torch and our model. The time of a step is from the end of the step before to its own; medians of each run,
+and of the runs' ratios.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
@@ -35,35 +37,50 @@ from odeformer.model import Odeformer, token_losses
 
 STEPS, IGNORED = 16, 4
 """The steps of each run, and the number of first steps that are not counted."""
+Compile = Literal["off", "on"]
+"""The setting ``train.compile``."""
 
 
 def main() -> None:
     """Measure both in turn, each in processes of its own, print and write the ratios."""
     arguments = bench.parser(__doc__, rounds=5).parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    seconds: dict[str, list[float]] = {"ours": [], "bare": []}
+    seconds: dict[Compile, dict[str, list[float]]] = {
+        "off": {"ours": [], "bare": []},
+        "on": {"ours": [], "bare": []},
+    }
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         build(benchmark_texts(folder), folder / "shards", vocabulary_size=2048, sequence_length=256)
         for _ in range(arguments.rounds):
-            for name, run in (("ours", ours), ("bare", bare)):
-                ends = bench.in_fresh_process(run, settings_in(folder))
-                steps = [after - before for before, after in pairwise(ends)]
-                seconds[name].append(statistics.median(steps[IGNORED:]))
-    ratios = [a / b for a, b in zip(seconds["ours"], seconds["bare"], strict=True)]
+            for compiled, of_way in seconds.items():
+                for name, run in (("ours", ours), ("bare", bare)):
+                    ends = bench.in_fresh_process(run, settings_in(folder, compiled))
+                    steps = [after - before for before, after in pairwise(ends)]
+                    of_way[name].append(statistics.median(steps[IGNORED:]))
     result = {
-        "ratio": statistics.median(ratios),
-        "ratios": ratios,
-        "step_seconds": {name: statistics.median(medians) for name, medians in seconds.items()},
+        **summary(seconds["off"]),
+        "compiled": summary(seconds["on"]),
         "steps": STEPS - IGNORED,
         "rounds": arguments.rounds,
+        "load": os.getloadavg()[0],
         **bench.stamp("torch"),
     }
     bench.save(arguments.json, result)
     bench.print_row(result)
 
 
-def settings_in(folder: Path) -> PretrainSettings:
+def summary(seconds: dict[str, list[float]]) -> dict[str, Any]:
+    """The ratios of ours over the plain loop, and the seconds of a step."""
+    ratios = [a / b for a, b in zip(seconds["ours"], seconds["bare"], strict=True)]
+    return {
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+        "step_seconds": {name: statistics.median(medians) for name, medians in seconds.items()},
+    }
+
+
+def settings_in(folder: Path, compiled: Compile) -> PretrainSettings:
     """The settings of a new run on the shards in a folder."""
     run = Path(tempfile.mkdtemp(dir=folder))
     settings = PretrainSettings.model_validate(
@@ -75,6 +92,7 @@ def settings_in(folder: Path) -> PretrainSettings:
                 "global_batch": 4,
                 "micro_batch": 4,
                 "gradient": "direct",
+                "compile": compiled,
                 "validate_every": STEPS,
                 "validation_sequences": 4,
             },
@@ -100,7 +118,8 @@ def bare(settings: PretrainSettings) -> list[float]:
     torch.set_num_threads(1)
     torch.manual_seed(settings.run.seed)
     model, optim = Odeformer(settings.model), settings.optim
-    model.options = replace(model.options, gradient=settings.train.gradient)
+    train = settings.train
+    model.options = replace(model.options, gradient=train.gradient, compiled=train.compile == "on")
     optimizer = torch.optim.AdamW(parameter_groups(model, optim), lr=optim.learning_rate, betas=optim.betas)
     batches = iter(open_stream(settings, "train", world_size=1))
     times = []

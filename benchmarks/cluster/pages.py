@@ -198,6 +198,25 @@ def _step_off(row: Row) -> str:
     return f"{_step_error(row):+.1%}"
 
 
+OVERHEAD_BAR = 1.05
+"""The longest step under Ray and DeepSpeed, over that of a plain loop."""
+
+
+def overhead(content: Content) -> str:
+    """The sentence on a step under Ray and DeepSpeed."""
+    parts = []
+    for name, of_way in (("eager", content), ("compiled", content.get("compiled"))):
+        if of_way is None:
+            parts.append(f"{name} not run")
+            continue
+        ratio, ratios = of_way["ratio"], of_way["ratios"]
+        parts.append(
+            f"{name} {ratio:.2f} × ({len(ratios)} rounds, {min(ratios):.2f} to {max(ratios):.2f}; bar "
+            f"{OVERHEAD_BAR}: {verdict(ratio <= OVERHEAD_BAR)})"
+        )
+    return ", ".join(parts)
+
+
 def pool(content: Content) -> str:
     """The sentence on how soon a job starts."""
     first = content["to_first_step"]

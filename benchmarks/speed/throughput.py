@@ -5,8 +5,8 @@
 Forward pass, backward pass and AdamW of all models take turns in one process on one thread, eager and
 compiled: medians of the rounds' ratios of tokens per second of CPU time, and quartiles.
 The others are ``transformers``' GPT-NeoX and, where it is installed, litgpt's GPT, of the same shape and with
-the same attention kernel (``scaled_dot_product_attention``); they are compiled as a whole, ours block by
-block as ``train.compile`` does. Names end in the number of micro-batches of an optimizer step.
+the same attention kernel (``scaled_dot_product_attention``); they are compiled as a whole, of ours the
+block and the loss as ``train.compile`` does. Names end in the number of micro-batches of an optimizer step.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from benchmarks import bench
 from benchmarks.peers import gpt_neox
 from cluster.settings import OptimSettings
 from cluster.training import zero
+from odeformer.compiled import compiled
 from odeformer.config import BasisConfig, ModelConfig
 from odeformer.model import Odeformer, SolveOptions, token_losses
 
@@ -62,6 +63,7 @@ def main() -> None:
     peers = [name for name in PEERS if find_spec(name)]
     ways = [Way(name, compiled) for name in (*BASES, *peers) for compiled in (False, True)]
     ways += [Way(name, micro_batches=4) for name in BASES]
+    ways += [Way(name, True, 4) for name in ("full", *peers)]
     steps = {str(way): training_step(way, arguments.width, arguments.sequences) for way in ways}
     seconds = bench.in_turn(steps, arguments.rounds, time.process_time)
     tokens = arguments.sequences * LENGTH
@@ -72,9 +74,10 @@ def main() -> None:
         low, middle, high = statistics.quantiles(ratios, n=4)
         return {"ratio": middle, "low": low, "high": high}
 
-    def fastest(compiled: bool) -> Way:
+    def fastest(compiled: bool, micro_batches: int = 1) -> Way:
         return min(
-            (Way(peer, compiled) for peer in peers), key=lambda way: statistics.median(seconds[str(way)])
+            (Way(peer, compiled, micro_batches) for peer in peers),
+            key=lambda way: statistics.median(seconds[str(way)]),
         )
 
     row = {
@@ -90,6 +93,8 @@ def main() -> None:
         "ratio_accumulated": ratio(Way("half", False, 4), Way("ordinary", False, 4)),
         "ratio_compiled_to_eager": ratio(Way("full", True), Way("full")),
         "ratio_compiled_to_peer_compiled": ratio(Way("full", True), fastest(True)),
+        "ratio_compiled_to_eager_accumulated": ratio(Way("full", True, 4), Way("full", False, 4)),
+        "ratio_compiled_to_peer_compiled_accumulated": ratio(Way("full", True, 4), fastest(True, 4)),
         "ratio_ordinary_to_peer": ratio(Way("ordinary"), fastest(False)),
         "fastest_peer": {"eager": fastest(False).model, "compiled": fastest(True).model},
         "tokens_per_second": {
@@ -132,7 +137,8 @@ def ours(way: Way, width: int) -> tuple[nn.Module, Loss]:
         )
     )
     model.options = SolveOptions("euler", "direct", compiled=way.compiled)
-    return model, lambda ids, targets: token_losses(model(ids).logits, targets).mean()
+    losses_of = compiled(token_losses) if way.compiled else token_losses
+    return model, lambda ids, targets: losses_of(model(ids).logits, targets).mean()
 
 
 def of_transformers(way: Way, width: int) -> tuple[nn.Module, Loss]:

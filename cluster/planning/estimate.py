@@ -13,7 +13,7 @@ from itertools import product
 from typing import Any
 
 from cluster.planning.communication import collectives, seconds
-from cluster.planning.compute import compute_seconds, model_flops
+from cluster.planning.compute import compute_seconds, model_flops, usual_efficiency
 from cluster.planning.hardware import Gpu, Network
 from cluster.planning.reliability import Reliability, reliability
 from cluster.settings import PretrainSettings
@@ -34,8 +34,9 @@ class Machines:
     gpus: int
     gpu: Gpu
     network: Network
-    efficiency: float = 0.45
-    """Fraction of peak FLOP/s that a GPU reaches in matmuls: an assumption until it is measured."""
+    efficiency: float | None = None
+    """Measured fraction of peak FLOP/s that a GPU reaches in matmuls; when not given that of a published run,
+    with or without ``torch.compile`` like the run itself."""
     price: float | None = None
     """Price per GPU hour, in any currency."""
 
@@ -46,6 +47,10 @@ class Estimate:
 
     settings: PretrainSettings
     machines: Machines
+    efficiency: float
+    """Fraction of peak FLOP/s in matmuls."""
+    efficiency_source: str
+    """Source of ``efficiency``."""
     memory: Memory
     seconds: dict[str, float]
     """Seconds of an optimizer step, by activity."""
@@ -85,7 +90,8 @@ class Estimate:
             "gpus": machines.gpus,
             "gpu": machines.gpu.name,
             "network": machines.network.name,
-            "efficiency": machines.efficiency,
+            "efficiency": self.efficiency,
+            "efficiency_source": self.efficiency_source,
             "stage": self.settings.zero.stage,
             "gradient": train.gradient,
             "micro_batch": train.micro_batch,
@@ -120,12 +126,17 @@ def estimate(settings: PretrainSettings, machines: Machines) -> Estimate:
     passes *= 1 if train.objective == "one_depth" else 2
     sent = collectives(sizes, settings.zero, workers, passes)
     part = 1.0 if settings.zero.stage == 0 else 1.0 / workers
-    spent = compute_seconds(model, settings, machines.gpu, machines.efficiency, part, passes)
+    efficiency, source = usual_efficiency(model, settings)
+    if machines.efficiency is not None:
+        efficiency, source = machines.efficiency, "as given"
+    spent = compute_seconds(model, settings, machines.gpu, efficiency, part, passes)
     spent["communication"] = sum(seconds(each, workers, machines.gpu, machines.network) for each in sent)
     state = sum(place.get("optimizer", 0) + place.get("parameters", 0) for place in memory)
     return Estimate(
         settings,
         machines,
+        efficiency,
+        source,
         memory,
         spent,
         {each.operation: each.bytes for each in sent},

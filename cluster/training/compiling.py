@@ -24,7 +24,7 @@ class Decision(NamedTuple):
 
 
 def decide(train: TrainSettings, model: Odeformer, device: str, workers: int) -> Decision:
-    """Choose by ``train.compile``.
+    """Choose by ``train.compile`` and by what this machine has.
 
     Args:
         model: the model, or one with its interface.
@@ -34,15 +34,18 @@ def decide(train: TrainSettings, model: Odeformer, device: str, workers: int) ->
     Raises:
         RuntimeError: for ``compile: on`` on a machine without a compiler.
     """
-    if train.compile == "off":
-        return Decision(False, "not compiled, as train.compile is off")
-    missing = missing_compiler()
-    if train.compile == "on":
-        if missing:
-            raise RuntimeError(f"train.compile is on, but {missing}")
-        return Decision(True, "compiled, as train.compile is on")
-    if missing:
-        return Decision(False, f"not compiled: {missing}")
+    decision = wanted(train, model, device, workers)
+    missing = missing_compiler() if decision.compiled else None
+    if missing and train.compile == "on":
+        raise RuntimeError(f"train.compile is on, but {missing}")
+    return Decision(False, f"not compiled: {missing}") if missing else decision
+
+
+def wanted(train: TrainSettings, model: Odeformer, device: str, workers: int) -> Decision:
+    """Choose as :func:`decide` does for a machine with a compiler."""
+    if train.compile != "auto":
+        on = train.compile == "on"
+        return Decision(on, f"{'' if on else 'not '}compiled, as train.compile is {train.compile}")
     if train.gradient == "adjoint":
         return Decision(False, "not compiled: gradient adjoint works without")
     config = model.config

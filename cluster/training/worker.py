@@ -31,6 +31,7 @@ from cluster.training.schedule import learning_rate
 from cluster.training.step_times import StepTimes
 from cluster.training.utilization import peak_flops, step_flops, utilization
 from data.stream import Batch, documents_of
+from odeformer.compiled import compiled
 from odeformer.config import ModelConfig
 from odeformer.depth import Grid, batch_depth, batch_grid, layered_grid
 from odeformer.model import Odeformer, SolveOptions, distillation_losses, token_losses
@@ -210,6 +211,7 @@ def optimizer_step(
     """
     engine.train()
     train = work.train
+    losses_of = compiled(token_losses) if work.model.options.compiled else token_losses
     tokens = batch.tokens.to(engine.device)
     mask = (
         torch.ones_like(tokens[:, 1:], dtype=torch.bool)
@@ -234,7 +236,7 @@ def optimizer_step(
             with times("forward"):
                 logits = predictions(engine, rows, grid, work.end_of_text)
                 per_token = (
-                    token_losses(logits, rows[:, 1:])
+                    losses_of(logits, rows[:, 1:])
                     if teacher is None
                     else distillation_losses(logits, teacher)
                 )

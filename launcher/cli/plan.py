@@ -26,8 +26,13 @@ def plan(
         Literal["ndr400", "hdr200", "ethernet100", "ethernet25"], Option(help="Network between nodes.")
     ] = "ndr400",
     efficiency: Annotated[
-        float, Option(min=0.01, max=1, help="Fraction of peak FLOP/s that matmuls reach.")
-    ] = 0.45,
+        float | None,
+        Option(
+            min=0.01,
+            max=1,
+            help="Fraction of peak FLOP/s that matmuls reach; published ones by default, compiled or not.",
+        ),
+    ] = None,
     price: Annotated[float | None, Option(min=0, help="Price of one GPU hour, in any currency.")] = None,
     vocabulary: Annotated[
         int | None, Option(min=1, help=f"Vocabulary size; the shards' or {VOCABULARY:,} by default.")

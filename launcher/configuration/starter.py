@@ -30,6 +30,7 @@ STARTER: dict[str, dict[str, Any]] = {
         "depths": [4, 8],
         "vary_from": 0.7,
         "precision": "fp32",
+        "compile": "auto",
     },
     "optim": {"learning_rate": 6e-3, "coefficient_rate": 6.0},
     "cluster": {"workers": 2, "gpus_per_worker": 0},
@@ -45,6 +46,7 @@ HEAD = """\
 #   odeformer pretrain {path} --dry-run
 #   odeformer pretrain {path}
 # Settings that are not listed have defaults. Change any setting for one run: --set train.steps=1000
+# On GPUs: cluster.gpus_per_worker 1 and train.precision bf16.
 """
 WIDTH = 100
 

@@ -32,7 +32,8 @@ def estimate_report(given: Estimate, choices: Sequence[Estimate]) -> list[Render
         _choices(given, choices),
         advice,
         "memory and bytes are checked against real workers; times are a model: nothing overlaps, matmuls "
-        f"reach {given.machines.efficiency:.0%} of the peak (--efficiency: measure it on one GPU)",
+        f"reach {given.efficiency:.0%} of the peak ({given.efficiency_source}; measured on one GPU of yours: "
+        "--efficiency)",
     ]
 
 

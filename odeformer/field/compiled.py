@@ -1,27 +1,18 @@
 """A vector field that is evaluated by code from ``torch.compile``.
 
 What is compiled is one evaluation of the block on given weights. All cells, at any depth N, use the same
-code: compile time does not grow with N, and another N compiles nothing. Each shape of x is compiled by itself
-(``dynamic=False``), so the result of a step does not depend on the shapes seen before it.
+code: compile time does not grow with N, and another N compiles nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
-import torch
 from torch import Tensor
 
+from odeformer.compiled import compiled
 from odeformer.field.block import Block
 from odeformer.field.parts import BlockWeights, Field, Heads
-
-
-@cache
-def _compiled(evaluation: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    # Not at import: torch's compiler takes seconds to import.
-    return torch.compile(evaluation, fullgraph=True, dynamic=False)
 
 
 @dataclass(frozen=True)
@@ -41,10 +32,10 @@ class CompiledField:
         return self.field.heads(x, w)
 
     def attention(self, x: Tensor, w: BlockWeights) -> Tensor:
-        return _compiled(type(self.field).attention)(self.field, x, w)
+        return compiled(type(self.field).attention)(self.field, x, w)
 
     def feed_forward(self, x: Tensor, w: BlockWeights) -> Tensor:
-        return _compiled(type(self.field).feed_forward)(self.field, x, w)
+        return compiled(type(self.field).feed_forward)(self.field, x, w)
 
     def __call__(self, x: Tensor, w: BlockWeights) -> Tensor:
-        return _compiled(type(self.field).__call__)(self.field, x, w)
+        return compiled(type(self.field).__call__)(self.field, x, w)

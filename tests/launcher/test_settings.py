@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import torch
 from limits import limits
 
+from cluster.training.compiling import wanted
 from launcher.configuration.load import (
     load_pool,
     load_pretrain,
@@ -15,7 +18,9 @@ from launcher.configuration.load import (
     load_task,
     preset_names,
 )
-from odeformer.model import parameter_count
+from odeformer.model import Odeformer, parameter_count
+
+ROOT = Path(__file__).parents[2]
 
 TASK = """
 name: docstring
@@ -34,6 +39,26 @@ def test_every_preset_is_valid_and_smaller_than_its_ordinary_model(name: str) ->
     assert {settings.model.depth // 2, settings.model.depth} == set(settings.train.depths)
 
 
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_says_its_size_and_device_and_fits_that_device(name: str) -> None:
+    text = (ROOT / f"launcher/presets/{name}.yaml").read_text().splitlines()[0].removeprefix("# ")
+    assert f"| `{name}` | {text} |" in (ROOT / "docs/model_size.md").read_text()
+    settings = load_pretrain(name)
+    on_gpus = settings.cluster.gpus_per_worker > 0
+    model = settings.model.model_copy(
+        update={
+            "vocabulary_size": 32_000 if on_gpus else 2048,
+            "context_length": settings.data.sequence_length,
+        }
+    )
+    if stated := re.search(r"(\d+) M parameters", text):
+        assert round(parameter_count(model) / 1e6) == int(stated[1])
+    with torch.device("meta"):
+        shape = Odeformer(model)
+    compiled, _ = wanted(settings.train, shape, "cuda" if on_gpus else "cpu", settings.cluster.workers)
+    assert ("in bf16 and compiled" in text) == (settings.train.precision == "bf16") == compiled == on_gpus
+
+
 def test_gradient_reversible_comes_with_a_solver_that_can_be_undone() -> None:
     for flavour in ("model.flavour=neox", "model.flavour=llama"):
         settings = load_pretrain("tiny", [flavour, "train.solver=null", "train.gradient=reversible"])
@@ -43,6 +68,11 @@ def test_gradient_reversible_comes_with_a_solver_that_can_be_undone() -> None:
     lean, medium = load_pretrain("medium-lean"), load_pretrain("medium")
     assert lean.model == medium.model
     assert (lean.train.gradient, lean.train.solver) == ("reversible", "damped_leapfrog")
+
+
+@pytest.mark.parametrize("word", ["auto", "on", "off"])
+def test_on_and_off_need_no_quotes(word: str) -> None:
+    assert load_pretrain("tiny", [f"train.compile={word}"]).train.compile == word
 
 
 def test_published_shapes() -> None:

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.cluster.plan import settings_of
 from cluster.planning import Machines, choices, estimate
 from cluster.planning.communication import Collective, collectives, seconds
-from cluster.planning.compute import model_flops
+from cluster.planning.compute import EFFICIENCY, model_flops
 from cluster.planning.hardware import GPUS, LINK_LATENCY, NETWORKS
 from cluster.planning.reliability import best_interval, goodput, reliability
 from cluster.settings import PretrainSettings
@@ -102,10 +102,26 @@ def test_more_gpus_fail_more_often_and_finish_sooner() -> None:
     )
     assert many["failures_per_day"] == pytest.approx(8 * few["failures_per_day"])
     assert few["days"] / 8 < many["days"] < few["days"]
-    assert many["mfu"] < few["mfu"] < 0.45
+    assert many["mfu"] < few["mfu"] < EFFICIENCY[True]
     assert many["gpu_hours"] > few["gpu_hours"]
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_with_one_that_can() -> None:
     with pytest.raises(ValueError, match=r"cannot be shared by 1024 GPUs.*train.global_batch=2048"):
         estimate(preset("1b"), Machines(1024, H100, NDR))
+
+
+def test_a_compiled_run_computes_as_much_faster_as_published() -> None:
+    machines = Machines(64, H100, NDR)
+    compiled, eager = (estimate(preset("large", f"train.compile={way}"), machines) for way in ("auto", "off"))
+    assert eager.seconds["products"] / compiled.seconds["products"] == pytest.approx(0.38 / 0.32)
+    assert compiled.efficiency_source.endswith("on H100 with torch.compile")
+    assert eager.efficiency_source.endswith("on H100 without torch.compile")
+    given = estimate(preset("large"), Machines(64, H100, NDR, efficiency=0.5))
+    assert (given.efficiency, given.efficiency_source) == (0.5, "as given")
+    rows = json.loads(RESULTS.with_name("simulation.json").read_text())["rows"]
+    published = {row["run"]: row["efficiency"] for row in rows if row["kind"] == "step"}
+    assert {
+        False: round(published["without torch.compile"], 2),
+        True: round(published["torch.compile"], 2),
+    } == EFFICIENCY
