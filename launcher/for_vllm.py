@@ -95,10 +95,11 @@ def _adapters(
     for version in adapters_in_use(base, uri):
         try:
             loaded = registry.load(version.uri, uri)
-            adapter = loaded.model.hypernetwork.adapter
-            reason = vllm.refusal(architecture, None if adapter is None else adapter.config)
-        except ValueError as error:  # damaged, or not what was registered
-            reason = str(error)
+        except ValueError as error:  # damaged, or not what was registered: it names the version
+            left_out.append(str(error))
+            continue
+        adapter = loaded.model.hypernetwork.adapter
+        reason = vllm.refusal(architecture, None if adapter is None else adapter.config)
         if reason is None:
             adapters[version.name] = loaded
         else:

@@ -79,11 +79,12 @@ def write_adapter_for(served: Path, name: str, folder: Path) -> bool:
         return False
     if version.base is None:
         return False
-    base = registry.resolve(version.base)
-    if base.uri != origin.model or base.tags.get(DIGEST) != origin.digest:
+    if version.base != origin.model:
         raise ValueError(
-            f"{version.uri} is an adapter of {base.uri}, and {origin.model} is served: export that"
+            f"{version.uri} is an adapter of {version.base}, and {origin.model} is served: export that base"
         )
+    if registry.resolve(origin.model).tags.get(DIGEST) != origin.digest:
+        raise ValueError(f"{served} was exported from other files than those of {origin.model}: export again")
     model = registry.load(version.uri).model
     adapter = model.hypernetwork.adapter
     reason = refusal(

@@ -131,8 +131,8 @@ def serve_script(name: str, depths: Sequence[int], ranks: Sequence[int] | None) 
     ]
     if ranks is not None:
         lines += [
-            "# An adapter is loaded when a request first names it. That also opens vLLM's routes, which load any",
-            "# folder of this machine as an adapter: do not let others reach this port.",
+            "# An adapter is loaded when a request first names it. That also opens vLLM's routes that load",
+            "# any folder of this machine as an adapter: do not let others reach this port.",
             "export VLLM_ALLOW_RUNTIME_LORA_UPDATING=1",
             "# On a CPU, vLLM 0.32 answers a request to the base with an adapter that is in the same batch:",
             "# add --max-num-seqs 1 there, or ask for adapters alone.",
