@@ -164,7 +164,8 @@ def test_shells_would_not_complain(ranks: list[int] | None, tmp_path: Path) -> N
     script = tmp_path / "serve.sh"
     script.write_text(serve_script('it\'s $(a) "name"', [4], ranks))
     script.chmod(0o755)
-    for shell in (["bash", "-n"], [str(Path(sys.executable).parent / "shellcheck")]):
+    shellcheck = str(Path(sys.executable).parent / "shellcheck")
+    for shell in (["bash", "-n"], [shellcheck, "--exclude", "SC2016"]):  # the name holds a $ on purpose
         done = subprocess.run([*shell, script], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
     arguments, _ = called(tmp_path, tmp_path, "4")
