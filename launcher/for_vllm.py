@@ -68,13 +68,14 @@ def export_for_vllm(
     if base is not None and vllm.takes_adapters(architecture):
         ranks = [_rank(adapted) for adapted in adapters.values()]
 
-    name = Path(adapter or model).resolve().name if version is None else version.name
+    exported = adapter or model
+    name = version.name if version and exported.startswith("models:/") else Path(exported).resolve().name
     tokenizer, stop_token = loaded.folder / "tokenizer.json", end_of_text(loaded.tokenizer)
     differences = []
     with new_folder(out, lambda: check_replaceable(out, FOR_VLLM)) as target:
         for depth in depths:
             folder = target / vllm.depth_folder(depth)
-            card = model_card(config, depth, solver, adapter or model, loaded.versions, {})
+            card = model_card(config, depth, solver, exported, loaded.versions, {})
             differences.append(exporting.export(loaded.model, tokenizer, depth, card, folder, stop_token))
             if base is not None:
                 vllm.Origin(model=base.uri, digest=base.tags[DIGEST], depth=depth).write(folder)

@@ -44,22 +44,23 @@ class RegistryResolver:
 
         if self._folders is None:
             self._folders = TemporaryDirectory(prefix="odeformer-vllm-")
-        folder = Path(mkdtemp(dir=self._folders.name))
-        if not await asyncio.to_thread(write_adapter_for, Path(base_model_name), lora_name, folder):
-            return None
-        return LoRARequest(lora_name=lora_name, lora_int_id=1, lora_path=str(folder))  # vLLM numbers it
+        folder = await asyncio.to_thread(
+            write_adapter_for, Path(base_model_name), lora_name, Path(self._folders.name)
+        )
+        # vLLM numbers it.
+        return folder and LoRARequest(lora_name=lora_name, lora_int_id=1, lora_path=str(folder))
 
 
-def write_adapter_for(served: Path, name: str, folder: Path) -> bool:
+def write_adapter_for(served: Path, name: str, parent: Path) -> Path | None:
     """Fetch a registered adapter, and write it for the depth of a served folder.
 
     Args:
         served: a folder that ``odeformer models export --serve`` wrote for one depth.
         name: ``<name>@<alias>`` or ``<name>/<version>``.
-        folder: an empty folder, which is given the files that ``peft`` and vLLM read.
+        parent: where to make a folder with the files that ``peft`` and vLLM read.
 
     Returns:
-        Whether there is an adapter of the name.
+        The new folder; None if the registry has no adapter of the name.
 
     Raises:
         ValueError: for an adapter of another base, one that vLLM cannot serve, or damaged files.
@@ -72,13 +73,13 @@ def write_adapter_for(served: Path, name: str, folder: Path) -> bool:
 
     origin = Origin.read(served)
     if origin is None:
-        return False
+        return None
     try:
         version = registry.resolve(f"models:/{name}")
     except ValueError:  # no such model, or a name that cannot be one
-        return False
+        return None
     if version.base is None:
-        return False
+        return None
     if version.base != origin.model:
         raise ValueError(
             f"{version.uri} is an adapter of {version.base}, and {origin.model} is served: export that base"
@@ -92,5 +93,6 @@ def write_adapter_for(served: Path, name: str, folder: Path) -> bool:
     )
     if reason is not None:
         raise ValueError(f"{version.uri} cannot be served by vLLM: {reason}")
+    folder = Path(mkdtemp(dir=parent))
     write_adapter(model, origin.depth, str(served), folder)
-    return True
+    return folder

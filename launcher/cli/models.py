@@ -33,7 +33,7 @@ def models_export(
         Path | None,
         Option(help="Folder to write for vLLM: --depths, the model's adapters, serve.sh; instead of --out."),
     ] = None,
-    depths: Annotated[str, Option(help="With --serve: the depths N, comma-separated.")] = "",
+    depths: Annotated[str, Option(help="Depths N to write with --serve, comma-separated.")] = "",
     overwrite: Overwrite = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
@@ -89,8 +89,8 @@ def _export_for_vllm(
     exported = export_for_vllm(model, adapter, chosen, out.absolute(), tracking_uri)
     say(*(f"left out: {line}" for line in exported.left_out))
     say(
-        f"{out}: {exported.name} at N = {', '.join(map(str, exported.depths))}, "
-        f"{len(exported.adapters)} adapters: {', '.join(exported.adapters) or 'none'}",
+        f"{out}: {exported.name} at N = {', '.join(map(str, exported.depths))}",
+        f"adapters: {', '.join(exported.adapters) or 'none'}",
         f"loaded again, logits differ by at most {exported.difference:.1e} of their standard deviation",
         f"serve with {out / 'serve.sh'} {exported.depths[0]}",
     )

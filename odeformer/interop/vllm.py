@@ -33,7 +33,7 @@ class Origin(BaseModel):
     """The registered base that an exported folder was made of, as written into the folder."""
 
     model: str
-    """``models:/<name>/<version>``."""
+    """The base's version, ``models:/<name>/<version>``."""
     digest: str
     """SHA-256 of the version's files."""
     depth: int

@@ -100,7 +100,7 @@ def test_what_vllm_cannot_take_is_left_out_with_the_reason(shelf: Shelf) -> None
     assert "changed or damaged" in left_out[2]
     exported = {path.name for path in (shelf.folder / "adapters-4").iterdir()}
     assert exported == {"base--a--first", "base--a--second"}
-    assert "2 adapters: base--a--first, base--a--second" in shelf.said
+    assert "\nadapters: base--a--first, base--a--second\n" in shelf.said
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_shells_would_not_complain(ranks: list[int] | None, tmp_path: Path) -> N
 def test_an_adapter_as_the_model_is_merged_and_served_alone(shelf: Shelf, tmp_path: Path) -> None:
     for name in ("base--b--norms", "base--b--words"):
         said = export("--model", f"models:/{name}/1", "--depths", "2", "--serve", tmp_path / name)
-        assert f"{name} at N = 2, 0 adapters: none" in said
+        assert f": {name} at N = 2\nadapters: none\n" in said
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["depth-2", "serve.sh"]
         assert not (tmp_path / name / "depth-2" / "odeformer.json").exists()
         arguments, _ = called(tmp_path / name, tmp_path, "2")
@@ -206,20 +206,16 @@ def test_a_depth_that_the_model_cannot_have_leaves_nothing(shelf: Shelf, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-def fetched(served: Path, name: str, into: Path) -> bool:
-    shutil.rmtree(into, ignore_errors=True)
-    into.mkdir()
-    return write_adapter_for(served, name, into)
-
-
 def test_a_fetched_adapter_is_the_exported_one(shelf: Shelf, tmp_path: Path) -> None:
     for depth in (2, 4):
         served = shelf.folder / f"depth-{depth}"
         for name in ("base--a--first@candidate", "base--a--first/1"):
-            assert fetched(served, name, tmp_path / "fetched")
+            fetched = write_adapter_for(served, name, tmp_path)
+            assert fetched is not None
             exported = shelf.folder / f"adapters-{depth}" / "base--a--first"
+            assert len(list(fetched.iterdir())) == len(list(exported.iterdir())) == 2
             for file in exported.iterdir():
-                content = (tmp_path / "fetched" / file.name).read_bytes()
+                content = (fetched / file.name).read_bytes()
                 assert content.replace(str(served).encode(), served.name.encode()) == file.read_bytes()
 
 
@@ -228,39 +224,40 @@ def test_a_fetched_adapter_is_the_exported_one(shelf: Shelf, tmp_path: Path) -> 
     ["base--a--first", "base--a--first@4", "nobody@champion", "base/1", "../depth-2", "a/../b", "@", "%2e/1"],
 )
 def test_names_that_are_no_adapters_are_left_to_others(shelf: Shelf, name: str, tmp_path: Path) -> None:
-    assert not fetched(shelf.folder / "depth-2", name, tmp_path / "fetched")
-    assert not list((tmp_path / "fetched").iterdir())
+    assert write_adapter_for(shelf.folder / "depth-2", name, tmp_path) is None
+    assert not list(tmp_path.iterdir())
 
 
 def test_adapters_that_do_not_fit_are_refused(shelf: Shelf, tmp_path: Path) -> None:
-    served, into = shelf.folder / "depth-2", tmp_path / "fetched"
+    served, into = shelf.folder / "depth-2", tmp_path
     for name, reason in (
         ("base--b--norms/1", "base--b--norms/1 cannot be served by vLLM: it tunes norms"),
         ("base--b--words/1", "cannot be served by vLLM: it has a pair for the embedding"),
         ("base--c--damaged/1", "changed or damaged"),
     ):
         with pytest.raises(ValueError, match=reason):
-            fetched(served, name, into)
+            write_adapter_for(served, name, into)
 
     other = register_model(checkpoint_folder(shelf.scratch, seed=1), shelf.uri, shelf.scratch, alias=None)
     register_adapter(other, shelf.uri, shelf.scratch, "base--d--other", seed=1)
     with pytest.raises(ValueError, match="is an adapter of models:/base/2, and models:/base/1 is served"):
-        fetched(served, "base--d--other/1", into)
+        write_adapter_for(served, "base--d--other/1", into)
 
     moved = tmp_path / "depth-2"
     shutil.copytree(served, moved)
     shutil.copy(shelf.folder / "depth-4" / "odeformer.json", moved)
     with pytest.raises(ValueError, match="has 2 layers, not the 4 of its"):
-        fetched(moved, "base--a--first/1", into)
+        write_adapter_for(moved, "base--a--first/1", into)
     (moved / "odeformer.json").write_text('{"model": 3}')
     with pytest.raises(ValueError, match="is damaged: export"):
-        fetched(moved, "base--a--first/1", into)
+        write_adapter_for(moved, "base--a--first/1", into)
     origin = json.loads((served / "odeformer.json").read_text())
     (moved / "odeformer.json").write_text(json.dumps({**origin, "digest": "0" * 64}))
     with pytest.raises(ValueError, match="other files"):
-        fetched(moved, "base--a--first/1", into)
+        write_adapter_for(moved, "base--a--first/1", into)
     (moved / "odeformer.json").unlink()
-    assert not fetched(moved, "base--a--first/1", into)
+    assert write_adapter_for(moved, "base--a--first/1", into) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["depth-2"]
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
