@@ -58,10 +58,10 @@ def with_this_package(folder: Path, scratch: Path) -> dict[str, str]:
     pip = [folder / "bin" / "python", "-m", "pip", "--quiet", "install", "--no-deps", "--no-build-isolation"]
     done = subprocess.run([*pip, "--target", site, source], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    # The command asks for the version of "vllm", and this build's package has another name.
-    metadata = site / "vllm-0.32.0.dist-info" / "METADATA"
+    # vLLM asks which version of "vllm" is there, +cpu or not, and this build's package has another name.
+    metadata = site / "vllm-0.32.0+cpu.dist-info" / "METADATA"
     metadata.parent.mkdir()
-    metadata.write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0\n")
+    metadata.write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n")
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
