@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from data.building.sources import TextSource
 
-OutputKind = Literal["export", "gguf", "checkpoint"]
+OutputKind = Literal["export", "vllm", "gguf", "checkpoint"]
 
 
 def at_model(model: str, uri: str | None = None, adapter: str | None = None) -> None:
@@ -47,13 +47,16 @@ def at_output(out: Path, sources: Iterable[str | Path], overwrite: bool, kind: O
         ValueError: For one of the ``sources``, something that exists, without ``overwrite``, or something
             that is no earlier output of this kind.
     """
-    from odeformer.files.checks import CHECKPOINT, EXPORT, check_output, check_output_file, is_our_gguf
+    from odeformer.files import checks
 
     out, paths = out.absolute(), [Path(source) for source in sources]
     if kind == "gguf":
-        check_output_file(out, paths, overwrite, is_our_gguf)
+        checks.check_output_file(out, paths, overwrite, checks.is_our_gguf)
+    elif kind == "vllm":
+        checks.check_output(out, paths, overwrite, checks.FOR_VLLM, option="--serve")
     else:
-        check_output(out, paths, overwrite, CHECKPOINT if kind == "checkpoint" else EXPORT)
+        earlier = checks.CHECKPOINT if kind == "checkpoint" else checks.EXPORT
+        checks.check_output(out, paths, overwrite, earlier)
 
 
 def at_transformers(source: Path, register_as: str | None) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from transformers.utils import logging
 
 from cluster import registry
 from cluster import tags as tag
@@ -25,6 +24,7 @@ from odeformer.files.digest import folder_digest
 from odeformer.interop import continuous
 from odeformer.interop.hf import exporting
 from odeformer.interop.hf.importing import compare, read_ordinary
+from odeformer.interop.hf.silence import silence
 from odeformer.interop.materialise import layer_solver
 from odeformer.measure.text_loss import text_loss
 from odeformer.model import Odeformer, SolveOptions, parameter_count
@@ -68,7 +68,7 @@ def export(
         out: Output folder, with ``gguf`` the output file; an absolute path.
         tracking_uri: MLflow tracking URI.
     """
-    _silence_transformers()
+    silence()
     loaded = registry.load(model, tracking_uri, adapter)
     config, solver = loaded.model.config, layer_solver(loaded.model)
     layers, in_half = config.depth if depth is None else depth, 0
@@ -125,7 +125,7 @@ def import_checkpoint(
         register_as: Name to register the model under.
         tracking_uri: MLflow tracking URI.
     """
-    _silence_transformers()
+    silence()
     tokenizer = load_tokenizer(source)
     ordinary = read_ordinary(source)
     assert ordinary.config.vocabulary_size is not None
@@ -206,9 +206,3 @@ def _register(
     return registry.register_version(
         folder, name, run_id=run_id, uri=uri, tags=tags, alias="candidate", about=about
     )
-
-
-def _silence_transformers() -> None:
-    """Turn off progress bars, and warnings about unused parts of a file."""
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()

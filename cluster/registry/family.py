@@ -42,6 +42,17 @@ def family(model: str, uri: str | None = None) -> Family:
     return Family(version, tuple(ancestors), origin, children)
 
 
+def adapters_in_use(base: Version, uri: str | None = None) -> list[Version]:
+    """The adapters of a base, sorted by name: of each name the champion, or else the newest."""
+    chosen: dict[str, Version] = {}
+    for version in versions(uri):  # oldest first
+        if version.kind != "adapter" or version.base != base.uri:
+            continue
+        if CHAMPION not in getattr(chosen.get(version.name), "aliases", ()):
+            chosen[version.name] = version
+    return [chosen[name] for name in sorted(chosen)]
+
+
 @dataclass(frozen=True)
 class Outdated:
     """An adapter in use whose base is no longer the champion."""

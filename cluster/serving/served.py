@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import registry
 from cluster.registry import Version
-from cluster.registry.aliases import CHAMPION
+from cluster.registry.family import adapters_in_use
 from cluster.registry.fetching import read_depths
 from cluster.serving.settings import ServeSettings
 from odeformer import checkpoint
@@ -120,14 +120,12 @@ class Served:
         """Look in the registry for the adapters to serve: of each name the champion, or else the newest."""
         if self.version is None:
             return
-        chosen: dict[str, Version] = {}
-        for version in registry.versions(self.settings.tracking_uri):  # oldest first
-            wanted = self.settings.all_adapters or version.name in self.settings.adapters
-            if not wanted or version.kind != "adapter" or version.base != self.version.uri:
-                continue
-            if CHAMPION not in getattr(chosen.get(version.name), "aliases", ()):
-                chosen[version.name] = version
-        self.entries = {name: AdapterEntry(name, version) for name, version in chosen.items()}
+        found = adapters_in_use(self.version, self.settings.tracking_uri)
+        self.entries = {
+            version.name: AdapterEntry(version.name, version)
+            for version in found
+            if self.settings.all_adapters or version.name in self.settings.adapters
+        }
 
     @cached_property
     def longest_token(self) -> int:

@@ -9,7 +9,7 @@ import typer
 from typer import Argument, Option
 
 from launcher import preflight
-from launcher.cli.options import Depth, Model, Overwrite, TrackingUri
+from launcher.cli.options import Depth, Model, Overwrite, TrackingUri, parse_depths
 from launcher.cli.output import check_installed, say
 
 models_app = typer.Typer(help="Manage the model registry; import and export models.", no_args_is_help=True)
@@ -18,7 +18,7 @@ models_app = typer.Typer(help="Manage the model registry; import and export mode
 @models_app.command("export")
 def models_export(
     model: Model,
-    out: Annotated[Path, Option(help="Folder to write to, or with --gguf the file.")],
+    out: Annotated[Path | None, Option(help="Folder to write to, or with --gguf the file.")] = None,
     depth: Depth = None,
     adapter: Annotated[
         str | None, Option(help="Adapter to merge: models:/<name>/<version> or a folder.")
@@ -29,13 +29,27 @@ def models_export(
         Option(help="Write a GGUF file for llama.cpp, with weights of this type."),
     ] = None,
     text: Annotated[Path | None, Option(help="Text file to measure the loss on, for the model card.")] = None,
+    serve: Annotated[
+        Path | None,
+        Option(help="Folder to write for vLLM: --depths, the model's adapters, serve.sh; instead of --out."),
+    ] = None,
+    depths: Annotated[str, Option(help="Depths N to write with --serve, comma-separated.")] = "",
     overwrite: Overwrite = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Export one depth for transformers.
+    """Export one depth for transformers, or several for vLLM.
 
     Example: odeformer models export --model models:/m/1 --out m-8
     """
+    if serve is not None:
+        if out or depth or peft or gguf or text:
+            raise ValueError("--serve goes with --model, --adapter and --depths alone: see docs/vllm.md")
+        _export_for_vllm(model, adapter, depths, serve, overwrite, tracking_uri)
+        return
+    if depths:
+        raise ValueError("--depths is for --serve: give one --depth")
+    if out is None:
+        raise ValueError("nothing says where to write: give --out, or --serve for vLLM")
     if peft and gguf:
         raise ValueError("give either --peft or --gguf")
     if text is not None and (peft or gguf):
@@ -60,6 +74,26 @@ def models_export(
     if exported.trained_by != solver:
         say(f"trained with {exported.trained_by}; the layers are steps of {solver}")
     say(*(f"with {name}: {loss:.4f} nats/token" for name, loss in exported.losses.items()))
+
+
+def _export_for_vllm(
+    model: str, adapter: str | None, depths: str, out: Path, overwrite: bool, tracking_uri: str | None
+) -> None:
+    chosen = parse_depths(depths)
+    if not chosen:
+        raise ValueError("--serve needs --depths, such as 4,8")
+    preflight.at_output(out, [name for name in (model, adapter) if name], overwrite, "vllm")
+    preflight.at_model(model, tracking_uri, adapter)
+    from launcher.for_vllm import export_for_vllm
+
+    exported = export_for_vllm(model, adapter, chosen, out.absolute(), tracking_uri)
+    say(*(f"left out: {line}" for line in exported.left_out))
+    say(
+        f"{out}: {exported.name} at N = {', '.join(map(str, exported.depths))}",
+        f"adapters: {', '.join(exported.adapters) or 'none'}",
+        f"loaded again, logits differ by at most {exported.difference:.1e} of their standard deviation",
+        f"serve with {out / 'serve.sh'} {exported.depths[0]}",
+    )
 
 
 @models_app.command("import")

@@ -38,3 +38,18 @@ PoolAddress = Annotated[
 ]
 Follow = Annotated[bool, Option("--follow", "-f", help="Keep printing until the job ends.")]
 Watch = Annotated[bool, Option("--watch", help="Refresh every second until Ctrl-C.")]
+
+
+def parse_depths(text: str) -> tuple[int, ...]:
+    """The depths of an option such as ``--depths 4,8``; none for an empty text.
+
+    Raises:
+        ValueError: For anything but whole numbers from 1 on.
+    """
+    try:
+        depths = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        depths = (0,)
+    if any(depth < 1 for depth in depths):
+        raise ValueError(f"--depths {text}: whole numbers from 1 on are expected, such as 4,8")
+    return depths

@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from launcher import preflight
-from launcher.cli.options import TrackingUri
+from launcher.cli.options import TrackingUri, parse_depths
 from launcher.cli.output import check_installed, make_progress, say
 
 
@@ -50,7 +50,7 @@ def serve(
             raise ValueError("--add-key needs --keys, the file to add it to")
         say(added(keys, add_key))
         return
-    chosen = _numbers(depths)
+    chosen = parse_depths(depths)
     if host not in ("127.0.0.1", "localhost", "::1") and keys is None:
         raise ValueError(f"--host {host} can be reached from other machines: give --keys")
     check_installed("serve", "openai")
@@ -69,13 +69,3 @@ def serve(
     )
     with ray_cluster(address, finetune_slots=1, cpus_per_worker=cpus + 1):
         serve_until_stopped(settings, host, port, cpus, make_progress(), is_ours=address is None)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        numbers = tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        numbers = (0,)
-    if any(number < 1 for number in numbers):
-        raise ValueError(f"--depths {text}: whole numbers from 1 on are expected, such as 4,8")
-    return numbers

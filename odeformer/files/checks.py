@@ -52,6 +52,21 @@ def _is_export(folder: Path) -> bool:
     return False
 
 
+def _is_for_vllm(folder: Path) -> bool:
+    script = folder / "serve.sh"
+    if not script.is_file() or SCRIPT_LINE not in script.read_text(encoding="utf-8", errors="replace"):
+        return False
+    exports = [*folder.glob("depth-*"), *folder.glob("adapters-*/*")]
+    try:
+        for export in exports:
+            check_replaceable(export, EXPORT)
+    except ValueError:
+        return False
+    return all(export.is_dir() for export in exports)
+
+
+SCRIPT_LINE = "Written by odeformer models export --serve."
+"""What a script says by which folders for vLLM are told from others."""
 MADE_BY = {"made_by": "odeformer"}
 """Metadata of exported weights that distinguish an export from another program's checkpoint."""
 CHECKPOINT = Earlier("a checkpoint", ("config.json", "model.safetensors", "tokenizer*.json"), _is_checkpoint)
@@ -63,10 +78,11 @@ EXPORT = Earlier(
     (
         *("model.safetensors", "config.json", "generation_config.json", "README.md", "chat_template.jinja"),
         *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json"),
-        *("adapter_model.safetensors", "adapter_config.json"),
+        *("adapter_model.safetensors", "adapter_config.json", "odeformer.json"),
     ),
     _is_export,
 )
+FOR_VLLM = Earlier("an export for vLLM", ("serve.sh", "depth-*", "adapters-*"), _is_for_vllm)
 
 
 def is_our_gguf(file: Path) -> bool:
@@ -76,21 +92,30 @@ def is_our_gguf(file: Path) -> bool:
     return start.startswith(b"GGUF") and b"general.quantized_by" in start and b"odeformer" in start
 
 
-def check_output(folder: Path, sources: Iterable[Path], overwrite: bool, earlier: Earlier) -> None:
+def check_output(
+    folder: Path, sources: Iterable[Path], overwrite: bool, earlier: Earlier, option: str = "--out"
+) -> None:
     """Refuse an output folder where writing would destroy something.
+
+    Args:
+        folder: the folder.
+        sources: folders that are read.
+        overwrite: whether an earlier output may be replaced.
+        earlier: what an earlier output looks like.
+        option: the option that named the folder.
 
     Raises:
         ValueError: for a file, the current folder, one of the ``sources`` that are read, a non-empty folder
         without ``overwrite``, or with it one that holds anything but an earlier output.
     """
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder: give another --out")
+        raise ValueError(f"{folder} is not a folder: give another {option}")
     if any(folder.resolve() == source.resolve() for source in sources):
-        raise ValueError(f"{folder} is the folder to read from: give another --out")
+        raise ValueError(f"{folder} is the folder to read from: give another {option}")
     if folder.resolve() == Path.cwd():
-        raise ValueError(f"{folder} is the current folder: give --out the name of a new one")
+        raise ValueError(f"{folder} is the current folder: give {option} the name of a new one")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise ValueError(f"{folder} is there already: give another --out, or --overwrite to replace it")
+        raise ValueError(f"{folder} is there already: give another {option}, or --overwrite to replace it")
     check_replaceable(folder, earlier)
 
 

@@ -82,6 +82,13 @@ def layer_weights(model: Odeformer, depth: int | None) -> BlockWeights:
     return model.depth_weights(depth, layer_solver(model))
 
 
+def layer_pairs(model: Odeformer, depth: int | None) -> BlockWeights:
+    """The attached adapter's LoRA pairs at the midpoints of the cells, [N, ...]; none without an adapter."""
+    adapter = model.hypernetwork.adapter
+    times, _ = model.node_times(depth, layer_solver(model))
+    return {} if adapter is None else adapter(times)
+
+
 def step_scales(model: Odeformer, depth: int | None) -> Tensor:
     """The factor h·D of every cell, [N]."""
     prelude, flow = model.grids(depth)

@@ -15,8 +15,10 @@ from odeformer import checkpoint
 from odeformer.config import AdapterConfig
 from odeformer.lora import Adapter
 from odeformer.model import Odeformer
+from odeformer.norms import vectors
 
 CHECKPOINT = {"odeformer.kind": "checkpoint", "odeformer.parameters": "1000"}
+SMALL = AdapterConfig(rank=2)
 
 
 def checkpoint_folder(folder: Path, seed: int = 0) -> Path:
@@ -39,15 +41,26 @@ def register_model(
 
 
 def register_adapter(
-    base: registry.Version, uri: str, scratch: Path, name: str = "adapted", seed: int = 0
+    base: registry.Version,
+    uri: str,
+    scratch: Path,
+    name: str = "adapted",
+    seed: int = 0,
+    shape: AdapterConfig | None = SMALL,
 ) -> registry.Version:
-    """Register an adapter of a registered base that changes something."""
+    """Register an adapter of a registered base that changes something; without a shape one of norms."""
     model = registry.load(base.uri, uri).model
     torch.manual_seed(seed)
-    adapter = Adapter(AdapterConfig(rank=2), model.config)
-    torch.nn.init.normal_(adapter.qkv_lora_b)
     lineage = {"name": base.name, "version": base.version, "digest": base.tags[DIGEST]}
-    checkpoint.save_adapter(adapter, lineage, scratch / f"{name}-{seed}")
+    if shape is None:
+        with torch.no_grad():
+            for vector in vectors(model).values():
+                vector.add_(torch.randn_like(vector), alpha=0.1)
+        checkpoint.save_norms(model, lineage, scratch / f"{name}-{seed}")
+    else:
+        adapter = Adapter(shape, model.config)
+        torch.nn.init.normal_(adapter.get_parameter(f"{adapter.projections[0]}_lora_b"))
+        checkpoint.save_adapter(adapter, lineage, scratch / f"{name}-{seed}")
     tags = {
         "odeformer.kind": "adapter",
         BASE_NAME: base.name,

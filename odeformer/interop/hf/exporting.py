@@ -19,7 +19,14 @@ from odeformer.files.atomic import new_folder
 from odeformer.files.checks import EXPORT, MADE_BY, check_replaceable
 from odeformer.interop.comparing import check_rounding, own_logits, sample_ids
 from odeformer.interop.hf.architectures import Architecture, architecture_for
-from odeformer.interop.materialise import WRITING, Ordinary, layer_weights, materialise, step_scales
+from odeformer.interop.materialise import (
+    WRITING,
+    Ordinary,
+    layer_pairs,
+    layer_solver,
+    materialise,
+    step_scales,
+)
 from odeformer.model import Odeformer
 
 METADATA = {"format": "pt", **MADE_BY}
@@ -79,16 +86,29 @@ def export_adapter(model: Odeformer, depth: int | None, base: str, folder: Path)
         ValueError: for a model without an adapter, and as in :func:`export`.
     """
     adapter = model.hypernetwork.adapter
+    with new_folder(folder, lambda: check_replaceable(folder, EXPORT)) as target:
+        write_adapter(model, depth, base, target)
+        model.hypernetwork.adapter = None
+        try:
+            ordinary = materialise(model, depth)
+        finally:
+            model.hypernetwork.adapter = adapter
+        return _difference(model, depth, ordinary, _with_adapter(ordinary, target))
+
+
+def write_adapter(model: Odeformer, depth: int | None, base: str, folder: Path) -> None:
+    """Write the files of :func:`export_adapter` to a folder that is there, without loading them again.
+
+    The base's weights are not used: this takes a moment, whatever the model's size.
+
+    Raises:
+        ValueError: as in :func:`export_adapter`.
+    """
+    adapter = model.hypernetwork.adapter
     if adapter is None:
         raise ValueError("the model has no adapter to export")
-    model.hypernetwork.adapter = None
-    try:
-        ordinary = materialise(model, depth)
-    finally:
-        model.hypernetwork.adapter = adapter
-
-    architecture = architecture_for(ordinary.config, ordinary.solver)
-    state, modules = _adapter_state(model, depth, ordinary, architecture)
+    architecture = architecture_for(model.config, layer_solver(model))
+    state, modules = _adapter_state(model, depth, architecture)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -101,10 +121,8 @@ def export_adapter(model: Odeformer, depth: int | None, base: str, folder: Path)
         "lora_dropout": 0.0,
         "inference_mode": True,
     }
-    with new_folder(folder, lambda: check_replaceable(folder, EXPORT)) as target:
-        (target / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        write_tensors(target / "adapter_model.safetensors", state, METADATA)
-        return _difference(model, depth, ordinary, _with_adapter(ordinary, architecture, target))
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_tensors(folder / "adapter_model.safetensors", state, METADATA)
 
 
 def load_exported(folder: Path, **options: Any) -> Any:
@@ -146,21 +164,21 @@ def _write_tokenizer(tokenizer: Path, ordinary: Ordinary, end_of_text: str, targ
 
 
 def _adapter_state(
-    model: Odeformer, depth: int | None, ordinary: Ordinary, architecture: Architecture
+    model: Odeformer, depth: int | None, architecture: Architecture
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The LoRA pairs of every layer under ``peft``'s names, and the names of the adapted modules."""
     with torch.no_grad():
-        weights, scales = layer_weights(model, depth), step_scales(model, depth)
+        pairs, scales = layer_pairs(model, depth), step_scales(model, depth)
     state: dict[str, Tensor] = {}
     modules: dict[str, None] = {}
-    for name in weights:
+    for name in pairs:
         if not name.endswith("_lora_a"):
             continue
         target = name.removesuffix("_lora_a")
-        for index, (a, b) in enumerate(zip(weights[name], weights[f"{target}_lora_b"], strict=True)):
+        for index, (a, b) in enumerate(zip(pairs[name], pairs[f"{target}_lora_b"], strict=True)):
             # The rows of B have the same layout as those of the weight.
             scaled = b * scales[index] if f"{target}_weight" in WRITING else b
-            parts = architecture.to_theirs(f"{target}_weight", scaled, ordinary.config)
+            parts = architecture.to_theirs(f"{target}_weight", scaled, model.config)
             for suffix, part in parts.items():
                 module = suffix.removesuffix(".weight")
                 modules[module] = None
@@ -183,13 +201,14 @@ def _adapter_state(
     return {name: tensor.cpu() for name, tensor in state.items()}, list(modules)
 
 
-def _with_adapter(ordinary: Ordinary, architecture: Architecture, folder: Path) -> Any:
+def _with_adapter(ordinary: Ordinary, folder: Path) -> Any:
     """The exported base with the folder's adapter, as loaded by ``peft``."""
     import tempfile
 
     from peft import PeftModel
     from peft.utils import load_peft_weights, set_peft_model_state_dict
 
+    architecture = architecture_for(ordinary.config, ordinary.solver)
     with tempfile.TemporaryDirectory() as base:
         _write_model(architecture.to_config(ordinary), architecture.to_state(ordinary), Path(base))
         theirs = PeftModel.from_pretrained(load_exported(Path(base)), str(folder))
