@@ -8,10 +8,11 @@ running, and for those that wait: as load grows, new requests get less depth bef
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Condition
 from typing import Literal
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from odeformer.field.rows import RowField
 from odeformer.inference.rows import DepthRows, Row
 from odeformer.inference.sampling import Sampling
-from odeformer.inference.step_times import StepTimes, measured_lines
+from odeformer.inference.step_times import SAMPLING, StepTimes, measured_lines
 from odeformer.lora import Adapter
 from odeformer.model import Odeformer
 
@@ -51,7 +52,7 @@ class Request:
     latency_ms: float | None = None
     """Milliseconds per token to keep, by less depth if need be."""
     adapter: Adapter | None = None
-    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=1.0, top_k=None))
+    sampling: Sampling = SAMPLING
     seed: int = 0
     stop_id: int | None = None
     """The token that ends the text; it is not passed on."""
@@ -241,9 +242,8 @@ class Engine:
     def choose_depth(self, request: Request) -> int | None:
         """The depth for a request: its own, or by its budget; None if it has to wait for others to end.
 
-        The largest depth at which all that wait can join, and every budget is kept. If there is none, the
-        least, as soon as every budget is kept with this request alone. A budget that nothing could keep is
-        none to wait for.
+        The largest depth at which all that wait can join, and no budget that is kept now is broken. If there
+        is none, the least, which waits where it would break the budget of a request that is running.
         """
         if request.depth is not None:
             return request.depth
@@ -251,17 +251,16 @@ class Engine:
             return self.model_depth if self.model_depth in self._batches else self.depths[-1]
         least, rows = self.depths[0], self.running
         others = [one.request.latency_ms for running in self._running.values() for one in running]
-        possible = self.times.predicted({least: 1})
-        budgets = [ms for ms in (request.latency_ms, *others) if ms is not None and ms >= possible]
-        if request.latency_ms < possible:
-            return least
+        now = self.times.predicted(rows)
+        kept = [ms for ms in others if ms is not None and ms >= now]
+        budget = min([request.latency_ms, *kept])
         joining = max(1, sum(waiting.depth is None for waiting in self._waiting))
         for depth in reversed(self.depths):
             joined = {**rows, depth: min(rows[depth] + joining, self._most_rows)}
-            if rows[depth] < self._most_rows and self.times.predicted(joined) <= min(budgets):
+            if rows[depth] < self._most_rows and self.times.predicted(joined) <= budget:
                 return depth
         alone = {**rows, least: rows[least] + 1}
-        return least if self.times.predicted(alone) <= min(budgets) else None
+        return least if self.times.predicted(alone) <= min(kept, default=math.inf) else None
 
     def _read_on(self, one: _Running, reading: RowField) -> None:
         request, depth = one.request, one.request.served_at

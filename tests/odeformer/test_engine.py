@@ -134,7 +134,8 @@ def test_less_depth_under_load_and_more_again_without(model: Odeformer) -> None:
     # A fifth row would take 2.6 ms at N = 4, and 2.1 ms at N = 2.
     assert engine.choose_depth(Collected([1], latency_ms=2.7).request) == 4
     assert engine.choose_depth(Collected([1], latency_ms=2.5).request) == 2
-    assert engine.choose_depth(Collected([1], latency_ms=2.05).request) is None
+    # Its own budget cannot be kept; those of the others are.
+    assert engine.choose_depth(Collected([1], latency_ms=2.05).request) == 2
     assert engine.choose_depth(Collected([1], latency_ms=0.001).request) == 2
     assert engine.choose_depth(Collected([1], depth=4, latency_ms=0.001).request) == 4
     while engine.running[4]:
@@ -165,8 +166,8 @@ def test_budgets_are_kept_by_depth_and_then_by_waiting(model: Odeformer) -> None
     # Eight take 1.7 ms at N = 2, and 4.1 ms at N = 4.
     assert {one.request.served_at for one in asked[begun + 20 : -8]} == {2}
     begun = len(asked)
-    steps(90, clients=3)
-    assert {one.request.served_at for one in asked[begun + 3 : -3]} == {4}
+    steps(60, clients=1)
+    assert {one.request.served_at for one in asked[begun:]} == {4}
 
 
 def test_an_error_of_one_request_is_its_own(model: Odeformer) -> None:
