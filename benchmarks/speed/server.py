@@ -97,11 +97,11 @@ def _serve(folder: Path) -> None:
 
 def until(look: Callable[[], bool]) -> None:
     """Wait for a server that starts."""
-    for _ in range(600):
+    for _ in range(3000):
         try:
             if look():
                 return
-        except requests.ConnectionError:
+        except requests.RequestException:
             pass
         time.sleep(0.2)
     raise SystemExit("the server did not start")

@@ -21,8 +21,8 @@ CLIENTS, NEW_TOKENS = 8, 4
 
 def many_requests(folder: Path, count: int) -> dict[str, Any]:
     """Memory and open files after a quarter of the requests and after all, and what is left in the end."""
-    command = [sys.executable, "-m", "odeformer.command", "serve", str(folder / "model")]
-    options = ["--depths", f"{DEPTH // 2},{DEPTH}", "--port", str(PORT)]
+    command = [sys.executable, "-c", "from launcher.cli.main import main; main()"]
+    options = ["serve", str(folder / "model"), "--depths", f"{DEPTH // 2},{DEPTH}", "--port", str(PORT)]
     scratch = folder / "temporary"
     scratch.mkdir()
     environment = {**psutil.Process().environ(), "TMPDIR": str(scratch)}
