@@ -62,17 +62,18 @@ def family(server: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 def asked_wrongly_answered(number: int) -> bool:
     """Ask something, of five kinds by turns; whether the answer is not what it must be."""
-    client = openai.OpenAI(base_url=f"{URL}/v1", api_key="none", max_retries=0, timeout=120)
     asked = {**body("model", number), "max_tokens": NEW_TOKENS}
-    with client:
+    with openai.OpenAI(base_url=f"{URL}/v1", api_key="none", max_retries=0, timeout=600) as client:
         kind = number % 5
         if kind == 0:
-            return client.completions.create(**asked).usage.completion_tokens != NEW_TOKENS
+            answer = client.completions.create(**asked)
+            ended = answer.choices[0].finish_reason == "stop"  # the end of the text was drawn
+            return answer.usage.completion_tokens != NEW_TOKENS and not ended
         if kind == 1:
-            answer = client.completions.create(
-                **asked, echo=True, logprobs=2, extra_body={"depth": DEPTH // 2}
-            )
-            return len(answer.choices[0].logprobs.tokens) != NEW_TOKENS + len(asked["prompt"])
+            asked |= {"model": f"model@{DEPTH // 2}"}
+            answer = client.completions.create(**asked, echo=True, logprobs=2)
+            scored, new = len(answer.choices[0].logprobs.tokens), answer.usage.completion_tokens
+            return scored != new + len(asked["prompt"])
         if kind == 2:
             return not [*client.completions.create(**asked, stream=True)]
         if kind == 3:  # a client that vanishes

@@ -227,10 +227,15 @@ class Engine:
         """Decide the depth of the first waiting request that there is room for."""
         with self._changed:
             self._waiting = deque(request for request in self._waiting if not request.cancelled)
+            budgets_wait = False  # none overtakes another, and all ask the same
             for request in self._waiting if self._reading is None else ():
+                has_budget = request.depth is None and request.latency_ms is not None
+                if has_budget and budgets_wait:
+                    continue
                 depth = self.choose_depth(request)
                 if depth is not None and len(self._running[depth]) < self._most_rows:
                     break
+                budgets_wait = budgets_wait or has_budget
             else:
                 return
             self._waiting.remove(request)

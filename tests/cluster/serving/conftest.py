@@ -1,4 +1,4 @@
-"""One server for all tests that do not need Ray."""
+"""A server for the tests of a file that do not need Ray."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cluster.serving.server import Server
 from cluster.serving.settings import ServeSettings
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     scratch = tmp_path_factory.mktemp("serving")
     store = empty_store(scratch)
