@@ -64,6 +64,8 @@ def streamed(content: dict[str, Any]) -> Iterator[Token]:
                 continue
             now, event = time.perf_counter(), json.loads(line.removeprefix(b"data: "))
             depth = event.get("odeformer", {}).get("depth", depth)
+            if not event.get("choices") or not event["choices"][0]["logprobs"]["tokens"]:
+                continue  # the reason for the end, or usage
             if last is not None:
                 found.append((now, 1e3 * (now - last)))
             last = now
