@@ -172,6 +172,8 @@ def serving(content: dict[str, Any]) -> str:
         f"{after['processes'] - before['processes']} processes; "
         f"at the end {left['files_left']} files and {left['processes_left']} processes were left"
     )
-    loads = sorted(part["load_before"] for part in (rates, budget, left))
-    parts.append(f"load of the machine's 2 cores before {loads[0]:.1f} to {loads[-1]:.1f}")
+    parts.append(
+        f"load of the machine's 2 cores before the budget {budget['load_before']:.0f}, before the requests "
+        f"{left['load_before']:.0f}"
+    )
     return "; ".join(parts)
