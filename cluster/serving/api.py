@@ -54,6 +54,7 @@ def make_app(server: Server, keys: Keys | None = None) -> FastAPI:
 
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> Response:
+        server.metrics.refused(error)
         return JSONResponse(error.content, error.status)
 
     @app.exception_handler(Exception)
@@ -79,7 +80,9 @@ def make_app(server: Server, keys: Keys | None = None) -> FastAPI:
     @app.get("/load")
     async def load(request: Request) -> dict[str, Any]:
         with counted(request):
-            return {"requests": server.current.engine.load, "slowdown": server.current.engine.times.factor}
+            engine = server.current.engine
+            running = {f"N={depth}": count for depth, count in engine.running.items()}
+            return {"requests": {"waiting": engine.waiting, **running}, "slowdown": engine.times.factor}
 
     @app.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:

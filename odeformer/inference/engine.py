@@ -2,16 +2,17 @@
 
 Requests of one depth N are decoded together (:mod:`odeformer.inference.rows`); depths take turns. A prompt is
 read in parts between two steps, so that a long one does not hold up the streams. A request that names
-milliseconds per token instead of a depth gets the largest depth that keeps them for itself and for all that
-are running: as load grows, new requests get less depth instead of waiting.
+milliseconds per token instead of a depth gets the largest depth that keeps them for itself, for all that are
+running, and for those that wait: as load grows, new requests get less depth before anyone has to wait.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Condition
 from typing import Literal
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from odeformer.field.rows import RowField
 from odeformer.inference.rows import DepthRows, Row
 from odeformer.inference.sampling import Sampling
-from odeformer.inference.step_times import StepTimes
+from odeformer.inference.step_times import SAMPLING, StepTimes, measured_lines
 from odeformer.lora import Adapter
 from odeformer.model import Odeformer
 
@@ -42,7 +43,8 @@ class Request:
     on_end: Callable[[Finish | Exception], None] = lambda end: None
     """Called once: with the reason for the end, or the error."""
     on_prompt: Callable[[Tensor], None] | None = None
-    """Called before the first token with the logits after each prompt token, [tokens, vocabulary]."""
+    """Called before the first token, for each part of the prompt that is read, with the logits after each of
+    its tokens, [tokens, vocabulary]."""
     max_new_tokens: int | None = None
     """Largest number of new tokens; None for as many as fit into the context."""
     depth: int | None = None
@@ -50,7 +52,7 @@ class Request:
     latency_ms: float | None = None
     """Milliseconds per token to keep, by less depth if need be."""
     adapter: Adapter | None = None
-    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=1.0, top_k=None))
+    sampling: Sampling = SAMPLING
     seed: int = 0
     stop_id: int | None = None
     """The token that ends the text; it is not passed on."""
@@ -101,18 +103,32 @@ class Engine:
         self._running: dict[int, list[_Running]] = {depth: [] for depth in self.depths}
         self._changed, self._ending = Condition(), False
         self._failed: RuntimeError | None = None
-        self.times = StepTimes(self._measured())
+        self.times = StepTimes(measured_lines(self._batches, min(8, most_rows)))
 
     @property
-    def cache_bytes(self) -> int:
-        """Memory of all keys and values when every place is taken."""
-        return sum((self._most_rows + 1) * batch.bytes_per_row for batch in self._batches.values())
+    def cache_bytes(self) -> float:
+        """Memory of the keys and values that are stored now."""
+        stored = {depth: sum(one.row.read for one in [*rows]) for depth, rows in self._running.items()}
+        if (reading := self._reading) is not None:
+            row, depth = reading[0].row, reading[0].request.served_at
+            stored[depth or 0] += row.read
+        return sum(tokens * self._batches[depth].bytes_per_token for depth, tokens in stored.items())
 
     @property
-    def load(self) -> dict[str, int]:
-        """Numbers of requests: waiting, and running at each depth."""
-        running = {f"N={depth}": len(rows) for depth, rows in self._running.items()}
-        return {"waiting": len(self._waiting) + (self._reading is not None), **running}
+    def cache_bound_bytes(self) -> float:
+        """Memory of all keys and values when every place is taken: one more is for a prompt that is read."""
+        places = (self._most_rows + 1) * self.capacity
+        return sum(places * batch.bytes_per_token for batch in self._batches.values())
+
+    @property
+    def waiting(self) -> int:
+        """Number of requests that have no token yet."""
+        return len(self._waiting) + (self._reading is not None)
+
+    @property
+    def running(self) -> dict[int, int]:
+        """Number of requests in the batch of each depth."""
+        return {depth: len(rows) for depth, rows in self._running.items()}
 
     def check(self, request: Request) -> None:
         """Refuse what cannot be served, and give a request without ``max_new_tokens`` as many as fit.
@@ -191,10 +207,9 @@ class Engine:
         self._begin_next()
         if self._reading is not None:
             self._read_on(*self._reading)
-        rows = {depth: len(running) for depth, running in self._running.items()}
-        for depth, running in self._running.items():
-            if running:
-                self._decode(depth)
+        rows = self.running
+        for depth in (depth for depth, count in rows.items() if count):
+            self._decode(depth)
         if any(rows.values()):
             self.times.observe(rows, 1e3 * (time.perf_counter() - started))
 
@@ -212,10 +227,15 @@ class Engine:
         """Decide the depth of the first waiting request that there is room for."""
         with self._changed:
             self._waiting = deque(request for request in self._waiting if not request.cancelled)
+            budgets_wait = False  # none overtakes another, and all ask the same
             for request in self._waiting if self._reading is None else ():
+                has_budget = request.depth is None and request.latency_ms is not None
+                if has_budget and budgets_wait:
+                    continue
                 depth = self.choose_depth(request)
-                if len(self._running[depth]) < self._most_rows:
+                if depth is not None and len(self._running[depth]) < self._most_rows:
                     break
+                budgets_wait = budgets_wait or has_budget
             else:
                 return
             self._waiting.remove(request)
@@ -224,33 +244,39 @@ class Engine:
         one = _Running(request, Row([*request.prompt], request.adapter), generator)
         self._reading = one, self._batches[depth].start()
 
-    def choose_depth(self, request: Request) -> int:
-        """The depth for a request: its own, or the largest that keeps every budget; else the least."""
+    def choose_depth(self, request: Request) -> int | None:
+        """The depth for a request: its own, or by its budget; None if it has to wait for others to end.
+
+        The largest depth at which all that wait can join, and no budget that is kept now is broken. If there
+        is none, the least, which waits where it would break the budget of a request that is running.
+        """
         if request.depth is not None:
             return request.depth
-        running = [one.request.latency_ms for rows in self._running.values() for one in rows]
-        budgets = [ms for ms in (request.latency_ms, *running) if ms is not None]
         if request.latency_ms is None:
             return self.model_depth if self.model_depth in self._batches else self.depths[-1]
-        rows = {depth: len(running) for depth, running in self._running.items()}
+        least, rows = self.depths[0], self.running
+        others = [one.request.latency_ms for running in self._running.values() for one in running]
+        now = self.times.predicted(rows)
+        kept = [ms for ms in others if ms is not None and ms >= now]
+        budget = min([request.latency_ms, *kept])
+        joining = max(1, sum(waiting.depth is None for waiting in self._waiting))
         for depth in reversed(self.depths):
-            joined = {**rows, depth: rows[depth] + 1}
-            if rows[depth] < self._most_rows and self.times.predicted(joined) <= min(budgets):
+            joined = {**rows, depth: min(rows[depth] + joining, self._most_rows)}
+            if rows[depth] < self._most_rows and self.times.predicted(joined) <= budget:
                 return depth
-        return self.depths[0]
+        alone = {**rows, least: rows[least] + 1}
+        return least if self.times.predicted(alone) <= min(kept, default=math.inf) else None
 
     def _read_on(self, one: _Running, reading: RowField) -> None:
         request, depth = one.request, one.request.served_at
         assert depth is not None
         batch = self._batches[depth]
         try:
-            # Scores of a prompt are wanted for all its tokens at once.
-            at_once = PROMPT_TOKENS_AT_ONCE if request.on_prompt is None else len(one.row.ids)
-            logits = batch.read_prompt(one.row, reading, at_once)
-            if logits is None:
-                return
+            logits = batch.read_prompt(one.row, reading, PROMPT_TOKENS_AT_ONCE)
             if request.on_prompt is not None:
                 request.on_prompt(logits)
+            if one.row.read < len(one.row.ids):
+                return
         except (RuntimeError, ArithmeticError) as error:  # this request's alone: others go on
             self._reading = None
             request.on_end(error)
@@ -299,32 +325,3 @@ class Engine:
     def _leave(self, depth: int, one: _Running) -> None:
         self._batches[depth].leave(one.row)
         self._running[depth].remove(one)
-
-    def _measured(self) -> dict[int, tuple[float, float]]:
-        """Milliseconds of a step with one row and per further row, by depth."""
-        lines = {}
-        several = min(8, self._most_rows)
-        for depth, batch in self._batches.items():
-            rows = [Row([0, 0]) for _ in range(several)]
-            taken = {}
-            for count, row in enumerate(rows, start=1):
-                reading = batch.start()
-                while batch.read_prompt(row, reading, PROMPT_TOKENS_AT_ONCE) is None:
-                    pass
-                row.ids.append(0)
-                batch.join(row, reading)
-                if count in (1, several):
-                    taken[count] = min(self._timed(batch) for _ in range(3))
-            for row in rows:
-                batch.leave(row)
-            further = (taken[several] - taken[1]) / (several - 1) if several > 1 else 0.0
-            lines[depth] = (taken[1], max(0.0, further))
-        return lines
-
-    @staticmethod
-    def _timed(batch: DepthRows) -> float:
-        started = time.perf_counter()
-        batch.step()
-        for row in batch.rows:
-            row.read -= 1
-        return 1e3 * (time.perf_counter() - started)

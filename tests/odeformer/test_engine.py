@@ -67,7 +67,8 @@ def test_a_mixture_of_requests_gives_the_texts_of_each_alone(model: Odeformer) -
         assert one.tokens == expected
         assert one.ends == ["length"]
         assert one.request.served_at == settings["depth"]
-    assert engine.load == {"waiting": 0, "N=2": 0, "N=4": 0, "N=5": 0}
+    assert (engine.waiting, engine.running) == (0, {2: 0, 4: 0, 5: 0})
+    assert engine.cache_bytes == 0
 
 
 def test_the_stop_token_ends_a_request_and_is_not_passed_on(model: Odeformer) -> None:
@@ -90,7 +91,10 @@ def test_a_cancelled_request_leaves_its_place_to_the_next(model: Odeformer) -> N
     for one in (vanished, patient):
         engine.submit(one.request)
     engine.step()
-    assert engine.load == {"waiting": 1, "N=4": 1}
+    assert (engine.waiting, engine.running) == (1, {4: 1})
+    # Of two tokens, a key and a value at each of four evaluations, in float32.
+    assert engine.cache_bytes == 2 * 2 * 4 * model.config.width * 4
+    assert engine.cache_bound_bytes == engine.cache_bytes / 2 * 2 * engine.capacity
     vanished.request.cancelled = True
     while not patient.ends:
         engine.step()
@@ -117,7 +121,7 @@ def test_requests_beyond_the_limits_are_refused(model: Odeformer) -> None:
 
 def test_less_depth_under_load_and_more_again_without(model: Odeformer) -> None:
     engine = Engine(model, [2, 4], most_rows=8)
-    engine.times = StepTimes({2: (1.0, 0.1), 4: (2.0, 0.2)})
+    engine.times = StepTimes({2: (0.1, 0.3), 4: (0.2, 0.6)})
     asked = Collected([1], latency_ms=3.0).request
     assert engine.choose_depth(asked) == 4
     for _ in range(4):
@@ -126,16 +130,44 @@ def test_less_depth_under_load_and_more_again_without(model: Odeformer) -> None:
     engine.times.observe = lambda *step: None  # type: ignore[method-assign]
     for _ in range(8):
         engine.step()
-    assert engine.load["N=4"] == 4
-    tight = Collected([1], latency_ms=2.9).request
-    # With a fifth row at N = 4 a token takes 2.8 ms; beside a budget of 2.7 it gets less depth.
-    assert engine.choose_depth(tight) == 4
-    assert engine.choose_depth(Collected([1], latency_ms=2.7).request) == 2
+    assert engine.running[4] == 4
+    # A fifth row would take 2.6 ms at N = 4, and 2.1 ms at N = 2.
+    assert engine.choose_depth(Collected([1], latency_ms=2.7).request) == 4
+    assert engine.choose_depth(Collected([1], latency_ms=2.5).request) == 2
+    # Its own budget cannot be kept; those of the others are.
+    assert engine.choose_depth(Collected([1], latency_ms=2.05).request) == 2
     assert engine.choose_depth(Collected([1], latency_ms=0.001).request) == 2
     assert engine.choose_depth(Collected([1], depth=4, latency_ms=0.001).request) == 4
-    while engine.load["N=4"]:
+    while engine.running[4]:
         engine.step()
-    assert engine.choose_depth(Collected([1], latency_ms=2.7).request) == 4
+    assert engine.choose_depth(Collected([1], latency_ms=2.05).request) == 4
+
+
+def test_budgets_are_kept_by_depth_and_then_by_waiting(model: Odeformer) -> None:
+    engine = Engine(model, [2, 4], most_rows=8)
+    engine.times = StepTimes({2: (1.0, 0.1), 4: (2.0, 0.3)})
+    engine.times.observe = lambda *step: None  # type: ignore[method-assign]
+    dice = random.Random(3)
+    asked: list[Collected] = []
+
+    def steps(count: int, clients: int) -> None:
+        """Each client asks again when it has been answered."""
+        for _ in range(count):
+            while sum(not one.ends for one in asked) < clients:
+                asked.append(Collected([1], latency_ms=3.0, max_new_tokens=dice.randint(2, 15)))
+                engine.submit(asked[-1].request)
+            engine.step()
+            assert engine.times.predicted(engine.running) <= 3.0 + 1e-9
+
+    steps(60, clients=3)
+    assert {one.request.served_at for one in asked} == {4}
+    begun = len(asked)
+    steps(120, clients=8)
+    # Eight take 1.7 ms at N = 2, and 4.1 ms at N = 4.
+    assert {one.request.served_at for one in asked[begun + 20 : -8]} == {2}
+    begun = len(asked)
+    steps(60, clients=1)
+    assert {one.request.served_at for one in asked[begun:]} == {4}
 
 
 def test_an_error_of_one_request_is_its_own(model: Odeformer) -> None:
