@@ -1,15 +1,16 @@
 """Saving and loading models and adapters as folders of safetensors and JSON, which cannot execute code.
 
 A checkpoint folder holds ``config.json`` (with a format version), ``model.safetensors`` and
-``tokenizer.json``; for a tokenizer of others also ``tokenizer_config.json``. An adapter folder holds
-``adapter.json`` (with the digest of its base) and ``adapter.safetensors``: low-rank pairs, or tuned norms and
-biases that replace the base's.
+``tokenizer.json``; for a tokenizer of others, or with a chat template, also ``tokenizer_config.json``. An
+adapter folder holds ``adapter.json`` (with the digest of its base, and the chat template that it was trained
+with, if any) and ``adapter.safetensors``: low-rank pairs, or tuned norms and biases that replace the base's.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,12 +37,19 @@ from odeformer.untrusted import check_json
 
 FORMAT_VERSION = 3
 TOKENIZER_CONFIG = "tokenizer_config.json"
+CHAT_TEMPLATE = "chat_template"
+"""Key of a chat template in ``tokenizer_config.json`` and in ``adapter.json``."""
 
 _Config = TypeVar("_Config", bound=BaseModel)
 
 
 def save(
-    state: dict[str, torch.Tensor], config: ModelConfig, solver: str, tokenizer: Path, folder: Path
+    state: dict[str, torch.Tensor],
+    config: ModelConfig,
+    solver: str,
+    tokenizer: Path,
+    folder: Path,
+    tokenizer_config: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint folder atomically.
 
@@ -51,6 +59,7 @@ def save(
         solver: the solver that the model was trained with.
         tokenizer: the ``tokenizer.json`` to copy, and with it a ``tokenizer_config.json`` beside it.
         folder: the folder; a checkpoint that is there is replaced.
+        tokenizer_config: content of another ``tokenizer_config.json`` than that beside the tokenizer.
 
     Raises:
         ValueError: for a model with an adapter, or a folder that holds anything else.
@@ -71,18 +80,26 @@ def save(
         )
         write_tensors(target / "model.safetensors", state)
         shutil.copyfile(tokenizer, target / "tokenizer.json")
-        if tokenizer.with_name(TOKENIZER_CONFIG).is_file():
+        if tokenizer_config is not None:
+            _write_json(target / TOKENIZER_CONFIG, dict(tokenizer_config))
+        elif tokenizer.with_name(TOKENIZER_CONFIG).is_file():
             shutil.copyfile(tokenizer.with_name(TOKENIZER_CONFIG), target / TOKENIZER_CONFIG)
 
 
-def load_tokenizer_config(folder: Path) -> dict[str, Any]:
+def load_tokenizer_config(folder: Path, adapter: Path | None = None) -> dict[str, Any]:
     """Special tokens and chat template, as ``transformers`` names them; nothing for a tokenizer trained here.
+
+    Args:
+        folder: the checkpoint's folder.
+        adapter: the folder of an adapter, whose chat template, if it has one, is taken.
 
     Raises:
         ValueError: for a file that is damaged or too large.
     """
     path = folder / TOKENIZER_CONFIG
-    return _read_object(path) if path.is_file() else {}
+    config = _read_object(path) if path.is_file() else {}
+    template = None if adapter is None else _read_object(adapter / "adapter.json").get(CHAT_TEMPLATE)
+    return config if template is None else {**config, CHAT_TEMPLATE: str(template)}
 
 
 def load_config(folder: Path) -> tuple[ModelConfig, str]:
@@ -117,23 +134,35 @@ def load(folder: Path) -> Odeformer:
     return model.eval()
 
 
-def save_adapter(adapter: Adapter, base: dict[str, str], folder: Path) -> None:
-    """Write an adapter folder atomically; ``base`` holds name, version and digest of the base model."""
-    with new_folder(folder, lambda: check_replaceable(folder, ADAPTER)) as target:
-        _write_json(
-            target / "adapter.json",
-            {"format_version": FORMAT_VERSION, "adapter": adapter.config.model_dump(), "base": base},
-        )
-        write_tensors(target / "adapter.safetensors", adapter.state_dict())
+def save_adapter(
+    adapter: Adapter, base: dict[str, str], folder: Path, chat_template: str | None = None
+) -> None:
+    """Write an adapter folder atomically.
+
+    Args:
+        adapter: the adapter.
+        base: name, version and digest of the base model.
+        folder: the folder; an adapter that is there is replaced.
+        chat_template: the template that the adapter was trained with, if any.
+    """
+    about = {"adapter": adapter.config.model_dump(), "base": base}
+    _write_adapter(about, adapter.state_dict(), folder, chat_template)
 
 
-def save_norms(model: Odeformer, base: dict[str, str], folder: Path) -> None:
+def save_norms(
+    model: Odeformer, base: dict[str, str], folder: Path, chat_template: str | None = None
+) -> None:
     """Write an adapter folder, as :func:`save_adapter`, for a model whose norms and biases were trained."""
+    _write_adapter({"method": "norms", "base": base}, dict(vectors(model)), folder, chat_template)
+
+
+def _write_adapter(
+    about: dict[str, Any], state: dict[str, torch.Tensor], folder: Path, chat_template: str | None
+) -> None:
+    template = {} if chat_template is None else {CHAT_TEMPLATE: chat_template}
     with new_folder(folder, lambda: check_replaceable(folder, ADAPTER)) as target:
-        _write_json(
-            target / "adapter.json", {"format_version": FORMAT_VERSION, "method": "norms", "base": base}
-        )
-        write_tensors(target / "adapter.safetensors", dict(vectors(model)))
+        _write_json(target / "adapter.json", {"format_version": FORMAT_VERSION, **about, **template})
+        write_tensors(target / "adapter.safetensors", state)
 
 
 def load_adapter(model: Odeformer, folder: Path, base: Path) -> None:

@@ -16,6 +16,7 @@ from cluster.finetuning.result import (
     base_tags,
     model_name,
     read_scores,
+    read_too_long,
     register_job,
     write_version_file,
 )
@@ -148,10 +149,10 @@ def _finetune(
     name, prepared = model_name(task, uri), prepare(task, folder, base)
     torch.manual_seed(task.train.seed)
     trained = trainable(task, base, prepared.depth, together)
-    _start_run(task, folder, uri, base, prepared.sets.digest())
+    _start_run(task, folder, uri, base, prepared.data)
     with upload.ended(folder), upload.Tracker(folder) as tracker:
         worker.train(work_of(task, folder, base, prepared, trained, tracker))
-        trained.save(base.lineage, folder / trained.files)
+        trained.save(base.lineage, folder / trained.files, prepared.chat)
         before, after = read_scores(folder)
         gate = judge(task, before, after)
         reached = Reached(depth=prepared.depth, metric=task.score, score=after[task.score], gate=gate)
@@ -178,6 +179,7 @@ def _finetune(
         method=task.method,
         depth=prepared.depth,
         gate=gate,
+        too_long=read_too_long(folder),
     )
 
 

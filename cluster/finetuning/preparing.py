@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import registry
 from cluster.runs import heartbeat
+from cluster.runs.events import Event
 from cluster.settings import (
     CheckpointSettings,
     OptimSettings,
@@ -19,6 +20,7 @@ from cluster.settings import (
 from cluster.tags import DIGEST
 from cluster.tasks.task import Task, read_sets
 from cluster.tracking import runs
+from data.tasks.kinds import kind_named
 from odeformer.gradients import gradient_named
 from odeformer.solvers import solver_named
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from cluster.finetuning.methods import Trained
     from cluster.finetuning.together import Together
     from cluster.training.worker import Report, Work
+    from data.chat import ChatTemplate
     from data.tasks.examples import TaskSets
     from odeformer.model import Odeformer
 
@@ -70,6 +73,11 @@ class Prepared:
     """The examples and the training settings that follow from a task and its base."""
 
     sets: TaskSets
+    """The examples as the stream takes them."""
+    data: str
+    """Digest of the examples as they were read."""
+    chat: ChatTemplate | None
+    """The template of conversations; None for other kinds of tasks."""
     depth: int
     """Depth N of evaluation."""
     sequence_length: int
@@ -82,8 +90,16 @@ def prepare(task: Task, folder: Path, base: Base) -> Prepared:
     Raises:
         ValueError, FileNotFoundError: for unusable data, or a depth or length that the base does not allow.
     """
-    sets, depth = read_sets(task), _depth(task, base.model, folder)
-    return Prepared(sets, depth, _sequence_length(task, sets, base), _train_settings(task, base.model, depth))
+    sets, depth, chat = read_sets(task), _depth(task, base.model, folder), None
+    data = sets.digest()
+    if kind_named(task.kind).template is not None:
+        from data.chat import ChatTemplate
+        from odeformer.checkpoint import load_tokenizer_config
+
+        chat = ChatTemplate.of(base.tokenizer, load_tokenizer_config(base.folder))
+        sets = sets.tokenised(task.kind, chat)
+    length = _sequence_length(task, sets, base)
+    return Prepared(sets, data, chat, depth, length, _train_settings(task, base.model, depth))
 
 
 def trainable(task: Task, base: Base, depth: int, together: Together | None = None) -> Trained:
@@ -104,9 +120,11 @@ def work_of(
     from cluster.runs import preemption
     from cluster.tasks.scoring import scores
     from cluster.training import worker
-    from data.tasks.stream import TaskStream
+    from data.tasks.stream import TaskStream, shortened
 
     sets, train, length = prepared.sets, prepared.train, prepared.sequence_length
+    if any(too_long := shortened([*sets.train, *sets.validation], base.tokenizer, length)):
+        report(Event.TOO_LONG, 0, dict(zip(("examples_cut", "examples_left_out"), too_long, strict=True)))
 
     def validate(engine: Any) -> dict[str, float]:
         metrics = scores(engine, sets, base.tokenizer, length, train.micro_batch, prepared.depth)
@@ -117,6 +135,7 @@ def work_of(
         stream=TaskStream(
             sets.train,
             base.tokenizer,
+            rows=kind_named(task.kind).rows,
             rank=0,
             world_size=1,
             global_batch=train.global_batch,
@@ -189,4 +208,5 @@ def _longest(sets: TaskSets, tokenizer: Tokenizer, limit: int) -> int:
     # Evaluation scores every label after every validation prompt: none of them may truncate a prompt.
     asked = [Example(e.prompt, label) for e in sets.validation for label in sets.labels]
     examples = sets.train + sets.validation + asked
-    return max(len(window.ids) for e in examples for window in encode(e, tokenizer, limit)) - 1
+    lengths = [len(window.ids) for e in examples for window in encode(e, tokenizer, limit)]
+    return max(lengths, default=limit + 1) - 1

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from cluster.runs import heartbeat
-from data.tasks.example import Example
+from data.tasks.example import Encodable, Example, Window
 from data.tasks.examples import TaskSets
-from data.tasks.stream import Window, encode
+from data.tasks.stream import encode
 from odeformer.field import build_field
 from odeformer.field.cached import CachedField
 from odeformer.model import token_losses
@@ -133,7 +133,7 @@ def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
 @torch.no_grad()
 def completion_losses(
     engine: Any,
-    examples: Sequence[Example],
+    examples: Sequence[Encodable],
     tokenizer: Tokenizer,
     sequence_length: int,
     batch: int,
@@ -141,7 +141,8 @@ def completion_losses(
 ) -> tuple[Tensor, Tensor]:
     """Summed loss in nats and number of tokens of each completion, both float64 [windows].
 
-    There is one window per example, except for whole texts, which may take several.
+    There is one window per example, except for whole texts, which may take several, and for conversations
+    whose first turn is too long, which have none.
     """
     engine.eval()
     device = next(engine.parameters()).device

@@ -18,19 +18,24 @@ if TYPE_CHECKING:
     from data.tasks.examples import TaskSets
 
 
+PROMPT, COMPLETION = "{prompt}", "{completion}"
+"""The default templates."""
+
+
 class TaskData(Section):
     """Examples of a task, and their templates."""
 
     train: Path
     """Training examples: a JSONL, TSV, CSV or Parquet file, or a Hugging Face folder with a split ``train``.
-    A language model also takes a text file or a folder of text files."""
+    A language model also takes a text file or a folder of text files. A chat has a list of ``messages`` in
+    each row."""
     validation: Path | None = None
     """Validation examples in the same formats (split ``validation``). Default: a part of ``train``."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
     """Fraction of ``train`` to hold out if ``validation`` is not given, chosen by a hash of each example."""
-    prompt: str = "{prompt}"
+    prompt: str = PROMPT
     """Template of the prompt, filled with the fields of each row."""
-    completion: str = "{completion}"
+    completion: str = COMPLETION
     """Template of the completion; for a language model, of the whole text."""
 
 
@@ -40,9 +45,9 @@ class TaskTrain(Section):
     steps: Steps = 100
     """Number of optimizer steps."""
     global_batch: Count = 8
-    """Examples per optimizer step."""
+    """Examples per optimizer step; of chats, sequences that hold as many whole conversations as fit."""
     micro_batch: Count | None = None
-    """Examples per forward pass. Default: ``global_batch``."""
+    """Examples or sequences per forward pass. Default: ``global_batch``."""
     learning_rate: float = Field(default=2e-3, gt=0, lt=10)
     """Peak AdamW learning rate."""
     depths: tuple[Layers, ...] = ()
@@ -95,7 +100,8 @@ class Task(Section):
     """Model to adapt: ``models:/<name>@<alias>`` or ``models:/<name>/<version>``."""
     kind: KindName
     """Kind of the examples. ``completion``: prompts and completions; ``classification``: prompts and labels;
-    ``language_model``: whole texts. The loss counts the tokens of completions, labels or whole texts."""
+    ``language_model``: whole texts; ``chat``: conversations. The loss counts the tokens of completions,
+    labels, whole texts, or the assistant's turns."""
     data: TaskData
     method: Literal["lora", "full", "norms"] = "lora"
     """``lora`` trains a low-rank adapter; ``norms`` an adapter of the base's norm gains and biases; ``full``
@@ -125,9 +131,12 @@ class Task(Section):
     def _fields_fit(self) -> Task:
         if self.depth is not None and self.latency_ms is not None:
             raise ValueError("give either depth or latency_ms, not both")
+        templates = (self.data.prompt, self.data.completion)
+        if kind_named(self.kind).template and templates != (PROMPT, COMPLETION):
+            raise ValueError(f"data.prompt and data.completion are not for kind {self.kind!r}")
         gates = self.gate.metric if self.gate else None
         for key, metric in (("metric", self.metric), ("gate.metric", gates)):
-            if metric == "accuracy" and not kind_named(self.kind).labelled:
+            if metric == "accuracy" and not kind_named(self.kind).has_accuracy:
                 raise ValueError(f"{key} 'accuracy' is for kind 'classification'; kind is {self.kind!r}")
         by_loss = (gates or self.score) == "loss" and kind_named(self.kind).labelled
         if self.gate and self.gate.against == "champion" and by_loss:

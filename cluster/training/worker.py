@@ -216,6 +216,7 @@ def optimizer_step(
         if batch.loss_mask is None
         else batch.loss_mask.to(engine.device)
     )
+    documents = None if batch.documents is None else batch.documents.to(engine.device)
     with times("communication"):
         counted = all_reduce_sum(mask.sum())
 
@@ -230,7 +231,8 @@ def optimizer_step(
         teacher: Tensor | None = None
         for nth, grid in enumerate(grids):
             with times("forward"):
-                logits = predictions(engine, rows, grid, work.end_of_text)
+                apart = None if documents is None else documents[chosen]
+                logits = predictions(engine, rows, grid, work.end_of_text, apart)
                 per_token = (
                     token_losses(logits, rows[:, 1:])
                     if teacher is None
@@ -261,12 +263,25 @@ def optimizer_step(
     return StepResult(float(mean[0]), int(counted), norm, samples, bool(stopping_ranks))
 
 
-def predictions(engine: Any, rows: Tensor, depth: int | Grid, end_of_text: int | None) -> Tensor:
-    """Logits [batch, tokens, vocabulary] of all but the first token of rows, int64 [batch, tokens + 1]."""
+def predictions(
+    engine: Any,
+    rows: Tensor,
+    depth: int | Grid,
+    end_of_text: int | None,
+    documents: Tensor | None = None,
+) -> Tensor:
+    """Logits [batch, tokens, vocabulary] of all but the first token of rows, int64 [batch, tokens + 1].
+
+    Attention keeps to ``documents``, of the shape of the rows, or to those that ``end_of_text`` ends.
+    """
     heartbeat.passed()
     inputs = rows[:, :-1]
-    documents = {} if end_of_text is None else {"documents": documents_of(inputs, end_of_text)}
-    logits: Tensor = engine(inputs, depth=depth, **documents).logits
+    if documents is not None:
+        documents = documents[:, :-1]
+    elif end_of_text is not None:
+        documents = documents_of(inputs, end_of_text)
+    apart = {} if documents is None else {"documents": documents}
+    logits: Tensor = engine(inputs, depth=depth, **apart).logits
     return logits
 
 
