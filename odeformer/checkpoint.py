@@ -37,6 +37,7 @@ from odeformer.untrusted import check_json
 
 FORMAT_VERSION = 3
 TOKENIZER_CONFIG = "tokenizer_config.json"
+ADAPTER_TENSORS = "adapter.safetensors"
 CHAT_TEMPLATE = "chat_template"
 """Key of a chat template in ``tokenizer_config.json`` and in ``adapter.json``."""
 
@@ -162,7 +163,7 @@ def _write_adapter(
     template = {} if chat_template is None else {CHAT_TEMPLATE: chat_template}
     with new_folder(folder, lambda: check_replaceable(folder, ADAPTER)) as target:
         _write_json(target / "adapter.json", {"format_version": FORMAT_VERSION, **about, **template})
-        write_tensors(target / "adapter.safetensors", state)
+        write_tensors(target / ADAPTER_TENSORS, state)
 
 
 def load_adapter(model: Odeformer, folder: Path, base: Path) -> None:
@@ -174,6 +175,28 @@ def load_adapter(model: Odeformer, folder: Path, base: Path) -> None:
         FileNotFoundError, ValueError: for a missing or damaged file, unexpected shapes, NaN, or an adapter
             of another base. The model is then unchanged.
     """
+    content, state = _read_adapter(folder, base)
+    if content.get("method") == "norms":
+        _check_shapes(state, dict(vectors(model)), folder / ADAPTER_TENSORS)
+        model.load_state_dict(state, strict=False, assign=True)
+        return
+    model.hypernetwork.adapter = _adapter(content, state, model.config, folder).to(model.embedding.weight)
+
+
+def read_adapter(config: ModelConfig, folder: Path, base: Path) -> Adapter:
+    """A low-rank adapter of the model in the folder ``base``, on the CPU.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load_adapter`; for tuned norms and biases, too.
+    """
+    content, state = _read_adapter(folder, base)
+    if content.get("method") == "norms":
+        raise ValueError(f"{folder}: it tunes the norms of its base; a low-rank adapter is expected")
+    return _adapter(content, state, config, folder)
+
+
+def _read_adapter(folder: Path, base: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The two files of an adapter of a base, checked."""
     content = _read_json(folder / "adapter.json")
     origin, digest = content.get("base"), folder_digest(base)
     made_for = origin.get("digest") if isinstance(origin, dict) else None
@@ -181,22 +204,21 @@ def load_adapter(model: Odeformer, folder: Path, base: Path) -> None:
         raise ValueError(
             f"{folder}: this adapter was made for the base {made_for}, not for {base} ({digest})"
         )
-
-    path = folder / "adapter.safetensors"
-    state = read_tensors(path)
+    state = read_tensors(folder / ADAPTER_TENSORS)
     if not all(tensor.isfinite().all() for tensor in state.values()):
-        raise ValueError(f"{path}: holds NaN or infinite values")
+        raise ValueError(f"{folder / ADAPTER_TENSORS}: holds NaN or infinite values")
+    return content, state
 
-    if content.get("method") == "norms":
-        _check_shapes(state, dict(vectors(model)), path)
-        model.load_state_dict(state, strict=False, assign=True)
-        return
+
+def _adapter(
+    content: dict[str, Any], state: dict[str, torch.Tensor], model: ModelConfig, folder: Path
+) -> Adapter:
     config = _validated(AdapterConfig, content.get("adapter"), folder / "adapter.json")
     # On the meta device nothing is allocated before the file's tensors are known to have the claimed shapes.
     with torch.device("meta"):
-        adapter = Adapter(config, model.config)
-    _assign(adapter, state, path)
-    model.hypernetwork.adapter = adapter.eval().to(model.embedding.weight)
+        adapter = Adapter(config, model)
+    _assign(adapter, state, folder / ADAPTER_TENSORS)
+    return adapter.eval()
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

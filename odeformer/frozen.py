@@ -95,10 +95,12 @@ class Tuned(nn.Module):
     Its parameters and its ``state_dict`` are the adapter's alone.
     """
 
-    def __init__(self, base: FrozenBase, adapter: Adapter) -> None:
+    def __init__(self, base: FrozenBase, adapter: Adapter, reference: Adapter | None = None) -> None:
+        """Make the model; what it is compared with is the base with ``reference``, or without adapters."""
         super().__init__()
         self.adapter = adapter
         self._base = base
+        self._reference = () if reference is None else (reference,)  # no submodule: it is not trained
 
     def forward(
         self,
@@ -106,10 +108,12 @@ class Tuned(nn.Module):
         depth: int | Grid | None = None,
         past: CachedField | None = None,
         documents: Tensor | None = None,
+        of_reference: bool = False,
     ) -> Output:
         """Logits of the next token at every position, as :meth:`Odeformer.forward`."""
         self._base.model.train(self.training)
-        return self._base(input_ids, depth, [self.adapter], past, documents)
+        adapters = self._reference if of_reference else (self.adapter,)
+        return self._base(input_ids, depth, adapters, past, documents)
 
     @property
     def config(self) -> ModelConfig:

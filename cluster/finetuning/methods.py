@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,27 +67,34 @@ def norms(model: Odeformer) -> Trained:
     return Trained(model, "adapter", save)
 
 
-def lora(task: Task, model: Odeformer, depth: int, together: Together | None = None) -> Trained:
+def lora(
+    task: Task,
+    model: Odeformer,
+    depth: int,
+    together: Together | None = None,
+    parent: Adapter | None = None,
+) -> Trained:
     """Train a low-rank adapter on a frozen base, whose W(t) needs no gradient and is generated only once.
 
     Args:
         depth: depth N of evaluation.
         together: the jobs that share their passes with this one, if any.
+        parent: the adapter to begin from, which is also the reference; without one the base is.
     """
-    adapter = Adapter(task.adapter, model.config)
+    adapter = Adapter(task.adapter, model.config) if parent is None else deepcopy(parent).requires_grad_(True)
 
     def save(base: dict[str, str], folder: Path, chat: ChatTemplate | None) -> None:
         checkpoint.save_adapter(adapter, base, folder, None if chat is None else chat.text)
 
     if together is not None:
-        member: Member = together.member(adapter)
+        member: Member = together.member(adapter, parent)
         return Trained(member, "adapter", save, member.finish_backward)
     trained: nn.Module = model
     if gradient_named(task.train.gradient).regenerates_weights:
         model.requires_grad_(False)
         model.hypernetwork.adapter = adapter
     else:
-        trained = Tuned(frozen(model, {depth, *task.train.depths}), adapter)
+        trained = Tuned(frozen(model, {depth, *task.train.depths}), adapter, parent)
     return Trained(trained, "adapter", save)
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cluster.training.worker import Report, Work
     from data.chat import ChatTemplate
     from data.tasks.examples import TaskSets
+    from odeformer.lora import Adapter
     from odeformer.model import Odeformer
 
 DEPTH_FILE = "depth.json"
@@ -68,6 +69,18 @@ def open_base(model: str, uri: str) -> Base:
     return Base(version, folder, load_tokenizer(folder), loaded)
 
 
+def open_parent(task: Task, base: Base, uri: str) -> tuple[Adapter, Path] | None:
+    """Fetch, verify and load the adapter that a preference task begins from, with its folder."""
+    from odeformer.checkpoint import read_adapter
+
+    if task.preference.parent is None:
+        return None
+    with heartbeat.transferring():
+        folder = registry.fetch(task.preference.parent, uri)
+    adapter = read_adapter(base.model.config, folder, base.folder)
+    return adapter.requires_grad_(False).to(base.model.embedding.weight.device), folder
+
+
 @dataclass(frozen=True)
 class Prepared:
     """The examples and the training settings that follow from a task and its base."""
@@ -84,8 +97,12 @@ class Prepared:
     train: TrainSettings
 
 
-def prepare(task: Task, folder: Path, base: Base) -> Prepared:
+def prepare(task: Task, folder: Path, base: Base, parent: Path | None = None) -> Prepared:
     """Read the examples, and choose depth and sequence length.
+
+    Args:
+        folder: the job's folder.
+        parent: the folder of the adapter that it begins from, if any, for its chat template.
 
     Raises:
         ValueError, FileNotFoundError: for unusable data, or a depth or length that the base does not allow.
@@ -96,13 +113,19 @@ def prepare(task: Task, folder: Path, base: Base) -> Prepared:
         from data.chat import ChatTemplate
         from odeformer.checkpoint import load_tokenizer_config
 
-        chat = ChatTemplate.of(base.tokenizer, load_tokenizer_config(base.folder))
+        chat = ChatTemplate.of(base.tokenizer, load_tokenizer_config(base.folder, parent))
         sets = sets.tokenised(task.kind, chat)
     length = _sequence_length(task, sets, base)
     return Prepared(sets, data, chat, depth, length, _train_settings(task, base.model, depth))
 
 
-def trainable(task: Task, base: Base, depth: int, together: Together | None = None) -> Trained:
+def trainable(
+    task: Task,
+    base: Base,
+    depth: int,
+    together: Together | None = None,
+    parent: Adapter | None = None,
+) -> Trained:
     """The model to train by the task's method, evaluated at depth N."""
     from cluster.finetuning import methods
 
@@ -110,24 +133,37 @@ def trainable(task: Task, base: Base, depth: int, together: Together | None = No
         return methods.full(base.model, base.folder / "tokenizer.json")
     if task.method == "norms":
         return methods.norms(base.model)
-    return methods.lora(task, base.model, depth, together)
+    return methods.lora(task, base.model, depth, together, parent)
 
 
 def work_of(
     task: Task, folder: Path, base: Base, prepared: Prepared, trained: Trained, report: Report
 ) -> Work:
     """The input of the training loop."""
+    from cluster.finetuning.preference import PreferenceLoss, preference_scores
     from cluster.runs import preemption
     from cluster.tasks.scoring import scores
     from cluster.training import worker
-    from data.tasks.stream import TaskStream, shortened
+    from cluster.training.loss import TokenLoss
+    from data.tasks.example import Pair
+    from data.tasks.stream import TaskStream, encode, shortened
 
     sets, train, length = prepared.sets, prepared.train, prepared.sequence_length
     if any(too_long := shortened([*sets.train, *sets.validation], base.tokenizer, length)):
         report(Event.TOO_LONG, 0, dict(zip(("examples_cut", "examples_left_out"), too_long, strict=True)))
 
+    is_paired = kind_named(task.kind).rows == "pairs"
+    fitting = [windows for e in sets.validation if (windows := encode(e, base.tokenizer, length))]
+    if not fitting:
+        raise ValueError(f"data: no validation example fits into {length} tokens: give shorter ones")
+
     def validate(engine: Any) -> dict[str, float]:
-        metrics = scores(engine, sets, base.tokenizer, length, train.micro_batch, prepared.depth)
+        batch, depth = train.micro_batch, prepared.depth
+        if is_paired:
+            pairs = [Pair(*windows) for windows in fitting]
+            metrics = preference_scores(engine, pairs, batch, depth, task.preference)
+        else:
+            metrics = scores(engine, sets, base.tokenizer, length, batch, depth)
         return {f"validation_{metric}": value for metric, value in metrics.items()}
 
     return worker.Work(
@@ -143,6 +179,7 @@ def work_of(
             seed=task.train.seed,
         ),
         validate=validate,
+        loss=PreferenceLoss(task.preference) if is_paired else TokenLoss(),
         report=report,
         run=RunSettings(dir=folder, seed=task.train.seed),
         train=train,

@@ -122,9 +122,9 @@ class Together:
                     part.joint.awaited.discard(part)
                 self._turn.notify_all()
 
-    def member(self, adapter: Adapter) -> Member:
-        """The model that a job with this adapter trains."""
-        return Member(self._base, adapter, self)
+    def member(self, adapter: Adapter, reference: Adapter | None = None) -> Member:
+        """The model that a job with this adapter trains, and what it is compared with."""
+        return Member(self._base, adapter, self, reference)
 
     def forward(
         self, input_ids: Tensor, depth: int | Grid | None, adapter: Adapter, documents: Tensor | None = None
@@ -202,8 +202,10 @@ class Together:
 class Member(Tuned):
     """A job's model: its adapter on the shared base."""
 
-    def __init__(self, base: FrozenBase, adapter: Adapter, together: Together) -> None:
-        super().__init__(base, adapter)
+    def __init__(
+        self, base: FrozenBase, adapter: Adapter, together: Together, reference: Adapter | None
+    ) -> None:
+        super().__init__(base, adapter, reference)
         self._together = together
 
     def forward(
@@ -212,10 +214,11 @@ class Member(Tuned):
         depth: int | Grid | None = None,
         past: CachedField | None = None,
         documents: Tensor | None = None,
+        of_reference: bool = False,
     ) -> Output:
         """The adapted model's output; with gradients enabled, computed in a joint pass."""
         if not torch.is_grad_enabled():
-            return super().forward(input_ids, depth, past, documents)
+            return super().forward(input_ids, depth, past, documents, of_reference)
         return self._together.forward(input_ids, depth, self.adapter, documents)
 
     def finish_backward(self) -> None:

@@ -81,6 +81,10 @@ def _of_data(data: str, count: int, loaded: registry.Loaded) -> Evaluation:
 
 
 def _of_task(task: Task) -> Evaluation:
+    if kind_named(task.kind).rows == "pairs":
+        raise ValueError(
+            f"{task.team}/{task.name} scores pairs of answers, by each version's own reference: give --data"
+        )
     metric, sets = "error" if kind_named(task.kind).labelled else "loss", read_sets(task)
     name = f"{task.team}/{task.name}, validation"
     return Evaluation(metric, name, lambda model, depth: _task_losses(model, depth, sets, task.kind))

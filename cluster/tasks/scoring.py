@@ -106,8 +106,8 @@ def _behind_prompts(
     first = max(length, 1)  # nothing predicts the first token
     totals, counts = torch.zeros(2, len(rows), len(rows[0]), dtype=torch.float64)
     for label, windows in enumerate(zip(*rows, strict=True)):
-        ids = _padded([window.ids[length:] for window in windows])
-        mask = _padded([window.counts[first - 1 :] for window in windows])
+        ids = padded([window.ids[length:] for window in windows])
+        mask = padded([window.counts[first - 1 :] for window in windows])
         logits = [*read_before]
         if ids.shape[1] > 1:
             logits.append(read(length, ids[:, :-1]))
@@ -125,7 +125,7 @@ def _shared(row: list[Window]) -> int:
     return min([*is_same, False].index(False), *prompts)
 
 
-def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+def padded(rows: Sequence[Sequence[int]]) -> Tensor:
     """Rows of unequal length as one tensor, int64 [rows, longest], with zeros at their ends."""
     return pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True)
 

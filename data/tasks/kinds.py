@@ -71,6 +71,9 @@ KINDS = {
     "classification": TaskKind("data.tasks.tables:read_table", labelled=True),
     "language_model": TaskKind("data.tasks.texts:read_texts"),
     "chat": TaskKind("data.tasks.chats:read_chats", template="data.tasks.chats:tokenised", rows="packed"),
+    "preference": TaskKind(
+        "data.tasks.preferences:read_preferences", template="data.tasks.preferences:tokenised", rows="pairs"
+    ),
 }
 
 
