@@ -55,7 +55,7 @@ class PreferenceLoss(TokenLoss):
     def of_samples(self, engine: Any, part: Batch, grid: Grid, per_token: Tensor) -> Tensor:
         assert part.loss_mask is not None
         lengths = part.loss_mask.sum(dim=2)
-        reference = self._reference(engine, part, part.loss_mask, grid)
+        reference = self._reference(engine, part, part.loss_mask, grid).to(per_token)
         return -F.logsigmoid(margins(-per_token.sum(dim=2), reference, lengths, self._settings))
 
     @torch.no_grad()
@@ -67,7 +67,7 @@ class PreferenceLoss(TokenLoss):
             engine.train()
             found = -(token_losses(logits, part.tokens[..., 1:]) * mask).sum(dim=2)
             self._known.update(zip(keys, found.tolist(), strict=True))
-        return torch.tensor([self._known[key] for key in keys], device=part.tokens.device)
+        return torch.tensor([self._known[key] for key in keys], dtype=torch.float64)
 
 
 @torch.no_grad()
