@@ -22,6 +22,7 @@ import benchmarks.analysis.pages as analysis
 import benchmarks.cluster.pages as cluster
 import benchmarks.data.pages as data
 import benchmarks.gradients.pages as gradients
+import benchmarks.headlines as headlines
 import benchmarks.quality.importing_pages as importing
 import benchmarks.quality.pages as quality
 import benchmarks.speed.pages as speed
@@ -41,6 +42,8 @@ class Part(NamedTuple):
 
 
 PARTS = (
+    Part("README.md", "numbers", headlines.numbers, ("quality", "soak", "generation")),
+    Part("README.md", "longest", headlines.longest, ("quality",)),
     Part("docs/adapters.md", "adapters", adapters.part, ("adapters",)),
     Part("docs/analysis.md", "cost", analysis.cost, ("analysis",)),
     Part("docs/analysis.md", "faithfulness", analysis.faithfulness, ("faithfulness",)),
@@ -61,6 +64,7 @@ PARTS = (
     Part("docs/planning.md", "simulation", cluster.simulation, ("simulation",)),
     Part("docs/pool.md", "pool", cluster.pool, ("pool",)),
     Part("docs/quality.md", "quality", quality.part, ("quality",)),
+    Part("docs/quality.md", "quality long", quality.long_part, ("quality_long",)),
     Part("docs/small_devices.md", "formats", speed.small_devices, ("small_formats",)),
     Part("docs/zero.md", "traffic", cluster.traffic, ("traffic",)),
 )

@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Iterator
 from importlib.metadata import version
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def test_what_kubernetes_defines_fits_its_schemas() -> None:
 def test_a_field_that_nobody_knows_is_found() -> None:
     [manifest] = of_kind("Namespace")
     with pytest.raises(Exception, match="spec"):
-        validate(manifest | {"spec": {"finalisers": []}}, KUBERNETES, strict=True)
+        validate(manifest | {"spec": {"finalizers": []}}, KUBERNETES, strict=True)
     [cluster] = of_kind("RayCluster")
     cluster["spec"]["workerGroupSpecs"][0]["minReplica"] = 0
     with pytest.raises(ValueError, match="minReplica"):
@@ -208,8 +209,15 @@ def test_mlflow_asks_for_accounts() -> None:
 
 def test_policies_let_in_only_those_who_are_there() -> None:
     labels = [template["metadata"]["labels"] for template in templates()]
-    closed, *policies = of_kind("NetworkPolicy")
+    closed, *policies, leaving = of_kind("NetworkPolicy")
     assert closed["spec"] == {"podSelector": {}, "policyTypes": ["Ingress"]}, "nobody by default"
+    assert leaving["spec"]["podSelector"] == {}
+    assert leaving["spec"]["policyTypes"] == ["Egress"]
+    [rule] = leaving["spec"]["egress"]
+    blocks = [to["ipBlock"] for to in rule["to"] if "ipBlock" in to]
+    for metadata in map(ip_address, ("169.254.169.254", "fd00:ec2::254")):
+        [block] = [block for block in blocks if metadata in ip_network(block["cidr"])]
+        assert any(metadata in ip_network(left_out) for left_out in block["except"])
     ours = [
         selector["podSelector"]["matchLabels"]
         for policy in policies
