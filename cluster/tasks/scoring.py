@@ -154,8 +154,8 @@ def completion_losses(
     for start in range(0, len(order), batch):
         heartbeat.passed()
         chosen = order[start : start + batch]
-        tokens = _padded([encoded[i].ids for i in chosen]).to(device)
-        mask = _padded([encoded[i].counts for i in chosen])
+        tokens = padded([encoded[i].ids for i in chosen]).to(device)
+        mask = padded([encoded[i].counts for i in chosen])
         losses = token_losses(engine(tokens[:, :-1], depth=depth).logits, tokens[:, 1:]).cpu().double()
         totals[chosen] = (losses * mask).sum(dim=1)
         counts[chosen] = mask.sum(dim=1).double()
