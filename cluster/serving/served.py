@@ -112,9 +112,6 @@ class Served:
         from data.chat import ChatTemplate
 
         folder = registry.fetch(version.uri, self.settings.tracking_uri)
-        about = checkpoint.load_tokenizer_config(self.folder, folder)
-        if checkpoint.CHAT_TEMPLATE in about:
-            self._chat_templates[version.uri] = ChatTemplate.of(self.tokenizer, about)
         model = checkpoint.load(self.folder)
         checkpoint.load_adapter(model, folder, self.folder)
         adapter = model.hypernetwork.adapter
@@ -123,6 +120,9 @@ class Served:
                 f"{version.uri} tunes the norms of its base, which all requests share: it cannot be "
                 "served beside others, only exported"
             )
+        about = checkpoint.load_tokenizer_config(self.folder, folder)
+        if checkpoint.CHAT_TEMPLATE in about:
+            self._chat_templates[version.uri] = ChatTemplate.of(self.tokenizer, about)
         return adapter.requires_grad_(False)
 
     def chat_template_of(self, version: Version | None) -> ChatTemplate | None:

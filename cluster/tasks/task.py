@@ -154,7 +154,7 @@ class Task(Section):
         for key, metric in (("metric", self.metric), ("gate.metric", gates)):
             if metric == "accuracy" and not kind_named(self.kind).has_accuracy:
                 raise ValueError(
-                    f"{key} 'accuracy' is for kinds 'classification' and 'preference'; kind is {self.kind!r}"
+                    f"{key} 'accuracy' is for kind 'classification' or 'preference'; kind is {self.kind!r}"
                 )
         by_loss = (gates or self.score) == "loss" and kind_named(self.kind).labelled
         if self.gate and self.gate.against == "champion" and by_loss:

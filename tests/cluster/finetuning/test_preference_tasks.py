@@ -344,7 +344,7 @@ def test_a_wrong_parent_and_a_comparison_without_reference_are_refused(done: Any
         ),
         (
             {"kind": "chat", "metric": "accuracy"},
-            "metric 'accuracy' is for kinds 'classification' and 'preference'",
+            "metric 'accuracy' is for kind 'classification' or 'preference'",
         ),
         ({"preference": {"beta": 0}}, "greater than 0"),
     ],
