@@ -40,11 +40,12 @@ from cluster.pool.warm import OUTCOME
 from data.building.parts import list_parts
 from data.building.reading import texts
 from data.building.sources import TextSource
+from data.chat import ChatTemplate, default_template
 from data.corpus import read_documents
 from data.tasks.example import Example
 from data.tasks.examples import read_task_sets
 from data.tasks.stream import encode
-from data.tokenizer import load_tokenizer
+from data.tokenizer import load_tokenizer, train_tokenizer
 from launcher.configuration.load import load_pool, load_pretrain, load_sources, load_task
 from odeformer import checkpoint
 from odeformer.config import ModelConfig
@@ -84,6 +85,21 @@ train: {steps: 300, global_batch: 8, micro_batch: 4, depths: [2, 4]}
 optim: {learning_rate: 3e-3, betas: [0.9, 0.95]}
 run: {dir: runs/a, seed: 0}
 """
+
+
+CHAT = ChatTemplate.of(train_tokenizer(["some text 1 2 3"], 300), {})
+CALL = {"type": "function", "function": {"name": "f", "arguments": '{"x": 1.5}'}}
+TURNS: list[list[dict[str, Any]]] = [
+    [{"role": "user", "content": f"text {i}"}, {"role": "assistant", "tool_calls": [CALL]},
+     {"role": "tool", "content": [{"type": "text", "text": "é"}]},
+     {"role": "assistant", "content": "1", "weight": 1}]
+    for i in range(12)
+]  # fmt: skip
+CHATS = b"".join(json.dumps({"messages": turns, "tools": [CALL]}).encode() + b"\n" for turns in TURNS)
+PAIRS = b"".join(
+    json.dumps({"prompt": turns[:1], "chosen": turns[1:], "rejected": turns[3:]}).encode() + b"\n"
+    for turns in TURNS
+)
 
 
 def _table(separator: str, row: Callable[[dict[str, Any]], list[Any]]) -> bytes:
@@ -153,6 +169,25 @@ IDENTITY = {
 
 def _read_table(path: Path) -> object:
     return read_task_sets(path, None, "completion", "{q}", "{a}", held_out=0.3)
+
+
+def _read_chats(path: Path) -> object:
+    sets = read_task_sets(path, None, "chat", "", "", held_out=0.3)
+    return sets.tokenised("chat", CHAT)
+
+
+def _read_pairs(path: Path) -> object:
+    sets = read_task_sets(path, None, "preference", "", "", held_out=0.3)
+    return sets.tokenised("preference", CHAT)
+
+
+def _read_template(path: Path) -> object:
+    config = {"chat_template": path.read_bytes().decode("utf-8", errors="replace")}
+    messages = [{"role": role, "content": "1 x"} for role in ("user", "assistant")]
+    try:
+        return ChatTemplate.of(CHAT.tokenizer, config).encode_turns(messages, [{"name": "f"}])
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
 
 
 def _read_columns(path: Path) -> object:
@@ -285,6 +320,11 @@ def _commit() -> bytes:
 
 READERS = {
     "jsonl": Reader("a.jsonl", lambda: LINES, _read_table),
+    "chats": Reader("a.jsonl", lambda: CHATS, _read_chats),
+    "pairs": Reader("a.jsonl", lambda: PAIRS, _read_pairs),
+    "chat template": Reader(
+        "chat_template.jinja", lambda: default_template(CHAT.tokenizer).encode(), _read_template
+    ),
     "csv": Reader(
         "a.csv", lambda: _table(",", lambda row: [f'"{row["q"]}, ""x"""', row["a"], 1]), _read_table
     ),
