@@ -12,15 +12,15 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from openai.types import Model
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 
 from cluster.serving.answers import ChatForm, CompletionForm
-from cluster.serving.errors import ApiError
 from cluster.serving.keys import Keys
-from cluster.serving.reading import chat_prompt, chosen_model, encoded, read_body, streams_of
+from cluster.serving.reading import chat_prompt, chosen_model, encoded, streams_of
 from cluster.serving.requests import ChatRequest, CompletionRequest
 from cluster.serving.sending import answer
 from cluster.serving.server import Server
+from cluster.web.bodies import read_body
+from cluster.web.errors import ApiError, answer_errors, invalid_key
 
 PLAYGROUND = Path(__file__).parent / "playground.html"
 
@@ -35,11 +35,7 @@ def make_app(server: Server, keys: Keys | None = None) -> FastAPI:
         """Check the key, and count its open choices of requests."""
         key = "" if keys is None else keys.owner(request.headers.get("authorization", ""))
         if key is None:
-            raise ApiError(
-                HTTPStatus.UNAUTHORIZED,
-                "a valid key is needed: Authorization: Bearer KEY",
-                code="invalid_api_key",
-            )
+            raise invalid_key()
         if open_requests.get(key, 0) + choices > server.settings.most_streams:
             raise ApiError(
                 HTTPStatus.TOO_MANY_REQUESTS, f"{server.settings.most_streams} requests of this key are open"
@@ -52,20 +48,7 @@ def make_app(server: Server, keys: Keys | None = None) -> FastAPI:
             if not open_requests[key]:
                 del open_requests[key]
 
-    @app.exception_handler(ApiError)
-    async def api_error(request: Request, error: ApiError) -> Response:
-        return JSONResponse(error.content, error.status)
-
-    @app.exception_handler(Exception)
-    async def own_mistake(request: Request, error: Exception) -> Response:
-        message = "an error of the server's: its log has the cause"
-        return JSONResponse(ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, message).content, 500)
-
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> Response:
-        return JSONResponse(
-            ApiError(HTTPStatus(error.status_code), str(error.detail)).content, error.status_code
-        )
+    answer_errors(app)
 
     @app.get("/")
     async def playground() -> Response:

@@ -10,11 +10,13 @@ from typer import Argument
 
 from launcher.cli.options import AsJson, Overrides, PoolAddress, Watch
 from launcher.cli.output import say, show, show_live
+from launcher.cli.pool_keys import keys_app
 
 if TYPE_CHECKING:
     from cluster.pool.status import PoolStatus
 
 pool_app = typer.Typer(help="Manage the pool that runs teams' fine-tuning jobs.", no_args_is_help=True)
+pool_app.add_typer(keys_app, name="keys")
 
 
 @pool_app.command("start")
@@ -88,3 +90,17 @@ def pool_stop(address: PoolAddress = None) -> None:
         folder = pool.status()["dir"]
         pool.stop()
     say(f"stopped; odeformer pool start with dir {folder} resumes its jobs")
+
+
+@pool_app.command("audit")
+def pool_audit(as_json: AsJson = False, address: PoolAddress = None) -> None:
+    """Show who had the pool do what.
+
+    Example: odeformer pool audit
+    """
+    from cluster.pool import Pool
+    from launcher.tables.access import audit_table
+
+    with Pool.connect(address) as pool:
+        entries = pool.audit()
+    show(audit_table(entries), [entry._asdict() for entry in entries], as_json)
