@@ -6,13 +6,13 @@ import signal
 from threading import Event
 from types import FrameType
 
-from cluster.serving.deployment import NAME, deploy
+from cluster.serving.deployment import NAME, deploy, metrics_address
 from cluster.serving.settings import ServeSettings
 from launcher.terminal.progress import Progress
 
 
 def serve_until_stopped(
-    settings: ServeSettings, host: str, port: int, cpus: int, progress: Progress, is_ours: bool
+    settings: ServeSettings, host: str, port: int, progress: Progress, is_ours: bool
 ) -> None:
     """Deploy, say where, and wait for a signal; open streams are given time to end.
 
@@ -30,10 +30,12 @@ def serve_until_stopped(
 
     signal.signal(signal.SIGTERM, stop)
     try:
-        deploy(settings, host, port, cpus)
+        deploy(settings, host, port)
         shown = f"[{host}]" if ":" in host else host
         progress.console.print(f"serving {settings.model} at http://{shown}:{port}/v1", soft_wrap=True)
         progress.console.print(f"playground: http://{shown}:{port}/   (Ctrl-C ends it)", soft_wrap=True)
+        if is_ours:
+            progress.console.print(f"metrics: {metrics_address()}", soft_wrap=True)
         stopped.wait()
     except KeyboardInterrupt:
         pass

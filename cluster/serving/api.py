@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from cluster.serving.sending import answer
 from cluster.serving.server import Server
 from cluster.web.bodies import read_body
 from cluster.web.errors import ApiError, answer_errors, invalid_key
+from cluster.web.open_requests import OpenRequests
 
 PLAYGROUND = Path(__file__).parent / "playground.html"
 
@@ -28,27 +28,16 @@ PLAYGROUND = Path(__file__).parent / "playground.html"
 def make_app(server: Server, keys: Keys | None = None) -> FastAPI:
     """The application for a server; with ``keys``, every request needs one of them."""
     app = FastAPI(title="Odeformer", docs_url=None, redoc_url=None, openapi_url=None)
-    open_requests: dict[str, int] = {}
+    open_requests = OpenRequests(server.settings.most_streams)
 
-    @contextmanager
-    def counted(request: Request, choices: int = 1) -> Iterator[None]:
+    def counted(request: Request, choices: int = 1) -> AbstractContextManager[None]:
         """Check the key, and count its open choices of requests."""
         key = "" if keys is None else keys.owner(request.headers.get("authorization", ""))
         if key is None:
             raise invalid_key()
-        if open_requests.get(key, 0) + choices > server.settings.most_streams:
-            raise ApiError(
-                HTTPStatus.TOO_MANY_REQUESTS, f"{server.settings.most_streams} requests of this key are open"
-            )
-        open_requests[key] = open_requests.get(key, 0) + choices
-        try:
-            yield
-        finally:
-            open_requests[key] -= choices
-            if not open_requests[key]:
-                del open_requests[key]
+        return open_requests.counted(key, choices)
 
-    answer_errors(app)
+    answer_errors(app, server.metrics.refused)
 
     @app.get("/")
     async def playground() -> Response:
@@ -62,7 +51,9 @@ def make_app(server: Server, keys: Keys | None = None) -> FastAPI:
     @app.get("/load")
     async def load(request: Request) -> dict[str, Any]:
         with counted(request):
-            return {"requests": server.current.engine.load, "slowdown": server.current.engine.times.factor}
+            engine = server.current.engine
+            running = {f"N={depth}": count for depth, count in engine.running.items()}
+            return {"requests": {"waiting": engine.waiting, **running}, "slowdown": engine.times.factor}
 
     @app.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:

@@ -100,5 +100,6 @@ def streams_of(
                 raise ApiError(HTTPStatus.BAD_REQUEST, str(error), named, code) from None
             if limit is None:
                 request.max_new_tokens = min(request.max_new_tokens or most, most)
-            streams.append(Stream(request, ContinuedText(served.tokenizer, prompt, body.stops), top))
+            text = ContinuedText(served.tokenizer, prompt, body.stops)
+            streams.append(Stream(request, text, top, server.metrics))
     return streams

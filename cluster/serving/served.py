@@ -97,6 +97,11 @@ class Served:
                     raise
             return self._loaded[uri], entry.version
 
+    @property
+    def loaded_adapters(self) -> int:
+        """Number of adapters in memory."""
+        return len(self._loaded)
+
     def keep(self, version: Version, adapter: Adapter) -> None:
         """Keep a loaded adapter in memory; of too many, those that were used longest ago are dropped."""
         with self._lock:
@@ -117,7 +122,10 @@ class Served:
         return adapter.requires_grad_(False)
 
     def find_adapters(self) -> None:
-        """Look in the registry for the adapters to serve: of each name the champion, or else the newest."""
+        """Look in the registry for the adapters to serve: of each name the champion, or else the newest.
+
+        Those that were refused are tried again when they are next asked for: a store may have been away.
+        """
         if self.version is None:
             return
         chosen: dict[str, Version] = {}
@@ -128,6 +136,7 @@ class Served:
             if CHAMPION not in getattr(chosen.get(version.name), "aliases", ()):
                 chosen[version.name] = version
         self.entries = {name: AdapterEntry(name, version) for name, version in chosen.items()}
+        self._refused.clear()
 
     @cached_property
     def longest_token(self) -> int:

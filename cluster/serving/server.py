@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cluster import registry
 from cluster.registry import Version
+from cluster.serving.metrics import Metrics
 from cluster.serving.served import Served, open_served
 from cluster.serving.settings import ServeSettings
 
@@ -43,7 +44,7 @@ class Server:
         Raises:
             ValueError, FileNotFoundError: see :func:`~cluster.serving.served.open_served`.
         """
-        self.settings = settings
+        self.settings, self.metrics = settings, Metrics()
         self.current = open_served(settings, settings.model)
         missing = [name for name in settings.adapters if name not in self.current.entries]
         if missing:

@@ -20,6 +20,8 @@ class ServeSettings(Section):
     """Serve every registered adapter of the base."""
     depths: tuple[Layers, ...] = ()
     """Depths N to offer. Default: those that the model was trained at."""
+    cpus: Count = 1
+    """Cores and compute threads of the process that decodes."""
     tracking_uri: str | None = None
     """Address of the MLflow store. Default: as for all commands."""
     most_rows: Count = 16

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from cluster.serving.metrics import Metrics
 from odeformer.inference.engine import Engine, Finish, Request
 from odeformer.inference.generate import ContinuedText
 
@@ -32,6 +35,10 @@ class Piece:
     """The reason for the end, in the last piece."""
 
 
+Said = tuple[int, TokenScore | None] | Finish | Exception
+"""What the engine says of a request: a new token, the reason for the end, or an error."""
+
+
 @dataclass(eq=False)
 class Stream:
     """A request and the queue of what the engine says of it."""
@@ -40,14 +47,14 @@ class Stream:
     text: ContinuedText
     top: int | None
     """How many of the most likely tokens to report; None for no scores at all."""
+    metrics: Metrics
     scores_prompt: bool = False
     """Whether to score the prompt's tokens, too."""
     new_tokens: int = 0
     prompt_scores: list[TokenScore | None] = field(default_factory=list)
     """The scores of the prompt's tokens; the first has none."""
-    _said: asyncio.Queue[tuple[int, TokenScore | None] | Finish | Exception] = field(
-        default_factory=asyncio.Queue
-    )
+    _said: asyncio.Queue[Said] = field(default_factory=asyncio.Queue)
+    _last_token: float | None = None
 
     def submit(self, engine: Engine) -> None:
         """Submit the request; what the engine says of it waits for :meth:`pieces`.
@@ -57,14 +64,24 @@ class Stream:
         """
         loop = asyncio.get_running_loop()
 
-        def put(item: tuple[int, TokenScore | None] | Finish | Exception) -> None:
-            loop.call_soon_threadsafe(self._said.put_nowait, item)
+        def put(item: Said) -> None:
+            loop.call_soon_threadsafe(self._hear, item)
 
         self.request.on_token = lambda token, logits: put((token, self._score(token, logits)))
         self.request.on_end = put
         if self.scores_prompt:
             self.request.on_prompt = self._score_prompt
         engine.submit(self.request)
+
+    def _hear(self, item: Said) -> None:
+        if isinstance(item, tuple):
+            # Here, where a slow client does not count.
+            now, last, depth = time.perf_counter(), self._last_token, self.request.served_at
+            assert depth is not None
+            milliseconds = None if last is None else 1e3 * (now - last)
+            self.metrics.token(depth, milliseconds, self.request.latency_ms)
+            self._last_token = now
+        self._said.put_nowait(item)
 
     def cancel(self) -> None:
         """Let the engine drop the request."""
@@ -94,15 +111,21 @@ class Stream:
             self.cancel()
 
     def _score(self, token: int, logits: Tensor) -> TokenScore | None:
-        if self.top is None:
-            return None
-        logprobs = logits.float().log_softmax(dim=-1)
-        best = logprobs.topk(self.top)
-        top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-        return TokenScore(token, float(logprobs[token]), top)
+        return None if self.top is None else self._scores([token], logits[None])[0]
 
     def _score_prompt(self, logits: Tensor) -> None:
-        following = self.request.prompt[1:]
-        self.prompt_scores = [
-            None, *(self._score(token, row) for token, row in zip(following, logits, strict=False))
-        ]  # fmt: skip
+        """Score the tokens that follow those of the part that was read; the prompt's first has no score."""
+        self.prompt_scores = self.prompt_scores or [None]
+        begun = len(self.prompt_scores)
+        self.prompt_scores += self._scores(self.request.prompt[begun : begun + len(logits)], logits)
+
+    def _scores(self, tokens: list[int], logits: Tensor) -> list[TokenScore]:
+        """The scores of tokens by the logits [tokens, vocabulary] before them."""
+        logprobs = logits[: len(tokens)].float().log_softmax(dim=-1)
+        best = logprobs.topk(self.top or 0, dim=-1)
+        own = logprobs.gather(1, torch.tensor(tokens, dtype=torch.long, device=logits.device)[:, None])[:, 0]
+        lists = (own.tolist(), best.indices.tolist(), best.values.tolist())
+        return [
+            TokenScore(token, logprob, tuple(zip(ids, logprobs_of_ids, strict=True)))
+            for token, logprob, ids, logprobs_of_ids in zip(tokens, *lists, strict=True)
+        ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -40,13 +41,18 @@ def invalid_key() -> ApiError:
     )
 
 
-def answer_errors(app: FastAPI) -> None:
-    """Have an application answer every error in OpenAI's form."""
+def answer_errors(app: FastAPI, on_refusal: Callable[[ApiError], None] = lambda error: None) -> None:
+    """Have an application answer every error in OpenAI's form.
+
+    Args:
+        on_refusal: called with each :class:`ApiError` that is answered.
+    """
     from fastapi.responses import JSONResponse
     from starlette.exceptions import HTTPException
 
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> Response:
+        on_refusal(error)
         return JSONResponse(error.content, error.status)
 
     @app.exception_handler(Exception)

@@ -66,11 +66,12 @@ def serve(
         adapters=tuple(adapter or ()),
         all_adapters=all_adapters,
         depths=chosen,
+        cpus=cpus,
         tracking_uri=tracking_uri,
         keys=keys and keys.absolute(),
     )
     with ray_cluster(address, finetune_slots=1, cpus_per_worker=cpus + 1):
-        serve_until_stopped(settings, host, port, cpus, make_progress(), is_ours=address is None)
+        serve_until_stopped(settings, host, port, make_progress(), is_ours=address is None)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

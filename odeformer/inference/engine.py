@@ -21,7 +21,7 @@ from torch import Tensor
 from odeformer.field.rows import RowField
 from odeformer.inference.rows import DepthRows, Row
 from odeformer.inference.sampling import Sampling
-from odeformer.inference.step_times import StepTimes
+from odeformer.inference.step_times import StepTimes, measured_lines
 from odeformer.lora import Adapter
 from odeformer.model import Odeformer
 
@@ -42,7 +42,8 @@ class Request:
     on_end: Callable[[Finish | Exception], None] = lambda end: None
     """Called once: with the reason for the end, or the error."""
     on_prompt: Callable[[Tensor], None] | None = None
-    """Called before the first token with the logits after each prompt token, [tokens, vocabulary]."""
+    """Called before the first token, for each part of the prompt that is read, with the logits after each of
+    its tokens, [tokens, vocabulary]."""
     max_new_tokens: int | None = None
     """Largest number of new tokens; None for as many as fit into the context."""
     depth: int | None = None
@@ -101,18 +102,32 @@ class Engine:
         self._running: dict[int, list[_Running]] = {depth: [] for depth in self.depths}
         self._changed, self._ending = Condition(), False
         self._failed: RuntimeError | None = None
-        self.times = StepTimes(self._measured())
+        self.times = StepTimes(measured_lines(self._batches, min(8, most_rows)))
 
     @property
-    def cache_bytes(self) -> int:
-        """Memory of all keys and values when every place is taken."""
-        return sum((self._most_rows + 1) * batch.bytes_per_row for batch in self._batches.values())
+    def cache_bytes(self) -> float:
+        """Memory of the keys and values that are stored now."""
+        stored = {depth: sum(one.row.read for one in [*rows]) for depth, rows in self._running.items()}
+        if (reading := self._reading) is not None:
+            row, depth = reading[0].row, reading[0].request.served_at
+            stored[depth or 0] += row.read
+        return sum(tokens * self._batches[depth].bytes_per_token for depth, tokens in stored.items())
 
     @property
-    def load(self) -> dict[str, int]:
-        """Numbers of requests: waiting, and running at each depth."""
-        running = {f"N={depth}": len(rows) for depth, rows in self._running.items()}
-        return {"waiting": len(self._waiting) + (self._reading is not None), **running}
+    def cache_bound_bytes(self) -> float:
+        """Memory of all keys and values when every place is taken: one more is for a prompt that is read."""
+        places = (self._most_rows + 1) * self.capacity
+        return sum(places * batch.bytes_per_token for batch in self._batches.values())
+
+    @property
+    def waiting(self) -> int:
+        """Number of requests that have no token yet."""
+        return len(self._waiting) + (self._reading is not None)
+
+    @property
+    def running(self) -> dict[int, int]:
+        """Number of requests in the batch of each depth."""
+        return {depth: len(rows) for depth, rows in self._running.items()}
 
     def check(self, request: Request) -> None:
         """Refuse what cannot be served, and give a request without ``max_new_tokens`` as many as fit.
@@ -191,10 +206,9 @@ class Engine:
         self._begin_next()
         if self._reading is not None:
             self._read_on(*self._reading)
-        rows = {depth: len(running) for depth, running in self._running.items()}
-        for depth, running in self._running.items():
-            if running:
-                self._decode(depth)
+        rows = self.running
+        for depth in (depth for depth, count in rows.items() if count):
+            self._decode(depth)
         if any(rows.values()):
             self.times.observe(rows, 1e3 * (time.perf_counter() - started))
 
@@ -228,11 +242,11 @@ class Engine:
         """The depth for a request: its own, or the largest that keeps every budget; else the least."""
         if request.depth is not None:
             return request.depth
-        running = [one.request.latency_ms for rows in self._running.values() for one in rows]
-        budgets = [ms for ms in (request.latency_ms, *running) if ms is not None]
+        others = [one.request.latency_ms for running in self._running.values() for one in running]
+        budgets = [ms for ms in (request.latency_ms, *others) if ms is not None]
         if request.latency_ms is None:
             return self.model_depth if self.model_depth in self._batches else self.depths[-1]
-        rows = {depth: len(running) for depth, running in self._running.items()}
+        rows = self.running
         for depth in reversed(self.depths):
             joined = {**rows, depth: rows[depth] + 1}
             if rows[depth] < self._most_rows and self.times.predicted(joined) <= min(budgets):
@@ -244,13 +258,11 @@ class Engine:
         assert depth is not None
         batch = self._batches[depth]
         try:
-            # Scores of a prompt are wanted for all its tokens at once.
-            at_once = PROMPT_TOKENS_AT_ONCE if request.on_prompt is None else len(one.row.ids)
-            logits = batch.read_prompt(one.row, reading, at_once)
-            if logits is None:
-                return
+            logits = batch.read_prompt(one.row, reading, PROMPT_TOKENS_AT_ONCE)
             if request.on_prompt is not None:
                 request.on_prompt(logits)
+            if one.row.read < len(one.row.ids):
+                return
         except (RuntimeError, ArithmeticError) as error:  # this request's alone: others go on
             self._reading = None
             request.on_end(error)
@@ -299,32 +311,3 @@ class Engine:
     def _leave(self, depth: int, one: _Running) -> None:
         self._batches[depth].leave(one.row)
         self._running[depth].remove(one)
-
-    def _measured(self) -> dict[int, tuple[float, float]]:
-        """Milliseconds of a step with one row and per further row, by depth."""
-        lines = {}
-        several = min(8, self._most_rows)
-        for depth, batch in self._batches.items():
-            rows = [Row([0, 0]) for _ in range(several)]
-            taken = {}
-            for count, row in enumerate(rows, start=1):
-                reading = batch.start()
-                while batch.read_prompt(row, reading, PROMPT_TOKENS_AT_ONCE) is None:
-                    pass
-                row.ids.append(0)
-                batch.join(row, reading)
-                if count in (1, several):
-                    taken[count] = min(self._timed(batch) for _ in range(3))
-            for row in rows:
-                batch.leave(row)
-            further = (taken[several] - taken[1]) / (several - 1) if several > 1 else 0.0
-            lines[depth] = (taken[1], max(0.0, further))
-        return lines
-
-    @staticmethod
-    def _timed(batch: DepthRows) -> float:
-        started = time.perf_counter()
-        batch.step()
-        for row in batch.rows:
-            row.read -= 1
-        return 1e3 * (time.perf_counter() - started)

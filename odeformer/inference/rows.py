@@ -63,13 +63,13 @@ class DepthRows:
         self._weights = _Weights(None, None)
 
     @property
-    def bytes_per_row(self) -> int:
-        """Memory of a row's keys and values."""
+    def bytes_per_token(self) -> int:
+        """Memory of a token's keys and values."""
         heads = self.at.config.groups * self.at.config.head_width
-        return 2 * self.at.evaluations * heads * self.capacity * self.at.dtype.itemsize
+        return 2 * self.at.evaluations * heads * self.at.dtype.itemsize
 
     @torch.inference_mode()
-    def read_prompt(self, row: Row, reading: RowField, at_once: int) -> Tensor | None:
+    def read_prompt(self, row: Row, reading: RowField, at_once: int) -> Tensor:
         """Read up to ``at_once`` tokens of a row that has not joined.
 
         Args:
@@ -78,15 +78,14 @@ class DepthRows:
             at_once: number of tokens; fewer do not keep others waiting for long.
 
         Returns:
-            If the whole prompt has been read, the logits after each of the tokens that were read now,
-            [tokens, vocabulary]; else None.
+            The logits after each of the tokens that were read now, [tokens, vocabulary].
         """
         last = min(len(row.ids), row.read + at_once)
         ids = torch.tensor([row.ids[row.read : last]], device=self.at.device)
         positions = torch.arange(row.read, last, device=self.at.device)[None]
         logits = self._solve(ids, positions, last, reading, self._weights_for([row]))
         row.read = last
-        return logits[0] if last == len(row.ids) else None
+        return logits[0]
 
     def start(self) -> RowField:
         """Room for the keys and values of a prompt."""

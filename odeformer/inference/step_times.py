@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping
+
+from odeformer.inference.rows import DepthRows, Row
 
 
 class StepTimes:
@@ -39,3 +42,36 @@ class StepTimes:
     def _measured(self, rows: Mapping[int, int]) -> float:
         lines = [(self._lines[depth], count) for depth, count in rows.items() if count]
         return sum(first + further * (count - 1) for (first, further), count in lines)
+
+
+def measured_lines(batches: Mapping[int, DepthRows], several: int) -> dict[int, tuple[float, float]]:
+    """Milliseconds of a step with one row and per further row, by depth.
+
+    Args:
+        batches: the empty batch of each depth.
+        several: number of rows of the second measurement.
+    """
+    lines = {}
+    for depth, batch in batches.items():
+        rows = [Row([0, 0]) for _ in range(several)]
+        taken = {}
+        for count, row in enumerate(rows, start=1):
+            reading = batch.start()
+            batch.read_prompt(row, reading, len(row.ids))
+            row.ids.append(0)
+            batch.join(row, reading)
+            if count in (1, several):
+                taken[count] = min(_timed(batch) for _ in range(3))
+        for row in rows:
+            batch.leave(row)
+        further = (taken[several] - taken[1]) / (several - 1) if several > 1 else 0.0
+        lines[depth] = (taken[1], max(0.0, further))
+    return lines
+
+
+def _timed(batch: DepthRows) -> float:
+    started = time.perf_counter()
+    batch.step()
+    for row in batch.rows:
+        row.read -= 1
+    return 1e3 * (time.perf_counter() - started)

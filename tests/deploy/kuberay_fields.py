@@ -70,7 +70,7 @@ class ClusterSpec(Fields):
     ray_version: str
     auth_options: AuthOptions
     enable_in_tree_autoscaling: bool
-    autoscaler_options: AutoscalerOptions
+    autoscaler_options: AutoscalerOptions | None = None
     head_group_spec: HeadGroup
     worker_group_specs: list[WorkerGroup]
 
@@ -90,6 +90,12 @@ class JobSpec(Fields):
     ray_cluster_spec: ClusterSpec
 
 
+class ServiceSpec(Fields):
+    exclude_head_pod_from_serve_svc: bool
+    serve_config_v2: str = Field(alias="serveConfigV2")
+    ray_cluster_config: ClusterSpec
+
+
 class RayCluster(Fields):
     api_version: Literal["ray.io/v1"]
     kind: Literal["RayCluster"]
@@ -102,3 +108,10 @@ class RayJob(Fields):
     kind: Literal["RayJob"]
     metadata: dict[str, Any]
     spec: JobSpec
+
+
+class RayService(Fields):
+    api_version: Literal["ray.io/v1"]
+    kind: Literal["RayService"]
+    metadata: dict[str, Any]
+    spec: ServiceSpec

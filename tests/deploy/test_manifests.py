@@ -6,6 +6,7 @@ import configparser
 import json
 import shlex
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from kuberay_fields import ClusterSpec, RayCluster, RayJob
+from kuberay_fields import ClusterSpec, RayCluster, RayJob, RayService, ServiceSpec
 from kubernetes_validate import validate
+from ray.serve import Application
+from ray.serve.schema import ServeDeploySchema
 
 from cluster.connection.connect import FINETUNE, PRETRAIN
+from cluster.serving.api import make_app
 from launcher.cli.main import app
 from launcher.configuration.load import load_pretrain
 
@@ -30,6 +34,7 @@ SECRETS = {
     "odeformer-objects": {"s3.json"},
     "odeformer-objects-mlflow": {"access_key", "secret_key"},
     "odeformer-objects-ray": {"access_key", "secret_key"},
+    "odeformer-serve-ray": {"keys.json"},
 }
 """As docs/deploy.md has them made."""
 
@@ -48,7 +53,13 @@ def specs_of_clusters() -> list[ClusterSpec]:
     return [
         *(RayCluster.model_validate(manifest).spec for manifest in of_kind("RayCluster")),
         *(RayJob.model_validate(manifest).spec.ray_cluster_spec for manifest in of_kind("RayJob")),
+        service().ray_cluster_config,
     ]
+
+
+def service() -> ServiceSpec:
+    [manifest] = of_kind("RayService")
+    return RayService.model_validate(manifest).spec
 
 
 def templates() -> Iterator[dict[str, Any]]:
@@ -138,6 +149,27 @@ def test_the_job_is_a_command_that_this_version_has(shards: Path, tmp_path: Path
     [group] = job.ray_cluster_spec.worker_group_specs
     places = group.max_replicas * json.loads(json.loads(group.ray_start_params["resources"]))[PRETRAIN]
     assert settings.cluster.workers <= places, "there may be that many"
+
+
+def test_the_service_is_an_application_that_this_version_has() -> None:
+    config = ServeDeploySchema.model_validate(yaml.safe_load(service().serve_config_v2))
+    [application] = config.applications
+    module, _, builder = application.import_path.partition(":")
+    build = getattr(import_module(module), builder)
+    assert isinstance(build(application.args), Application)
+    for wrong, words in (({"keys": None}, "keys is missing"), ({"depth": 4}, "Extra inputs")):
+        with pytest.raises(ValueError, match=words):
+            build({**application.args, **wrong})
+
+    [group] = service().ray_cluster_config.worker_group_specs
+    [container] = group.template["spec"]["containers"]
+    keys = Path(application.args["keys"])
+    assert {"name": "keys", "mountPath": str(keys.parent), "readOnly": True} in container["volumeMounts"]
+    assert application.args["cpus"] < int(container["resources"]["limits"]["cpu"]), "Ray's own need some"
+    [port] = [port["containerPort"] for port in container["ports"] if port["name"] == "serve"]
+    assert config.http_options.port == port == container["readinessProbe"]["httpGet"]["port"]
+    ended = container["readinessProbe"]["httpGet"]["path"]
+    assert ended in {route.path for route in make_app(None).routes}  # type: ignore[arg-type,attr-defined]
 
 
 def test_nobody_is_root_and_nobody_may_become_it() -> None:

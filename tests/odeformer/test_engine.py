@@ -67,7 +67,8 @@ def test_a_mixture_of_requests_gives_the_texts_of_each_alone(model: Odeformer) -
         assert one.tokens == expected
         assert one.ends == ["length"]
         assert one.request.served_at == settings["depth"]
-    assert engine.load == {"waiting": 0, "N=2": 0, "N=4": 0, "N=5": 0}
+    assert (engine.waiting, engine.running) == (0, {2: 0, 4: 0, 5: 0})
+    assert engine.cache_bytes == 0
 
 
 def test_the_stop_token_ends_a_request_and_is_not_passed_on(model: Odeformer) -> None:
@@ -90,7 +91,10 @@ def test_a_cancelled_request_leaves_its_place_to_the_next(model: Odeformer) -> N
     for one in (vanished, patient):
         engine.submit(one.request)
     engine.step()
-    assert engine.load == {"waiting": 1, "N=4": 1}
+    assert (engine.waiting, engine.running) == (1, {4: 1})
+    # Of two tokens, a key and a value at each of four evaluations, in float32.
+    assert engine.cache_bytes == 2 * 2 * 4 * model.config.width * 4
+    assert engine.cache_bound_bytes == engine.cache_bytes / 2 * 2 * engine.capacity
     vanished.request.cancelled = True
     while not patient.ends:
         engine.step()
@@ -126,14 +130,14 @@ def test_less_depth_under_load_and_more_again_without(model: Odeformer) -> None:
     engine.times.observe = lambda *step: None  # type: ignore[method-assign]
     for _ in range(8):
         engine.step()
-    assert engine.load["N=4"] == 4
+    assert engine.running[4] == 4
     tight = Collected([1], latency_ms=2.9).request
     # With a fifth row at N = 4 a token takes 2.8 ms; beside a budget of 2.7 it gets less depth.
     assert engine.choose_depth(tight) == 4
     assert engine.choose_depth(Collected([1], latency_ms=2.7).request) == 2
     assert engine.choose_depth(Collected([1], latency_ms=0.001).request) == 2
     assert engine.choose_depth(Collected([1], depth=4, latency_ms=0.001).request) == 4
-    while engine.load["N=4"]:
+    while engine.running[4]:
         engine.step()
     assert engine.choose_depth(Collected([1], latency_ms=2.7).request) == 4
 

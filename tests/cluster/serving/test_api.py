@@ -2,98 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import openai
 import pytest
 import requests
 import torch
-import uvicorn
-from empty_store import empty_store
 from mlflow import MlflowClient
-from ports import free_port
-from stored_models import checkpoint_folder, register_adapter, register_model
+from running_server import Running, by_generate, start
+from stored_models import checkpoint_folder, register_model
 from waiting import wait_for
 
 from cluster import registry
 from cluster.serving.api import make_app
 from cluster.serving.keys import Keys, add_key
-from cluster.serving.server import Server
-from cluster.serving.settings import ServeSettings
-from odeformer.inference.decoding import FixedDepthModel
-from odeformer.inference.generate import generate_text
-from odeformer.inference.sampling import Sampling
 
 PICTURES = Path(__file__).parents[3] / "build/report"
-TEMPLATE = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
-
-
-@dataclass
-class Running:
-    """A server in this process, with its registry."""
-
-    server: Server
-    url: str
-    store: str
-    base: registry.Version
-    adapter: registry.Version
-    scratch: Path
-
-    @property
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
-
-    def post(self, content: bytes | dict[str, Any], path: str = "completions") -> requests.Response:
-        body = content if isinstance(content, bytes) else json.dumps(content).encode()
-        return requests.post(f"{self.url}/v1/{path}", data=body, timeout=60)
-
-
-def start(app: Any) -> tuple[uvicorn.Server, Thread, str]:
-    """Serve an application from a thread; returns it and its address."""
-    port = free_port()
-    web = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
-    thread = Thread(target=web.run)
-    thread.start()
-    wait_for(lambda: web.started)
-    return web, thread, f"http://127.0.0.1:{port}"
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    scratch = tmp_path_factory.mktemp("serving")
-    store = empty_store(scratch)
-    folder = checkpoint_folder(scratch)
-    about = {"eos_token": "<|endoftext|>", "chat_template": TEMPLATE}
-    (folder / "tokenizer_config.json").write_text(json.dumps(about))
-    base = register_model(folder, store, scratch)
-    adapter = register_adapter(base, store, scratch)
-    server = Server(
-        ServeSettings(
-            model="models:/base@champion", all_adapters=True, depths=(2, 4), tracking_uri=store,
-            most_streams=20, most_body_bytes=10_000, follow_every=0.2,
-        )
-    )  # fmt: skip
-    web, thread, url = start(make_app(server))
-    yield Running(server, url, store, base, adapter, scratch)
-    web.should_exit = True
-    thread.join()
-    server.end()
-
-
-def by_generate(running: Running, prompt: str, depth: int, adapter: bool, count: int) -> str:
-    """What ``odeformer generate`` makes of it, greedily."""
-    name = running.adapter.uri if adapter else running.base.uri
-    loaded = registry.load(name, running.store)
-    at = FixedDepthModel(loaded.model, depth)
-    pieces = generate_text(
-        at, loaded.tokenizer, prompt, max_new_tokens=count, sampling=Sampling(temperature=0)
-    )
-    return "".join(pieces)
 
 
 @pytest.mark.parametrize("adapter", [False, True])
@@ -245,7 +170,8 @@ def test_a_client_that_vanishes_frees_its_place(running: Running) -> None:
     body = {"model": "base", "prompt": "a", "max_tokens": 14, "n": 16, "temperature": 0, "stream": True}
     with requests.post(f"{running.url}/v1/completions", json=body, timeout=60, stream=True) as answer:
         next(answer.iter_lines())
-    wait_for(lambda: sum(running.server.current.engine.load.values()) == 0)
+    engine = running.server.current.engine
+    wait_for(lambda: engine.waiting + sum(engine.running.values()) == 0)
     assert running.post({"model": "base", "prompt": "a", "max_tokens": 1}).status_code == 200
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import psutil
 import pytest
 import requests
 from ports import free_port
+from prometheus_client.parser import text_string_to_metric_families
 from stored_models import checkpoint_folder
 from waiting import wait_for
 
@@ -22,11 +24,26 @@ from odeformer.inference.decoding import FixedDepthModel
 from odeformer.inference.generate import generate_text
 from odeformer.inference.sampling import Sampling
 
+OWN_LABELS = {"depth", "budget", "cause"}
+
 
 def is_well(url: str) -> bool:
     with suppress(requests.RequestException):
         return requests.get(f"{url}/health", timeout=5).ok
     return False
+
+
+def metrics(said: str) -> dict[str, float]:
+    """The server's own metrics in Prometheus' text, by name and labels of ours."""
+    [address] = re.findall(r"^metrics: (http://127\.0\.0\.1:\d+/metrics)$", said, re.MULTILINE)
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(requests.get(address, timeout=60).text):
+        for sample in family.samples:
+            own = [f"{name}={value}" for name, value in sample.labels.items() if name in OWN_LABELS]
+            key = ",".join([sample.name, *sorted(own)])
+            if sample.name.startswith("ray_odeformer"):
+                found[key] = found.get(key, 0) + sample.value
+    return found
 
 
 def replicas(command: psutil.Process) -> list[psutil.Process]:
@@ -58,6 +75,27 @@ def test_the_command_serves_survives_a_killed_replica_and_ends(tmp_path: Path) -
             return answer.choices[0].text
 
         assert answered() == expected
+        answer = client.completions.create(
+            model=name, prompt="some", max_tokens=8, extra_body={"latency_ms": 1e-3}
+        )
+        assert answer.model_extra["odeformer"]["depth"] == 2  # type: ignore[index]
+        with pytest.raises(openai.NotFoundError):
+            client.completions.create(model="other", prompt="some")
+
+        # Ray hands them on every ten seconds.
+        def handed_on() -> dict[str, float] | None:
+            found = metrics((tmp_path / "said").read_text())
+            last = ("refused_requests_total,cause=model_not_found", "running_requests,depth=4", "adapters")
+            return found if all(f"ray_odeformer_{name}" in found for name in last) else None
+
+        shown = wait_for(handed_on)
+        assert shown["ray_odeformer_tokens_total,budget=none,depth=2"] == 8 + 1
+        assert shown["ray_odeformer_tokens_total,budget=missed,depth=2"] == 7
+        assert shown["ray_odeformer_token_milliseconds_count,depth=2"] == 14
+        assert shown["ray_odeformer_refused_requests_total,cause=model_not_found"] == 1
+        page = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
+        assert {name.split(",")[0] for name in shown} >= {*re.findall(r"`(ray_odeformer\w+)`", page)}
+
         [replica] = wait_for(lambda: replicas(psutil.Process(command.pid)))
         stream = client.completions.create(
             model=name, prompt="a", max_tokens=14, n=16, stream=True, temperature=0
