@@ -15,7 +15,7 @@ from cluster.pool import Pool, PoolSettings
 from cluster.pool.job import ENDED, Job
 from cluster.pool.search import TaskSearch
 from cluster.registry.run_output import REGISTER_SECONDS
-from cluster.runs.events import Event, LoggedEvent
+from cluster.runs.events import Event, LoggedEvent, words_of
 from cluster.runs.failures import RunFailedError
 from cluster.tasks.task import Task
 from launcher.tables.search import state_in_words
@@ -110,11 +110,7 @@ def lines(pool: Pool, job_id: str, follow: bool) -> Iterator[str]:
 
 def _line_of(event: LoggedEvent) -> str:
     at = time.strftime("%H:%M:%S", time.localtime(event["time"]))
-    words = [at, event["event"], str(event["step"])]
-    for key, value in event.items():
-        if key not in ("time", "event", "step"):
-            words.append(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}")
-    return " ".join(words)
+    return f"{at} {words_of(event)}"
 
 
 def _wait(

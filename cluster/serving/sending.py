@@ -9,14 +9,25 @@ from contextlib import ExitStack
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from cluster.serving.answers import Form
 from cluster.serving.errors import FAILURES, as_api_error
 from cluster.serving.requests import Decoding
 from cluster.serving.server import Choice
 from cluster.serving.streams import Piece, Stream, TokenScore
-from cluster.web.open_requests import HeldStream
+
+
+class HeldStream(StreamingResponse):
+    """A stream of events that gives something back when it ends, however it ends."""
+
+    def __init__(self, events: AsyncIterator[str], held: ExitStack) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._held = held
+
+    async def __call__(self, *arguments: Any) -> None:
+        with self._held:
+            await super().__call__(*arguments)
 
 
 async def answer(

@@ -47,6 +47,7 @@ def answer_errors(app: FastAPI, on_refusal: Callable[[ApiError], None] = lambda 
     Args:
         on_refusal: called with each :class:`ApiError` that is answered.
     """
+    from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
     from starlette.exceptions import HTTPException
 
@@ -64,3 +65,10 @@ def answer_errors(app: FastAPI, on_refusal: Callable[[ApiError], None] = lambda 
     async def http_error(request: Request, error: HTTPException) -> Response:
         status = HTTPStatus(error.status_code)
         return JSONResponse(ApiError(status, str(error.detail)).content, status)
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong_parameter(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        name = str(first["loc"][-1])
+        wrong = ApiError(HTTPStatus.BAD_REQUEST, f"{name}: {first['msg']}", name)
+        return JSONResponse(wrong.content, wrong.status)

@@ -1,13 +1,10 @@
-"""How many requests of a key are open, and answers that are open until their last event is sent."""
+"""How many requests of a key are open."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any
-
-from fastapi.responses import StreamingResponse
 
 from cluster.web.errors import ApiError
 
@@ -38,15 +35,3 @@ class OpenRequests:
             self._open[key] -= count
             if not self._open[key]:
                 del self._open[key]
-
-
-class HeldStream(StreamingResponse):
-    """A stream of server-sent events that gives something back when it ends, however it ends."""
-
-    def __init__(self, events: AsyncIterator[str], held: ExitStack) -> None:
-        super().__init__(events, media_type="text/event-stream")
-        self._held = held
-
-    async def __call__(self, *arguments: Any) -> None:
-        with self._held:
-            await super().__call__(*arguments)
