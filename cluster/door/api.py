@@ -5,19 +5,14 @@ from __future__ import annotations
 import logging
 from http import HTTPStatus
 
-from anyio import CapacityLimiter
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cluster.door.callers import Callers
-from cluster.door.file_routes import file_routes
-from cluster.door.job_routes import job_routes
+from cluster.door import file_routes, job_routes
+from cluster.door.callers import Door
 from cluster.door.settings import DoorSettings
 from cluster.web.errors import ApiError, answer_errors
-
-CHECKS_AT_ONCE = 2
-"""Files that are read at a time: each takes a core, and memory for its examples."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +30,9 @@ def make_app(settings: DoorSettings) -> FastAPI:
         answer = ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "the pool is away: try again")
         return JSONResponse(answer.content, answer.status)
 
-    callers, checks = Callers(settings), CapacityLimiter(CHECKS_AT_ONCE)
-    app.include_router(file_routes(callers, checks))
-    app.include_router(job_routes(callers, checks))
+    app.state.door = Door(settings)
+    app.include_router(file_routes.router)
+    app.include_router(job_routes.router)
     return app
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from fastapi import Request
+from anyio import CapacityLimiter
+from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
 from cluster.door.files import Files
@@ -29,7 +31,7 @@ class Caller:
     text: str = field(repr=False)
     """The key itself."""
     pool: Pool
-    settings: DoorSettings
+    door: Door
 
     @property
     def of(self) -> str | None:
@@ -42,7 +44,7 @@ class Caller:
 
     def files(self) -> Files:
         """The files in the pool's folder."""
-        return Files(Path(self.pool.status()["dir"]), self.settings)
+        return Files(Path(self.pool.status()["dir"]), self.door.settings)
 
     def file(self, file_id: str) -> Path:
         """The path of one of the team's files.
@@ -70,27 +72,40 @@ class Caller:
         raise not_found("fine-tuning job", given, "fine_tuning_job_id")
 
 
-class Callers:
-    """Finds the callers of requests, and counts their open ones; a dependency of the door's routes."""
+class Door:
+    """What the routes of an application share.
 
-    def __init__(self, settings: DoorSettings) -> None:
-        self._settings, self._open = settings, OpenRequests(settings.most_open)
+    Args:
+        checks: how many files are read at a time: each takes a core, and memory for its examples.
+    """
 
-    async def __call__(self, request: Request) -> AsyncIterator[Caller]:
-        """The caller, until the answer is sent.
+    def __init__(self, settings: DoorSettings, checks: int = 2) -> None:
+        self.settings = settings
+        self.checks = CapacityLimiter(checks)
+        self.open_requests = OpenRequests(settings.most_open)
+
+    def caller(self, authorization: str) -> Caller:
+        """The caller with a key in a header.
 
         Raises:
-            ApiError: without a valid key, or with too many open requests.
+            ApiError: without a valid key.
             ConnectionError: when there is no pool.
         """
-        caller = await run_in_threadpool(self._find, request.headers.get("authorization", ""))
-        with self._open.counted(caller.key.id):
-            yield caller
-
-    def _find(self, authorization: str) -> Caller:
         pool = Pool.connect()  # each time: another pool may have taken this one's place
         text = key_of(authorization)
         key = None if text is None else pool.key(text)
         if text is None or key is None:
             raise invalid_key()
-        return Caller(key, text, pool.asked_by(key.who), self._settings)
+        return Caller(key, text, pool.asked_by(key.who), self)
+
+
+async def _called(request: Request) -> AsyncIterator[Caller]:
+    """The caller, counted until the answer is sent."""
+    door: Door = request.app.state.door
+    caller = await run_in_threadpool(door.caller, request.headers.get("authorization", ""))
+    with door.open_requests.counted(caller.key.id):
+        yield caller
+
+
+Called = Annotated[Caller, Depends(_called)]
+"""The caller of a route; without a valid key nothing else is done."""

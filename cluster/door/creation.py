@@ -27,9 +27,9 @@ class _Body(BaseModel):
 class Hyperparameters(_Body):
     """OpenAI's settings; they become ``train.steps``, ``global_batch`` and ``learning_rate``."""
 
-    batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    learning_rate_multiplier: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
-    n_epochs: Literal["auto"] | Annotated[int, Field(ge=1, le=1000)] = "auto"
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    learning_rate_multiplier: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    n_epochs: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = "auto"
 
 
 class Supervised(_Body):
@@ -85,12 +85,14 @@ def create(pool: Pool, files: Files, team: str, body: JobRequest, repeat_key: st
         if (given := getattr(body, field)) is not None
     }
     task = _task_of(body, team, body.suffix or f"ft-{token[:12]}", paths)
+    if not pool.may_start_from(task.base, team):
+        raise bad_request(f"model: there is no model {body.model[:200]!r}", "model", "model_not_found")
     try:
         if isinstance(body.hyper.n_epochs, int):
             task = _with_epochs(task, body.hyper.n_epochs)
         return pool.submit(task, token=token)
     except (ValueError, FileNotFoundError) as error:
-        raise bad_task(error, {str(path): field for field, path in paths.items()}) from None
+        raise bad_task(error, {str(path): field for field, path in reversed(paths.items())}) from None
 
 
 def _path(files: Files, team: str, file_id: str, field: str) -> Path:

@@ -54,6 +54,8 @@ def bad_task(error: Exception, files: Mapping[str, str]) -> ApiError:
         return ApiError(HTTPStatus.TOO_MANY_REQUESTS, message, code="rate_limit_exceeded")
     field = re.match(r"\w*", message)
     place = field[0] if field else ""
+    if place == "team":
+        return bad_request("team: the key's team is none of the pool's")  # which others there are, is theirs
     if place != "data":
         return bad_request(message, _param(place) if place in (*_FIELDS, "priority", "deadline") else None)
     # The file that is to blame comes first.
@@ -64,4 +66,6 @@ def bad_task(error: Exception, files: Mapping[str, str]) -> ApiError:
 
 
 def _param(place: str) -> str:
-    return _FIELDS.get(place, f"{EXTENSION}.{place}" if place else EXTENSION)
+    field, _, rest = place.partition(".")
+    within = (_FIELDS[field], rest) if field in _FIELDS else (EXTENSION, place)
+    return ".".join(filter(None, within))

@@ -164,6 +164,18 @@ class PoolActor:
         with self._opened():
             return store.tracking_uri(self._board.settings.tracking_uri)
 
+    def may_start_from(self, base: str, team: str) -> bool:
+        from cluster import registry
+        from cluster.tags import TEAM
+        from cluster.tracking import store
+
+        store.import_all()
+        try:
+            version = registry.resolve(base, self.uri())
+        except ValueError:
+            return False
+        return version.tags.get(TEAM, team) == team
+
     def submit(self, task: dict[str, Any], token: str, again: bool = False, who: str = "") -> str:
         from cluster.finetuning.job import check_base
         from cluster.tasks.task import Task

@@ -141,6 +141,10 @@ class Pool:
         """The same pool on somebody's behalf, whom histories and the audit log name."""
         return Pool(self._actor, ExitStack(), who)
 
+    def may_start_from(self, base: str, team: str) -> bool:
+        """Whether a model, ``models:/…``, is there and is not another team's."""
+        return self._ask("may_start_from", base, team)
+
     def uri(self) -> str:
         """URI of the MLflow store of the pool's jobs."""
         return self._ask("uri")
