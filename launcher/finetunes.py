@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cluster.door.client import RemotePool
 from cluster.finetuning.search import SearchedTask
 from cluster.pool import Pool, PoolSettings
 from cluster.pool.job import ENDED, Job
@@ -68,7 +69,7 @@ def _submit(pool: Pool, task: Task) -> str:
     return pool.submit(task, again=True)
 
 
-def watch(pool: Pool, ids: Sequence[str], progress: Progress) -> list[Job]:
+def watch(pool: Pool | RemotePool, ids: Sequence[str], progress: Progress) -> list[Job]:
     """Show the progress of jobs until all have ended, and return them."""
     with progress.stage(", ".join(ids)):
         return _wait(pool, ids, progress)
@@ -92,7 +93,7 @@ def run_search(pool: Pool, task: SearchedTask, progress: Progress) -> tuple[Task
     return search, job
 
 
-def lines(pool: Pool, job_id: str, follow: bool) -> Iterator[str]:
+def lines(pool: Pool | RemotePool, job_id: str, follow: bool) -> Iterator[str]:
     """A line for each event of a job; with ``follow`` until the job has ended."""
     offset = 0
     while True:
@@ -114,7 +115,7 @@ def _line_of(event: LoggedEvent) -> str:
 
 
 def _wait(
-    pool: Pool, ids: Sequence[str], progress: Progress, registry_seconds: float = math.inf
+    pool: Pool | RemotePool, ids: Sequence[str], progress: Progress, registry_seconds: float = math.inf
 ) -> list[Job]:
     last_steps: dict[str, LoggedEvent] = {}
     offsets = dict.fromkeys(ids, 0)

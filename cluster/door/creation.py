@@ -11,13 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.door.files import Files
-from cluster.door.refusals import EXTENSION, bad_request, bad_settings, bad_task
+from cluster.door.form import EXTENSION, NOT_GIVEN
+from cluster.door.refusals import bad_request, bad_settings, bad_task
 from cluster.pool import Pool
 from cluster.registry.aliases import CHAMPION
 from cluster.tasks.task import Task, TaskTrain, read_sets
-
-_NOT_GIVEN = ("name", "team", "base", "metadata", "trial", "parent_run")
-"""Fields of a task that are other fields of a request, follow from the key, or are the pool's own."""
 
 
 class _Body(BaseModel):
@@ -109,7 +107,7 @@ def _task_of(body: JobRequest, team: str, name: str, paths: dict[str, Path]) -> 
     for key, section in (("data", data), ("train", train)):
         if not isinstance(section, dict):
             raise bad_request(f"{EXTENSION}.{key}: settings by name are expected", f"{EXTENSION}.{key}")
-    taken = [key for key in _NOT_GIVEN if key in settings] + [
+    taken = [key for key in NOT_GIVEN if key in settings] + [
         f"data.{key}" for key in ("train", "validation") if key in data
     ]
     if taken:

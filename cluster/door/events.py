@@ -10,11 +10,12 @@ from typing import Any, Literal, NamedTuple
 
 from openai.types.fine_tuning import FineTuningJobEvent
 
+from cluster.door.form import EVENT
 from cluster.runs.events import FILE_NAME, Event, LoggedEvent, words_of
 
 BLOCK = 2**18
 """Bytes of a log that are read at a time."""
-_ID = re.compile(r"ftevent-(\d{1,18})")
+_ID = re.compile(rf"{EVENT}(\d{{1,18}})")
 _METRICS = (Event.STEP, Event.VALIDATION)
 _WARNINGS = (
     *(Event.SPIKE, Event.SKIPPED, Event.ROLLBACK, Event.RESTARTING, Event.UNWRITABLE, Event.TRACKING_AWAY),
@@ -74,7 +75,7 @@ def event_object(placed: PlacedEvent) -> dict[str, Any]:
     event = placed.event
     level: Literal["info", "warn", "error"] = "error" if event["event"] == Event.FAILED else "info"
     return FineTuningJobEvent(
-        id=f"ftevent-{placed.end}",
+        id=f"{EVENT}{placed.end}",
         created_at=int(event["time"]),
         level="warn" if event["event"] in _WARNINGS else level,
         message=words_of(event),

@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from cluster.door.callers import Caller
 from cluster.door.events import event_object, events_after
+from cluster.door.form import EVENT
 from cluster.pool.job import ENDED, Job
 
 LOOK_SECONDS = 0.5
@@ -52,7 +53,7 @@ def _look(caller: Caller, given: str) -> Job | None:
 
 def _last(job: Job, offset: int) -> dict[str, Any]:
     return FineTuningJobEvent(
-        id=f"ftevent-{offset}",
+        id=f"{EVENT}{offset}",
         created_at=int(job.changed),
         level="error" if job.state == "failed" else "info",
         message=f"{job.state}: {job.error}" if job.error else job.state,

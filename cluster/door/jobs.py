@@ -13,7 +13,7 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from cluster.door.events import events_after
 from cluster.door.files import FILE_ID
-from cluster.door.refusals import EXTENSION
+from cluster.door.form import EXTENSION, public_id
 from cluster.pool.job import ENDED, HistoryEntry, Job, JobDetails
 from cluster.runs.events import Event
 from cluster.tasks.task import TaskTrain
@@ -22,11 +22,6 @@ _NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
 _ID = re.compile(rf"({_NAME})\.({_NAME})\.([0-9]{{1,9}})")
 _TOGETHER = "together with "
 _OF_OTHERS = "another team's"
-
-
-def public_id(job_id: str) -> str:
-    """The id of a job at the door, ``TEAM.NAME.NUMBER``, which fits into a path."""
-    return job_id.replace("/", ".")
 
 
 def pool_id(given: str) -> tuple[str, str] | None:

@@ -8,11 +8,10 @@ from http import HTTPStatus
 
 from pydantic import ValidationError
 
+from cluster.door.form import EXTENSION
 from cluster.runs.failures import QueueFullError
 from cluster.web.errors import ApiError
 
-EXTENSION = "odeformer"
-"""The field of a request and of an answer for what OpenAI's form has no place for."""
 _FIELDS = {"base": "model", "name": "suffix", "metadata": "metadata"}
 """Fields of a request by those of a task that they become; all others are in the extension."""
 _LINE = re.compile(r" line (\d+) ")

@@ -10,10 +10,10 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from cluster.connection import credentials
-from cluster.connection.connect import ray_cluster, worker_environment
+from cluster.connection.connect import HEAD, ray_cluster, worker_environment
 from cluster.names import who
 from cluster.pool.access import AuditEntry, Key, Role
-from cluster.pool.job import ENDED, Job, JobDetails, Transition
+from cluster.pool.job import ENDED, Job, JobDetails, Transition, find_job
 from cluster.pool.settings import PoolSettings
 from cluster.pool.status import PoolStatus
 from cluster.runs.events import LoggedEvent
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 ACTOR_NAME, NAMESPACE = "odeformer-pool", "odeformer"
 ANSWER_SECONDS = 90.0
 """Timeout of a call. A pool that was killed is back within seconds, or later if it waits for its journal."""
-HEAD = "node:__internal_head__"
-"""Ray's built-in resource of the head node."""
 
 
 class Pool:
@@ -154,20 +152,8 @@ class Pool:
         return self._ask("jobs", team)
 
     def find(self, name: str) -> str:
-        """The id of the latest job called ``name``, ``team/name`` or ``team/name/number``.
-
-        Raises:
-            ValueError: when there is none, or several teams have one.
-        """
-        jobs = self.jobs()
-        matches = [job for job in jobs if name in (job.id, f"{job.team}/{job.name}", job.name)]
-        if not matches:
-            latest = ", ".join(dict.fromkeys(f"{job.team}/{job.name}" for job in jobs[-10:])) or "none"
-            raise ValueError(f"no job {name!r} in the pool; the latest: {latest}")
-        teams = sorted({job.team for job in matches})
-        if len(teams) > 1:
-            raise ValueError(f"teams {', '.join(teams)} have a job {name!r}: say TEAM/{name}")
-        return matches[-1].id
+        """The id of the latest job called ``name``; see :func:`~cluster.pool.job.find_job`."""
+        return find_job(self.jobs(), name)
 
     def job(self, job_id: str) -> JobDetails:
         """A job with its history and the last lines of its log."""

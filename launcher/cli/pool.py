@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import Argument
+from typer import Argument, Option
 
 from launcher.cli.options import AsJson, Overrides, PoolAddress, Watch
-from launcher.cli.output import say, show, show_live
+from launcher.cli.output import check_installed, make_progress, say, show, show_live
 from launcher.cli.pool_keys import keys_app
 
 if TYPE_CHECKING:
@@ -62,6 +62,24 @@ def pool_status(as_json: AsJson = False, watch: Watch = False, address: PoolAddr
         else:
             status = pool.status()
             show(page(status), status, as_json)
+
+
+@pool_app.command("door")
+def pool_door(
+    host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    address: PoolAddress = None,
+) -> None:
+    """Let holders of keys in by HTTP, until Ctrl-C.
+
+    Example: odeformer pool door --host 0.0.0.0
+    """
+    check_installed("serve", "openai", "fastapi")
+    from cluster.pool import Pool
+    from launcher.serving import open_door_until_stopped
+
+    with Pool.connect(address):
+        open_door_until_stopped(host, port, make_progress())
 
 
 @pool_app.command("drain")
