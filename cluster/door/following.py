@@ -17,7 +17,7 @@ from cluster.door.events import event_object, events_after
 from cluster.door.form import EVENT
 from cluster.pool.job import ENDED, Job
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 1.0
 QUIET_SECONDS = 15.0
 """After so long without an event a comment is sent: proxies close connections that are silent."""
 

@@ -58,7 +58,7 @@ def test_no_job_is_lost_or_doubled_when_the_door_is_killed_twice(tmp_path: Path)
             assert door.poll() is None, door.communicate()
 
             def submit(number: int) -> str:
-                # The number of repetitions is OpenAI's to choose; a busy machine takes long to start a process.
+                # OpenAI's client repeats requests so often at most: a busy machine starts a process slowly.
                 client = openai.OpenAI(
                     base_url=f"{url}/v1", api_key=keys[TEAMS[number % len(TEAMS)]], max_retries=60
                 )
@@ -74,16 +74,15 @@ def test_no_job_is_lost_or_doubled_when_the_door_is_killed_twice(tmp_path: Path)
                 shown = json.loads(good(head, "finetune", "list", "--json"))
                 return [str(job["id"]).replace("/", ".") for job in shown]
 
-            killed: list[psutil.Process] = []
+            killed: set[psutil.Process] = set()
             with ThreadPoolExecutor(CLIENTS) as clients:
                 made = [clients.submit(submit, number) for number in range(JOBS)]
                 for enough in (JOBS // 8, JOBS // 2):
                     wait_for(lambda enough=enough: sum(job.done() for job in made) >= enough)  # type: ignore[misc]
-                    for process in wait_for(
-                        lambda: [process for process in replicas(head.folder) if process not in killed]
-                    ):
-                        killed.append(process)
+                    running = wait_for(lambda: set(replicas(head.folder)) - killed)
+                    for process in running:
                         process.kill()
+                    killed |= running
                 ids = [job.result() for job in made]
             assert len(set(ids)) == JOBS
             assert sorted(known()) == sorted(ids)
