@@ -59,6 +59,7 @@ PARTS = (
     Part("docs/planning.md", "simulation", cluster.simulation, ("simulation",)),
     Part("docs/pool.md", "pool", cluster.pool, ("pool",)),
     Part("docs/quality.md", "quality", quality.part, ("quality",)),
+    Part("docs/quality.md", "quality long", quality.long_part, ("quality_long",)),
     Part("docs/small_devices.md", "formats", speed.small_devices, ("small_formats",)),
     Part("docs/zero.md", "traffic", cluster.traffic, ("traffic",)),
 )

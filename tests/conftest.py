@@ -107,3 +107,13 @@ def browser() -> Iterator[Any]:
         opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield opened
         opened.close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object, error: object | None) -> None:
+    """Print the last words of a test process that Ray ended: it leaves them in a file alone."""
+    logs = Path("/tmp").glob("odf-*/session_2*/logs/python-core-driver-*.log") if error else ()
+    for log in logs:
+        lines = log.read_text(errors="replace").splitlines()
+        if any("Check failed" in line or " C " in line[:60] for line in lines):
+            print(f"\n{log}:", *lines[-40:], sep="\n", flush=True)

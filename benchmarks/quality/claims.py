@@ -13,6 +13,7 @@ from benchmarks.bench import Claim, Row, verdict
 
 ORDINARY, HALF, FULL = "ordinary, D layers", "ordinary, D/2 layers", "K = D"
 ANY, FIXED = "K = D/2, any depth", "K = D/2"
+THREE_QUARTERS, CHECKPOINT = "ordinary, 3D/4 layers", "K = D, any depth"
 UP_TO_2D = "K = D/2, any depth up to 2D"
 REVERSIBLE = "K = D/2, any depth, by damped leapfrog"
 LOW_RANK, PEER = "low rank, depth parameters ≤ 1/4", "transformers' GPT-NeoX"
@@ -55,7 +56,17 @@ class Comparison(NamedTuple):
         return Claim(self.text, self.bar, str(measured), measured.seeds, word)
 
 
+SEPARATE = {8: ORDINARY, 6: THREE_QUARTERS, 4: HALF}
+"""The ordinary models, each trained separately, that one checkpoint replaces, by N."""
 CLAIMS = (
+    *(
+        Comparison(
+            f"K = D, any depth, at N = {name} against the ordinary model of {name} layers",
+            CHECKPOINT, n, SEPARATE[n], n, f"at most +{percent} %",
+            lambda d, percent=percent: d.mean <= percent,
+        )
+        for name, n, percent in (("D", 8, 1), ("3D/4", 6, 2), ("D/2", 4, 2))
+    ),
     Comparison(
         "K = D at N = D against the ordinary model of D layers", FULL, 8, ORDINARY, 8,
         "below", lambda d: d.high < 0,

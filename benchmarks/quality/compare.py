@@ -24,6 +24,7 @@ from pathlib import Path
 
 from benchmarks import bench
 from benchmarks.bench import Results, Row
+from benchmarks.quality import frontier
 from benchmarks.quality.claims import gain_per_flop, judged
 from benchmarks.quality.plot import plot
 from benchmarks.quality.rows import MODELS, Model, linear_identity, train_row
@@ -136,6 +137,7 @@ class Table(Results):
             claims=[claim._asdict() for claim in claims], gain_per_flop=gains, linear_identity=identity
         )
         plot(rows, tokens, self.path.with_suffix(".png"))
+        frontier.plot(rows, tokens, VOCABULARY, self.path.with_suffix(".frontier.png"))
         print("\nDifferences of validation perplexity, paired by seed, with 95 % intervals:")
         bench.print_claims(claims)
         for gain in gains:

@@ -9,8 +9,9 @@ from typing import Any
 
 from benchmarks.bench import Row, claims_table, measured_by, table
 from benchmarks.quality.claims import best_rows, judged, mean_loss
+from benchmarks.quality.frontier import MOST_TRAINING, training_share
 
-SHOWN = (4, 8, 16, 32)
+SHOWN = (4, 6, 8, 16, 32)
 CHANGED = (4, 6, 8, 12, 16)
 WAYS = {"drop or repeat": "dropped or repeated", "interpolate": "interpolated, steps scaled by D/N"}
 CLAIM = "perplexity on held-out text, N cells"
@@ -18,17 +19,37 @@ CLAIM = "perplexity on held-out text, N cells"
 
 def part(content: dict[str, Any]) -> str:
     """Claims and models for each number of training tokens, then ordinary models at changed depths."""
+    return "\n\n".join(
+        [
+            *claims_and_models(content, "quality"),
+            "## The same change of depth done to the ordinary model",
+            changed_table(content["rows"]),
+        ]
+    )
+
+
+def long_part(content: dict[str, Any]) -> str:
+    """Claims and models of the longest runs."""
+    return "\n\n".join(claims_and_models(content, "quality_long"))
+
+
+def claims_and_models(content: dict[str, Any], name: str) -> list[str]:
+    """What was measured and where, then claims and models for each number of training tokens."""
     rows = content["rows"]
     dates = [row["date"] for row in rows]
     machine = f"Machine: {content['machine']}; rows from {min(dates)} to {max(dates)}."
-    parts = [f"{measured_by('quality.compare', 'quality')} {machine}"]
+    parts = [f"{measured_by('quality.compare', name)} {machine}"]
     for tokens in budgets(rows):
         parts.append(f"## {tokens / 1e6:.1f} M training tokens")
         claims = [claim for claim in judged(rows, tokens) if claim.seeds]
         parts += [claims_table(claims, CLAIM)] if claims else []
+        if share := training_share(rows, tokens):
+            parts.append(
+                f"Training the one checkpoint cost {share:.2f} × the FLOPs of the three ordinary models "
+                f"together (bar: at most {MOST_TRAINING})."
+            )
         parts.append(models_table(rows, tokens))
-    parts += ["## The same change of depth done to the ordinary model", changed_table(rows)]
-    return "\n\n".join(parts)
+    return parts
 
 
 def budgets(rows: Sequence[Row]) -> list[int]:

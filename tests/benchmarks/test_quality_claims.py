@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.quality.claims import ANY, FULL, HALF, ORDINARY, best_rows, difference, judged
+from benchmarks.quality import frontier
+from benchmarks.quality.claims import (
+    ANY,
+    CHECKPOINT,
+    FULL,
+    HALF,
+    ORDINARY,
+    THREE_QUARTERS,
+    best_rows,
+    difference,
+    judged,
+)
 from benchmarks.quality.plot import plot
 
 
@@ -89,3 +100,19 @@ def test_the_figure_is_drawn(tmp_path: Path) -> None:
         tmp_path / "f.png",
     )
     assert (tmp_path / "f.png").stat().st_size > 10_000
+
+
+def test_one_checkpoint_is_held_against_ordinary_models_of_each_depth(tmp_path: Path) -> None:
+    rows = [
+        row(CHECKPOINT, 0, {4: 2.5, 6: 2.4, 8: 2.3}) | {"training_flops": 9e13},
+        row(ORDINARY, 0, {8: 2.2}) | {"training_flops": 10e13},
+        row(THREE_QUARTERS, 0, {6: 2.39}, depth=6) | {"training_flops": 7.5e13},
+    ]
+    assert frontier.training_share(rows, 1_600_000) is None, "an ordinary model is missing"
+    rows.append(row(HALF, 0, {4: 2.55}, depth=4) | {"training_flops": 5e13})
+    assert frontier.training_share(rows, 1_600_000) == pytest.approx(9 / 22.5)
+    verdicts = {claim.claim: claim.verdict for claim in judged(rows, 1_600_000)}
+    against = "K = D, any depth, at N = {0} against the ordinary model of {0} layers"
+    assert [verdicts[against.format(n)] for n in ("D", "3D/4", "D/2")] == ["MISSED", "reached", "reached"]
+    frontier.plot(rows, 1_600_000, 2048, tmp_path / "frontier.png")
+    assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG")

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import version
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -240,8 +241,14 @@ def test_mlflow_asks_for_accounts() -> None:
 
 def test_policies_let_in_only_those_who_are_there() -> None:
     labels = [template["metadata"]["labels"] for template in templates()]
-    closed, *policies = of_kind("NetworkPolicy")
+    closed, *policies, leaving = of_kind("NetworkPolicy")
     assert closed["spec"] == {"podSelector": {}, "policyTypes": ["Ingress"]}, "nobody by default"
+    assert leaving["spec"]["podSelector"] == {} and leaving["spec"]["policyTypes"] == ["Egress"]
+    [rule] = leaving["spec"]["egress"]
+    blocks = [to["ipBlock"] for to in rule["to"] if "ipBlock" in to]
+    for metadata in map(ip_address, ("169.254.169.254", "fd00:ec2::254")):
+        [block] = [block for block in blocks if metadata in ip_network(block["cidr"])]
+        assert any(metadata in ip_network(left_out) for left_out in block["except"])
     ours = [
         selector["podSelector"]["matchLabels"]
         for policy in policies
