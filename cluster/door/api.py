@@ -27,7 +27,7 @@ def make_app(settings: DoorSettings) -> FastAPI:
     async def away(request: Request, error: OSError) -> Response:
         """A pool that is not there or restarts, or a full disk: worth another try."""
         logger.warning("%s", error)
-        answer = ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "the pool is away: try again")
+        answer = ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "the pool is away, or its disk is full: try again")
         return JSONResponse(answer.content, answer.status)
 
     app.state.door = Door(settings)

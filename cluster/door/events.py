@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from openai.types.fine_tuning import FineTuningJobEvent
 
 from cluster.door.form import EVENT
+from cluster.door.paging import Order, page
 from cluster.runs.events import FILE_NAME, Event, LoggedEvent, words_of
 
 BLOCK = 2**18
@@ -83,3 +84,13 @@ def event_object(placed: PlacedEvent) -> dict[str, Any]:
         data=event,
         type="metrics" if event["event"] in _METRICS else "message",
     ).model_dump(mode="json")
+
+
+def event_page(folder: Path, offset: int | None, limit: int, order: Order) -> dict[str, Any]:
+    """A page of a job's events, behind the one that ends at an offset."""
+
+    def read(offset: int | None) -> list[PlacedEvent]:
+        return events_after(folder, offset or 0) if order == "asc" else events_before(folder, offset)
+
+    shown = read(offset)[:limit]
+    return page([event_object(placed) for placed in shown], bool(shown) and bool(read(shown[-1].end)))

@@ -43,8 +43,8 @@ def list_files(
 ) -> dict[str, Any]:  # fmt: skip
     """List the team's files."""
     found = caller.files().all(caller.key.team) if purpose == PURPOSE else []
-    shown = [file.model_dump(mode="json") for file in found[:: 1 if order == "desc" else -1]]
-    return page_of(shown, after, limit)
+    ordered = found[:: 1 if order == "desc" else -1]
+    return page_of(ordered, lambda file: file.id, lambda file: file.model_dump(mode="json"), after, limit)
 
 
 @router.get("/{file_id}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,10 +14,11 @@ from starlette.concurrency import run_in_threadpool
 
 from cluster.door.callers import Called
 from cluster.door.creation import JobRequest, create
-from cluster.door.events import event_object, events_after, events_before, offset_of
+from cluster.door.events import event_page, offset_of
 from cluster.door.following import follow
+from cluster.door.form import public_id
 from cluster.door.jobs import checkpoints, job_object
-from cluster.door.paging import Limit, Order, page, page_of
+from cluster.door.paging import Limit, Order, page_of
 from cluster.door.refusals import bad_request
 from cluster.web.bodies import read_body
 
@@ -48,7 +51,7 @@ def list_jobs(
 ) -> dict[str, Any]:
     """List the jobs that the caller may see."""
     jobs = caller.pool.jobs(caller.of)[:: -1 if order == "desc" else 1]
-    return page_of([job_object(job, caller.of) for job in jobs], after, limit)
+    return page_of(jobs, lambda job: public_id(job.id), partial(job_object, of=caller.of), after, limit)
 
 
 @router.get("/jobs/{job_id}")
@@ -87,11 +90,7 @@ async def events(
         raise bad_request(f"after: there is no {after[:100]!r} in this list", "after")
     if stream:
         return StreamingResponse(follow(caller, job_id, offset or 0), media_type="text/event-stream")
-    if order == "asc":
-        found = await run_in_threadpool(events_after, Path(job.folder), offset or 0)
-    else:
-        found = await run_in_threadpool(events_before, Path(job.folder), offset)
-    return JSONResponse(page([event_object(placed) for placed in found[:limit]], len(found) > limit))
+    return JSONResponse(await run_in_threadpool(event_page, Path(job.folder), offset, limit, order))
 
 
 @router.get("/jobs/{job_id}/checkpoints")
@@ -99,4 +98,4 @@ def list_checkpoints(
     job_id: str, caller: Called, after: str | None = None, limit: Limit = 10
 ) -> dict[str, Any]:
     """List a job's commits."""
-    return page_of(checkpoints(caller.job(job_id)), after, limit)
+    return page_of(checkpoints(caller.job(job_id)), itemgetter("id"), dict, after, limit)

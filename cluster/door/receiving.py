@@ -16,17 +16,18 @@ from cluster.web.errors import ApiError
 
 FORM_BYTES = 64 * 2**10
 """What a form may have beside the file."""
-MOST_PARTS = 16
+MOST_PARTS, LONGEST_PURPOSE = 16, 100
 
 
 @dataclass
 class _Form:
-    """What has been read of a form."""
+    """What has been read of a form beside the file's content."""
 
     name: str | None = None
     """The name of the file."""
-    fields: dict[str, bytes] | None = None
-    part: Field | File | None = None
+    purpose: bytes = b""
+    part: str = ""
+    """The name of the part that is being read."""
 
 
 async def receive(request: Request, to: IO[bytes], most_bytes: int) -> tuple[str, str]:
@@ -51,7 +52,7 @@ async def receive(request: Request, to: IO[bytes], most_bytes: int) -> tuple[str
         raise ApiError(HTTPStatus.BAD_REQUEST, "a form of type multipart/form-data is expected", "file")
     # The buffer holds no more than a message of the connection and the unfinished end of the one before it.
     decoder = MultipartDecoder(options["boundary"].encode(), 2**20, max_parts=MOST_PARTS)
-    form, read = _Form(fields={}), 0
+    form, read = _Form(), 0
     try:
         async for message in request.stream():
             read += len(message)
@@ -67,22 +68,23 @@ async def receive(request: Request, to: IO[bytes], most_bytes: int) -> tuple[str
         raise ApiError(HTTPStatus.BAD_REQUEST, "the form has no file", "file")
     if to.tell() > most_bytes:
         raise too_large
-    return form.name, (form.fields or {}).get("purpose", b"").decode(errors="replace")
+    return form.name, form.purpose.decode(errors="replace")
 
 
 def _take(decoder: MultipartDecoder, form: _Form, to: IO[bytes]) -> None:
     """Take what the decoder has read."""
     while (event := decoder.next_event()) is not NEED_DATA:
         if isinstance(event, Field | File):
-            form.part = event
-            if isinstance(event, File) and event.name == "file":
-                if form.name is not None:
-                    raise ValueError("it has several files")
-                form.name = event.filename
-        elif isinstance(event, Data) and isinstance(form.part, File):
-            if form.part.name == "file":
-                to.write(event.data)
-        elif isinstance(event, Data) and form.part is not None and form.fields is not None:
-            form.fields[form.part.name] = form.fields.get(form.part.name, b"") + event.data[:FORM_BYTES]
+            form.part = event.name
+        if isinstance(event, File) and event.name == "file":
+            if form.name is not None:
+                raise ValueError("it has several files")
+            form.name = event.filename
+        elif isinstance(event, Data) and form.part == "file":
+            to.write(event.data)
+        elif isinstance(event, Data) and form.part == "purpose":
+            form.purpose += event.data
+            if len(form.purpose) > LONGEST_PURPOSE:
+                raise ValueError("its purpose is too long")
         elif isinstance(event, Epilogue):
             return

@@ -75,11 +75,15 @@ def test_no_job_is_lost_or_doubled_when_the_door_is_killed_twice(tmp_path: Path)
                 return [str(job["id"]).replace("/", ".") for job in shown]
 
             killed: set[psutil.Process] = set()
+
+            def new() -> set[psutil.Process]:
+                return set(replicas(head.folder)) - killed
+
             with ThreadPoolExecutor(CLIENTS) as clients:
                 made = [clients.submit(submit, number) for number in range(JOBS)]
                 for enough in (JOBS // 8, JOBS // 2):
                     wait_for(lambda enough=enough: sum(job.done() for job in made) >= enough)  # type: ignore[misc]
-                    running = wait_for(lambda: set(replicas(head.folder)) - killed)
+                    running = wait_for(new)
                     for process in running:
                         process.kill()
                     killed |= running

@@ -94,6 +94,7 @@ PURPOSE = ("purpose", "", b"fine-tune")
         (form(FILE), f"multipart/form-data; boundary={BOUNDARY}", "purpose: 'fine-tune' is expected"),
         (form(FILE, FILE, PURPOSE), f"multipart/form-data; boundary={BOUNDARY}", "several files"),
         (form(FILE, *[PURPOSE] * 1000), f"multipart/form-data; boundary={BOUNDARY}", "larger"),
+        (form(FILE, ("purpose", "", b"x" * 10**6)), f"multipart/form-data; boundary={BOUNDARY}", "too long"),
         (form(FILE)[:-9], f"multipart/form-data; boundary={BOUNDARY}", "malformed"),
         (form(("file", '; filename="\xff', b"")), f"multipart/form-data; boundary={BOUNDARY}", ""),
     ],
