@@ -21,6 +21,7 @@ import benchmarks.analysis.pages as analysis
 import benchmarks.cluster.pages as cluster
 import benchmarks.data.pages as data
 import benchmarks.gradients.pages as gradients
+import benchmarks.headlines as headlines
 import benchmarks.quality.importing_pages as importing
 import benchmarks.quality.pages as quality
 import benchmarks.speed.pages as speed
@@ -40,6 +41,8 @@ class Part(NamedTuple):
 
 
 PARTS = (
+    Part("README.md", "numbers", headlines.numbers, ("quality", "soak", "generation")),
+    Part("README.md", "longest", headlines.longest, ("quality",)),
     Part("docs/adapters.md", "adapters", adapters.part, ("adapters",)),
     Part("docs/analysis.md", "cost", analysis.cost, ("analysis",)),
     Part("docs/analysis.md", "faithfulness", analysis.faithfulness, ("faithfulness",)),

@@ -122,10 +122,10 @@ def _version_tags(settings: PretrainSettings) -> dict[str, str]:
 
 
 def pretrain_worker(config: dict[str, Any]) -> None:
-    """Train as one worker of a group whose process group has been initialised.
+    """Train as one worker of a group whose process group has been initialized.
 
     Args:
-        config: ``{"settings": …}``, the run's settings in JSON-serialisable form.
+        config: ``{"settings": …}``, the run's settings in JSON-serializable form.
     """
     import torch
     from torch import distributed as dist

@@ -97,7 +97,7 @@ def _continued(
 ) -> tuple[PretrainSettings, str]:
     """The settings with the model of the initial weights and, if these require one, their solver.
 
-    What a run has recorded of them is not read again: a run that goes on does not wait for the registry.
+    What a run has recorded of them is not read again: a resumed run does not wait for the registry.
 
     Returns:
         The settings, and the solver of the initial weights.

@@ -85,7 +85,7 @@ class TrainSettings(Section):
     """Fraction of the steps, at the start of the run, that use the model depth instead of ``depths``."""
     jitter: float = Field(default=0.0, ge=0, lt=1)
     """Random variation of the cell widths h: for each batch, each is scaled by a factor drawn uniformly from
-    1 ± ``jitter``, and the widths are then normalised."""
+    1 ± ``jitter``, and the widths are then normalized."""
     objective: Literal["one_depth", "two_depths", "distillation"] = "one_depth"
     """``one_depth``: each batch runs at one depth N. ``two_depths``: it runs at the model depth and at one
     other depth, and the two losses are averaged. ``distillation``: the same two passes, but the targets of

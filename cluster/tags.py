@@ -81,7 +81,7 @@ RUN_DIR = "odeformer.run_dir"
 
 
 def count(tag: str | None) -> str:
-    """A number in a tag with separators, as ``1,000``; what is no number is returned as it is."""
+    """A number in a tag with separators, as ``1,000``; anything else is returned unchanged."""
     # Anybody may set a tag, and very long numbers are none either.
     return f"{int(tag):,}" if tag and tag.isdecimal() and len(tag) < 30 else tag or ""
 

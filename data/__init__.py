@@ -1,6 +1,6 @@
-"""Data sets: text files become verified token shards, and these a deterministic stream of batches.
+"""Datasets: text files become verified token shards, and these a deterministic stream of batches.
 
-- ``shards.build`` makes a data set, in steps that ``building`` implements; ``manifest`` describes it;
+- ``shards.build`` makes a dataset, in steps that ``building`` implements; ``manifest`` describes it;
 - ``stream.ShardStream`` gives batches for pretraining, in the order of ``order.GlobalOrder``;
 - ``tasks`` reads examples for fine-tuning.
 """

@@ -214,7 +214,7 @@ def open_files(
         split: the split.
         room: maximum bytes of cached shards.
         at_once: number of shards that are needed at the same time.
-        name: a name that tells readers apart which share the cache folder.
+        name: a name that distinguishes readers that share the cache folder.
 
     Raises:
         FileNotFoundError, OSError, ValueError: if a file is missing, damaged or cannot be read.

@@ -28,7 +28,7 @@ ShardName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.tar
 """A shard's file name. Manifests are untrusted, so it can neither leave the folder nor look like a command or
 an address to webdataset."""
 
-# Fields that only builds with filters have are omitted otherwise, so that the digests of other data sets do
+# Fields that only builds with filters have are omitted otherwise, so that the digests of other datasets do
 # not change.
 _Unless0 = Annotated[NonNegativeInt, Field(exclude_if=lambda value: value == 0)]
 
@@ -71,7 +71,7 @@ class Shard(_Strict):
 
 
 class Split(_Strict):
-    """The training or validation part of a data set."""
+    """The training or validation part of a dataset."""
 
     documents: PositiveInt
     bytes: PositiveInt
@@ -114,13 +114,13 @@ class Source(_Strict):
     path: str
     """The name of the source, without the folders above it."""
     bytes: NonNegativeInt
-    """Bytes of the files as stored, or of a Hugging Face data set's texts."""
+    """Bytes of the files as stored, or of a Hugging Face dataset's texts."""
     sha256: Digest
     """Digest of the file; or of the sorted lines "<file digest>  <path in the folder>\\n", as ``sha256sum``
-    prints them; or of such lines for a Hugging Face data set's shards, whose digest is that of their texts'
+    prints them; or of such lines for a Hugging Face dataset's shards, whose digest is that of their texts'
     digests."""
     licence: str | None = None
-    """The licence, as stated by the user."""
+    """The license, as stated by the user."""
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Average number of occurrences of a training document per epoch."""
     documents: NonNegativeInt = 0
@@ -146,7 +146,7 @@ class Source(_Strict):
 
 
 class Manifest(_Strict):
-    """The identity of a data set: two equal manifests give the same batches."""
+    """The identity of a dataset: two equal manifests give the same batches."""
 
     format_version: Literal[2]
     sequence_length: PositiveInt

@@ -1,8 +1,8 @@
 """Training of byte-level BPE tokenizers, and loading of these and others.
 
-A loaded tokenizer encodes a text as its file says, with the tokens that begin a text, but never with any
-behind it: texts are continued. A special token that is written in a text is that token, only the end-of-text
-token is mere letters.
+A loaded tokenizer encodes a text as its file says, including tokens that begin a text, but appends none,
+since texts are continued. A special token that is written out in a text becomes that token, except for the
+end-of-text token.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OTHER_ENDS = ("</s>", "<|end_of_text|>", "<eos>")
 """End-of-text tokens of other tokenizers, tried in this order if the file does not name one."""
 FILE_NAME = "tokenizer.json"
 LARGEST_GROWTH = 64
-"""How many times as long a tokenizer of somebody else may make a text."""
+"""Maximum factor by which a given tokenizer may lengthen a text."""
 LONGEST_CHARACTER = 64
 """Bytes of the longest text that a Unicode form puts for a character, with room to spare."""
 LONGEST_WORD = 1000

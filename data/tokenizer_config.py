@@ -1,7 +1,7 @@
-"""What the file ``tokenizer_config.json`` of ``transformers`` says beside a ``tokenizer.json``.
+"""The file ``tokenizer_config.json`` of ``transformers``, which belongs to a ``tokenizer.json``.
 
-The model itself needs nothing of it. It goes with the tokenizer to all that is made of it, so that an export
-has the special tokens and the chat template of the checkpoint that it comes from.
+The model itself does not need it. It is copied along with the tokenizer, so that an export has the special
+tokens and the chat template of the original checkpoint.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def build_shards(
     """Build shards, showing tokens per second and the time left.
 
     Args:
-        sources: Files, folders, URLs or data sets, as for :func:`data.shards.build`.
+        sources: Files, folders, URLs or datasets, as for :func:`data.shards.build`.
         out: Output folder.
         workers: Number of concurrent Ray tasks; 1 builds in this process, whose tokenizer uses all cores. By
             default 1 for input under 256 MiB, else one per core.

@@ -56,7 +56,7 @@ def run_tasks(
 
 
 def _submit(pool: Pool, task: Task) -> str:
-    """Submit a task, unless a command that was ended has left a job that can go on; the job's id."""
+    """Submit a task, unless an interrupted command has left a job that can be resumed; the job's id."""
     from cluster.finetuning.job import check
 
     checked = check(task, pool.uri()).model_dump(mode="json")

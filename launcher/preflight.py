@@ -101,7 +101,7 @@ def at_sources(sources: Iterable[TextSource | Path | str]) -> None:
 
 
 def at_run(folder: Path, uri: str | None) -> None:
-    """Check that a run was started in a folder, and that its MLflow store may be asked.
+    """Check that a run was started in a folder, and that its MLflow store may be contacted.
 
     Args:
         folder: The folder of the run.

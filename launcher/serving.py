@@ -18,7 +18,7 @@ def serve_until_stopped(
 ) -> None:
     """Deploy, say where, and wait for a signal; open streams are given time to end.
 
-    On a cluster that is not ours, other applications of Ray Serve go on.
+    On a cluster that is not ours, other Ray Serve applications keep running.
 
     Raises:
         RuntimeError: if the model cannot be served, with the reason.

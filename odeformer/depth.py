@@ -63,7 +63,7 @@ def as_grid(depth: int | Grid, prelude: int, model_depth: int) -> Grid:
 def batch_grid(seed: int, step: int, grid: Grid, jitter: float, prelude: int) -> Grid:
     """The grid with the widths of all cells after the prelude scaled by 1 + jitter · u, u uniform in [−1, 1].
 
-    A regulariser (experimental, off by default) that keeps W(t) from being fitted to a few fixed times. It is
+    A regularizer (experimental, off by default) that keeps W(t) from being fitted to a few fixed times. It is
     a pure function, like :func:`batch_depth`.
 
     Raises:
@@ -84,7 +84,7 @@ def batch_grid(seed: int, step: int, grid: Grid, jitter: float, prelude: int) ->
 def batch_depth(seed: int, step: int, depths: Sequence[int]) -> int:
     """The depth N at which every rank runs an optimizer step, drawn from ``depths``.
 
-    Drawing N per batch is a regulariser on t ↦ W(t): the loss stays low at all depths only if the solution
+    Drawing N per batch is a regularizer on t ↦ W(t): the loss stays low at all depths only if the solution
     hardly depends on the grid. It is the depth counterpart of LayerDrop (Fan et al. 2020, arXiv 1909.11556).
     As a pure function of (seed, step) it needs neither generator state in a checkpoint nor communication.
 

@@ -1,4 +1,4 @@
-"""The language model: embed the tokens, solve the ODE along depth, normalise, unembed."""
+"""The language model: embed the tokens, solve the ODE along depth, normalize, unembed."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ def part(content: dict[str, Any]) -> str:
     ]
     if steps := select(rows, kind="step"):
         parts += [
-            "One optimizer step on 4 × 256 tokens, D = 8, K = 4, rank 8, one thread, models taking turns; "
-            "processor time, medians. Memory: weights, the optimizer's state, and the peak that a step adds.",
+            "One optimizer step on 4 × 256 tokens, D = 8, K = 4, rank 8, one thread, alternating models; "
+            "processor time, medians. Memory: weights, optimizer state, and the peak that a step adds.",
             table(
                 ("width", "gradient", "adapter", "full", "`peft`", "adapter", "full", "`peft`"),
                 map(step_line, steps),

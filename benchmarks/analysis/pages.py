@@ -62,8 +62,9 @@ def verdict(judgement: dict[str, Any]) -> str:
         ahead = judgement["ahead_of"][name]
         rest = [other for other in methods if other not in ahead and other != method]
         clear = f"all but {', '.join(rest)}" if rest else "all others"
-        intervals = [Interval(*methods[m][name]["interval"]) for m in (method, REFERENCE)]
-        apart = "overlap" if intervals[0].overlaps(intervals[1]) else "do not overlap"
+        ours, theirs = (Interval(*methods[m][name]["interval"]) for m in (method, REFERENCE))
+        overlap = ours.low <= theirs.high and theirs.low <= ours.high
+        apart = "overlap" if overlap else "do not overlap"
         lines.append(
             f"- **{name}**: {method}; ahead of {clear if ahead else 'none surely'} (paired, 95 %); its "
             f"interval and the {REFERENCE}'s {apart}."

@@ -22,8 +22,8 @@ def traffic(content: Content) -> str:
         lines.append([str(stage), *cells, f"{ratio:.3f}"])
     return (
         f"`python -m benchmarks.cluster.traffic` ({content['machine']}; {content['date']}): two gloo "
-        "workers, width 128, D = 8, MB between them for each optimizer step, and in brackets bytes for each "
-        "stored parameter.\n\n" + table(["stage", *names, "depth weights, K = D/2 over ordinary"], lines)
+        "workers, width 128, D = 8; MB sent per optimizer step, and in brackets bytes per stored "
+        "parameter.\n\n" + table(["stage", *names, "depth weights, K = D/2 over ordinary"], lines)
     )
 
 
@@ -135,24 +135,24 @@ def simulation(content: Content) -> str:
     least, *_, most = [_step_off(row) for row in sorted(steps, key=_step_error)]
     return "\n\n".join(
         [
-            "`python -m benchmarks.cluster.simulation`: nothing is measured here. Failures, commits and the "
-            "store of long runs are those of `plan --simulate` (4 GB for each GPU, the most that Llama 3 "
-            "names), and a restart takes this planner's five minutes, or 25: MegaScale names less than 10 "
+            "`python -m benchmarks.cluster.simulation` computes this; nothing is measured. Failures, "
+            "commits and the store are those of `plan --simulate` (4 GB per GPU, the maximum in the Llama 3 "
+            "paper). A restart takes this planner's five minutes, or 25: MegaScale reports less than 10 "
             "until the fault is found, and 15 until the run is back where it was.",
             table(RUN_TITLES, map(_run, runs)),
-            "Llama 3's interruptions are no check, as the rate of failures is theirs; MegaScale's are "
-            "(several weeks taken as 28 days). The published fractions of time spent training, two of them "
-            "bounds, lie between the two restarts, ByteRobust's (machines kept warm, checkpoints in memory) "
-            "near the short one: the time of a restart decides, so measure yours. Slow nodes and missing "
-            "spares are left out.",
+            "Llama 3's interruptions test nothing, since they set the failure rate; MegaScale's do (several "
+            "weeks taken as 28 days). The published fractions of time spent training, two of which are "
+            "bounds, lie between those for the two restart times; ByteRobust's (warm standby machines, "
+            "checkpoints in memory) is near that for the short one. The restart time matters most, so "
+            "measure yours. Slow nodes and missing spares are not simulated here.",
             "Speed, Llama 3.1 8B on H100 (torchtitan, `benchmarks/llama3_h100_202412_torchtitan.md`, tables "
             f"1 and 3; {steps[0]['parameters']:,} parameters, as the published checkpoint has): the "
             "published speed of 8 GPUs sets the efficiency of matmuls, and the α–β model gives that of 128.",
             table(STEP_TITLES, map(_step, steps)),
-            f"The planner is {least} to {most} off: it gathers float32 and overlaps nothing, they gather "
-            "bfloat16 during computation. Their MFU on 8 GPUs, "
+            f"The planner is {least} to {most} off: it assumes float32 gathers without overlap, while "
+            "torchtitan gathers bfloat16 during computation. The published MFU on 8 GPUs, "
             + " and ".join(f"{row['mfu_said']:.0%}" for row in steps)
-            + ", is ours at the same speed if attention's whole square is counted, as they do ("
+            + ", equals ours at the same speed if all of the attention matrix is counted, as they do ("
             + ", ".join(f"{row['mfu_whole_square']:.1%}" for row in steps)
             + "); the half of it that causal attention needs gives "
             + " and ".join(f"{row['mfu']:.1%}" for row in steps)

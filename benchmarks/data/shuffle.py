@@ -1,8 +1,8 @@
-"""The order of samples against a full shuffle: autocorrelation of a property that neighbours share.
+"""The order of samples against a full shuffle: autocorrelation of a property that neighbors share.
 
     python -m benchmarks.data.shuffle --json benchmarks/results/shuffle.json
 
-Every sequence of real text has a number that neighbours in a document share: the mean surprisal of its tokens
+Every sequence of real text has a number that neighbors in a document share: the mean surprisal of its tokens
 (nats, under the tokens' frequencies in the corpus). Its autocorrelation along the order is taken at every lag
 up to 512 for the corpus as stored in the shards, for our order and for full shuffles.
 """

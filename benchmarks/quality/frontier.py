@@ -1,4 +1,4 @@
-"""One checkpoint beside separately trained models: loss against compute per token, and what training cost."""
+"""A single checkpoint against separately trained models: loss over compute per token, and training cost."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def _is_below(name: str) -> bool:
 
 
 def _patiently(read: Callable[[], T]) -> T:
-    """What ``read`` returns, tried again after errors that may pass."""
+    """The result of ``read``, retried after transient errors."""
     for attempt in range(READ_ATTEMPTS - 1):
         try:
             return read()

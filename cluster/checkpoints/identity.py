@@ -59,7 +59,7 @@ def differences(recorded: Mapping[str, Any], ours: Mapping[str, Any]) -> list[st
 
 
 def initial_model(recorded: Mapping[str, Any], init: str) -> tuple[str, ModelConfig, str] | None:
-    """What is recorded of the initial weights ``init``: version or folder, shape and solver.
+    """The recorded properties of the initial weights ``init``: version or folder, shape and solver.
 
     ``None`` if other weights are recorded, or too little. An alias stands for the recorded version, wherever
     it has been moved meanwhile.

@@ -38,7 +38,7 @@ def write(folder: Path, variables: Mapping[str, str]) -> None:
 
 
 def take(folder: Path) -> None:
-    """Put what :func:`write` wrote into this process's environment; without a file, the node's own counts."""
+    """Add the credentials that :func:`write` wrote to this process's environment, if there is a file."""
     with suppress(FileNotFoundError, PermissionError, ValueError):  # or with one that is damaged
         variables = dict(json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
         # No others, whoever wrote the file.

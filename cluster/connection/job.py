@@ -82,7 +82,7 @@ def _failure(details: Any) -> tuple[str, tuple[str, ...]]:
 def waiting_reasons(
     groups: Iterable[Mapping[str, Any]], nodes: Iterable[Mapping[str, Any]]
 ) -> dict[str, str]:
-    """What the workers of each waiting job lack, by Ray's own id of the job.
+    """The resources that the workers of each waiting job lack, by Ray's job ID.
 
     Args:
         groups: Ray's placement groups, as its state API lists them.

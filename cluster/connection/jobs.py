@@ -147,7 +147,7 @@ class JobServer:
             return [details for details in self._client.list_jobs() if details.submission_id]
 
     def _waiting(self) -> dict[str, str]:
-        """What the workers of each waiting job lack, by Ray's own id of the job."""
+        """The resources that the workers of each waiting job lack, by Ray's job ID."""
         with self._translated_errors():
             return waiting_reasons(self._state("placement_groups"), self._state("nodes"))
 

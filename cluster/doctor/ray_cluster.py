@@ -100,7 +100,7 @@ places = {name: sum(dict(node.resources_total).get(name, 0) for node in nodes) f
 running = get_cluster_metadata(client)["ray_version"]
 print(json.dumps({"version": running, "nodes": len(nodes), "places": places}))
 """
-"""Program that asks the head itself. It is a separate process, as the request has no timeout."""
+"""Program that queries the head directly. It is a separate process, as the request has no timeout."""
 
 
 def _cluster(address: str, installed: str) -> Finding:

@@ -53,7 +53,7 @@ def check(task: Task, uri: str | None) -> Task:
 
 
 def check_base(task: Task, uri: str | None) -> Task:
-    """The part of :func:`check` that asks the registry.
+    """The part of :func:`check` that queries the registry.
 
     Raises:
         ValueError: for an unknown base, or names that make no model's name.

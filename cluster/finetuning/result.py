@@ -76,8 +76,8 @@ def _metrics(validation: LoggedEvent) -> dict[str, float]:
 def model_name(task: Task, uri: str | None) -> str:
     """Name of the registered model whose versions are the task's results, ``<base>--<team>--<task>``.
 
-    One of the form of earlier versions, ``<base>-<team>-<task>``, goes on if it holds this task's versions
-    alone.
+    A model named in the form of earlier versions, ``<base>-<team>-<task>``, is kept if it only holds versions
+    of this task.
 
     Raises:
         ValueError: for a task without an unambiguous name, or with one that is too long.

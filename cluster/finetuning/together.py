@@ -7,7 +7,7 @@ joint batch then serves them all. Once every job has back-propagated its loss to
 pass from the gradients of all logits reaches all adapters. Since a sample's state depends on no other sample,
 the gradients equal those of separate passes: those of the sum of the jobs' mean losses.
 
-A job that ends or fails leaves, and the others go on. (Joint passes for adapters: tLoRA, arXiv 2602.07263.)
+If a job ends or fails, the others continue. (Joint passes for adapters: tLoRA, arXiv 2602.07263.)
 """
 
 from __future__ import annotations

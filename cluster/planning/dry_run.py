@@ -57,7 +57,7 @@ class DryRun:
 
 
 def dry_run(settings: PretrainSettings) -> DryRun:
-    """Plan a run without starting it. With ``cluster.address``, that cluster is asked for its resources.
+    """Plan a run without starting it. With ``cluster.address``, that cluster's resources are queried.
 
     Args:
         settings: those of a :class:`cluster.resolve.ResolvedRun`.

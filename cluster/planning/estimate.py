@@ -24,7 +24,7 @@ from odeformer.solvers import solver_named
 USABLE = 0.92
 """Usable fraction of a GPU's memory; driver, libraries and fragmentation take the rest."""
 POWER_USAGE = 1.2
-"""Energy of a data centre, with hosts and cooling, relative to that of its GPUs."""
+"""Energy of a data center, with hosts and cooling, relative to that of its GPUs."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class LongRun:
     """Number of spare nodes; unlimited by default."""
     repair_seconds: float = REPAIR_SECONDS
     preemptions_per_day: float = 0.0
-    """Nodes that are taken away per day, with notice: their work is committed first."""
+    """Nodes preempted per day, with notice: their work is committed first."""
     away_seconds: float = AWAY_SECONDS
     stragglers_per_day: float = 0.0
     """Nodes per day that become slow. Every step takes the time of the slowest node."""

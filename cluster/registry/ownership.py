@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Owner(NamedTuple):
-    """A team's task; two ``None`` for what is of no task."""
+    """A team's task; two ``None`` for versions of no task."""
 
     team: str | None
     task: str | None
@@ -59,7 +59,7 @@ def check_owner(client: MlflowClient, name: str, owner: Owner) -> None:
 
 
 def claim(name: str, owner: Owner, uri: str) -> None:
-    """Create a task's model and the log of its champion, so that nobody else has the names. Idempotent.
+    """Create a task's model and the log of its champion, so that nobody else can take the names. Idempotent.
 
     Raises:
         ValueError: when it holds versions of another task.

@@ -85,7 +85,7 @@ def check_size(version: Version, source: str, file: str | None, into: Path, uri:
         if odd := next(
             (info.path for info in listed if PurePosixPath(info.path).suffix not in HARMLESS), None
         ):
-            raise ValueError(f"{version.uri} is refused: {odd} is no file of a model")
+            raise ValueError(f"{version.uri} is refused: {odd} is not a file of a model")
         sizes, room = [info.file_size or 0 for info in listed], shutil.disk_usage(into).free
     if sum(sizes) > room:
         raise ValueError(

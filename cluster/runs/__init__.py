@@ -1,1 +1,1 @@
-"""What every run has: events, a lock, heartbeats, failures."""
+"""The bookkeeping of every run: events, a lock, heartbeats, failures."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
 from cluster.runs import preemption
+from cluster.runs.background import in_background
 
 EVERY_SECONDS = 1.0
 FOLDER = "heartbeats"
@@ -72,10 +73,10 @@ def beating(folder: Path, rank: int, node: str) -> Iterator[None]:
     import psutil
 
     folder.mkdir(parents=True, exist_ok=True)
-    path, ended = folder / f"{rank}.json", threading.Event()
+    path = folder / f"{rank}.json"
     pid, started = os.getpid(), psutil.Process().create_time()
 
-    def beat() -> None:
+    def beat(ended: threading.Event) -> None:
         while True:
             content = Beat(
                 rank=rank,
@@ -95,12 +96,9 @@ def beating(folder: Path, rank: int, node: str) -> Iterator[None]:
             if ended.wait(EVERY_SECONDS):
                 return
 
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
     try:
-        yield
+        with in_background(beat):
+            yield
     finally:
-        ended.set()
-        thread.join()
         with suppress(OSError):  # must not hide an exception of the block
             path.unlink()

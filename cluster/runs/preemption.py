@@ -106,7 +106,7 @@ def taken(run: Path) -> Iterator[Callable[[], bool]]:
     A second SIGTERM ends the process at once. Outside the main thread no signal can be handled.
 
     Yields:
-        A function that tells whether the process has been preempted.
+        A function that returns whether the process has been preempted.
     """
     asked = threading.Event()
     take_back(run)

@@ -18,7 +18,7 @@ LOOK_SECONDS = 1.0
 START_SECONDS = 600.0
 """Seconds that workers have at least until the first progress: for imports and loading weights."""
 LATE_SECONDS = 5.0
-"""Age in seconds of a heartbeat at which it is asked whether heartbeats can be written at all."""
+"""Age of a heartbeat in seconds after which the watchdog checks whether heartbeats can be written at all."""
 END_SECONDS = 90.0
 """Seconds that killing processes may take. Ray gives up an unresponsive node sooner than that, and its
 processes with it."""
@@ -40,7 +40,7 @@ class Stuck:
 
     process: Process
     how: str
-    """``stuck``, and by what one sees it."""
+    """``stuck``, and how this was detected."""
 
     @property
     def reason(self) -> str:

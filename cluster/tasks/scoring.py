@@ -153,14 +153,8 @@ def completion_losses(
     for start in range(0, len(order), batch):
         heartbeat.passed()
         chosen = order[start : start + batch]
-        longest = max(len(encoded[i][0]) for i in chosen)
-        tokens = torch.zeros(len(chosen), longest, dtype=torch.long)
-        mask = torch.zeros(len(chosen), longest - 1, dtype=torch.bool)
-        for row, i in enumerate(chosen):
-            ids, counted = encoded[i]
-            tokens[row, : len(ids)] = torch.tensor(ids)
-            mask[row, : len(counted)] = torch.tensor(counted)
-        tokens = tokens.to(device)
+        tokens = _padded([encoded[i].ids for i in chosen]).to(device)
+        mask = _padded([encoded[i].counts for i in chosen])
         losses = token_losses(engine(tokens[:, :-1], depth=depth).logits, tokens[:, 1:]).cpu().double()
         totals[chosen] = (losses * mask).sum(dim=1)
         counts[chosen] = mask.sum(dim=1).double()

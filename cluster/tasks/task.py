@@ -1,4 +1,4 @@
-"""Settings of a fine-tuning task; all values are JSON-serialisable."""
+"""Settings of a fine-tuning task; all values are JSON-serializable."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class TaskTrain(Section):
     validate_every: Steps | None = None
     """Optimizer steps between validations. Default: only before the first and after the last step."""
     seed: Seed = 0
-    """Seed of the sample order and of the adapter's initialisation."""
+    """Seed of the sample order and of the adapter's initialization."""
 
     @model_validator(mode="after")
     def _batches_fit(self) -> TaskTrain:

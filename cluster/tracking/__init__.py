@@ -1,1 +1,1 @@
-"""What MLflow knows of a run."""
+"""Tracking of runs in MLflow."""

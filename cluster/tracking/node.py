@@ -14,6 +14,7 @@ from pathlib import Path
 
 from torch import distributed as dist
 
+from cluster.runs.background import in_background
 from cluster.runs.events import Event, EventLog, events_from
 from cluster.tracking.upload import NODES
 
@@ -36,14 +37,8 @@ def watched(run: Path) -> Iterator[None]:
     if names.index(name) != dist.get_rank():
         yield
         return
-    ended = threading.Event()
-    thread = threading.Thread(target=_log_until, args=(ended, run, name), daemon=True)
-    thread.start()
-    try:
+    with in_background(lambda ended: _log_until(ended, run, name)):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _log_until(ended: threading.Event, run: Path, name: str) -> None:

@@ -42,7 +42,7 @@ CREDENTIALS = tuple(
     f"MLFLOW_TRACKING_{name}"
     for name in ("USERNAME", "PASSWORD", "TOKEN", "AUTH", "AWS_SIGV4", "CLIENT_CERT_PATH")
 )
-"""Variables by which MLflow shows a server who asks, whatever the server."""
+"""Environment variables with credentials that MLflow sends to any server."""
 
 
 def tracking_uri(given: str | None = None) -> str:
@@ -210,9 +210,9 @@ def patience(*, seconds: int = 10, retries: int = 0) -> Iterator[None]:
 
 
 @contextmanager
-def session(uri: str, *, create: bool = False, seconds: int = 10) -> Iterator[MlflowClient]:
+def session(uri: str, *, create: bool = False) -> Iterator[MlflowClient]:
     """A client of the store for the block, with a timeout and all errors turned into ``ConnectionError``."""
-    with answering(uri), patience(seconds=seconds):
+    with answering(uri), patience():
         yield connect(uri, create=create)
 
 

@@ -1,1 +1,1 @@
-"""What the workers of a run do together: the loop, DeepSpeed, guards, validation."""
+"""Training on the workers of a run: the loop, DeepSpeed, guards, validation."""

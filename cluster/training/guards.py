@@ -55,7 +55,7 @@ class GuardError(RuntimeError):
 
 
 class Guards:
-    """Decides after each step whether it was bad. All ranks decide alike, on the same values.
+    """Decides after each step whether it was bad. All ranks reach the same decision, from the same values.
 
     Its state, which includes that of the stream, is stored in every commit besides the weights.
     """

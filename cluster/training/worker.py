@@ -53,7 +53,7 @@ class Work:
     """What to train, on which data, and how."""
 
     model: Odeformer
-    """The initialised model, or one with the same interface such as :class:`odeformer.frozen.Tuned`. The
+    """The initialized model, or one with the same interface such as :class:`odeformer.frozen.Tuned`. The
     parameters that require gradients are trained."""
     stream: Stream
     validate: Callable[[Any], dict[str, float]]
@@ -80,7 +80,7 @@ class Work:
 def train(work: Work) -> Any:
     """Train from the last committed step until ``work.train.steps``.
 
-    Every rank of an initialised process group calls this, with the same settings and its own stream.
+    Every rank of an initialized process group calls this, with the same settings and its own stream.
 
     Returns:
         The DeepSpeed engine with the trained model.

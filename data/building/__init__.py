@@ -1,5 +1,5 @@
 """The steps of building a data folder from text, as tasks that any number of workers can share.
 
 In order: ``scan`` reads the sources, ``near`` finds near duplicates, ``train`` makes the tokenizer,
-``encode`` tokenises, and ``write`` writes shards. ``steps`` runs them.
+``encode`` tokenizes, and ``write`` writes shards. ``steps`` runs them.
 """

@@ -23,9 +23,9 @@ from data.manifest import SplitName
 from odeformer.files.errors import panics_are_errors
 
 BATCH_PIECES = 64
-"""Maximum number of pieces of text that are tokenised together."""
+"""Maximum number of pieces of text that are tokenized together."""
 BATCH_BYTES = 1024 * 1024
-"""Bytes of text that are tokenised together."""
+"""Bytes of text that are tokenized together."""
 LONGEST_PIECE = 1024 * 1024
 """Maximum bytes of a piece: tokenizers take a hundred times the memory of a text."""
 
@@ -68,7 +68,7 @@ class Kept(NamedTuple):
 
 @dataclass(frozen=True)
 class EncodeTask(Task[Encoded]):
-    """Removes duplicates from the documents in the key ranges ``low`` … ``high`` − 1, and tokenises them."""
+    """Removes duplicates from the documents in the key ranges ``low`` … ``high`` − 1, and tokenizes them."""
 
     spills: tuple[Spill, ...]
     low: int
@@ -146,7 +146,7 @@ def _load_tokenizer(file: Path, changed: int) -> Tokenizer:
 
 
 class _Piece(NamedTuple):
-    """A document, or a part of a long one, that is tokenised at once."""
+    """A document, or a part of a long one, that is tokenized at once."""
 
     text: bytes
     held_out: bool

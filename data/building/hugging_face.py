@@ -1,4 +1,4 @@
-"""Reading data sets with the library ``datasets``, one row at a time."""
+"""Reading datasets with the library ``datasets``, one row at a time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from data.building.records import shown
 from odeformer.files.errors import reason
 
 SHARD_BYTES = 64 * 1024 * 1024
-"""Shard size for data sets that were saved with ``save_to_disk``."""
+"""Shard size for datasets that were saved with ``save_to_disk``."""
 
 
 def open_data_set(name: str, config: str | None, split: str) -> Any:
-    """Open a data set of the hub or of a folder for streaming, as an ``IterableDataset``.
+    """Open a dataset of the hub or of a folder for streaming, as an ``IterableDataset``.
 
-    Code in the data set is never run, and what a folder says of itself cannot make it read other places.
+    Code in the dataset is never run, and a folder's metadata cannot make it read other places.
 
     Raises:
         ValueError: if it cannot be opened.
@@ -29,7 +29,7 @@ def open_data_set(name: str, config: str | None, split: str) -> Any:
 
 
 def _opened(name: str, config: str | None, split: str) -> tuple[Any, list[str]]:
-    """The data set, and the name of each shard's file where shards are files."""
+    """The dataset, and the name of each shard's file where shards are files."""
     import datasets
 
     folder = Path(name)
@@ -92,7 +92,7 @@ def _texts_in(value: Any) -> Iterator[str]:
 
 
 def _check_below(folder: Path, files: Iterable[str]) -> None:
-    """Refuse files of this machine that are not below the folder; a data set of the hub has none."""
+    """Refuse files of this machine that are not below the folder; a dataset of the hub has none."""
     roots = (folder.absolute(), folder.resolve()) if folder.is_dir() else ()
     for file in files:
         if "://" in file and not roots:
@@ -103,7 +103,7 @@ def _check_below(folder: Path, files: Iterable[str]) -> None:
 
 
 def size_and_stamp(name: str, data_set: Any) -> tuple[int, str]:
-    """The approximate bytes of a data set, 0 if unknown, and a string that changes when the data set does."""
+    """The approximate bytes of a dataset, 0 if unknown, and a string that changes when the dataset does."""
     folder = Path(name)
     if not folder.is_dir():
         size = data_set.info.dataset_size or 0 if data_set.info else 0
@@ -114,10 +114,10 @@ def size_and_stamp(name: str, data_set: Any) -> tuple[int, str]:
 
 
 def read_shard(name: str, config: str | None, split: str, field: str, index: int) -> Iterator[Any]:
-    """Yield one field of every row in a shard of a data set.
+    """Yield one field of every row in a shard of a dataset.
 
     Raises:
-        ValueError: if the data set lacks the field or cannot be read.
+        ValueError: if the dataset lacks the field or cannot be read.
     """
     for place, row in read_rows(name, config, split, [field], index):
         if field not in row:
@@ -128,12 +128,12 @@ def read_shard(name: str, config: str | None, split: str, field: str, index: int
 def read_rows(
     name: str, config: str | None, split: str, fields: Collection[str], index: int | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield place and content of every row in a shard of a data set, or in all; labels by their names.
+    """Yield place and content of every row in a shard of a dataset, or in all; labels by their names.
 
     Only ``fields`` are looked at.
 
     Raises:
-        ValueError: if the data set cannot be read, or a label has no name.
+        ValueError: if the dataset cannot be read, or a label has no name.
     """
     data_set, files = _opened(name, config, split)
     names = data_set.column_names or []
@@ -167,7 +167,7 @@ def named_labels(place: str, kinds: Mapping[str, Any], row: Mapping[str, Any]) -
         row: the values.
 
     Raises:
-        ValueError: for a number that stands for no label.
+        ValueError: for a number without a label.
     """
     named = {}
     for column, kind in kinds.items():

@@ -1,4 +1,4 @@
-"""The parts that sources are read in: files, ranges of large files, and shards of data sets."""
+"""The parts that sources are read in: files, ranges of large files, and shards of datasets."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Part:
     """The number of the source."""
     kind: Kind
     path: str
-    """The path or address of the file, or the name of the data set."""
+    """The path or address of the file, or the name of the dataset."""
     name: str
     """The file's path in its source."""
     bytes: int
@@ -54,9 +54,9 @@ class Part:
     config: str | None = None
     start: int = 0
     """The first byte of a range of a JSONL file (all lines that begin in it), the first row group of a range
-    of a Parquet file, or the number of a data set's shard."""
+    of a Parquet file, or the number of a dataset's shard."""
     end: int | None = None
-    """The end of the range, or the number of the data set's shards; None means the whole file."""
+    """The end of the range, or the number of the dataset's shards; None means the whole file."""
 
     @property
     def compression(self) -> str | None:
@@ -70,7 +70,7 @@ class Part:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the first range of a file, a whole file, or a shard of a data set."""
+        """Whether this is the first range of a file, a whole file, or a shard of a dataset."""
         return self.kind == "hf" or self.start == 0
 
 

@@ -36,7 +36,7 @@ def fetched(part: Part, folder: Path) -> Iterator[str]:
             store.get_file(remote, f"{place}/copy")
         except Exception as error:  # noqa: BLE001 (every store has its own errors)
             raise OSError(
-                f"{part.name} could not be fetched ({reason(error)}): build again to go on"
+                f"{part.name} could not be fetched ({reason(error)}): build again to resume"
             ) from None
         yield f"{place}/copy"
 

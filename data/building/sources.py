@@ -1,4 +1,4 @@
-"""The sources that a data set is built from, with their weights in the mixture."""
+"""The sources that a dataset is built from, with their weights in the mixture."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class TextSource(BaseModel):
 
     path: Annotated[str, Field(min_length=1)]
     """A file or folder, an address (s3://, http(s)://, …), or ``hf:`` with the name or folder of a Hugging
-    Face data set."""
+    Face dataset."""
     weight: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
     """Average number of occurrences of its training documents per epoch: with 0.3 a fixed 30 % of them occur,
     with 2.5 each occurs two or three times. Held-out documents always occur once."""
     field: Annotated[str, Field(min_length=1)] = "text"
     """The field with the text in JSON lines, columns, and .json members of tar files."""
     licence: str | None = None
-    """The licence to note in the manifest."""
+    """The license to note in the manifest."""
     split: str = "train"
-    """The split of a Hugging Face data set."""
+    """The split of a Hugging Face dataset."""
     config: str | None = None
-    """The configuration of a Hugging Face data set."""
+    """The configuration of a Hugging Face dataset."""
 
     @model_validator(mode="after")
     def _can_be_read(self) -> Self:
@@ -47,7 +47,7 @@ class TextSource(BaseModel):
                     f"{', '.join(f'{name}://' for name in REMOTE)}"
                 )
         elif self.path == HUGGING_FACE:
-            raise ValueError("hf: names no data set: give hf:NAME or hf:FOLDER")
+            raise ValueError("hf: names no dataset: give hf:NAME or hf:FOLDER")
         return self
 
     @property

@@ -107,7 +107,7 @@ class Steps:
         return task.file(".tokenizer"), trained
 
     def encode(self, tokenizer: Path, dtype: str) -> list[Encoded]:
-        """Remove duplicates, and tokenise the remaining documents."""
+        """Remove duplicates, and tokenize the remaining documents."""
         self._encodes = [
             EncodeTask(
                 self._folder, f"encode-{index:06d}", self._spills, low, high, self._left_out, tokenizer, dtype

@@ -97,7 +97,7 @@ def read_examples(path: Path, kind: str, prompt: str, completion: str, split: st
 
 
 def _plain(label: str) -> str:
-    """A label without what cannot be seen: white space around it, and the Unicode form."""
+    """A label without invisible differences: white space around it, and the Unicode form."""
     return unicodedata.normalize("NFC", label).strip()
 
 

@@ -1,4 +1,4 @@
-"""Rows of named fields from tables: JSON lines, TSV, CSV, Parquet and Hugging Face data sets."""
+"""Rows of named fields from tables: JSON lines, TSV, CSV, Parquet and Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KNOWN = ".jsonl, .ndjson, .tsv, .csv or .parquet"
 _SAVED = ("state.json", "dataset_dict.json")
 _TABLES = (".parquet", ".arrow", ".jsonl", ".csv")
 _ABOUT = ("readme", "license", "licence", "notice", "citation", "changelog")
-"""Names of texts that say something about a data set."""
+"""Names of texts that say something about a dataset."""
 
 Line = tuple[int, list[str]]
 """The number of a line, and the fields of the row that ends there."""
@@ -85,7 +85,7 @@ def as_text(place: str, name: str, value: object) -> str:
 
 
 def is_data_set(folder: Path) -> bool:
-    """Whether a folder holds a data set that ``datasets`` can read, rather than text files.
+    """Whether a folder holds a dataset that ``datasets`` can read, rather than text files.
 
     A table among texts does not make it one, nor do texts that only describe tables.
     """

@@ -1,4 +1,4 @@
-"""Tokenised examples, and the stream of batches for fine-tuning."""
+"""Tokenized examples, and the stream of batches for fine-tuning."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def read_table(path: Path, prompt: str | None, completion: str, split: str) -> l
         prompt: the template of prompts, with fields in braces, as in "{question}\n". If templates number the
             columns, as in "{0}\n", the table has no header line. None makes examples without prompts.
         completion: the template of completions.
-        split: the split to read of a saved data set.
+        split: the split to read of a saved dataset.
 
     Raises:
         FileNotFoundError, ValueError: naming file and line.

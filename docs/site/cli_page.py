@@ -15,9 +15,9 @@ def cli_page() -> str:
     lines = [
         "# The command line",
         "",
-        "Made from the commands themselves; `odeformer VERB --help` says the same. A mistake is one line and "
-        "exit code 2, a run that failed 1, a preempted run that can be resumed 75, Ctrl-C 130.",
-        "`odeformer --install-completion` completes verbs and options in your shell.",
+        "Generated from the code; `odeformer COMMAND --help` shows the same. Exit codes: 2 after a user's "
+        "mistake, 1 if a run failed, 75 if it was preempted and can be resumed, 130 after Ctrl-C.",
+        "`odeformer --install-completion` installs completion of commands and options in your shell.",
     ]
     for words, command in _commands(typer.main.get_command(app), ("odeformer",)):
         line, _, example = command.help.partition("\n\nExample: ")

@@ -18,20 +18,23 @@ from launcher.configuration.setting_docs import setting_docs
 
 FILES: dict[str, tuple[str, type[BaseModel]]] = {
     "A pretraining run": (
-        "`odeformer pretrain FILE`; `odeformer init` writes one to begin with.",
+        "The file of `odeformer pretrain`; `odeformer init` writes one to start from.",
         PretrainSettings,
     ),
-    "A fine-tuning task": ("`odeformer finetune run FILE` and `odeformer finetune submit FILE`.", Task),
+    "A fine-tuning task": (
+        "The file of `odeformer finetune run FILE` and `odeformer finetune submit FILE`.",
+        Task,
+    ),
     "A search": (
-        "`odeformer finetune search FILE`: the file of a task, and these in it under `search`.",
+        "The section `search` in the file of `odeformer finetune search`, beside those of a task.",
         Search,
     ),
-    "A pool": ("`odeformer pool start FILE`.", PoolSettings),
+    "A pool": ("The file of `odeformer pool start`.", PoolSettings),
 }
 OF_SEARCHES = ("trial", "parent_run")
-"""Of a task, which nobody sets by hand."""
+"""Settings of a task that only a search sets."""
 NAMED: dict[str, type[BaseModel]] = {"gate": Gate, "default": TeamSettings, "budget": Budget}
-"""Sections that may be left out, or that stand for several."""
+"""Sections that are optional, or that occur several times."""
 
 
 def settings_page() -> str:
@@ -39,13 +42,13 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Made from the settings themselves. Any can be changed for one run: `--set section.key=value`. "
-        "A key that nobody knows, or a value out of range, is one line and exit code 2.",
+        "Generated from the code. Every setting can be changed for one run with `--set section.key=value`. "
+        "An unknown key or a value out of range is an error of one line, with exit code 2.",
     ]
     for title, (where, kind) in FILES.items():
         lines += ["", f"## {title}", "", where]
         for path, section in _sections(kind):
-            lines += ["", f"### {path or 'at the top'} {{#{title.split()[-1]}-{path or 'top'}}}", ""]
+            lines += ["", f"### {path or 'top level'} {{#{title.split()[-1]}-{path or 'top'}}}", ""]
             lines += _table(section)
     return "\n".join(lines) + "\n"
 

@@ -81,13 +81,13 @@ def examine(
     import torch
 
     from data.tokenizer import token_texts
-    from odeformer.analysis.report import analyse
+    from odeformer.analysis.report import analyze
     from odeformer.analysis.texts.robustness import robustness
     from odeformer.inference.generate import continuation
 
     loaded, source = files.open_model(model, adapter, tracking_uri)
     encoding = files.encode(loaded.tokenizer, text, loaded.model.config.context_length)
-    findings = analyse(loaded.model, torch.tensor([encoding.ids]), depth, progress)
+    findings = analyze(loaded.model, torch.tensor([encoding.ids]), depth, progress)
 
     def ids(text: str) -> list[int]:
         return files.encode(loaded.tokenizer, text, None).ids

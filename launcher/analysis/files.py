@@ -130,7 +130,7 @@ def now() -> str:
 
 
 def report_of(file: str, page_file: str) -> Earlier:
-    """How to recognise an earlier folder of :func:`write_report` with files of these names."""
+    """How to recognize an earlier folder of :func:`write_report` with files of these names."""
     return Earlier("a report", (file, page_file), lambda folder: (folder / file).is_file())
 
 

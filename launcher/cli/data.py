@@ -29,7 +29,7 @@ def data_build(
         Option(
             metavar="SOURCE",
             help="A file or folder (.txt .md .rst .py .jsonl .parquet .tar, .gz, .zst), a URL (s3://, "
-            "https://), or hf:NAME for a Hugging Face data set; may be repeated.",
+            "https://), or hf:NAME for a Hugging Face dataset; may be repeated.",
         ),
     ] = None,
     more: Annotated[
@@ -126,7 +126,7 @@ def data_inspect(
     folder: Folder,
     sample: Annotated[int, Option(min=0, help="Index of the training sequence to show as text.")] = 0,
     png: Annotated[
-        Path | None, Option(help="Histogram of document lengths; DIR-lengths.png by default.")
+        Path | None, Option(help="File for a histogram of document lengths; DIR-lengths.png by default.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cluster.pool import Job, Pool
 
 finetune_app = typer.Typer(
-    help="Fine-tune a model for a team's task, here or in a shared pool.", no_args_is_help=True
+    help="Fine-tune a model for a team's task, on this machine or in a shared pool.", no_args_is_help=True
 )
 
 TaskFile = Annotated[Path, Argument(metavar="TASK.yaml", help="YAML file of the task.")]

@@ -26,7 +26,9 @@ AttachedAdapter = Annotated[
     str | None, Option(help="Adapter to attach: models:/<name>/<version> or a folder.")
 ]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace the output if it exists.")]
-TrackingUri = Annotated[str | None, Option(help="MLflow tracking URI; runs/mlflow.db by default.")]
+TrackingUri = Annotated[
+    str | None, Option(help="MLflow tracking URI. Default: MLFLOW_TRACKING_URI, else runs/mlflow.db.")
+]
 PoolAddress = Annotated[
     str | None,
     Option(

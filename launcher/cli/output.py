@@ -37,7 +37,7 @@ def say(*lines: str | Text) -> None:
 
 
 def show(shown: RenderableType | Sequence[RenderableType], content: Any, as_json: bool) -> None:
-    """Print ``content`` as JSON, or what people read: lines, tables or a sequence of both."""
+    """Print ``content`` as JSON, or a rendering for people: lines, tables or a sequence of both."""
     if as_json:
         print(json.dumps(masked_values(content), indent=2))
         return

@@ -22,14 +22,12 @@ def serve(
     all_adapters: Annotated[
         bool, Option("--all-adapters", help="Serve every registered adapter of the model.")
     ] = False,
-    depths: Annotated[
-        str, Option(help="Depths N to offer, comma-separated. Default: those of the training.")
-    ] = "",
+    depths: Annotated[str, Option(help="Depths N to offer, comma-separated. Default: those trained.")] = "",
     host: Annotated[
-        str, Option(help="Address to listen on; beyond this machine only with --keys.")
+        str, Option(help="Address to listen on; any but a local one requires --keys.")
     ] = "127.0.0.1",
     port: Annotated[int, Option(min=1, max=65535, help="Port to listen on.")] = 8000,
-    cpus: Annotated[int, Option(min=1, max=4096, help="Cores of the process that decodes.")] = 1,
+    cpus: Annotated[int, Option(min=1, max=4096, help="CPU cores for decoding.")] = 1,
     keys: Annotated[
         Path | None, Option(help="File of hashed API keys, made by odeformer serve --add-key.")
     ] = None,
@@ -41,7 +39,7 @@ def serve(
     ] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Serve a model in OpenAI's HTTP form.
+    """Serve a model over an OpenAI-compatible HTTP API.
 
     Example: odeformer serve models:/tiny@champion --depths 4,8
     """

@@ -1,4 +1,4 @@
-"""YAML without what readers and writers understand differently, and without what exhausts memory."""
+"""YAML without ambiguous values and without constructs that exhaust memory."""
 
 from __future__ import annotations
 

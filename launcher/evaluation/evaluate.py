@@ -35,7 +35,7 @@ class Evaluation:
     text: list[TextScore] = field(default_factory=list)
     tasks: list[TaskScore] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
-    """Sentences needed to interpret the scores, or that tell what became of them."""
+    """Sentences needed to interpret the scores, or about where they were logged."""
 
     def content(self) -> dict[str, Any]:
         """The scores as JSON values."""

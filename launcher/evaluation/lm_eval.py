@@ -61,7 +61,7 @@ class Tasks:
         self.names = list(dict.fromkeys(names))
         self.folder = (folder or OWN_TASKS).absolute()
         if not self.folder.is_dir():
-            raise ValueError(f"{folder} is no folder of tasks: give one with YAML files of the harness")
+            raise ValueError(f"{folder} is not a folder of tasks: give one with YAML files of the harness")
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         # Reading the harness's own 15,000 names takes ten seconds: only if a name is not in the folder.
         self.manager = TaskManager(include_path=str(self.folder), include_defaults=False)

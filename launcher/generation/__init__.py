@@ -1,1 +1,1 @@
-"""Writing texts with a model."""
+"""Generation of text with a model."""

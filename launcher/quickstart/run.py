@@ -72,7 +72,7 @@ def run(directory: Path, progress: Progress, started: float) -> None:
         loaded = registry.load(version.uri, uri)
         text = summary.validation_text(settings, loaded.tokenizer)
         measured = summary.measure(loaded.model, sorted(watcher.validations[-1]), progress)
-    content = summary.summarise(
+    content = summary.summarize(
         seconds=time.monotonic() - started,
         validations=watcher.validations,
         text=text,

@@ -37,7 +37,7 @@ def is_text(path: Path) -> bool:
 
 
 def write_tasks(paths: list[Path], held_out: float, folder: Path) -> None:
-    """Write two teams' data sets from held-out documents: ``{docs,triage}-{train,validation}.jsonl``.
+    """Write two teams' datasets from held-out documents: ``{docs,triage}-{train,validation}.jsonl``.
 
     Args:
         paths: Files that the shards were built from.
@@ -55,7 +55,7 @@ def write_tasks(paths: list[Path], held_out: float, folder: Path) -> None:
             files[package].add(document.source)
             snippets += [(package, code) for code in _snippets(document)]
 
-    # A package with one held-out file could be recognised by that file alone.
+    # A package with one held-out file could be recognized by that file alone.
     counts = Counter(package for package, _ in snippets if len(files[package]) > 1)
     labels = {package for package, _ in counts.most_common(LABELS)}
     triage = [

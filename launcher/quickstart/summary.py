@@ -83,7 +83,7 @@ def validation_text(settings: PretrainSettings, tokenizer: Tokenizer) -> Validat
     return ValidationText(rows.numel(), "".join(texts).encode())
 
 
-def summarise(
+def summarize(
     *,
     seconds: float,
     validations: Sequence[dict[int, float]],

@@ -12,7 +12,7 @@ from cluster.pool.job import Job, JobDetails
 from cluster.pool.status import PoolStatus, TeamStatus
 from launcher.terminal.console import make_table
 
-_COLOURS = {"running": "cyan", "succeeded": "green", "trained": "green", "failed": "red", "cancelled": "dim"}
+_COLORS = {"running": "cyan", "succeeded": "green", "trained": "green", "failed": "red", "cancelled": "dim"}
 
 
 def jobs_table(jobs: Sequence[Job]) -> Table:
@@ -21,7 +21,7 @@ def jobs_table(jobs: Sequence[Job]) -> Table:
     for job in jobs:
         table.add_row(
             job.id,
-            Text(job.state, style=_COLOURS.get(job.state, "")),
+            Text(job.state, style=_COLORS.get(job.state, "")),
             str(job.priority) if job.priority else "",
             str(job.attempts),
             f"{time.time() - job.submitted:,.0f} s",

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColum
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from cluster.runs.background import in_background
+
 HEARTBEAT_SECONDS, LONGEST_SECONDS = 2.5, 300.0
 """Seconds between the first plain lines, and at most between later ones."""
 
@@ -74,16 +76,10 @@ def seconds_until_line(elapsed: float) -> float:
 @contextmanager
 def _every(pause: Callable[[], float], action: Callable[[], object]) -> Iterator[None]:
     """Call ``action`` on a thread while the block runs, each time after ``pause()`` seconds."""
-    stop = threading.Event()
 
-    def run() -> None:
-        while not stop.wait(pause()):
+    def run(ended: threading.Event) -> None:
+        while not ended.wait(pause()):
             action()
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
+    with in_background(run):
         yield
-    finally:
-        stop.set()
-        thread.join()

@@ -22,7 +22,7 @@ LEAST_PREDICTIONS = 64
 """Minimum number of predictions for a reliability diagram."""
 
 
-def analyse(
+def analyze(
     model: Odeformer,
     input_ids: Tensor,
     depth: int | None = None,

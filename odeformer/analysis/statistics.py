@@ -24,9 +24,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    def overlaps(self, other: Interval) -> bool:
-        return self.low <= other.high and other.low <= self.high
-
 
 def bootstrap(values: Tensor) -> Interval:
     """Percentile bootstrap (Efron 1979) of the mean of independent values [n].
@@ -66,7 +63,7 @@ class PermutationTest(NamedTuple):
 
 
 def permutation_test(first: Tensor, second: Tensor) -> PermutationTest:
-    """Studentised permutation test: Welch's t of ``second`` [m] minus ``first`` [n].
+    """Studentized permutation test: Welch's t of ``second`` [m] minus ``first`` [n].
 
     It is exact if the values are exchangeable, and asymptotically valid if only the means agree (Janssen
     1997, Statistics & Probability Letters 36; Chung and Romano 2013, Annals of Statistics 41).

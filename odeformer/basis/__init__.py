@@ -40,8 +40,10 @@ class BasisKind:
         Raises:
             ValueError: naming the number it needs.
         """
-        needed = {"D": depth, "1": 1}.get(self.size, max(size, self.least))
-        if size != needed:
+        exact = {"D": depth, "1": 1}.get(self.size)
+        is_wrong = size < self.least if exact is None else size != exact
+        if is_wrong:
+            needed = exact or f"at least {self.least}"
             raise ValueError(f"basis.kind {kind!r} needs basis.size {needed} at depth {depth}, not {size}")
 
 

@@ -17,7 +17,7 @@ class MLP(nn.Module):
         self.first_bias = nn.Parameter(torch.empty(tensors, 1, hidden))
         self.second_weight = nn.Parameter(torch.empty(tensors, hidden, size))
         self.second_bias = nn.Parameter(torch.empty(tensors, 1, size))
-        # The initialisation of nn.Linear: uniform in ±1/√(fan-in).
+        # The initialization of nn.Linear: uniform in ±1/√(fan-in).
         for bound, parameters in (
             (1 / math.sqrt(features), (self.first_weight, self.first_bias)),
             (1 / math.sqrt(hidden), (self.second_weight, self.second_bias)),

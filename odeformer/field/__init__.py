@@ -25,7 +25,7 @@ def block_of(config: ModelConfig) -> type[Block]:
 
 
 def block_tensors(config: ModelConfig) -> dict[str, TensorSpec]:
-    """Names, shapes and initialisation of one block's tensors, in a fixed order."""
+    """Names, shapes and initialization of one block's tensors, in a fixed order."""
     return block_of(config).tensors(config)
 
 

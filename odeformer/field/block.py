@@ -32,7 +32,7 @@ class Block(ABC):
     @classmethod
     @abstractmethod
     def tensors(cls, config: ModelConfig) -> dict[str, TensorSpec]:
-        """Names, shapes and initialisation of the block's tensors, in a fixed order."""
+        """Names, shapes and initialization of the block's tensors, in a fixed order."""
 
     @classmethod
     @abstractmethod

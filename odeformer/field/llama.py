@@ -26,7 +26,7 @@ class LlamaField(RotaryBlock):
 
     @classmethod
     def tensors(cls, config: ModelConfig) -> dict[str, TensorSpec]:
-        """Names, shapes and initialisation; ``qkv`` holds the rows of all queries, then keys, then values."""
+        """Names, shapes and initialization; ``qkv`` holds the rows of all queries, then keys, then values."""
         width, hidden = config.width, config.hidden_width
         read, write = reading_std(config), writing_std(config)
         qkv_rows = (config.heads + 2 * config.groups) * config.head_width

@@ -23,7 +23,7 @@ def check_is_there(file: Path, instead: str) -> None:
 
 
 class Earlier(NamedTuple):
-    """How to recognise an earlier output of a command, which may be replaced."""
+    """How to recognize an earlier output of a command, which may be replaced."""
 
     what: str
     files: tuple[str, ...]
@@ -53,7 +53,7 @@ def _is_export(folder: Path) -> bool:
 
 
 MADE_BY = {"made_by": "odeformer"}
-"""Metadata of exported weights, by which an export is told from a checkpoint of another program."""
+"""Metadata of exported weights that distinguish an export from another program's checkpoint."""
 CHECKPOINT = Earlier("a checkpoint", ("config.json", "model.safetensors", "tokenizer*.json"), _is_checkpoint)
 ADAPTER = Earlier(
     "an adapter", ("adapter.json", "adapter.safetensors"), lambda folder: (folder / "adapter.json").is_file()
@@ -120,7 +120,7 @@ def check_output_file(
 
     Raises:
         ValueError: for a folder, a file in one of the ``sources`` that are read, an existing file without
-            ``overwrite``, or with it one that ``is_ours`` does not recognise as an earlier output.
+            ``overwrite``, or with it one that ``is_ours`` does not recognize as an earlier output.
     """
     if file.is_dir():
         raise ValueError(f"{file} is a folder: give --out a file's name")

@@ -1,7 +1,7 @@
 """The continuous adjoint (Chen et al. 2018, arXiv 1806.07366), as torchdiffeq implements it.
 
 The forward pass saves only the last state. The backward pass solves x and its adjoint from t = 1 back to 0
-with the same solver. This discretises the gradient of the exact flow, so in any dtype it differs from the
+with the same solver. This discretizes the gradient of the exact flow, so in any dtype it differs from the
 gradient of the discrete solve by the solver's truncation error. ``odeformer grad-check`` measures the
 difference for a given model.
 """

@@ -40,7 +40,7 @@ class FixedDepthModel:
         model: the model; its ``options.solver`` is used.
         depth: N; the model depth when not given.
         dtype: dtype of weights, states and KV cache; the model's own when not given.
-        int8: whether to quantise matrices to 8 bits (:mod:`odeformer.inference.int8`); CPU only.
+        int8: whether to quantize matrices to 8 bits (:mod:`odeformer.inference.int8`); CPU only.
 
     Raises:
         ValueError: for too small a depth, or ``int8`` on an accelerator.

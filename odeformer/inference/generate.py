@@ -90,8 +90,8 @@ def generate_text(
 ) -> Iterator[str]:
     """Generate the continuation of a prompt, yielding it piece by piece.
 
-    It is what decoding prompt and continuation together adds to the prompt. A character whose bytes are
-    spread over several tokens is yielded once it is complete.
+    It is the difference between the decoded prompt with its continuation and the decoded prompt. A character
+    whose bytes are spread over several tokens is yielded once it is complete.
 
     Args:
         at: as in :func:`generate`, like the arguments that are not listed here.

@@ -1,6 +1,6 @@
-"""int8 quantisation of matrices: a quarter of the memory, and faster matmuls on a CPU.
+"""int8 quantization of matrices: a quarter of the memory, and faster matmuls on a CPU.
 
-Each row of a matrix is stored as integers from −127 to 127 and one scale. Activations are quantised in the
+Each row of a matrix is stored as integers from −127 to 127 and one scale. Activations are quantized in the
 same way with one scale per token, so that a token's result does not depend on the rest of the batch. Sums are
 exact (int32).
 """
@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LARGEST = 127
-"""Largest magnitude of a quantised number."""
+"""Largest magnitude of a quantized number."""
 
 
 class Int8Matrix:
-    """A quantised matrix [out, in] that ``F.linear`` and ``F.embedding`` accept in place of a tensor.
+    """A quantized matrix [out, in] that ``F.linear`` and ``F.embedding`` accept in place of a tensor.
 
     Args:
         matrix: a floating-point matrix [out, in]; the rounding error is at most 1/254 of a row's maximum.

@@ -25,7 +25,7 @@ class Fit:
 
 
 @torch.no_grad()
-def continuous(ordinary: Ordinary, basis: BasisConfig, prelude: int | None = None) -> tuple[Odeformer, Fit]:
+def continuous(ordinary: Ordinary, basis: BasisConfig) -> tuple[Odeformer, Fit]:
     """The model of depth D = L whose W(t) at the cells' midpoints best approximates the given L layers.
 
     It is a least squares fit of each tensor: with C [L, K] the initial coefficients at the midpoints, the
@@ -34,14 +34,13 @@ def continuous(ordinary: Ordinary, basis: BasisConfig, prelude: int | None = Non
     Args:
         ordinary: L layers.
         basis: the basis of the model; learned coefficient functions have their initial values.
-        prelude: number of layers that remain whole layers at any depth; the flavour's default when not given.
 
     Raises:
         ValueError: for ill-conditioned coefficients, or for ``low_rank``, whose fit is not a linear problem.
     """
     if basis.low_rank is not None:
         raise ValueError("basis.low_rank: only full weight sets can be fitted to layers")
-    config = ordinary.config.model_copy(update={"basis": basis, "prelude": prelude})
+    config = ordinary.config.model_copy(update={"basis": basis, "prelude": None})
     config = type(config).model_validate(config.model_dump())  # check the shape with the new basis
 
     # Whatever is drawn, such as learned coefficient functions, is the same at each call.

@@ -132,7 +132,7 @@ def measure_decoding(model: Odeformer, rounds: int = 15, int8: bool = False) -> 
     Args:
         model: the model.
         rounds: number of measurements per depth, after one for warming up; the table has their median.
-        int8: whether to quantise, as in :class:`odeformer.inference.decoding.FixedDepthModel`.
+        int8: whether to quantize, as in :class:`odeformer.inference.decoding.FixedDepthModel`.
     """
     config = model.config
     assert config.context_length is not None

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from odeformer.model import token_losses
 
+BATCH = 16
+"""Windows per forward pass."""
+
 
 @torch.inference_mode()
-def text_loss(
-    logits_of: Callable[[Tensor], Tensor], ids: Tensor, context_length: int, batch: int = 16
-) -> float:
+def text_loss(logits_of: Callable[[Tensor], Tensor], ids: Tensor, context_length: int) -> float:
     """Mean loss in nats of all tokens but the first, read in separate windows.
 
     Args:
@@ -21,7 +22,6 @@ def text_loss(
             vocabulary].
         ids: token ids of the text [n], n ≥ 2.
         context_length: tokens per window; the last window may be shorter.
-        batch: windows per forward pass.
 
     Raises:
         ValueError: for a text of fewer than two tokens.
@@ -32,8 +32,8 @@ def text_loss(
     whole = len(inputs) // context_length * context_length
     total = 0.0
     for x, y in zip(
-        inputs[:whole].view(-1, context_length).split(batch),
-        targets[:whole].view(-1, context_length).split(batch),
+        inputs[:whole].view(-1, context_length).split(BATCH),
+        targets[:whole].view(-1, context_length).split(BATCH),
         strict=True,
     ):
         total += float(token_losses(logits_of(x), y).sum())

@@ -153,7 +153,7 @@ def test_what_has_no_room_or_is_no_model_is_not_downloaded(
             registry.fetch(version.uri, uri)
     key = version.location.removeprefix("s3://models/") + "/artifacts/model/more.bin"
     bucket.put_object(Key=key, Body=b"x")
-    with pytest.raises(ValueError, match=r"more\.bin is no file of a model"):
+    with pytest.raises(ValueError, match=r"more\.bin is not a file of a model"):
         registry.fetch(version.uri, uri)
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")

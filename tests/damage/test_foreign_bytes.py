@@ -75,7 +75,7 @@ configs:
 - config_name: default
   data_files: [{split: train, path: 'mi*.jsonl'}]
 ---
-# A data set, 1.5
+# A dataset, 1.5
 """
 RUN = b"""
 model: {preset: tiny, depth: 4}
@@ -295,7 +295,7 @@ READERS = {
     ),
     "packed table": Reader("a.csv.gz", lambda: _zipped(_table(",", lambda r: [r["q"], 1, 2])), _read_table),
     "parquet table": Reader("a.parquet", _parquet, _read_table),
-    "data set": Reader("train.jsonl", lambda: LINES, _read_data_set, names_folder=True),
+    "dataset": Reader("train.jsonl", lambda: LINES, _read_data_set, names_folder=True),
     "card": Reader("README.md", lambda: CARD, _read_card, names_folder=True),
     "text": Reader("a.txt", lambda: LINES * 30, _read_texts),
     "document": Reader("a.txt", lambda: LINES, lambda path: list(read_documents([path]))),

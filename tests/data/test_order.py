@@ -60,11 +60,11 @@ def test_a_rank_reads_its_part_of_the_streams() -> None:
     assert len(set.union(*of_rank)) == STREAMS
 
 
-def test_neighbours_in_the_corpus_are_as_far_apart_as_in_a_full_shuffle() -> None:
+def test_neighbors_in_the_corpus_are_as_far_apart_as_in_a_full_shuffle() -> None:
     """Autocorrelation of what documents have in common, over the lags within and across batches."""
     draw = np.random.default_rng(0)
     count, block = STREAMS * 512, 256
-    # Documents of 8 sequences each, every one with a level of its own: neighbours in the corpus are alike.
+    # Documents of 8 sequences each, every one with a level of its own: neighbors in the corpus are alike.
     feature = np.repeat(draw.normal(size=count // 8), 8)
     ours = feature[_ids(GlobalOrder([count // 16] * 16, 0, block), 0, count)]
     correlations = {

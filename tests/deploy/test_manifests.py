@@ -108,7 +108,7 @@ def test_what_kubernetes_defines_fits_its_schemas() -> None:
 def test_a_field_that_nobody_knows_is_found() -> None:
     [manifest] = of_kind("Namespace")
     with pytest.raises(Exception, match="spec"):
-        validate(manifest | {"spec": {"finalisers": []}}, KUBERNETES, strict=True)
+        validate(manifest | {"spec": {"finalizers": []}}, KUBERNETES, strict=True)
     [cluster] = of_kind("RayCluster")
     cluster["spec"]["workerGroupSpecs"][0]["minReplica"] = 0
     with pytest.raises(ValueError, match="minReplica"):
@@ -243,7 +243,8 @@ def test_policies_let_in_only_those_who_are_there() -> None:
     labels = [template["metadata"]["labels"] for template in templates()]
     closed, *policies, leaving = of_kind("NetworkPolicy")
     assert closed["spec"] == {"podSelector": {}, "policyTypes": ["Ingress"]}, "nobody by default"
-    assert leaving["spec"]["podSelector"] == {} and leaving["spec"]["policyTypes"] == ["Egress"]
+    assert leaving["spec"]["podSelector"] == {}
+    assert leaving["spec"]["policyTypes"] == ["Egress"]
     [rule] = leaving["spec"]["egress"]
     blocks = [to["ipBlock"] for to in rule["to"] if "ipBlock" in to]
     for metadata in map(ip_address, ("169.254.169.254", "fd00:ec2::254")):

@@ -72,7 +72,7 @@ WITHOUT_A_TABLE = {
         (["eval", "--model", "nowhere", "--tasks", "python_text"], "nowhere/config.json"),
         (
             ["eval", "--model", "m", "--tasks", "x", "--task-folder", "nowhere"],
-            "nowhere is no folder of tasks",
+            "nowhere is not a folder of tasks",
         ),
         (["eval", "--model", "m", "--tasks", "python_text,helaswag"], "'helaswag'"),
         (["analyze", "--model", "nowhere", "--text", "some words", "--out", "out"], "nowhere"),

@@ -109,7 +109,7 @@ def test_the_first_screen_says_which_is_which(analyses: tuple[Path, Path], compa
     assert cost.rows[0].a == f"{math.exp(loss['a']):.4g}"
     six = page(a, b, content).split("<tr><td>6</td>")[1].split("</tr>")[0]
     b_loss = content["depths"][2]["loss"]["b"]
-    assert f"<td>–</td><td>{b_loss:.3f}</td><td>–</td>" in six, "A was not analysed at N = 6"
+    assert f"<td>–</td><td>{b_loss:.3f}</td><td>–</td>" in six, "A was not analyzed at N = 6"
 
 
 def test_disturbances_are_those_of_each_analysis_at_its_depth(
@@ -168,8 +168,8 @@ def disturbed(*clearly_less: str | None, **parts: Any) -> dict[str, Any]:
             "Neither is more robust to a disturbed text in general: of 3 disturbances, 0",
         ),
         (disturbed("a", "a", "a", "b"), "Neither is more robust to a disturbed text in general"),
-        (disturbed("b", a=None), "A was not analysed with a disturbed text"),
-        (disturbed("b", b=None), "B was not analysed with a disturbed text"),
+        (disturbed("b", a=None), "A was not analyzed with a disturbed text"),
+        (disturbed("b", b=None), "B was not analyzed with a disturbed text"),
         (disturbed(None, same_text=False), "cannot be said"),
     ],
 )
@@ -203,7 +203,7 @@ def test_an_older_analysis_without_disturbances_is_compared_in_all_else(
     a, b = (compare.read(path) for path in given)
     assert [bar["name"] for bar in figures(a, b, content)["disturbances"]["data"]] == [other.upper()]
     page = (tmp_path / "out/comparison.html").read_text()
-    assert f"{who.upper()} was not analysed with a disturbed text" in page
+    assert f"{who.upper()} was not analyzed with a disturbed text" in page
 
 
 def test_two_analyses_without_disturbances_have_no_such_part(
@@ -298,8 +298,8 @@ def test_a_browser_draws_both_in_every_figure(compared: Path, browser: Any, widt
     strongest = max(range(len(losses["a"])), key=lambda i: abs(losses["difference"][i]))
     buttons.nth(strongest + 1).hover()
     assert f"A {losses['a'][strongest]:.2f}, B {losses['b'][strongest]:.2f}" in page.inner_text("#told")
-    colour = buttons.nth(strongest + 1).evaluate("e => getComputedStyle(e).background")
+    color = buttons.nth(strongest + 1).evaluate("e => getComputedStyle(e).background")
     better = losses["difference"][strongest] < 0
-    assert ("rgba(0, 114, 178, 0.95)" if better else "rgba(213, 94, 0, 0.95)") in colour
+    assert ("rgba(0, 114, 178, 0.95)" if better else "rgba(213, 94, 0, 0.95)") in color
 
     watched.close("comparison")

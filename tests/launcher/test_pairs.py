@@ -1,4 +1,4 @@
-"""The heat map of tokens: which number is where, and what its colours mean."""
+"""The heat map of tokens: which number is where, and what its colors mean."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_every_pair_is_in_its_place_and_later_tokens_are_empty() -> None:
     assert list(heat.x) == [1, 2, 3, 4]
     assert list(heat.y) == [2, 4]
     assert heat.z[0] == pytest.approx((math.log10(2), 2, None, None))
-    assert heat.z[1] == pytest.approx((0, 1, 0, 3)), "nothing at all has the colour of the least"
+    assert heat.z[1] == pytest.approx((0, 1, 0, 3)), "nothing at all has the color of the least"
     assert (heat.zmin, heat.zmax) == (0, 3)
     assert heat.text[1][1] == "“␣of” (token 2)<br>→ “end” (token 4):<br>10 × as large"
     assert heat.text[0][0].startswith("“&lt;b&gt;” (token 1)"), "a token is text, not markup"
@@ -32,7 +32,7 @@ def test_every_pair_is_in_its_place_and_later_tokens_are_empty() -> None:
 
 
 def test_the_most_is_dark_and_the_least_is_not_white() -> None:
-    lightness = [sum(to_rgb(colour)) / 3 for _, colour in SCALE]
+    lightness = [sum(to_rgb(color)) / 3 for _, color in SCALE]
     assert lightness == sorted(lightness, reverse=True)
     assert lightness[0] < 0.92, "empty squares are white"
     assert lightness[-1] < 0.2

@@ -99,7 +99,7 @@ def test_smooth_mlp_between_grid_points_is_what_the_grid_points_say() -> None:
     assert surprise(HighFrequencyMLP(12, 4)) > 0.3
 
 
-def test_twice_the_depth_changes_the_logits_little_at_initialisation() -> None:
+def test_twice_the_depth_changes_the_logits_little_at_initialization() -> None:
     def change(model: Odeformer) -> float:
         with torch.no_grad():
             once, twice = (model(ids(), depth=n).logits for n in (16, 32))

@@ -43,9 +43,10 @@ def test_bad_bases_are_refused(basis: dict[str, Any], named: str) -> None:
         BasisConfig.model_validate(basis)
 
 
-def test_none_basis_must_store_one_set_per_layer() -> None:
-    with pytest.raises(ValueError, match=r"needs basis\.size 4 at depth 4, not 3"):
-        config("none", 3)
+@pytest.mark.parametrize(("kind", "size", "needed"), [("none", 3, "4"), ("fourier_mlp", 1, "at least 2")])
+def test_a_basis_with_too_few_weight_sets_is_refused(kind: str, size: int, needed: str) -> None:
+    with pytest.raises(ValueError, match=rf"needs basis\.size {needed} at depth 4, not {size}"):
+        config(kind, size)
 
 
 @pytest.mark.parametrize(

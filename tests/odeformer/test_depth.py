@@ -79,7 +79,7 @@ def test_a_jittered_grid_has_n_cells_of_about_equal_width() -> None:
         grid = batch_grid(0, step, uniform_grid(8), 0.5, 0)
         assert (grid[0], grid[-1], len(grid)) == (0.0, 1.0, 9)
         widths += [8 * (right - left) for left, right in pairwise(grid)]
-    # Before normalisation within [0.5, 1.5], uniform: a standard deviation of 0.29.
+    # Before normalization within [0.5, 1.5], uniform: a standard deviation of 0.29.
     assert min(widths) > 0.3
     assert max(widths) < 2.0
     spread = (sum((width - 1) ** 2 for width in widths) / len(widths)) ** 0.5

@@ -117,8 +117,8 @@ def test_attention_equals_the_textbook_with_complex_rotations() -> None:
     x = torch.randn(1, length, shape.width, dtype=torch.float64)
     field = NeoXField(shape, *rotary_table(shape, length, x))
 
-    centred = x[0] - x[0].mean(-1, keepdim=True)
-    normed = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    centered = x[0] - x[0].mean(-1, keepdim=True)
+    normed = centered / (centered.square().mean(-1, keepdim=True) + 1e-5).sqrt()
     normed = normed * w["attention_norm_weight"] + w["attention_norm_bias"]
     qkv = normed @ w["qkv_weight"].T + w["qkv_bias"]
 

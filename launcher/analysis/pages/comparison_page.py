@@ -1,4 +1,4 @@
-"""The page of a comparison: its tokens and figures. Colours stand for models, dashes for quantities."""
+"""The page of a comparison: its tokens and figures. Colors stand for models, dashes for quantities."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from launcher.tables.tokens import shown
 from odeformer.analysis.content import BOTH, Analysis, Comparison
 
 DASHES = ("solid", "dot", "dashdot")
-COLOURS = {"A": plots.BLUE, "B": plots.ORANGE}
+COLORS = {"A": plots.BLUE, "B": plots.ORANGE}
 MOST_CHANGED = 12
 BEFORE = 4
 """Tokens shown before one with a changed loss."""
@@ -81,10 +81,10 @@ def figures(a: Analysis, b: Analysis, content: Comparison) -> dict[str, Any]:
     if content["disturbances"] is not None:
         rows = content["disturbances"]["rows"]
         drawn["disturbances"] = plots.blank_rises([row["label"] for row in rows])
-        for which, (name, colour) in zip(BOTH, COLOURS.items(), strict=True):
+        for which, (name, color) in zip(BOTH, COLORS.items(), strict=True):
             rises = {row["label"]: rise for row in rows if (rise := row[which]) is not None}
             if rises:
-                plots.add_rises(drawn["disturbances"], list(rises), list(rises.values()), name, colour)
+                plots.add_rises(drawn["disturbances"], list(rises), list(rises.values()), name, color)
     return plots.as_json(drawn)
 
 
@@ -93,4 +93,4 @@ def _add(figure: go.Figure, name: str, lines: list[plots.Line]) -> None:
     for index, line in enumerate(lines):
         label = f"{name}: {line.label}" if line.label else name
         markers = index == 0 and len(line.x) <= 16
-        plots.add_line(figure, line._replace(label=label), COLOURS[name], DASHES[index], markers)
+        plots.add_line(figure, line._replace(label=label), COLORS[name], DASHES[index], markers)

@@ -131,7 +131,7 @@ def page(content: Drift) -> str:
 def distribution(content: Drift, name: str) -> go.Figure:
     """A figure's distribution over windows as points and a box, the reference above the new text."""
     figure = plots.blank("", "")
-    for who, colour in (("new", plots.ORANGE), ("reference", plots.BLUE)):  # from the bottom up
+    for who, color in (("new", plots.ORANGE), ("reference", plots.BLUE)):  # from the bottom up
         text = content["texts"][who]
         figure.add_box(
             x=text["windows"][name],
@@ -141,8 +141,8 @@ def distribution(content: Drift, name: str) -> go.Figure:
             pointpos=0,
             boxmean=True,
             fillcolor="rgba(0, 0, 0, 0)",
-            line={"color": colour, "width": 1.5},
-            marker={"color": colour, "size": 6, "opacity": 0.5},
+            line={"color": color, "width": 1.5},
+            marker={"color": color, "size": 6, "opacity": 0.5},
             customdata=text["window_starts"],
             hovertemplate="%{x:.4g}, the window from token %{customdata}<extra>" + who + "</extra>",
         )

@@ -56,7 +56,7 @@ def distance(content: Analysis) -> go.Figure:
     plots.add_line(figure, plots.Line("measured", depths, distances), plots.BLUE, hovertemplate=hover)
     if distances[-1]:
         halving = [distances[-1] * depths[-1] / n for n in depths]
-        plots.add_line(figure, plots.Line("1/N", depths, halving), plots.GREY, "dash", markers=False)
+        plots.add_line(figure, plots.Line("1/N", depths, halving), plots.GRAY, "dash", markers=False)
     return figure.update_xaxes(type="log", tickvals=depths).update_yaxes(type="log")
 
 

@@ -12,16 +12,16 @@ import plotly.graph_objects as go
 
 from odeformer.analysis.content import Analysis, Range, Reliability
 
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#595959"
-"""Colours that remain distinct with colour vision deficiency (Okabe and Ito 2008)."""
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, "#56B4E9", "#E69F00", "#000000", GREY)
+BLUE, ORANGE, GREEN, PURPLE, GRAY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#595959"
+"""Colors that remain distinct with color vision deficiency (Okabe and Ito 2008)."""
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, "#56B4E9", "#E69F00", "#000000", GRAY)
 SCALE = ((0.0, "#d6e7f4"), (0.5, BLUE), (1.0, "#001a2e"))
-"""Colour scale from little to much: the least is darker than a white page."""
+"""Color scale from little to much: the least is darker than a white page."""
 SPECTRA = {"query_key": "queries and keys", "output_value": "outputs and values"}
 CLUSTERING = {
     "effective_rank": "effective rank / first one",
     "mean_cosine": "mean cosine",
-    "nearest": "nearest neighbour",
+    "nearest": "nearest neighbor",
 }
 
 
@@ -49,25 +49,25 @@ def blank(x: str, y: str) -> go.Figure:
 
 
 def add_line(
-    figure: go.Figure, line: Line, colour: str, dash: str = "solid", markers: bool = True, **style: Any
+    figure: go.Figure, line: Line, color: str, dash: str = "solid", markers: bool = True, **style: Any
 ) -> None:
     """Add a line, by default with a marker at each point."""
     mode = "lines+markers" if markers else "lines"
     figure.add_scatter(
-        x=line.x, y=line.y, name=line.label, mode=mode, line={"color": colour, "dash": dash}, **style
+        x=line.x, y=line.y, name=line.label, mode=mode, line={"color": color, "dash": dash}, **style
     )
 
 
 def blank_calibration() -> go.Figure:
     """A reliability diagram without data."""
     figure = blank("confidence", "accuracy")
-    add_line(figure, Line("perfect", [0, 1], [0, 1]), GREY, "dash", markers=False)
+    add_line(figure, Line("perfect", [0, 1], [0, 1]), GRAY, "dash", markers=False)
     return figure.update_layout(xaxis_range=[-0.03, 1.03], yaxis_range=[-0.03, 1.03])
 
 
 def blank_growth(x: str, y: str) -> go.Figure:
     """A figure without data and a line at zero, between decay and growth."""
-    return blank(x, y).add_hline(y=0, line={"color": GREY, "width": 1})
+    return blank(x, y).add_hline(y=0, line={"color": GRAY, "width": 1})
 
 
 def blank_rises(labels: Sequence[str]) -> go.Figure:
@@ -79,7 +79,7 @@ def blank_rises(labels: Sequence[str]) -> go.Figure:
 
 
 def add_rises(
-    figure: go.Figure, labels: Sequence[str], rises: Sequence[Range], name: str, colour: str
+    figure: go.Figure, labels: Sequence[str], rises: Sequence[Range], name: str, color: str
 ) -> None:
     """Add a bar for each disturbance, with its interval."""
     means = [rise["mean"] for rise in rises]
@@ -88,7 +88,7 @@ def add_rises(
         y=[label.replace(", ", ",<br>") for label in labels],
         x=means,
         name=name,
-        marker_color=colour,
+        marker_color=color,
         error_x={
             "type": "data",
             "array": [rise["high"] - rise["mean"] for rise in rises],

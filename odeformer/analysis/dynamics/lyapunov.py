@@ -1,6 +1,6 @@
 """Lyapunov exponents of a flow: the rates at which nearby joint states of all tokens diverge or converge.
 
-Tangents are carried along by Jacobian–vector products and re-orthonormalised after each step by a QR
+Tangents are carried along by Jacobian–vector products and re-orthonormalized after each step by a QR
 decomposition, whose diagonal holds their growth (Benettin et al. 1980, Meccanica 15). The memory is m states
 plus about one forward pass, for a solver with one evaluation per cell. :func:`finite_time_exponents` adds a
 few tangents, and its backward sweep holds the graph of one step.
@@ -72,12 +72,12 @@ def _random_directions(x: Tensor, count: int) -> Tensor:
         raise ValueError(f"{count} exponents of a state of {dimensions} numbers: from 1 to {dimensions}")
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randn(count, *x.shape, generator=generator, dtype=x.dtype).to(x.device)
-    _orthonormalise(drawn)
+    _orthonormalize(drawn)
     return drawn
 
 
-def _orthonormalise(tangents: Tensor) -> Tensor:
-    """Orthonormalise tangents [m, batch, ...] in place; return R [batch, m, m] of their QR decomposition.
+def _orthonormalize(tangents: Tensor) -> Tensor:
+    """Orthonormalize tangents [m, batch, ...] in place; return R [batch, m, m] of their QR decomposition.
 
     Gram–Schmidt applied twice is as accurate as Householder reflections (Giraud et al. 2005, Numerische
     Mathematik 101), and needs no memory for Q.
@@ -108,7 +108,7 @@ def _forward_sweep(steps: Sequence[Step], x: Tensor, tangents: Tensor) -> tuple[
     product = torch.eye(len(tangents), dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
     for step in steps:
         x = move(step, x, tangents)
-        triangle = _orthonormalise(tangents)
+        triangle = _orthonormalize(tangents)
         logarithms.append(triangle.diagonal(dim1=-2, dim2=-1).log())
         product = triangle @ product
     return torch.stack(logarithms), product
@@ -132,7 +132,7 @@ def _backward_sweep(steps: Sequence[Step], x: Tensor, cotangents: Tensor) -> Non
             (pulled,) = torch.autograd.grad(end, start, cotangent, retain_graph=True)
             cotangent.copy_(pulled)
         del start, end, pulled  # frees the step's graph before the next one is built
-        _orthonormalise(cotangents)
+        _orthonormalize(cotangents)
 
 
 def _per_duration(logarithms: Tensor, durations: Sequence[float]) -> Exponents:

@@ -46,7 +46,7 @@ def spectra(model: Odeformer, input_ids: Tensor, depth: int) -> content.Spectra:
             "offset": OFFSET,
             "unit": "of the state behind its norm; eigenvalues as [real, imaginary], largest first",
             "norm": "Frobenius: divide by it for a spectrum without a scale",
-            "random": "the same shape as it is initialised, seed 0",
+            "random": "the same shape as it is initialized, seed 0",
             "roughness": "of the largest |eigenvalue| / norm along t: 1 is that of the same in random order",
         },
         "model": _head_spectra(model, times),

@@ -98,7 +98,7 @@ def rotation(config: ModelConfig, offset: int, like: Tensor) -> Tensor:
 
 
 def output_value_spectrum(config: ModelConfig, weights: BlockWeights) -> Spectrum:
-    """Spectrum of W_O W_V: a head's output for each unit of the normalised state that it reads."""
+    """Spectrum of W_O W_V: a head's output for each unit of the normalized state that it reads."""
     heads = head_matrices(config, weights)
     return product_spectrum(heads.out, heads.value)
 

@@ -59,7 +59,7 @@ def _push_by_tokens(step: CellStep, x: Tensor, tangent: Tensor) -> None:
 class _PlainField(CachedField):
     """Attention by plain matrix products, as fused kernels have no forward derivatives.
 
-    Weights are normalised after the product with the values, which saves a tensor of the scores' size. The
+    Weights are normalized after the product with the values, which saves a tensor of the scores' size. The
     mask [new, tokens] is shared by the batch.
     """
 

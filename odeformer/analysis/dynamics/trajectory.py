@@ -35,7 +35,7 @@ class Clustering(NamedTuple):
     effective_rank: Tensor
     """The number of directions in which states differ."""
     mean_cosine: Tensor
-    """Mean cosine similarity of two tokens' centred states."""
+    """Mean cosine similarity of two tokens' centered states."""
     nearest: Tensor
     """Mean distance to the nearest token, relative to the mean distance: 1 if all tokens are equally far, 0
     if each has a duplicate."""
@@ -55,7 +55,7 @@ def clustering(
 ) -> Clustering:
     """Clustering of the states of ``input_ids`` [batch, tokens], at least 2 tokens."""
     flow, visited = _trajectory(model, input_ids, depth, along)
-    return Clustering(flow.edges, effective_rank(visited), mean_cosine(visited), nearest_neighbour(visited))
+    return Clustering(flow.edges, effective_rank(visited), mean_cosine(visited), nearest_neighbor(visited))
 
 
 def _trajectory(
@@ -67,9 +67,9 @@ def _trajectory(
 
 
 def effective_rank(x: Tensor) -> Tensor:
-    """Effective rank (Roy and Vetterli 2007) of centred states: [..., tokens, width] → [...].
+    """Effective rank (Roy and Vetterli 2007) of centered states: [..., tokens, width] → [...].
 
-    It is the exponential of the entropy of the normalised singular values: 1 if all states lie on one line.
+    It is the exponential of the entropy of the normalized singular values: 1 if all states lie on one line.
     """
     singular = torch.linalg.svdvals(x - x.mean(dim=-2, keepdim=True))
     shares = singular / singular.sum(-1, keepdim=True)
@@ -77,14 +77,14 @@ def effective_rank(x: Tensor) -> Tensor:
 
 
 def mean_cosine(x: Tensor) -> Tensor:
-    """Mean cosine similarity of two tokens' centred states: [..., tokens, width] → [...]."""
+    """Mean cosine similarity of two tokens' centered states: [..., tokens, width] → [...]."""
     x = F.normalize(x - x.mean(dim=-2, keepdim=True), dim=-1)
     length = x.shape[-2]
     return (x.sum(-2).square().sum(-1) - length) / (length * (length - 1))
 
 
-def nearest_neighbour(x: Tensor) -> Tensor:
-    """Mean nearest-neighbour distance over mean pairwise distance: [..., tokens, width] → [...]."""
+def nearest_neighbor(x: Tensor) -> Tensor:
+    """Mean nearest-neighbor distance over mean pairwise distance: [..., tokens, width] → [...]."""
     distances = torch.cdist(x, x)
     length = x.shape[-2]
     diagonal = torch.eye(length, dtype=torch.bool, device=x.device)

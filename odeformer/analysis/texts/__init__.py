@@ -1,1 +1,1 @@
-"""A model's behaviour on whole texts: robustness and drift."""
+"""A model's behavior on whole texts: robustness and drift."""

@@ -128,7 +128,7 @@ def _tokens_leaned_on(model: Odeformer, windows: Tensor, depth: int) -> Tensor:
 
 
 def effective_number(scores: Tensor) -> Tensor:
-    """Effective number of tokens: exponential of the entropy of normalised scores, [..., tokens] → [...]."""
+    """Effective number of tokens: exponential of the entropy of normalized scores, [..., tokens] → [...]."""
     shares = scores.double()
     shares = shares / shares.sum(-1, keepdim=True)
     return torch.special.entr(shares).sum(-1).exp()
@@ -171,7 +171,7 @@ def settings(depth: int, length: int) -> Settings:
         "outputs": OUTPUTS,
         "difference": "new − reference",
         "interval": "95 %, bootstrap over windows of each text, as if they were independent",
-        "test": "studentised permutation test (Welch's statistic), two-sided",
+        "test": "studentized permutation test (Welch's statistic), two-sided",
         "permutations": PERMUTATIONS,
         "adjustment": "Holm, over all figures",
         "alpha": ALPHA,

@@ -1,4 +1,4 @@
-"""Robustness to disturbed texts, in bits per character, which compare across different tokenisations."""
+"""Robustness to disturbed texts, in bits per character, which compare across different tokenizations."""
 
 from __future__ import annotations
 

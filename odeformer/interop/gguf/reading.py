@@ -15,7 +15,7 @@ from odeformer.interop.qkv import gpt2_to_neox
 
 
 def load_gguf(file: Path, architecture: str) -> Any:
-    """The file's model as a ``transformers`` model in float32, with the weights after quantisation.
+    """The file's model as a ``transformers`` model in float32, with the weights after quantization.
 
     ``llama`` is read by ``transformers`` itself. It cannot read ``gptneox``, for which the tensors are read
     by the package ``gguf``, with its table of the names that ``transformers`` uses.

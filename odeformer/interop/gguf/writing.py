@@ -69,7 +69,7 @@ def export_gguf(
     in_half = 0
     with new_file(file) as target:
         writer = GGUFWriter(target, architecture)
-        writer.add_quantized_by("odeformer")  # by which is_our_gguf recognises the file
+        writer.add_quantized_by("odeformer")  # by which is_our_gguf recognizes the file
         writer.add_name(name)
         writer.add_file_type(file_type)
         write_shape(ordinary, architecture, writer)

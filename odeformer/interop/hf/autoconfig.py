@@ -54,7 +54,7 @@ class OdeformerConfig(PreTrainedConfig):
 
 
 class OdeformerTokenizer(PreTrainedTokenizerFast):
-    """A checkpoint's ``tokenizer.json``; if it was trained here, "<|endoftext|>" is tokenised as letters."""
+    """A checkpoint's ``tokenizer.json``; if it was trained here, "<|endoftext|>" is tokenized as letters."""
 
     padding_side = "left"
 

@@ -82,7 +82,7 @@ class OdeformerForCausalLM(PreTrainedModel, GenerationMixin):
         return False
 
     def _init_weights(self, module: torch.nn.Module) -> None:
-        pass  # the weights are initialised by Odeformer, or loaded
+        pass  # the weights are initialized by Odeformer, or loaded
 
     @classmethod
     def from_pretrained(

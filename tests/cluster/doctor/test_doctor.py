@@ -58,7 +58,7 @@ def test_the_command_tells_everything_and_fails_with_a_remedy(tmp_path: Path) ->
     lock.unlink()
     well = doctor()
     assert well.returncode == 0, well.stdout
-    assert "\x1b" not in well.stdout, "no colours into a pipe"
+    assert "\x1b" not in well.stdout, "no colors into a pipe"
     assert all(line.split()[0] in ("ok", "note") for line in well.stdout.splitlines())
 
 

@@ -69,7 +69,7 @@ def test_the_best_of_many_intervals_is_that_of_young_and_daly() -> None:
     walls = {
         every: mean_wall(LongRun(100_000, 1.0, every, commit, **rates), 100)[0] / 100_000 for every in tried
     }
-    assert min(walls, key=walls.__getitem__) == pytest.approx(best, rel=0.45), "a neighbour at most"
+    assert min(walls, key=walls.__getitem__) == pytest.approx(best, rel=0.45), "a neighbor at most"
     assert walls[tried[0]] > walls[best] < walls[tried[-1]]
 
 

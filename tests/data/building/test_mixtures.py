@@ -64,8 +64,8 @@ def test_copies_lie_far_from_each_other(small_build: Build, tmp_path: Path) -> N
     tokens = sequences(tmp_path / "out", "train")[:, 1:].ravel()
     ends = np.flatnonzero(tokens == manifest.end_of_text)
     documents = [piece.tobytes() for piece in np.split(tokens, ends + 1)]
-    neighbours = sum(one == other for one, other in pairwise(documents))
-    assert neighbours < 8
+    neighbors = sum(one == other for one, other in pairwise(documents))
+    assert neighbors < 8
 
 
 def test_duplicates_and_empty_texts_are_left_out_and_counted(small_build: Build, tmp_path: Path) -> None:

@@ -41,8 +41,6 @@ def test_the_interval_of_a_mean_has_the_width_of_its_standard_error() -> None:
     half = 1.96 * values.std() / 20
     assert found.mean == pytest.approx(float(values.mean()), rel=1e-6)
     assert found.high - found.mean == pytest.approx(float(half), rel=0.15)
-    assert found.overlaps(bootstrap(values + 0.1))
-    assert not found.overlaps(bootstrap(values + 1))
     with pytest.raises(ValueError, match="at least 2 values"):
         bootstrap(values[:1])
 

@@ -39,7 +39,7 @@ def test_so_many_letters_are_off_and_nothing_but_letters(share: float) -> None:
     assert len(written) == len(TEXT)
     off = [(before, after) for before, after in zip(TEXT, written, strict=True) if before != after]
     assert all(before.isalpha() and after.isalpha() for before, after in off)
-    # An edit is one letter, or two that change places; two equal neighbours change nothing.
+    # An edit is one letter, or two that change places; two equal neighbors change nothing.
     assert 0.9 * share * letters < len(off) <= 2 * share * letters
 
 

@@ -51,7 +51,7 @@ def test_p_values_are_uniform_where_nothing_differs_and_small_where_it_does(
 
 
 def test_other_spread_is_no_other_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few values of large spread against many of small: the unstudentised test would see a move far too
+    """Few values of large spread against many of small: the unstudentized test would see a move far too
     often."""
     monkeypatch.setattr(statistics, "PERMUTATIONS", 999)
     p = [permutation_test(drawn(8, 2 * k, scale=5), drawn(32, 2 * k + 1)).p for k in range(120)]

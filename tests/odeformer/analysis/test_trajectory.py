@@ -19,14 +19,14 @@ def test_the_effective_rank_of_known_clouds() -> None:
     assert clouds.effective_rank(line).item() == pytest.approx(1, abs=1e-4)
 
 
-def test_cosines_and_neighbours_of_known_clouds() -> None:
+def test_cosines_and_neighbors_of_known_clouds() -> None:
     opposite = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     assert clouds.mean_cosine(opposite).item() == pytest.approx(-1)
     triangle = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]])
     assert clouds.mean_cosine(triangle).item() == pytest.approx(-0.5, abs=1e-6)
-    assert clouds.nearest_neighbour(triangle).item() == pytest.approx(1)
+    assert clouds.nearest_neighbor(triangle).item() == pytest.approx(1)
     twins = torch.randn(3, 4).repeat_interleave(2, dim=0)
-    assert clouds.nearest_neighbour(twins).item() == pytest.approx(0, abs=1e-3)
+    assert clouds.nearest_neighbor(twins).item() == pytest.approx(0, abs=1e-3)
 
 
 def test_constant_weights_are_the_mean_over_t() -> None:
