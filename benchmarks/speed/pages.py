@@ -149,16 +149,29 @@ def throughput(content: dict[str, Any]) -> str:
 
 def serving(content: dict[str, Any]) -> str:
     """The sentence on the server."""
+    rates, budget, left = content["rates"], content["budget"], content["requests"]
     bars = (
         ("ratio_together", "eight clients with four adapters over one after another", 2.5),
         ("ratio_half_depth", "N = D/2 over N = D", 1.5),
         ("ratio_transformers", "over `transformers`' continuous batching", 1.0),
     )
     parts = [
-        f"{name} {content[key]:.2f} × (bar {bar}: {verdict(content[key] >= bar)})" for key, name, bar in bars
+        f"{name} {rates[key]:.2f} × (bar {bar}: {verdict(rates[key] >= bar)})" for key, name, bar in bars
     ]
-    budget = content["budget"]
-    late = [phase["p95_ms"] for phase in budget["phases"].values()]
-    kept = verdict(max(late) <= budget["budget_ms"])
-    parts.append(f"95 % of the tokens within {max(late):.0f} ms, budget {budget['budget_ms']:.0f} ms: {kept}")
+    late = max(phase["p95_ms"] for phase in budget["phases"])
+    kept = verdict(late <= budget["budget_ms"] and not budget["failed"])
+    parts.append(
+        f"[while the clients double](../benchmarks/results/serving.png) 95 % of the tokens within "
+        f"{late:.0f} ms, budget {budget['budget_ms']:.0f} ms: {kept}"
+    )
+    (early, before), (many, after) = left["after"].items()
+    grown = (after["replica_bytes"] - before["replica_bytes"]) / 2**20
+    parts.append(
+        f"from {early} to {many} requests the replica grew by {grown:.0f} MiB, "
+        f"{after['replica_files'] - before['replica_files']} open files, "
+        f"{after['processes'] - before['processes']} processes; "
+        f"at the end {left['files_left']} files and {left['processes_left']} processes were left"
+    )
+    loads = sorted(part["load_before"] for part in (rates, budget, left))
+    parts.append(f"load of the machine's 2 cores before {loads[0]:.1f} to {loads[-1]:.1f}")
     return "; ".join(parts)

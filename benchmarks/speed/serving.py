@@ -1,13 +1,19 @@
 """The server under load: tokens per second, depth under a budget, memory over many requests.
 
-    python -m benchmarks.speed.serving --json benchmarks/results/serving.json
+    python -m benchmarks.speed.serving --json benchmarks/results/serving.json [--only PART ...]
 
 An untrained model of width 128 with four adapters is served over HTTP by a process of its own on one thread;
-clients are threads here. ``together``: eight clients with four adapters against the same requests one after
-another. ``N = D/2`` against ``N = D``: eight clients. ``transformers``: the export of N = D under its
-continuous batching, all requests given at once, without HTTP, against the server at eight clients.
-``budget``: milliseconds between the tokens of a stream, while the clients double. ``memory``: bytes of the
-server's process after a quarter of many requests, and after all of them.
+clients are threads here. Parts:
+
+- ``rates``: eight clients with four adapters against the same requests one after another; N = D/2 against
+  N = D at eight clients; the export of N = D under the continuous batching of ``transformers``, all requests
+  given at once, without HTTP, against the server at eight clients.
+- ``budget``: milliseconds between the tokens of a stream, and its depth, while the clients double; a figure
+  is drawn beside the JSON.
+- ``requests``: memory, open files and processes of the command ``odeformer serve`` after a quarter of many
+  requests and after all of them, and what is left when it has ended.
+
+Parts that are not run keep their results.
 """
 
 from __future__ import annotations
@@ -17,79 +23,76 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import psutil
-import requests
 import torch
 
 from benchmarks import bench
-from cluster.registry import Version
-from cluster.serving.served import AdapterEntry
-from cluster.serving.settings import ServeSettings
-from data.tokenizer import train_tokenizer
+from benchmarks.speed.server import ADAPTERS, DEPTH, NEW_TOKENS, ask, body, serving, write_models
+from benchmarks.speed.serving_budget import CLIENTS, under_budget
+from benchmarks.speed.serving_requests import many_requests
 from odeformer import checkpoint
-from odeformer.config import AdapterConfig, BasisConfig, ModelConfig
-from odeformer.files.digest import folder_digest
-from odeformer.lora import Adapter
-from odeformer.model import Odeformer
 
-PORT, DEPTH, NEW_TOKENS, CLIENTS, ADAPTERS = 20123, 8, 64, 8, 4
-URL = f"http://127.0.0.1:{PORT}"
+PARTS = ("rates", "budget", "requests")
 
 
 def main() -> None:
-    """Measure everything, print and write it."""
+    """Measure the parts, print and write them."""
     parser = bench.parser(__doc__, rounds=3)
-    parser.add_argument("--requests", type=int, default=2000, help="requests of the memory measurement")
+    parser.add_argument(
+        "--only", nargs="*", choices=PARTS, default=PARTS, metavar="PART", help="parts to run"
+    )
+    parser.add_argument("--requests", type=int, default=2000, help="requests of the part of that name")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as process:
-        names = [f"adapter-{number}" for number in range(ADAPTERS)]
-        mixed = [body(names[n % ADAPTERS], n) for n in range(2 * CLIENTS)]
-        base = [body("model", n) for n in range(2 * CLIENTS)]
-        shallow = [body(f"model@{DEPTH // 2}", n) for n in range(2 * CLIENTS)]
-        rates: dict[str, list[float]] = {}
-        for _ in range(arguments.rounds):
-            for name, bodies, clients in (
-                ("together", mixed, CLIENTS),
-                ("one after another", mixed, 1),
-                ("N = D", base, CLIENTS),
-                ("N = D/2", shallow, CLIENTS),
-            ):
-                rates.setdefault(name, []).append(tokens_per_second(bodies, clients))
-            rates.setdefault("transformers", []).append(of_transformers(Path(folder), 2 * CLIENTS))
-        result = {
-            "tokens_per_second": {name: statistics.median(measured) for name, measured in rates.items()},
-            "ratio_together": bench.median_ratio(rates["together"], rates["one after another"]),
-            "ratio_half_depth": bench.median_ratio(rates["N = D/2"], rates["N = D"]),
-            "ratio_transformers": bench.median_ratio(rates["N = D"], rates["transformers"]),
-            "budget": under_budget(),
-            "memory": memory(process, arguments.requests),
-            "clients": CLIENTS,
-            "new_tokens": NEW_TOKENS,
-            "load": os.getloadavg()[0],
-            **bench.stamp("torch", "transformers", note="1 thread"),
-        }
-    bench.save(arguments.json, result)
-    bench.print_row(result)
+    path: Path = arguments.json
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_models(folder)
+        for part in arguments.only:
+            load = os.getloadavg()[0]
+            if part == "requests":
+                measured = many_requests(folder, arguments.requests)
+            else:
+                with serving(folder):
+                    measured = (
+                        rates(folder, arguments.rounds)
+                        if part == "rates"
+                        else under_budget(path.with_suffix(".png"))
+                    )
+            stamp = bench.stamp("torch", "transformers", note="1 thread")
+            result[part] = {**measured, "load_before": load, **stamp}
+            bench.save(path, result)
+            bench.print_row(result[part])
 
 
-def body(model: str, number: int, **settings: Any) -> dict[str, Any]:
-    """A request for new tokens after a prompt of some tokens."""
-    prompt = [(7 * number + i) % 300 for i in range(8 + number % 5)]
-    return {"model": model, "prompt": prompt, "max_tokens": NEW_TOKENS, "seed": number, **settings}
-
-
-def ask(content: dict[str, Any]) -> dict[str, Any]:
-    """The answer to a request."""
-    answer = requests.post(f"{URL}/v1/completions", json=content, timeout=600)
-    answer.raise_for_status()
-    return dict(answer.json())
+def rates(folder: Path, rounds: int) -> dict[str, Any]:
+    """Tokens per second of each way, and their ratios in the same round."""
+    names = [f"adapter-{number}" for number in range(ADAPTERS)]
+    mixed = [body(names[n % ADAPTERS], n) for n in range(2 * CLIENTS)]
+    base = [body("model", n) for n in range(2 * CLIENTS)]
+    shallow = [body(f"model@{DEPTH // 2}", n) for n in range(2 * CLIENTS)]
+    taken: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, bodies, clients in (
+            ("together", mixed, CLIENTS),
+            ("one after another", mixed, 1),
+            ("N = D", base, CLIENTS),
+            ("N = D/2", shallow, CLIENTS),
+        ):
+            taken.setdefault(name, []).append(tokens_per_second(bodies, clients))
+        taken.setdefault("transformers", []).append(of_transformers(folder, 2 * CLIENTS))
+    return {
+        "tokens_per_second": {name: statistics.median(measured) for name, measured in taken.items()},
+        "ratio_together": bench.median_ratio(taken["together"], taken["one after another"]),
+        "ratio_half_depth": bench.median_ratio(taken["N = D/2"], taken["N = D"]),
+        "ratio_transformers": bench.median_ratio(taken["N = D"], taken["transformers"]),
+        "clients": CLIENTS,
+        "new_tokens": NEW_TOKENS,
+    }
 
 
 def tokens_per_second(bodies: Sequence[dict[str, Any]], clients: int) -> float:
@@ -98,117 +101,6 @@ def tokens_per_second(bodies: Sequence[dict[str, Any]], clients: int) -> float:
     with ThreadPoolExecutor(clients) as pool:
         answers = list(pool.map(ask, bodies))
     return sum(answer["usage"]["completion_tokens"] for answer in answers) / (time.perf_counter() - started)
-
-
-def under_budget() -> dict[str, Any]:
-    """Milliseconds per token and depths of streams with a budget, while the number of clients doubles."""
-    alone = statistics.median(ask(body("model", n))["odeformer"]["milliseconds_per_token"] for n in range(3))
-    budget = 4 * alone
-    phases = {}
-    for clients in (CLIENTS, 2 * CLIENTS, CLIENTS):
-        with ThreadPoolExecutor(clients) as pool:
-            streams = list(
-                pool.map(streamed, (body("model", n, latency_ms=budget) for n in range(4 * clients)))
-            )
-        gaps = sorted(gap for stream in streams for gap in stream["gaps"])
-        phases[f"{len(phases)}: {clients} clients"] = {
-            "p95_ms": 1e3 * gaps[int(0.95 * len(gaps))],
-            "depths": {str(n): sum(s["depth"] == n for s in streams) for n in (DEPTH // 2, DEPTH)},
-        }
-    return {"budget_ms": budget, "phases": phases}
-
-
-def streamed(content: dict[str, Any]) -> dict[str, Any]:
-    """Seconds between the events of a stream, and its depth."""
-    gaps, depth, last = [], None, None
-    with requests.post(
-        f"{URL}/v1/completions", json={**content, "stream": True}, stream=True, timeout=600
-    ) as got:
-        got.raise_for_status()
-        for line in got.iter_lines():
-            if not line.startswith(b"data: {"):
-                continue
-            event = json.loads(line.removeprefix(b"data: "))
-            depth = event.get("odeformer", {}).get("depth", depth)
-            now = time.perf_counter()
-            if last is not None and event["choices"]:
-                gaps.append(now - last)
-            last = now
-    return {"gaps": gaps, "depth": depth}
-
-
-def memory(process: psutil.Process, count: int) -> dict[str, int]:
-    """Resident bytes of the server after a quarter of the requests and after all of them."""
-    sizes = {}
-    for many in (count // 4, count - count // 4):
-        with ThreadPoolExecutor(CLIENTS) as pool:
-            list(pool.map(ask, ({**body("model", n), "max_tokens": 4} for n in range(many))))
-        sizes[str(many if not sizes else count)] = process.memory_info().rss
-    return sizes
-
-
-@contextmanager
-def serving(folder: Path) -> Iterator[psutil.Process]:
-    """A server of a fresh model with its adapters, in a process of its own."""
-    torch.manual_seed(0)
-    train_tokenizer([Path(__file__).read_text(encoding="utf-8")], 300).save(str(folder / "tokenizer.json"))
-    config = ModelConfig(
-        width=128, heads=4, depth=DEPTH, basis=BasisConfig(size=DEPTH // 2), vocabulary_size=2048,
-        context_length=256,
-    )  # fmt: skip
-    model = Odeformer(config)
-    checkpoint.save(model.state_dict(), config, "euler", folder / "tokenizer.json", folder / "model")
-    for number in range(ADAPTERS):
-        adapter = Adapter(AdapterConfig(rank=8), config)
-        with torch.no_grad():
-            for parameter in adapter.parameters():
-                parameter.normal_(std=0.02)
-        base = {"name": "model", "version": "1", "digest": folder_digest(folder / "model")}
-        checkpoint.save_adapter(adapter, base, folder / f"adapter-{number}")
-    child = get_context("spawn").Process(target=serve, args=(folder,), daemon=True)
-    child.start()
-    try:
-        until(lambda: requests.get(f"{URL}/health", timeout=5).ok)
-        yield psutil.Process(child.pid)
-    finally:
-        child.terminate()
-        child.join()
-
-
-def serve(folder: Path) -> None:
-    """The server's process."""
-    import uvicorn
-
-    from cluster.serving.api import make_app
-    from cluster.serving.server import Server
-
-    torch.set_num_threads(1)
-    settings = ServeSettings(
-        model=str(folder / "model"), depths=(DEPTH // 2, DEPTH), most_rows=16, most_streams=1000
-    )
-    server = Server(settings)
-    # No registry here: the adapters are read from their folders.
-    for number in range(ADAPTERS):
-        name = f"adapter-{number}"
-        version = Version(name, "1", (), {}, str(folder / name))
-        server.current.entries[name] = AdapterEntry(name, version)
-        own = checkpoint.load(folder / "model")
-        checkpoint.load_adapter(own, folder / name, folder / "model")
-        assert own.hypernetwork.adapter is not None
-        server.current.keep(version, own.hypernetwork.adapter.requires_grad_(False))
-    uvicorn.run(make_app(server), port=PORT, log_level="error")
-
-
-def until(look: Callable[[], bool]) -> None:
-    """Wait for a server that starts."""
-    for _ in range(600):
-        try:
-            if look():
-                return
-        except requests.ConnectionError:
-            pass
-        time.sleep(0.2)
-    raise SystemExit("the server did not start")
 
 
 def of_transformers(folder: Path, count: int) -> float:

@@ -68,7 +68,7 @@ def deploy(settings: ServeSettings, host: str, port: int) -> None:
 
 
 def metrics_address() -> str:
-    """Where Prometheus can read the metrics of the replica on a private cluster, which is one node."""
+    """The address at which Prometheus reads the metrics of a private cluster, which is one node."""
     import ray
 
     [node] = ray.nodes()

@@ -2,16 +2,17 @@
 
 Requests of one depth N are decoded together (:mod:`odeformer.inference.rows`); depths take turns. A prompt is
 read in parts between two steps, so that a long one does not hold up the streams. A request that names
-milliseconds per token instead of a depth gets the largest depth that keeps them for itself and for all that
-are running: as load grows, new requests get less depth instead of waiting.
+milliseconds per token instead of a depth gets the largest depth that keeps them for itself, for all that are
+running, and for those that wait: as load grows, new requests get less depth before anyone has to wait.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Condition
 from typing import Literal
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from odeformer.field.rows import RowField
 from odeformer.inference.rows import DepthRows, Row
 from odeformer.inference.sampling import Sampling
-from odeformer.inference.step_times import StepTimes, measured_lines
+from odeformer.inference.step_times import SAMPLING, StepTimes, measured_lines
 from odeformer.lora import Adapter
 from odeformer.model import Odeformer
 
@@ -51,7 +52,7 @@ class Request:
     latency_ms: float | None = None
     """Milliseconds per token to keep, by less depth if need be."""
     adapter: Adapter | None = None
-    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=1.0, top_k=None))
+    sampling: Sampling = SAMPLING
     seed: int = 0
     stop_id: int | None = None
     """The token that ends the text; it is not passed on."""
@@ -228,7 +229,7 @@ class Engine:
             self._waiting = deque(request for request in self._waiting if not request.cancelled)
             for request in self._waiting if self._reading is None else ():
                 depth = self.choose_depth(request)
-                if len(self._running[depth]) < self._most_rows:
+                if depth is not None and len(self._running[depth]) < self._most_rows:
                     break
             else:
                 return
@@ -238,20 +239,28 @@ class Engine:
         one = _Running(request, Row([*request.prompt], request.adapter), generator)
         self._reading = one, self._batches[depth].start()
 
-    def choose_depth(self, request: Request) -> int:
-        """The depth for a request: its own, or the largest that keeps every budget; else the least."""
+    def choose_depth(self, request: Request) -> int | None:
+        """The depth for a request: its own, or by its budget; None if it has to wait for others to end.
+
+        The largest depth at which all that wait can join, and no budget that is kept now is broken. If there
+        is none, the least, which waits where it would break the budget of a request that is running.
+        """
         if request.depth is not None:
             return request.depth
-        others = [one.request.latency_ms for running in self._running.values() for one in running]
-        budgets = [ms for ms in (request.latency_ms, *others) if ms is not None]
         if request.latency_ms is None:
             return self.model_depth if self.model_depth in self._batches else self.depths[-1]
-        rows = self.running
+        least, rows = self.depths[0], self.running
+        others = [one.request.latency_ms for running in self._running.values() for one in running]
+        now = self.times.predicted(rows)
+        kept = [ms for ms in others if ms is not None and ms >= now]
+        budget = min([request.latency_ms, *kept])
+        joining = max(1, sum(waiting.depth is None for waiting in self._waiting))
         for depth in reversed(self.depths):
-            joined = {**rows, depth: rows[depth] + 1}
-            if rows[depth] < self._most_rows and self.times.predicted(joined) <= min(budgets):
+            joined = {**rows, depth: min(rows[depth] + joining, self._most_rows)}
+            if rows[depth] < self._most_rows and self.times.predicted(joined) <= budget:
                 return depth
-        return self.depths[0]
+        alone = {**rows, least: rows[least] + 1}
+        return least if self.times.predicted(alone) <= min(kept, default=math.inf) else None
 
     def _read_on(self, one: _Running, reading: RowField) -> None:
         request, depth = one.request, one.request.served_at

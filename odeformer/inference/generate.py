@@ -150,7 +150,12 @@ class ContinuedText:
         if "" in stop:
             raise ValueError("a stop string is empty: at least one character is needed")
         self._tokenizer, self._ids, self._stop = tokenizer, [*prompt], stop
-        self._decoded = len(tokenizer.decode(self._ids))
+        text = tokenizer.decode(self._ids)
+        # Only the tokens from ``first`` on are decoded again; ``decoded`` of their characters are known. The
+        # tokens before ``whole`` are whole characters, so decoding may begin there. It begins one such place
+        # earlier, since some tokenizers leave out a blank in front of the first token.
+        self._first, self._decoded = 0, len(text)
+        self._whole = 0 if text.endswith("\ufffd") else len(self._ids)
         self._held = ""
         self.stopped = False
         """Whether a stop string has come."""
@@ -158,16 +163,17 @@ class ContinuedText:
     def add(self, token: int) -> str:
         """The text that can be shown after one more token."""
         self._ids.append(token)
-        text = self._tokenizer.decode(self._ids)
+        text = self._tokenizer.decode(self._ids[self._first :])
         if len(text) <= self._decoded or text.endswith("\ufffd"):
             return ""
         self._held += text[self._decoded :]
-        self._decoded = len(text)
+        self._first, self._whole = self._whole, len(self._ids)
+        self._decoded = len(self._tokenizer.decode(self._ids[self._first :]))
         return self._released()
 
     def rest(self) -> str:
         """The text that was withheld, after the last token."""
-        text = self._tokenizer.decode(self._ids)
+        text = self._tokenizer.decode(self._ids[self._first :])
         self._held += text[self._decoded :]
         self._decoded = len(text)
         released = self._released()

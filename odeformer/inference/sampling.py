@@ -41,6 +41,8 @@ class Sampling:
         logits = logits.float()
         if self._is_greedy:
             return torch.zeros_like(logits).scatter(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
+        if self.top_k is None and self.top_p == 1:  # nothing is cut off: no need to sort
+            return torch.softmax((logits - logits.amax(dim=-1, keepdim=True)) / self.temperature, dim=-1)
         kept = logits.shape[-1] if self.top_k is None else min(self.top_k, logits.shape[-1])
         best = torch.topk(logits, kept, dim=-1)
         # After subtracting the maximum, no quotient overflows at small temperatures.

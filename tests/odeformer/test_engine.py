@@ -121,7 +121,7 @@ def test_requests_beyond_the_limits_are_refused(model: Odeformer) -> None:
 
 def test_less_depth_under_load_and_more_again_without(model: Odeformer) -> None:
     engine = Engine(model, [2, 4], most_rows=8)
-    engine.times = StepTimes({2: (1.0, 0.1), 4: (2.0, 0.2)})
+    engine.times = StepTimes({2: (0.1, 0.3), 4: (0.2, 0.6)})
     asked = Collected([1], latency_ms=3.0).request
     assert engine.choose_depth(asked) == 4
     for _ in range(4):
@@ -131,15 +131,43 @@ def test_less_depth_under_load_and_more_again_without(model: Odeformer) -> None:
     for _ in range(8):
         engine.step()
     assert engine.running[4] == 4
-    tight = Collected([1], latency_ms=2.9).request
-    # With a fifth row at N = 4 a token takes 2.8 ms; beside a budget of 2.7 it gets less depth.
-    assert engine.choose_depth(tight) == 4
-    assert engine.choose_depth(Collected([1], latency_ms=2.7).request) == 2
+    # A fifth row would take 2.6 ms at N = 4, and 2.1 ms at N = 2.
+    assert engine.choose_depth(Collected([1], latency_ms=2.7).request) == 4
+    assert engine.choose_depth(Collected([1], latency_ms=2.5).request) == 2
+    # Its own budget cannot be kept; those of the others are.
+    assert engine.choose_depth(Collected([1], latency_ms=2.05).request) == 2
     assert engine.choose_depth(Collected([1], latency_ms=0.001).request) == 2
     assert engine.choose_depth(Collected([1], depth=4, latency_ms=0.001).request) == 4
     while engine.running[4]:
         engine.step()
-    assert engine.choose_depth(Collected([1], latency_ms=2.7).request) == 4
+    assert engine.choose_depth(Collected([1], latency_ms=2.05).request) == 4
+
+
+def test_budgets_are_kept_by_depth_and_then_by_waiting(model: Odeformer) -> None:
+    engine = Engine(model, [2, 4], most_rows=8)
+    engine.times = StepTimes({2: (1.0, 0.1), 4: (2.0, 0.3)})
+    engine.times.observe = lambda *step: None  # type: ignore[method-assign]
+    dice = random.Random(3)
+    asked: list[Collected] = []
+
+    def steps(count: int, clients: int) -> None:
+        """Each client asks again when it has been answered."""
+        for _ in range(count):
+            while sum(not one.ends for one in asked) < clients:
+                asked.append(Collected([1], latency_ms=3.0, max_new_tokens=dice.randint(2, 15)))
+                engine.submit(asked[-1].request)
+            engine.step()
+            assert engine.times.predicted(engine.running) <= 3.0 + 1e-9
+
+    steps(60, clients=3)
+    assert {one.request.served_at for one in asked} == {4}
+    begun = len(asked)
+    steps(120, clients=8)
+    # Eight take 1.7 ms at N = 2, and 4.1 ms at N = 4.
+    assert {one.request.served_at for one in asked[begun + 20 : -8]} == {2}
+    begun = len(asked)
+    steps(60, clients=1)
+    assert {one.request.served_at for one in asked[begun:]} == {4}
 
 
 def test_an_error_of_one_request_is_its_own(model: Odeformer) -> None:

@@ -1,3 +1,4 @@
+import random
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -11,7 +12,7 @@ from tokenizers.models import WordLevel
 
 from data.tokenizer import END_OF_TEXT, train_tokenizer
 from odeformer.inference.decoding import FixedDepthModel
-from odeformer.inference.generate import ContinuedText, generate, generate_text
+from odeformer.inference.generate import ContinuedText, continuation, generate, generate_text
 from odeformer.inference.sampling import Sampling
 from odeformer.model import Odeformer, SolveOptions
 
@@ -282,6 +283,18 @@ def test_stop_strings_end_the_text_wherever_they_begin(
     else:
         said += continued.rest()
     assert said == expected
+
+
+def test_pieces_are_what_decoding_everything_at_once_gives(tokenizer: Tokenizer) -> None:
+    dice = random.Random(0)
+    for _ in range(30):
+        drawn = [dice.randrange(tokenizer.get_vocab_size()) for _ in range(60)]  # many are not whole
+        for text in ("Ünïcödé ⇄ 漢字 and more", "plain words after each other"):
+            drawn[20:30] = tokenizer.encode(text).ids[:10]
+            prompt, tokens = drawn[: dice.randrange(30)], drawn[30:]
+            continued = ContinuedText(tokenizer, prompt)
+            pieces = [continued.add(token) for token in tokens]
+            assert "".join([*pieces, continued.rest()]) == continuation(tokenizer, prompt, tokens)
 
 
 def test_an_empty_stop_string_is_refused(tokenizer: Tokenizer) -> None:
