@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import benchmarks.adapters.packing as packing
 import benchmarks.adapters.pages as adapters
 import benchmarks.analysis.pages as analysis
 import benchmarks.cluster.pages as cluster
@@ -49,6 +50,7 @@ PARTS = (
     Part("docs/benchmarks.md", "startup", speed.startup, ("startup",)),
     Part("docs/benchmarks.md", "throughput", speed.throughput, ("throughput",)),
     Part("docs/benchmarks.md", "serving", speed.serving, ("serving",)),
+    Part("docs/chats.md", "packing", packing.part, ("packing",)),
     Part("docs/checkpoints.md", "checkpointing", cluster.checkpointing, ("checkpointing",)),
     Part("docs/data.md", "cost", data.cost, ("loader", "shuffle", "data_build")),
     Part("docs/generation.md", "rates", speed.generation, ("generation",)),

@@ -36,6 +36,8 @@ class Batch(NamedTuple):
     """Mask of the targets that count in the loss, bool [batch, sequence_length]; None means all."""
     damaged: tuple[str, ...] = ()
     """An error message for each sample that could not be read."""
+    documents: torch.Tensor | None = None
+    """Number of each token's document in its row, int64 like ``tokens``, if attention is to keep to it."""
 
 
 def documents_of(tokens: torch.Tensor, end_of_text: int) -> torch.Tensor:

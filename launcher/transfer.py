@@ -14,6 +14,7 @@ from cluster import tags as tag
 from cluster.registry import Loaded, Version
 from cluster.tracking import runs, store
 from cluster.tracking.lineage import code_tags
+from data.chat import ChatTemplate
 from data.tokenizer import end_of_text, load_tokenizer
 from data.tokenizer_config import CONFIG_NAME, tokenizer_config
 from launcher.evaluation.text import loss_at_depth, read_ids
@@ -75,18 +76,23 @@ def export(
     tokenizer, stop_token = loaded.folder / "tokenizer.json", end_of_text(loaded.tokenizer)
 
     losses = {} if text is None else _losses_by_solver(text, loaded, depth, solver)
+    about = loaded.tokenizer_config
+    has_template = checkpoint.CHAT_TEMPLATE in about
+    chat_template = ChatTemplate.of(loaded.tokenizer, about).text if has_template else None
     if gguf:
         from odeformer.interop.gguf.writing import export_gguf  # an optional package
 
         name = f"{adapter or model} at {layers} layers"
-        written = export_gguf(loaded.model, tokenizer, depth, gguf, name, out, stop_token)
+        written = export_gguf(loaded.model, tokenizer, depth, gguf, name, out, stop_token, chat_template)
         difference, in_half = written.difference, written.in_half
     elif peft:
         checkpoints = [v.uri for v in loaded.versions if v.kind == "checkpoint"]
-        difference = exporting.export_adapter(loaded.model, depth, [*checkpoints, model][0], out)
+        difference = exporting.export_adapter(
+            loaded.model, depth, [*checkpoints, model][0], out, chat_template
+        )
     else:
         card = model_card(config, layers, solver, adapter or model, loaded.versions, losses)
-        difference = exporting.export(loaded.model, tokenizer, depth, card, out, stop_token)
+        difference = exporting.export(loaded.model, tokenizer, depth, card, out, stop_token, about)
     return Exported(layers, solver, loaded.model.solver, difference, losses, in_half)
 
 

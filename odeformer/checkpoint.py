@@ -1,15 +1,16 @@
 """Saving and loading models and adapters as folders of safetensors and JSON, which cannot execute code.
 
 A checkpoint folder holds ``config.json`` (with a format version), ``model.safetensors`` and
-``tokenizer.json``; for a tokenizer of others also ``tokenizer_config.json``. An adapter folder holds
-``adapter.json`` (with the digest of its base) and ``adapter.safetensors``: low-rank pairs, or tuned norms and
-biases that replace the base's.
+``tokenizer.json``; for a tokenizer of others, or with a chat template, also ``tokenizer_config.json``. An
+adapter folder holds ``adapter.json`` (with the digest of its base, and the chat template that it was trained
+with, if any) and ``adapter.safetensors``: low-rank pairs, or tuned norms and biases that replace the base's.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,12 +37,20 @@ from odeformer.untrusted import check_json
 
 FORMAT_VERSION = 3
 TOKENIZER_CONFIG = "tokenizer_config.json"
+ADAPTER_TENSORS = "adapter.safetensors"
+CHAT_TEMPLATE = "chat_template"
+"""Key of a chat template in ``tokenizer_config.json`` and in ``adapter.json``."""
 
 _Config = TypeVar("_Config", bound=BaseModel)
 
 
 def save(
-    state: dict[str, torch.Tensor], config: ModelConfig, solver: str, tokenizer: Path, folder: Path
+    state: dict[str, torch.Tensor],
+    config: ModelConfig,
+    solver: str,
+    tokenizer: Path,
+    folder: Path,
+    tokenizer_config: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint folder atomically.
 
@@ -51,6 +60,7 @@ def save(
         solver: the solver that the model was trained with.
         tokenizer: the ``tokenizer.json`` to copy, and with it a ``tokenizer_config.json`` beside it.
         folder: the folder; a checkpoint that is there is replaced.
+        tokenizer_config: content of another ``tokenizer_config.json`` than that beside the tokenizer.
 
     Raises:
         ValueError: for a model with an adapter, or a folder that holds anything else.
@@ -71,18 +81,26 @@ def save(
         )
         write_tensors(target / "model.safetensors", state)
         shutil.copyfile(tokenizer, target / "tokenizer.json")
-        if tokenizer.with_name(TOKENIZER_CONFIG).is_file():
+        if tokenizer_config is not None:
+            _write_json(target / TOKENIZER_CONFIG, dict(tokenizer_config))
+        elif tokenizer.with_name(TOKENIZER_CONFIG).is_file():
             shutil.copyfile(tokenizer.with_name(TOKENIZER_CONFIG), target / TOKENIZER_CONFIG)
 
 
-def load_tokenizer_config(folder: Path) -> dict[str, Any]:
+def load_tokenizer_config(folder: Path, adapter: Path | None = None) -> dict[str, Any]:
     """Special tokens and chat template, as ``transformers`` names them; nothing for a tokenizer trained here.
+
+    Args:
+        folder: the checkpoint's folder.
+        adapter: the folder of an adapter, whose chat template, if it has one, is taken.
 
     Raises:
         ValueError: for a file that is damaged or too large.
     """
     path = folder / TOKENIZER_CONFIG
-    return _read_object(path) if path.is_file() else {}
+    config = _read_object(path) if path.is_file() else {}
+    template = None if adapter is None else _read_object(adapter / "adapter.json").get(CHAT_TEMPLATE)
+    return config if template is None else {**config, CHAT_TEMPLATE: str(template)}
 
 
 def load_config(folder: Path) -> tuple[ModelConfig, str]:
@@ -117,23 +135,35 @@ def load(folder: Path) -> Odeformer:
     return model.eval()
 
 
-def save_adapter(adapter: Adapter, base: dict[str, str], folder: Path) -> None:
-    """Write an adapter folder atomically; ``base`` holds name, version and digest of the base model."""
-    with new_folder(folder, lambda: check_replaceable(folder, ADAPTER)) as target:
-        _write_json(
-            target / "adapter.json",
-            {"format_version": FORMAT_VERSION, "adapter": adapter.config.model_dump(), "base": base},
-        )
-        write_tensors(target / "adapter.safetensors", adapter.state_dict())
+def save_adapter(
+    adapter: Adapter, base: dict[str, str], folder: Path, chat_template: str | None = None
+) -> None:
+    """Write an adapter folder atomically.
+
+    Args:
+        adapter: the adapter.
+        base: name, version and digest of the base model.
+        folder: the folder; an adapter that is there is replaced.
+        chat_template: the template that the adapter was trained with, if any.
+    """
+    about = {"adapter": adapter.config.model_dump(), "base": base}
+    _write_adapter(about, adapter.state_dict(), folder, chat_template)
 
 
-def save_norms(model: Odeformer, base: dict[str, str], folder: Path) -> None:
+def save_norms(
+    model: Odeformer, base: dict[str, str], folder: Path, chat_template: str | None = None
+) -> None:
     """Write an adapter folder, as :func:`save_adapter`, for a model whose norms and biases were trained."""
+    _write_adapter({"method": "norms", "base": base}, dict(vectors(model)), folder, chat_template)
+
+
+def _write_adapter(
+    about: dict[str, Any], state: dict[str, torch.Tensor], folder: Path, chat_template: str | None
+) -> None:
+    template = {} if chat_template is None else {CHAT_TEMPLATE: chat_template}
     with new_folder(folder, lambda: check_replaceable(folder, ADAPTER)) as target:
-        _write_json(
-            target / "adapter.json", {"format_version": FORMAT_VERSION, "method": "norms", "base": base}
-        )
-        write_tensors(target / "adapter.safetensors", dict(vectors(model)))
+        _write_json(target / "adapter.json", {"format_version": FORMAT_VERSION, **about, **template})
+        write_tensors(target / ADAPTER_TENSORS, state)
 
 
 def load_adapter(model: Odeformer, folder: Path, base: Path) -> None:
@@ -145,6 +175,28 @@ def load_adapter(model: Odeformer, folder: Path, base: Path) -> None:
         FileNotFoundError, ValueError: for a missing or damaged file, unexpected shapes, NaN, or an adapter
             of another base. The model is then unchanged.
     """
+    content, state = _read_adapter(folder, base)
+    if content.get("method") == "norms":
+        _check_shapes(state, dict(vectors(model)), folder / ADAPTER_TENSORS)
+        model.load_state_dict(state, strict=False, assign=True)
+        return
+    model.hypernetwork.adapter = _adapter(content, state, model.config, folder).to(model.embedding.weight)
+
+
+def read_adapter(config: ModelConfig, folder: Path, base: Path) -> Adapter:
+    """A low-rank adapter of the model in the folder ``base``, on the CPU.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load_adapter`; for tuned norms and biases, too.
+    """
+    content, state = _read_adapter(folder, base)
+    if content.get("method") == "norms":
+        raise ValueError(f"{folder}: it tunes the norms of its base; a low-rank adapter is expected")
+    return _adapter(content, state, config, folder)
+
+
+def _read_adapter(folder: Path, base: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The two files of an adapter of a base, checked."""
     content = _read_json(folder / "adapter.json")
     origin, digest = content.get("base"), folder_digest(base)
     made_for = origin.get("digest") if isinstance(origin, dict) else None
@@ -152,22 +204,21 @@ def load_adapter(model: Odeformer, folder: Path, base: Path) -> None:
         raise ValueError(
             f"{folder}: this adapter was made for the base {made_for}, not for {base} ({digest})"
         )
-
-    path = folder / "adapter.safetensors"
-    state = read_tensors(path)
+    state = read_tensors(folder / ADAPTER_TENSORS)
     if not all(tensor.isfinite().all() for tensor in state.values()):
-        raise ValueError(f"{path}: holds NaN or infinite values")
+        raise ValueError(f"{folder / ADAPTER_TENSORS}: holds NaN or infinite values")
+    return content, state
 
-    if content.get("method") == "norms":
-        _check_shapes(state, dict(vectors(model)), path)
-        model.load_state_dict(state, strict=False, assign=True)
-        return
+
+def _adapter(
+    content: dict[str, Any], state: dict[str, torch.Tensor], model: ModelConfig, folder: Path
+) -> Adapter:
     config = _validated(AdapterConfig, content.get("adapter"), folder / "adapter.json")
     # On the meta device nothing is allocated before the file's tensors are known to have the claimed shapes.
     with torch.device("meta"):
-        adapter = Adapter(config, model.config)
-    _assign(adapter, state, path)
-    model.hypernetwork.adapter = adapter.eval().to(model.embedding.weight)
+        adapter = Adapter(config, model)
+    _assign(adapter, state, folder / ADAPTER_TENSORS)
+    return adapter.eval()
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

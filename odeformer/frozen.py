@@ -38,6 +38,7 @@ class FrozenBase:
         depth: int | Grid | None,
         adapters: Sequence[Adapter] = (),
         past: CachedField | None = None,
+        documents: Tensor | None = None,
     ) -> Output:
         """A forward pass of one batch with one equal part per adapter.
 
@@ -46,6 +47,7 @@ class FrozenBase:
             depth: as in :meth:`Odeformer.forward`.
             adapters: one adapter for each part, or none.
             past: as in :meth:`Odeformer.forward`.
+            documents: as in :meth:`Odeformer.forward`.
         """
         pairs: BlockWeights = {}
         embedding_pair = embeddings_side_by_side(adapters)
@@ -54,7 +56,14 @@ class FrozenBase:
             with torch.autocast(t.device.type, enabled=False):
                 pairs = adapters[0](t) if len(adapters) == 1 else side_by_side(adapters, t)
         weights = {**self._weights_at(depth), **pairs}
-        return self.model(input_ids, depth=depth, weights=weights, embedding_pair=embedding_pair, past=past)
+        return self.model(
+            input_ids,
+            depth=depth,
+            weights=weights,
+            documents=documents,
+            embedding_pair=embedding_pair,
+            past=past,
+        )
 
     def settle(self, depth: int | Grid | None) -> None:
         """Generate W(t) for this depth and free the weight sets; the model then runs at this depth only.
@@ -86,17 +95,25 @@ class Tuned(nn.Module):
     Its parameters and its ``state_dict`` are the adapter's alone.
     """
 
-    def __init__(self, base: FrozenBase, adapter: Adapter) -> None:
+    def __init__(self, base: FrozenBase, adapter: Adapter, reference: Adapter | None = None) -> None:
+        """Make the model; what it is compared with is the base with ``reference``, or without adapters."""
         super().__init__()
         self.adapter = adapter
         self._base = base
+        self._reference = () if reference is None else (reference,)  # no submodule: it is not trained
 
     def forward(
-        self, input_ids: Tensor, depth: int | Grid | None = None, past: CachedField | None = None
+        self,
+        input_ids: Tensor,
+        depth: int | Grid | None = None,
+        past: CachedField | None = None,
+        documents: Tensor | None = None,
+        of_reference: bool = False,
     ) -> Output:
         """Logits of the next token at every position, as :meth:`Odeformer.forward`."""
         self._base.model.train(self.training)
-        return self._base(input_ids, depth, [self.adapter], past)
+        adapters = self._reference if of_reference else (self.adapter,)
+        return self._base(input_ids, depth, adapters, past, documents)
 
     @property
     def config(self) -> ModelConfig:

@@ -16,6 +16,7 @@ from cluster.door.refusals import bad_request, bad_settings, bad_task
 from cluster.pool import Pool
 from cluster.registry.aliases import CHAMPION
 from cluster.tasks.task import Task, TaskTrain, read_sets
+from data.tasks.rows import read_rows
 
 
 class _Body(BaseModel):
@@ -30,17 +31,30 @@ class Hyperparameters(_Body):
     n_epochs: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = "auto"
 
 
+class PreferenceHyperparameters(Hyperparameters):
+    """The same with β of direct preference optimization, which becomes ``preference.beta``."""
+
+    beta: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+
+
 class Supervised(_Body):
-    """The settings of OpenAI's only method that is there."""
+    """The settings of method ``supervised``."""
 
     hyperparameters: Hyperparameters | None = None
 
 
-class Method(_Body):
-    """OpenAI's method; our own are chosen by ``odeformer.method``."""
+class Preference(_Body):
+    """The settings of method ``dpo``."""
 
-    type: Literal["supervised"] = "supervised"
+    hyperparameters: PreferenceHyperparameters | None = None
+
+
+class Method(_Body):
+    """OpenAI's method: ``dpo`` stands for kind ``preference``. Our own is ``odeformer.method``."""
+
+    type: Literal["supervised", "dpo"] = "supervised"
     supervised: Supervised | None = None
+    dpo: Preference | None = None
 
 
 class JobRequest(_Body):
@@ -62,8 +76,8 @@ class JobRequest(_Body):
     @property
     def hyper(self) -> Hyperparameters:
         """The hyperparameters, in whichever of the two places they are given."""
-        of_method = self.method and self.method.supervised and self.method.supervised.hyperparameters
-        return of_method or self.hyperparameters or Hyperparameters()
+        method = self.method and (self.method.dpo or self.method.supervised)
+        return (method and method.hyperparameters) or self.hyperparameters or Hyperparameters()
 
 
 def create(pool: Pool, files: Files, team: str, body: JobRequest, repeat_key: str | None) -> str:
@@ -83,8 +97,9 @@ def create(pool: Pool, files: Files, team: str, body: JobRequest, repeat_key: st
         if (given := getattr(body, field)) is not None
     }
     task = _task_of(body, team, body.suffix or f"ft-{token[:12]}", paths)
-    if not pool.may_start_from(task.base, team):
-        raise bad_request(f"model: there is no model {body.model[:200]!r}", "model", "model_not_found")
+    for param, model in (("model", task.base), (f"{EXTENSION}.preference.parent", task.preference.parent)):
+        if model is not None and not pool.may_start_from(model, team):
+            raise bad_request(f"{param}: there is no model {model[:200]!r}", param, "model_not_found")
     try:
         if isinstance(body.hyper.n_epochs, int):
             task = _with_epochs(task, body.hyper.n_epochs)
@@ -104,7 +119,8 @@ def _task_of(body: JobRequest, team: str, name: str, paths: dict[str, Path]) -> 
     settings = dict(body.odeformer)
     data = settings.pop("data", {})
     train = settings.pop("train", {})
-    for key, section in (("data", data), ("train", train)):
+    preference = settings.get("preference", {})
+    for key, section in (("data", data), ("train", train), ("preference", preference)):
         if not isinstance(section, dict):
             raise bad_request(f"{EXTENSION}.{key}: settings by name are expected", f"{EXTENSION}.{key}")
     taken = [key for key in NOT_GIVEN if key in settings] + [
@@ -123,8 +139,10 @@ def _task_of(body: JobRequest, team: str, name: str, paths: dict[str, Path]) -> 
         given["learning_rate"] = hyper.learning_rate_multiplier * TaskTrain().learning_rate
     if body.seed is not None:
         given["seed"] = body.seed
+    if isinstance(beta := getattr(hyper, "beta", None), float):
+        settings["preference"] = {"beta": beta, **preference}
     content = {
-        "kind": "completion",
+        "kind": _kind(body, paths["training_file"]),
         **settings,
         "name": name,
         "team": team,
@@ -139,6 +157,16 @@ def _task_of(body: JobRequest, team: str, name: str, paths: dict[str, Path]) -> 
         return Task.model_validate(content)
     except ValidationError as error:
         raise bad_settings(error) from None
+
+
+def _kind(body: JobRequest, path: Path) -> str:
+    """The kind of task that a request is for, if it does not say so."""
+    if body.method is not None and body.method.type == "dpo":
+        return "preference"
+    fields = next(read_rows(path, (), "train")).fields
+    if "messages" in fields:
+        return "chat"
+    return "preference" if {"chosen", "rejected"} <= set(fields) else "completion"
 
 
 def _with_epochs(task: Task, epochs: int) -> Task:

@@ -61,7 +61,7 @@ def job_object(job: Job, of: str | None) -> dict[str, Any]:
             "training_file": _file_id(data["train"]),
             "validation_file": data["validation"] and _file_id(data["validation"]),
             "metadata": task.get("metadata") or {},
-            "method": {"type": "supervised"},
+            "method": {"type": "dpo" if task["kind"] == "preference" else "supervised"},
             EXTENSION: asdict(shown),
         }
     ).model_dump(mode="json")

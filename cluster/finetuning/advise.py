@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cluster.runs.events import FILE_NAME, Event, EventLog, events_from
 from cluster.tasks.task import Task
+from data.tasks.kinds import kind_named
 
 RANKS = (2, 8, 32)
 ENOUGH = 0.95
@@ -53,7 +54,7 @@ def variants(task: Task, model_depth: int) -> Iterator[Task]:
     if "embedding" not in targets:
         wider = task.adapter.model_copy(update={"targets": (*targets, "embedding")})
         yield task.model_copy(update={"method": "lora", "adapter": wider})
-    for method in ("norms", "full"):
+    for method in ("norms", "full") if kind_named(task.kind).rows != "pairs" else ():
         yield task.model_copy(update={"method": method})
     half = (task.depth or model_depth) // 2
     if task.latency_ms is None and half >= 2:
@@ -79,6 +80,8 @@ def advise(
     from cluster.finetuning import job, preparing
     from cluster.training import worker
 
+    if task.preference.parent is not None:
+        raise ValueError("preference.parent fixes the adapter's rank and targets: compare without it")
     job.join_alone()
     short = task.train.model_copy(update={"steps": steps})
     model_depth = preparing.open_base(task.base, uri).model.config.depth

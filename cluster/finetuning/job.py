@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster import registry
-from cluster.finetuning.preparing import Base, open_base, prepare, trainable, work_of
+from cluster.finetuning.preparing import Base, open_base, open_parent, prepare, trainable, work_of
 from cluster.finetuning.result import (
     VERSION_FILE,
     FinetuneResult,
@@ -16,6 +16,7 @@ from cluster.finetuning.result import (
     base_tags,
     model_name,
     read_scores,
+    read_too_long,
     register_job,
     write_version_file,
 )
@@ -24,7 +25,7 @@ from cluster.registry.aliases import CHAMPION
 from cluster.registry.run_output import REGISTER_SECONDS
 from cluster.runs import heartbeat
 from cluster.runs.events import Event, EventLog
-from cluster.tags import DATA_DIGEST
+from cluster.tags import DATA_DIGEST, METHOD
 from cluster.tasks.task import Task, check_data, shape
 from cluster.tracking import runs, upload
 from cluster.tracking.lineage import code_tags
@@ -65,7 +66,17 @@ def check_base(task: Task, uri: str | None) -> Task:
     if base.kind != "checkpoint":
         raise ValueError(f"base {task.base} is an adapter; a task needs a checkpoint to start from")
     model_name(task, uri)
-    return task.model_copy(update={"base": base.uri})
+    task = task.model_copy(update={"base": base.uri})
+    if task.preference.parent is None:
+        return task
+    try:
+        parent = registry.resolve(task.preference.parent, uri)
+    except ValueError as error:
+        raise ValueError(f"preference.parent: {error}") from None
+    if parent.base != base.uri or parent.tags.get(METHOD) == "norms":
+        raise ValueError(f"preference.parent: {parent.uri} is no low-rank adapter of {base.uri}")
+    preference = task.preference.model_copy(update={"parent": parent.uri})
+    return task.model_copy(update={"preference": preference})
 
 
 def finetune(
@@ -145,13 +156,14 @@ def _finetune(
 
     from cluster.training import worker
 
-    name, prepared = model_name(task, uri), prepare(task, folder, base)
+    parent, parent_folder = open_parent(task, base, uri) or (None, None)
+    name, prepared = model_name(task, uri), prepare(task, folder, base, parent_folder)
     torch.manual_seed(task.train.seed)
-    trained = trainable(task, base, prepared.depth, together)
-    _start_run(task, folder, uri, base, prepared.sets.digest())
+    trained = trainable(task, base, prepared.depth, together, parent)
+    _start_run(task, folder, uri, base, prepared.data)
     with upload.ended(folder), upload.Tracker(folder) as tracker:
         worker.train(work_of(task, folder, base, prepared, trained, tracker))
-        trained.save(base.lineage, folder / trained.files)
+        trained.save(base.lineage, folder / trained.files, prepared.chat)
         before, after = read_scores(folder)
         gate = judge(task, before, after)
         reached = Reached(depth=prepared.depth, metric=task.score, score=after[task.score], gate=gate)
@@ -178,6 +190,7 @@ def _finetune(
         method=task.method,
         depth=prepared.depth,
         gate=gate,
+        too_long=read_too_long(folder),
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -18,6 +19,9 @@ from odeformer.lora import Adapter
 from odeformer.model import Odeformer
 from odeformer.norms import vectors
 
+if TYPE_CHECKING:
+    from data.chat import ChatTemplate
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -27,8 +31,9 @@ class Trained:
     """An :class:`Odeformer` or a module with its interface. Parameters that require grad are trained."""
     files: str
     """Name of the subfolder of the job's folder that ``save`` writes: ``adapter`` or ``model``."""
-    save: Callable[[dict[str, str], Path], None]
-    """``save(base, folder)``, where ``base`` has the name, version and digest of the base."""
+    save: Callable[[dict[str, str], Path, ChatTemplate | None], None]
+    """``save(base, folder, chat)``, where ``base`` has the name, version and digest of the base, and ``chat``
+    the chat template of the training, if it had one."""
     finish_backward: Callable[[], None] = lambda: None
     """Called after each backward pass; joint passes use it to finish the gradient."""
 
@@ -43,8 +48,9 @@ def full(model: Odeformer, tokenizer: Path) -> Trained:
     model.requires_grad_(True)
     solver = model.solver
 
-    def save(base: dict[str, str], folder: Path) -> None:
-        checkpoint.save(model.state_dict(), model.config, solver, tokenizer, folder)
+    def save(base: dict[str, str], folder: Path, chat: ChatTemplate | None) -> None:
+        config = None if chat is None else chat.config
+        checkpoint.save(model.state_dict(), model.config, solver, tokenizer, folder, config)
 
     return Trained(model, "model", save)
 
@@ -54,30 +60,41 @@ def norms(model: Odeformer) -> Trained:
     model.requires_grad_(False)
     for parameter in vectors(model).values():
         parameter.requires_grad_(True)
-    return Trained(model, "adapter", lambda base, folder: checkpoint.save_norms(model, base, folder))
+
+    def save(base: dict[str, str], folder: Path, chat: ChatTemplate | None) -> None:
+        checkpoint.save_norms(model, base, folder, None if chat is None else chat.text)
+
+    return Trained(model, "adapter", save)
 
 
-def lora(task: Task, model: Odeformer, depth: int, together: Together | None = None) -> Trained:
+def lora(
+    task: Task,
+    model: Odeformer,
+    depth: int,
+    together: Together | None = None,
+    parent: Adapter | None = None,
+) -> Trained:
     """Train a low-rank adapter on a frozen base, whose W(t) needs no gradient and is generated only once.
 
     Args:
         depth: depth N of evaluation.
         together: the jobs that share their passes with this one, if any.
+        parent: the adapter to begin from, which is also the reference; without one the base is.
     """
-    adapter = Adapter(task.adapter, model.config)
+    adapter = Adapter(task.adapter, model.config) if parent is None else deepcopy(parent).requires_grad_(True)
 
-    def save(base: dict[str, str], folder: Path) -> None:
-        checkpoint.save_adapter(adapter, base, folder)
+    def save(base: dict[str, str], folder: Path, chat: ChatTemplate | None) -> None:
+        checkpoint.save_adapter(adapter, base, folder, None if chat is None else chat.text)
 
     if together is not None:
-        member: Member = together.member(adapter)
+        member: Member = together.member(adapter, parent)
         return Trained(member, "adapter", save, member.finish_backward)
     trained: nn.Module = model
     if gradient_named(task.train.gradient).regenerates_weights:
         model.requires_grad_(False)
         model.hypernetwork.adapter = adapter
     else:
-        trained = Tuned(frozen(model, {depth, *task.train.depths}), adapter)
+        trained = Tuned(frozen(model, {depth, *task.train.depths}), adapter, parent)
     return Trained(trained, "adapter", save)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import registry
 from cluster.runs import heartbeat
+from cluster.runs.events import Event
 from cluster.settings import (
     CheckpointSettings,
     OptimSettings,
@@ -19,6 +20,7 @@ from cluster.settings import (
 from cluster.tags import DIGEST
 from cluster.tasks.task import Task, read_sets
 from cluster.tracking import runs
+from data.tasks.kinds import kind_named
 from odeformer.gradients import gradient_named
 from odeformer.solvers import solver_named
 
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
     from cluster.finetuning.methods import Trained
     from cluster.finetuning.together import Together
     from cluster.training.worker import Report, Work
+    from data.chat import ChatTemplate
     from data.tasks.examples import TaskSets
+    from odeformer.lora import Adapter
     from odeformer.model import Odeformer
 
 DEPTH_FILE = "depth.json"
@@ -65,28 +69,63 @@ def open_base(model: str, uri: str) -> Base:
     return Base(version, folder, load_tokenizer(folder), loaded)
 
 
+def open_parent(task: Task, base: Base, uri: str) -> tuple[Adapter, Path] | None:
+    """Fetch, verify and load the adapter that a preference task begins from, with its folder."""
+    from odeformer.checkpoint import read_adapter
+
+    if task.preference.parent is None:
+        return None
+    with heartbeat.transferring():
+        folder = registry.fetch(task.preference.parent, uri)
+    adapter = read_adapter(base.model.config, folder, base.folder)
+    return adapter.requires_grad_(False).to(base.model.embedding.weight.device), folder
+
+
 @dataclass(frozen=True)
 class Prepared:
     """The examples and the training settings that follow from a task and its base."""
 
     sets: TaskSets
+    """The examples as the stream takes them."""
+    data: str
+    """Digest of the examples as they were read."""
+    chat: ChatTemplate | None
+    """The template of conversations; None for other kinds of tasks."""
     depth: int
     """Depth N of evaluation."""
     sequence_length: int
     train: TrainSettings
 
 
-def prepare(task: Task, folder: Path, base: Base) -> Prepared:
+def prepare(task: Task, folder: Path, base: Base, parent: Path | None = None) -> Prepared:
     """Read the examples, and choose depth and sequence length.
+
+    Args:
+        folder: the job's folder.
+        parent: the folder of the adapter that it begins from, if any, for its chat template.
 
     Raises:
         ValueError, FileNotFoundError: for unusable data, or a depth or length that the base does not allow.
     """
-    sets, depth = read_sets(task), _depth(task, base.model, folder)
-    return Prepared(sets, depth, _sequence_length(task, sets, base), _train_settings(task, base.model, depth))
+    sets, depth, chat = read_sets(task), _depth(task, base.model, folder), None
+    data = sets.digest()
+    if kind_named(task.kind).template is not None:
+        from data.chat import ChatTemplate
+        from odeformer.checkpoint import load_tokenizer_config
+
+        chat = ChatTemplate.of(base.tokenizer, load_tokenizer_config(base.folder, parent))
+        sets = sets.tokenised(task.kind, chat)
+    length = _sequence_length(task, sets, base)
+    return Prepared(sets, data, chat, depth, length, _train_settings(task, base.model, depth))
 
 
-def trainable(task: Task, base: Base, depth: int, together: Together | None = None) -> Trained:
+def trainable(
+    task: Task,
+    base: Base,
+    depth: int,
+    together: Together | None = None,
+    parent: Adapter | None = None,
+) -> Trained:
     """The model to train by the task's method, evaluated at depth N."""
     from cluster.finetuning import methods
 
@@ -94,22 +133,37 @@ def trainable(task: Task, base: Base, depth: int, together: Together | None = No
         return methods.full(base.model, base.folder / "tokenizer.json")
     if task.method == "norms":
         return methods.norms(base.model)
-    return methods.lora(task, base.model, depth, together)
+    return methods.lora(task, base.model, depth, together, parent)
 
 
 def work_of(
     task: Task, folder: Path, base: Base, prepared: Prepared, trained: Trained, report: Report
 ) -> Work:
     """The input of the training loop."""
+    from cluster.finetuning.preference import PreferenceLoss, preference_scores
     from cluster.runs import preemption
     from cluster.tasks.scoring import scores
     from cluster.training import worker
-    from data.tasks.stream import TaskStream
+    from cluster.training.loss import TokenLoss
+    from data.tasks.example import Pair
+    from data.tasks.stream import TaskStream, encode, shortened
 
     sets, train, length = prepared.sets, prepared.train, prepared.sequence_length
+    if any(too_long := shortened([*sets.train, *sets.validation], base.tokenizer, length)):
+        report(Event.TOO_LONG, 0, dict(zip(("examples_cut", "examples_left_out"), too_long, strict=True)))
+
+    is_paired = kind_named(task.kind).rows == "pairs"
+    fitting = [windows for e in sets.validation if (windows := encode(e, base.tokenizer, length))]
+    if not fitting:
+        raise ValueError(f"data: no validation example fits into {length} tokens: give shorter ones")
 
     def validate(engine: Any) -> dict[str, float]:
-        metrics = scores(engine, sets, base.tokenizer, length, train.micro_batch, prepared.depth)
+        batch, depth = train.micro_batch, prepared.depth
+        if is_paired:
+            pairs = [Pair(*windows) for windows in fitting]
+            metrics = preference_scores(engine, pairs, batch, depth, task.preference)
+        else:
+            metrics = scores(engine, sets, base.tokenizer, length, batch, depth)
         return {f"validation_{metric}": value for metric, value in metrics.items()}
 
     return worker.Work(
@@ -117,6 +171,7 @@ def work_of(
         stream=TaskStream(
             sets.train,
             base.tokenizer,
+            rows=kind_named(task.kind).rows,
             rank=0,
             world_size=1,
             global_batch=train.global_batch,
@@ -124,6 +179,7 @@ def work_of(
             seed=task.train.seed,
         ),
         validate=validate,
+        loss=PreferenceLoss(task.preference) if is_paired else TokenLoss(),
         report=report,
         run=RunSettings(dir=folder, seed=task.train.seed),
         train=train,
@@ -189,4 +245,5 @@ def _longest(sets: TaskSets, tokenizer: Tokenizer, limit: int) -> int:
     # Evaluation scores every label after every validation prompt: none of them may truncate a prompt.
     asked = [Example(e.prompt, label) for e in sets.validation for label in sets.labels]
     examples = sets.train + sets.validation + asked
-    return max(len(window.ids) for e in examples for window in encode(e, tokenizer, limit)) - 1
+    lengths = [len(window.ids) for e in examples for window in encode(e, tokenizer, limit)]
+    return max(lengths, default=limit + 1) - 1

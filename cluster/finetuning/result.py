@@ -42,6 +42,8 @@ class FinetuneResult:
     """Depth N of evaluation."""
     gate: GateResult | None
     """The gate's result; ``None`` if the task has no gate."""
+    too_long: dict[str, int]
+    """How many examples were cut, and how many left out, because of the sequence length."""
 
 
 def base_tags(base: registry.Version) -> dict[str, str]:
@@ -67,6 +69,14 @@ def read_scores(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     events, _ = events_from(folder / FILE_NAME, 0)
     validations = [event for event in events if event["event"] == Event.VALIDATION]
     return _metrics(validations[0]), _metrics(validations[-1])
+
+
+def read_too_long(folder: Path) -> dict[str, int]:
+    """How many examples were ``cut`` and how many ``left_out``, from a job's log; empty if none were."""
+    for event in events_from(folder / FILE_NAME, 0)[0]:
+        if event["event"] == Event.TOO_LONG:
+            return {key: event[f"examples_{key}"] for key in ("cut", "left_out")}
+    return {}
 
 
 def _metrics(validation: LoggedEvent) -> dict[str, float]:

@@ -41,6 +41,7 @@ class _Part:
     input_ids: Tensor
     depth: int | Grid | None
     adapter: Adapter
+    documents: Tensor | None = None
     joint: _Pass | None = None
     output: Output | None = None
     """Output whose logits are a leaf of the job's own autograd graph."""
@@ -121,13 +122,15 @@ class Together:
                     part.joint.awaited.discard(part)
                 self._turn.notify_all()
 
-    def member(self, adapter: Adapter) -> Member:
-        """The model that a job with this adapter trains."""
-        return Member(self._base, adapter, self)
+    def member(self, adapter: Adapter, reference: Adapter | None = None) -> Member:
+        """The model that a job with this adapter trains, and what it is compared with."""
+        return Member(self._base, adapter, self, reference)
 
-    def forward(self, input_ids: Tensor, depth: int | Grid | None, adapter: Adapter) -> Output:
+    def forward(
+        self, input_ids: Tensor, depth: int | Grid | None, adapter: Adapter, documents: Tensor | None = None
+    ) -> Output:
         """A job's part of the next joint forward pass; blocks until the other jobs are ready."""
-        part = _Part(input_ids, depth, adapter)
+        part = _Part(input_ids, depth, adapter, documents)
         self._waiting.append(part)
         self._wait_until(lambda: part.joint is not None)
         assert part.joint is not None
@@ -170,10 +173,11 @@ class Together:
         return True
 
     def _pass_forward(self) -> None:
-        """Run one forward pass for all waiting parts with the same grid and shape."""
+        """Run a forward pass for all waiting parts of the same grid and shape, with or without documents."""
         alike: dict[object, list[_Part]] = {}
         for part in self._waiting:
-            alike.setdefault((part.depth, part.input_ids.shape), []).append(part)
+            key = (part.depth, part.input_ids.shape, part.documents is None)
+            alike.setdefault(key, []).append(part)
         self._waiting = []
 
         for parts in alike.values():
@@ -181,7 +185,10 @@ class Together:
             try:
                 self._base.model.train()
                 ids = torch.cat([part.input_ids for part in parts])
-                output = self._base(ids, parts[0].depth, [part.adapter for part in parts])
+                separate = [part.documents for part in parts if part.documents is not None]
+                documents = torch.cat(separate) if separate else None
+                adapters = [part.adapter for part in parts]
+                output = self._base(ids, parts[0].depth, adapters, documents=documents)
                 joint.logits = output.logits
                 counts = output.evaluations[: len(parts[0].input_ids)]
                 for part, logits in zip(parts, output.logits.detach().chunk(len(parts)), strict=True):
@@ -195,17 +202,24 @@ class Together:
 class Member(Tuned):
     """A job's model: its adapter on the shared base."""
 
-    def __init__(self, base: FrozenBase, adapter: Adapter, together: Together) -> None:
-        super().__init__(base, adapter)
+    def __init__(
+        self, base: FrozenBase, adapter: Adapter, together: Together, reference: Adapter | None
+    ) -> None:
+        super().__init__(base, adapter, reference)
         self._together = together
 
     def forward(
-        self, input_ids: Tensor, depth: int | Grid | None = None, past: CachedField | None = None
+        self,
+        input_ids: Tensor,
+        depth: int | Grid | None = None,
+        past: CachedField | None = None,
+        documents: Tensor | None = None,
+        of_reference: bool = False,
     ) -> Output:
         """The adapted model's output; with gradients enabled, computed in a joint pass."""
         if not torch.is_grad_enabled():
-            return super().forward(input_ids, depth, past)
-        return self._together.forward(input_ids, depth, self.adapter)
+            return super().forward(input_ids, depth, past, documents, of_reference)
+        return self._together.forward(input_ids, depth, self.adapter, documents)
 
     def finish_backward(self) -> None:
         """Finish a backward pass; must be called before the gradients are used."""

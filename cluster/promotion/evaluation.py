@@ -81,9 +81,13 @@ def _of_data(data: str, count: int, loaded: registry.Loaded) -> Evaluation:
 
 
 def _of_task(task: Task) -> Evaluation:
+    if kind_named(task.kind).rows == "pairs":
+        raise ValueError(
+            f"{task.team}/{task.name} scores pairs of answers, by each version's own reference: give --data"
+        )
     metric, sets = "error" if kind_named(task.kind).labelled else "loss", read_sets(task)
     name = f"{task.team}/{task.name}, validation"
-    return Evaluation(metric, name, lambda model, depth: _task_losses(model, depth, sets))
+    return Evaluation(metric, name, lambda model, depth: _task_losses(model, depth, sets, task.kind))
 
 
 def _task(settings: dict[str, Any]) -> Task | None:
@@ -142,9 +146,11 @@ def _losses(loaded: registry.Loaded, depth: int, rows: Tensor) -> paired_bootstr
     return paired_bootstrap.Measured(losses, np.full(len(losses), float(targets)))
 
 
-def _task_losses(loaded: registry.Loaded, depth: int, sets: TaskSets) -> paired_bootstrap.Measured:
+def _task_losses(loaded: registry.Loaded, depth: int, sets: TaskSets, kind: str) -> paired_bootstrap.Measured:
     from cluster.tasks.scoring import completion_losses, label_losses
+    from data.chat import ChatTemplate
 
+    sets = sets.tokenised(kind, ChatTemplate.of(loaded.tokenizer, loaded.tokenizer_config))
     model, length = loaded.model, loaded.model.config.context_length
     assert length is not None
     if not sets.labels:

@@ -158,6 +158,8 @@ class Loaded:
     """Folder of the checkpoint's files, without an adapter's."""
     versions: tuple[Version, ...]
     """The adapter's version, if there is one, then the checkpoint's. Empty for plain folders."""
+    tokenizer_config: dict[str, Any]
+    """Special tokens and chat template, which may be the adapter's; empty for a tokenizer without either."""
 
 
 def load(model: str, uri: str | None = None, adapter: str | None = None) -> Loaded:
@@ -173,6 +175,7 @@ def load(model: str, uri: str | None = None, adapter: str | None = None) -> Load
     """
     import odeformer
     from data.tokenizer import load_tokenizer
+    from odeformer.checkpoint import load_tokenizer_config
 
     known: list[Version] = []
 
@@ -188,4 +191,6 @@ def load(model: str, uri: str | None = None, adapter: str | None = None) -> Load
             model, adapter = version.base, version.uri
     adapter_folder = None if adapter is None else files(adapter)
     folder = files(model)
-    return Loaded(odeformer.load(folder, adapter_folder), load_tokenizer(folder), folder, tuple(known))
+    model_of_both = odeformer.load(folder, adapter_folder)
+    config = load_tokenizer_config(folder, adapter_folder)
+    return Loaded(model_of_both, load_tokenizer(folder), folder, tuple(known), config)

@@ -50,6 +50,7 @@ class Event(StrEnum):
         *("loss", "depth", "learning_rate", "gradient_norm", "tokens", "tokens_per_second"),
         *("mfu", "model_flops_per_second", "*_seconds"),
     )
+    TOO_LONG = "too_long", "examples_cut", "examples_left_out"  # of a task, for its sequence length
     VALIDATION = "validation", "validation_*"  # losses, and scores of tasks, by depth
     SPIKE = "spike", "loss", "limit"
     SKIPPED = "skipped", "reason", "samples", "loss"  # the ids of the samples that may be the cause

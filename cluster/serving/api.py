@@ -99,8 +99,7 @@ def make_app(server: Server, keys: Keys | None = None) -> FastAPI:
             body = await read_body(request, ChatRequest, server.settings.most_body_bytes)
             choice = await chosen_model(server, body)
             held.enter_context(counted(request, (body.n or 1) - 1))
-            prompt = await run_in_threadpool(chat_prompt, choice, body)
-            ids = await run_in_threadpool(encoded, choice, prompt)
+            ids = await run_in_threadpool(chat_prompt, choice, body)
             top = (body.top_logprobs or 0) if body.logprobs else None
             streams = streams_of(server, choice, body, [ids], top)
             return await answer(request, ChatForm(choice, streams, body), choice, streams, body, held)

@@ -36,35 +36,34 @@ async def chosen_model(server: Server, body: Decoding) -> Choice:
 
 def encoded(choice: Choice, text: str) -> list[int]:
     """The token ids of a text, which must not be so long that it cannot fit."""
+    _check_length(choice, text, "prompt")
+    ids: list[int] = choice.served.tokenizer.encode(text).ids
+    return ids
+
+
+def _check_length(choice: Choice, text: str, field: str) -> None:
     served = choice.served
     if len(text.encode("utf-8")) > served.engine.capacity * served.longest_token:
         raise ApiError(
             HTTPStatus.BAD_REQUEST,
             f"the text is longer than the context of {served.engine.capacity} tokens",
-            "prompt",
+            field,
             "context_length_exceeded",
         )
-    ids: list[int] = served.tokenizer.encode(text).ids
-    return ids
 
 
-def chat_prompt(choice: Choice, body: ChatRequest) -> str:
-    """The conversation as one text, by the tokenizer's chat template."""
-    from jinja2 import TemplateError
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    if choice.served.chat_template is None:
+def chat_prompt(choice: Choice, body: ChatRequest) -> list[int]:
+    """The token ids of a conversation, by the chat template that the model was trained with."""
+    template = choice.chat_template
+    if template is None:
         raise ApiError(
             HTTPStatus.BAD_REQUEST, f"{body.model} has no chat template: use /v1/completions", "messages"
         )
-    messages = [{"role": message.role, "content": message.text} for message in body.messages]
+    _check_length(choice, "".join(message.text for message in body.messages), "messages")
     try:
-        rendered, _ = render_jinja_template(
-            [messages], chat_template=choice.served.chat_template, add_generation_prompt=True
-        )
-    except (TemplateError, TypeError, ValueError) as error:
-        raise ApiError(HTTPStatus.BAD_REQUEST, f"the chat template refuses it: {error}", "messages") from None
-    return str(rendered[0])
+        return template.encode([{"role": m.role, "content": m.text} for m in body.messages])
+    except ValueError as error:
+        raise ApiError(HTTPStatus.BAD_REQUEST, str(error), "messages") from None
 
 
 def streams_of(
@@ -79,6 +78,8 @@ def streams_of(
     if (limit or 0) > most:
         raise ApiError(HTTPStatus.BAD_REQUEST, f"max_tokens {limit} is more than {most}", "max_tokens")
     seed = uuid.uuid4().int % 2**31 if body.seed is None else body.seed
+    chat = choice.chat_template if isinstance(body, ChatRequest) else None
+    stop_id = end_of_text_id(served.tokenizer) if chat is None else chat.stop_id
     streams = []
     for prompt in prompts:
         for number in range(body.n or 1):
@@ -90,7 +91,7 @@ def streams_of(
                 adapter=choice.adapter,
                 sampling=sampling,
                 seed=seed + number,
-                stop_id=end_of_text_id(served.tokenizer),
+                stop_id=stop_id,
             )
             try:
                 served.engine.check(request)

@@ -20,6 +20,7 @@ from odeformer import checkpoint
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from data.chat import ChatTemplate
     from odeformer.inference.engine import Engine
     from odeformer.lora import Adapter
 
@@ -41,12 +42,15 @@ class Served:
     """None for a checkpoint in a folder."""
     folder: Path
     tokenizer: Tokenizer
-    chat_template: str | None
+    chat_template: ChatTemplate | None
+    """The base's, None if it has none."""
     engine: Engine
     settings: ServeSettings
     entries: dict[str, AdapterEntry] = field(default_factory=dict)
     """The adapters that can be asked for, by name."""
     _loaded: OrderedDict[str, Adapter] = field(default_factory=OrderedDict)
+    _chat_templates: dict[str, ChatTemplate] = field(default_factory=dict)
+    """The templates that adapters were trained with, by version."""
     _refused: dict[str, str] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
     _fetching: Lock = field(default_factory=Lock)
@@ -110,7 +114,12 @@ class Served:
                 self._loaded.popitem(last=False)
 
     def _fetched(self, version: Version) -> Adapter:
+        from data.chat import ChatTemplate
+
         folder = registry.fetch(version.uri, self.settings.tracking_uri)
+        about = checkpoint.load_tokenizer_config(self.folder, folder)
+        if checkpoint.CHAT_TEMPLATE in about:
+            self._chat_templates[version.uri] = ChatTemplate.of(self.tokenizer, about)
         model = checkpoint.load(self.folder)
         checkpoint.load_adapter(model, folder, self.folder)
         adapter = model.hypernetwork.adapter
@@ -120,6 +129,10 @@ class Served:
                 "served beside others, only exported"
             )
         return adapter.requires_grad_(False)
+
+    def chat_template_of(self, version: Version | None) -> ChatTemplate | None:
+        """The chat template of a fetched adapter, or of the base."""
+        return self._chat_templates.get(version.uri if version else "", self.chat_template)
 
     def find_adapters(self) -> None:
         """Look in the registry for the adapters to serve: of each name the champion, or else the newest.
@@ -156,6 +169,7 @@ def open_served(settings: ServeSettings, reference: str) -> Served:
     Raises:
         ValueError, FileNotFoundError: for an unknown or damaged model, or depths that it cannot have.
     """
+    from data.chat import ChatTemplate
     from odeformer.inference.engine import Engine
 
     loaded = registry.load(reference, settings.tracking_uri)
@@ -173,13 +187,13 @@ def open_served(settings: ServeSettings, reference: str) -> Served:
         most_rows=settings.most_rows,
         most_waiting=settings.most_waiting,
     )
-    about = checkpoint.load_tokenizer_config(loaded.folder)
+    has_template = checkpoint.CHAT_TEMPLATE in loaded.tokenizer_config
     served = Served(
         name=version.name if version else Path(reference).resolve().name,
         version=version,
         folder=loaded.folder,
         tokenizer=loaded.tokenizer,
-        chat_template=about.get("chat_template"),
+        chat_template=ChatTemplate.of(loaded.tokenizer, loaded.tokenizer_config) if has_template else None,
         engine=engine,
         settings=settings,
     )

@@ -14,6 +14,7 @@ from cluster.serving.served import Served, open_served
 from cluster.serving.settings import ServeSettings
 
 if TYPE_CHECKING:
+    from data.chat import ChatTemplate
     from odeformer.lora import Adapter
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,11 @@ class Choice:
     """The adapter's version, or the base's."""
     depth: int | None
     """The depth in the name (``book@4``), if any."""
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """The template of conversations, if the adapter or the base has one."""
+        return self.served.chat_template_of(self.version)
 
 
 class Server:

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from cluster.runs import heartbeat
-from data.tasks.example import Example
+from data.tasks.example import Encodable, Example, Window
 from data.tasks.examples import TaskSets
-from data.tasks.stream import Window, encode
+from data.tasks.stream import encode
 from odeformer.field import build_field
 from odeformer.field.cached import CachedField
 from odeformer.model import token_losses
@@ -106,8 +106,8 @@ def _behind_prompts(
     first = max(length, 1)  # nothing predicts the first token
     totals, counts = torch.zeros(2, len(rows), len(rows[0]), dtype=torch.float64)
     for label, windows in enumerate(zip(*rows, strict=True)):
-        ids = _padded([window.ids[length:] for window in windows])
-        mask = _padded([window.counts[first - 1 :] for window in windows])
+        ids = padded([window.ids[length:] for window in windows])
+        mask = padded([window.counts[first - 1 :] for window in windows])
         logits = [*read_before]
         if ids.shape[1] > 1:
             logits.append(read(length, ids[:, :-1]))
@@ -125,7 +125,7 @@ def _shared(row: list[Window]) -> int:
     return min([*is_same, False].index(False), *prompts)
 
 
-def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+def padded(rows: Sequence[Sequence[int]]) -> Tensor:
     """Rows of unequal length as one tensor, int64 [rows, longest], with zeros at their ends."""
     return pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True)
 
@@ -133,7 +133,7 @@ def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
 @torch.no_grad()
 def completion_losses(
     engine: Any,
-    examples: Sequence[Example],
+    examples: Sequence[Encodable],
     tokenizer: Tokenizer,
     sequence_length: int,
     batch: int,
@@ -141,7 +141,8 @@ def completion_losses(
 ) -> tuple[Tensor, Tensor]:
     """Summed loss in nats and number of tokens of each completion, both float64 [windows].
 
-    There is one window per example, except for whole texts, which may take several.
+    There is one window per example, except for whole texts, which may take several, and for conversations
+    whose first turn is too long, which have none.
     """
     engine.eval()
     device = next(engine.parameters()).device
@@ -153,8 +154,8 @@ def completion_losses(
     for start in range(0, len(order), batch):
         heartbeat.passed()
         chosen = order[start : start + batch]
-        tokens = _padded([encoded[i].ids for i in chosen]).to(device)
-        mask = _padded([encoded[i].counts for i in chosen])
+        tokens = padded([encoded[i].ids for i in chosen]).to(device)
+        mask = padded([encoded[i].counts for i in chosen])
         losses = token_losses(engine(tokens[:, :-1], depth=depth).logits, tokens[:, 1:]).cpu().double()
         totals[chosen] = (losses * mask).sum(dim=1)
         counts[chosen] = mask.sum(dim=1).double()

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from data.tasks.examples import TaskSets
 
 
+PROMPT, COMPLETION = "{prompt}", "{completion}"
+"""The default templates."""
 MetadataKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,63}$")]
 MetadataValue = Annotated[str, Field(max_length=512)]
 
@@ -27,14 +29,15 @@ class TaskData(Section):
 
     train: Path
     """Training examples: a JSONL, TSV, CSV or Parquet file, or a Hugging Face folder with a split ``train``.
-    A language model also takes a text file or a folder of text files."""
+    A language model also takes a text file or a folder of text files. A chat has a list of ``messages`` in
+    each row, a preference ``prompt``, ``chosen`` and ``rejected``."""
     validation: Path | None = None
     """Validation examples in the same formats (split ``validation``). Default: a part of ``train``."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
     """Fraction of ``train`` to hold out if ``validation`` is not given, chosen by a hash of each example."""
-    prompt: str = "{prompt}"
+    prompt: str = PROMPT
     """Template of the prompt, filled with the fields of each row."""
-    completion: str = "{completion}"
+    completion: str = COMPLETION
     """Template of the completion; for a language model, of the whole text."""
 
 
@@ -44,9 +47,9 @@ class TaskTrain(Section):
     steps: Steps = 100
     """Number of optimizer steps."""
     global_batch: Count = 8
-    """Examples per optimizer step."""
+    """Examples per optimizer step; of chats, sequences that hold as many whole conversations as fit."""
     micro_batch: Count | None = None
-    """Examples per forward pass. Default: ``global_batch``."""
+    """Examples or sequences per forward pass. Default: ``global_batch``."""
     learning_rate: float = Field(default=2e-3, gt=0, lt=10)
     """Peak AdamW learning rate."""
     depths: tuple[Layers, ...] = ()
@@ -71,7 +74,20 @@ class TaskTrain(Section):
 
 
 Metric = Literal["loss", "accuracy"]
-"""``loss``: nats per predicted token; ``accuracy``: fraction of examples whose correct label is likeliest."""
+"""``loss``: nats per predicted token, of preferences −log σ(margin); ``accuracy``: fraction of examples whose
+correct label is likeliest, or of pairs whose chosen answer has the greater reward."""
+
+
+class PreferenceSettings(Section):
+    """Direct preference optimization, for kind ``preference``."""
+
+    beta: float = Field(default=0.1, gt=0, lt=100)
+    """Factor β between log-probability ratios and rewards: the greater, the nearer to the reference."""
+    length_normalised: bool = False
+    """Divide each log-probability ratio by the number of the answer's tokens; a greater β then fits."""
+    parent: ModelReference | None = None
+    """Low-rank adapter of the same base from a copy of which training starts, and which is the reference. Its
+    rank, size and targets are those of the result. Default: a new adapter, and the base as reference."""
 
 
 class Gate(Section):
@@ -99,7 +115,9 @@ class Task(Section):
     """Model to adapt: ``models:/<name>@<alias>`` or ``models:/<name>/<version>``."""
     kind: KindName
     """Kind of the examples. ``completion``: prompts and completions; ``classification``: prompts and labels;
-    ``language_model``: whole texts. The loss counts the tokens of completions, labels or whole texts."""
+    ``language_model``: whole texts; ``chat``: conversations; ``preference``: pairs of answers. The loss
+    counts the tokens of completions, labels, whole texts, or the assistant's turns; of pairs see
+    ``preference``."""
     data: TaskData
     method: Literal["lora", "full", "norms"] = "lora"
     """``lora`` trains a low-rank adapter; ``norms`` an adapter of the base's norm gains and biases; ``full``
@@ -111,10 +129,12 @@ class Task(Section):
     """Latency budget per token in milliseconds, instead of ``depth``: the largest N that meets it is used, as
     measured where the job runs."""
     metric: Metric | None = None
-    """Metric of the result. Default: ``accuracy`` for kind ``classification``, otherwise ``loss``."""
+    """Metric of the result. Default: ``accuracy`` for kinds ``classification`` and ``preference``, otherwise
+    ``loss``."""
     gate: Gate | None = None
     """Condition for promotion of the new version to champion."""
     adapter: AdapterConfig = AdapterConfig()
+    preference: PreferenceSettings = PreferenceSettings()
     train: TaskTrain = TaskTrain()
     priority: int = Field(default=0, ge=-10, le=10)
     """Priority in the pool. Higher priorities start first and may preempt lower ones, which resume later."""
@@ -131,14 +151,35 @@ class Task(Section):
     def _fields_fit(self) -> Task:
         if self.depth is not None and self.latency_ms is not None:
             raise ValueError("give either depth or latency_ms, not both")
+        templates = (self.data.prompt, self.data.completion)
+        if kind_named(self.kind).template and templates != (PROMPT, COMPLETION):
+            raise ValueError(f"data.prompt and data.completion are not for kind {self.kind!r}")
         gates = self.gate.metric if self.gate else None
         for key, metric in (("metric", self.metric), ("gate.metric", gates)):
-            if metric == "accuracy" and not kind_named(self.kind).labelled:
-                raise ValueError(f"{key} 'accuracy' is for kind 'classification'; kind is {self.kind!r}")
+            if metric == "accuracy" and not kind_named(self.kind).has_accuracy:
+                raise ValueError(
+                    f"{key} 'accuracy' is for kinds 'classification' and 'preference'; kind is {self.kind!r}"
+                )
         by_loss = (gates or self.score) == "loss" and kind_named(self.kind).labelled
         if self.gate and self.gate.against == "champion" and by_loss:
             raise ValueError("gate.metric: against 'champion', kind 'classification' needs metric 'accuracy'")
+        if kind_named(self.kind).rows == "pairs":
+            self._check_preference()
+        elif self.preference != PreferenceSettings():
+            raise ValueError(f"preference is for kind 'preference'; kind is {self.kind!r}")
         return self
+
+    def _check_preference(self) -> None:
+        if self.method != "lora" or gradient_named(self.train.gradient).regenerates_weights:
+            raise ValueError(
+                "kind 'preference' needs method 'lora' and train.gradient 'direct' or 'checkpoint': its "
+                "reference is the base that an adapter leaves as it is"
+            )
+        if self.gate and self.gate.against == "champion":
+            raise ValueError(
+                "gate.against 'champion' is not for kind 'preference', whose metrics are relative to each "
+                "version's own reference: give a threshold, or against 'base'"
+            )
 
     @property
     def score(self) -> Metric:
@@ -178,7 +219,8 @@ def check_data(task: Task) -> Task:
 def shape(task: Task) -> tuple[Any, ...] | None:
     """A key that is equal for tasks that can be trained together in joint passes; ``None`` if a task cannot.
 
-    Joint passes need the same base, depths, sequence length, batch size and gradient method.
+    Joint passes need the same base, depths, sequence length, batch size and gradient method; a pair of
+    answers counts as two examples.
     """
     train = task.train
     if task.method != "lora" or train.sequence_length is None:
@@ -188,5 +230,5 @@ def shape(task: Task) -> tuple[Any, ...] | None:
     if task.latency_ms is not None:  # the depth is not known beforehand
         return None
     seed = train.seed if len(set(train.depths)) > 1 else None  # it draws the depth of each batch
-    batch = train.micro_batch or train.global_batch
+    batch = (train.micro_batch or train.global_batch) * (2 if kind_named(task.kind).rows == "pairs" else 1)
     return (task.base, task.depth, train.depths, seed, train.sequence_length, batch, train.gradient)

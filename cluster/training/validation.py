@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from cluster.training.worker import all_reduce_sum, predictions
+from cluster.training.loss import predictions
+from cluster.training.worker import all_reduce_sum
 from data.stream import ShardStream
 from odeformer.model import token_losses
 

@@ -27,10 +27,11 @@ from cluster.settings import (
 from cluster.training import zero
 from cluster.training.compiling import decide
 from cluster.training.guards import Guards, StepResult, weights_are_finite
+from cluster.training.loss import TokenLoss, predictions
 from cluster.training.schedule import learning_rate
 from cluster.training.step_times import StepTimes
 from cluster.training.utilization import peak_flops, step_flops, utilization
-from data.stream import Batch, documents_of
+from data.stream import Batch
 from odeformer.config import ModelConfig
 from odeformer.depth import Grid, batch_depth, batch_grid, layered_grid
 from odeformer.model import Odeformer, SolveOptions, distillation_losses, token_losses
@@ -67,6 +68,7 @@ class Work:
     must_resume: bool = False
     """Whether the weights of ``model`` mean nothing, as those of a commit will replace them."""
     guard: GuardSettings = field(default_factory=GuardSettings)
+    loss: TokenLoss = field(default_factory=TokenLoss)
     end_of_text: int | None = None
     """Id of the token that ends a document; if given, attention between documents is masked."""
     skip_damaged: int = 0
@@ -141,8 +143,9 @@ def _train(work: Work, engine: Any, guards: Guards, checkpoints: commit.Checkpoi
 
         if result.applied:
             guards.tokens += result.tokens
-            seconds, length = times.seconds(), batch.tokens.shape[1] - 1
-            flops = step_flops(work.model, grids, settings.global_batch, length)
+            seconds, length = times.seconds(), batch.tokens.shape[-1] - 1
+            rows = settings.global_batch * batch.tokens[0, ..., 0].numel()
+            flops = step_flops(work.model, grids, rows, length)
             work.report(
                 Event.STEP,
                 step,
@@ -212,31 +215,33 @@ def optimizer_step(
     train = work.train
     tokens = batch.tokens.to(engine.device)
     mask = (
-        torch.ones_like(tokens[:, 1:], dtype=torch.bool)
+        torch.ones_like(tokens[..., 1:], dtype=torch.bool)
         if batch.loss_mask is None
         else batch.loss_mask.to(engine.device)
     )
+    documents = None if batch.documents is None else batch.documents.to(engine.device)
     with times("communication"):
-        counted = all_reduce_sum(mask.sum())
+        counted, weight = all_reduce_sum(torch.stack([mask.sum(), work.loss.weight(mask)]))
 
     # DeepSpeed averages over ranks, micro-batches and grids, whereas the loss is a mean over grids and over
     # all tokens of the global batch, which may be unevenly distributed.
-    factor = dist.get_world_size() * engine.gradient_accumulation_steps() / (len(grids) * counted)
+    factor = dist.get_world_size() * engine.gradient_accumulation_steps() / (len(grids) * weight)
     losses = torch.zeros(len(grids), len(tokens), device=engine.device)  # per grid and sample
 
     for start in range(0, len(tokens), train.micro_batch):
         chosen = slice(start, start + train.micro_batch)
-        rows = tokens[chosen]
+        apart = None if documents is None else documents[chosen]
+        part = Batch(tokens[chosen], batch.sample_ids[chosen], mask[chosen], documents=apart)
         teacher: Tensor | None = None
         for nth, grid in enumerate(grids):
             with times("forward"):
-                logits = predictions(engine, rows, grid, work.end_of_text)
+                logits = predictions(engine, part.tokens, grid, work.end_of_text, apart)
                 per_token = (
-                    token_losses(logits, rows[:, 1:])
+                    token_losses(logits, part.tokens[..., 1:])
                     if teacher is None
                     else distillation_losses(logits, teacher)
                 )
-                per_sample = (per_token * mask[chosen]).sum(dim=1)
+                per_sample = work.loss.of_samples(engine, part, grid, per_token * mask[chosen])
             losses[nth, chosen] = per_sample.detach()
             if nth == 0:
                 teacher = logits.detach() if train.objective == "distillation" else None
@@ -247,7 +252,7 @@ def optimizer_step(
                 stop = torch.tensor([float(work.must_stop())], device=engine.device)
                 with times("communication"):
                     *sums, stopping_ranks = all_reduce_sum(torch.cat([losses.sum(dim=1), stop]))
-                mean = torch.stack(sums) / counted
+                mean = torch.stack(sums) / weight
                 good = mean.isfinite().all() & (mean[0] <= loss_limit)
                 factor = factor.where(good, math.nan)
             with times("backward"):
@@ -259,15 +264,6 @@ def optimizer_step(
     bad = ~losses.isfinite().all(dim=0).cpu()
     samples = batch.sample_ids[bad].tolist()
     return StepResult(float(mean[0]), int(counted), norm, samples, bool(stopping_ranks))
-
-
-def predictions(engine: Any, rows: Tensor, depth: int | Grid, end_of_text: int | None) -> Tensor:
-    """Logits [batch, tokens, vocabulary] of all but the first token of rows, int64 [batch, tokens + 1]."""
-    heartbeat.passed()
-    inputs = rows[:, :-1]
-    documents = {} if end_of_text is None else {"documents": documents_of(inputs, end_of_text)}
-    logits: Tensor = engine(inputs, depth=depth, **documents).logits
-    return logits
 
 
 def damaged_samples(batch: Batch, device: torch.device) -> int:

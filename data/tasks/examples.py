@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from operator import not_
 from pathlib import Path
+from typing import Any
 
+from data.chat import ChatTemplate
 from data.corpus import digest_is_held_out
 from data.tasks.example import Example
 from data.tasks.kinds import kind_named
@@ -17,10 +19,10 @@ from data.tasks.kinds import kind_named
 
 @dataclass(frozen=True)
 class TaskSets:
-    """A task's training and validation examples."""
+    """A task's training and validation examples, or what :meth:`tokenised` makes of them."""
 
-    train: list[Example]
-    validation: list[Example]
+    train: list[Any]
+    validation: list[Any]
     labels: list[str]
     """The sorted labels of a classification, otherwise empty."""
 
@@ -32,6 +34,15 @@ class TaskSets:
             for example in examples:
                 both.update(example.digest())
         return both.hexdigest()
+
+    def tokenised(self, kind: str, chat: ChatTemplate) -> TaskSets:
+        """Both sets as a stream takes them.
+
+        Raises:
+            ValueError: naming file and line of an example that the chat template refuses.
+        """
+        train, validation = (kind_named(kind).tokenised(each, chat) for each in (self.train, self.validation))
+        return replace(self, train=train, validation=validation)
 
 
 def read_task_sets(
@@ -84,13 +95,13 @@ def read_task_sets(
     return TaskSets(in_training, in_validation, labels=known)
 
 
-def read_examples(path: Path, kind: str, prompt: str, completion: str, split: str = "train") -> list[Example]:
+def read_examples(path: Path, kind: str, prompt: str, completion: str, split: str = "train") -> list[Any]:
     """The examples in a file or folder; arguments are those of :func:`read_task_sets`.
 
     Raises:
         FileNotFoundError, ValueError: naming file and line.
     """
-    examples = kind_named(kind).read(path, prompt, completion, split)
+    examples: list[Any] = kind_named(kind).read(path, prompt, completion, split)
     if not examples:
         raise ValueError(f"{path} has no examples: give a file with at least one")
     return examples

@@ -1,4 +1,4 @@
-"""The kinds of fine-tuning tasks: how their examples are read, and how results are scored.
+"""The kinds of fine-tuning tasks: how their examples are read and put into rows, and how results are scored.
 
 To add one, write a module with a function that reads its examples, and give it an entry in ``KINDS``.
 """
@@ -9,13 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator
 
-from data.tasks.example import Example
+from data.tasks.example import AnyExample, Encodable
 
-Read = Callable[[Path, str, str, str], list[Example]]
+if TYPE_CHECKING:
+    from data.chat import ChatTemplate
+
+Rows = Literal["windows", "packed", "pairs"]
+"""What a row of a batch holds: an example; as many whole examples as fit; one of the two of a pair."""
+Read = Callable[[Path, str, str, str], list[Any]]
 """A function ``read(path, prompt, completion, split)`` that reads the examples of a file or folder. The
 templates ``prompt`` and ``completion`` are filled with each row's fields; ``split`` is ``train`` or
 ``validation``."""
@@ -29,22 +34,46 @@ class TaskKind:
     """``module:function`` of its :data:`Read`, imported when examples are first read."""
     labelled: bool = False
     """Whether completions are labels, all of which occur in the training examples."""
+    template: str | None = None
+    """``module:function`` that makes tokens of an example with a chat template, which thereby belongs to the
+    result; None for kinds whose examples are texts."""
+    rows: Rows = "windows"
 
     @property
     def score(self) -> Literal["loss", "accuracy"]:
         """The default score of a result."""
-        return "accuracy" if self.labelled else "loss"
+        return "accuracy" if self.has_accuracy else "loss"
+
+    @property
+    def has_accuracy(self) -> bool:
+        """Whether its examples can be right or wrong."""
+        return self.labelled or self.rows == "pairs"
 
     @property
     def read(self) -> Read:
         """The function that reads its examples."""
         return cast(Read, resolve_name(self.path))
 
+    def tokenised(self, examples: list[Any], chat: ChatTemplate) -> list[Encodable]:
+        """The examples as a stream takes them.
+
+        Raises:
+            ValueError: naming the place of one that the template refuses.
+        """
+        if self.template is None:
+            return list(examples)
+        tokenise: Callable[[AnyExample, ChatTemplate], Encodable] = resolve_name(self.template)
+        return [tokenise(example, chat) for example in examples]
+
 
 KINDS = {
     "completion": TaskKind("data.tasks.tables:read_table"),
     "classification": TaskKind("data.tasks.tables:read_table", labelled=True),
     "language_model": TaskKind("data.tasks.texts:read_texts"),
+    "chat": TaskKind("data.tasks.chats:read_chats", template="data.tasks.chats:tokenised", rows="packed"),
+    "preference": TaskKind(
+        "data.tasks.preferences:read_preferences", template="data.tasks.preferences:tokenised", rows="pairs"
+    ),
 }
 
 

@@ -47,6 +47,11 @@ def finetune_table(results: Sequence[dict[str, Any]]) -> Table:
             adapter if result["adapter_version"] else "trained, not registered",
             result["base_version"],
         )
+        if too_long := result.get("too_long"):
+            table.caption = (
+                f"{result['team']}/{result['task']}: longer than train.sequence_length, {too_long['cut']} "
+                f"examples are cut behind the last turn that fits, {too_long['left_out']} left out"
+            )
     return table
 
 

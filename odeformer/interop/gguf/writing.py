@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def export_gguf(
     name: str,
     file: Path,
     end_of_text: str,
+    chat_template: str | None = None,
 ) -> Written:
     """Write a model at one depth as a GGUF file, after checking the file's logits.
 
@@ -55,6 +57,7 @@ def export_gguf(
         name: the model name in the file.
         file: the file, which is written atomically and replaced if it exists.
         end_of_text: the token at which generation ends.
+        chat_template: the template of conversations, if there is one.
 
     Raises:
         ValueError: for layers or a tokenizer that llama.cpp does not support, too small a depth, or a file
@@ -74,6 +77,8 @@ def export_gguf(
         writer.add_file_type(file_type)
         write_shape(ordinary, architecture, writer)
         write_vocabulary(vocabulary, writer)
+        if chat_template is not None:  # without the marks of what is learned, which no other program knows
+            writer.add_chat_template(re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", chat_template))
         for key, tensor in tensors(ordinary, architecture).items():
             stored = stored_as(tensor.shape, kind)
             in_half += tensor.ndim == 2 and stored != kind

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,13 @@ HEAD = "lm_head"
 
 
 def export(
-    model: Odeformer, tokenizer: Path, depth: int | None, card: str, folder: Path, end_of_text: str
+    model: Odeformer,
+    tokenizer: Path,
+    depth: int | None,
+    card: str,
+    folder: Path,
+    end_of_text: str,
+    tokenizer_config: Mapping[str, Any] | None = None,
 ) -> float:
     """Write a model at one depth as a ``transformers`` checkpoint, after checking its logits.
 
@@ -41,6 +48,7 @@ def export(
         card: the model card, Markdown.
         folder: the folder, written atomically; an export that is there is replaced.
         end_of_text: the token at which generation ends.
+        tokenizer_config: special tokens and chat template; those beside the tokenizer when not given.
 
     Returns:
         The largest difference between the logits of the checkpoint, as loaded by ``AutoModelForCausalLM``,
@@ -54,7 +62,8 @@ def export(
     architecture = architecture_for(ordinary.config, ordinary.solver)
     config = architecture.to_config(ordinary)
     with new_folder(folder, lambda: check_replaceable(folder, EXPORT)) as target:
-        written = _write_tokenizer(tokenizer, ordinary, end_of_text, target)
+        about = load_tokenizer_config(tokenizer.parent) if tokenizer_config is None else tokenizer_config
+        written = _write_tokenizer(tokenizer, ordinary, end_of_text, target, about)
         ends = sorted({written.eos_token_id, written.convert_tokens_to_ids(end_of_text)})
         config.bos_token_id, config.pad_token_id = written.bos_token_id, written.pad_token_id
         config.eos_token_id = ends if len(ends) > 1 else ends[0]
@@ -63,7 +72,9 @@ def export(
         return _difference(model, depth, ordinary, load_exported(target))
 
 
-def export_adapter(model: Odeformer, depth: int | None, base: str, folder: Path) -> float:
+def export_adapter(
+    model: Odeformer, depth: int | None, base: str, folder: Path, chat_template: str | None = None
+) -> float:
     """Write the attached adapter at one depth for ``peft``, for use on the base exported at that depth.
 
     Args:
@@ -71,6 +82,7 @@ def export_adapter(model: Odeformer, depth: int | None, base: str, folder: Path)
         depth: N; the model depth when not given.
         base: the name of the exported base, for ``base_model_name_or_path``.
         folder: the folder, written atomically; an export that is there is replaced.
+        chat_template: written as ``chat_template.jinja``, if given.
 
     Returns:
         The difference as in :func:`export`, of the base with the adapter as loaded by ``PeftModel``.
@@ -103,6 +115,8 @@ def export_adapter(model: Odeformer, depth: int | None, base: str, folder: Path)
     }
     with new_folder(folder, lambda: check_replaceable(folder, EXPORT)) as target:
         (target / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if chat_template is not None:
+            (target / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
         write_tensors(target / "adapter_model.safetensors", state, METADATA)
         return _difference(model, depth, ordinary, _with_adapter(ordinary, architecture, target))
 
@@ -129,12 +143,14 @@ def _write_model(config: Any, state: dict[str, Tensor], target: Path) -> None:
     write_tensors(target / "model.safetensors", state, METADATA)
 
 
-def _write_tokenizer(tokenizer: Path, ordinary: Ordinary, end_of_text: str, target: Path) -> Any:
+def _write_tokenizer(
+    tokenizer: Path, ordinary: Ordinary, end_of_text: str, target: Path, config: Mapping[str, Any]
+) -> Any:
     """Write the tokenizer's files, and return it as ``transformers`` loads it."""
     from transformers import PreTrainedTokenizerFast
 
     # The text of a special token is tokenised as letters, as in this package; that of others as they do.
-    known = load_tokenizer_config(tokenizer.parent) or {"split_special_tokens": True}
+    known = dict(config) or {"split_special_tokens": True}
     known = {"eos_token": end_of_text, "pad_token": end_of_text} | known
     fast = PreTrainedTokenizerFast(
         tokenizer_file=str(tokenizer), model_max_length=ordinary.config.context_length, **known

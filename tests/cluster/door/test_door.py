@@ -122,6 +122,13 @@ def test_a_revoked_and_an_expired_key_are_as_unknown_ones(door: Door) -> None:
         ({"suffix": "../x"}, 400, "suffix", "match"),
         ({"seed": "x"}, 400, "seed", "integer"),
         ({"other": 1}, 400, "other", "not permitted"),
+        ({"odeformer": {"kind": "preference", "data": {}}}, 400, "training_file", "chosen"),
+        (
+            {"odeformer": {"kind": "preference", "data": {}, "preference": {"parent": "models:/x/1"}}},
+            400,
+            "odeformer.preference.parent",
+            "there is no model 'models:/x/1'",
+        ),
         ({"method": {"type": "reinforcement"}}, 400, "method", "'supervised'"),
         ({"hyperparameters": {"n_epochs": 0}}, 400, "hyperparameters", "greater than or equal to 1"),
         ({"metadata": {"a": "b" * 513}}, 400, "metadata.a", "at most 512"),
@@ -157,6 +164,25 @@ def test_a_bad_request_is_refused_by_its_field(
 @pytest.fixture(scope="module")
 def lab_file(door: Door) -> str:
     return door.upload("lab")
+
+
+def test_the_kind_follows_from_the_file(door: Door) -> None:
+    chat = (
+        b'{"messages": [{"role": "user", "content": "red"}, {"role": "assistant", "content": "colour"}]}\n'
+        * 4
+    )
+    pairs = b'{"prompt": "red ", "chosen": "colour", "rejected": "answer"}\n' * 4
+    plain = b'{"prompt": "red ", "completion": "colour"}\n' * 4
+    for content, kind in ((chat, "chat"), (pairs, "preference"), (plain, "completion")):
+        file = door.upload("legal", content)
+        jobs = door.client("legal").fine_tuning.jobs
+        job = jobs.create(model="base", training_file=file, validation_file=file, suffix=f"of-{kind}")
+        jobs.cancel(job.id)
+        record = door.pool.job(f"legal/of-{kind}/1")
+        assert record.task["kind"] == kind
+        assert job.method is not None
+        assert job.method.type == ("dpo" if kind == "preference" else "supervised")
+    door.pool.wait(*(job.id for job in door.pool.jobs("legal")))
 
 
 def test_a_validation_file_is_blamed_by_its_line(door: Door, lab_file: str) -> None:
