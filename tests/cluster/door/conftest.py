@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from doors import TEAMS, Door
+from doors import ALONE, TEAMS, Door
 from small_tasks import register_base
 from web_threads import start
 
@@ -29,7 +29,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     limits = DoorSettings(most_file_bytes=2**22, most_files=20, most_open=8)
     with ray_cluster(None, finetune_slots=1), Pool.start(settings) as pool:
         web, thread, url = start(make_app(limits))
-        keys = {team: pool.add_key(team)[1] for team in TEAMS}
+        keys = {team: pool.add_key(team)[1] for team in (*TEAMS, ALONE)}
         yield Door(url, pool, folder, keys, pool.add_key("ops", "admin")[1])
         web.should_exit = True
         thread.join()

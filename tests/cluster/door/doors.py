@@ -14,6 +14,8 @@ from small_tasks import PAIRS
 from cluster.pool import Pool
 
 TEAMS = ("docs", "sales", "legal", "triage", "lab")
+ALONE = "alone"
+"""A team that only one test uses."""
 SETTINGS: dict[str, Any] = {
     "kind": "classification",
     "data": {"prompt": "{text} ", "completion": "{label}"},

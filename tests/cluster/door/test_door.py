@@ -7,7 +7,7 @@ from typing import Any
 
 import openai
 import pytest
-from doors import LINES, SETTINGS, Door
+from doors import ALONE, LINES, SETTINGS, Door
 from openai.types.fine_tuning import FineTuningJobEvent
 from web_threads import start
 
@@ -18,7 +18,7 @@ from cluster.serving.settings import ServeSettings
 
 
 def test_a_job_from_the_upload_to_an_answer_of_its_adapter(door: Door) -> None:
-    client = door.client("docs")
+    client = door.client(ALONE)
     file = client.files.create(file=("colours.jsonl", LINES), purpose="fine-tune")
     assert (file.filename, file.bytes, file.purpose) == ("colours.jsonl", len(LINES), "fine-tune")
     assert client.files.content(file.id).content == LINES
@@ -29,7 +29,7 @@ def test_a_job_from_the_upload_to_an_answer_of_its_adapter(door: Door) -> None:
         "extra_body": {"odeformer": {**SETTINGS, "train": {"learning_rate": 0.02}, "depth": 2}},
     }  # fmt: skip
     job = client.fine_tuning.jobs.create(**asked)
-    assert (job.object, job.model, job.organization_id) == ("fine_tuning.job", "models:/base/1", "docs")
+    assert (job.object, job.model, job.organization_id) == ("fine_tuning.job", "models:/base/1", ALONE)
     assert (job.training_file, job.seed, job.metadata) == (file.id, 3, {"ticket": "D 7"})
     assert client.fine_tuning.jobs.create(**asked).id == job.id, "a request that is repeated"
     with pytest.raises(openai.BadRequestError, match="needs the file: cancel it first"):
@@ -45,16 +45,16 @@ def test_a_job_from_the_upload_to_an_answer_of_its_adapter(door: Door) -> None:
     assert steps == list(range(1, 7)), "three times 16 examples in batches of 8"
 
     done = client.fine_tuning.jobs.retrieve(job.id)
-    assert (done.status, done.fine_tuned_model, done.error) == ("succeeded", "base--docs--kind", None)
+    assert (done.status, done.fine_tuned_model, done.error) == ("succeeded", "base--alone--kind", None)
     assert done.finished_at is not None
     newest = list(client.fine_tuning.jobs.list_events(job.id, limit=2))
     assert [event.id for event in newest] == [event.id for event in followed[-2::-1]]
     last, *_ = client.fine_tuning.jobs.checkpoints.list(job.id)
-    assert (last.step_number, last.fine_tuned_model_checkpoint) == (6, "base--docs--kind")
+    assert (last.step_number, last.fine_tuned_model_checkpoint) == (6, "base--alone--kind")
     assert last.metrics.full_valid_loss is not None
     assert [other.id for other in client.fine_tuning.jobs.list()] == [job.id]
 
-    [adapter] = [v for v in registry.versions(door.pool.uri()) if v.name == "base--docs--kind"]
+    [adapter] = [v for v in registry.versions(door.pool.uri()) if v.name == "base--alone--kind"]
     assert adapter.base == "models:/base/1"
     serving = Server(
         ServeSettings(model="models:/base@champion", all_adapters=True, tracking_uri=door.pool.uri())
@@ -69,9 +69,9 @@ def test_a_job_from_the_upload_to_an_answer_of_its_adapter(door: Door) -> None:
 
     client.files.delete(file.id)
     assert list(client.files.list()) == []
-    did = [(entry.who.split(" of ")[-1], entry.action) for entry in door.pool.audit() if "key-" in entry.who]
-    assert did == [("docs", "uploaded"), ("docs", "submitted"), ("docs", "deleted")]
-    assert "by key-" in str(door.pool.job("docs/kind/1").history[0].reason)
+    did = [entry.action for entry in door.pool.audit() if entry.who.endswith(ALONE)]
+    assert did == ["uploaded", "submitted", "deleted"]
+    assert "by key-" in str(door.pool.job("alone/kind/1").history[0].reason)
 
 
 def test_a_queued_job_is_cancelled_and_resumed(door: Door) -> None:

@@ -124,7 +124,7 @@ def test_an_admin_sees_and_cancels_the_jobs_of_all_but_not_their_files(
     door: Door, ids: dict[str, dict[str, str]]
 ) -> None:
     jobs = door.ask(door.admin, "GET", "/v1/fine_tuning/jobs?limit=1000").json()["data"]
-    assert {job["organization_id"] for job in jobs} == set(TEAMS)
+    assert {job["organization_id"] for job in jobs} >= set(TEAMS)
     job, file = ids["sales"]["job_id"], ids["sales"]["file_id"]
     assert door.ask(door.admin, "POST", f"/v1/fine_tuning/jobs/{job}/cancel").json()["status"] == "cancelled"
     assert door.ask(door.admin, "GET", f"/v1/files/{file}").status_code == 404
