@@ -114,7 +114,7 @@ def test_a_revoked_and_an_expired_key_are_as_unknown_ones(door: Door) -> None:
 @pytest.mark.parametrize(
     ("changes", "status", "param", "words"),
     [
-        ({"model": "other"}, 400, "model", "there is no model 'other'"),
+        ({"model": "other"}, 400, "model", "there is no model 'models:/other@champion'"),
         ({"model": "models:/base@"}, 400, "model", "models:/<name>@<alias>"),
         ({"training_file": "file-1"}, 400, "training_file", "there is no file 'file-1'"),
         ({"training_file": "../../pool"}, 400, "training_file", "there is no file"),
