@@ -324,8 +324,6 @@ class PretrainSettings(Section):
         objective = self.train.objective
         if objective == "one_depth":
             return self
-        if self.train.vary_from:
-            raise ValueError(f"train.vary_from needs one depth per step, not train.objective {objective!r}")
         if not set(self.train.depths) - {self.model.depth}:
             raise ValueError(
                 f"train.objective {objective!r} needs a depth in train.depths besides "

@@ -1,4 +1,4 @@
-"""Marked parts of docs/zero.md, docs/checkpoints.md, docs/planning.md and docs/pool.md."""
+"""Marked parts of docs/zero.md, docs/checkpoints.md, docs/planning.md, docs/pool.md and docs/faults.md."""
 
 from __future__ import annotations
 
@@ -205,4 +205,45 @@ def pool(content: Content) -> str:
         f"{len(content['rows'])} small jobs, one after the other, made their first step "
         f"{first['median']:.1f} s after their submission ({first['max']:.1f} s at most), and held their slot "
         f"for {content['beside_steps']:.1f} s beyond their steps"
+    )
+
+
+CHAOS_BARS = {"minutes": 30, "faults": 60}
+LEFT = ("processes", "folders", "temporary", "files_with_secrets")
+
+
+def chaos(content: Content) -> str:
+    """The faults of the chaos run by kind, and what was checked at its end."""
+    checks, left, faults = content["checks"], content["left"], content["faults"]
+    number, jobs, minutes = sum(faults.values()), checks["jobs_succeeded"], content["minutes"]
+    kept = {
+        f"faults in {minutes:.0f} minutes (bar: {CHAOS_BARS['faults']} in {CHAOS_BARS['minutes']})": (
+            str(number),
+            number >= CHAOS_BARS["faults"] and minutes >= CHAOS_BARS["minutes"],
+        ),
+        "the run's weights against those of an undisturbed run": (
+            "the same bits" if checks["weights_bit_identical"] else "different",
+            checks["weights_bit_identical"],
+        ),
+        "jobs done, each once, with one version each": (
+            str(jobs),
+            checks["each_job_once"] and checks["one_version_per_job"],
+        ),
+        "runs and jobs without exactly one loss per step in MLflow": (
+            str(len(checks["without_one_value_per_step"])),
+            not checks["without_one_value_per_step"],
+        ),
+        "processes, folders, unfinished files and files with a secret left behind": (
+            str(sum(len(left[kind]) for kind in LEFT)),
+            not any(left[kind] for kind in LEFT),
+        ),
+    }
+    kinds = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in faults.items())
+    return (
+        f"`python -m benchmarks.cluster.chaos --minutes {minutes:.0f}` ({content['machine']}; "
+        f"{content['date']}).\n\n"
+        + table(
+            ["checked", "measured", ""], [[what, value, verdict(ok)] for what, (value, ok) in kept.items()]
+        )
+        + f"\n\nThe faults: {kinds}."
     )

@@ -169,11 +169,15 @@ def of_run(run: Path, steps: int) -> dict[str, Any]:
 
 
 def left_over() -> dict[str, set[str]]:
-    """This user's Ray folders and shared memory; ports are freed with their processes."""
-    user = os.getuid()
+    """This user's Ray folders, and shared memory that no living process has mapped."""
+    user, mapped = os.getuid(), set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            mapped |= {region.path for region in process.memory_maps()}
+    shared = {str(path) for path in Path("/dev/shm").glob("*") if path.stat().st_uid == user}
     return {
         "folders": {str(p) for p in Path("/tmp").glob("odf-*") if p.stat().st_uid == user},
-        "shared_memory": {str(p) for p in Path("/dev/shm").glob("*") if p.stat().st_uid == user},
+        "shared_memory": shared - mapped,
     }
 
 

@@ -42,6 +42,9 @@ UP_TO_2D: dict[str, Any] = {"depths": (4, 8, 16), "vary_from": 0.7}
 """The same with 2D among the depths of the last part, which costs a third more FLOPs in it."""
 DISTILLATION: dict[str, Any] = {"depths": (4, 16), "objective": "distillation"}
 """Two passes for each batch: at N = D on the text, at another N on the predictions at D."""
+TWO_LATE: dict[str, Any] = {"depths": (4, 6), "vary_from": 0.75}
+"""The last quarter of the steps at N = D and, on the same batch, at D/2 or 3D/4; fewer FLOPs than half of
+those of the ordinary models of D, 3D/4 and D/2 layers together."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,8 @@ MODELS = (
     Model("K = D/2, any depth, step-aware", "smooth_mlp", 4, ANY_DEPTH, options=STEP_AWARE),
     Model("K = D/2, any depth, distillation", "smooth_mlp", 4, DISTILLATION),
     Model("K = D, any depth", "smooth_mlp", 8, ANY_DEPTH, claimed=True),
+    Model("K = D, any depth, two depths a step", "smooth_mlp", 8, {**TWO_LATE, "objective": "two_depths"}),
+    Model("K = D, any depth, distillation", "smooth_mlp", 8, {**TWO_LATE, "objective": "distillation"}),
     # D stored layers, of which a coarser grid takes some and mixes in the others by learned coefficients.
     Model(
         "own layers, step-aware, any depth from the first step", "none", 8, FROM_FIRST_STEP,

@@ -19,9 +19,8 @@ def model_flops(model: Odeformer, settings: PretrainSettings) -> float:
     drawn = train.depths or (config.depth,)
     varied = [_flops(model, n, train.global_batch, length) for n in drawn]
     fixed = _flops(model, config.depth, train.global_batch, length)
-    if train.objective != "one_depth":
-        return fixed + sum(varied) / len(varied)
-    return train.vary_from * fixed + (1 - train.vary_from) * sum(varied) / len(varied)
+    late = sum(varied) / len(varied) + (fixed if train.objective != "one_depth" else 0.0)
+    return train.vary_from * fixed + (1 - train.vary_from) * late
 
 
 def _flops(model: Odeformer, depth: int, sequences: int, length: int) -> float:

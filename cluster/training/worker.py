@@ -185,9 +185,9 @@ def step_depths(train: TrainSettings, model_depth: int, seed: int, step: int) ->
     distillation from the first to the second is their in-place distillation (Yu & Huang 2019, arXiv
     1903.05134), with depth instead of width.
     """
+    if not train.depths or step < train.vary_from * train.steps:
+        return [model_depth]
     if train.objective == "one_depth":
-        if not train.depths or step < train.vary_from * train.steps:
-            return [model_depth]
         return [batch_depth(seed, step, train.depths)]
     others = [depth for depth in train.depths if depth != model_depth]
     return [model_depth, batch_depth(seed, step, others)]
@@ -234,6 +234,8 @@ def optimizer_step(
         part = Batch(tokens[chosen], batch.sample_ids[chosen], mask[chosen], documents=apart)
         teacher: Tensor | None = None
         for nth, grid in enumerate(grids):
+            is_last = nth == len(grids) - 1 and start + train.micro_batch >= len(tokens)
+            engine.set_gradient_accumulation_boundary(is_last)  # the number of passes may change in a run
             with times("forward"):
                 logits = predictions(engine, part.tokens, grid, work.end_of_text, apart)
                 per_token = (
@@ -245,7 +247,7 @@ def optimizer_step(
             losses[nth, chosen] = per_sample.detach()
             if nth == 0:
                 teacher = logits.detach() if train.objective == "distillation" else None
-            if engine.is_gradient_accumulation_boundary():
+            if is_last:
                 # All losses of the step are known before its last backward pass. A NaN factor in this pass
                 # makes the gradient NaN on all ranks, and such a gradient is not applied. The same all-reduce
                 # sums whether each rank must stop, since all ranks have to agree on it.

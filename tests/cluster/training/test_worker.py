@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import pytest
-
-from cluster.settings import PretrainSettings, TrainSettings
+from cluster.settings import TrainSettings
 from cluster.training.worker import step_depths
 
 
@@ -38,7 +36,7 @@ def test_two_depths_are_the_model_depth_and_one_of_the_others() -> None:
     assert counts[4] > counts[16]
 
 
-def test_late_variation_and_two_depths_exclude_each_other(settings: Any) -> None:
-    with pytest.raises(ValueError, match="vary_from needs one depth per step"):
-        settings(train={"objective": "distillation", "vary_from": 0.5})
-    assert isinstance(settings(train={"vary_from": 0.5}), PretrainSettings)
+def test_two_depths_may_begin_late() -> None:
+    passes = all_steps(train(depths=[4, 16], objective="distillation", vary_from=0.6))
+    assert passes[:60] == [[8]] * 60
+    assert {tuple(depths) for depths in passes[60:]} == {(8, 4), (8, 16)}
