@@ -64,6 +64,19 @@ def check_model_name(name: str) -> None:
         )
 
 
+def check_team(team: str) -> None:
+    """Check a team's name.
+
+    Raises:
+        ValueError: if it is invalid, with the rule.
+    """
+    if not re.fullmatch(_NAME, team) or "--" in team:
+        raise ValueError(
+            f"team {team[:200]!r}: letters, digits, - and _ only, not first - or _, at most 63, "
+            "no two hyphens in a row"
+        )
+
+
 def who() -> str:
     """The MLflow account or the user that runs this process, ``@`` the machine's name, for histories."""
     return f"{os.environ.get('MLFLOW_TRACKING_USERNAME') or user_name()}@{socket.gethostname()}"

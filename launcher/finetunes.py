@@ -10,12 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cluster.door.client import RemotePool
 from cluster.finetuning.search import SearchedTask
 from cluster.pool import Pool, PoolSettings
 from cluster.pool.job import ENDED, Job
 from cluster.pool.search import TaskSearch
 from cluster.registry.run_output import REGISTER_SECONDS
-from cluster.runs.events import Event, LoggedEvent
+from cluster.runs.events import Event, LoggedEvent, words_of
 from cluster.runs.failures import RunFailedError
 from cluster.tasks.task import Task
 from launcher.tables.search import state_in_words
@@ -68,7 +69,7 @@ def _submit(pool: Pool, task: Task) -> str:
     return pool.submit(task, again=True)
 
 
-def watch(pool: Pool, ids: Sequence[str], progress: Progress) -> list[Job]:
+def watch(pool: Pool | RemotePool, ids: Sequence[str], progress: Progress) -> list[Job]:
     """Show the progress of jobs until all have ended, and return them."""
     with progress.stage(", ".join(ids)):
         return _wait(pool, ids, progress)
@@ -92,7 +93,7 @@ def run_search(pool: Pool, task: SearchedTask, progress: Progress) -> tuple[Task
     return search, job
 
 
-def lines(pool: Pool, job_id: str, follow: bool) -> Iterator[str]:
+def lines(pool: Pool | RemotePool, job_id: str, follow: bool) -> Iterator[str]:
     """A line for each event of a job; with ``follow`` until the job has ended."""
     offset = 0
     while True:
@@ -110,15 +111,11 @@ def lines(pool: Pool, job_id: str, follow: bool) -> Iterator[str]:
 
 def _line_of(event: LoggedEvent) -> str:
     at = time.strftime("%H:%M:%S", time.localtime(event["time"]))
-    words = [at, event["event"], str(event["step"])]
-    for key, value in event.items():
-        if key not in ("time", "event", "step"):
-            words.append(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}")
-    return " ".join(words)
+    return f"{at} {words_of(event)}"
 
 
 def _wait(
-    pool: Pool, ids: Sequence[str], progress: Progress, registry_seconds: float = math.inf
+    pool: Pool | RemotePool, ids: Sequence[str], progress: Progress, registry_seconds: float = math.inf
 ) -> list[Job]:
     last_steps: dict[str, LoggedEvent] = {}
     offsets = dict.fromkeys(ids, 0)

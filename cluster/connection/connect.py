@@ -17,6 +17,8 @@ from cluster.connection.sessions import session_folder
 PRETRAIN = "pretrain"
 FINETUNE = "finetune"
 """Custom Ray resources that separate the two kinds of work. A node offers one of them or both."""
+HEAD = "node:__internal_head__"
+"""Ray's built-in resource of the head node."""
 ANSWER_SECONDS = 10.0
 STARTS = 3
 """Attempts to start a private cluster before giving up."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.connection import credentials
-from cluster.pool.job import CANCELLED, HistoryEntry, Job, JobDetails, JobRecord, Transition
+from cluster.pool.access import Access, AuditEntry, Key
+from cluster.pool.job import CANCELLED, ENDED, HistoryEntry, Job, JobDetails, JobRecord, Transition
 from cluster.pool.settings import PoolSettings
 from cluster.pool.status import PoolState, PoolStatus, TeamStatus
 from cluster.runs.events import FILE_NAME as EVENTS
@@ -102,6 +103,7 @@ class PoolActor:
         to_file.setFormatter(_Masked(LOG_FORMAT))
         logging.getLogger().addHandler(to_file)
         self._journal, self._board, self._slots, self._dispatcher = journal, board, slots, dispatcher
+        self._access = Access(journal)
         self._mlflow = MlflowSync(board, self._lock)
         self._mlflow.start()
         self._is_open = True
@@ -144,8 +146,9 @@ class PoolActor:
                 raise OSError(f"the pool waits for its disk: {self._trouble}")
             yield
 
-    def configure(self, settings: dict[str, Any], variables: dict[str, str]) -> None:
+    def configure(self, settings: dict[str, Any], variables: dict[str, str], who: str = "") -> None:
         with self._opened():
+            self._access.note(who, "configured", "the pool")
             now, checked = time.time(), PoolSettings.model_validate(settings)
             variables = {**credentials.ours(), **variables, "MLFLOW_TRACKING_URI": settings["tracking_uri"]}
             # For the slots, and for the next process of this pool.
@@ -160,6 +163,18 @@ class PoolActor:
 
         with self._opened():
             return store.tracking_uri(self._board.settings.tracking_uri)
+
+    def may_start_from(self, base: str, team: str) -> bool:
+        from cluster import registry
+        from cluster.tags import TEAM
+        from cluster.tracking import store
+
+        store.import_all()
+        try:
+            version = registry.resolve(base, self.uri())
+        except ValueError:
+            return False
+        return version.tags.get(TEAM, team) == team
 
     def submit(self, task: dict[str, Any], token: str, again: bool = False, who: str = "") -> str:
         from cluster.finetuning.job import check_base
@@ -186,7 +201,9 @@ class PoolActor:
                 return job
             self._admit(checked, again)
             content = checked.model_dump(mode="json")
-            return self._board.submit(content, token, deadline, again, _by("submitted", who)).id
+            made = self._board.submit(content, token, deadline, again, _by("submitted", who))
+            self._access.note(who, "submitted", made.id)
+            return made.id
 
     def _claim(self, task: Task) -> None:
         """Make the registered models of a task's result, or refuse it: after training it is too late."""
@@ -230,9 +247,9 @@ class PoolActor:
                 "started, or cancel one"
             )
 
-    def jobs(self) -> list[Job]:
+    def jobs(self, team: str | None = None) -> list[Job]:
         with self._opened():
-            return [Job(**self._view(job)) for job in self._journal.jobs()]
+            return [Job(**self._view(job)) for job in self._journal.jobs(team=team)]
 
     def job(self, job_id: str) -> JobDetails:
         with self._opened():
@@ -253,6 +270,8 @@ class PoolActor:
     def cancel(self, job_id: str, who: str = "") -> str:
         with self._opened():
             job = self._journal.job(job_id)
+            if job.state not in ENDED:
+                self._access.note(who, "cancelled", job_id)
             if job.state in ("queued", "trained"):
                 job = self._board.move(job, "cancelled", _by("", who) or None)
             if job.state == "running":
@@ -269,10 +288,38 @@ class PoolActor:
                     f"job {job_id} is past its deadline: submit it under another name, with a later one"
                 )
             if job.state in ("failed", "cancelled"):
+                self._access.note(who, "tried again", job_id)
                 job = self._board.move(
                     job, "queued", _by("tried again", who), failures=0, failed_at=-1, error=None
                 )
             return job.state
+
+    def add_key(self, key: Key, key_hash: str, who: str = "") -> None:
+        with self._opened():
+            self._access.note(who, "added", f"{key.id} of {key.team}, {key.role}")
+            self._access.add(key, key_hash)
+
+    def keys(self) -> list[Key]:
+        with self._opened():
+            return self._access.all_keys()
+
+    def key(self, key_hash: str) -> Key | None:
+        with self._opened():
+            return self._access.find(key_hash)
+
+    def revoke_key(self, key_id: str, who: str = "") -> Key:
+        with self._opened():
+            key = self._access.revoke(key_id)
+            self._access.note(who, "revoked", key.who)
+            return key
+
+    def note(self, who: str, action: str, subject: str) -> None:
+        with self._opened():
+            self._access.note(who, action, subject)
+
+    def audit(self) -> list[AuditEntry]:
+        with self._opened():
+            return self._access.audit()
 
     def status(self) -> PoolStatus:
         with self._lock:
@@ -337,8 +384,9 @@ class PoolActor:
             "behind_seconds": round(account.lag, 1),
         }
 
-    def drain(self) -> None:
+    def drain(self, who: str = "") -> None:
         with self._opened():
+            self._access.note(who, "drained", "the pool")
             self._keep(self._board.settings, True, time.time())
             self._dispatcher.is_draining = True
 

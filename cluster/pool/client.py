@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import time
 import uuid
@@ -9,12 +10,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from cluster.connection import credentials
-from cluster.connection.connect import ray_cluster, worker_environment
+from cluster.connection.connect import HEAD, ray_cluster, worker_environment
 from cluster.names import who
-from cluster.pool.job import ENDED, Job, JobDetails, Transition
+from cluster.pool.access import AuditEntry, Key, Role
+from cluster.pool.job import ENDED, Job, JobDetails, Transition, find_job
 from cluster.pool.settings import PoolSettings
 from cluster.pool.status import PoolStatus
 from cluster.runs.events import LoggedEvent
+from cluster.web.keys import hashed, new_key
 from odeformer.files.shown import masked
 
 if TYPE_CHECKING:
@@ -23,15 +26,14 @@ if TYPE_CHECKING:
 ACTOR_NAME, NAMESPACE = "odeformer-pool", "odeformer"
 ANSWER_SECONDS = 90.0
 """Timeout of a call. A pool that was killed is back within seconds, or later if it waits for its journal."""
-HEAD = "node:__internal_head__"
-"""Ray's built-in resource of the head node."""
 
 
 class Pool:
     """Handle on a cluster's pool, and a context manager that closes the connection (the pool goes on)."""
 
-    def __init__(self, actor: Any, connection: ExitStack) -> None:
+    def __init__(self, actor: Any, connection: ExitStack, asked_by: str | None = None) -> None:
         self._actor, self._connection = actor, connection
+        self._who = asked_by or who()
 
     @classmethod
     def connect(cls, address: str | None = None) -> Pool:
@@ -111,16 +113,17 @@ class Pool:
                 raise ValueError(
                     f"dir: the pool of this cluster is in {running_dir}: stop it first, or give that dir"
                 )
-            pool._ask("configure", content, variables)
+            pool._ask("configure", content, variables, who())
             failed.pop_all()
         return pool
 
-    def submit(self, task: Task, *, again: bool = False) -> str:
+    def submit(self, task: Task, *, again: bool = False, token: str | None = None) -> str:
         """Queue a task; the job's id.
 
         Args:
             task: the task; its paths must be valid on the nodes that run jobs.
             again: reuse the name of a job that has ended.
+            token: unique key of the submission, which may be repeated with it; a new one by default.
 
         Raises:
             ValueError, FileNotFoundError: naming the field, when the task cannot run or the pool refuses it.
@@ -128,31 +131,29 @@ class Pool:
         from cluster.tasks.task import check_data
 
         checked = check_data(task)  # the pool checks its base: it has MLflow's client imported
-        return self._ask("submit", checked.model_dump(mode="json"), uuid.uuid4().hex, again, who())
+        return self._ask(
+            "submit", checked.model_dump(mode="json"), token or uuid.uuid4().hex, again, self._who
+        )
+
+    def asked_by(self, who: str) -> Pool:
+        """The same pool on somebody's behalf, whom histories and the audit log name."""
+        return Pool(self._actor, ExitStack(), who)
+
+    def may_start_from(self, base: str, team: str) -> bool:
+        """Whether a model, ``models:/…``, is there and is not another team's."""
+        return self._ask("may_start_from", base, team)
 
     def uri(self) -> str:
         """URI of the MLflow store of the pool's jobs."""
         return self._ask("uri")
 
-    def jobs(self) -> list[Job]:
-        """All jobs in order of submission."""
-        return self._ask("jobs")
+    def jobs(self, team: str | None = None) -> list[Job]:
+        """All jobs, or a team's, in order of submission."""
+        return self._ask("jobs", team)
 
     def find(self, name: str) -> str:
-        """The id of the latest job called ``name``, ``team/name`` or ``team/name/number``.
-
-        Raises:
-            ValueError: when there is none, or several teams have one.
-        """
-        jobs = self.jobs()
-        matches = [job for job in jobs if name in (job.id, f"{job.team}/{job.name}", job.name)]
-        if not matches:
-            latest = ", ".join(dict.fromkeys(f"{job.team}/{job.name}" for job in jobs[-10:])) or "none"
-            raise ValueError(f"no job {name!r} in the pool; the latest: {latest}")
-        teams = sorted({job.team for job in matches})
-        if len(teams) > 1:
-            raise ValueError(f"teams {', '.join(teams)} have a job {name!r}: say TEAM/{name}")
-        return matches[-1].id
+        """The id of the latest job called ``name``; see :func:`~cluster.pool.job.find_job`."""
+        return find_job(self.jobs(), name)
 
     def job(self, job_id: str) -> JobDetails:
         """A job with its history and the last lines of its log."""
@@ -167,11 +168,48 @@ class Pool:
 
         One that has been trained and waits for the registry is not registered any more.
         """
-        return self._ask("cancel", job_id, who())
+        return self._ask("cancel", job_id, self._who)
 
     def retry(self, job_id: str) -> str:
         """Queue a failed or cancelled job again; its state."""
-        return self._ask("retry", job_id, who())
+        return self._ask("retry", job_id, self._who)
+
+    def add_key(self, team: str, role: Role = "member", expires: float | None = None) -> tuple[Key, str]:
+        """Make a key for the pool's door: what the pool knows of it, and the key itself, which it does not.
+
+        Args:
+            expires: when it ends, in seconds since the epoch.
+        """
+        text = new_key()
+        key = Key(
+            id=f"key-{secrets.token_hex(6)}", team=team, role=role, created=time.time(), expires=expires
+        )
+        self._ask("add_key", key, hashed(text), self._who)
+        return key, text
+
+    def keys(self) -> list[Key]:
+        """All keys, revoked and expired ones included."""
+        return self._ask("keys")
+
+    def key(self, text: str) -> Key | None:
+        """What the pool knows of a key; ``None`` for one that lets nobody in."""
+        return self._ask("key", hashed(text))
+
+    def revoke_key(self, key_id: str) -> Key:
+        """Make a key invalid.
+
+        Raises:
+            ValueError: when there is none of that id.
+        """
+        return self._ask("revoke_key", key_id, self._who)
+
+    def note(self, action: str, subject: str) -> None:
+        """Append something that the pool itself does not see to the audit log."""
+        self._ask("note", self._who, action, subject)
+
+    def audit(self) -> list[AuditEntry]:
+        """The audit log, oldest first."""
+        return self._ask("audit")
 
     def status(self) -> PoolStatus:
         """The pool's slots and teams."""
@@ -192,7 +230,7 @@ class Pool:
 
     def drain(self) -> None:
         """Start no more jobs and accept none; running jobs go on."""
-        self._ask("drain")
+        self._ask("drain", self._who)
 
     def stop(self) -> None:
         """Stop the pool: running jobs commit their step and are queued again; the journal stays."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -109,3 +110,19 @@ class Transition(NamedTuple):
     reason: str | None
     process: str | None = None
     """The process a job runs in from now on; ``None`` in journals older than shared slots."""
+
+
+def find_job(jobs: Sequence[Job], name: str) -> str:
+    """The id of the latest of some jobs that is called ``name``, ``team/name`` or ``team/name/number``.
+
+    Raises:
+        ValueError: when there is none, or several teams have one.
+    """
+    matches = [job for job in jobs if name in (job.id, f"{job.team}/{job.name}", job.name)]
+    if not matches:
+        latest = ", ".join(dict.fromkeys(f"{job.team}/{job.name}" for job in jobs[-10:])) or "none"
+        raise ValueError(f"no job {name!r} in the pool; the latest: {latest}")
+    teams = sorted({job.team for job in matches})
+    if len(teams) > 1:
+        raise ValueError(f"teams {', '.join(teams)} have a job {name!r}: say TEAM/{name}")
+    return matches[-1].id

@@ -188,6 +188,15 @@ def events_from(path: Path, offset: int, limit: int = -1) -> tuple[list[LoggedEv
     return events, offset + len(complete)
 
 
+def words_of(event: LoggedEvent) -> str:
+    """An event in a line of text, without its time."""
+    words = [event["event"], str(event["step"])]
+    for key, value in event.items():
+        if key not in ("time", "event", "step"):
+            words.append(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}")
+    return " ".join(words)
+
+
 def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as file:
         size = file.seek(0, 2)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,16 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from openai.types import Model
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 
 from cluster.serving.answers import ChatForm, CompletionForm
-from cluster.serving.errors import ApiError
 from cluster.serving.keys import Keys
-from cluster.serving.reading import chat_prompt, chosen_model, encoded, read_body, streams_of
+from cluster.serving.reading import chat_prompt, chosen_model, encoded, streams_of
 from cluster.serving.requests import ChatRequest, CompletionRequest
 from cluster.serving.sending import answer
 from cluster.serving.server import Server
+from cluster.web.bodies import read_body
+from cluster.web.errors import ApiError, answer_errors, invalid_key
+from cluster.web.open_requests import OpenRequests
 
 PLAYGROUND = Path(__file__).parent / "playground.html"
 
@@ -28,45 +28,16 @@ PLAYGROUND = Path(__file__).parent / "playground.html"
 def make_app(server: Server, keys: Keys | None = None) -> FastAPI:
     """The application for a server; with ``keys``, every request needs one of them."""
     app = FastAPI(title="Odeformer", docs_url=None, redoc_url=None, openapi_url=None)
-    open_requests: dict[str, int] = {}
+    open_requests = OpenRequests(server.settings.most_streams)
 
-    @contextmanager
-    def counted(request: Request, choices: int = 1) -> Iterator[None]:
+    def counted(request: Request, choices: int = 1) -> AbstractContextManager[None]:
         """Check the key, and count its open choices of requests."""
         key = "" if keys is None else keys.owner(request.headers.get("authorization", ""))
         if key is None:
-            raise ApiError(
-                HTTPStatus.UNAUTHORIZED,
-                "a valid key is needed: Authorization: Bearer KEY",
-                code="invalid_api_key",
-            )
-        if open_requests.get(key, 0) + choices > server.settings.most_streams:
-            raise ApiError(
-                HTTPStatus.TOO_MANY_REQUESTS, f"{server.settings.most_streams} requests of this key are open"
-            )
-        open_requests[key] = open_requests.get(key, 0) + choices
-        try:
-            yield
-        finally:
-            open_requests[key] -= choices
-            if not open_requests[key]:
-                del open_requests[key]
+            raise invalid_key()
+        return open_requests.counted(key, choices)
 
-    @app.exception_handler(ApiError)
-    async def api_error(request: Request, error: ApiError) -> Response:
-        server.metrics.refused(error)
-        return JSONResponse(error.content, error.status)
-
-    @app.exception_handler(Exception)
-    async def own_mistake(request: Request, error: Exception) -> Response:
-        message = "an error of the server's: its log has the cause"
-        return JSONResponse(ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, message).content, 500)
-
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> Response:
-        return JSONResponse(
-            ApiError(HTTPStatus(error.status_code), str(error.detail)).content, error.status_code
-        )
+    answer_errors(app, server.metrics.refused)
 
     @app.get("/")
     async def playground() -> Response:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import TYPE_CHECKING, Any
 
 from cluster.connection import credentials
 from cluster.connection.connect import worker_environment
 from cluster.serving.settings import ServeSettings
+from cluster.web.listening import listen
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -63,8 +63,7 @@ def deploy(settings: ServeSettings, host: str, port: int) -> None:
     """
     from ray import serve
 
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    serve.start(http_options={"host": host, "port": port, "location": "HeadOnly"})
+    listen(host, port)
     serve.run(_bound(settings), name=NAME, route_prefix="/")
 
 

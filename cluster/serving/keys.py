@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 import logging
-import secrets
 from pathlib import Path
 
+from cluster.web.keys import hashed, key_of, new_key
 from odeformer.files.atomic import new_file
 
 logger = logging.getLogger(__name__)
-
-PREFIX = "ode-"
 
 
 class Keys:
@@ -31,12 +28,12 @@ class Keys:
     def owner(self, authorization: str) -> str | None:
         """The owner of the key in a header ``Bearer KEY``; None if it is not known."""
         self._look()
-        scheme, _, key = authorization.partition(" ")
-        if scheme.lower() != "bearer":
+        key = key_of(authorization)
+        if key is None:
             return None
-        hashed = _hashed(key.strip())
+        given = hashed(key)
         # All are compared, in the same time wherever they differ.
-        owners = [owner for owner, known in self._hashes.items() if hmac.compare_digest(known, hashed)]
+        owners = [owner for owner, known in self._hashes.items() if hmac.compare_digest(known, given)]
         return owners[0] if owners else None
 
     def _look(self) -> None:
@@ -57,14 +54,9 @@ class Keys:
 def add_key(path: Path, owner: str) -> str:
     """Make a key for an owner, replacing an earlier one; the key, which is not stored."""
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    key = PREFIX + secrets.token_urlsafe(32)
-    content[owner] = _hashed(key)
+    key = new_key()
+    content[owner] = hashed(key)
     with new_file(path) as file:
         file.touch(mode=0o600)
         file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return key
-
-
-def _hashed(key: str) -> str:
-    # A key has 256 random bits: a slow hash, as for passwords, would protect nothing more.
-    return hashlib.sha256(key.encode("utf-8")).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field, model_validator
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PROMPT, COMPLETION = "{prompt}", "{completion}"
 """The default templates."""
+MetadataKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,63}$")]
+MetadataValue = Annotated[str, Field(max_length=512)]
 
 
 class TaskData(Section):
@@ -140,6 +142,8 @@ class Task(Section):
     """Time, with time zone, by which training must have finished; otherwise the job is stopped and fails."""
     trial: dict[str, Any] | None = None
     """Settings by key that a search has drawn for this task; set by the search. A trial is not registered."""
+    metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=16)
+    """Texts of the submitter's own, by name; they are kept with the job and its run."""
     parent_run: str | None = None
     """ID of the MLflow run that contains the job's run, such as that of a search."""
 

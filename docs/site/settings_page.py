@@ -110,7 +110,8 @@ def _values(schema: dict[str, Any], known: dict[str, Any]) -> str:
         )
         if key in schema
     ]
-    name = {"string": "text", "object": "sections by name"}.get(
+    of_sections = "$ref" in schema.get("additionalProperties", {})
+    name = {"string": "text", "object": "sections by name" if of_sections else "texts by name"}.get(
         schema.get("type", ""), schema.get("type", "")
     )
     return " ".join([name, *bounds])

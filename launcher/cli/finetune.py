@@ -17,6 +17,7 @@ from launcher.cli.output import make_progress, say, show, show_live
 from odeformer.files.shown import visible
 
 if TYPE_CHECKING:
+    from cluster.door.client import RemotePool
     from cluster.pool import Job, Pool
 
 finetune_app = typer.Typer(
@@ -125,10 +126,11 @@ def finetune_search(
     from launcher.configuration.load import load_searched_task
 
     task = load_searched_task(task_file, overrides or [])
+    from cluster.pool import Pool
     from launcher.finetunes import run_search
     from launcher.tables.search import content, trials_table
 
-    with _pool(address) as pool:
+    with Pool.connect(address) as pool:  # the pool's door takes no trials
         search, job = run_search(pool, task, make_progress(as_json))
     show(trials_table(search), content(search, job), as_json)
     _end_as(job, quiet=as_json)
@@ -207,7 +209,12 @@ def finetune_retry(job: JobName, address: PoolAddress = None) -> None:
         say(f"{job_id} is {pool.retry(job_id)}")
 
 
-def _pool(address: str | None) -> Pool:
+def _pool(address: str | None) -> Pool | RemotePool:
+    """The pool behind the door that the environment names, or else that of a cluster."""
+    from cluster.door.client import remote_pool
+
+    if remote := remote_pool():
+        return remote
     from cluster.pool import Pool
 
     return Pool.connect(address)

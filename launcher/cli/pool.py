@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import Argument
+from typer import Argument, Option
 
 from launcher.cli.options import AsJson, Overrides, PoolAddress, Watch
-from launcher.cli.output import say, show, show_live
+from launcher.cli.output import check_installed, make_progress, say, show, show_live
+from launcher.cli.pool_keys import keys_app
 
 if TYPE_CHECKING:
     from cluster.pool.status import PoolStatus
 
 pool_app = typer.Typer(help="Manage the pool that runs teams' fine-tuning jobs.", no_args_is_help=True)
+pool_app.add_typer(keys_app, name="keys")
 
 
 @pool_app.command("start")
@@ -62,6 +64,24 @@ def pool_status(as_json: AsJson = False, watch: Watch = False, address: PoolAddr
             show(page(status), status, as_json)
 
 
+@pool_app.command("door")
+def pool_door(
+    host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    address: PoolAddress = None,
+) -> None:
+    """Let holders of keys in by HTTP, until Ctrl-C.
+
+    Example: odeformer pool door --host 0.0.0.0
+    """
+    check_installed("serve", "openai", "fastapi")
+    from cluster.pool import Pool
+    from launcher.serving import open_door_until_stopped
+
+    with Pool.connect(address):
+        open_door_until_stopped(host, port, make_progress())
+
+
 @pool_app.command("drain")
 def pool_drain(address: PoolAddress = None) -> None:
     """Let running jobs finish, but accept and start no others.
@@ -88,3 +108,17 @@ def pool_stop(address: PoolAddress = None) -> None:
         folder = pool.status()["dir"]
         pool.stop()
     say(f"stopped; odeformer pool start with dir {folder} resumes its jobs")
+
+
+@pool_app.command("audit")
+def pool_audit(as_json: AsJson = False, address: PoolAddress = None) -> None:
+    """Show who had the pool do what.
+
+    Example: odeformer pool audit
+    """
+    from cluster.pool import Pool
+    from launcher.tables.access import audit_table
+
+    with Pool.connect(address) as pool:
+        entries = pool.audit()
+    show(audit_table(entries), [entry._asdict() for entry in entries], as_json)

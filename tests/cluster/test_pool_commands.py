@@ -75,6 +75,21 @@ def test_a_wrong_or_missing_token_is_named_in_one_line(head: Head, token: str) -
         )
 
 
+def test_keys_are_shown_once_listed_and_revoked(head: Head) -> None:
+    good(head, "pool", "start", str(head.folder / "pool.yaml"))
+    made = json.loads(good(head, "pool", "keys", "add", "docs", "--expires", "2999-12-31", "--json"))
+    assert set(made) == {"team", "id", "key"}
+    assert made["key"] not in good(head, "pool", "keys", "list", "--json")
+    assert good(head, "pool", "keys", "revoke", made["id"]) == f"{made['id']} of docs is revoked\n"
+    [key] = json.loads(good(head, "pool", "keys", "list", "--json"))
+    assert (key["team"], key["role"], key["revoked"] is None) == ("docs", "member", False)
+    assert "revoked" in good(head, "pool", "keys", "list")
+    assert "has passed" in refused(head, "pool", "keys", "add", "docs", "--expires", "2020-01-01")
+    assert refused(head, "pool", "keys", "add", "../docs").startswith("team '../docs': letters, digits")
+    did = [entry["action"] for entry in json.loads(good(head, "pool", "audit", "--json"))]
+    assert [action for action in did if action in ("added", "revoked")] == ["added", "revoked"]
+
+
 @pytest.mark.slow
 def test_a_job_is_followed_cancelled_and_retried_and_the_pool_stopped(head: Head) -> None:
     long = {"steps": 100_000, "global_batch": 8, "learning_rate": 1e-4}

@@ -32,8 +32,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from cluster.checkpoints import folder, identity
 from cluster.pool.board import Board
+from cluster.pool.database import FILE_NAME as JOURNAL
 from cluster.pool.job import JobRecord
-from cluster.pool.journal import FILE_NAME as JOURNAL
 from cluster.pool.journal import Journal
 from cluster.pool.settings import PoolSettings
 from cluster.pool.warm import OUTCOME

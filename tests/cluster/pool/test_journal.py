@@ -14,8 +14,9 @@ from typing import Any, get_args
 
 import pytest
 
+from cluster.pool.database import FILE_NAME
 from cluster.pool.job import ENDED, State, may_follow
-from cluster.pool.journal import FILE_NAME, Journal
+from cluster.pool.journal import Journal
 
 
 def task(team: str = "a", name: str = "kind", base: str = "models:/base/1") -> dict[str, Any]:
@@ -136,6 +137,8 @@ def test_what_was_said_to_be_written_is_there_after_a_kill(tmp_path: Path) -> No
 
 
 BEFORE_3 = """
+DROP TABLE keys;
+DROP TABLE audit;
 DROP TABLE settings;
 CREATE TABLE settings (one INTEGER PRIMARY KEY CHECK (one = 1), content TEXT NOT NULL) STRICT;
 INSERT INTO settings VALUES (1, '{"teams": {}}');

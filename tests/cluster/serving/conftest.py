@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 from empty_store import empty_store
-from running_server import TEMPLATE, Running, start
+from running_server import TEMPLATE, Running
 from stored_models import checkpoint_folder, register_adapter, register_model
+from web_threads import start
 
 from cluster.serving.api import make_app
 from cluster.serving.server import Server

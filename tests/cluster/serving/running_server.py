@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import openai
 import requests
-import uvicorn
-from ports import free_port
-from waiting import wait_for
 
 from cluster import registry
 from cluster.serving.server import Server
@@ -41,16 +37,6 @@ class Running:
     def post(self, content: bytes | dict[str, Any], path: str = "completions") -> requests.Response:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         return requests.post(f"{self.url}/v1/{path}", data=body, timeout=60)
-
-
-def start(app: Any) -> tuple[uvicorn.Server, Thread, str]:
-    """Serve an application from a thread; returns it and its address."""
-    port = free_port()
-    web = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
-    thread = Thread(target=web.run)
-    thread.start()
-    wait_for(lambda: web.started)
-    return web, thread, f"http://127.0.0.1:{port}"
 
 
 def by_generate(running: Running, prompt: str, depth: int, adapter: bool, count: int) -> str:

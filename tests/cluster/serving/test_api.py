@@ -10,9 +10,10 @@ import pytest
 import requests
 import torch
 from mlflow import MlflowClient
-from running_server import Running, by_generate, start
+from running_server import Running, by_generate
 from stored_models import checkpoint_folder, register_model
 from waiting import wait_for
+from web_threads import start
 
 from cluster import registry
 from cluster.serving.api import make_app

@@ -1,0 +1,37 @@
+"""How many requests of a key are open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+
+from cluster.web.errors import ApiError
+
+
+class OpenRequests:
+    """Counts the open requests of each key, and refuses more than ``most`` of one.
+
+    For an event loop: not thread-safe.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: dict[str, int] = {}
+
+    @contextmanager
+    def counted(self, key: str, count: int = 1) -> Iterator[None]:
+        """Count a request, or several, while the block runs.
+
+        Raises:
+            ApiError: when that would be too many.
+        """
+        if self._open.get(key, 0) + count > self._most:
+            raise ApiError(HTTPStatus.TOO_MANY_REQUESTS, f"{self._most} requests of this key are open")
+        self._open[key] = self._open.get(key, 0) + count
+        try:
+            yield
+        finally:
+            self._open[key] -= count
+            if not self._open[key]:
+                del self._open[key]
