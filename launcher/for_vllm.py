@@ -18,7 +18,7 @@ from odeformer.interop import vllm
 from odeformer.interop.hf import exporting
 from odeformer.interop.hf.architectures import Architecture, architecture_for
 from odeformer.interop.hf.silence import silence
-from odeformer.interop.materialise import layer_solver
+from odeformer.interop.materialize import layer_solver
 
 
 @dataclass(frozen=True)

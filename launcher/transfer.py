@@ -26,7 +26,7 @@ from odeformer.interop import continuous
 from odeformer.interop.hf import exporting
 from odeformer.interop.hf.importing import compare, read_ordinary
 from odeformer.interop.hf.silence import silence
-from odeformer.interop.materialise import layer_solver
+from odeformer.interop.materialize import layer_solver
 from odeformer.measure.text_loss import text_loss
 from odeformer.model import Odeformer, SolveOptions, parameter_count
 

@@ -26,7 +26,7 @@ from benchmarks.quality.claims import half_interval
 from cluster.settings import OptimSettings, RunSettings
 from cluster.tasks.scoring import scores
 from data.chat import ChatTemplate
-from data.tasks.chats import Conversation, tokenised
+from data.tasks.chats import Conversation, tokenized
 from data.tasks.example import Window
 from data.tasks.examples import TaskSets
 from data.tasks.kinds import Rows
@@ -95,7 +95,7 @@ def main() -> None:
     train, validation = conversations("train.jsonl", TRAINED), conversations("test.jsonl", VALIDATED)
     tokenizer = train_tokenizer((m["content"] for each in train for m in each.messages), 2048)
     chat = ChatTemplate.of(tokenizer, {})
-    windows = [[tokenised(each, chat) for each in part] for part in (train, validation)]
+    windows = [[tokenized(each, chat) for each in part] for part in (train, validation)]
     results, work = bench.Results(arguments.json), arguments.json.with_suffix(".work")
     for seed in range(SEEDS):
         for way in WAYS:

@@ -31,7 +31,7 @@ from odeformer.inference.decoding import FixedDepthModel
 from odeformer.inference.generate import generate
 from odeformer.inference.sampling import Sampling
 from odeformer.inference.speculative import Acceptance, speculate
-from odeformer.interop import materialise
+from odeformer.interop import materialize
 from odeformer.interop.hf.architectures import architecture_for
 from odeformer.interop.hf.exporting import load_exported
 from odeformer.model import Odeformer, SolveOptions
@@ -100,7 +100,7 @@ def against_transformers(shape: dict[str, int], batch: int, new_tokens: int, rou
 
     seconds = bench.in_turn({"ours": generate_ours, "theirs": generate_theirs}, rounds)
     tokens = batch * new_tokens
-    layer_weights = sum(w.numel() for w in materialise(model).layers.values())
+    layer_weights = sum(w.numel() for w in materialize(model).layers.values())
     bytes_per_token = 4 * (layer_weights + shape["width"] * VOCABULARY)
     return {
         **shape,
@@ -119,7 +119,7 @@ def transformers_model(model: Odeformer) -> Any:
     """The layers of a model at N = D as a model of ``transformers``, its weights in memory."""
     from safetensors.torch import save_file
 
-    ordinary = materialise(model)
+    ordinary = materialize(model)
     architecture = architecture_for(ordinary.config, ordinary.solver)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

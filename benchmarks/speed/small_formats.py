@@ -39,7 +39,7 @@ from odeformer.interop.comparing import difference, sample_ids
 from odeformer.interop.gguf.layout import architecture_name
 from odeformer.interop.gguf.reading import load_gguf
 from odeformer.interop.gguf.writing import PRECISIONS, export_gguf
-from odeformer.interop.materialise import layer_solver
+from odeformer.interop.materialize import layer_solver
 from odeformer.measure.text_loss import text_loss
 from odeformer.model import Odeformer, SolveOptions
 

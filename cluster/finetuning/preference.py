@@ -35,7 +35,7 @@ def margins(own: Tensor, reference: Tensor, lengths: Tensor, settings: Preferenc
         β · (log p / p_ref of the chosen answer − that of the rejected one), [pairs].
     """
     ratios = own - reference
-    if settings.length_normalised:
+    if settings.length_normalized:
         ratios = ratios / lengths
     return settings.beta * (ratios[:, 0] - ratios[:, 1])
 

@@ -114,7 +114,7 @@ def prepare(task: Task, folder: Path, base: Base, parent: Path | None = None) ->
         from odeformer.checkpoint import load_tokenizer_config
 
         chat = ChatTemplate.of(base.tokenizer, load_tokenizer_config(base.folder, parent))
-        sets = sets.tokenised(task.kind, chat)
+        sets = sets.tokenized(task.kind, chat)
     length = _sequence_length(task, sets, base)
     return Prepared(sets, data, chat, depth, length, _train_settings(task, base.model, depth))
 

@@ -85,7 +85,7 @@ def _of_task(task: Task) -> Evaluation:
         raise ValueError(
             f"{task.team}/{task.name} scores pairs of answers, by each version's own reference: give --data"
         )
-    metric, sets = "error" if kind_named(task.kind).labelled else "loss", read_sets(task)
+    metric, sets = "error" if kind_named(task.kind).labeled else "loss", read_sets(task)
     name = f"{task.team}/{task.name}, validation"
     return Evaluation(metric, name, lambda model, depth: _task_losses(model, depth, sets, task.kind))
 
@@ -150,7 +150,7 @@ def _task_losses(loaded: registry.Loaded, depth: int, sets: TaskSets, kind: str)
     from cluster.tasks.scoring import completion_losses, label_losses
     from data.chat import ChatTemplate
 
-    sets = sets.tokenised(kind, ChatTemplate.of(loaded.tokenizer, loaded.tokenizer_config))
+    sets = sets.tokenized(kind, ChatTemplate.of(loaded.tokenizer, loaded.tokenizer_config))
     model, length = loaded.model, loaded.model.config.context_length
     assert length is not None
     if not sets.labels:

@@ -71,7 +71,7 @@ def write_adapter_for(served: Path, name: str, parent: Path) -> Path | None:
     from cluster.tags import DIGEST
     from odeformer.interop.hf.architectures import architecture_for
     from odeformer.interop.hf.exporting import write_adapter
-    from odeformer.interop.materialise import layer_solver
+    from odeformer.interop.materialize import layer_solver
 
     origin = Origin.read(served)
     if origin is None:

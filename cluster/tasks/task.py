@@ -83,7 +83,7 @@ class PreferenceSettings(Section):
 
     beta: float = Field(default=0.1, gt=0, lt=100)
     """Factor β between log-probability ratios and rewards: the greater, the nearer to the reference."""
-    length_normalised: bool = False
+    length_normalized: bool = False
     """Divide each log-probability ratio by the number of the answer's tokens; a greater β then fits."""
     parent: ModelReference | None = None
     """Low-rank adapter of the same base from a copy of which training starts, and which is the reference. Its
@@ -160,7 +160,7 @@ class Task(Section):
                 raise ValueError(
                     f"{key} 'accuracy' is for kind 'classification' or 'preference'; kind is {self.kind!r}"
                 )
-        by_loss = (gates or self.score) == "loss" and kind_named(self.kind).labelled
+        by_loss = (gates or self.score) == "loss" and kind_named(self.kind).labeled
         if self.gate and self.gate.against == "champion" and by_loss:
             raise ValueError("gate.metric: against 'champion', kind 'classification' needs metric 'accuracy'")
         if kind_named(self.kind).rows == "pairs":

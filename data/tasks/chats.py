@@ -129,7 +129,7 @@ def _check_unicode(place: str, name: str, content: Any) -> None:
         raise ValueError(f"{place}: field {name!r} is no JSON ({error})") from None
 
 
-def tokenised(conversation: Conversation, chat: ChatTemplate) -> Window:
+def tokenized(conversation: Conversation, chat: ChatTemplate) -> Window:
     """The tokens of a conversation, of which the assistant's count, or those of turns with weight 1.
 
     Raises:

@@ -27,7 +27,7 @@ class Example(AnyExample):
 
 
 class Window(NamedTuple):
-    """A tokenised example, or a part of one."""
+    """A tokenized example, or a part of one."""
 
     ids: list[int]
     """Token ids, in a batch at most sequence_length + 1."""
@@ -36,7 +36,7 @@ class Window(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two tokenised answers to the same prompt, of which the first is to become likelier than the second."""
+    """Two tokenized answers to the same prompt, of which the first is to become likelier than the second."""
 
     chosen: Window
     rejected: Window

@@ -19,7 +19,7 @@ from data.tasks.kinds import kind_named
 
 @dataclass(frozen=True)
 class TaskSets:
-    """A task's training and validation examples, or what :meth:`tokenised` makes of them."""
+    """A task's training and validation examples, or what :meth:`tokenized` makes of them."""
 
     train: list[Any]
     validation: list[Any]
@@ -35,13 +35,13 @@ class TaskSets:
                 both.update(example.digest())
         return both.hexdigest()
 
-    def tokenised(self, kind: str, chat: ChatTemplate) -> TaskSets:
+    def tokenized(self, kind: str, chat: ChatTemplate) -> TaskSets:
         """Both sets as a stream takes them.
 
         Raises:
             ValueError: naming file and line of an example that the chat template refuses.
         """
-        train, validation = (kind_named(kind).tokenised(each, chat) for each in (self.train, self.validation))
+        train, validation = (kind_named(kind).tokenized(each, chat) for each in (self.train, self.validation))
         return replace(self, train=train, validation=validation)
 
 
@@ -70,7 +70,7 @@ def read_task_sets(
                 f"{train}: of {len(is_held_out)} examples {len(in_validation)} are held out at held_out "
                 f"{held_out}, and each side needs one: give more, or a validation file"
             )
-    if not kind_named(kind).labelled:
+    if not kind_named(kind).labeled:
         return TaskSets(in_training, in_validation, labels=[])
 
     known = labels(in_training)

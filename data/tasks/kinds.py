@@ -32,7 +32,7 @@ class TaskKind:
 
     path: str
     """``module:function`` of its :data:`Read`, imported when examples are first read."""
-    labelled: bool = False
+    labeled: bool = False
     """Whether completions are labels, all of which occur in the training examples."""
     template: str | None = None
     """``module:function`` that makes tokens of an example with a chat template, which thereby belongs to the
@@ -47,14 +47,14 @@ class TaskKind:
     @property
     def has_accuracy(self) -> bool:
         """Whether its examples can be right or wrong."""
-        return self.labelled or self.rows == "pairs"
+        return self.labeled or self.rows == "pairs"
 
     @property
     def read(self) -> Read:
         """The function that reads its examples."""
         return cast(Read, resolve_name(self.path))
 
-    def tokenised(self, examples: list[Any], chat: ChatTemplate) -> list[Encodable]:
+    def tokenized(self, examples: list[Any], chat: ChatTemplate) -> list[Encodable]:
         """The examples as a stream takes them.
 
         Raises:
@@ -62,17 +62,17 @@ class TaskKind:
         """
         if self.template is None:
             return list(examples)
-        tokenise: Callable[[AnyExample, ChatTemplate], Encodable] = resolve_name(self.template)
-        return [tokenise(example, chat) for example in examples]
+        tokenize: Callable[[AnyExample, ChatTemplate], Encodable] = resolve_name(self.template)
+        return [tokenize(example, chat) for example in examples]
 
 
 KINDS = {
     "completion": TaskKind("data.tasks.tables:read_table"),
-    "classification": TaskKind("data.tasks.tables:read_table", labelled=True),
+    "classification": TaskKind("data.tasks.tables:read_table", labeled=True),
     "language_model": TaskKind("data.tasks.texts:read_texts"),
-    "chat": TaskKind("data.tasks.chats:read_chats", template="data.tasks.chats:tokenised", rows="packed"),
+    "chat": TaskKind("data.tasks.chats:read_chats", template="data.tasks.chats:tokenized", rows="packed"),
     "preference": TaskKind(
-        "data.tasks.preferences:read_preferences", template="data.tasks.preferences:tokenised", rows="pairs"
+        "data.tasks.preferences:read_preferences", template="data.tasks.preferences:tokenized", rows="pairs"
     ),
 }
 

@@ -74,7 +74,7 @@ def _preference(place: str, fields: Mapping[str, Any]) -> Preference:
     return Preference(prompt, chosen, rejected, checked_tools(place, fields), place)
 
 
-def tokenised(example: Preference, chat: ChatTemplate) -> Pair:
+def tokenized(example: Preference, chat: ChatTemplate) -> Pair:
     """The tokens of both answers behind the prompt; only those of the answers count.
 
     Raises:

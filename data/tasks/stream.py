@@ -26,9 +26,9 @@ BLOCK = 1024
 
 @panics_are_errors()
 def encode(example: Encodable, tokenizer: Tokenizer, sequence_length: int) -> list[Window]:
-    """Tokenise an example into windows of at most ``sequence_length`` targets.
+    """Tokenize an example into windows of at most ``sequence_length`` targets.
 
-    A conversation that is tokenised already is cut behind the last of its turns that fits; without one it is
+    A conversation that is tokenized already is cut behind the last of its turns that fits; without one it is
     no window. A pair is two windows, or none if one of them is too long.
 
     An example with a prompt is one window, in which the completion and its end-of-text count. If it is too

@@ -14,7 +14,7 @@ from cluster.registry import Loaded
 from cluster.tracking import runs, store
 from launcher.evaluation.lm_eval import Tasks, TaskScore, score_tasks
 from launcher.evaluation.text import loss_at_depth, read_ids
-from odeformer.interop.materialise import layer_solver
+from odeformer.interop.materialize import layer_solver
 
 
 class TextScore(NamedTuple):

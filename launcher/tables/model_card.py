@@ -35,7 +35,7 @@ def model_card(
         "---",
         f"# {source} at {depth} layers",
         "",
-        f"An ordinary transformer of {depth} layers ({shape}), materialised from a continuous-depth model: "
+        f"An ordinary transformer of {depth} layers ({shape}), materialized from a continuous-depth model: "
         f"its layers are the weights W(t) at the {depth} cells' midpoints, one `{solver}` step each. The "
         f"continuous-depth model runs at any depth; its nominal depth is {config.depth}.",
         "",

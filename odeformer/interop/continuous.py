@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from odeformer.config import BasisConfig
-from odeformer.interop.materialise import Ordinary
+from odeformer.interop.materialize import Ordinary
 from odeformer.model import Odeformer, SolveOptions
 
 LARGEST_CONDITION = 1e4

@@ -173,12 +173,12 @@ def _read_table(path: Path) -> object:
 
 def _read_chats(path: Path) -> object:
     sets = read_task_sets(path, None, "chat", "", "", held_out=0.3)
-    return sets.tokenised("chat", CHAT)
+    return sets.tokenized("chat", CHAT)
 
 
 def _read_pairs(path: Path) -> object:
     sets = read_task_sets(path, None, "preference", "", "", held_out=0.3)
-    return sets.tokenised("preference", CHAT)
+    return sets.tokenized("preference", CHAT)
 
 
 def _read_template(path: Path) -> object:

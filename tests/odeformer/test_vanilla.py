@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from odeformer.config import BasisConfig
 from odeformer.files.checks import EXPORT, check_output
-from odeformer.interop import Ordinary, continuous, materialise
+from odeformer.interop import Ordinary, continuous, materialize
 from odeformer.interop.hf.architectures import ARCHITECTURES, architecture_for
 from odeformer.interop.hf.exporting import export, export_adapter, load_exported
 from odeformer.interop.hf.importing import read_ordinary
@@ -69,7 +69,7 @@ def test_an_exported_folder_gives_the_models_logits(
         check_output(tmp_path / "out", [], True, EXPORT)
         modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
         assert len(modes) == 1, "all as the umask says"
-        ordinary = materialise(model, depth).model()
+        ordinary = materialize(model, depth).model()
         assert difference(ordinary(ids()).logits, model(ids(), depth=depth).logits) < 1e-5
 
 
@@ -156,7 +156,7 @@ def test_as_many_sets_as_layers_are_the_very_same_transformer(
 
     theirs = AutoModelForCausalLM.from_config(
         architecture_for(moved(flavour, solver, changes).config, solver).to_config(
-            materialise(moved(flavour, solver, changes), 5)
+            materialize(moved(flavour, solver, changes), 5)
         )
     ).eval()
     shake(theirs)
@@ -173,10 +173,10 @@ def test_as_many_sets_as_layers_are_the_very_same_transformer(
 
 
 def test_fewer_sets_are_the_nearest_ones() -> None:
-    ordinary = materialise(tiny_model("none", 6, depth=6))
+    ordinary = materialize(tiny_model("none", 6, depth=6))
     model, fit = continuous(ordinary, BasisConfig(size=3))
     assert 0.1 < fit.error < 1
-    made = materialise(model)
+    made = materialize(model)
 
     def error(layers: dict[str, torch.Tensor]) -> float:
         squares = sum(float((layers[n] - w).square().sum()) for n, w in ordinary.layers.items())
@@ -190,12 +190,12 @@ def test_fewer_sets_are_the_nearest_ones() -> None:
             sets = getattr(moved_model.hypernetwork, name)
             with torch.no_grad():
                 sets += sign * 0.05 * torch.randn_like(sets)
-            assert error(materialise(moved_model).layers) > fit.error
+            assert error(materialize(moved_model).layers) > fit.error
     assert continuous(ordinary, BasisConfig(size=4))[1].error < fit.error
 
 
 def test_bases_that_would_lose_the_layers_are_refused() -> None:
-    ordinary = materialise(tiny_model("none", 20, depth=20))
+    ordinary = materialize(tiny_model("none", 20, depth=20))
     with pytest.raises(
         ValueError, match=r"'chebyshev' with K = 20 at 20 layers has condition .*, above 10000"
     ):

@@ -59,7 +59,7 @@ def ids(batch: int = 2, length: int = 10, seed: int = 0) -> Tensor:
 
 
 def cell_scales(model: Odeformer, depth: int) -> list[float]:
-    """h · D of every cell, the prelude's among them: what a materialised layer's output is scaled by."""
+    """h · D of every cell, the prelude's among them: what a materialized layer's output is scaled by."""
     prelude, flow = model.grids(depth)
     return [(b - a) * model.config.depth for a, b in pairwise((*prelude[:-1], *flow))]
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from odeformer.config import ModelConfig
-from odeformer.interop.materialise import Ordinary
+from odeformer.interop.materialize import Ordinary
 from odeformer.interop.qkv import neox_to_gpt2, split_llama
 
 ARCHITECTURES = {

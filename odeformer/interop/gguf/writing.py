@@ -15,7 +15,7 @@ from odeformer.interop.comparing import check_rounding, difference, own_logits, 
 from odeformer.interop.gguf.layout import architecture_name, tensors, write_shape
 from odeformer.interop.gguf.reading import load_gguf
 from odeformer.interop.gguf.vocabulary import read_vocabulary, write_vocabulary
-from odeformer.interop.materialise import Ordinary, materialise
+from odeformer.interop.materialize import Ordinary, materialize
 from odeformer.model import Odeformer
 
 PRECISIONS = {
@@ -50,7 +50,7 @@ def export_gguf(
 
     Args:
         model: the model; an attached adapter is merged. See
-            :func:`~odeformer.interop.materialise.materialise` about its solver.
+            :func:`~odeformer.interop.materialize.materialize` about its solver.
         tokenizer: the model's ``tokenizer.json``.
         depth: N; the model depth when not given.
         precision: a key of ``PRECISIONS``.
@@ -63,7 +63,7 @@ def export_gguf(
         ValueError: for layers or a tokenizer that llama.cpp does not support, too small a depth, or a file
             whose logits, as loaded by other libraries, are not those of the model with rounded weights.
     """
-    ordinary = materialise(model, depth)
+    ordinary = materialize(model, depth)
     architecture = architecture_name(ordinary.config, ordinary.solver)
     assert ordinary.config.vocabulary_size is not None
     vocabulary = read_vocabulary(tokenizer, ordinary.config.vocabulary_size, end_of_text)

@@ -20,12 +20,12 @@ from odeformer.files.atomic import new_folder
 from odeformer.files.checks import EXPORT, MADE_BY, check_replaceable
 from odeformer.interop.comparing import check_rounding, own_logits, sample_ids
 from odeformer.interop.hf.architectures import Architecture, architecture_for
-from odeformer.interop.materialise import (
+from odeformer.interop.materialize import (
     WRITING,
     Ordinary,
     layer_pairs,
     layer_solver,
-    materialise,
+    materialize,
     step_scales,
 )
 from odeformer.model import Odeformer
@@ -49,7 +49,7 @@ def export(
 
     Args:
         model: the model; an attached adapter is merged. See
-            :func:`~odeformer.interop.materialise.materialise` about its solver.
+            :func:`~odeformer.interop.materialize.materialize` about its solver.
         tokenizer: the model's ``tokenizer.json``.
         depth: N; the model depth when not given.
         card: the model card, Markdown.
@@ -65,7 +65,7 @@ def export(
         ValueError: for layers that no ``transformers`` class has, too small a depth, or logits that differ by
             more than rounding.
     """
-    ordinary = materialise(model, depth)
+    ordinary = materialize(model, depth)
     architecture = architecture_for(ordinary.config, ordinary.solver)
     config = architecture.to_config(ordinary)
     with new_folder(folder, lambda: check_replaceable(folder, EXPORT)) as target:
@@ -104,7 +104,7 @@ def export_adapter(
             (target / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
         model.hypernetwork.adapter = None
         try:
-            ordinary = materialise(model, depth)
+            ordinary = materialize(model, depth)
         finally:
             model.hypernetwork.adapter = adapter
         return _difference(model, depth, ordinary, _with_adapter(ordinary, target))
@@ -167,7 +167,7 @@ def _write_tokenizer(
     """Write the tokenizer's files, and return it as ``transformers`` loads it."""
     from transformers import PreTrainedTokenizerFast
 
-    # The text of a special token is tokenised as letters, as in this package; that of others as they do.
+    # The text of a special token is tokenized as letters, as in this package; that of others as they do.
     known = dict(config) or {"split_special_tokens": True}
     known = {"eos_token": end_of_text, "pad_token": end_of_text} | known
     fast = PreTrainedTokenizerFast(

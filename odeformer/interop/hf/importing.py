@@ -15,7 +15,7 @@ from odeformer.files.checks import TRANSFORMERS_EXPECTED, check_is_there
 from odeformer.files.errors import reason
 from odeformer.interop.comparing import check_rounding, difference, own_logits, sample_ids
 from odeformer.interop.hf.architectures import Architecture, architecture_of
-from odeformer.interop.materialise import Ordinary
+from odeformer.interop.materialize import Ordinary
 from odeformer.model import Odeformer
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -19,8 +19,8 @@ from cluster.serving.settings import ServeSettings
 
 def test_a_job_from_the_upload_to_an_answer_of_its_adapter(door: Door) -> None:
     client = door.client(ALONE)
-    file = client.files.create(file=("colours.jsonl", LINES), purpose="fine-tune")
-    assert (file.filename, file.bytes, file.purpose) == ("colours.jsonl", len(LINES), "fine-tune")
+    file = client.files.create(file=("colors.jsonl", LINES), purpose="fine-tune")
+    assert (file.filename, file.bytes, file.purpose) == ("colors.jsonl", len(LINES), "fine-tune")
     assert client.files.content(file.id).content == LINES
 
     asked: dict[str, Any] = {
@@ -168,11 +168,10 @@ def lab_file(door: Door) -> str:
 
 def test_the_kind_follows_from_the_file(door: Door) -> None:
     chat = (
-        b'{"messages": [{"role": "user", "content": "red"}, {"role": "assistant", "content": "colour"}]}\n'
-        * 4
+        b'{"messages": [{"role": "user", "content": "red"}, {"role": "assistant", "content": "color"}]}\n' * 4
     )
-    pairs = b'{"prompt": "red ", "chosen": "colour", "rejected": "answer"}\n' * 4
-    plain = b'{"prompt": "red ", "completion": "colour"}\n' * 4
+    pairs = b'{"prompt": "red ", "chosen": "color", "rejected": "answer"}\n' * 4
+    plain = b'{"prompt": "red ", "completion": "color"}\n' * 4
     for content, kind in ((chat, "chat"), (pairs, "preference"), (plain, "completion")):
         file = door.upload("legal", content)
         jobs = door.client("legal").fine_tuning.jobs

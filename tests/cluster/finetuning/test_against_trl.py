@@ -58,8 +58,8 @@ def trl_trainer(folder: Path, loss_type: str, beta: float) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("loss_type", "length_normalised"), [("sigmoid", False), ("sigmoid_norm", True)])
-def test_loss_and_gradients_are_those_of_trl(loss_type: str, length_normalised: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("loss_type", "length_normalized"), [("sigmoid", False), ("sigmoid_norm", True)])
+def test_loss_and_gradients_are_those_of_trl(loss_type: str, length_normalized: bool, tmp_path: Path) -> None:
     pytest.importorskip("trl", reason="TRL is needed to compare with: pip install trl")
     torch.manual_seed(0)
     shape = tiny_shape(vocabulary_size=300, context_length=40).model_dump(exclude={"rotary_fraction"})
@@ -73,7 +73,7 @@ def test_loss_and_gradients_are_those_of_trl(loss_type: str, length_normalised: 
     model.hypernetwork.adapter = None
 
     settings, batch = (
-        PreferenceSettings(beta=0.5, length_normalised=length_normalised),
+        PreferenceSettings(beta=0.5, length_normalized=length_normalized),
         batch_of(random_pairs()),
     )
     tuned = Tuned(FrozenBase(model), adapter)

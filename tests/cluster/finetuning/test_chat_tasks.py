@@ -23,7 +23,7 @@ from cluster.serving.settings import ServeSettings
 from cluster.tasks.task import Task
 from cluster.training.worker import predictions
 from data.chat import ChatTemplate
-from data.tasks.chats import Conversation, tokenised
+from data.tasks.chats import Conversation, tokenized
 from data.tasks.stream import TaskStream
 from data.tokenizer import load_tokenizer, train_tokenizer
 from launcher.tables.results import finetune_table
@@ -33,7 +33,7 @@ from odeformer.config import ModelConfig
 from odeformer.files.digest import folder_digest
 from odeformer.model import Odeformer, token_losses
 
-ANSWERS = {"red": "colour", "yes": "answer", "blue": "colour", "no": "answer"}
+ANSWERS = {"red": "color", "yes": "answer", "blue": "color", "no": "answer"}
 CONTEXT = 40
 
 
@@ -164,7 +164,7 @@ def test_the_template_goes_with_the_weights(done: Any, tmp_path: Path) -> None:
     folder, uri, _ = done
     messages = said("red", "no")
     chat = ChatTemplate.of(load_tokenizer(folder / "base"), {})
-    expected = tokenised(Conversation(messages), chat)
+    expected = tokenized(Conversation(messages), chat)
     for model in ("chat", "full"):
         loaded = registry.load(f"models:/base--a--{model}/1", uri)
         assert loaded.tokenizer_config["chat_template"] == chat.text, model
@@ -194,7 +194,7 @@ def test_a_packed_row_gives_each_conversation_the_loss_it_has_alone(flavour: str
     model = Odeformer(ModelConfig.model_validate({**shape, "flavour": flavour})).double()
     chat = ChatTemplate.of(tokenizer, {})
     windows = [
-        tokenised(Conversation(said(*words)), chat) for words in (["red"], ["no", "blue"], ["yes"], ["no"])
+        tokenized(Conversation(said(*words)), chat) for words in (["red"], ["no", "blue"], ["yes"], ["no"])
     ]
     alone = []
     for ids, counts in windows:

@@ -96,19 +96,19 @@ def by_hand(
                 model.hypernetwork.adapter = adapter
                 logits = model(torch.tensor([ids[:-1]]), depth=4).logits[0].log_softmax(dim=-1)
                 logs.append(sum(logits[i, ids[i + 1]] for i, counted in enumerate(counts) if counted))
-            rewards.append((logs[0] - logs[1].detach()) / (sum(counts) if how.length_normalised else 1))
+            rewards.append((logs[0] - logs[1].detach()) / (sum(counts) if how.length_normalized else 1))
         losses.append(torch.log1p(torch.exp(-how.beta * (rewards[0] - rewards[1]))))
     model.hypernetwork.adapter = None
     return torch.stack(losses)
 
 
-@pytest.mark.parametrize("length_normalised", [False, True])
+@pytest.mark.parametrize("length_normalized", [False, True])
 @pytest.mark.parametrize("has_parent", [False, True])
-def test_loss_and_gradients_are_those_of_the_closed_form(has_parent: bool, length_normalised: bool) -> None:
+def test_loss_and_gradients_are_those_of_the_closed_form(has_parent: bool, length_normalized: bool) -> None:
     model, pairs = model_and_pairs()
     adapter = disturbed(Adapter(AdapterConfig(), model.config).double(), 1)
     parent = disturbed(Adapter(AdapterConfig(rank=2), model.config).double(), 2) if has_parent else None
-    settings = PreferenceSettings(beta=0.3, length_normalised=length_normalised)
+    settings = PreferenceSettings(beta=0.3, length_normalized=length_normalized)
     expected = by_hand(model, [adapter, parent], pairs, settings)
     wanted = torch.autograd.grad(expected.mean(), list(adapter.parameters()))
 
@@ -163,7 +163,7 @@ def test_margins_in_numbers() -> None:
     own, reference = torch.tensor([[-3.0, -5.0]], requires_grad=True), torch.tensor([[-4.0, -4.0]])
     lengths = torch.tensor([[2, 4]])
     assert margins(own, reference, lengths, PreferenceSettings(beta=0.5)).tolist() == [1.0]
-    per_token = PreferenceSettings(beta=2.0, length_normalised=True)
+    per_token = PreferenceSettings(beta=2.0, length_normalized=True)
     assert margins(own, reference, lengths, per_token).tolist() == [1.5]
     (-F.logsigmoid(margins(own, reference, lengths, PreferenceSettings(beta=0.5)))).sum().backward()
     assert own.grad is not None
@@ -220,7 +220,7 @@ def run_jobs(index: int, folder: Path, uri: str) -> None:
     torch.set_num_threads(1)
     first = job.finetune(task(folder, "first"), folder / "jobs/first", uri)
     parent = {
-        "preference": {"parent": "models:/base--a--first@champion", "length_normalised": True, "beta": 1.0}
+        "preference": {"parent": "models:/base--a--first@champion", "length_normalized": True, "beta": 1.0}
     }
     second = job.check(task(folder, "second", "-chats", train={"steps": 6}, **parent), uri)
     results = [first, job.finetune(second, folder / "jobs/second", uri)]

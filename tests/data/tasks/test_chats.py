@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from data.chat import ChatTemplate, default_template
-from data.tasks.chats import Conversation, read_chats, tokenised
+from data.tasks.chats import Conversation, read_chats, tokenized
 from data.tasks.example import Window
 from data.tasks.packing import packed
 from data.tasks.stream import TaskStream, encode, shortened
@@ -103,14 +103,14 @@ def test_masks_are_those_of_transformers(name: str) -> None:
         theirs = fast.apply_chat_template(
             conversation.messages, return_assistant_tokens_mask=True, return_dict=True
         )
-        ids, counts = tokenised(conversation, chat)
+        ids, counts = tokenized(conversation, chat)
         assert ids == theirs["input_ids"]
         assert counts == [bool(mask) for mask in theirs["assistant_masks"]][1:]
         learned += sum(counts)
-        # What fits is the beginning up to the end of a turn, as they tokenise the messages up to there.
+        # What fits is the beginning up to the end of a turn, as they tokenize the messages up to there.
         for length in (8, 40, len(counts) - 1):
             ends = [i + 1 for i, m in enumerate(conversation.messages) if m["role"] == "assistant"]
-            shorter = [tokenised(Conversation(conversation.messages[:end]), chat) for end in ends]
+            shorter = [tokenized(Conversation(conversation.messages[:end]), chat) for end in ends]
             last = [[i for i, counted in enumerate(window.counts) if counted][-1] + 1 for window in shorter]
             fitting = [
                 window.ids[: end + 1] for window, end in zip(shorter, last, strict=True) if end <= length
@@ -123,7 +123,7 @@ def test_masks_are_those_of_transformers(name: str) -> None:
 def test_turns_are_found_in_a_template_without_generation_blocks() -> None:
     bare = ChatTemplate(CHAT, TEMPLATES["control tokens"].config | {"chat_template": BARE})
     for conversation in odd_conversations(50):
-        expected, found = tokenised(conversation, TEMPLATES["control tokens"]), tokenised(conversation, bare)
+        expected, found = tokenized(conversation, TEMPLATES["control tokens"]), tokenized(conversation, bare)
         assert found.ids == expected.ids
         # What a turn adds ends with the line's end behind the control token.
         line_end = CHAT.encode("\n").ids
@@ -135,7 +135,7 @@ def test_turns_are_found_in_a_template_without_generation_blocks() -> None:
     changing = BARE.replace("m.content or ''", "(m.content or '') if loop.last else ''")
     with pytest.raises(ValueError, match=r"place: the chat template writes a turn in another way"):
         messages = [{"role": role, "content": "hello"} for role in ("user", "assistant", "user", "assistant")]
-        tokenised(Conversation(messages, place="place"), ChatTemplate(CHAT, {"chat_template": changing}))
+        tokenized(Conversation(messages, place="place"), ChatTemplate(CHAT, {"chat_template": changing}))
 
 
 def test_nobody_can_write_a_control_token() -> None:
@@ -164,14 +164,14 @@ def test_weights_choose_the_turns() -> None:
         {"role": "user", "content": "two"},
         {"role": "assistant", "content": "words", "weight": 1},
     ]
-    ids, counts = tokenised(Conversation(messages), TEMPLATES["default"])
+    ids, counts = tokenized(Conversation(messages), TEMPLATES["default"])
     counted = [token for token, counts_here in zip(ids[1:], counts, strict=True) if counts_here]
     assert PLAIN.decode(counted, skip_special_tokens=False) == "words" + END_OF_TEXT
     silent = [message | ({"weight": 0} if "weight" in message else {}) for message in messages]
     twice = CHATML.replace("{{ m.content or '' }}", "{{ m.content }}{% endgeneration %}{% generation %}", 1)
     marked = ChatTemplate(CHAT, {"chat_template": twice})
     with pytest.raises(ValueError, match="weight: the chat template does not mark one part for each turn"):
-        tokenised(Conversation(silent), marked)
+        tokenized(Conversation(silent), marked)
 
 
 def lines(tmp_path: Path, *rows: Any) -> Path:
@@ -239,7 +239,7 @@ def test_files_of_openai_and_tables_of_hugging_face_are_read(tmp_path: Path) -> 
     assert read.messages[1]["tool_calls"][0]["function"] == {"name": "f", "arguments": {"x": 1}}
     assert read.messages[2]["tool_call_id"] == "c1"
     assert read.tools == row["tools"]
-    ids, _ = tokenised(read, TEMPLATES["default"])
+    ids, _ = tokenized(read, TEMPLATES["default"])
     assert 'Tools:\n[{"type": "function"' in PLAIN.decode(ids, skip_special_tokens=False)
 
     import datasets

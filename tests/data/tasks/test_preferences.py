@@ -10,7 +10,7 @@ import pytest
 
 from data.chat import ChatTemplate
 from data.tasks.example import Pair
-from data.tasks.preferences import read_preferences, tokenised
+from data.tasks.preferences import read_preferences, tokenized
 from data.tasks.stream import TaskStream, encode, shortened
 from data.tokenizer import END_OF_TEXT, train_tokenizer
 
@@ -48,7 +48,7 @@ def test_only_the_tokens_of_answers_count(tmp_path: Path) -> None:
         "preferred_output": CHATS["chosen"],
         "non_preferred_output": CHATS["rejected"],
     }
-    texts, chats, same = (tokenised(example, CHAT) for example in read(tmp_path, TEXTS, CHATS, openai))
+    texts, chats, same = (tokenized(example, CHAT) for example in read(tmp_path, TEXTS, CHATS, openai))
     assert [counted(window) for window in texts] == ["yes" + END_OF_TEXT, "no answer" + END_OF_TEXT]
     both = ["yes" + END_OF_TEXT, f"no{END_OF_TEXT}no answer{END_OF_TEXT}"]
     assert [counted(window) for window in chats] == both
@@ -58,7 +58,7 @@ def test_only_the_tokens_of_answers_count(tmp_path: Path) -> None:
 
 
 def test_rows_are_pairs_and_too_long_ones_are_left_out(tmp_path: Path) -> None:
-    pairs = [tokenised(example, CHAT) for example in read(tmp_path, *[TEXTS] * 3, CHATS)]
+    pairs = [tokenized(example, CHAT) for example in read(tmp_path, *[TEXTS] * 3, CHATS)]
     length = len(pairs[3].rejected.counts) - 1
     stream = TaskStream(
         pairs, TOKENIZER, rows="pairs", rank=0, world_size=1, global_batch=2, sequence_length=length, seed=0

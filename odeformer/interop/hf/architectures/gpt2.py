@@ -8,7 +8,7 @@ from torch import Tensor
 
 from odeformer.config import ModelConfig
 from odeformer.interop.hf.architectures.layout import Architecture, check_values, shape_settings
-from odeformer.interop.materialise import Ordinary
+from odeformer.interop.materialize import Ordinary
 from odeformer.interop.qkv import gpt2_to_neox, neox_to_gpt2
 
 

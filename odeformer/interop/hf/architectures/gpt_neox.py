@@ -10,7 +10,7 @@ from odeformer.interop.hf.architectures.layout import (
     rotary_settings,
     shape_settings,
 )
-from odeformer.interop.materialise import Ordinary
+from odeformer.interop.materialize import Ordinary
 
 
 class GPTNeoX(Architecture):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from odeformer.config import ModelConfig
 from odeformer.field import block_tensors
-from odeformer.interop.materialise import Ordinary
+from odeformer.interop.materialize import Ordinary
 
 
 class Architecture(ABC):

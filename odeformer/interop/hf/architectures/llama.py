@@ -14,7 +14,7 @@ from odeformer.interop.hf.architectures.layout import (
     rotary_settings,
     shape_settings,
 )
-from odeformer.interop.materialise import Ordinary
+from odeformer.interop.materialize import Ordinary
 from odeformer.interop.qkv import split_llama
 
 

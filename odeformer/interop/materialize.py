@@ -41,7 +41,7 @@ class Ordinary:
 
 
 @torch.no_grad()
-def materialise(model: Odeformer, depth: int | None = None) -> Ordinary:
+def materialize(model: Odeformer, depth: int | None = None) -> Ordinary:
     """The N ordinary layers that equal a solve of N cells: W at the cells' midpoints, adapters merged.
 
     A cell of width h moves x by h·D · f(x), and the factor h·D is merged into the projections that write to
