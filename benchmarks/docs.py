@@ -42,8 +42,7 @@ class Part(NamedTuple):
 
 
 PARTS = (
-    Part("README.md", "numbers", headlines.numbers, ("quality", "soak", "generation")),
-    Part("README.md", "longest", headlines.longest, ("quality",)),
+    Part("README.md", "numbers", headlines.numbers, ("quality_long", "chaos", "generation")),
     Part("docs/adapters.md", "adapters", adapters.part, ("adapters",)),
     Part("docs/analysis.md", "cost", analysis.cost, ("analysis",)),
     Part("docs/analysis.md", "faithfulness", analysis.faithfulness, ("faithfulness",)),
