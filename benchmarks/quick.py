@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from benchmarks import bench
+from benchmarks.adapters.packing import claims as packing_claims
 from benchmarks.adapters.pages import claims as adapter_claims
 from benchmarks.analysis.pages import cost_claims
 from benchmarks.cluster.pool import BAR
@@ -124,6 +125,7 @@ BENCHMARKS = (
         "--only sizes formats steps together --rounds 2",
         lambda content: verdicts(adapter_claims(content["rows"])),
     ),
+    Quick("adapters.packing", "packing", "", lambda content: verdicts(packing_claims(content["rows"]))),
     Quick("cluster.overhead", "overhead", "--rounds 1"),
     Quick(
         "cluster.pool",
@@ -184,7 +186,9 @@ def run(quick: Quick) -> Outcome:
         return Outcome(True, 0, [f"it failed: exit code {code}"])
     if not (RESULTS / out.name).exists():
         return Outcome(False, 0, ["it ran; there are no committed results"])
-    return compare(quick.figures(results(quick.results)), quick.figures(json.loads(out.read_text())))
+    return compare(
+        quick.figures(results(quick.results)), quick.figures(json.loads(out.read_text(encoding="utf-8")))
+    )
 
 
 def start_afresh(name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
@@ -42,8 +42,8 @@ class FinetuneResult:
     """Depth N of evaluation."""
     gate: GateResult | None
     """The gate's result; ``None`` if the task has no gate."""
-    too_long: dict[str, int]
-    """How many examples were cut, and how many left out, because of the sequence length."""
+    too_long: dict[str, int] = field(default_factory=dict)
+    """How many examples were cut, and how many left out, because of the sequence length; empty if none."""
 
 
 def base_tags(base: registry.Version) -> dict[str, str]:

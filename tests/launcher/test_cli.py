@@ -27,6 +27,7 @@ WITHOUT_A_TABLE = {
     *("init", "analyze", "report", "generate", "quickstart", "serve", "data verify"),
     *("submit pretrain", "track sync"),
     *("jobs logs", "jobs stop", "pool start", "pool drain", "pool stop"),
+    *("pool door", "pool keys revoke"),
     *(f"finetune {verb}" for verb in ("submit", "logs", "cancel", "retry")),
     *(f"models {verb}" for verb in ("export", "import", "register", "rollback")),
 }

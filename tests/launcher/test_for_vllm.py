@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
@@ -273,6 +274,12 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return registered
 
 
+def resolved(resolver: Any, base: str, name: str) -> Any:
+    """What a resolver makes of a name, on a thread without an event loop, which Playwright leaves on this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, resolver.resolve_lora(base, name)).result()
+
+
 def test_the_plugin_is_found_and_gives_vllm_a_folder_of_its_own(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,12 +296,10 @@ def test_the_plugin_is_found_and_gives_vllm_a_folder_of_its_own(
     [resolver] = registered.values()
 
     served = str(shelf.folder / "depth-2")
-    first, second = (
-        asyncio.run(resolver.resolve_lora(served, f"base--a--first{which}")) for which in ("/1", "@candidate")
-    )
+    first, second = (resolved(resolver, served, f"base--a--first{which}") for which in ("/1", "@candidate"))
     assert first.lora_name == "base--a--first/1"
     assert first.lora_path != second.lora_path
     assert (Path(first.lora_path) / "adapter_model.safetensors").is_file()
-    assert asyncio.run(resolver.resolve_lora(served, "base--a--first")) is None
+    assert resolved(resolver, served, "base--a--first") is None
     with pytest.raises(ValueError, match="norms"):
-        asyncio.run(resolver.resolve_lora(served, "base--b--norms/1"))
+        resolved(resolver, served, "base--b--norms/1")

@@ -1,4 +1,4 @@
-"""One door for all tests of it."""
+"""One door for all tests of it; its Ray cluster ends with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cluster.door.settings import DoorSettings
 from cluster.pool import Pool, PoolSettings
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     """A pool with one slot, and a door with narrow limits."""
     folder = tmp_path_factory.mktemp("door")

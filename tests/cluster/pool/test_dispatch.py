@@ -17,6 +17,7 @@ import pytest
 from cluster.checkpoints.folder import name as commit_name
 from cluster.pool import board, dispatch, journal
 from cluster.pool.board import Board
+from cluster.pool.database import FILE_NAME
 from cluster.pool.dispatch import CANCELLED, Dispatcher
 from cluster.pool.job import JobRecord
 from cluster.pool.journal import Journal
@@ -299,7 +300,7 @@ def test_an_odd_row_of_the_journal_ends_that_job_alone(tmp_path: Path, change: s
     before = Bench(tmp_path, slots=0)
     odd, other = before.submit("odd"), before.submit("other")
     before.journal.close()
-    with sqlite3.connect(tmp_path / journal.FILE_NAME) as database:
+    with sqlite3.connect(tmp_path / FILE_NAME) as database:
         database.execute(f"UPDATE jobs SET {change} WHERE name = 'odd'")
         database.execute("INSERT INTO settings (time, content) VALUES (0, '[]'), (0, '{\"settings\": 3}')")
     database.close()
@@ -366,7 +367,7 @@ def test_a_clock_that_is_set_back_leaves_no_ghost_in_the_accounts(tmp_path: Path
     moments = [entry.time for entry in before.journal.transitions(first)]
     assert moments == sorted(moments)
     before.journal.close()
-    with sqlite3.connect(tmp_path / journal.FILE_NAME) as database:  # as written by earlier versions
+    with sqlite3.connect(tmp_path / FILE_NAME) as database:  # as written by earlier versions
         database.execute("UPDATE transitions SET time = time - 300 WHERE state = 'succeeded'")
     database.close()
     after = Bench(tmp_path, teams={"a": {"max_running": 1}})
