@@ -13,7 +13,7 @@ from benchmarks.bench import Claim, Row, verdict
 
 ORDINARY, HALF, FULL = "ordinary, D layers", "ordinary, D/2 layers", "K = D"
 ANY, FIXED = "K = D/2, any depth", "K = D/2"
-THREE_QUARTERS, CHECKPOINT = "ordinary, 3D/4 layers", "K = D, any depth"
+THREE_QUARTERS, CHECKPOINT = "ordinary, 3D/4 layers", "K = D, any depth, distillation"
 UP_TO_2D = "K = D/2, any depth up to 2D"
 REVERSIBLE = "K = D/2, any depth, by damped leapfrog"
 LOW_RANK, PEER = "low rank, depth parameters ≤ 1/4", "transformers' GPT-NeoX"
@@ -61,7 +61,7 @@ SEPARATE = {8: ORDINARY, 6: THREE_QUARTERS, 4: HALF}
 CLAIMS = (
     *(
         Comparison(
-            f"K = D, any depth, at N = {name} against the ordinary model of {name} layers",
+            f"{CHECKPOINT}, at N = {name} against the ordinary model of {name} layers",
             CHECKPOINT, n, SEPARATE[n], n, f"at most +{percent} %",
             lambda d, percent=percent: d.mean <= percent,
         )

@@ -92,10 +92,10 @@ def model_name(task: Task, uri: str | None) -> str:
     Raises:
         ValueError: for a task without an unambiguous name, or with one that is too long.
     """
-    for field, name in (("team", task.team), ("name", task.name)):
+    for key, name in (("team", task.team), ("name", task.name)):
         if "--" in name:
             raise ValueError(
-                f"{field}: {name} has two hyphens in a row, which separate base, team and task in the "
+                f"{key}: {name} has two hyphens in a row, which separate base, team and task in the "
                 "name of a model: use one"
             )
     parts, uri = (parse_reference(task.base).name, task.team, task.name), store.tracking_uri(uri)

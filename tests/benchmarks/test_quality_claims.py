@@ -112,7 +112,7 @@ def test_one_checkpoint_is_held_against_ordinary_models_of_each_depth(tmp_path: 
     rows.append(row(HALF, 0, {4: 2.55}, depth=4) | {"training_flops": 5e13})
     assert frontier.training_share(rows, 1_600_000) == pytest.approx(9 / 22.5)
     verdicts = {claim.claim: claim.verdict for claim in judged(rows, 1_600_000)}
-    against = "K = D, any depth, at N = {0} against the ordinary model of {0} layers"
+    against = CHECKPOINT + ", at N = {0} against the ordinary model of {0} layers"
     assert [verdicts[against.format(n)] for n in ("D", "3D/4", "D/2")] == ["MISSED", "reached", "reached"]
     frontier.plot(rows, 1_600_000, 2048, tmp_path / "frontier.png")
     assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG")

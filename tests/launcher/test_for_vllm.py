@@ -275,7 +275,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def resolved(resolver: Any, base: str, name: str) -> Any:
-    """What a resolver makes of a name, on a thread without an event loop, which Playwright leaves on this one."""
+    """What a resolver makes of a name, on another thread: Playwright leaves an event loop on this one."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, resolver.resolve_lora(base, name)).result()
 
