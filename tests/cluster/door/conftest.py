@@ -1,4 +1,4 @@
-"""One door for all tests of it; its Ray cluster ends with them."""
+"""One door for the tests of a file, with a Ray cluster of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cluster.door.settings import DoorSettings
 from cluster.pool import Pool, PoolSettings
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     """A pool with one slot, and a door with narrow limits."""
     folder = tmp_path_factory.mktemp("door")
