@@ -50,7 +50,7 @@ WIDE = json.dumps({str(number): 0 for number in range(10**5)}).encode() + b"\n"
         ("n" * 200 + ".jsonl", LINES, "not a plain one", None),
         ("train.csv", LINES, "does not end in .jsonl", None),
         ("train.jsonl.gz", gzip.compress(LINES, mtime=0), "does not end in .jsonl", None),
-        ("bomb.jsonl", gzip.compress(bytes(10**7, mtime=0)), "is not UTF-8", 1),
+        ("bomb.jsonl", gzip.compress(bytes(10**7), mtime=0), "is not UTF-8", 1),
         ("zip.jsonl", zipped(), "line 1 is not", 1),
         ("wide.jsonl", WIDE, "has 100000 fields, more than 256", 1),
         ("deep.jsonl", b"[" * 10**6 + b"\n", "is not JSON", 1),
