@@ -33,7 +33,7 @@ from odeformer.config import ModelConfig
 from odeformer.files.digest import folder_digest
 from odeformer.model import Odeformer, token_losses
 
-ANSWERS = {"red": "color", "yes": "answer", "blue": "color", "no": "answer"}
+ANSWERS = {"red": "colour", "yes": "answer", "blue": "colour", "no": "answer"}
 CONTEXT = 40
 
 
