@@ -53,7 +53,7 @@ def write_chats(folder: Path) -> None:
 
 
 def task(folder: Path, name: str, **changes: Any) -> Task:
-    train = {"steps": 40, "global_batch": 4, "learning_rate": 0.02, **changes.pop("train", {})}
+    train = {"steps": 70, "global_batch": 4, "learning_rate": 0.02, **changes.pop("train", {})}
     data = {"train": folder / "train.jsonl", "validation": folder / "validation.jsonl"}
     content = {
         "name": name,
