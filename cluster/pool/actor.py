@@ -15,7 +15,7 @@ from cluster.connection import credentials
 from cluster.pool.access import Access, AuditEntry, Key
 from cluster.pool.job import CANCELLED, ENDED, HistoryEntry, Job, JobDetails, JobRecord, Transition
 from cluster.pool.settings import PoolSettings
-from cluster.pool.status import PoolState, PoolStatus, TeamStatus
+from cluster.pool.status import PoolStatus
 from cluster.runs.events import FILE_NAME as EVENTS
 from cluster.runs.events import LoggedEvent, events_from
 from cluster.runs.failures import QueueFullError
@@ -322,67 +322,12 @@ class PoolActor:
             return self._access.audit()
 
     def status(self) -> PoolStatus:
+        from cluster.pool import reporting
+
         with self._lock:
             if not self._is_open:
-                return self._status_before()
-            settings, shares, dispatcher = self._board.settings, self._board.shares, self._dispatcher
-            shares.advance(time.time())
-            rates = shares.rates()
-            teams = [
-                self._team_status(name, rates.get(name, 0.0))
-                for name in sorted({*settings.teams, *shares.teams()})
-            ]
-
-            state: PoolState = "draining" if dispatcher.is_draining else "running"
-            return {
-                "dir": str(settings.dir),
-                "tracking_uri": masked(str(settings.tracking_uri)),
-                "cpus_per_job": settings.cpus_per_job,
-                "gpus_per_job": settings.gpus_per_job,
-                "state": "stopping" if dispatcher.is_stopping else state,
-                "slots": {
-                    "free": self._slots.free,
-                    "busy": shares.busy,
-                    "starting": self._slots.starting,
-                },
-                "running": len(self._board.jobs("running")),
-                "trained": len(self._board.jobs("trained")),
-                "trouble": self._trouble,
-                "teams": teams,
-            }
-
-    def _status_before(self) -> PoolStatus:
-        """The status of a pool that could not read its journal yet."""
-        settings = self._given
-        return {
-            "dir": str(settings.dir),
-            "tracking_uri": masked(str(settings.tracking_uri)),
-            "cpus_per_job": settings.cpus_per_job,
-            "gpus_per_job": settings.gpus_per_job,
-            "state": "waiting",
-            "slots": {"free": 0, "busy": 0, "starting": 0},
-            "running": 0,
-            "trained": 0,
-            "trouble": self._trouble,
-            "teams": [],
-        }
-
-    def _team_status(self, name: str, fair_slots: float) -> TeamStatus:
-        settings, account = self._board.settings.team(name), self._board.shares.account(name)
-        return {
-            "team": name,
-            "weight": settings.weight,
-            "max_running": settings.max_running,
-            "max_queued": settings.max_queued,
-            "budget": None if settings.budget is None else settings.budget.model_dump(),
-            "max_priority": settings.max_priority,
-            "running": len(account.began),
-            "queued": account.waiting,
-            "service_seconds": round(account.service, 1),
-            "spent_hours": {per: spent / 3600 for per, spent in account.spent.items()},
-            "fair_slots": round(fair_slots, 2),
-            "behind_seconds": round(account.lag, 1),
-        }
+                return reporting.waiting(self._given, self._trouble)
+            return reporting.working(self._board, self._dispatcher, self._slots, self._trouble)
 
     def drain(self, who: str = "") -> None:
         with self._opened():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from empty_store import empty_store
 from forked import spawn
-from small_runs import tiny_shape
+from small_runs import events, tiny_shape
 from starlette.testclient import TestClient
 from stored_models import register_model
 from transformers import AutoTokenizer
@@ -113,11 +113,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Any:
     spawn(run_jobs, args=(folder, uri))
     assert folder_digest(folder / "base") == before
     return folder, uri, json.loads((folder / "results.json").read_text())
-
-
-def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    lines = (folder / "events.jsonl").read_text().splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == kind]
 
 
 def test_answers_are_learned_and_too_long_ones_are_said(done: Any) -> None:

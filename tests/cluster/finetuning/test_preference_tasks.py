@@ -12,7 +12,7 @@ import torch
 from empty_store import empty_store
 from forked import spawn
 from pydantic import ValidationError
-from small_runs import tiny_shape
+from small_runs import events, tiny_shape
 from stored_models import register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -259,11 +259,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Any:
     spawn(run_jobs, args=(folder, uri))
     assert folder_digest(folder / "base") == before
     return folder, uri, json.loads((folder / "results.json").read_text())
-
-
-def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    lines = (folder / "events.jsonl").read_text().splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == kind]
 
 
 def test_a_preference_is_learned_and_the_bases_bits_stay(done: Any) -> None:
