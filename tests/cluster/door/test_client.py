@@ -50,8 +50,10 @@ def test_a_remote_pool_says_what_the_pool_says(door: Door, remote: RemotePool) -
     remote.cancel(other)
     [ended] = door.pool.wait(other)
     assert ended.state == "cancelled"
-    assert remote.retry(other) == "queued"
-    remote.cancel(other)
+    try:
+        assert remote.retry(other) in ("queued", "running")  # the slot is free: which of the two is a race
+    finally:
+        remote.cancel(other)
     door.pool.wait(other)
 
 
