@@ -54,13 +54,6 @@ def losses_by_depth(content: Content) -> Figures:
     }
 
 
-def losses_of_points(content: Content) -> Figures:
-    """The loss at each fixed N over that at N = D."""
-    points = bench.select(content["points"], way="fixed")
-    [at_depth] = bench.select(points, setting=f"N = {content['D']}")
-    return {f"loss at {point['setting']} over N = D": point["loss"] / at_depth["loss"] for point in points}
-
-
 def loss_differences(content: Content) -> Figures:
     """Whether each format's loss is within 0.02 nats of fp32's; the ratios of its bytes and speeds."""
     figures: Figures = {}

@@ -31,7 +31,6 @@ from benchmarks.figures import (
     Figures,
     loss_differences,
     losses_by_depth,
-    losses_of_points,
     planned,
     ratios,
     simulated,
@@ -71,12 +70,6 @@ BENCHMARKS = (
         "ode_order",
         f"--checkpoint {CHECKPOINT}",
         lambda content: {f"order of {name}": slopes[-1] for name, slopes in content["slopes"].items()},
-    ),
-    Quick(
-        "gradients.adaptive",
-        "adaptive",
-        f"--checkpoint {CHECKPOINT} --shards {SHARDS}",
-        losses_of_points,
     ),
     Quick("quality.harness", "harness", f"--model {CHECKPOINT} --depth 8 --limit 20"),
     Quick(

@@ -27,8 +27,8 @@ class Output(NamedTuple):
 
     logits: Tensor
     """Logits of the next token, [batch, tokens, vocabulary]."""
-    evaluations: tuple[int, ...]
-    """Number of vector field evaluations for each sequence of the batch."""
+    evaluations: int
+    """Number of vector field evaluations."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Odeformer(nn.Module):
         if past is not None and past.last_only:
             x = x[:, -1:]
         in_prelude = self.config.prelude_layers * self.layer_solver(options.solver).evaluations
-        return Output(self.unembed(x, embedding_pair), tuple(in_prelude + count for count in evaluations))
+        return Output(self.unembed(x, embedding_pair), in_prelude + evaluations)
 
     def flow_start(
         self,

@@ -112,7 +112,7 @@ class LayersDropped(OrdinaryModel):
             logits = self.inner(input_ids, use_cache=False).logits
         finally:
             network.layers = layers
-        return Output(logits, (cells,) * len(input_ids))
+        return Output(logits, cells)
 
     def _chosen(self, cells: int) -> tuple[int, ...]:
         total = self.config.depth

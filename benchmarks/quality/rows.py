@@ -159,7 +159,7 @@ class Peer(OrdinaryModel):
         )
 
     def forward(self, input_ids: torch.Tensor, depth: int | None = None) -> Output:
-        return Output(self.inner(input_ids).logits, (self.config.depth,) * len(input_ids))
+        return Output(self.inner(input_ids).logits, self.config.depth)
 
 
 def train_row(

@@ -190,9 +190,8 @@ class Together:
                 adapters = [part.adapter for part in parts]
                 output = self._base(ids, parts[0].depth, adapters, documents=documents)
                 joint.logits = output.logits
-                counts = output.evaluations[: len(parts[0].input_ids)]
                 for part, logits in zip(parts, output.logits.detach().chunk(len(parts)), strict=True):
-                    part.output = Output(logits.requires_grad_(), counts)
+                    part.output = Output(logits.requires_grad_(), output.evaluations)
             except Exception as error:  # noqa: BLE001 - every job of the pass raises it
                 joint.error = error
             for part in parts:

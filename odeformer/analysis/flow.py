@@ -65,7 +65,7 @@ def flow_of(
 ) -> Flow:
     """The solve of sequences of ``length`` tokens at N = ``depth``, without dropout.
 
-    Reversible and adaptive solvers have no maps of x alone: the flavour's own layers stand in for them, as at
+    Reversible solvers have no maps of x alone: the flavour's own layers stand in for them, as at
     inference.
 
     Args:

@@ -17,8 +17,10 @@ from torchdiffeq import odeint_adjoint
 from torchdiffeq._impl.odeint import SOLVERS as METHODS
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
+from odeformer.field.parts import Field
+from odeformer.gradients.autocast import autocast_state
 from odeformer.gradients.method import PassMemory, PassSizes, Problem
-from odeformer.gradients.right_hand_side import RightHandSide
+from odeformer.hypernetwork import WeightSource
 from odeformer.solvers import RungeKutta, add_scaled
 
 FEW_CELLS = 12
@@ -45,8 +47,22 @@ class Tableau(FixedGridODESolver):
 METHODS["tableau"] = Tableau
 
 
-class CellByCell(RightHandSide):
-    """A right-hand side that knows the width of the cell that is being solved."""
+class RightHandSide:
+    """The function dx/dt = speed · field(x; W(t)) of (t, x), which generates W(t) at every call."""
+
+    def __init__(self, field: Field, hypernetwork: WeightSource, x0: Tensor) -> None:
+        self.field, self.hypernetwork = field, hypernetwork
+        self.h = torch.zeros(())
+        """The width of the cell that is being solved, for step-aware coefficients."""
+        self.autocast = autocast_state(x0.device.type)
+
+    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
+        # Never bfloat16: its spacing near 1 is wider than a cell of a deep solve.
+        at = t.reshape(1).to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+        with torch.autocast(**self.autocast):
+            weights = self.hypernetwork(at, self.h.to(at).reshape(1))
+            slope = self.field(x, {name: stacked[0] for name, stacked in weights.items()})
+        return (self.field.speed * slope).to(x.dtype)
 
     def callback_step(self, t0: Tensor, x: Tensor, dt: Tensor) -> None:
         """Store the cell width; torchdiffeq calls this before each step."""
@@ -76,7 +92,7 @@ def solve(problem: Problem) -> Tensor:
         return edges if t[0] < t[-1] else edges.flip(0)
 
     path = odeint_adjoint(
-        CellByCell(problem.field, hypernetwork, x0),
+        RightHandSide(problem.field, hypernetwork, x0),
         x0,
         edges[[0, -1]],
         method="tableau",

@@ -20,8 +20,8 @@ class Solution(NamedTuple):
 
     x: Tensor
     """The state at the end, [batch, tokens, width]."""
-    evaluations: tuple[int, ...]
-    """Number of vector field evaluations for each sequence of the batch."""
+    evaluations: int
+    """Number of vector field evaluations."""
 
 
 def integrate(
@@ -54,7 +54,7 @@ def integrate(
     """
     method = gradient_named(gradient)
     if len(grid) == 1:
-        return Solution(x0, (0,) * len(x0))
+        return Solution(x0, 0)
     if not method.goes_with(solver):
         raise ValueError(f"gradient {gradient!r} needs {method.able_solvers()}")
     if method.regenerates_weights and isinstance(source, FixedWeights):
@@ -63,7 +63,7 @@ def integrate(
     x = method.solve(problem).to(x0.dtype)
     if not torch.is_grad_enabled() and not x.isfinite().all():
         _raise_at_first_cell(problem)
-    return Solution(x, (solver.evaluations * (len(grid) - 1),) * len(x0))
+    return Solution(x, solver.evaluations * (len(grid) - 1))
 
 
 def _raise_at_first_cell(problem: Problem) -> None:

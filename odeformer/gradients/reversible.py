@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from odeformer.field.parts import BlockWeights, Field, by_cell
+from odeformer.gradients.autocast import autocast_state
 from odeformer.gradients.method import PassMemory, PassSizes, Problem
-from odeformer.gradients.right_hand_side import autocast_state
 from odeformer.solvers import Cell, ReversibleSolver, seen_dtype
 
 CELLS_AT_ONCE = 4
