@@ -216,7 +216,7 @@ def _depth(task: Task, model: Odeformer, folder: Path) -> int:
     else:
         from odeformer.measure.cost import measure_decoding
 
-        depth = measure_decoding(model).depth_for(latency_ms=task.latency_ms)
+        depth = measure_decoding(model).depth_for(task.latency_ms)
         folder.mkdir(parents=True, exist_ok=True)
         runs.write_json(folder / DEPTH_FILE, {"depth": depth, "latency_ms": task.latency_ms})
     for asked in (depth, *task.train.depths):

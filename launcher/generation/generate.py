@@ -64,7 +64,7 @@ def write(
         auditing.check(audit)
     models = auditing.models(loaded, model)
     if latency_ms is not None:
-        depth = measure_decoding(loaded.model, int8=int8).depth_for(latency_ms=latency_ms)
+        depth = measure_decoding(loaded.model, int8=int8).depth_for(latency_ms)
     target = FixedDepthModel(loaded.model, depth, int8=int8)
     draft = None if draft_depth is None else FixedDepthModel(loaded.model, draft_depth, int8=int8)
     if draft is not None and draft.depth >= target.depth:

@@ -57,21 +57,18 @@ class CostTable:
 
     rows: tuple[DepthCost, ...]
 
-    def depth_for(self, *, latency_ms: float | None = None, flops: float | None = None) -> int:
-        """The largest depth in the table within a budget of milliseconds or of FLOPs.
+    def depth_for(self, latency_ms: float) -> int:
+        """The largest depth in the table within a budget of milliseconds.
 
         Raises:
-            ValueError: unless exactly one budget is given, or if no depth is within it.
+            ValueError: if no depth is within it.
         """
-        if (latency_ms is None) == (flops is None):
-            raise ValueError("give either latency_ms or flops")
-        what, budget = ("milliseconds", latency_ms) if flops is None else ("flops", flops)
-        within = [row.depth for row in self.rows if getattr(row, what) <= budget]
+        within = [row.depth for row in self.rows if row.milliseconds <= latency_ms]
         if not within:
-            least = min(self.rows, key=lambda row: getattr(row, what))
+            least = min(self.rows, key=lambda row: row.milliseconds)
             raise ValueError(
-                f"a budget of {budget:g} {what} is too small: depth {least.depth} takes "
-                f"{getattr(least, what):g}"
+                f"a budget of {latency_ms:g} milliseconds is too small: depth {least.depth} takes "
+                f"{least.milliseconds:g}"
             )
         return max(within)
 
