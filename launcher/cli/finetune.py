@@ -126,11 +126,17 @@ def finetune_search(
     from launcher.configuration.load import load_searched_task
 
     task = load_searched_task(task_file, overrides or [])
+    from cluster.door.client import URL, remote_pool
+
+    if remote_pool():
+        raise ValueError(
+            f"a search does not work through the pool's door: unset {URL}, and run it on the cluster"
+        )
     from cluster.pool import Pool
     from launcher.finetunes import run_search
     from launcher.tables.search import content, trials_table
 
-    with Pool.connect(address) as pool:  # the pool's door takes no trials
+    with Pool.connect(address) as pool:
         search, job = run_search(pool, task, make_progress(as_json))
     show(trials_table(search), content(search, job), as_json)
     _end_as(job, quiet=as_json)

@@ -72,9 +72,10 @@ def chart(progress: Progress, steps: int) -> Drawing | None:
         steps=tuple(Tick(round(100 * step / end, 2), f"{int(step):,}") for step in places),
         losses=tuple(Tick(_height(loss, low, high), f"{loss:g}") for loss in ticks),
         words="; ".join(
-            f"{name} loss {line[0].loss:.3f} at step {line[0].step:,}, {line[-1].loss:.3f} at {line[-1].step:,}"
-            for name, line in (("training", progress.losses), ("validation", validations))
-            if line
+            f"{name} loss {drawn[0].loss:.3f} at step {drawn[0].step:,}, "
+            f"{drawn[-1].loss:.3f} at step {drawn[-1].step:,}"
+            for name, drawn in (("training", progress.losses), ("validation", validations))
+            if drawn
         ),
     )
 

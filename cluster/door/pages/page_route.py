@@ -36,9 +36,7 @@ class PageRoute(APIRoute):
             except OSError as error:
                 logger.warning("%s", error)
                 message = "The pool is away or restarts. Try again in a moment."
-                return render(
-                    "error.html", HTTPStatus.SERVICE_UNAVAILABLE, title="Not now", message=message
-                )
+                return render("error.html", HTTPStatus.SERVICE_UNAVAILABLE, title="Not now", message=message)
 
         return answered
 

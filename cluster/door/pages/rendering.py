@@ -38,6 +38,6 @@ def _environment() -> Environment:
     return environment
 
 
-def render(template: str, status: HTTPStatus = HTTPStatus.OK, **values: Any) -> HTMLResponse:
+def render(template: str, code: HTTPStatus = HTTPStatus.OK, **values: Any) -> HTMLResponse:
     """An answer from a template of this folder, with all values escaped."""
-    return HTMLResponse(_environment().get_template(template).render(values), status, HEADERS)
+    return HTMLResponse(_environment().get_template(template).render(values), code, HEADERS)

@@ -40,7 +40,9 @@ FromThisSite = Depends(from_this_site)
 
 
 @router.get("")
-def overview(request: Request, caller: SignedIn, team: str | None = None, after: str | None = None) -> Response:
+def overview(
+    request: Request, caller: SignedIn, team: str | None = None, after: str | None = None
+) -> Response:
     """Show the slots, the usage of the caller's team, and its jobs; for an admin those of all teams."""
     logs: ProgressLogs = request.app.state.progress
     seen = [seen_by(job, caller.of) for job in caller.pool.jobs(caller.of) if team in (None, job.team)]

@@ -38,7 +38,9 @@ def from_this_site(request: Request) -> None:
         ApiError: if it comes from elsewhere, or does not say so.
     """
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin", "")
-    is_ours = urlsplit(origin).netloc == request.headers.get("host") if site is None else site == "same-origin"
+    is_ours = (
+        urlsplit(origin).netloc == request.headers.get("host") if site is None else site == "same-origin"
+    )
     if not is_ours:
         raise ApiError(HTTPStatus.FORBIDDEN, "the request does not come from this page")
 

@@ -128,7 +128,10 @@ class Action(NamedTuple):
 
 
 CANCEL = Action(
-    "cancel", "Cancel this job", "It stops after its current step; resume goes on from there.", "Cancel the job"
+    "cancel",
+    "Cancel this job",
+    "It stops after its current step; resume goes on from there.",
+    "Cancel the job",
 )
 RESUME = Action(
     "resume", "Resume this job", "It is queued again, and goes on from its last checkpoint.", "Resume the job"

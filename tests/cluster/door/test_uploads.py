@@ -18,6 +18,7 @@ import openai
 import pytest
 from doors import LINES, Door
 from fastapi import Request
+from small_tasks import PAIRS
 
 from cluster.door.files import FOLDER
 from cluster.door.receiving import receive
@@ -48,11 +49,17 @@ WIDE = json.dumps({str(number): 0 for number in range(10**5)}).encode() + b"\n"
         ("..\\train.jsonl", LINES, "not a plain one", None),
         (".train.jsonl", LINES, "not a plain one", None),
         ("n" * 200 + ".jsonl", LINES, "not a plain one", None),
-        ("train.csv", LINES, "does not end in .jsonl", None),
+        ("train.parquet", LINES, "does not end in .jsonl, .ndjson, .csv, .tsv", None),
+        ("train.txt", LINES, "does not end in .jsonl", None),
         ("train.jsonl.gz", gzip.compress(LINES, mtime=0), "does not end in .jsonl", None),
         ("bomb.jsonl", gzip.compress(bytes(10**7), mtime=0), "is not UTF-8", 1),
         ("zip.jsonl", zipped(), "line 1 is not", 1),
         ("wide.jsonl", WIDE, "has 100000 fields, more than 256", 1),
+        ("wide.csv", b",".join(b"%d" % n for n in range(10**5)) + b"\n" + b"," * (10**5 - 1) + b"\n",
+         "has 100000 fields, more than 256", 2),
+        ("odd.csv", b"text,label\nred,color\nblue\n", "line 3 has 1 columns, the first line has 2", 3),
+        ("bytes.tsv", b"text\tlabel\nred\tc\xf6lor\n", "is not UTF-8", 2),
+        ("many.tsv", b"1\n" * (10**6 + 1), "has more than 1000000 lines", None),
         ("deep.jsonl", b"[" * 10**6 + b"\n", "is not JSON", 1),
         ("long.jsonl", LINES + b'{"text": "' + b"x" * 2**21 + b'"}\n', "is longer than 2097152 bytes", 17),
         ("large.jsonl", LINES * (2**22 // len(LINES) + 1), "larger than 4194304 bytes", None),
@@ -74,6 +81,19 @@ def test_a_file_that_is_none_is_refused(
     assert words in error["message"]
     assert str(door.folder) not in error["message"]
     assert kept(door) == before
+
+
+@pytest.mark.parametrize(("name", "between"), [("a.csv", ","), ("a.tsv", "\t"), ("a.ndjson", None)])
+def test_a_table_of_text_is_trained_on(door: Door, name: str, between: str | None) -> None:
+    rows = [("text", "label"), *PAIRS * 4]
+    content = LINES if between is None else "".join(between.join(row) + "\n" for row in rows).encode()
+    file = door.upload("docs", content, name)
+    assert door.client("docs").files.content(file).content == content
+    job = door.create("docs", file, suffix=f"of-{name[2:]}")
+    door.client("docs").fine_tuning.jobs.cancel(job.id)
+    assert job.training_file == file
+    door.pool.wait(f"docs/of-{name[2:]}/1")
+    door.client("docs").files.delete(file)
 
 
 def form(*parts: tuple[str, str, bytes]) -> bytes:

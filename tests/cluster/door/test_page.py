@@ -1,0 +1,220 @@
+"""The page over the pool, signed in with a key: what it shows, to whom, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+import requests
+from doors import SETTINGS, TEAMS, Door
+from fastapi.routing import APIRoute
+
+from cluster.door.pages import routes
+
+HTML = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+FILE = "<b onclick=alert(3)>.jsonl"
+UNKNOWN = "ghost.first.1"
+LONG = {"train": {**SETTINGS["train"], "steps": 100_000}}
+
+
+def ask(door: Door, key: str | None, path: str, method: str = "GET", **more: Any) -> requests.Response:
+    """A request as a browser on the page makes it."""
+    headers = {"Origin": door.url, **more.pop("headers", {})}
+    cookies = {} if key is None else {"odeformer_key": key}
+    asked = {"headers": headers, "cookies": cookies, "allow_redirects": False, "timeout": 60, **more}
+    return requests.request(method, f"{door.url}{path}", **asked)
+
+
+Jobs = dict[str, str]
+"""The id of a job of each team."""
+
+
+@pytest.fixture(scope="module")
+def jobs(door: Door) -> dict[str, str]:
+    """An ended job of each team; that of docs has HTML wherever a user may write a text."""
+    made = {}
+    for team in TEAMS:
+        file = door.upload(team, name=FILE)
+        job = door.create(team, file, suffix=f"of-{team}", metadata={"note": HTML}, odeformer=LONG)
+        door.client(team).fine_tuning.jobs.cancel(job.id)
+        made[team] = job.id
+    door.pool.wait(*(job.replace(".", "/") for job in made.values()))
+    return made
+
+
+def test_the_key_is_kept_where_no_script_and_no_other_site_can_use_it(door: Door, jobs: Jobs) -> None:
+    asked = ask(door, None, f"/pool/jobs/{jobs['docs']}")
+    assert asked.status_code == 401
+    assert f'name="to" value="/pool/jobs/{jobs["docs"]}"' in asked.text
+    form = {"key": f" {door.keys['docs']} ", "to": f"/pool/jobs/{jobs['docs']}"}
+    entered = ask(door, None, "/pool/sign-in", "POST", data=form)
+    assert (entered.status_code, entered.headers["Location"]) == (303, form["to"])
+    cookie = entered.headers["Set-Cookie"]
+    assert re.fullmatch(rf"odeformer_key={door.keys['docs']}; HttpOnly; Path=/pool; SameSite=lax", cookie)
+    behind_tls = ask(door, None, "/pool/sign-in", "POST", data=form, headers={"X-Forwarded-Proto": "https"})
+    assert "Secure" in behind_tls.headers["Set-Cookie"]
+    for path in ("/pool", f"/pool/jobs/{jobs['docs']}"):
+        answer = ask(door, door.keys["docs"], path)
+        assert answer.status_code == 200
+        assert door.keys["docs"] not in answer.text + answer.url
+    left = ask(door, door.keys["docs"], "/pool/sign-out", "POST")
+    assert (left.status_code, left.headers["Location"]) == (303, "/pool")
+    assert 'odeformer_key=""' in left.headers["Set-Cookie"]
+    assert "Max-Age=0" in left.headers["Set-Cookie"]
+
+
+@pytest.mark.parametrize(
+    "to", ["https://elsewhere.org", "//elsewhere.org", "/pool/../v1", "/pool\r\nX: y", ""]
+)
+def test_signing_in_leads_nowhere_else(door: Door, to: str) -> None:
+    entered = ask(door, None, "/pool/sign-in", "POST", data={"key": door.keys["docs"], "to": to})
+    assert entered.headers["Location"] == "/pool"
+
+
+def test_a_wrong_a_revoked_and_a_missing_key_are_asked_for_again(door: Door) -> None:
+    for given in ("wrong", "", "ode-" + "x" * 43, HTML):
+        answer = ask(door, None, "/pool/sign-in", "POST", data={"key": given})
+        assert (answer.status_code, "Set-Cookie" in answer.headers) == (401, False)
+        assert "This key is not valid." in answer.text
+    key, text = door.pool.add_key("docs")
+    assert ask(door, text, "/pool").status_code == 200
+    door.pool.revoke_key(key.id)
+    answer = ask(door, text, "/pool")
+    assert (answer.status_code, "not valid any more" in answer.text) == (401, True)
+    assert "Max-Age=0" in answer.headers["Set-Cookie"]
+    assert ask(door, None, "/pool/sign-in", "POST", data={"key": "x" * 5000}).status_code == 413
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://elsewhere.org"},
+        {"Origin": "null"},
+        {"Origin": ""},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_what_another_site_sends_changes_nothing(door: Door, jobs: Jobs, headers: dict[str, str]) -> None:
+    before = door.pool.audit()
+    changing = [
+        (route.path.replace("{action}", "resume").replace("{job_id}", jobs["docs"]), method)
+        for route in routes.router.routes
+        if isinstance(route, APIRoute)
+        for method in route.methods - {"GET"}
+    ]
+    assert len(changing) == 3
+    for path, method in changing:
+        answer = ask(door, door.keys["docs"], path, method, headers=headers, data={"key": door.keys["docs"]})
+        assert (answer.status_code, "Set-Cookie" in answer.headers) == (403, False), path
+    assert door.pool.audit() == before
+
+
+def test_a_foreign_job_is_shown_as_an_unknown_one_and_nothing_changes(door: Door, jobs: Jobs) -> None:
+    paths = [
+        (f"/pool/jobs/{{job}}{rest}", method)
+        for rest, method in (("", "GET"), ("/cancel", "POST"), ("/resume", "POST"))
+    ] + [("/pool?after={job}", "GET"), ("/pool?team={team}", "GET")]
+    covered = {re.sub(r"/(cancel|resume)$", "/{action}", path.partition("?")[0].replace("{job}", "{job_id}"))
+               for path, _ in paths}  # fmt: skip
+    routed = {route.path for route in routes.router.routes if isinstance(route, APIRoute)}
+    assert covered | {"/pool/sign-in", "/pool/sign-out"} == routed
+    before = door.pool.audit(), door.pool.jobs()
+    for team in TEAMS:
+        for path, method in paths:
+
+            def told(job: str, path: str = path, method: str = method, team: str = team) -> tuple[int, str]:
+                whose = job.partition(".")[0]
+                answer = ask(door, door.keys[team], path.format(job=job, team=whose), method)
+                text = answer.text.replace(job, "ID").replace(f"team={whose}", "team=")
+                return answer.status_code, re.sub(r"<time.*?</time>|\b\d+(\.\d+)? (min|s|h)\b", "", text)
+
+            expected = told(UNKNOWN)
+            for other in TEAMS:
+                if other != team:
+                    assert told(jobs[other]) == expected, (team, other, path)
+    assert (door.pool.audit(), door.pool.jobs()) == before
+
+
+def test_a_team_sees_its_own_and_an_admin_all(door: Door, jobs: Jobs) -> None:
+    own = ask(door, door.keys["docs"], "/pool").text
+    assert "of-docs" in own
+    assert not [team for team in TEAMS if team != "docs" and team in own]
+    all_teams = ask(door, door.admin, "/pool").text
+    assert all(f"of-{team}" in all_teams and f"?team={team}" in all_teams for team in TEAMS)
+    of_one = ask(door, door.admin, "/pool?team=sales").text
+    assert "of-sales" in of_one
+    assert "of-docs" not in of_one
+    assert ask(door, door.admin, f"/pool/jobs/{jobs['sales']}").status_code == 200
+
+
+def test_the_pool_by_http_is_the_team_s_part_of_it(door: Door) -> None:
+    own = door.ask(door.keys["lab"], "GET", "/v1/fine_tuning/pool").json()
+    assert [team["team"] for team in own["teams"]] == ["lab"]
+    assert own["teams"][0]["max_queued"] == 1
+    assert set(own["slots"]) == {"free", "busy", "starting"}
+    assert str(door.folder) not in json.dumps(own)
+    every = door.ask(door.admin, "GET", "/v1/fine_tuning/pool").json()
+    assert {team["team"] for team in every["teams"]} >= {"lab"}
+
+
+def test_a_page_has_nothing_but_its_own(door: Door, jobs: Jobs) -> None:
+    own = door.keys["docs"]
+    paths = {
+        "/pool": door.admin,
+        f"/pool/jobs/{jobs['docs']}": own,
+        "/pool/jobs/none": own,
+        "/pool?team=x": None,
+    }
+    for path, key in paths.items():
+        answer = ask(door, key, path)
+        rules = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in rules
+        assert "unsafe" not in rules
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert not re.search(r"\sstyle=|\son\w+=|<script>|<style", answer.text)
+    page = ask(door, door.keys["docs"], f"/pool/jobs/{jobs['docs']}").text
+    assert "&lt;script&gt;alert(1)" in page
+    assert "&lt;b onclick" in page
+    assert HTML not in page
+
+
+def test_a_curve_and_an_end_are_shown_while_it_trains_and_it_is_canceled(
+    door: Door, jobs: Jobs, browser: Any
+) -> None:
+    job = door.create("docs", door.upload("docs"), suffix="watched", odeformer=LONG)
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda said: complaints.append(said.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: complaints.append(dialog.message))
+    page.on(
+        "request", lambda asked: asked.url.startswith((door.url, "data:")) or complaints.append(asked.url)
+    )
+    page.goto(f"{door.url}/pool")
+    page.fill("#key", door.keys["docs"])
+    page.click("text=Sign in >> nth=-1")
+    page.wait_for_url(f"{door.url}/pool")
+    complaints.clear()  # the browser notes that the first page was not allowed yet
+    page.click("text=watched")
+    page.wait_for_url(f"{door.url}/pool/jobs/{job.id}")
+    # Without another load of the page: the step goes on, and the curve grows.
+    page.wait_for_selector("polyline.training[points*=' ']", state="attached", timeout=0)
+    before = page.locator("#steps").inner_text()
+    page.wait_for_function(
+        "before => document.getElementById('steps').innerText !== before", arg=before, timeout=0
+    )
+    assert re.search(r"step [\d,]+ of 100,000 · about .* left", page.locator("#steps").inner_text())
+    page.click("summary:has-text('Cancel this job')")
+    page.click("button:has-text('Cancel the job')")
+    page.wait_for_function("document.querySelector('#state').innerText === 'cancelled'", timeout=0)
+    [ended] = door.pool.wait(job.id.replace(".", "/"))
+    assert ended.state == "cancelled"
+    assert [entry.who for entry in door.pool.audit() if entry.action == "cancelled"][-1].endswith("of docs")
+    page.click("text=Sign out")
+    page.wait_for_selector("#key")
+    assert [text for text in complaints if "401" not in text] == []
+    context.close()
