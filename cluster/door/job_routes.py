@@ -32,7 +32,7 @@ def key(caller: Called) -> dict[str, Any]:
     return {"id": caller.key.id, "team": caller.key.team, "role": caller.key.role}
 
 
-@router.get("/pool")
+@router.get("/pool", response_model=None)
 def pool(caller: Called) -> StatusSeen:
     """Show the slots, and the share, usage and budget of the caller's team."""
     return status_seen(caller.pool.status(), caller.of)

@@ -10,6 +10,8 @@ from cluster.door.pages.progress import Point, Progress
 
 TICKS = 4
 """About how many numbers are written at an axis."""
+LENGTHS = 40
+"""About how many independent parts a smooth line has."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,10 @@ class Mark:
 class Drawing:
     """A chart. Its lines are points ``x,y x,y …`` in percent, y from the top."""
 
+    steps_alone: str
+    """The loss of each step, or of some together."""
     training: str
+    """The same without the noise of single steps."""
     validation: str
     marks: tuple[Mark, ...]
     steps: tuple[Tick, ...]
@@ -63,7 +68,8 @@ def chart(progress: Progress, steps: int) -> Drawing | None:
 
     places = [step for step in nice_numbers(0, end) if step == int(step) and step <= end]
     return Drawing(
-        training=line(progress.losses),
+        steps_alone=line(progress.losses),
+        training=line(smooth(progress.losses)),
         validation=line(validations),
         marks=tuple(
             Mark(*placed(point), f"validation loss {point.loss:.3f} after step {point.step:,}")
@@ -81,15 +87,25 @@ def chart(progress: Progress, steps: int) -> Drawing | None:
 
 
 def sparkline(points: Sequence[Point]) -> str:
-    """A small line without axes, as points of a chart."""
+    """A small line without axes or noise, as points of a chart."""
     if len(points) < 2:
         return ""
+    points = smooth(points)
     losses = [point.loss for point in points]
     first, last = points[0].step, points[-1].step
     return " ".join(
         f"{100 * (point.step - first) / (last - first):.1f},{_height(point.loss, min(losses), max(losses)):g}"
         for point in points
     )
+
+
+def smooth(points: Sequence[Point]) -> list[Point]:
+    """Each loss averaged with those before it, the nearest most; the more points, the more of them count."""
+    each, mean, smoothed = 2 / (1 + max(1.0, len(points) / LENGTHS)), 0.0, list[Point]()
+    for number, point in enumerate(points, 1):
+        mean += max(each, 1 / number) * (point.loss - mean)
+        smoothed.append(Point(point.step, mean))
+    return smoothed
 
 
 def nice_numbers(low: float, high: float) -> list[float]:

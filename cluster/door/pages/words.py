@@ -22,7 +22,9 @@ def duration(seconds: float) -> str:
 def ago(at: float) -> str:
     """A moment of the past, seen from now."""
     passed = time.time() - at
-    return "just now" if passed < 5 else f"{duration(passed)} ago"
+    if passed < 60:
+        return "just now"
+    return f"{passed // 60:.0f} min ago" if passed < 3600 else f"{duration(passed)} ago"
 
 
 def moment(at: float) -> str:
