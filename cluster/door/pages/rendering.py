@@ -10,6 +10,7 @@ from typing import Any
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from cluster.door.form import public_id
 from cluster.door.pages import words
 from cluster.door.pages.signing_in import HOME
 
@@ -33,8 +34,8 @@ def _environment() -> Environment:
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.globals["home"] = HOME
-    named = (words.ago, words.duration, words.hours, words.metric_name, words.moment, words.score)
-    environment.filters |= {function.__name__: function for function in named}
+    named = (words.ago, words.duration, words.hours, words.iso, words.metric_name, words.moment, words.score)
+    environment.filters |= {function.__name__: function for function in (*named, public_id)}
     return environment
 
 

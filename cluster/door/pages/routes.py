@@ -59,8 +59,8 @@ def overview(
         status=status,
         own=next((one for one in status["teams"] if one["team"] == caller.key.team), None),
         running=[views.row(job, logs) for job in seen if job.state in ("running", "trained")],
-        queued=[views.row(job, logs) for job in seen if job.state == "queued"],
-        ended=[views.row(job, logs) for job in shown],
+        queued=[job for job in seen if job.state == "queued"],
+        ended=shown,
         ended_count=len(ended),
         older=public_id(shown[-1].id) if start + ENDED_AT_ONCE < len(ended) else None,
     )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from cluster.door.form import public_id
 from cluster.door.jobs import file_id
 from cluster.door.pages.drawing import sparkline
 from cluster.door.pages.progress import Progress, ProgressLogs, Validation
@@ -22,11 +21,9 @@ MOST_SCORES = 12
 
 @dataclass(frozen=True)
 class Row:
-    """A job in a list."""
+    """A job and how far it is."""
 
     job: Job
-    id: str
-    """The job's id at the door."""
     progress: Progress
     spark: str
     """The losses as points of a small line."""
@@ -35,11 +32,11 @@ class Row:
 
 
 def row(job: Job, logs: ProgressLogs) -> Row:
-    """The row of a job."""
+    """A job with what its log says by now."""
     progress = logs.read(job.folder)
     end = progress.end(job.task["train"]["steps"]) if job.state == "running" else None
     remaining = None if end is None else max(0.0, end - time.time())
-    return Row(job, public_id(job.id), progress, sparkline(progress.losses), remaining)
+    return Row(job, progress, sparkline(progress.losses), remaining)
 
 
 class Files(NamedTuple):

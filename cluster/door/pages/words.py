@@ -27,6 +27,11 @@ def ago(at: float) -> str:
     return f"{passed // 60:.0f} min ago" if passed < 3600 else f"{duration(passed)} ago"
 
 
+def iso(at: float) -> str:
+    """A moment as programs read it."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
 def moment(at: float) -> str:
     """A moment in UTC."""
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"

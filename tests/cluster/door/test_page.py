@@ -12,9 +12,17 @@ import pytest
 import requests
 from doors import SETTINGS, TEAMS, Door
 from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
 from waiting import wait_for
+from web_threads import start
 
+from cluster.door.api import make_app
+from cluster.door.files import FOLDER
 from cluster.door.pages import routes
+from cluster.door.settings import DoorSettings
+from cluster.serving.api import make_app as make_serving
+from cluster.serving.server import Server
+from cluster.serving.settings import ServeSettings
 
 HTML = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 FILE = "<b onclick=alert(3)>.jsonl"
@@ -194,6 +202,68 @@ def test_a_page_has_nothing_but_its_own(door: Door, jobs: Jobs) -> None:
         assert ask(door, None, f"/pool/static/{file}").status_code == 200
     assert ask(door, own, "/pool/static/../rendering.py").status_code == 404
     assert ask(door, own, "/pool/static/%2e%2e/rendering.py").status_code == 404
+
+
+def test_an_error_is_shown_as_text(door: Door) -> None:
+    """A job whose file was damaged while it waited, and whose name is HTML."""
+    holds = door.create("sales", door.upload("sales"), suffix="holds", odeformer=LONG)
+    wait_for(lambda: door.pool.job("sales/holds/1").state == "running")
+    file = door.upload("docs", name=FILE)
+    door.create("docs", file, suffix="broken")
+    [path] = (door.folder / "pool" / FOLDER / "docs" / file).iterdir()
+    path.write_text("no JSON\n")
+    door.client("sales").fine_tuning.jobs.cancel(holds.id)
+    [broken] = door.pool.wait("docs/broken/1")
+    assert (broken.state, FILE in str(broken.error)) == ("failed", True)
+    for place in ("/pool", "/pool/jobs/docs.broken.1"):
+        page = ask(door, door.keys["docs"], place).text
+        assert f"{escape(FILE)} line 1 is not JSON" in page
+        assert not [tag for tag, attributes in Tags(page).found if "onclick" in attributes]
+
+
+def test_an_adapter_leads_to_the_playground_where_it_is_served(door: Door, browser: Any) -> None:
+    file = door.upload("docs")
+    job = door.create("docs", file, suffix="served")
+    door.pool.wait("docs/served/1")
+    serving = Server(
+        ServeSettings(model="models:/base@champion", all_adapters=True, tracking_uri=door.pool.uri())
+    )
+    models = make_serving(serving)
+    pool = make_app(DoorSettings())
+
+    async def both(scope: Scope, receive: Receive, send: Send) -> None:
+        """The door's paths and the server's at one port, as Ray Serve divides them."""
+        is_door = str(scope.get("path", "")).startswith(("/pool", "/v1/files", "/v1/fine_tuning"))
+        await (pool if is_door else models)(scope, receive, send)
+
+    web, thread, url = start(both)
+    try:
+        context = browser.new_context()
+        context.add_cookies([{"name": "odeformer_key", "value": door.keys["docs"], "url": f"{url}/pool"}])
+        page = context.new_page()
+        page.goto(f"{url}/pool/jobs/{job.id}")
+        shown = page.locator("main").inner_text()
+        name = "base--docs--served"
+        for fact in ("models:/base/1", f"models:/{name}/1", f"train.jsonl ({file})", "accuracy"):
+            assert fact in shown
+        assert re.search("SHA-256 [0-9a-f]{64}", shown)
+        page.click("text=Try it in the playground")
+        page.wait_for_selector("#model option", state="attached")
+        wait_for(lambda: page.locator("#model").input_value() == name)
+        context.close()
+    finally:
+        web.should_exit = True
+        thread.join()
+        serving.end()
+    # Where nothing serves it, it is not offered.
+    context = browser.new_context()
+    context.add_cookies([{"name": "odeformer_key", "value": door.keys["docs"], "url": f"{door.url}/pool"}])
+    page = context.new_page()
+    with page.expect_response("**/v1/models/*") as asked:
+        page.goto(f"{door.url}/pool/jobs/{job.id}")
+    assert asked.value.status == 404
+    assert not page.locator("#playground").is_visible()
+    context.close()
 
 
 def test_a_curve_and_an_end_are_shown_while_it_trains_and_it_is_canceled(
