@@ -123,15 +123,15 @@ def finetune_search(
 
     Example: odeformer finetune search task.yaml
     """
-    from launcher.configuration.load import load_searched_task
-
-    task = load_searched_task(task_file, overrides or [])
     from cluster.door.client import URL, remote_pool
 
     if remote_pool():
         raise ValueError(
             f"a search does not work through the pool's door: unset {URL}, and run it on the cluster"
         )
+    from launcher.configuration.load import load_searched_task
+
+    task = load_searched_task(task_file, overrides or [])
     from cluster.pool import Pool
     from launcher.finetunes import run_search
     from launcher.tables.search import content, trials_table
