@@ -4,9 +4,10 @@
 
 A pool and its door on Ray Serve, as `odeformer pool door` opens it. A client that ignores its answer sends
 1 GiB over loopback: with the size announced, in chunks without a size, and in chunks without a valid key;
-then three such clients at once. Meanwhile another team's client lists its files and jobs, one request after
-the other. Memory is the growth of the resident memory of Ray Serve's proxy and of the door's processes, disk
-what the door's processes have open in the pool's folder, each the largest value that was seen.
+then ten such clients at once; then ten of one key send proper files of 99 MiB at once. Meanwhile another
+team's client lists its files and jobs, one request after the other. Memory is the growth of the resident
+memory of Ray Serve's proxy and of the door's processes, disk what the door's processes have open in the
+pool's folder, each the largest value that was seen.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ HEAD = (
     "Content-Type: multipart/form-data; boundary=b\r\n{framing}\r\n\r\n"
 )
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n'
-ANNOUNCED, CHUNKED = f"Content-Length: {SIZE}", "Transfer-Encoding: chunked"
+END = b'\r\n--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n--b--\r\n'
+LINE = b'{"prompt": "%s", "completion": "an answer"}\n' % (b"a question " * 20)
+LARGE = 99 * 2**20
 
 
 class Sent(NamedTuple):
@@ -62,39 +65,52 @@ def main() -> None:
             deployment.deploy("127.0.0.1", PORT)
             key, other = pool.add_key("docs")[1], pool.add_key("sales")[1]
             wait_until_answers(other)
+            gigabyte, large = piece_of(b"x"), piece_of(LINE)
             rows = [
                 measured("nobody", folder, other, lambda: []),
-                measured("announced", folder, other, lambda: [send(key, ANNOUNCED)]),
-                measured("in chunks", folder, other, lambda: [send(key, CHUNKED)]),
-                measured("in chunks, no key", folder, other, lambda: [send("none", CHUNKED)]),
-                measured("three in chunks", folder, other, lambda: at_once(key, 3)),
+                measured("1 GiB, announced", folder, other, lambda: [send(key, SIZE, gigabyte)]),
+                measured("1 GiB in chunks", folder, other, lambda: [send(key, None, gigabyte)]),
+                measured("the same, no key", folder, other, lambda: [send("none", None, gigabyte)]),
+                measured("10 × 1 GiB", folder, other, lambda: at_once(key, None, gigabyte)),
+                measured("10 × 99 MiB, proper", folder, other, lambda: at_once(key, LARGE, large)),
             ]
     content = {**bench.stamp("ray"), "load": os.getloadavg()[0], "limit": DoorSettings().most_file_bytes}
     bench.save(arguments.json, {**content, "rows": rows})
 
 
-def at_once(key: str, count: int) -> list[Sent]:
-    """Send from several clients at the same time."""
-    with ThreadPoolExecutor(count) as clients:
-        return list(clients.map(lambda _: send(key, CHUNKED), range(count)))
+def piece_of(line: bytes) -> bytes:
+    """Whole lines of about a quarter of a mebibyte."""
+    return line * (PIECE // len(line))
 
 
-def send(key: str, framing: str) -> Sent:
-    """Send a gigabyte as fast as it is taken, until the connection is closed."""
+def at_once(key: str, size: int | None, piece: bytes) -> list[Sent]:
+    """Send from ten clients at the same time."""
+    with ThreadPoolExecutor(10) as clients:
+        return list(clients.map(lambda _: send(key, size, piece), range(10)))
+
+
+def send(key: str, size: int | None, piece: bytes) -> Sent:
+    """Send a form as fast as it is taken, until it is over or the connection is closed.
+
+    Args:
+        size: the bytes of the form, announced; ``None`` sends a gigabyte in chunks.
+        piece: what the file consists of.
+    """
     began, sent, answer = time.monotonic(), 0, b""
-    is_chunked = framing == CHUNKED
+    framing = "Transfer-Encoding: chunked" if size is None else f"Content-Length: {size}"
+    middle = (size or SIZE) - len(PART) - len(END)
     with socket.create_connection(("127.0.0.1", PORT)) as connection:
         connection.settimeout(60)
         with suppress(OSError):
             connection.sendall(HEAD.format(key=key, framing=framing).encode())
-            piece = b"x" * PIECE
-            body = b"%x\r\n%s\r\n" % (PIECE, piece) if is_chunked else piece
-            connection.sendall(b"%x\r\n%s\r\n" % (len(PART), PART) if is_chunked else PART)
-            while sent < SIZE - len(PART):
+            connection.sendall(PART if size else b"%x\r\n%s\r\n" % (len(PART), PART))
+            while sent < middle:
                 if not answer and select.select([connection], [], [], 0)[0]:
                     answer = connection.recv(64)
-                connection.sendall(body)
-                sent += PIECE
+                part = piece if sent + len(piece) <= middle else b"\n" * (middle - sent)
+                connection.sendall(part if size else b"%x\r\n%s\r\n" % (len(part), part))
+                sent += len(part)
+            connection.sendall(END if size else b"%x\r\n%s\r\n0\r\n\r\n" % (len(END), END))
         with suppress(OSError):
             answer = answer or connection.recv(64)
     words = answer.split(b" ")
@@ -109,7 +125,7 @@ def measured(way: str, folder: Path, other: str, work: Callable[[], list[Sent]])
         time.sleep(1)
     row = {
         "way": way,
-        "answers": ", ".join(one.status for one in sent),
+        "answers": ", ".join(sorted(one.status for one in sent)),
         "MiB sent": sum(one.bytes_sent for one in sent) / 2**20,
         "seconds": max((one.seconds for one in sent), default=0.0),
         "proxy MiB": most["proxy"],

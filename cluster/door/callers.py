@@ -84,6 +84,7 @@ class Door:
         self.settings = settings
         self.checks = CapacityLimiter(checks)
         self.open_requests = OpenRequests(settings.most_open)
+        self.open_bytes = OpenRequests(settings.most_open_bytes, "bytes of uploads")
 
     def caller(self, text: str | None) -> Caller:
         """The caller with a key.

@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import io
 import json
-import select
 import socket
 import tracemalloc
 import zipfile
@@ -20,6 +19,7 @@ import pytest
 from doors import LINES, Door
 from fastapi import Request
 from small_tasks import PAIRS
+from waiting import wait_for
 
 from cluster.door.files import FOLDER
 from cluster.door.receiving import receive
@@ -139,25 +139,42 @@ def head(door: Door, framing: str) -> bytes:
     ).encode()
 
 
-def test_a_gigabyte_is_refused_at_the_limit_and_others_are_answered_meanwhile(door: Door) -> None:
+@pytest.mark.parametrize(
+    ("framing", "status"),
+    [(f"Content-Length: {2**30}", 413), ("Transfer-Encoding: chunked", 411)],
+)
+def test_a_gigabyte_is_refused_before_it_is_read(door: Door, framing: str, status: int) -> None:
+    before = kept(door)
     place = urlsplit(door.url)
-    with socket.create_connection((place.hostname, place.port)) as announced:
-        announced.sendall(head(door, f"Content-Length: {2**30}"))
-        assert announced.recv(12) == b"HTTP/1.1 413"
-    begin = form(FILE)[: -len(BOUNDARY) - 8]
-    chunk = b"%x\r\n" % 2**16 + b"x" * 2**16 + b"\r\n"
-    with socket.create_connection((place.hostname, place.port)) as unannounced:
-        unannounced.sendall(
-            head(door, "Transfer-Encoding: chunked") + b"%x\r\n" % len(begin) + begin + b"\r\n"
-        )
-        sent = 0
-        while not select.select([unannounced], [], [], 0)[0] and sent < 2**30:
-            unannounced.sendall(chunk)
-            sent += 2**16
-            if sent == 2**20:
-                assert door.ask(door.keys["sales"], "GET", "/v1/files").ok
-        assert unannounced.recv(12) == b"HTTP/1.1 413"
-        assert sent < 2**26, "the limit is 4 MiB, and buffers lie between"
+    with socket.create_connection((place.hostname, place.port)) as connection:
+        connection.sendall(head(door, framing))
+        assert connection.recv(12) == f"HTTP/1.1 {status}".encode()
+    assert kept(door) == before
+
+
+def test_a_key_has_only_so_many_bytes_of_uploads_open(door: Door) -> None:
+    """A client that announces and does not send holds others of its key, and nobody else."""
+    place = urlsplit(door.url)
+    with socket.create_connection((place.hostname, place.port)) as slow:
+        slow.sendall(head(door, f"Content-Length: {2**22}") + form(FILE)[:100])
+
+        said: list[str] = []
+
+        def is_refused() -> bool:
+            try:
+                door.upload("docs", LINES * (2**20 // len(LINES)))
+            except openai.RateLimitError as error:
+                said.append(str(error))
+                return True
+            return False
+
+        wait_for(is_refused)
+        assert "4718592 bytes of uploads of this key are open, the most: try again" in said[-1]
+        door.client("sales").files.delete(door.upload("sales", LINES * (2**20 // len(LINES))))
+        door.client("docs").files.delete(door.upload("docs"))
+    wait_for(lambda: not is_refused())
+    for file in door.client("docs").files.list():
+        door.client("docs").files.delete(file.id)
 
 
 def test_a_large_file_takes_no_memory_while_it_is_received(tmp_path: Path) -> None:
