@@ -131,9 +131,9 @@ def measured(way: str, folder: Path, other: str, work: Callable[[], list[Sent]])
         "proxy MiB": most["proxy"],
         "door MiB": most["door"],
         "disk MiB": most["disk"],
-        "others' requests": len(waits),
-        "others' median s": statistics.median(waits),
-        "others' longest s": max(waits),
+        "others asked": len(waits),
+        "median wait": statistics.median(waits),
+        "longest wait": max(waits),
     }
     bench.print_row(row)
     return row

@@ -25,7 +25,7 @@ class DoorSettings(Section):
     most_body_bytes: int = Field(default=2**20, ge=1)
     """Largest size of any other request's body in bytes."""
     most_open_bytes: int = Field(default=2**28, ge=1)
-    """Largest size of the uploads of one key at a time, in bytes: Ray Serve's proxy keeps in memory what comes
+    """Largest size of one key's uploads at a time, in bytes: Ray Serve's proxy keeps in memory what comes
     faster than it is read."""
     most_open: int = Field(default=64, ge=1)
     """Largest number of requests of one key at a time."""
