@@ -14,7 +14,7 @@ from cluster.door.callers import Caller, counted
 from cluster.web.errors import ApiError
 
 HOME = "/pool"
-"""Where the page is, and all that its cookie is sent to."""
+"""Path of the page, and the only one to which its cookie is sent."""
 COOKIE = "odeformer_key"
 FORM_BYTES = 4096
 

@@ -6,6 +6,7 @@ import json
 import re
 from html import escape
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from cluster.serving.api import make_app as make_serving
 from cluster.serving.server import Server
 from cluster.serving.settings import ServeSettings
 
+PICTURES = Path(__file__).parents[3] / "build/report"
 HTML = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 FILE = "<b onclick=alert(3)>.jsonl"
 UNKNOWN = "ghost.first.1"
@@ -284,6 +286,8 @@ def test_a_curve_and_an_end_are_shown_while_it_trains_and_it_is_canceled(
     page.click("button:has-text('Sign in')")
     page.wait_for_url(f"{door.url}/pool")
     complaints.clear()  # the browser notes that the first page was not allowed yet
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=PICTURES / "pool-1200.png", full_page=True)
 
     # Without another load of the page: the job goes on, and its curve grows.
     page.click("text=watched")
@@ -296,6 +300,11 @@ def test_a_curve_and_an_end_are_shown_while_it_trains_and_it_is_canceled(
     wait_for(lambda: curve.get_attribute("points") != before)
     wait_for(lambda: re.search(r"step [\d,]+ of 100,000 · about .* left", steps.inner_text()))
     assert loads == []
+    for width, scheme in ((375, "light"), (1200, "dark")):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
+        page.screenshot(path=PICTURES / f"pool-job-{width}.png", full_page=True)
 
     page.click("summary:has-text('Cancel this job')")
     page.click("button:has-text('Cancel the job')")
