@@ -47,8 +47,8 @@ class Drawing:
     """The chart for those who do not see it."""
 
 
-def chart(progress: Progress, steps: int) -> Drawing | None:
-    """The chart of a job of so many steps; ``None`` while there is nothing to draw."""
+def chart(progress: Progress) -> Drawing | None:
+    """The chart of a job up to where it is; ``None`` while there is nothing to draw."""
     validations = [
         Point(seen.step, seen.metrics["loss"]) for seen in progress.validations if "loss" in seen.metrics
     ]
@@ -58,7 +58,7 @@ def chart(progress: Progress, steps: int) -> Drawing | None:
     values = [point.loss for point in points]
     ticks = nice_numbers(min(values), max(values))
     low, high = min(ticks[0], *values), max(ticks[-1], *values)
-    end = max(steps, *(point.step for point in points))
+    end = max(1, *(point.step for point in points))
 
     def placed(point: Point) -> tuple[float, float]:
         return round(100 * point.step / end, 2), _height(point.loss, low, high)

@@ -77,7 +77,7 @@ def job(request: Request, job_id: str, caller: SignedIn) -> Response:
         key=caller.key,
         job=found,
         row=row,
-        chart=chart(row.progress, found.task["train"]["steps"]),
+        chart=chart(row.progress),
         parent=found.task.get("preference", {}).get("parent"),
         files=views.files(found),
         digest=views.digest(found),

@@ -96,7 +96,7 @@ def scores(progress: Progress) -> Scores:
 def settings(job: Job) -> Iterator[tuple[str, str]]:
     """The settings of a job that somebody who compares jobs looks for."""
     task, train = job.task, job.task["train"]
-    yield "base depth" if task["depth"] is None and task["latency_ms"] is None else "depth", _depth(job)
+    yield "depth", _depth(job)
     yield "steps", f"{train['steps']:,} of {train['global_batch']} examples"
     yield "learning rate", f"{train['learning_rate']:g}"
     if task["method"] == "lora":
@@ -112,7 +112,7 @@ def _depth(job: Job) -> str:
     task = job.task
     if task["latency_ms"] is not None:
         return f"{task['latency_ms']:g} ms per token"
-    return "N = D" if task["depth"] is None else f"N = {task['depth']}"
+    return "N = D, the base's" if task["depth"] is None else f"N = {task['depth']}"
 
 
 class Action(NamedTuple):

@@ -76,7 +76,7 @@ def test_what_is_no_number_is_left_out(tmp_path: Path) -> None:
     write(tmp_path, *steps(1, 2, 1.0))
     seen = ProgressLogs().read(str(tmp_path))
     assert (seen.step, [point.step for point in seen.losses]) == (2, [1, 2])
-    drawn = chart(seen, 2)
+    drawn = chart(seen)
     assert drawn is not None
     assert drawn.training == "50,100 100,0"
 
@@ -98,14 +98,14 @@ def test_a_drawing_stays_within_its_frame(tmp_path: Path) -> None:
         {"event": "validation", "step": 30, "time": 60.0, "validation_loss": 99.0},
     )
     seen = ProgressLog(tmp_path).read()
-    drawn = chart(seen, 100)
+    drawn = chart(seen)
     assert drawn is not None
     for line in (drawn.training, drawn.steps_alone, drawn.validation, sparkline(seen.losses)):
         for pair in line.split():
             assert all(0 <= float(number) <= 100 for number in pair.split(","))
-    assert (drawn.marks[0].x, drawn.steps[-1].text) == (30.0, "100")
+    assert (drawn.marks[0].x, drawn.steps[-1].text) == (100.0, "30")
     assert "training loss 1.000 at step 1, 30.000 at step 30" in drawn.words
-    assert chart(ProgressLog(tmp_path / "none").read(), 100) is None
+    assert chart(ProgressLog(tmp_path / "none").read()) is None
 
 
 def test_smoothing_keeps_a_constant_and_lessens_noise() -> None:
