@@ -53,6 +53,7 @@ PARTS = (
     Part("docs/chats.md", "packing", packing.part, ("packing",)),
     Part("docs/checkpoints.md", "checkpointing", cluster.checkpointing, ("checkpointing",)),
     Part("docs/data.md", "cost", data.cost, ("loader", "shuffle", "data_build")),
+    Part("docs/door.md", "uploads", cluster.uploads, ("uploads",)),
     Part("docs/faults.md", "chaos", cluster.chaos, ("chaos",)),
     Part("docs/generation.md", "rates", speed.generation, ("generation",)),
     Part("docs/generation.md", "speculation", speed.speculation, ("generation",)),

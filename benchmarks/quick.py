@@ -129,6 +129,11 @@ BENCHMARKS = (
     ),
     Quick("cluster.pool_sharing", "pool_sharing"),
     Quick(
+        "cluster.uploads",
+        "uploads",
+        figures=lambda content: {row["way"]: row["answers"] for row in content["rows"][:-1]},
+    ),
+    Quick(
         "cluster.traffic",
         "traffic",
         figures=lambda content: {

@@ -46,6 +46,7 @@ def open_door_until_stopped(host: str, port: int, progress: Progress) -> None:
     def begin() -> Iterable[str]:
         door.deploy(host, port)
         yield f"the pool's door is at {_shown(host, port)}/v1   (Ctrl-C closes it)"
+        yield f"page: {_shown(host, port)}/pool"
 
     _until_stopped(begin, list(door.APPLICATIONS), progress)
 

@@ -266,3 +266,31 @@ def chaos(content: Content) -> str:
         )
         + f"\n\nThe faults: {kinds}."
     )
+
+
+def uploads(content: Content) -> str:
+    """The memory and the disk that uploads take, and how long others wait meanwhile, a row for each way."""
+    lines = [
+        [
+            row["way"],
+            _counted(row["answers"]) or "–",
+            *(f"{row[f'{what} MiB']:,.0f}" for what in ("proxy", "door", "disk")),
+            *(f"{1000 * row[f'{which} wait']:,.0f}" for which in ("median", "longest")),
+        ]
+        for row in content["rows"]
+    ]
+    titles = ["sent", "answer", "proxy, MiB", "door, MiB", "disk, MiB", "others' median, ms", "longest, ms"]
+    return (
+        f"`python -m benchmarks.cluster.uploads` ({content['machine']}; {content['date']}; load "
+        f"{content['load']:.0f}): growth of memory and open files while uploads are sent over loopback, and "
+        "what another team's requests take meanwhile.\n\n" + table(titles, lines)
+    )
+
+
+def _counted(answers: str) -> str:
+    """The answers with how often each was given, as ``2 × 200, 8 × 429``."""
+    statuses = answers.split(", ")
+    return ", ".join(
+        status if len(statuses) == 1 else f"{statuses.count(status)} × {status}"
+        for status in dict.fromkeys(statuses)
+    )

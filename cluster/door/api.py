@@ -1,4 +1,4 @@
-"""The door's application: OpenAI's routes for files and fine-tuning jobs."""
+"""The door's application: OpenAI's routes for files and fine-tuning jobs, and the page over them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.door import file_routes, job_routes
 from cluster.door.callers import Door
+from cluster.door.pages import routes
+from cluster.door.pages.progress import ProgressLogs
+from cluster.door.pages.rendering import STATIC
+from cluster.door.pages.signing_in import HOME
 from cluster.door.settings import DoorSettings
 from cluster.web.errors import ApiError, answer_errors
 
@@ -30,9 +35,10 @@ def make_app(settings: DoorSettings) -> FastAPI:
         answer = ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "the pool is away, or its disk is full: try again")
         return JSONResponse(answer.content, answer.status)
 
-    app.state.door = Door(settings)
-    app.include_router(file_routes.router)
-    app.include_router(job_routes.router)
+    app.state.door, app.state.progress = Door(settings), ProgressLogs()
+    for router in (file_routes.router, job_routes.router, routes.router):
+        app.include_router(router)
+    app.mount(f"{HOME}/static", StaticFiles(directory=STATIC))
     return app
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -83,27 +84,37 @@ class Door:
         self.settings = settings
         self.checks = CapacityLimiter(checks)
         self.open_requests = OpenRequests(settings.most_open)
+        self.open_bytes = OpenRequests(settings.most_open_bytes, "bytes of uploads")
 
-    def caller(self, authorization: str) -> Caller:
-        """The caller with a key in a header.
+    def caller(self, text: str | None) -> Caller:
+        """The caller with a key.
 
         Raises:
             ApiError: without a valid key.
             ConnectionError: when there is no pool.
         """
         pool = Pool.connect()  # each time: another pool may have taken this one's place
-        text = key_of(authorization)
         key = None if text is None else pool.key(text)
         if text is None or key is None:
             raise invalid_key()
         return Caller(key, text, pool.asked_by(key.who), self)
 
 
-async def _called(request: Request) -> AsyncIterator[Caller]:
-    """The caller, counted until the answer is sent."""
+@asynccontextmanager
+async def counted(request: Request, text: str | None) -> AsyncIterator[Caller]:
+    """The caller with a key, counted until the answer is sent.
+
+    Raises:
+        ApiError: without a valid key, or with too many open requests.
+    """
     door: Door = request.app.state.door
-    caller = await run_in_threadpool(door.caller, request.headers.get("authorization", ""))
+    caller = await run_in_threadpool(door.caller, text)
     with door.open_requests.counted(caller.key.id):
+        yield caller
+
+
+async def _called(request: Request) -> AsyncIterator[Caller]:
+    async with counted(request, key_of(request.headers.get("authorization", ""))) as caller:
         yield caller
 
 

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.door.form import EVENT, EXTENSION, NOT_GIVEN, public_id
+from cluster.door.form import EVENT, EXTENSION, NOT_GIVEN, TABLES, public_id
 from cluster.pool.job import HistoryEntry, Job, JobDetails, find_job
 from cluster.runs.events import LoggedEvent
 from odeformer.files.errors import reason
@@ -98,8 +98,10 @@ class RemotePool:
             raise
 
     def _upload(self, path: Path) -> str:
-        if path.suffix != ".jsonl":
-            raise ValueError(f"data: {path} is not a .jsonl file: the pool's door takes JSON lines only")
+        if path.suffix not in TABLES:
+            raise ValueError(
+                f"data: {path} does not end in {', '.join(TABLES)}: the door takes no other files"
+            )
         with path.open("rb") as file:
             form = {"files": {"file": (path.name, file)}, "data": {"purpose": "fine-tune"}}
             return str(self._ask("POST", "/files", **form)["id"])

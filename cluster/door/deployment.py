@@ -12,7 +12,11 @@ from cluster.web.listening import listen
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-APPLICATIONS = {"odeformer-files": "/v1/files", "odeformer-jobs": "/v1/fine_tuning"}
+APPLICATIONS = {
+    "odeformer-files": "/v1/files",
+    "odeformer-jobs": "/v1/fine_tuning",
+    "odeformer-page": "/pool",
+}
 """Names and prefixes. A process for each: a large upload that is read does not slow the other one down."""
 
 

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from cluster.door.callers import Called
 from cluster.door.files import PURPOSE, file_object
 from cluster.door.paging import Limit, Order, page_of
-from cluster.door.receiving import receive
+from cluster.door.receiving import announced_bytes, receive
 from cluster.door.refusals import bad_request
 from cluster.pool.job import ENDED
 
@@ -24,14 +24,16 @@ router = APIRouter(prefix="/v1/files")
 @router.post("")
 async def upload(request: Request, caller: Called) -> dict[str, Any]:
     """Keep an uploaded file, once it has been checked."""
-    files = await run_in_threadpool(caller.files)
-    files.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Nameless: it is gone with this process.
-    with tempfile.TemporaryFile(dir=files.folder) as received:
-        name, purpose = await receive(request, received, caller.door.settings.most_file_bytes)
-        if purpose != PURPOSE:
-            raise bad_request(f"purpose: {PURPOSE!r} is expected, not {purpose[:100]!r}", "purpose")
-        added = await run_sync(files.add, caller.key.team, name, received, limiter=caller.door.checks)
+    most_bytes = caller.door.settings.most_file_bytes
+    with caller.door.open_bytes.counted(caller.key.id, announced_bytes(request, most_bytes)):
+        files = await run_in_threadpool(caller.files)
+        files.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Nameless: it is gone with this process.
+        with tempfile.TemporaryFile(dir=files.folder) as received:
+            name, purpose = await receive(request, received, most_bytes)
+            if purpose != PURPOSE:
+                raise bad_request(f"purpose: {PURPOSE!r} is expected, not {purpose[:100]!r}", "purpose")
+            added = await run_sync(files.add, caller.key.team, name, received, limiter=caller.door.checks)
     await run_in_threadpool(caller.pool.note, "uploaded", f"{added.id} {name}")
     return added.model_dump(mode="json")
 

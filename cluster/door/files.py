@@ -11,6 +11,7 @@ from typing import IO
 
 from openai.types import FileObject
 
+from cluster.door.form import TABLES
 from cluster.door.refusals import bad_file, bad_request
 from cluster.door.settings import DoorSettings
 from data.tasks.rows import read_rows
@@ -80,7 +81,7 @@ class Files:
         shutil.rmtree(gone)
 
     def _check(self, path: Path) -> None:
-        """Check that the lines are JSON objects of moderate size.
+        """Check that the lines are of moderate size and number, and are rows of a table.
 
         Raises:
             ValueError: naming the line.
@@ -95,6 +96,8 @@ class Files:
                     )
                 if not length:
                     break
+                if number > most.most_lines:
+                    raise ValueError(f"{path} has more than {most.most_lines} lines: split it")
         row = None
         for row in read_rows(path, (), "train"):
             if len(row.fields) > most.most_fields:
@@ -126,8 +129,9 @@ def _check_name(name: str) -> None:
             f"the file's name {name[:LONGEST_NAME]!r} is not a plain one of up to {LONGEST_NAME} bytes",
             "file",
         )
-    if Path(name).suffix != ".jsonl":
+    if Path(name).suffix not in TABLES:
         raise bad_request(
-            f"the file's name {name!r} does not end in .jsonl: give JSON lines, and do not compress them",
+            f"the file's name {name!r} does not end in {', '.join(TABLES)}: give such a table, neither "
+            "compressed nor Parquet, of which a small file may hold any amount",
             "file",
         )

@@ -20,6 +20,7 @@ from cluster.door.form import public_id
 from cluster.door.jobs import checkpoints, job_object
 from cluster.door.paging import Limit, Order, page_of
 from cluster.door.refusals import bad_request
+from cluster.door.status import StatusSeen, status_seen
 from cluster.web.bodies import read_body
 
 router = APIRouter(prefix="/v1/fine_tuning")
@@ -29,6 +30,12 @@ router = APIRouter(prefix="/v1/fine_tuning")
 def key(caller: Called) -> dict[str, Any]:
     """Tell whom the request's key is for."""
     return {"id": caller.key.id, "team": caller.key.team, "role": caller.key.role}
+
+
+@router.get("/pool", response_model=None)
+def pool(caller: Called) -> StatusSeen:
+    """Show the slots, and the share, usage and budget of the caller's team."""
+    return status_seen(caller.pool.status(), caller.of)
 
 
 @router.post("/jobs")

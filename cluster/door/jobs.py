@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from openai.types.fine_tuning import FineTuningJob
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
@@ -22,6 +22,7 @@ _NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
 _ID = re.compile(rf"({_NAME})\.({_NAME})\.([0-9]{{1,9}})")
 _TOGETHER = "together with "
 _OF_OTHERS = "another team's"
+AnyJob = TypeVar("AnyJob", bound=Job)
 
 
 def pool_id(given: str) -> tuple[str, str] | None:
@@ -37,7 +38,7 @@ def job_object(job: Job, of: str | None) -> dict[str, Any]:
         of: the team that it is shown to, which learns nothing of others that share its process; ``None`` for
             an admin.
     """
-    shown = job if of is None else _without_others(job, of)
+    shown = seen_by(job, of)
     task, result = shown.task, shown.result or {}
     train, data = task["train"], task["data"]
     error = {"code": "job_failed", "message": shown.error or shown.reason or "", "param": None}
@@ -58,8 +59,8 @@ def job_object(job: Job, of: str | None) -> dict[str, Any]:
             "result_files": [],
             "seed": train["seed"],
             "status": "running" if job.state == "trained" else job.state,
-            "training_file": _file_id(data["train"]),
-            "validation_file": data["validation"] and _file_id(data["validation"]),
+            "training_file": file_id(data["train"]),
+            "validation_file": data["validation"] and file_id(data["validation"]),
             "metadata": task.get("metadata") or {},
             "method": {"type": "dpo" if task["kind"] == "preference" else "supervised"},
             EXTENSION: asdict(shown),
@@ -103,14 +104,16 @@ def _all_events(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         offset = placed[-1].end
 
 
-def _file_id(path: str) -> str:
+def file_id(path: str) -> str:
     """The id of a file of the door; the name of one that was submitted on the cluster."""
     folder = Path(path).parent.name
     return folder if FILE_ID.fullmatch(folder) else Path(path).name
 
 
-def _without_others(job: Job, team: str) -> Job:
-    """A job without what it tells of other teams' jobs that shared its process."""
+def seen_by(job: AnyJob, team: str | None) -> AnyJob:
+    """A job without what it tells of other teams' jobs that shared its process; ``None`` is an admin."""
+    if team is None:
+        return job
     together = [other if other.startswith(f"{team}/") else _OF_OTHERS for other in job.together_with]
     job = replace(job, together_with=together)
     if not isinstance(job, JobDetails):

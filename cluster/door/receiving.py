@@ -30,6 +30,23 @@ class _Form:
     """The name of the part that is being read."""
 
 
+def announced_bytes(request: Request, most_bytes: int) -> int:
+    """The size of a request with a file of up to ``most_bytes``.
+
+    It has to be announced: Ray Serve's proxy keeps in memory what comes faster than it is read.
+
+    Raises:
+        ApiError: if it is too large, or unknown.
+    """
+    if "content-length" not in request.headers or "transfer-encoding" in request.headers:
+        message = "the size of the upload is needed: a header Content-Length, and no Transfer-Encoding"
+        raise ApiError(HTTPStatus.LENGTH_REQUIRED, message, "file")
+    size = int(request.headers["content-length"])
+    if size > most_bytes + FORM_BYTES:
+        raise _too_large(most_bytes)
+    return size
+
+
 async def receive(request: Request, to: IO[bytes], most_bytes: int) -> tuple[str, str]:
     """Write the part ``file`` of a request to a file.
 
@@ -39,36 +56,30 @@ async def receive(request: Request, to: IO[bytes], most_bytes: int) -> tuple[str
     Raises:
         ApiError: for what is no form with a file, or one of more than ``most_bytes``.
     """
-    too_large = ApiError(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        f"the file is larger than {most_bytes} bytes",
-        "file",
-        "file_too_large",
-    )
-    if int(request.headers.get("content-length") or 0) > most_bytes + FORM_BYTES:
-        raise too_large
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != "multipart/form-data" or not options.get("boundary"):
         raise ApiError(HTTPStatus.BAD_REQUEST, "a form of type multipart/form-data is expected", "file")
     # The buffer holds no more than a message of the connection and the unfinished end of the one before it.
     decoder = MultipartDecoder(options["boundary"].encode(), 2**20, max_parts=MOST_PARTS)
-    form, read = _Form(), 0
+    form = _Form()
     try:
         async for message in request.stream():
-            read += len(message)
-            if read > most_bytes + FORM_BYTES:
-                raise too_large
             decoder.receive_data(message or None)
             await run_in_threadpool(_take, decoder, form, to)
     except RequestEntityTooLarge:
-        raise too_large from None
+        raise _too_large(most_bytes) from None
     except ValueError as error:  # also UnicodeDecodeError
         raise ApiError(HTTPStatus.BAD_REQUEST, f"the form is malformed: {error}", "file") from None
     if form.name is None:
         raise ApiError(HTTPStatus.BAD_REQUEST, "the form has no file", "file")
     if to.tell() > most_bytes:
-        raise too_large
+        raise _too_large(most_bytes)
     return form.name, form.purpose.decode(errors="replace")
+
+
+def _too_large(most_bytes: int) -> ApiError:
+    message = f"the file is larger than {most_bytes} bytes"
+    return ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message, "file", "file_too_large")
 
 
 def _take(decoder: MultipartDecoder, form: _Form, to: IO[bytes]) -> None:

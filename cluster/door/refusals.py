@@ -14,7 +14,7 @@ from cluster.web.errors import ApiError
 
 _FIELDS = {"base": "model", "name": "suffix", "metadata": "metadata"}
 """Fields of a request by those of a task that they become; all others are in the extension."""
-_LINE = re.compile(r" line (\d+) ")
+_LINE = re.compile(r"[ (]line (\d+)[ )]")
 
 
 def not_found(what: str, given: str, param: str) -> ApiError:

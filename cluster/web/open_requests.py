@@ -1,4 +1,4 @@
-"""How many requests of a key are open."""
+"""How many requests of a key are open, or how many bytes of them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ class OpenRequests:
     """Counts the open requests of each key, and refuses more than ``most`` of one.
 
     For an event loop: not thread-safe.
+
+    Args:
+        what: what is counted, for messages.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, what: str = "requests") -> None:
+        self._most, self._what = most, what
         self._open: dict[str, int] = {}
 
     @contextmanager
@@ -27,7 +30,10 @@ class OpenRequests:
             ApiError: when that would be too many.
         """
         if self._open.get(key, 0) + count > self._most:
-            raise ApiError(HTTPStatus.TOO_MANY_REQUESTS, f"{self._most} requests of this key are open")
+            raise ApiError(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"{self._most} {self._what} of this key are open, the most: try again",
+            )
         self._open[key] = self._open.get(key, 0) + count
         try:
             yield

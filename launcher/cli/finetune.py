@@ -123,6 +123,12 @@ def finetune_search(
 
     Example: odeformer finetune search task.yaml
     """
+    from cluster.door.client import URL, remote_pool
+
+    if remote_pool():
+        raise ValueError(
+            f"a search does not work through the pool's door: unset {URL}, and run it on the cluster"
+        )
     from launcher.configuration.load import load_searched_task
 
     task = load_searched_task(task_file, overrides or [])
@@ -130,7 +136,7 @@ def finetune_search(
     from launcher.finetunes import run_search
     from launcher.tables.search import content, trials_table
 
-    with Pool.connect(address) as pool:  # the pool's door takes no trials
+    with Pool.connect(address) as pool:
         search, job = run_search(pool, task, make_progress(as_json))
     show(trials_table(search), content(search, job), as_json)
     _end_as(job, quiet=as_json)

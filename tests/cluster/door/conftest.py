@@ -26,7 +26,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
             "teams": {"lab": {"max_queued": 1, "max_priority": 0}},
         }
     )
-    limits = DoorSettings(most_file_bytes=2**22, most_files=20, most_open=8)
+    limits = DoorSettings(most_file_bytes=2**22, most_files=20, most_open=8, most_open_bytes=2**22 + 2**19)
     with ray_cluster(None, finetune_slots=1), Pool.start(settings) as pool:
         web, thread, url = start(make_app(limits))
         keys = {team: pool.add_key(team)[1] for team in (*TEAMS, ALONE)}

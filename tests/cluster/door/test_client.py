@@ -95,6 +95,10 @@ def test_the_command_line_speaks_to_the_door(
     assert "finished 4" in said("logs", "docs/typed")
     assert said("cancel", "typed") == "docs/typed/1 is succeeded\n"
     assert {job["team"] for job in json.loads(said("list", "--json"))} == {"docs"}
+    with pytest.raises(
+        ValueError, match="a search does not work through the pool's door: unset ODEFORMER_POOL_URL"
+    ):
+        said("search", str(file))
 
 
 def test_the_list_needs_no_ray(door: Door, tmp_path: Path) -> None:

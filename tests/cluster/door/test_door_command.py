@@ -92,6 +92,15 @@ def test_no_job_is_lost_or_doubled_when_the_door_is_killed_twice(tmp_path: Path)
             assert sorted(known()) == sorted(ids)
             assert len(killed) >= 2
 
+            # The page, through Ray Serve's proxy.
+            wait_for(lambda: status(f"{url}/pool") == 401)
+            entered = requests.post(
+                f"{url}/pool/sign-in", data={"key": keys["docs"]}, headers={"Origin": url}, timeout=60
+            )
+            assert (entered.status_code, entered.url) == (200, f"{url}/pool")
+            assert f'<span class="count">{JOBS // len(TEAMS)}</span>' in entered.text
+            assert requests.get(f"{url}/pool/static/live.js", timeout=60).ok
+
             # The command line of somebody who has no Ray.
             outside = Head(head.address, {**head.environment, "RAY_ADDRESS": "nowhere:1"}, tmp_path, "")
             outside.environment.update(ODEFORMER_POOL_URL=url, ODEFORMER_POOL_KEY=keys["docs"])

@@ -39,6 +39,7 @@ WITHOUT_ID = {
     ("POST", "/v1/files"),
     ("GET", "/v1/fine_tuning/jobs"),
     ("GET", "/v1/fine_tuning/key"),
+    ("GET", "/v1/fine_tuning/pool"),
 }
 UNKNOWN = {"file_id": "file-" + "0" * 24, "job_id": "ghost.first.1"}
 
