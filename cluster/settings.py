@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from cluster.data_settings import DataSettings
 from cluster.names import Name
-from data.files import CACHE_BYTES
-from data.remote import is_remote
 from odeformer.config import ModelConfig
 from odeformer.gradients import GradientName, gradient_named
 from odeformer.section import Count, Layers, Section
@@ -45,25 +44,6 @@ Steps = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 """The seeds that torch takes."""
 Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class DataSettings(Section):
-    """Training data of a run, and their order."""
-
-    shards: str
-    """Folder made by ``odeformer data build``, local or remote (``s3://bucket/shards``)."""
-    sequence_length: int = Field(default=256, ge=2, le=2**24)
-    """Tokens per sequence; must match the shards."""
-    seed: int = 0
-    """Seed of the sample order."""
-    start: int = Field(default=0, ge=0)
-    """Sequences to skip at the start of the sample order: with ``init``, those already trained on."""
-    separate_documents: bool = False
-    """Mask attention between documents that share a sequence."""
-    skip_damaged: int = Field(default=0, ge=0)
-    """Maximum number of damaged samples to skip before the run stops; 0 stops at the first."""
-    cache_bytes: int = Field(default=CACHE_BYTES, ge=1)
-    """Maximum size in bytes of each worker's cache of remote shards, under ``run.dir``."""
 
 
 class TrainSettings(Section):
@@ -338,15 +318,13 @@ class PretrainSettings(Section):
 
     def absolute(self, tracking_uri: str) -> PretrainSettings:
         """A copy with absolute local paths and this tracking URI, valid in any working directory."""
-        shards, init = self.data.shards, self.init
-        if not is_remote(shards):
-            shards = str(Path(shards).absolute())
+        init = self.init
         if init is not None and not init.startswith("models:/"):
             init = str(Path(init).absolute())
         return self.model_copy(
             update={
                 "init": init,
-                "data": self.data.model_copy(update={"shards": shards}),
+                "data": self.data.absolute(),
                 "tracking": self.tracking.model_copy(update={"uri": tracking_uri}),
                 "run": self.run.model_copy(update={"dir": self.run.dir.absolute()}),
             }

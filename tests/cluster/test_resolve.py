@@ -79,7 +79,7 @@ def test_looking_at_a_run_with_remote_shards_leaves_its_folder_alone(
         run = resolve_run(remote)
         assert next(grad_check(remote, [2], None))
         server.shutdown()
-    assert run.manifest == load_manifest(shards)
+    assert run.manifests == (load_manifest(shards),)
     assert sorted(local.run.dir.rglob("*")) == before
     assert any(path.suffix == ".tar" for path in before)
 

@@ -16,8 +16,9 @@ from cluster.settings import OptimSettings, PretrainSettings
 from cluster.training import zero
 from cluster.training.schedule import learning_rate
 from cluster.training.worker import step_grid
+from data.elastic import documents_of
 from data.manifest import load_manifest
-from data.stream import ShardStream, documents_of
+from data.stream import ShardStream
 from odeformer.depth import batch_depth
 from odeformer.model import Odeformer, SolveOptions, token_losses
 
