@@ -59,7 +59,8 @@ class MixedStream(ElasticStream):
             ValueError: for a batch that the ranks cannot share equally.
         """
         check_they_mix(sources)
-        self.parts = (Part(begin=0, mixture=mixture),)
+        self.parts: tuple[Part, ...] = (Part(begin=0, mixture=mixture),)
+        """The parts of the run up to here, of which the last one has this stream's mixture."""
         self._sources, self._mixture, self._may_change = sources, mixture, may_change
         length = sources[0].manifest.sequence_length
         rows = min(sum(source.order.sequences for source in sources), TOKENS_AT_ONCE // length)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from cluster.data_settings import DataSettings
     from data.building.sources import TextSource
 
 OutputKind = Literal["export", "vllm", "gguf", "checkpoint"]
@@ -75,7 +74,7 @@ def at_transformers(source: Path, register_as: str | None) -> None:
     check_is_there(source / "config.json", TRANSFORMERS_EXPECTED)
 
 
-def at_shards(data: DataSettings) -> None:
+def at_shards(*locations: str) -> None:
     """Check the shards that a run reads, unless they are remote.
 
     Raises:
@@ -85,9 +84,9 @@ def at_shards(data: DataSettings) -> None:
     from data.manifest import load_manifest
     from data.remote import is_remote
 
-    for source in data.mixed:
-        if not is_remote(source.shards):
-            load_manifest(Path(source.shards))
+    for location in locations:
+        if not is_remote(location):
+            load_manifest(Path(location))
 
 
 def at_sources(sources: Iterable[TextSource | Path | str]) -> None:
