@@ -173,17 +173,18 @@ class MixedStream(ElasticStream):
         for place, error in damage.items():
             batch, row = divmod(place, ids.shape[1])
             reasons[batch][row] = f"sample {ids[batch, row]}: {error}"
-        batches = zip(rows.reshape(*ids.shape, -1), ids, reasons, strict=True)
-        return [self._batch(*parts) for parts in batches]
+        tokens, sources = torch.from_numpy(rows.reshape(*ids.shape, -1)), self.sources_of(ids)
+        batches = zip(tokens, torch.from_numpy(ids), sources, reasons, strict=True)
+        return [_batch(*parts) for parts in batches]
 
-    def _batch(self, rows: np.ndarray, ids: np.ndarray, damaged: dict[int, str]) -> Batch:
-        """Rows [share, sequence_length + 1] as a batch, whose loss mask excludes the damaged ones."""
-        mask = None
-        if damaged:
-            mask = torch.ones(len(ids), rows.shape[1] - 1, dtype=torch.bool)
-            mask[list(damaged)] = False
-        errors, sources = tuple(damaged.values()), self.sources_of(ids)
-        return Batch(torch.from_numpy(rows), torch.from_numpy(ids), mask, errors, sources=sources)
+
+def _batch(tokens: torch.Tensor, ids: torch.Tensor, sources: torch.Tensor, damaged: dict[int, str]) -> Batch:
+    """Rows [share, sequence_length + 1] as a batch, whose loss mask excludes the damaged ones."""
+    mask = None
+    if damaged:
+        mask = torch.ones_like(tokens[:, 1:], dtype=torch.bool)
+        mask[list(damaged)] = False
+    return Batch(tokens, ids, mask, tuple(damaged.values()), sources=sources)
 
 
 class ShardStream(MixedStream):
