@@ -14,7 +14,7 @@ from data.order import GlobalOrder, groups, in_rows
 
 
 class Schedule(NamedTuple):
-    """One period of the turns of the sources, after which each has had as many turns as its weight."""
+    """The turns of the sources in one period, after which each has had as many turns as its weight."""
 
     sources: np.ndarray
     """The source of each turn, int64 [period]."""

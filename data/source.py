@@ -15,7 +15,7 @@ from odeformer.files.shown import masked
 
 
 class Source:
-    """One split of a data folder, opened for reading."""
+    """A split of a data folder, opened for reading."""
 
     def __init__(
         self,
