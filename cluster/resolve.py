@@ -50,6 +50,7 @@ class ResolvedRun:
             "global_batch": settings.train.global_batch,
             "seeds": [settings.run.seed, settings.data.seed],
             "start": settings.data.start,
+            "optimizer": settings.optim.name,
             identity.INIT_SOLVER: self.init_solver,
         }
 

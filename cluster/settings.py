@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -99,8 +100,15 @@ class TrainSettings(Section):
 class OptimSettings(Section):
     """Optimizer and learning-rate schedule."""
 
+    name: Literal["adamw", "muon"] = "adamw"
+    """``adamw``, or ``muon``: Muon for the matrices of the weight sets, whose updates are orthogonalized set
+    by set, and AdamW for all other parameters. It needs zero.stage 0, 1 or 2."""
     learning_rate: float = Field(default=1e-3, gt=0, lt=10)
     """Peak AdamW learning rate of the weights."""
+    muon_rate: float = Field(default=20.0, gt=0, le=1000)
+    """Muon's learning rate as a multiple of ``learning_rate``."""
+    muon_momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Muon's decay rate for the running mean of the gradient."""
     coefficient_rate: float = Field(default=2.0, gt=0, le=100)
     """Learning rate of the coefficient functions as a multiple of ``learning_rate``; higher in short runs."""
     warmup: float = Field(default=0.05, ge=0, le=1)
@@ -115,9 +123,21 @@ class OptimSettings(Section):
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     """AdamW's decay rates for the running means of the gradient and of its square."""
     weight_decay: float = Field(default=0.1, ge=0)
-    """AdamW's weight decay, applied to matrices only."""
-    clip: float = Field(default=1.0, gt=0)
-    """Maximum gradient norm; larger gradients are scaled down to it."""
+    """Weight decay, applied to matrices only."""
+    clip: float | None = Field(default=None, gt=0)
+    """Maximum gradient norm; larger gradients are scaled down to it. Default: 1 with ``adamw``; gradients are
+    not clipped with ``muon``, whose updates do not depend on the gradient's norm."""
+
+    @property
+    def max_norm(self) -> float:
+        """The maximum gradient norm, infinite if gradients are not clipped."""
+        return math.inf if self.name == "muon" else self.clip or 1.0
+
+    @model_validator(mode="after")
+    def _muon_is_not_clipped(self) -> OptimSettings:
+        if self.name == "muon" and self.clip is not None:
+            raise ValueError("optim.clip cannot be used with optim.name muon, whose updates do not need it")
+        return self
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> OptimSettings:
@@ -301,6 +321,15 @@ class PretrainSettings(Section):
         if method.regenerates_weights and self.model.dropout_rate:
             raise ValueError(
                 f"train.gradient {gradient!r} cannot repeat the random dropout masks: set model.dropout 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_fits(self) -> PretrainSettings:
+        if self.optim.name == "muon" and (self.zero.stage == 3 or self.zero.offload_optimizer != "none"):
+            raise ValueError(
+                "optim.name muon needs whole matrices on the device: use zero.stage 0, 1 or 2 without "
+                "zero.offload_optimizer, or optim.name adamw"
             )
         return self
 

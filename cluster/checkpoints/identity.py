@@ -16,7 +16,7 @@ from odeformer.config import ModelConfig
 from odeformer.files.atomic import new_file
 
 FILE_NAME = "run.json"
-OLD_DEFAULTS = {"start": 0}
+OLD_DEFAULTS = {"start": 0, "optimizer": "adamw"}
 """Values of those that older versions did not record."""
 INIT_SOLVER = "init_solver"
 """Solver of the initial weights. It is recorded so that they need not be read again; it may change."""

@@ -101,6 +101,8 @@ def train(work: Work) -> Any:
     engine = zero.initialize(work.model, settings, work.optim, work.zero, work.run.dir)
     decision = decide(settings, work.model, engine.device.type, dist.get_world_size())
     work.model.options = replace(work.model.options, compiled=decision.compiled)
+    if work.optim.name == "muon" and not decision.compiled:
+        torch.compiler.set_stance("force_eager")  # DeepSpeed would compile its update
     guards = Guards(work.guard, work.stream, work.run.dir, work.report)
     with commit.Checkpoints(
         engine, guards, folder, work.checkpoint, work.report, work.run.seed
@@ -270,7 +272,7 @@ def optimizer_step(
                 engine.backward(per_sample.sum() * factor)
                 work.finish_backward()
             with times("optimizer"):
-                norm = zero.apply_gradients(engine, work.optim.clip)
+                norm = zero.apply_gradients(engine, work.optim.max_norm)
 
     bad = ~losses.isfinite().all(dim=0).cpu()
     samples = batch.sample_ids[bad].tolist()

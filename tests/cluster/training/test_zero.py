@@ -79,7 +79,7 @@ def plain_losses(settings: PretrainSettings) -> tuple[list[float], Odeformer]:
             else:
                 second = -(deep.detach().softmax(-1) * shallow.log_softmax(-1)).sum(-1).mean()
             ((loss + second) / 2).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.max_norm)
         optimizer.step()
         losses.append(loss.item())
     return losses, model
