@@ -49,7 +49,7 @@ def _pretrain(run: ResolvedRun, on_event: OnEvent) -> registry.Version | None:
             settings.run.dir.name,
             settings.model_dump(mode="json"),
             settings.run.dir,
-            lineage.code_tags() | {DATA_DIGEST: run.manifest.digest()},
+            lineage.code_tags() | {DATA_DIGEST: run.data_digest},
             known=newest_commit(settings.run.dir, settings.checkpoint).get("mlflow_run"),
         )
     except ConnectionError as error:  # the run is created later, when the store can be reached
@@ -134,8 +134,9 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     from cluster.runs import heartbeat, preemption
     from cluster.tracking import node
     from cluster.training import worker, zero
+    from cluster.training.parts import record_parts
     from cluster.training.shards import describe, open_stream
-    from cluster.training.validation import sample_rows, validation_losses
+    from cluster.training.validation import validation_losses
     from odeformer import checkpoint
     from odeformer.model import Odeformer
 
@@ -143,10 +144,12 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     rank, world = dist.get_rank(), dist.get_world_size()
 
     shards = describe(settings)
+    sources = tuple(source.name for source in settings.data.sources)
     stream = open_stream(settings, "train", rank=rank, world_size=world, described=shards)
     held_out = open_stream(settings, "validation", rank=rank, world_size=world, described=shards)
-    end_of_text = shards.manifest.end_of_text if settings.data.separate_documents else None
-    rows = sample_rows(held_out, settings.train.validation_sequences)
+    end_of_text = shards[0].manifest.end_of_text if settings.data.separate_documents else None
+    held_out_ids = held_out.spread_ids(settings.train.validation_sequences)
+    rows, source_of_row = held_out.sequence_rows(held_out_ids), held_out.sources_of(held_out_ids)
     # The flow must also be accurate on a grid finer than that of the model depth.
     depths = sorted({settings.model.depth, 2 * settings.model.depth, *settings.train.depths})
 
@@ -163,6 +166,10 @@ def pretrain_worker(config: dict[str, Any]) -> None:
         with heartbeat.transferring():
             model = registry.load(settings.init, settings.tracking.uri).model
 
+    def begun(step: int) -> None:
+        if rank == 0 and sources:
+            record_parts(settings.run.dir, stream, step, report)
+
     tracker = upload.Tracker(settings.run.dir) if rank == 0 else nullcontext(_ignore)
     with tracker as report, node.watched(settings.run.dir):
         engine = worker.train(
@@ -171,9 +178,16 @@ def pretrain_worker(config: dict[str, Any]) -> None:
                 must_resume=must_resume,
                 stream=stream,
                 validate=lambda engine: validation_losses(
-                    engine, rows, depths, settings.train.micro_batch, end_of_text
+                    engine,
+                    rows,
+                    depths,
+                    settings.train.micro_batch,
+                    end_of_text,
+                    {name: source_of_row == index for index, name in enumerate(sources)},
                 ),
                 report=report,
+                begun=begun,
+                sources=sources,
                 run=settings.run,
                 train=settings.train,
                 optim=settings.optim,
@@ -187,7 +201,7 @@ def pretrain_worker(config: dict[str, Any]) -> None:
         )
         state = zero.whole_state(engine)
         if rank == 0:
-            tokenizer = shards.folder / "tokenizer.json"
+            tokenizer = shards[0].folder / "tokenizer.json"
             checkpoint.save(state, settings.model, model.solver, tokenizer, settings.run.dir / "final")
     dist.barrier()
 

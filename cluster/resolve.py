@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,12 +12,13 @@ from typing import Any
 
 from cluster import registry
 from cluster.checkpoints import identity
-from cluster.checkpoints.mirror import recorded_owner
+from cluster.checkpoints.mirror import newest_commit, recorded_owner
 from cluster.settings import PretrainSettings
 from cluster.tracking import store
 from cluster.training.compiling import missing_compiler
 from cluster.training.shards import describe, open_stream
 from data.manifest import Manifest
+from data.stream import MixedStream
 from data.tokenizer import read_json
 from odeformer import checkpoint
 from odeformer.config import ModelConfig
@@ -32,24 +34,31 @@ class ResolvedRun:
 
     settings: PretrainSettings
     """Settings with absolute paths, a tracking URI and all values of ``model`` filled in."""
-    manifest: Manifest
-    """Manifest of the shards, including the digest of their tokenizer."""
+    manifests: tuple[Manifest, ...]
+    """Manifest of each source's shards, including the digest of the tokenizer, which is the same for all."""
     init_solver: str | None = None
     """Solver of the initial weights."""
 
     @property
     def identity(self) -> dict[str, Any]:
         """The values that must not change for a run to be resumed from ``run.dir``."""
-        settings = self.settings
+        settings, digests = self.settings, [manifest.digest() for manifest in self.manifests]
         return {
             "model": settings.model.model_dump(mode="json"),
             "init": settings.init,
-            "data": self.manifest.digest(),
+            "data": digests if settings.data.sources else digests[0],
             "global_batch": settings.train.global_batch,
             "seeds": [settings.run.seed, settings.data.seed],
             "start": settings.data.start,
+            "optimizer": settings.optim.name,
             identity.INIT_SOLVER: self.init_solver,
         }
+
+    @property
+    def data_digest(self) -> str:
+        """The digest of the manifest, or of those of all sources."""
+        digests = [manifest.digest() for manifest in self.manifests]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def write_identity(self) -> None:
         """Write the identity to ``run.dir``, which then belongs to this run."""
@@ -75,14 +84,16 @@ def resolve_run(settings: PretrainSettings) -> ResolvedRun:
     with TemporaryDirectory() as cache:
         shards = describe(settings, Path(cache))
         if settings.init is not None:
-            settings, init_solver = _continued(settings, settings.init, shards.manifest, recorded or {})
-        settings = settings.model_copy(update={"model": complete_model(settings, shards.manifest)})
+            settings, init_solver = _continued(settings, settings.init, shards[0].manifest, recorded or {})
+        settings = settings.model_copy(update={"model": complete_model(settings, shards[0].manifest)})
         settings = settings.absolute(store.tracking_uri(settings.tracking.uri))
 
         for split in ("train", "validation"):
-            open_stream(settings, split, world_size=settings.world_sizes[0], described=shards)
+            stream = open_stream(settings, split, world_size=settings.world_sizes[0], described=shards)
+            if split == "train" and settings.data.sources:
+                _check_data_suffice(settings, stream)
 
-    run = ResolvedRun(settings, shards.manifest, init_solver)
+    run = ResolvedRun(settings, tuple(description.manifest for description in shards), init_solver)
     changed = [] if recorded is None else identity.differences(recorded, run.identity)
     if changed:
         raise ValueError(
@@ -90,6 +101,20 @@ def resolve_run(settings: PretrainSettings) -> ResolvedRun:
             "remove it"
         )
     return run
+
+
+def _check_data_suffice(settings: PretrainSettings, stream: MixedStream) -> None:
+    """Check that sources with a limit last until the end of the run, from where it will be resumed."""
+    commit = newest_commit(settings.run.dir, settings.checkpoint)
+    with suppress(ValueError, KeyError):  # a damaged commit is reported when it is loaded
+        stream.load_state_dict(commit["stream"])
+    step, train, cursor = int(commit.get("step", 0)), settings.train, stream.state_dict()["cursor"]
+    if stream.end is not None and stream.end < cursor + (train.steps - step) * train.global_batch:
+        step += (stream.end - cursor) // train.global_batch
+        raise ValueError(
+            f"{stream.why_ended()} after step {step} of train.steps {train.steps}: train for fewer steps, "
+            "or allow more epochs"
+        )
 
 
 def _continued(
@@ -142,8 +167,8 @@ def _read_init(
     tokenizer = hashlib.sha256(read_json(folder)).hexdigest()
     if tokenizer != manifest.tokenizer_sha256:
         raise ValueError(
-            f"data.shards {masked(settings.data.shards)} were built with a different tokenizer from that of "
-            f"init {init}: build them with --tokenizer {folder / 'tokenizer.json'}"
+            f"data.shards {masked(settings.data.mixed[0].shards)} were built with a different tokenizer from "
+            f"that of init {init}: build them with --tokenizer {folder / 'tokenizer.json'}"
         )
     return settings, model, solver
 

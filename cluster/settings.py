@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from cluster.data_settings import DataSettings
 from cluster.names import Name
-from data.files import CACHE_BYTES
-from data.remote import is_remote
 from odeformer.config import ModelConfig
 from odeformer.gradients import GradientName, gradient_named
 from odeformer.section import Count, Layers, Section
@@ -45,25 +45,6 @@ Steps = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 """The seeds that torch takes."""
 Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class DataSettings(Section):
-    """Training data of a run, and their order."""
-
-    shards: str
-    """Folder made by ``odeformer data build``, local or remote (``s3://bucket/shards``)."""
-    sequence_length: int = Field(default=256, ge=2, le=2**24)
-    """Tokens per sequence; must match the shards."""
-    seed: int = 0
-    """Seed of the sample order."""
-    start: int = Field(default=0, ge=0)
-    """Sequences to skip at the start of the sample order: with ``init``, those already trained on."""
-    separate_documents: bool = False
-    """Mask attention between documents that share a sequence."""
-    skip_damaged: int = Field(default=0, ge=0)
-    """Maximum number of damaged samples to skip before the run stops; 0 stops at the first."""
-    cache_bytes: int = Field(default=CACHE_BYTES, ge=1)
-    """Maximum size in bytes of each worker's cache of remote shards, under ``run.dir``."""
 
 
 class TrainSettings(Section):
@@ -119,8 +100,15 @@ class TrainSettings(Section):
 class OptimSettings(Section):
     """Optimizer and learning-rate schedule."""
 
+    name: Literal["adamw", "muon"] = "adamw"
+    """``adamw``, or ``muon``: Muon for the matrices of the weight sets, whose updates are orthogonalized set
+    by set, and AdamW for all other parameters. It needs zero.stage 0, 1 or 2."""
     learning_rate: float = Field(default=1e-3, gt=0, lt=10)
     """Peak AdamW learning rate of the weights."""
+    muon_rate: float = Field(default=20.0, gt=0, le=1000)
+    """Muon's learning rate as a multiple of ``learning_rate``."""
+    muon_momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Muon's decay rate for the running mean of the gradient."""
     coefficient_rate: float = Field(default=2.0, gt=0, le=100)
     """Learning rate of the coefficient functions as a multiple of ``learning_rate``; higher in short runs."""
     warmup: float = Field(default=0.05, ge=0, le=1)
@@ -135,9 +123,21 @@ class OptimSettings(Section):
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     """AdamW's decay rates for the running means of the gradient and of its square."""
     weight_decay: float = Field(default=0.1, ge=0)
-    """AdamW's weight decay, applied to matrices only."""
-    clip: float = Field(default=1.0, gt=0)
-    """Maximum gradient norm; larger gradients are scaled down to it."""
+    """Weight decay, applied to matrices only."""
+    clip: float | None = Field(default=None, gt=0)
+    """Maximum gradient norm; larger gradients are scaled down to it. Default: 1 with ``adamw``; gradients are
+    not clipped with ``muon``, whose updates do not depend on the gradient's norm."""
+
+    @property
+    def max_norm(self) -> float:
+        """The maximum gradient norm, infinite if gradients are not clipped."""
+        return math.inf if self.name == "muon" else self.clip or 1.0
+
+    @model_validator(mode="after")
+    def _muon_is_not_clipped(self) -> OptimSettings:
+        if self.name == "muon" and self.clip is not None:
+            raise ValueError("optim.clip cannot be used with optim.name muon, whose updates do not need it")
+        return self
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> OptimSettings:
@@ -325,6 +325,15 @@ class PretrainSettings(Section):
         return self
 
     @model_validator(mode="after")
+    def _optimizer_fits(self) -> PretrainSettings:
+        if self.optim.name == "muon" and (self.zero.stage == 3 or self.zero.offload_optimizer != "none"):
+            raise ValueError(
+                "optim.name muon needs whole matrices on the device: use zero.stage 0, 1 or 2 without "
+                "zero.offload_optimizer, or optim.name adamw"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _depths_fit(self) -> PretrainSettings:
         objective = self.train.objective
         if objective == "one_depth":
@@ -338,15 +347,13 @@ class PretrainSettings(Section):
 
     def absolute(self, tracking_uri: str) -> PretrainSettings:
         """A copy with absolute local paths and this tracking URI, valid in any working directory."""
-        shards, init = self.data.shards, self.init
-        if not is_remote(shards):
-            shards = str(Path(shards).absolute())
+        init = self.init
         if init is not None and not init.startswith("models:/"):
             init = str(Path(init).absolute())
         return self.model_copy(
             update={
                 "init": init,
-                "data": self.data.model_copy(update={"shards": shards}),
+                "data": self.data.absolute(),
                 "tracking": self.tracking.model_copy(update={"uri": tracking_uri}),
                 "run": self.run.model_copy(update={"dir": self.run.dir.absolute()}),
             }

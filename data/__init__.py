@@ -2,6 +2,7 @@
 
 - ``shards.build`` makes a dataset, in steps that ``building`` implements; ``manifest`` describes it;
 - ``stream.ShardStream`` gives batches for pretraining, in the order of ``order.GlobalOrder``;
+  ``stream.MixedStream`` mixes several datasets, by the ``schedule`` of a ``mixture``;
 - ``tasks`` reads examples for fine-tuning.
 """
 

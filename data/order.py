@@ -76,12 +76,18 @@ class GlobalOrder:
 
     def ids(self, positions: np.ndarray) -> np.ndarray:
         """The sample ids at global positions: int64 [n] → int64 [n]."""
+        return self.streamed(positions)[1]
+
+    def streamed(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The streams at global positions, numbered over all epochs, and the sample ids: both int64 [n]."""
         epochs, places = np.divmod(positions, self.sequences)
-        ids = np.empty(len(positions), dtype=np.int64)
+        keys, ids = np.empty_like(places), np.empty_like(places)
         for epoch in np.unique(epochs).tolist():
             in_epoch = epochs == epoch
-            ids[in_epoch] = self._ids(epoch, places[in_epoch], self._streams(epoch, places[in_epoch]))
-        return ids
+            streams = self._streams(epoch, places[in_epoch])
+            keys[in_epoch] = epoch * STREAMS + streams
+            ids[in_epoch] = self._ids(epoch, places[in_epoch], streams)
+        return keys, ids
 
     def batches(self, start: int, size: int, count: int) -> np.ndarray:
         """The sample ids of ``count`` batches from the global position ``start`` on: int64 [count, size].
@@ -89,15 +95,7 @@ class GlobalOrder:
         In each row the samples of a stream are adjacent. If ``size`` is a multiple of ``STREAMS``, a rank
         that takes a contiguous part of every row thus reads from its own part of the streams only.
         """
-        epochs, places = np.divmod(np.arange(start, start + size * count), self.sequences)
-        keys, ids = np.empty_like(places), np.empty_like(places)
-        for epoch in np.unique(epochs).tolist():
-            in_epoch = epochs == epoch
-            streams = self._streams(epoch, places[in_epoch])
-            keys[in_epoch] = epoch * STREAMS + streams
-            ids[in_epoch] = self._ids(epoch, places[in_epoch], streams)
-        by_stream = np.argsort(keys.reshape(count, size), axis=1, kind="stable")
-        return np.take_along_axis(ids.reshape(count, size), by_stream, axis=1)
+        return in_rows(*self.streamed(np.arange(start, start + size * count)), size)
 
     def shards_of(self, ids: np.ndarray) -> list[int]:
         """The indices of the shards that hold these samples."""
@@ -148,6 +146,12 @@ class GlobalOrder:
 
     def _compute_block(self, epoch: int, stream: int, block: int, size: int) -> np.ndarray:
         return permutation(size, "samples", self._seed, epoch, stream, block)
+
+
+def in_rows(keys: np.ndarray, ids: np.ndarray, size: int) -> np.ndarray:
+    """Ids [n · size] as rows [n, size], each sorted by key; equal keys keep their order."""
+    by_key = np.argsort(keys.reshape(-1, size), axis=1, kind="stable")
+    return np.take_along_axis(ids.reshape(-1, size), by_key, axis=1)
 
 
 def groups(keys: np.ndarray) -> list[np.ndarray]:

@@ -75,22 +75,33 @@ class ShardReader:
         Damaged rows are filled with end-of-text.
         """
         ids = np.asarray(ids, dtype=np.int64)
+        # Gathering in the stored dtype and converting once takes half the time.
+        rows = np.empty((len(ids), self._manifest.sequence_length + 1), dtype=self._manifest.dtype)
+        damage = self.read_into(rows, np.arange(len(ids)), ids)
+        return rows.astype(np.int64), damage
+
+    def read_into(self, rows: np.ndarray, places: np.ndarray, ids: np.ndarray) -> dict[int, DamagedError]:
+        """Read samples into rows of an array [rows, sequence_length + 1] of the stored dtype.
+
+        Returns:
+            An error for each of these rows that is damaged, which is filled with end-of-text.
+
+        Raises:
+            ValueError: for an id outside the split.
+        """
         total = int(self._offsets[-1])
         if len(ids) and not (ids.min() >= 0 and ids.max() < total):
             raise ValueError(f"sample ids {ids.min()} … {ids.max()}: they must be 0 … {total - 1}")
-        shape = (len(ids), self._manifest.sequence_length + 1)
-        # Gathering in the stored dtype and converting once takes half the time.
-        rows = np.empty(shape, dtype=self._manifest.dtype)
         damage: dict[int, DamagedError] = {}
         member_of = np.searchsorted(self._offsets, ids, side="right") - 1
-        for places in groups(member_of):
-            index = int(member_of[places[0]])
+        for group in groups(member_of):
+            index = int(member_of[group[0]])
             try:
-                rows[places] = self._member(index)[ids[places] - self._offsets[index]]
+                rows[places[group]] = self._member(index)[ids[group] - self._offsets[index]]
             except DamagedError as error:
-                damage |= dict.fromkeys(places.tolist(), error)
-                rows[places] = self._manifest.end_of_text
-        return rows.astype(np.int64), damage
+                damage |= dict.fromkeys(places[group].tolist(), error)
+                rows[places[group]] = self._manifest.end_of_text
+        return damage
 
     def _member(self, index: int) -> np.ndarray:
         """A member's rows. If several threads need it at the same time, one reads it and the others wait."""

@@ -1,161 +1,194 @@
-"""Endless streams of batches, in a global order that does not depend on the number of ranks."""
+"""The stream of pretraining batches, from one data folder or a mixture of several."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
-from data.files import CACHE_BYTES, CachedFiles, Description, describe, open_files
+from data.elastic import Batch, ElasticStream
+from data.files import CACHE_BYTES, CachedFiles
 from data.manifest import SplitName
-from data.order import STREAMS, GlobalOrder, block_size, order_digest
-from data.reader import DamagedError, ShardReader
+from data.mixture import Mixture, Part
+from data.order import STREAMS, groups
+from data.reader import DamagedError
+from data.schedule import MixedOrder, Plan
+from data.source import Source, check_they_mix
 
 TOKENS_AT_ONCE = 2**20
 """Tokens that a rank reads together, since reading many batches at once is faster."""
-PREFETCHED = 2
-"""Number of such reads ahead of the current batch."""
-THREADS = 2
-"""Number of reading threads."""
 
 
-class Batch(NamedTuple):
-    """A rank's part of a global batch."""
+class MixedStream(ElasticStream):
+    """Pretraining batches from a mixture of data folders.
 
-    tokens: torch.Tensor
-    """Token ids, int64 [batch, sequence_length + 1]: inputs all but the last, targets all but the first."""
-    sample_ids: torch.Tensor
-    """Ids of the samples, int64 [batch]."""
-    loss_mask: torch.Tensor | None = None
-    """Mask of the targets that count in the loss, bool [batch, sequence_length]; None means all."""
-    damaged: tuple[str, ...] = ()
-    """An error message for each sample that could not be read."""
-    documents: torch.Tensor | None = None
-    """Number of each token's document in its row, int64 like ``tokens``, if attention is to keep to it."""
-
-
-def documents_of(tokens: torch.Tensor, end_of_text: int) -> torch.Tensor:
-    """The number of each token's document in its row, from 0: int64 [batch, tokens] → int64 [batch, tokens].
-
-    An end-of-text token belongs to the document that it ends.
-    """
-    ends = (tokens == end_of_text).long()
-    return ends.cumsum(dim=1) - ends
-
-
-class ElasticStream(ABC):
-    """A stream of batches whose state is a single integer, a cursor in the global order.
-
-    The cursor counts the samples that all ranks together have consumed, and each rank takes a contiguous part
-    of every global batch. A state saved by four ranks can thus be continued by one, and vice versa.
+    The mixture may change between two parts of a run: a state that was saved with another one is continued
+    with this one from its position on, where each source goes on with the samples that it has not given yet.
     """
 
     def __init__(
         self,
-        order: GlobalOrder,
-        digest: str,
+        sources: Sequence[Source],
+        mixture: Mixture,
+        *,
         rank: int,
         world_size: int,
         global_batch: int,
-        *,
-        at_once: int = 1,
+        start: int = 0,
         skip_damaged: bool = False,
+        may_change: bool = True,
     ) -> None:
-        """Start at the beginning of the global order. Arguments not listed are as in :class:`ShardStream`.
+        """Start at a position of the global order.
 
         Args:
-            order: the global order of the samples.
-            digest: the digest of ``order``, which a saved state must match.
-            at_once: number of batches to read together.
+            sources: the sources, in the order of the mixture's.
+            mixture: their weights.
+            rank: this rank, from 0 to ``world_size`` − 1.
+            world_size: number of ranks.
+            global_batch: samples per batch, over all ranks.
+            start: number of samples to skip at the start of the order.
+            skip_damaged: whether to replace a damaged sample by end-of-text tokens that do not count in the
+                loss; otherwise it is an error.
+            may_change: whether a state that was saved with another mixture may be loaded.
 
         Raises:
-            ValueError: if the ranks cannot share a batch equally.
+            ValueError: for a batch that the ranks cannot share equally.
         """
-        if world_size < 1 or not 0 <= rank < world_size:
-            raise ValueError(f"rank {rank} of {world_size}: ranks go from 0 to world_size - 1")
-        if global_batch < 1 or global_batch % world_size != 0:
-            raise ValueError(
-                f"a global batch of {global_batch} cannot be shared by {world_size} ranks: "
-                f"{global_batch} = {global_batch // world_size} × {world_size} + "
-                f"{global_batch % world_size}; choose a multiple of {world_size}"
-            )
-        self.sequences = order.sequences
-        self._order = order
-        self._digest = digest
-        self._share = global_batch // world_size
-        self._first = rank * self._share
-        self._global_batch = global_batch
-        self._at_once, self._skip_damaged = at_once, skip_damaged
-        self._cursor = 0
+        check_they_mix(sources)
+        self.parts: tuple[Part, ...] = (Part(begin=0, mixture=mixture),)
+        """The parts of the run up to here, of which the last one has this stream's mixture."""
+        self._sources, self._mixture, self._may_change = sources, mixture, may_change
+        length = sources[0].manifest.sequence_length
+        rows = min(sum(source.order.sequences for source in sources), TOKENS_AT_ONCE // length)
+        order = MixedOrder([source.order for source in sources], Plan(mixture))
+        super().__init__(
+            order,
+            mixture.digest,
+            rank,
+            world_size,
+            global_batch,
+            at_once=max(1, rows * world_size // max(1, global_batch)),
+            skip_damaged=skip_damaged,
+        )
+        self._order: MixedOrder = order
+        self._cursor = start
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield batches endlessly, from the cursor on; a batch may span two epochs.
+    def sequence_rows(self, ids: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """The tokens of the samples with these ids: int64 [n] → int64 [n, sequence_length + 1]."""
+        rows, damage = self._rows(np.asarray(ids))
+        if damage:
+            raise next(iter(damage.values()))
+        return torch.from_numpy(rows)
 
-        Background threads read ahead. A read error is raised when its batch is due.
-        """
-        ahead: deque[Future[list[Batch]]] = deque()
-        ready: deque[Batch] = deque()
-        expected = scheduled = self._cursor
-        with ThreadPoolExecutor(THREADS, thread_name_prefix="batches") as pool:
-            while True:
-                if expected != self._cursor:  # a state has been loaded
-                    ahead.clear()
-                    ready.clear()
-                    expected = scheduled = self._cursor
-                while len(ahead) < PREFETCHED:
-                    ahead.append(pool.submit(self._make, scheduled))
-                    scheduled += self._at_once * self._global_batch
-                if not ready:
-                    ready.extend(ahead.popleft().result())
-                batch = ready.popleft()
-                if batch.damaged and not self._skip_damaged:
-                    raise DamagedError(batch.damaged[0])
-                # Before the yield, so that a state saved while a batch is in use counts it as consumed.
-                self._cursor = expected = expected + self._global_batch
-                yield batch
+    def sources_of(self, ids: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """The index of the source of each sample: int64 [n] → int64 [n]."""
+        return torch.from_numpy(np.searchsorted(self._order.offsets, np.asarray(ids), side="right") - 1)
+
+    def spread_ids(self, count: int) -> torch.Tensor:
+        """Ids of about ``count`` samples in all, int64 [n]: equal numbers of each source, spread evenly."""
+        ids = []
+        for source, offset in zip(self._sources, self._order.offsets.tolist(), strict=False):
+            most = min(max(1, count // len(self._sources)), source.order.sequences)
+            ids.append(offset + torch.linspace(0, source.order.sequences - 1, most).long())
+        return torch.cat(ids)
 
     def state_dict(self) -> dict[str, Any]:
-        """The cursor (samples consumed by all ranks) and the order's digest."""
-        return {"cursor": self._cursor, "order": self._digest}
+        """The cursor, the order's digest and, unless it has always been one source, the parts of the run."""
+        state = super().state_dict()
+        if len(self.parts) == 1 and self._is_one:
+            return state
+        return {**state, "parts": [part.model_dump(mode="json") for part in self.parts]}
+
+    @property
+    def _is_one(self) -> bool:
+        return self._digest == self._sources[0].digest
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state.
+        """Continue from a saved state. With another mixture than the state's, a new part of the run begins.
 
         Raises:
-            ValueError: for a state of another order.
+            ValueError: for a state of another order if the mixture may not change, or a damaged one.
         """
-        order, cursor = state.get("order"), state.get("cursor")
-        if order != self._digest:
-            raise ValueError(
-                f"the saved position belongs to data order {order}, but this is "
-                f"{self._digest}: use the same data folder, split and seed, or start a new run"
-            )
-        if not isinstance(cursor, int) or cursor < 0:
-            raise ValueError(f"the saved cursor is {cursor!r}: it must be an integer ≥ 0")
-        self._cursor = cursor
+        order = str(state.get("order"))
+        super().load_state_dict({**state, "order": self._digest} if self._may_change else state)
+        shards = next((source.shards for source in self._sources if source.digest == order), "")
+        before = state.get("parts") or [Part(begin=0, mixture=Mixture.of_one(shards, order))]
+        parts = [Part.model_validate(part) for part in before]
+        if parts[-1].mixture.digest != self._digest:
+            if parts[-1].begin == self._cursor:  # of which nothing has been trained on
+                parts.pop()
+            parts.append(Part(begin=self._cursor if parts else 0, mixture=self._mixture))
+        taken: dict[str, int] = {}
+        for part, later in pairwise(parts):
+            taken |= Plan(part.mixture, part.begin, taken).taken(later.begin)
+        plan = Plan(parts[-1].mixture, parts[-1].begin, taken)
+        self.parts = tuple(parts)
+        self._order = MixedOrder([source.order for source in self._sources], plan)
+
+    @property
+    def end(self) -> int | None:
+        """The global position at which the data end, if they do."""
+        return self._order.plan.end
+
+    def why_ended(self) -> str:
+        ended_by = self._order.plan.ended_by
+        if ended_by is None:
+            return "all sources have reached their data.sources.epochs"
+        return f"source {ended_by.name} has reached its data.sources.epochs"
 
     def _make(self, cursor: int) -> list[Batch]:
-        """This rank's parts of the next global batches from a cursor on."""
-        return self._batches(self._own_ids(cursor))
+        for later in (cursor, cursor + STREAMS * self._sources[0].block):
+            self._fetch_ahead(later)
+        return super()._make(cursor)
 
-    def _own_ids(self, cursor: int) -> np.ndarray:
-        """This rank's sample ids of the next global batches from a cursor on: int64 [batches, share]."""
-        batches = self._order.batches(cursor, self._global_batch, self._at_once)
-        return batches[:, self._first : self._first + self._share]
+    def _fetch_ahead(self, cursor: int) -> None:
+        """Start downloading remote shards of the batches from a cursor on, long before they are due."""
+        if any(isinstance(source.files, CachedFiles) for source in self._sources):
+            for source, places in self._by_source(ids := self._own_ids(cursor).reshape(-1)):
+                self._sources[source].fetch_ahead(ids[places] - self._order.offsets[source])
 
-    @abstractmethod
+    def _by_source(self, ids: np.ndarray) -> list[tuple[int, np.ndarray]]:
+        """The sources of samples, each with their positions in ``ids``."""
+        sources = self.sources_of(ids).numpy()
+        return [(int(sources[places[0]]), places) for places in groups(sources)]
+
+    def _rows(self, ids: np.ndarray) -> tuple[np.ndarray, dict[int, DamagedError]]:
+        """The tokens of samples, int64 [n, sequence_length + 1], and an error for each damaged position."""
+        manifest = self._sources[0].manifest
+        rows = np.empty((len(ids), manifest.sequence_length + 1), dtype=manifest.dtype)
+        damage: dict[int, DamagedError] = {}
+        for source, places in self._by_source(ids):
+            own = ids[places] - self._order.offsets[source]
+            damage |= self._sources[source].reader.read_into(rows, places, own)
+        # Gathering in the stored dtype and converting once takes half the time.
+        return rows.astype(np.int64), damage
+
     def _batches(self, ids: np.ndarray) -> list[Batch]:
-        """A batch for each row of sample ids, int64 [batches, share]."""
+        rows, damage = self._rows(ids.reshape(-1))
+        reasons: list[dict[int, str]] = [{} for _ in ids]
+        for place, error in damage.items():
+            batch, row = divmod(place, ids.shape[1])
+            reasons[batch][row] = f"sample {ids[batch, row]}: {error}"
+        tokens, sources = torch.from_numpy(rows.reshape(*ids.shape, -1)), self.sources_of(ids)
+        batches = zip(tokens, torch.from_numpy(ids), sources, reasons, strict=True)
+        return [_batch(*parts) for parts in batches]
 
 
-class ShardStream(ElasticStream):
-    """Pretraining batches from a data folder, which may be remote."""
+def _batch(tokens: torch.Tensor, ids: torch.Tensor, sources: torch.Tensor, damaged: dict[int, str]) -> Batch:
+    """Rows [share, sequence_length + 1] as a batch, whose loss mask excludes the damaged ones."""
+    mask = None
+    if damaged:
+        mask = torch.ones_like(tokens[:, 1:], dtype=torch.bool)
+        mask[list(damaged)] = False
+    return Batch(tokens, ids, mask, tuple(damaged.values()), sources=sources)
+
+
+class ShardStream(MixedStream):
+    """Pretraining batches from a single data folder, which may be remote."""
 
     def __init__(
         self,
@@ -171,80 +204,30 @@ class ShardStream(ElasticStream):
         skip_damaged: bool = False,
         cache: Path = Path("~/.cache/odeformer/shards"),
         cache_bytes: int = CACHE_BYTES,
-        described: Description | None = None,
     ) -> None:
-        """Open a data folder, and check the sizes of local files.
-
-        Args:
-            manifest_path: path or URL of the folder or its manifest.json.
-            rank: this rank, from 0 to ``world_size`` − 1.
-            world_size: number of ranks.
-            global_batch: samples per batch, over all ranks.
-            sequence_length: targets per sequence, as in the manifest.
-            seed: seed of the sample order.
-            split: ``train`` or ``validation``.
-            start: number of samples to skip at the start of the order.
-            skip_damaged: whether to replace a damaged sample by end-of-text tokens that do not count in the
-                loss; otherwise it is an error.
-            cache: folder for the cache of remote shards.
-            cache_bytes: maximum size of the cache in bytes.
-            described: the folder's manifest, if it has been read and validated already.
+        """Open a data folder; the arguments are those of :class:`Source` and :class:`MixedStream`.
 
         Raises:
             FileNotFoundError: if there is no manifest.
             ValueError: for damaged files, a sequence length other than the manifest's, or a batch that the
                 ranks cannot share equally.
         """
-        location = str(manifest_path)
-        described = described or describe(location, cache.expanduser())
-        manifest = described.manifest
-        self._files = open_files(location, described, split, cache_bytes, STREAMS, f"{rank}-of-{world_size}")
-        if sequence_length != manifest.sequence_length:
-            raise ValueError(
-                f"sequence length {sequence_length} was requested, but {manifest_path} holds "
-                f"sequences of {manifest.sequence_length}: rebuild the data with "
-                f"--sequence-length {sequence_length}"
-            )
-        sizes = [shard.sequences for shard in manifest.splits[split].shards]
-        digest = order_digest(manifest.digest(), seed, split)
-        self._block = block_size(manifest.sequence_bytes)
-        rows = min(sum(sizes), TOKENS_AT_ONCE // sequence_length)
-        super().__init__(
-            GlobalOrder(sizes, seed, self._block),
-            digest,
-            rank,
-            world_size,
-            global_batch,
-            at_once=max(1, rows * world_size // max(1, global_batch)),
-            skip_damaged=skip_damaged,
+        source = Source(
+            manifest_path,
+            split,
+            reader=f"{rank}-of-{world_size}",
+            sequence_length=sequence_length,
+            seed=seed,
+            cache=cache,
+            cache_bytes=cache_bytes,
         )
-        self._reader = ShardReader(manifest, split, self._files.file)
-        self._cursor = start
-
-    def sequence_rows(self, ids: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """The tokens of the samples with these ids: int64 [n] → int64 [n, sequence_length + 1]."""
-        return torch.from_numpy(self._reader.rows(np.asarray(ids)))
-
-    def _make(self, cursor: int) -> list[Batch]:
-        if isinstance(self._files, CachedFiles):
-            # Each batch's shards are requested this long before it is due.
-            for later in (cursor, cursor + STREAMS * self._block):
-                self._files.fetch_ahead(self._order.shards_of(self._own_ids(later).reshape(-1)))
-        return super()._make(cursor)
-
-    def _batches(self, ids: np.ndarray) -> list[Batch]:
-        rows, damage = self._reader.whole_rows(ids.reshape(-1))
-        reasons: list[dict[int, str]] = [{} for _ in ids]
-        for place, error in damage.items():
-            batch, row = divmod(place, ids.shape[1])
-            reasons[batch][row] = f"sample {ids[batch, row]}: {error}"
-        return [_batch(*parts) for parts in zip(rows.reshape(*ids.shape, -1), ids, reasons, strict=True)]
-
-
-def _batch(rows: np.ndarray, ids: np.ndarray, damaged: dict[int, str]) -> Batch:
-    """Rows [share, sequence_length + 1] as a batch, whose loss mask excludes the damaged ones."""
-    mask = None
-    if damaged:
-        mask = torch.ones(len(ids), rows.shape[1] - 1, dtype=torch.bool)
-        mask[list(damaged)] = False
-    return Batch(torch.from_numpy(rows), torch.from_numpy(ids), mask, tuple(damaged.values()))
+        super().__init__(
+            [source],
+            Mixture.of_one(source.shards, source.digest),
+            rank=rank,
+            world_size=world_size,
+            global_batch=global_batch,
+            start=start,
+            skip_damaged=skip_damaged,
+            may_change=False,
+        )

@@ -32,7 +32,7 @@ def grad_check(
     train = settings.train
     with TemporaryDirectory() as cache:  # a run with these settings may be training
         shards = describe(settings, Path(cache))
-        config = complete_model(settings, shards.manifest)
+        config = complete_model(settings, shards[0].manifest)
         stream = open_stream(settings, "train", global_batch=train.micro_batch, described=shards)
         ids = next(iter(stream)).tokens
     if checkpoint is None:

@@ -74,7 +74,7 @@ def at_transformers(source: Path, register_as: str | None) -> None:
     check_is_there(source / "config.json", TRANSFORMERS_EXPECTED)
 
 
-def at_shards(shards: str) -> None:
+def at_shards(*locations: str) -> None:
     """Check the shards that a run reads, unless they are remote.
 
     Raises:
@@ -84,8 +84,9 @@ def at_shards(shards: str) -> None:
     from data.manifest import load_manifest
     from data.remote import is_remote
 
-    if not is_remote(shards):
-        load_manifest(Path(shards))
+    for location in locations:
+        if not is_remote(location):
+            load_manifest(Path(location))
 
 
 def at_sources(sources: Iterable[TextSource | Path | str]) -> None:

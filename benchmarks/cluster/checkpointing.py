@@ -128,7 +128,7 @@ class Step:
             folder,
         )
         self.parameters = parameter_count(config)
-        self._depth, self._clip = config.depth, preset.optim.clip
+        self._depth, self._clip = config.depth, preset.optim.max_norm
         self._ids = torch.randint(shape["vocabulary_size"], (1, LENGTH + 1))
         self.passes()  # the first step creates AdamW's moments
         self.update()

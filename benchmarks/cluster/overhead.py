@@ -129,7 +129,7 @@ def bare(settings: PretrainSettings) -> list[float]:
         tokens = next(batches).tokens
         logits = model(tokens[:, :-1], depth=settings.model.depth).logits
         token_losses(logits, tokens[:, 1:]).mean().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.max_norm)
         optimizer.step()
         optimizer.zero_grad()
         times.append(time.time())

@@ -68,6 +68,8 @@ class Model:
     """Hidden units of the feed-forward part (default: 4 × width)."""
     prelude: int | None = None
     """Layers before the flow (default: the model's)."""
+    optim: dict[str, Any] = field(default_factory=dict)
+    """Settings of the section ``optim`` in which it differs from the others."""
     kept: bool = False
     """Whether its weights are saved beside the table, for other benchmarks."""
 
@@ -90,6 +92,8 @@ class Model:
 
 FROM_FIRST_STEP: dict[str, Any] = {"depths": (4, 8)}
 STEP_AWARE = {"step_aware": True}
+MUON: dict[str, Any] = {"name": "muon", "muon_rate": 7.0}
+"""Muon with its usual learning rate, 0.02, where the others have 3e-3."""
 MODELS = (
     Model("ordinary, D layers", "none", 8, claimed=True),
     Model("ordinary, 3D/4 layers", "none", 6, depth=6, claimed=True),
@@ -131,6 +135,8 @@ MODELS = (
     Model("piecewise linear, K = D/2, any depth", "linear", 4, ANY_DEPTH),
     Model("Chebyshev, K = D/2, any depth", "chebyshev", 4, ANY_DEPTH),
     Model("one layer at every t", "constant", 1),
+    Model("ordinary, D layers, Muon", "none", 8, optim=MUON),
+    Model("K = D, any depth, Muon", "smooth_mlp", 8, ANY_DEPTH, optim=MUON),
     Model("Llama, D layers", "none", 8, flavour="llama"),
     Model("Llama, K = D/2, any depth", "smooth_mlp", 4, ANY_DEPTH, flavour="llama"),
 )  # fmt: skip
@@ -181,7 +187,7 @@ def train_row(
     torch.manual_seed(seed)
     module = Peer(config) if model.peer else Odeformer(config)
     train = train_settings(steps, BATCH, validate_every=COPYING_EVERY, **model.training)
-    optim = OptimSettings(learning_rate=rate, coefficient_rate=1.0)
+    optim = OptimSettings(learning_rate=rate, **{"coefficient_rate": 1.0, **model.optim})
     rows = sample_rows(open_stream(shards, "validation", BATCH), VALIDATION_SEQUENCES)
     depths = CURVE if model.training else (model.depth,)
 
@@ -216,6 +222,7 @@ def train_row(
         "seed": seed,
         "tokens": steps * BATCH * SEQUENCE_LENGTH,
         "learning_rate": rate,
+        "optim": model.optim,
         "coefficient_rate": optim.coefficient_rate,
         "precision": train.precision,
         "train_loss": sum(losses[-50:]) / len(losses[-50:]),

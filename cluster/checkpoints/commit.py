@@ -85,6 +85,14 @@ class Checkpoints:
         self._blocked = 0.0
         self._copied = threading.Event()
         self._hook = engine.basic_optimizer.register_step_pre_hook(self._before_update)
+        if move := getattr(engine.optimizer, "_commit_muon_momentum", None):
+
+            def move_after_copy() -> None:
+                """ZeRO changes Muon's momentum before it calls the optimizer."""
+                self._before_update()
+                move()
+
+            engine.optimizer._commit_muon_momentum = move_after_copy
 
     def __enter__(self) -> Checkpoints:
         return self

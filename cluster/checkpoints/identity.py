@@ -16,7 +16,7 @@ from odeformer.config import ModelConfig
 from odeformer.files.atomic import new_file
 
 FILE_NAME = "run.json"
-OLD_DEFAULTS = {"start": 0}
+OLD_DEFAULTS = {"start": 0, "optimizer": "adamw"}
 """Values of those that older versions did not record."""
 INIT_SOLVER = "init_solver"
 """Solver of the initial weights. It is recorded so that they need not be read again; it may change."""
@@ -52,10 +52,15 @@ def write(run: Path, identity: Mapping[str, Any]) -> None:
 
 
 def differences(recorded: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """Names of the values in which two runs differ."""
+    """Names of the values in which two runs differ.
+
+    The data may, if ours are a mixture of sources, which is the list of their digests: then a new part of the
+    run begins.
+    """
     recorded = {**OLD_DEFAULTS, **recorded, "model": _completed(recorded.get("model"))}
     ours = {**ours, "model": _completed(ours.get("model"))}
-    return [key for key, value in ours.items() if key != INIT_SOLVER and recorded.get(key) != value]
+    may = {INIT_SOLVER, "data"} if isinstance(ours.get("data"), list) else {INIT_SOLVER}
+    return [key for key, value in ours.items() if key not in may and recorded.get(key) != value]
 
 
 def initial_model(recorded: Mapping[str, Any], init: str) -> tuple[str, ModelConfig, str] | None:

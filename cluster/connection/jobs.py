@@ -224,7 +224,7 @@ def _for_the_cluster(settings: PretrainSettings) -> PretrainSettings:
     settings = settings.absolute(tracking_uri(uri))
     # Ray keeps what is submitted where everybody who may see the jobs can read it.
     for key, address in (
-        ("data.shards", settings.data.shards),
+        *(("data.shards", source.shards) for source in settings.data.mixed),
         ("checkpoint.mirror", settings.checkpoint.mirror),
     ):
         if address is not None and masked(address) != address:

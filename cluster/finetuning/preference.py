@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from cluster.tasks.scoring import padded
 from cluster.tasks.task import PreferenceSettings
 from cluster.training.loss import TokenLoss, predictions
-from data.stream import Batch
+from data.elastic import Batch
 from data.tasks.example import Pair
 from odeformer.depth import Grid
 from odeformer.model import token_losses

@@ -58,12 +58,11 @@ def evaluation_of(
     missing: FileNotFoundError | None = None
     for version in versions:
         settings = read_settings(version, uri)
-        section = settings.get("data")
-        shards = section.get("shards") if isinstance(section, dict) else None
+        shards = _shards(settings)
         task = _task(settings)
         try:
-            if isinstance(shards, str) and MASK not in shards:  # it is not recorded with its password
-                return _of_data(shards, count, loaded)
+            if shards and MASK not in "".join(shards):  # they are not recorded with their passwords
+                return _of_shards(shards, count)
             if task is not None:
                 return _of_task(task)
         except FileNotFoundError as error:
@@ -74,10 +73,27 @@ def evaluation_of(
 
 
 def _of_data(data: str, count: int, loaded: registry.Loaded) -> Evaluation:
-    is_text = Path(data).is_file()
-    rows = _text_rows(Path(data), loaded, count) if is_text else _shard_rows(data, count)
-    name = masked(data) if is_text else f"{masked(data)}, validation"
+    if not Path(data).is_file():
+        return _of_shards([data], count)
+    rows = _text_rows(Path(data), loaded, count)
+    return Evaluation("loss", masked(data), lambda model, depth: _losses(model, depth, rows))
+
+
+def _of_shards(shards: Sequence[str], count: int) -> Evaluation:
+    import torch
+
+    rows = torch.cat([_shard_rows(location, max(1, count // len(shards))) for location in shards])
+    name = f"{', '.join(map(masked, shards))}, validation"
     return Evaluation("loss", name, lambda model, depth: _losses(model, depth, rows))
+
+
+def _shards(settings: dict[str, Any]) -> list[str]:
+    """The shards of a pretraining run's recorded settings, of one source or several."""
+    section = settings.get("data")
+    sources = section.get("sources") or [section] if isinstance(section, dict) else []
+    if not isinstance(sources, list):
+        return []
+    return [s["shards"] for s in sources if isinstance(s, dict) and isinstance(s.get("shards"), str)]
 
 
 def _of_task(task: Task) -> Evaluation:

@@ -48,10 +48,12 @@ class Event(StrEnum):
     STEP = (
         "step",
         *("loss", "depth", "learning_rate", "gradient_norm", "tokens", "tokens_per_second"),
-        *("mfu", "model_flops_per_second", "*_seconds"),
+        *("mfu", "model_flops_per_second", "*_seconds", "loss/*"),  # by source
     )
     TOO_LONG = "too_long", "examples_cut", "examples_left_out"  # of a task, for its sequence length
-    VALIDATION = "validation", "validation_*"  # losses, and scores of tasks, by depth
+    # Losses by depth, and by source and depth; scores of tasks.
+    VALIDATION = "validation", "validation_*", "validation/*"
+    NEW_PART = "new_part", "reason"  # of the run, with another mixture of sources
     SPIKE = "spike", "loss", "limit"
     SKIPPED = "skipped", "reason", "samples", "loss"  # the ids of the samples that may be the cause
     ROLLBACK = "rollback", "reason", "to"  # the step of the checkpoint

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 SENT_FILE = "mlflow-sent.json"
 NODES = "nodes"
 """Folder of the nodes' logs."""
-ARTIFACTS = ("deepspeed.json",)
+ARTIFACTS = ("deepspeed.json", "mixture.json")
 """Files that are sent as artifacts, and again when they change."""
 BYTES_AT_ONCE = 2**18
 EVERY_SECONDS = 1.0

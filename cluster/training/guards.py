@@ -12,9 +12,10 @@ import json
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -44,6 +45,8 @@ class StepResult(NamedTuple):
     """Ids of this rank's samples with a loss that is not finite."""
     must_stop: bool = False
     """Whether some rank was preempted or cancelled."""
+    source_losses: Mapping[str, float] = MappingProxyType({})
+    """Mean loss in nats per token of the samples of each source, by its name, at the first depth."""
 
     @property
     def applied(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from cluster.runs import heartbeat
-from data.stream import Batch, documents_of
+from data.elastic import Batch, documents_of
 from odeformer.depth import Grid
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 from cluster.checkpoints import commit
@@ -31,7 +31,7 @@ from cluster.training.loss import TokenLoss, predictions
 from cluster.training.schedule import learning_rate
 from cluster.training.step_times import StepTimes
 from cluster.training.utilization import peak_flops, step_flops, utilization
-from data.stream import Batch
+from data.elastic import Batch
 from odeformer.compiled import compiled
 from odeformer.config import ModelConfig
 from odeformer.depth import Grid, batch_depth, batch_grid, layered_grid
@@ -76,6 +76,10 @@ class Work:
     """Maximum number of damaged samples, over all ranks, before the run stops."""
     finish_backward: Callable[[], None] = lambda: None
     """Called after each backward pass; joint passes complete the gradient in it."""
+    sources: tuple[str, ...] = ()
+    """Names of the sources that batches are mixed from, whose losses are reported as ``loss/<name>``."""
+    begun: Callable[[int], None] = lambda step: None
+    """Called on every rank with the step from which the run begins or continues."""
     must_stop: Callable[[], bool] = lambda: False
     """Called on every rank at every step; if any rank returns True, all of them commit the step and stop."""
 
@@ -97,6 +101,8 @@ def train(work: Work) -> Any:
     engine = zero.initialize(work.model, settings, work.optim, work.zero, work.run.dir)
     decision = decide(settings, work.model, engine.device.type, dist.get_world_size())
     work.model.options = replace(work.model.options, compiled=decision.compiled)
+    if work.optim.name == "muon" and not decision.compiled:
+        torch.compiler.set_stance("force_eager")  # DeepSpeed would compile its update
     guards = Guards(work.guard, work.stream, work.run.dir, work.report)
     with commit.Checkpoints(
         engine, guards, folder, work.checkpoint, work.report, work.run.seed
@@ -113,6 +119,7 @@ def _train(work: Work, engine: Any, guards: Guards, checkpoints: commit.Checkpoi
         raise RuntimeError(f"the checkpoints of {work.run.dir} have gone since the start")
     beginning = {"workers": dist.get_world_size(), "reason": compiling}
     work.report(Event.RESUMED if step else Event.STARTED, step, beginning)
+    work.begun(step)
     work.report(Event.VALIDATION, step, work.validate(engine))
 
     batches, damaged = iter(work.stream), 0
@@ -152,6 +159,7 @@ def _train(work: Work, engine: Any, guards: Guards, checkpoints: commit.Checkpoi
                 step,
                 {
                     "loss": result.loss,
+                    **{f"loss/{name}": loss for name, loss in result.source_losses.items()},
                     "depth": depths[-1],
                     "learning_rate": rate,
                     "gradient_norm": result.gradient_norm,
@@ -254,20 +262,46 @@ def optimizer_step(
                 # makes the gradient NaN on all ranks, and such a gradient is not applied. The same all-reduce
                 # sums whether each rank must stop, since all ranks have to agree on it.
                 stop = torch.tensor([float(work.must_stop())], device=engine.device)
+                of_sources = source_sums(batch, losses[0], mask, len(work.sources))
                 with times("communication"):
-                    *sums, stopping_ranks = all_reduce_sum(torch.cat([losses.sum(dim=1), stop]))
-                mean = torch.stack(sums) / weight
+                    sums = all_reduce_sum(torch.cat([losses.sum(dim=1), stop, of_sources]))
+                mean, stopping_ranks = sums[: len(grids)] / weight, sums[len(grids)]
                 good = mean.isfinite().all() & (mean[0] <= loss_limit)
                 factor = factor.where(good, math.nan)
             with times("backward"):
                 engine.backward(per_sample.sum() * factor)
                 work.finish_backward()
             with times("optimizer"):
-                norm = zero.apply_gradients(engine, work.optim.clip)
+                norm = zero.apply_gradients(engine, work.optim.max_norm)
 
     bad = ~losses.isfinite().all(dim=0).cpu()
     samples = batch.sample_ids[bad].tolist()
-    return StepResult(float(mean[0]), int(counted), norm, samples, bool(stopping_ranks))
+    means = source_means(work.sources, sums[len(grids) + 1 :])
+    return StepResult(float(mean[0]), int(counted), norm, samples, bool(stopping_ranks), means)
+
+
+def source_sums(batch: Batch, losses: Tensor, mask: Tensor, sources: int) -> Tensor:
+    """Summed losses and numbers of tokens of this rank's samples, by source: [2 · sources].
+
+    Args:
+        batch: the samples.
+        losses: the loss of each, [samples].
+        mask: mask of the tokens that count, [samples, ..., tokens].
+        sources: number of sources, 0 if they are not to be told apart.
+    """
+    if batch.sources is None or not sources:
+        return losses.new_zeros(2 * sources)
+    of_source = nn.functional.one_hot(batch.sources, sources).to(losses)
+    values = torch.stack([losses, mask.flatten(1).sum(dim=1).to(losses)])
+    return (values[:, :, None] * of_source).sum(dim=1).flatten()
+
+
+def source_means(sources: Sequence[str], sums: Tensor) -> dict[str, float]:
+    """The mean loss per token of each source that has any, from the :func:`source_sums` of all ranks."""
+    if not sources:
+        return {}
+    totals, tokens = sums.view(2, -1).tolist()
+    return {name: total / n for name, total, n in zip(sources, totals, tokens, strict=True) if n}
 
 
 def damaged_samples(batch: Batch, device: torch.device) -> int:

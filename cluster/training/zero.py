@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def deepspeed_config(
         "train_micro_batch_size_per_gpu": train.micro_batch,
         "gradient_accumulation_steps": passes,
         # Without ZeRO, :func:`apply_gradients` clips.
-        "gradient_clipping": optim.clip if zero.stage else 0.0,
+        "gradient_clipping": optim.max_norm if zero.stage and math.isfinite(optim.max_norm) else 0.0,
         # DeepSpeed's own Adam names would compile an operator at the first start; torch's AdamW does not.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -63,11 +64,12 @@ def deepspeed_config(
 
 
 def parameter_groups(model: nn.Module, optim: OptimSettings) -> list[dict[str, Any]]:
-    """Trainable parameters in up to three groups: matrices, vectors, coefficient functions.
+    """Trainable parameters in groups: Muon's weight sets, matrices, vectors, coefficient functions.
 
     Weight decay applies to matrices only. ``rate`` is a group's learning rate relative to
     ``optim.learning_rate``.
     """
+    orthogonal: list[nn.Parameter] = []
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
     coefficients: list[nn.Parameter] = []
@@ -76,8 +78,16 @@ def parameter_groups(model: nn.Module, optim: OptimSettings) -> list[dict[str, A
             # Weight sets have a leading dimension K: a set of vectors has two dimensions but is no matrix.
             is_vector = name.endswith(("_bias", "_norm_weight")) or parameter.ndim < 2
             kind = coefficients if ".basis." in name else vectors if is_vector else matrices
+            # Factors of low rank are no weight sets: their product is.
+            if (
+                kind is matrices
+                and optim.name == "muon"
+                and re.match(r"hypernetwork\.\w+(?<!_left)(?<!_right)$", name)
+            ):
+                kind = orthogonal
             kind.append(parameter)
     groups = [
+        {"params": orthogonal, "weight_decay": optim.weight_decay, "rate": optim.muon_rate, "use_muon": True},
         {"params": matrices, "weight_decay": optim.weight_decay, "rate": 1.0},
         {"params": vectors, "weight_decay": 0.0, "rate": 1.0},
         {"params": coefficients, "weight_decay": 0.0, "rate": optim.coefficient_rate},
@@ -98,7 +108,7 @@ def initialize(
     deepspeed = import_deepspeed()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else "cpu"
     groups = parameter_groups(model.to(device), optim)
-    optimizer = torch.optim.AdamW(groups, lr=optim.learning_rate, betas=optim.betas)
+    optimizer = build_optimizer(groups, optim)
     trained = chain.from_iterable(group["params"] for group in groups)
     parameters = sum(parameter.numel() for parameter in trained)
     config = deepspeed_config(train, optim, zero, dist.get_world_size(), parameters)
@@ -107,6 +117,15 @@ def initialize(
             temporary.write_text(json.dumps(config, indent=2), encoding="utf-8")
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     return engine
+
+
+def build_optimizer(groups: list[dict[str, Any]], optim: OptimSettings) -> torch.optim.Optimizer:
+    """The optimizer of these :func:`parameter_groups`."""
+    if optim.name == "adamw":
+        return torch.optim.AdamW(groups, lr=optim.learning_rate, betas=optim.betas)
+    from cluster.training.muon import build_muon
+
+    return build_muon(groups, optim)
 
 
 def apply_gradients(engine: Any, clip: float) -> float:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from data.elastic import Batch, ElasticStream
 from data.order import GlobalOrder, order_digest
-from data.stream import Batch, ElasticStream
 from data.tasks.example import Encodable, Example, Pair, Window
 from data.tasks.kinds import Rows
 from data.tasks.packing import packed

@@ -29,7 +29,7 @@ def grad_check(
     from launcher.configuration.load import load_pretrain
 
     settings = load_pretrain(config, overrides or [])
-    preflight.at_shards(settings.data.shards)
+    preflight.at_shards(*(source.shards for source in settings.data.mixed))
     if model is not None:
         preflight.at_model(model, settings.tracking.uri)
     from launcher.grad_check import grad_check as check

@@ -83,7 +83,7 @@ def _with_vocabulary(settings: PretrainSettings, vocabulary: int | None) -> Pret
     from cluster.resolve import complete_model
     from data.manifest import load_manifest
 
-    model, shards = settings.model, Path(settings.data.shards)
+    model, shards = settings.model, Path(settings.data.mixed[0].shards)
     if vocabulary is None and (shards / "manifest.json").is_file():
         return settings.model_copy(update={"model": complete_model(settings, load_manifest(shards))})
     sizes = {

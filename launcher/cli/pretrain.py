@@ -39,7 +39,7 @@ def pretrain(
     settings = load_pretrain(config, [*(overrides or []), *with_init])
     if settings.init is not None and not (settings.run.dir / identity.FILE_NAME).is_file():
         preflight.at_model(settings.init, settings.tracking.uri)
-    preflight.at_shards(settings.data.shards)
+    preflight.at_shards(*(source.shards for source in settings.data.mixed))
     from cluster import pretrain as pretraining
     from cluster.connection.connect import ray_cluster
     from cluster.resolve import resolve_run

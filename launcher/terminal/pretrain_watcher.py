@@ -14,6 +14,7 @@ LINES: dict[str, str] = {
     Event.TRACKING_BACK: "MLflow is reachable again; all metrics are uploaded",
     Event.TRACKING_BEHIND: "MLflow lacks some metrics; upload them later: odeformer track sync",
     Event.NOT_REGISTERED: "the registry is unreachable",
+    Event.NEW_PART: "the mixture of sources has changed",
     Event.SKIPPED: "skipped the update: a loss that is not finite, or a spike",
     Event.SPIKE: "a loss far above the recent ones",
     Event.ROLLBACK: "rolled back to the last checkpoint, continuing with the next samples",

@@ -200,13 +200,13 @@ def test_a_candidate_does_not_choose_what_it_is_asked(
 ) -> None:
     asked: list[str] = []
 
-    def note(data: str, *rest: object) -> evaluation.Evaluation:
-        asked.append(data)
-        if data == "gone":
-            raise FileNotFoundError(data)
+    def note(shards: list[str], *rest: object) -> evaluation.Evaluation:
+        asked.extend(shards)
+        if shards == ["gone"]:
+            raise FileNotFoundError("gone")
         raise ValueError("far enough")
 
-    monkeypatch.setattr(evaluation, "_of_data", note)
+    monkeypatch.setattr(evaluation, "_of_shards", note)
     versions = {}
     for name in ("champions", "candidates", "gone"):
         run_id = runs.start_run(uri, "test", "run", {}, tmp_path / name)

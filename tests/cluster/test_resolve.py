@@ -79,7 +79,7 @@ def test_looking_at_a_run_with_remote_shards_leaves_its_folder_alone(
         run = resolve_run(remote)
         assert next(grad_check(remote, [2], None))
         server.shutdown()
-    assert run.manifest == load_manifest(shards)
+    assert run.manifests == (load_manifest(shards),)
     assert sorted(local.run.dir.rglob("*")) == before
     assert any(path.suffix == ".tar" for path in before)
 
@@ -143,11 +143,14 @@ def test_a_run_of_an_older_version_goes_on(settings: MakeSettings) -> None:
     recorded = json.loads(file.read_text())
     for absent in ("tie_embeddings", "norm_epsilon", "dropout"):
         del recorded["model"][absent]
-    del recorded["model"]["basis"]["step_aware"], recorded["start"], recorded[identity.INIT_SOLVER]
+    del recorded["model"]["basis"]["step_aware"], recorded[identity.INIT_SOLVER]
+    del recorded["start"], recorded["optimizer"]
     file.write_text(json.dumps(recorded))
     settings()
     with pytest.raises(ValueError, match="differs in model"):
         settings(model={"tie_embeddings": False})
+    with pytest.raises(ValueError, match="differs in optimizer"):
+        settings(optim={"name": "muon"})
 
 
 @pytest.mark.parametrize("content", ["", '{"model": {"wid', "[]", None])

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from data.elastic import Batch
 from data.manifest import load_manifest
 from data.order import STREAMS, block_size
 from data.reader import DamagedError, ShardReader
-from data.stream import Batch, ShardStream
+from data.stream import ShardStream
 from data.verify import verify
 
 

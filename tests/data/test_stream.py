@@ -7,8 +7,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data.elastic import Batch
 from data.manifest import load_manifest
-from data.stream import Batch, ShardStream
+from data.stream import ShardStream
 
 
 def _open(folder: Path, rank: int = 0, world_size: int = 1, **changes: Any) -> ShardStream:

@@ -96,12 +96,18 @@ def digest(engine: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    "stage", [0, 3, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+    ("optimizer", "stage"),
+    [
+        *(("adamw", stage) for stage in (0, 3)),
+        *(("muon", stage) for stage in (0, 2)),
+        *(pytest.param("adamw", stage, marks=pytest.mark.slow) for stage in (1, 2)),
+        pytest.param("muon", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_a_step_that_is_not_finite_changes_nothing_on_any_rank(
-    settings: Callable[..., PretrainSettings], stage: int
+    settings: Callable[..., PretrainSettings], optimizer: str, stage: int
 ) -> None:
-    made = settings(zero={"stage": stage}, train={"depths": []})
+    made = settings(zero={"stage": stage}, train={"depths": []}, optim={"name": optimizer, "muon_rate": 4})
     run(made, loss=[3], gradient=[5])
     assert [event["step"] for event in events(made.run.dir, "step")] == [1, 2, 4, 6]
     batches = [batch.sample_ids.tolist() for batch, _ in zip(whole_stream(made), range(6), strict=False)]

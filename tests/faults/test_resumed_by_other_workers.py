@@ -57,18 +57,24 @@ def global_batches(folder: Path, legs: list[Leg]) -> list[list[int]]:
 
 
 def run_in_legs(
-    shards: Path, folder: Path, legs: list[Leg], monkeypatch: pytest.MonkeyPatch
+    shards: Path,
+    folder: Path,
+    legs: list[Leg],
+    monkeypatch: pytest.MonkeyPatch,
+    train: dict[str, Any],
+    **sections: dict[str, Any],
 ) -> tuple[list[float], list[list[int]]]:
     """Loss and samples of each step of a run in several legs, with the schedule of the whole run."""
     for workers, stage, end in legs:
         run = small_settings(
             shards,
             folder.parent,
-            train={"steps": legs[-1][2], "validate_every": 1000},
+            train={"steps": legs[-1][2], "validate_every": 1000, **train},
             zero={"stage": stage},
             cluster={"workers": workers},
             checkpoint={"every": 2, "keep": 2},
             run={"dir": folder},
+            **sections,
         )
         monkeypatch.setenv("LEG_ENDS", str(end))
         folder.mkdir(exist_ok=True)
@@ -78,10 +84,18 @@ def run_in_legs(
     return [event["loss"] for event in events(folder, "step")], global_batches(folder, legs)
 
 
-def check(shards: Path, tmp_path: Path, legs: list[Leg], monkeypatch: pytest.MonkeyPatch) -> None:
+def check(
+    shards: Path,
+    tmp_path: Path,
+    legs: list[Leg],
+    monkeypatch: pytest.MonkeyPatch,
+    train: dict[str, Any] | None = None,
+    **sections: dict[str, Any],
+) -> None:
+    sections["train"] = train or {}
     steps = legs[-1][2]
-    losses, samples = run_in_legs(shards, tmp_path / "whole", [(1, 2, steps)], monkeypatch)
-    changed, changed_samples = run_in_legs(shards, tmp_path / "changed", legs, monkeypatch)
+    losses, samples = run_in_legs(shards, tmp_path / "whole", [(1, 2, steps)], monkeypatch, **sections)
+    changed, changed_samples = run_in_legs(shards, tmp_path / "changed", legs, monkeypatch, **sections)
     assert len(losses) == steps
     assert changed_samples == samples
     difference = (torch.tensor(changed) - torch.tensor(losses)).abs().max().item()
@@ -94,6 +108,16 @@ def test_two_workers_then_one_at_other_stages(
 ) -> None:
     # The model has three groups of parameters with rates of their own, of which none may get lost.
     check(shards, tmp_path, [(2, 2, 2), (1, 3, 4), (1, 1, 6)], monkeypatch)
+
+
+def test_muon_on_two_workers_then_one_then_three(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Three workers cut the weight sets into parts elsewhere than two do.
+    optim = {"name": "muon", "learning_rate": 5e-3, "muon_rate": 4.0}
+    train = {"global_batch": 6, "micro_batch": 1}
+    legs = [(2, 2, 2), (1, 0, 4), (3, 1, 6)]
+    check(shards, tmp_path, legs, monkeypatch, optim=optim, train=train)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_models import CONTEXT, VOCABULARY, tiny_model
 
-from data.stream import documents_of
+from data.elastic import documents_of
 from odeformer.model import SolveOptions
 
 END = 7

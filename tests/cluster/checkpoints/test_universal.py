@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from cluster.training import zero
 from odeformer.model import Odeformer, token_losses
 
 OPTIM = OptimSettings(learning_rate=5e-3, coefficient_rate=3.0, weight_decay=0.5)
+MUON = OptimSettings(name="muon", learning_rate=5e-3, muon_rate=4, coefficient_rate=3.0, weight_decay=0.5)
 
 
 class Cursor:
@@ -41,11 +42,12 @@ class Cursor:
 class Run:
     """An engine at a stage, its stream and its commits."""
 
-    def __init__(self, stage: int, folder: Path, seed: int = 0) -> None:
+    def __init__(self, stage: int, folder: Path, seed: int = 0, optim: OptimSettings = OPTIM) -> None:
         torch.manual_seed(seed)
         train = TrainSettings(steps=10, global_batch=2, micro_batch=1)
         settings = ZeroSettings(stage=stage, param_persistence_threshold=0)  # type: ignore[arg-type]
-        self.engine = zero.initialize(Odeformer(tiny_shape(50, 8)), train, OPTIM, settings, folder)
+        self.engine = zero.initialize(Odeformer(tiny_shape(50, 8)), train, optim, settings, folder)
+        self.optim = optim
         self.stream, self.events, self.folder = Cursor(), list[str](), folder
         self.commits = Checkpoints(
             self.engine,
@@ -68,11 +70,11 @@ class Run:
         """The weights after some more steps, on rank 0."""
         for _ in range(steps):
             for group in self.engine.optimizer.param_groups:
-                group["lr"] = OPTIM.learning_rate * group["rate"]
+                group["lr"] = self.optim.learning_rate * group["rate"]
             torch.manual_seed(100 * self.stream.place + dist.get_rank())
             rows = torch.randint(0, 50, (1, 9))
             self.engine.backward(token_losses(self.engine(rows[:, :-1]).logits, rows[:, 1:]).mean())
-            zero.apply_gradients(self.engine, OPTIM.clip)
+            zero.apply_gradients(self.engine, self.optim.max_norm)
             self.stream.place += 1
         return zero.whole_state(self.engine)
 
@@ -89,15 +91,24 @@ def copy_late() -> None:
 
 
 def load_everywhere(config: dict[str, Any]) -> None:
+    load_at(config, OPTIM, range(4))
+
+
+def load_muon_everywhere(config: dict[str, Any]) -> None:
+    torch.compiler.set_stance("force_eager")
+    load_at(config, MUON, range(3))
+
+
+def load_at(config: dict[str, Any], optim: OptimSettings, stages: Iterable[int]) -> None:
     copy_late()
     root = Path(config["settings"]["run"]["dir"]) / "stages"
     root.mkdir(exist_ok=True)
-    live = {stage: Run(stage, root / f"live-{stage}", seed=1) for stage in range(4)}
+    live = {stage: Run(stage, root / f"live-{stage}", 1, optim) for stage in stages}
     for run in live.values():
         run.train(2)  # something that must be forgotten
-    for stage in range(4):
+    for stage in stages:
         folder = root / str(stage)
-        origin = Run(stage, folder)
+        origin = Run(stage, folder, optim=optim)
         committed = origin.train(3)
         origin.commits.save(3)
         # The state of this step is what is committed, however much training goes on meanwhile.
@@ -124,3 +135,7 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 
 def test_every_stage_loads_what_every_stage_committed(settings: Callable[..., PretrainSettings]) -> None:
     run_workers(settings(), work=load_everywhere)
+
+
+def test_muon_goes_on_from_what_every_stage_committed(settings: Callable[..., PretrainSettings]) -> None:
+    run_workers(settings(), work=load_muon_everywhere)

@@ -25,7 +25,7 @@ from cluster.runs.events import EventLog
 from cluster.tasks.task import PreferenceSettings, Task, shape
 from cluster.training import worker
 from cluster.training.loss import predictions
-from data.stream import Batch
+from data.elastic import Batch
 from data.tasks.example import Pair, Window
 from data.tasks.stream import TaskStream
 from data.tokenizer import train_tokenizer

@@ -16,8 +16,9 @@ from cluster.settings import OptimSettings, PretrainSettings
 from cluster.training import zero
 from cluster.training.schedule import learning_rate
 from cluster.training.worker import step_grid
+from data.elastic import documents_of
 from data.manifest import load_manifest
-from data.stream import ShardStream, documents_of
+from data.stream import ShardStream
 from odeformer.depth import batch_depth
 from odeformer.model import Odeformer, SolveOptions, token_losses
 
@@ -78,7 +79,7 @@ def plain_losses(settings: PretrainSettings) -> tuple[list[float], Odeformer]:
             else:
                 second = -(deep.detach().softmax(-1) * shallow.log_softmax(-1)).sum(-1).mean()
             ((loss + second) / 2).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.max_norm)
         optimizer.step()
         losses.append(loss.item())
     return losses, model
