@@ -16,7 +16,7 @@ def goodput_in_hindsight(account: Account, checkpoint: CheckpointSettings) -> fl
     seconds, steps = account.seconds, account.steps
     if not steps or not account.wall:
         return None
-    in_steps = sum(seconds[part] for part in ("train", "data", "validation", "other"))  # type: ignore[misc]
+    in_steps = sum(seconds[part] for part in ("train", "data", "validation", "other"))
     commits = max(1, account.commits)
     run = LongRun(
         steps=steps,

@@ -292,10 +292,10 @@ def _experiment(client: MlflowClient, name: str, uri: str) -> str:
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """Nested settings by dotted names, as MLflow has them as parameters."""
-    flat: list[tuple[str, Any]] = []
+    rows: list[tuple[str, Any]] = []
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            flat += flat(value, f"{prefix}{key}.")
+            rows += flat(value, f"{prefix}{key}.")
         else:
-            flat.append((f"{prefix}{key}", value))
-    return flat
+            rows.append((f"{prefix}{key}", value))
+    return rows

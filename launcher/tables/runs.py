@@ -73,8 +73,8 @@ def run_report(run: Run) -> list[RenderableType]:
     if record.state == "running" and (left := in_words(record.pace.left(run.steps))):
         lines.append(left)
     lines += goodput_lines(record.account, run.checkpoint)
-    table = make_table("", numbers=("last", "best"))
-    for name, curve in record.curves.items():
+    table = make_table("", numbers=("last", "lowest"))
+    for name, curve in sorted(record.curves.items()):
         finite = [value for value in curve.values() if math.isfinite(value)]
         table.add_row(name, f"{latest(curve):.4f}", f"{min(finite):.4f}" if finite else UNSHOWN)
     if record.last_step is not None:
@@ -99,8 +99,8 @@ def comparison_report(first: Run, second: Run, differing: Mapping[str, Values]) 
     last = max(run.record.step for run in runs)
     for name in common_curves(first, second):
         curves = [run.record.curves[name] for run in runs]
-        values = [value for curve in curves for value in curve.values() if math.isfinite(value)]
-        low, high = min(values, default=0.0), max(values, default=1.0)
+        finite = [value for curve in curves for value in curve.values() if math.isfinite(value)]
+        low, high = min(finite, default=0.0), max(finite, default=1.0)
         report += ["", f"{name}, from {low:.3f} to {high:.3f}, to step {last}"]
         report += [
             f"{mark} {sparkline(curve, last, low, high)} {latest(curve):.4f}"
@@ -124,7 +124,7 @@ def compared_numbers(first: Run, second: Run) -> dict[str, tuple[str, str]]:
         if record.last_step is not None:
             numbers["tokens"] = f"{record.last_step['tokens']:,}"
             numbers["tokens/s, last step"] = f"{record.last_step['tokens_per_second']:,.0f}"
-        return numbers | {name: f"{latest(curve):.4f}" for name, curve in record.curves.items()}
+        return numbers | {name: f"{latest(curve):.4f}" for name, curve in sorted(record.curves.items())}
 
     one, other = of(first), of(second)
     return {
@@ -134,7 +134,7 @@ def compared_numbers(first: Run, second: Run) -> dict[str, tuple[str, str]]:
 
 def common_curves(first: Run, second: Run) -> list[str]:
     """The curves that both runs have."""
-    return [name for name in first.record.curves if name in second.record.curves]
+    return sorted(name for name in first.record.curves if name in second.record.curves)
 
 
 def why_report(run: Run, found: Sequence[Finding]) -> list[RenderableType]:
