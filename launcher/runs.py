@@ -22,11 +22,11 @@ class Run:
 
     record: Record
     settings: dict[str, Any]
-    """Its resolved settings, or its task, as JSON."""
+    """The resolved settings, or the task, as JSON."""
 
     @property
     def name(self) -> str:
-        """Its folder, as it was given."""
+        """The folder, as it was given."""
         return str(self.record.folder)
 
     @property

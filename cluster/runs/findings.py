@@ -41,7 +41,7 @@ _LOST: dict[Part, tuple[float, str, str]] = {
     ),
     "validation": (0.1, "validating", "raise train.validate_every, or lower train.validation_sequences"),
 }
-"""By part of the time: the fraction from which it is said, what it is, and what to do."""
+"""The fraction of the time from which a part is mentioned, what it is, and what to do."""
 
 _TODO: dict[str, str] = {
     Event.SLOW: "look at what else runs on its machine, or drain the node: the group goes on elsewhere",

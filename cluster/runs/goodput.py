@@ -1,4 +1,4 @@
-"""Where the time of a run goes, from its event log: the seconds of each part, which add up to the wall time.
+"""Accounts of a run's time from its event log: the seconds of each part, which add up to the wall time.
 
 Each interval between two events of the training loop or the supervisor belongs to one part, or is divided by
 what the event says. Time in which no command ran, after one that ended by itself, does not count; a command

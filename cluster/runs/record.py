@@ -44,7 +44,7 @@ class Record:
     account: Account = field(default_factory=Account)
     pace: Pace = field(default_factory=Pace)
     curves: dict[str, Curve] = field(default_factory=dict)
-    """Of ``loss``, and of the metrics of validations."""
+    """Curves of ``loss`` and of the metrics of validations, by name."""
     notable: list[LoggedEvent] = field(default_factory=list)
     last: LoggedEvent | None = None
     last_step: LoggedEvent | None = None

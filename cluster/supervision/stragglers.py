@@ -29,7 +29,7 @@ class Slow(NamedTuple):
     host: str
     phase: str
     ratio: float
-    """Its time relative to the median of the ranks."""
+    """Time of the phase relative to the median of the ranks."""
 
     @property
     def reason(self) -> str:

@@ -51,7 +51,7 @@ class Replay:
         self._problems: list[str] = []
 
     def chosen(self, step: int, passes: int) -> int | None:
-        """Which of a step's passes is repeated; ``None`` if none is."""
+        """The number of the pass of a step that is repeated; ``None`` if none is."""
         return step // self._every % passes if step % self._every == 0 else None
 
     def begin(self) -> First:

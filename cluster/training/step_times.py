@@ -62,7 +62,7 @@ class StepTimes:
         return {"step_seconds": whole, **{f"{part}_seconds": value for part, value in parts.items()}}
 
     def alone(self, seconds: Mapping[str, float]) -> dict[str, float]:
-        """Of a step's :meth:`seconds`, the parts in which a rank does not wait for others.
+        """The parts of a step's :meth:`seconds` in which a rank does not wait for others.
 
         At ZeRO stage 3 the forward pass gathers weights, so that only loading data remains.
         """

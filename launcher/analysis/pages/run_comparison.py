@@ -18,16 +18,19 @@ MOST_POINTS = 1000
 
 def page(first: Run, second: Run, differing: Mapping[str, Values]) -> str:
     """The page of a comparison."""
+    # Folders are long names, and often differ in their last part alone.
+    names = (first.record.folder.name, second.record.folder.name)
+    names = (first.name, second.name) if names[0] == names[1] else names
     figures: dict[str, Any] = {}
     for name in common_curves(first, second):
         figure = plots.blank("step", name.replace("_", " "))
-        for run, color in ((first, plots.BLUE), (second, plots.ORANGE)):
+        for run, label, color in zip((first, second), names, plots.SERIES, strict=False):
             steps, values = thinned(run.record.curves[name])
-            plots.add_line(figure, plots.Line(run.name, steps, values), color, markers=len(steps) < 50)
+            plots.add_line(figure, plots.Line(label, steps, values), color, markers=len(steps) < 50)
         figures[name] = figure
     return render(
         "run_comparison.html",
-        names=(first.name, second.name),
+        names=names,
         settings={name: [str(value) for value in values] for name, values in differing.items()},
         numbers=compared_numbers(first, second),
         figures=plots.as_json(figures),
