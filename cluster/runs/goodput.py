@@ -68,6 +68,8 @@ class Account:
     _at: float | None = None
     _is_waiting: bool = False
     _has_ended: bool = False
+    _is_starting: bool = False
+    """Whether what made the next start of the workers necessary is known."""
     _made: list[_Made] = field(default_factory=list)
     _folded: int = 0
     """How many of these are sums of the steps between two commits."""
@@ -105,18 +107,22 @@ class Account:
             return
         if name != Event.STEP and name not in _WHOLE:
             return  # it may come from another thread
+        if self._at is None or self._has_ended:  # a job that has no supervisor to say that it begins
+            self._at = now
         # Clocks of nodes differ: time does not run backwards for that.
-        interval = max(0.0, now - (now if self._at is None else self._at))
-        self._at = now if self._at is None else max(self._at, now)
+        interval, self._at = max(0.0, now - self._at), max(self._at, now)
         if name == Event.STEP:
             self._step(event, interval)
             return
         if name == Event.RESTARTING:
             self._have_accident(event["restart"]["preemption"])
+        elif name in (Event.STARTED, Event.RESUMED) and not self._is_starting:
+            self._have_accident(is_preemption=bool(self._made) and self._made[-1].step <= event["step"])
         self.seconds["wait" if self._is_waiting else _WHOLE[name]] += interval
         self._is_waiting = name == Event.WAITING
         self._has_ended = name in ENDS
         if name in (Event.STARTED, Event.RESUMED):
+            self._is_starting = False
             self._go_back(event["step"])
         elif name == Event.ROLLBACK:
             self._go_back(event["to"])
@@ -128,6 +134,7 @@ class Account:
         self._at, self._is_waiting, self._has_ended = now, False, False
 
     def _have_accident(self, is_preemption: bool) -> None:
+        self._is_starting = True
         self.accidents.append(Accident(self.wall - self.seconds["wait"], is_preemption))
 
     def _step(self, event: LoggedEvent, interval: float) -> None:

@@ -46,6 +46,25 @@ def test_time_in_which_nobody_ran_the_command_does_not_count() -> None:
     assert account(log).wall == pytest.approx(wall + 10.0)
 
 
+def test_a_job_has_starts_though_nobody_announces_them() -> None:
+    log = Log()
+    log.say(Event.STARTED, workers=1, reason="")
+    log.steps(1, 10)
+    log.say(Event.CHECKPOINT, 10, checkpoint_seconds=0.0, blocked_seconds=0.0)
+    log.say(Event.PREEMPTED, 10)
+    log.now += 10**6  # in the pool's queue
+    log.say(Event.RESUMED, 10, workers=1, reason="")
+    log.steps(11, 12)
+    log.now += 30.0  # its process was killed
+    log.say(Event.RESUMED, 10, workers=1, reason="")
+    log.steps(11, 14)
+    counted = account(log)
+    assert [accident.is_preemption for accident in counted.accidents] == [False, True, False]
+    assert counted.seconds["repeat"] == pytest.approx(2 * 1.25)
+    assert counted.wall == pytest.approx(16 * 1.25 + 30.0)
+    assert goodput_in_hindsight(counted, CheckpointSettings(every=10)) == pytest.approx(14 / 50, abs=0.1)
+
+
 def test_steps_that_were_skipped_or_rolled_back_are_no_training() -> None:
     log = Log()
     log.say(Event.LAUNCHED)

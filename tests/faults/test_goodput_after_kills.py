@@ -11,6 +11,7 @@ from waiting import wait_for, wait_until_gone
 
 from cluster.runs.events import FILE_NAME, events_from
 from cluster.runs.goodput import account_of
+from cluster.tracking import runs, store
 
 
 @pytest.mark.slow
@@ -48,4 +49,6 @@ def test_the_parts_of_a_run_with_three_kills_add_up_to_its_wall_time(tmp_path: P
     assert len(account.accidents) == 4
     assert f"goodput {account.goodput:.1%} of" in said
     assert "simulated with the same 4 starts:" in said
-    print(goodput, said)
+    metrics = store.connect(f"sqlite:///{tmp_path}/mlflow.db").get_run(runs.open_run(run)).data.metrics
+    assert metrics["goodput"] == goodput["goodput"]
+    assert metrics["seconds_restart"] == parts["seconds_restart"]

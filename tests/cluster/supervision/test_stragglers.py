@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from statistics import geometric_mean
+from typing import Any
 
 import pytest
+from small_runs import run_workers
+from torch import distributed as dist
+from waiting import wait_for
 
+from cluster import pretrain
 from cluster.runs import heartbeat
 from cluster.runs.heartbeat import KEPT_WINDOWS, WINDOW, Beat, Window
+from cluster.settings import PretrainSettings
 from cluster.supervision.stragglers import Slow, Stragglers
+from cluster.supervision.watchdog import Watchdog
 
 STEPS = 2_000
 
@@ -95,6 +104,46 @@ def test_ranks_are_compared_over_the_same_steps_however_late_their_hearts_beat()
     windows = [window(number, 2.0**number) for number in range(6)]
     assert stragglers.look([beat(0, windows[:2]), beat(1, windows[2:6])]) == []
     assert stragglers.look([beat(0, windows[2:6]), beat(1, windows[2:6])]) == []
+
+
+def slowed_worker(config: dict[str, Any]) -> None:
+    """Worker function of a run in which rank 1 takes three times as long for its forward passes."""
+    from cluster.training import worker
+
+    predictions = worker.predictions
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        began = time.perf_counter()
+        logits = predictions(*arguments, **named)
+        if dist.get_rank() == 1:
+            time.sleep(2 * (time.perf_counter() - began))
+        return logits
+
+    worker.predictions = slow
+    heartbeats = Path(config["settings"]["run"]["dir"]) / heartbeat.FOLDER
+    with heartbeat.beating(heartbeats, dist.get_rank(), "node"):
+        pretrain.pretrain_worker(config)
+
+
+def test_the_slow_worker_of_a_run_is_named_by_its_heartbeats(
+    settings: Callable[..., PretrainSettings],
+) -> None:
+    made = settings(train={"steps": 10_000, "micro_batch": 4, "depths": [2]}, checkpoint={"every": 10_000})
+    workers = run_workers(made, join=False, work=slowed_worker)
+    try:
+        dog, stragglers = Watchdog(made.run.dir / heartbeat.FOLDER, seconds=10_000), Stragglers(2)
+
+        def look() -> list[Slow]:
+            dog.look()
+            return stragglers.look(dog.beats())
+
+        slow = wait_for(look, pause=0.5)[0]
+    finally:
+        for process in workers.processes:
+            process.kill()
+            process.join()
+    assert (slow.rank, slow.phase) == (1, "forward")
+    assert slow.ratio > 1.2
 
 
 def window(number: int, forward: float) -> Window:
