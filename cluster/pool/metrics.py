@@ -7,7 +7,8 @@ anybody may give do not make a time series each.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections import Counter
+from typing import get_args
 
 from ray.util import metrics
 
@@ -49,10 +50,12 @@ class PoolMetrics:
         self._budget_left = metrics.Gauge(
             "odeformer_pool_budget_left_hours", "Slot-hours left in the team's current period.", by_team
         )
-        self._failures = metrics.Counter(
+        # A gauge, since Prometheus does not see a counter's first count, with which its series would begin.
+        self._failures = metrics.Gauge(
             "odeformer_pool_failures", "Attempts of jobs that failed, by cause.", (*by_team, "cause")
         )
         self._slots = metrics.Gauge("odeformer_pool_slots", "Slots by state.", ("state",))
+        self._failed = Counter[tuple[str, Cause]]()
         self._looked = 0.0
 
     def began(self, job: JobRecord, settings: PoolSettings, now: float) -> None:
@@ -62,7 +65,7 @@ class PoolMetrics:
 
     def failed(self, job: JobRecord, settings: PoolSettings, cause: Cause) -> None:
         """Count an attempt that failed."""
-        self._failures.inc(1, {"team": label(job.team, settings), "cause": cause})
+        self._failed[label(job.team, settings), cause] += 1
 
     def look(self, board: Board, slots: Slots) -> None:
         """Take note of jobs, accounts and slots, every few seconds."""
@@ -80,15 +83,17 @@ class PoolMetrics:
             (self._running, board.jobs("running")),
             (self._trained, board.jobs("trained")),
         ):
-            counts = _by_label((job.team for job in jobs), settings)
+            counts = Counter(label(job.team, settings) for job in jobs)
             for name in labels:
-                gauge.set(counts.get(name, 0), {"team": name})
+                gauge.set(counts[name], {"team": name})
         for name in labels:
             waits = [now - job.changed for job in queued if label(job.team, settings) == name]
             self._oldest.set(max(waits, default=0.0), {"team": name})
             of_label = [team for team in teams if label(team, settings) == name]
             service = sum(board.shares.account(team).service for team in of_label)
             self._slot_seconds.set(service, {"team": name})
+            for cause in get_args(Cause):
+                self._failures.set(self._failed[name, cause], {"team": name, "cause": cause})
         for name, team in settings.teams.items():
             if team.budget is not None:
                 spent = board.shares.account(name).spent[team.budget.per] / 3600
@@ -104,11 +109,3 @@ class PoolMetrics:
 def label(team: str, settings: PoolSettings) -> str:
     """The label of a team."""
     return team if team in settings.teams else OTHER
-
-
-def _by_label(teams: Iterable[str], settings: PoolSettings) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for team in teams:
-        name = label(team, settings)
-        counts[name] = counts.get(name, 0) + 1
-    return counts

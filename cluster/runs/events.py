@@ -91,6 +91,10 @@ LoggedEvent = dict[str, Any]
 """An event read from a log: ``time`` in seconds since the epoch, ``event``, ``step``, and its own fields."""
 
 
+Cause = Literal["failure", "preemption", "stuck"]
+"""What made a restart of the workers necessary."""
+
+
 class Restart(TypedDict):
     """The field ``restart`` of ``restarting``: nested, as numbers beside the step would become metrics."""
 
@@ -100,8 +104,7 @@ class Restart(TypedDict):
     """How many more restarts of this kind are allowed."""
     preemption: bool
     """Whether the workers were preempted rather than failed."""
-    cause: Literal["failure", "preemption", "stuck"]
-    """What made the restart necessary."""
+    cause: Cause
 
 
 class EventLog:

@@ -81,6 +81,14 @@ class Account:
         """Seconds of all parts together."""
         return sum(self.seconds.values())
 
+    def seconds_at(self, now: float) -> dict[Part, float]:
+        """The seconds of each part up to ``now``, with what has been spent since the last event."""
+        seconds = dict(self.seconds)
+        if self._at is not None and not self._has_ended:
+            part: Part = "wait" if self._is_waiting else "restart" if self._is_starting else "train"
+            seconds[part] += max(0.0, now - self._at)
+        return seconds
+
     @property
     def goodput(self) -> float:
         """Fraction of the time that is spent on steps whose result was kept, without waiting for data."""

@@ -132,7 +132,7 @@ class _Supervisor:
         self._events = EventReader(self._run)
         self._log = EventLog(self._run)
         self._account, self._pace = account_of(self._run), Pace()
-        self._metrics = RunMetrics(self._run.name)
+        self._metrics = RunMetrics(self._run.name, settings.train.steps)
         self._budget = Budget(
             settings.cluster.max_failures,
             settings.cluster.max_preemptions,
@@ -193,6 +193,7 @@ class _Supervisor:
 
         while group.is_running:
             self._show_events()
+            self._metrics.refresh(self._account)
             if not self._has_begun:
                 self._give_up_if_asked()  # there is no step in progress
             if self._is_asked() or stopped_for is not None:
@@ -291,6 +292,7 @@ class _Supervisor:
             time.sleep(LOOK_SECONDS)
 
     def _give_up_if_asked(self) -> None:
+        self._metrics.refresh(self._account)  # it is asked again and again while the run waits
         if self._is_asked():
             raise PreemptedError(self._budget.committed)
 
@@ -319,6 +321,5 @@ class _Supervisor:
         """Count an event, and pass it on."""
         self._account.add(event)
         self._pace.add(event)
-        steps = self._settings.train.steps
-        self._metrics.take(event, self._account, steps, self._pace.left(steps))
+        self._metrics.take(event, self._pace.left(self._settings.train.steps))
         self._on_event(event)

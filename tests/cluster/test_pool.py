@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -362,22 +364,26 @@ def test_what_was_made_on_an_older_base_is_made_anew_once_and_costs_are_shared(
 def test_prometheus_reads_the_pool_and_a_run_where_ray_has_its_metrics(pool: Pool, folder: Path) -> None:
     jobs = [pool.submit(a_task(folder, team=team, name="counted")) for team in ("one", "never-named")]
     assert [job.state for job in pool.wait(*jobs)] == ["succeeded"] * 2
-    run, account = RunMetrics("first"), Account()
+    run, account = RunMetrics("first", 4), Account()
     step = {"loss": 2.5, "tokens": 512, "tokens_per_second": 100.0, "step_seconds": 1.0}
-    for event in (
+    began = time.time() - 11.0
+    events_of_run: tuple[dict[str, Any], ...] = (
         {"time": 0.0, "event": "launched", "step": 0},
-        {"time": 10.0, "event": "placed", "step": 0, "workers": 2},
+        {"time": 8.0, "event": "placed", "step": 0, "workers": 2},
+        {"time": 10.0, "event": "started", "step": 0, "workers": 2, "reason": ""},
         {"time": 11.0, "event": "step", "step": 1, **step},
         {"time": 11.0, "event": "slow", "step": 1},
-    ):
-        account.add(event)
-        run.take(event, account, 4, TimeLeft(3.0, 2.0, 4.0))
+    )
+    for event in events_of_run:
+        account.add({**event, "time": began + event["time"]})
+        run.take(event, TimeLeft(3.0, 2.0, 4.0))
     expected = {
         ("ray_odeformer_run_loss", "first"): 2.5,
+        ("ray_odeformer_run_steps", "first"): 4.0,
+        ("ray_odeformer_run_workers", "first"): 2.0,
         ("ray_odeformer_run_seconds", "restart", "first"): 10.0,
-        ("ray_odeformer_run_seconds", "train", "first"): 1.0,
         ("ray_odeformer_run_seconds_left", "low", "first"): 2.0,
-        ("ray_odeformer_run_slow_workers_total", "first"): 1.0,
+        ("ray_odeformer_run_slow_workers", "first"): 1.0,
         ("ray_odeformer_pool_queued", "one"): 0.0,
         ("ray_odeformer_pool_queued", "(others)"): 0.0,
         ("ray_odeformer_pool_running", "(others)"): 0.0,
@@ -394,10 +400,12 @@ def test_prometheus_reads_the_pool_and_a_run_where_ray_has_its_metrics(pool: Poo
         return found
 
     def shown() -> dict[tuple[str, ...], float]:
+        run.refresh(account)  # Ray forgets what is not set again
         return {key: value for key, value in scraped().items() if key in expected}
 
-    wait_for(lambda: shown() == expected, lambda: str(shown()), pause=1.0)
+    wait_for(lambda: shown() == pytest.approx(expected), lambda: str(shown()), pause=1.0)
     found = scraped()
+    assert found["ray_odeformer_run_seconds", "train", "first"] >= 1.0
     assert found["ray_odeformer_pool_waited_seconds_count", "(others)"] >= 1
     assert found["ray_odeformer_pool_slot_seconds", "one"] > 0
     assert not any("never-named" in key for key in found)

@@ -29,7 +29,7 @@ SUFFIXES = {
 def known() -> dict[str, set[str]]:
     """The labels of each metric, by the name in Prometheus."""
     found: dict[str, set[str]] = {}
-    for group in (RunMetrics("run"), PoolMetrics(), ServingMetrics()):
+    for group in (RunMetrics("run", 1), PoolMetrics(), ServingMetrics()):
         for value in vars(group).values():
             for metric in value.values() if isinstance(value, dict) else [value]:
                 for kind, suffixes in SUFFIXES.items():
