@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ def _pretrain(run: ResolvedRun, on_event: OnEvent) -> registry.Version | None:
     run.write_identity()
     with upload.ended(settings.run.dir), credentials.handed_over(settings.run.dir):
         is_ending = supervise(pretrain_worker, settings, on_event)
+    with suppress(ConnectionError):  # the next start or odeformer track sync sends the goodput
+        upload.sync(settings.run.dir, 0 if is_ending else upload.FINISH_SECONDS / 2)
 
     if settings.tracking.register_as is None:
         return None

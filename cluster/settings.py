@@ -85,6 +85,22 @@ class TrainSettings(Section):
     """Optimizer steps between validations."""
     validation_sequences: Count = 64
     """Maximum number of held-out sequences per validation."""
+    trace: Annotated[str, Field(pattern=r"^[1-9]\d{0,8}-[1-9]\d{0,8}$")] | None = None
+    """Steps to trace with torch's profiler, the first and the last, such as ``10-12``. The traces of all
+    workers, on GPUs with a snapshot of the memory, become artifacts of the MLflow run. Default: none."""
+    replay_every: Steps | None = None
+    """Run one micro-batch of every so many steps twice and compare the bits of its gradients, so that silent
+    data corruption stops the run before the update (ZeRO stages 0 to 2). Default: never."""
+
+    @model_validator(mode="after")
+    def _traces_some_steps(self) -> TrainSettings:
+        if self.trace is not None:
+            first, last = map(int, self.trace.split("-"))
+            if first > last:
+                raise ValueError(
+                    f"train.trace {self.trace}: the first step comes before the last, as in 10-12"
+                )
+        return self
 
     @model_validator(mode="after")
     def _compiles(self) -> TrainSettings:
@@ -330,6 +346,15 @@ class PretrainSettings(Section):
             raise ValueError(
                 "optim.name muon needs whole matrices on the device: use zero.stage 0, 1 or 2 without "
                 "zero.offload_optimizer, or optim.name adamw"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _replay_fits(self) -> PretrainSettings:
+        if self.train.replay_every is not None and self.zero.stage == 3:
+            raise ValueError(
+                "train.replay_every compares whole gradients, which no worker has at zero.stage 3: "
+                "use zero.stage 2"
             )
         return self
 

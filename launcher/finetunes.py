@@ -18,8 +18,10 @@ from cluster.pool.search import TaskSearch
 from cluster.registry.run_output import REGISTER_SECONDS
 from cluster.runs.events import Event, LoggedEvent, words_of
 from cluster.runs.failures import RunFailedError
+from cluster.runs.pace import Pace
 from cluster.tasks.task import Task
 from launcher.tables.search import state_in_words
+from launcher.terminal.durations import in_words
 from launcher.terminal.progress import Progress
 
 POLL_SECONDS = 0.3
@@ -118,17 +120,21 @@ def _wait(
     pool: Pool | RemotePool, ids: Sequence[str], progress: Progress, registry_seconds: float = math.inf
 ) -> list[Job]:
     last_steps: dict[str, LoggedEvent] = {}
+    paces = {job_id: Pace() for job_id in ids}
     offsets = dict.fromkeys(ids, 0)
     while True:
         jobs = {job.id: job for job in pool.jobs() if job.id in offsets}
         for job_id in ids:
             events, offsets[job_id] = pool.events(job_id, offsets[job_id])
             last_steps.update((job_id, event) for event in events if event["event"] == Event.STEP)
+            for event in events:
+                paces[job_id].add(event)
 
         done = sum(
             event["step"] / jobs[job_id].task["train"]["steps"] for job_id, event in last_steps.items()
         )
-        progress.update(done / len(jobs), " · ".join(_short(jobs[i], last_steps.get(i)) for i in ids))
+        states = [_short(jobs[i], last_steps.get(i), paces[i]) for i in ids]
+        progress.update(done / len(jobs), " · ".join(states))
         if all(_is_over(job, registry_seconds) for job in jobs.values()):
             return [jobs[job_id] for job_id in ids]
         time.sleep(POLL_SECONDS)
@@ -140,7 +146,8 @@ def _is_over(job: Job, registry_seconds: float) -> bool:
     return gave_up or job.state in ENDED
 
 
-def _short(job: Job, event: LoggedEvent | None) -> str:
+def _short(job: Job, event: LoggedEvent | None, pace: Pace) -> str:
     if job.state == "running" and event is not None:
-        return f"{job.team} step {event['step']} loss {event['loss']:.2f}"
+        left = in_words(pace.left(job.task["train"]["steps"]))
+        return f"{job.team} step {event['step']} loss {event['loss']:.2f} {left}".rstrip()
     return f"{job.team} {job.state}"

@@ -16,6 +16,7 @@ import psutil
 from cluster.connection.sessions import LOCK, PREFIX, ROOT
 from cluster.doctor.finding import Finding
 from cluster.runs.lock import FILE_NAME
+from cluster.runs.lock import holders as lock_holders
 from odeformer.files.user import home
 
 BEGINNING_SECONDS = 60.0
@@ -44,7 +45,7 @@ def of_extensions() -> list[Finding]:
 
 def of_runs(folder: Path = Path("runs")) -> list[Finding]:
     """List the locks of runs and pools under ``runs/``, which the kernel releases when processes die."""
-    name, holders = "run locks", _holders()
+    name, holders = "run locks", lock_holders()
     findings = []
     for lock in sorted([*folder.glob(f"*/{FILE_NAME}"), *folder.glob(f"*/*/{FILE_NAME}")]):
         pid = holders.get(lock.stat().st_ino)
@@ -62,7 +63,7 @@ def of_runs(folder: Path = Path("runs")) -> list[Finding]:
 
 def of_sessions(root: Path = ROOT) -> list[Finding]:
     """Check for session folders of private Ray clusters that killed commands left."""
-    name, holders = "session folders", _holders()
+    name, holders = "session folders", lock_holders()
     findings, used = [], 0
     for folder in sorted(root.glob(f"{PREFIX}*")):
         with suppress(OSError):  # gone meanwhile, or another user's
@@ -86,21 +87,6 @@ def _extension_folders() -> list[Path]:
     named = os.environ.get("TORCH_EXTENSIONS_DIR")
     folder = Path(named) if named else home() / ".cache" / "torch_extensions"
     return [folder] if folder.is_dir() else []
-
-
-def _holders() -> dict[int, int]:
-    """Process ids of lock holders by inode, found without trying to lock anything.
-
-    Devices are not compared, as some file systems report different ones here and in ``stat``.
-    """
-    with suppress(OSError, ValueError):
-        holders = {}
-        for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
-            if " -> " not in line:  # those are waiting
-                row = line.split()
-                holders[int(row[5].rpartition(":")[2])] = int(row[4])
-        return holders
-    return {}
 
 
 def _open_files(name: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.door.form import EVENT, EXTENSION, NOT_GIVEN, TABLES, public_id
 from cluster.pool.job import HistoryEntry, Job, JobDetails, find_job
 from cluster.runs.events import LoggedEvent
+from cluster.runs.pace import TimeLeft
 from odeformer.files.errors import reason
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ class RemotePool:
         """A job with its history and the last lines of its log."""
         content = self._ask("GET", _path(job_id))[EXTENSION]
         history = [HistoryEntry(**entry) for entry in content.pop("history")]
-        return JobDetails(**content, history=history)
+        left = content.pop("time_left", None)
+        return JobDetails(**content, history=history, time_left=left and TimeLeft(**left))
 
     def events(self, job_id: str, offset: int = 0) -> tuple[list[LoggedEvent], int]:
         """A job's events from a byte offset on, and the offset of the next ones."""

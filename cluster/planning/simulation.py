@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -94,7 +95,9 @@ class Commit(NamedTuple):
 class _Simulation:
     """Simulation of one run, from its first step to its last commit."""
 
-    def __init__(self, run: LongRun, source: random.Random) -> None:
+    def __init__(
+        self, run: LongRun, source: random.Random, accidents: Sequence[tuple[float, Event]] = ()
+    ) -> None:
         self._run, self._source = run, source
         self._interval = max(1, round(run.commit_every / run.step_seconds))  # steps
         self._now = 0.0
@@ -111,7 +114,7 @@ class _Simulation:
             "preemption": run.preemptions_per_day,
             "slow": run.stragglers_per_day,
         }
-        self._events: list[tuple[float, Event]] = []
+        self._events: list[tuple[float, Event]] = sorted(accidents)
         for event in self._rates:
             self._schedule(event)
 
@@ -256,3 +259,13 @@ def simulate(run: LongRun, seed: int, times: int = RUNS) -> list[Outcome]:
     """Simulate the run ``times`` times; the same seed gives the same results."""
     source = random.Random(seed)
     return [_Simulation(run, source).outcome() for _ in range(times)]
+
+
+def replay(run: LongRun, accidents: Sequence[tuple[float, Event]]) -> Outcome:
+    """Simulate the run once with accidents at given times.
+
+    Args:
+        run: the run; its rates should be 0.
+        accidents: seconds since the beginning, and ``failure`` or ``preemption``.
+    """
+    return _Simulation(run, random.Random(0), accidents).outcome()

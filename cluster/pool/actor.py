@@ -19,6 +19,7 @@ from cluster.pool.status import PoolStatus
 from cluster.runs.events import FILE_NAME as EVENTS
 from cluster.runs.events import LoggedEvent, events_from
 from cluster.runs.failures import QueueFullError
+from cluster.runs.pace import time_left
 from cluster.supervision import orphans
 from odeformer.files.shown import masked, masked_values
 
@@ -81,6 +82,7 @@ class PoolActor:
         from cluster.pool.board import Board, read_settings
         from cluster.pool.dispatch import Dispatcher
         from cluster.pool.journal import Journal
+        from cluster.pool.metrics import PoolMetrics
         from cluster.pool.mlflow_sync import MlflowSync
         from cluster.pool.slots import Slots
 
@@ -92,7 +94,8 @@ class PoolActor:
             known = known.model_copy(update={"dir": folder})
             board = Board(journal, known)
             slots = Slots(known.cpus_per_job, known.gpus_per_job, folder)
-            dispatcher = Dispatcher(board, slots)
+            metrics = PoolMetrics()
+            dispatcher = Dispatcher(board, slots, metrics)
             dispatcher.is_draining = is_draining
             dispatcher.recover()
             (folder / LOG_FILE).touch(mode=0o600)
@@ -103,7 +106,7 @@ class PoolActor:
         to_file.setFormatter(_Masked(LOG_FORMAT))
         logging.getLogger().addHandler(to_file)
         self._journal, self._board, self._slots, self._dispatcher = journal, board, slots, dispatcher
-        self._access = Access(journal)
+        self._metrics, self._access = metrics, Access(journal)
         self._mlflow = MlflowSync(board, self._lock)
         self._mlflow.start()
         self._is_open = True
@@ -116,6 +119,7 @@ class PoolActor:
                         if not self._is_open:
                             self._open()
                         self._dispatcher.look()
+                        self._metrics.look(self._board, self._slots)
                         if self._trouble is not None:
                             self._trouble = None
                             logger.warning("the pool goes on")
@@ -256,7 +260,10 @@ class PoolActor:
             job = self._journal.job(job_id)
             history = [self._history(entry) for entry in self._journal.transitions(job_id)]
             view = self._view(job)
-        return JobDetails(**view, history=history, last_lines=_last_lines(self._board.folder(job) / LOG))
+        folder, left = self._board.folder(job), None
+        if job.state == "running":
+            left = time_left(_last_events(folder / EVENTS), job.task["train"]["steps"])
+        return JobDetails(**view, history=history, last_lines=_last_lines(folder / LOG), time_left=left)
 
     def events(self, job_id: str, offset: int = 0) -> tuple[list[LoggedEvent], int]:
         with self._opened():
@@ -372,6 +379,12 @@ class PoolActor:
 
 def _by(what: str, who: str) -> str:
     return f"{what} by {who}".strip() if who else what
+
+
+def _last_events(log: Path) -> list[LoggedEvent]:
+    """The events at the end of a log; a line that is cut is none."""
+    size = log.stat().st_size if log.is_file() else 0
+    return events_from(log, max(0, size - EVENT_BYTES))[0]
 
 
 def _last_lines(log: Path) -> list[str]:

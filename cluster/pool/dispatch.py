@@ -8,6 +8,7 @@ import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cluster.pool import order
 from cluster.pool.board import Board
@@ -17,6 +18,9 @@ from cluster.pool.slots import Ended, Slots
 from cluster.pool.warm import OUTCOME, Outcome
 from cluster.runs import heartbeat, preemption
 from cluster.supervision.watchdog import START_SECONDS, Watchdog
+
+if TYPE_CHECKING:
+    from cluster.pool.metrics import PoolMetrics
 
 ADJUST_SECONDS = 1.0
 AWAY_SECONDS = 5.0
@@ -44,10 +48,14 @@ class _Watched:
 
 
 class Dispatcher:
-    """Schedules the jobs of a board. Not thread-safe."""
+    """Schedules the jobs of a board. Not thread-safe.
 
-    def __init__(self, board: Board, slots: Slots) -> None:
-        self._board, self._slots = board, slots
+    Args:
+        metrics: told of jobs that begin and of attempts that fail.
+    """
+
+    def __init__(self, board: Board, slots: Slots, metrics: PoolMetrics | None = None) -> None:
+        self._board, self._slots, self._metrics = board, slots, metrics
         self.is_draining = False
         """Whether no new jobs are started."""
         self.is_stopping = False
@@ -204,6 +212,8 @@ class Dispatcher:
             return False
 
     def _mark_running(self, job: JobRecord, now: float, process: str | None) -> JobRecord:
+        if self._metrics is not None:
+            self._metrics.began(job, self._board.settings, now)
         return self._board.move(job, "running", at=now, attempts=job.attempts + 1, process=process)
 
     def _run(self, jobs: list[JobRecord]) -> None:
@@ -237,13 +247,13 @@ class Dispatcher:
         watched, code = self._watched.get(ended.process), ended.code
         if ended.is_too_large:
             error = "its process used more memory than memory_per_slot allows, and was killed"
-            return {"error": error, "is_mendable": False}
+            return {"error": error, "is_mendable": False, "cause": "memory"}
         if watched is not None and watched.stuck:
-            return {"error": f"its process was {watched.stuck}, and was killed"}
+            return {"error": f"its process was {watched.stuck}, and was killed", "cause": "stuck"}
         if code is None:
-            return {"error": "its slot is gone, and its process with it"}
+            return {"error": "its slot is gone, and its process with it", "cause": "slot gone"}
         if code < 0:
-            return {"error": "its process died (killed, or out of memory)"}
+            return {"error": "its process died (killed, or out of memory)", "cause": "killed"}
         return {"error": f"its process ended with exit code {code}; its log may say more"}
 
     def _settle_early(self) -> None:
@@ -288,6 +298,8 @@ class Dispatcher:
             self._board.move(job, "queued", outcome["error"], at)
         else:
             is_its_own = outcome.get("is_its_own", is_its_own)
+            if self._metrics is not None:
+                self._metrics.failed(job, self._board.settings, outcome.get("cause", "error"))
             self._fail(job, outcome["error"], outcome.get("is_mendable", True), is_its_own, at)
         self._told_at.pop(job.id, None)
 

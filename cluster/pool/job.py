@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from cluster.runs.pace import TimeLeft
+
 State = Literal["queued", "running", "trained", "succeeded", "failed", "cancelled"]
 """``trained``: the weights are saved, but the registry has not accepted them yet."""
 
@@ -97,6 +99,8 @@ class JobDetails(Job):
 
     history: list[HistoryEntry]
     last_lines: list[str]
+    time_left: TimeLeft | None = None
+    """Time until the last step of a running job, once it has made a few."""
 
 
 class Transition(NamedTuple):

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from io import FileIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
@@ -49,6 +49,10 @@ LOCK_SECONDS = 60.0
 """How long a job waits for the process of its last attempt to exit."""
 
 
+Cause = Literal["memory", "stuck", "killed", "slot gone", "error"]
+"""What an attempt failed for; ``error`` is one of the job itself."""
+
+
 class Outcome(TypedDict, total=False):
     """How an attempt ended: with a result, preempted, or with an error."""
 
@@ -64,6 +68,8 @@ class Outcome(TypedDict, total=False):
     """Whether another attempt may succeed."""
     is_store_away: bool
     """Whether the MLflow store could not be reached."""
+    cause: Cause
+    """How the process died."""
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from io import FileIO
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from odeformer.files.atomic import named
 from odeformer.files.shown import masked_values
@@ -37,6 +37,8 @@ class Event(StrEnum):
         event.fields = fields
         return event
 
+    LAUNCHED = "launched"  # a command begins with the run, or takes it up again
+    PLACED = "placed", "workers"  # the cluster has room; the workers are being started
     STARTED = "started", "workers", "reason"  # from step 0; the reason is why it compiles or not
     RESUMED = "resumed", "workers", "reason"  # from a checkpoint
     FINISHED = "finished"  # the last step is committed
@@ -50,6 +52,11 @@ class Event(StrEnum):
         *("loss", "depth", "learning_rate", "gradient_norm", "tokens", "tokens_per_second"),
         *("mfu", "model_flops_per_second", "*_seconds", "loss/*"),  # by source
     )
+    # At the end of a command: see :class:`cluster.runs.goodput.Account`.
+    GOODPUT = "goodput", "goodput", "seconds_*"
+    SLOW = "slow", "reason"  # a worker that the others wait for in every step
+    CORRUPTED = "corrupted", "reason"  # the same micro-batch gave other bits the second time
+
     TOO_LONG = "too_long", "examples_cut", "examples_left_out"  # of a task, for its sequence length
     # Losses by depth, and by source and depth; scores of tasks.
     VALIDATION = "validation", "validation_*", "validation/*"
@@ -86,6 +93,10 @@ LoggedEvent = dict[str, Any]
 """An event read from a log: ``time`` in seconds since the epoch, ``event``, ``step``, and its own fields."""
 
 
+Cause = Literal["failure", "preemption", "stuck"]
+"""What made a restart of the workers necessary."""
+
+
 class Restart(TypedDict):
     """The field ``restart`` of ``restarting``: nested, as numbers beside the step would become metrics."""
 
@@ -95,6 +106,7 @@ class Restart(TypedDict):
     """How many more restarts of this kind are allowed."""
     preemption: bool
     """Whether the workers were preempted rather than failed."""
+    cause: Cause
 
 
 class EventLog:

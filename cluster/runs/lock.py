@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from odeformer.files.atomic import named
@@ -36,3 +36,18 @@ def held(folder: Path) -> Iterator[None]:
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
         yield
+
+
+def holders() -> dict[int, int]:
+    """Process ids of lock holders by inode, found without trying to lock anything.
+
+    Devices are not compared, as some file systems report different ones here and in ``stat``.
+    """
+    with suppress(OSError, ValueError):
+        holders = {}
+        for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
+            if " -> " not in line:  # those are waiting
+                row = line.split()
+                holders[int(row[5].rpartition(":")[2])] = int(row[4])
+        return holders
+    return {}

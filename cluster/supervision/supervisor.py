@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +23,13 @@ from cluster.runs.failures import (
     is_mendable,
     preemption,
 )
+from cluster.runs.goodput import account_of
+from cluster.runs.pace import Pace
 from cluster.runs.preemption import ask, take_back, taken
 from cluster.settings import PretrainSettings
-from cluster.supervision import room, watchdog
+from cluster.supervision import room, stacks, watchdog
+from cluster.supervision.metrics import RunMetrics
+from cluster.supervision.stragglers import Stragglers
 from cluster.supervision.watchdog import Watchdog
 from odeformer.files.atomic import named
 from odeformer.files.shown import masked
@@ -38,8 +41,8 @@ OnEvent = Callable[[LoggedEvent], None]
 
 FAILURE = "failure.txt"
 OWN_EVENTS = (
-    *(Event.WAITING, Event.RESIZED, Event.GROWING, Event.LEAVING),
-    *(Event.RESTARTING, Event.UNWRITABLE),
+    *(Event.LAUNCHED, Event.WAITING, Event.PLACED, Event.RESIZED, Event.GROWING, Event.LEAVING),
+    *(Event.RESTARTING, Event.UNWRITABLE, Event.GOODPUT, Event.SLOW),
 )
 """Events that the supervisor logs. It shows them at once, as it may be unable to write them."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
@@ -94,6 +97,8 @@ class _End:
     is_mendable: bool = True
     is_free: bool = False
     """Neither a failure nor a preemption: not counted."""
+    is_stuck: bool = False
+    """Whether a worker was killed because it was stuck."""
 
 
 def supervise(work: Work, settings: PretrainSettings, on_event: OnEvent) -> bool:
@@ -126,6 +131,8 @@ class _Supervisor:
         self._on_event = on_event
         self._events = EventReader(self._run)
         self._log = EventLog(self._run)
+        self._account, self._pace = account_of(self._run), Pace()
+        self._metrics = RunMetrics(self._run.name, settings.train.steps)
         self._budget = Budget(
             settings.cluster.max_failures,
             settings.cluster.max_preemptions,
@@ -138,13 +145,22 @@ class _Supervisor:
         """Number of workers whose resources this run holds, or is about to release."""
 
     def run(self) -> None:
+        self._say(Event.LAUNCHED)
+        try:
+            self._run_groups()
+        finally:
+            self._say(Event.GOODPUT, **self._account.metrics())
+
+    def _run_groups(self) -> None:
+        """Run one group after another until one finishes."""
         shutil.rmtree(self._run / heartbeat.FOLDER, ignore_errors=True)
         before = self._settings.cluster.workers
         for attempt in count():
             workers = self._find_room()
             if workers != before:
-                self._say(Event.RESIZED, f"{workers} of {self._settings.cluster.workers}")
+                self._say(Event.RESIZED, reason=f"{workers} of {self._settings.cluster.workers}")
             before = workers
+            self._say(Event.PLACED, workers=workers)
             end = self._attempt(self._run / heartbeat.FOLDER / str(attempt), workers)
             if end is None:
                 return
@@ -158,8 +174,7 @@ class _Supervisor:
     def _find_room(self) -> int:
         """Wait for room, and return the number of workers to start."""
         try:
-            say = partial(self._say, Event.WAITING)
-            return room.wait(self._settings, self._ours, say, self._give_up_if_asked)
+            return room.wait(self._settings, self._ours, self._say_waiting, self._give_up_if_asked)
         except room.NoRoomError as error:
             raise RunFailedError(f"this machine has no room for the run: {error}") from error
 
@@ -168,7 +183,7 @@ class _Supervisor:
         from cluster.supervision.worker_group import WorkerGroup
 
         dog = Watchdog(heartbeats, self._settings.cluster.stuck_after)
-        growth = room.Growth(self._settings, workers)
+        growth, stragglers = room.Growth(self._settings, workers), Stragglers(workers)
         committed = self._budget.committed
         take_back(self._run)  # the supervisor may have stopped the group before this one
         self._has_begun, self._ours = False, workers
@@ -178,6 +193,7 @@ class _Supervisor:
 
         while group.is_running:
             self._show_events()
+            self._metrics.refresh(self._account)
             if not self._has_begun:
                 self._give_up_if_asked()  # there is no step in progress
             if self._is_asked() or stopped_for is not None:
@@ -199,9 +215,11 @@ class _Supervisor:
             if dog.problem is None:
                 self._log.write_waiting()
             elif was_writable:
-                self._say(Event.UNWRITABLE, str(dog.problem))
+                self._say(Event.UNWRITABLE, reason=str(dog.problem))
+            for slow in stragglers.look(dog.beats()):
+                self._say(Event.SLOW, reason=slow.reason)
             if newly_stuck is not None:
-                stuck = newly_stuck
+                stuck = self._look_into(newly_stuck, dog, heartbeats)
                 watchdog.end([stuck.process])
                 dog.restart_clock()
             time.sleep(LOOK_SECONDS)
@@ -217,14 +235,23 @@ class _Supervisor:
         if preempted is not None:
             return _End(error, str(preempted), is_preemption=True, is_free=stopped_for is Event.GROWING)
         if stuck is not None:
-            return _End(error, stuck.reason)
+            return _End(error, stuck.reason, is_stuck=True)
         if found_no_room(error):
-            self._say(Event.WAITING, f"Ray found no room for {workers} workers")
+            self._say_waiting(f"Ray found no room for {workers} workers")
             return _End(error, cause(error), is_free=True)
         mendable = is_mendable(error)
         reason = cause(error, [process.rank for process in left])
         # A worker that died after SIGTERM was preempted; it has not failed.
         return _End(error, reason, mendable and dog.is_any_asked(), mendable)
+
+    def _look_into(self, stuck: watchdog.Stuck, dog: Watchdog, heartbeats: Path) -> watchdog.Stuck:
+        """Write the stacks of all workers beside the log, and say where the stuck one waits."""
+        processes = dog.processes()
+        states = watchdog.states(processes, heartbeats)
+        report = stacks.report(states, {process.rank: process.thread for process in processes})
+        with suppress(OSError):
+            (self._run / stacks.FILE_NAME).write_text(masked(report), encoding="utf-8")
+        return stuck.seen(states.get(stuck.process.rank))
 
     def _record_failure(self, failure: BaseException) -> None:
         file = self._run / FAILURE
@@ -249,8 +276,13 @@ class _Supervisor:
                 f"pretraining in {self._run} failed{often}: {end.reason}; the same command resumes it from "
                 f"its last checkpoint, and {self._record}"
             ) from end.error
-        restart: Restart = {"pause": pause, "left": left, "preemption": end.is_preemption}
-        self._say(Event.RESTARTING, end.reason, restart=restart)
+        restart: Restart = {
+            "pause": pause,
+            "left": left,
+            "preemption": end.is_preemption,
+            "cause": "preemption" if end.is_preemption else "stuck" if end.is_stuck else "failure",
+        }
+        self._say(Event.RESTARTING, reason=end.reason, restart=restart)
         return pause
 
     def _wait(self, seconds: float) -> None:
@@ -260,17 +292,21 @@ class _Supervisor:
             time.sleep(LOOK_SECONDS)
 
     def _give_up_if_asked(self) -> None:
+        self._metrics.refresh(self._account)  # it is asked again and again while the run waits
         if self._is_asked():
             raise PreemptedError(self._budget.committed)
 
     def _stop(self, event: Event, reason: str) -> Event:
         """Log the event for which the workers are then asked to commit the step in progress and stop."""
-        self._say(event, reason)
+        self._say(event, reason=reason)
         return event
 
-    def _say(self, event: Event, reason: str, **fields: Any) -> None:
+    def _say_waiting(self, reason: str) -> None:
+        self._say(Event.WAITING, reason=reason)
+
+    def _say(self, event: Event, **fields: Any) -> None:
         self._show_events()
-        self._on_event(self._log(event, self._budget.committed, {"reason": reason, **fields}))
+        self._show(self._log(event, self._budget.committed, fields))
 
     def _show_events(self) -> None:
         for event in self._events.new():
@@ -279,4 +315,11 @@ class _Supervisor:
             if event["event"] in (Event.RESUMED, Event.CHECKPOINT):
                 self._budget.committed = max(self._budget.committed, event["step"])
             if event["event"] not in OWN_EVENTS:
-                self._on_event(event)
+                self._show(event)
+
+    def _show(self, event: LoggedEvent) -> None:
+        """Count an event, and pass it on."""
+        self._account.add(event)
+        self._pace.add(event)
+        self._metrics.take(event, self._pace.left(self._settings.train.steps))
+        self._on_event(event)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from cluster.runs.heartbeat import Beat
+from cluster.runs.heartbeat import STACKS, Beat
+from cluster.supervision.stacks import State, state_of, waiting_line
 from odeformer.files.atomic import named
 
+T = TypeVar("T")
 _BEAT = TypeAdapter(Beat)
 LOOK_SECONDS = 1.0
 START_SECONDS = 600.0
@@ -22,6 +25,8 @@ LATE_SECONDS = 5.0
 END_SECONDS = 90.0
 """Seconds that killing processes may take. Ray gives up an unresponsive node sooner than that, and its
 processes with it."""
+STATE_SECONDS = 30.0
+"""Seconds to wait for the stacks of the workers; a stuck one is killed after that."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Process:
     pid: int
     started: float
     node: str
+    thread: int = 0
+    """Identifier of the thread that does the work."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,20 @@ class Stuck:
 
     process: Process
     how: str
-    """``stuck``, and how this was detected."""
+    """``stuck`` or ``stopped``, and how this was detected."""
 
     @property
     def reason(self) -> str:
         return f"worker {self.process.rank} is {self.how}"
+
+    def seen(self, state: State | None) -> Stuck:
+        """The same with what the process itself shows: that it is stopped, or where it waits."""
+        if state is None:
+            return self
+        if state.is_stopped:
+            return replace(self, how=self.how.replace("stuck", "stopped (SIGSTOP, or a debugger)", 1))
+        line = waiting_line(state.stacks, self.process.thread)
+        return replace(self, how=f"{self.how}; it waits in {line}") if line else self
 
 
 class Watchdog:
@@ -99,6 +115,10 @@ class Watchdog:
         """Whether one of the workers was preempted (SIGTERM)."""
         return any(beat["asked"] for beat in self._beats.values())
 
+    def beats(self) -> list[Beat]:
+        """The heartbeats as last read."""
+        return list(self._beats.values())
+
     def nodes(self) -> set[str]:
         """Ids of the workers' nodes."""
         return {beat["node"] for beat in self._beats.values()}
@@ -143,7 +163,7 @@ class Watchdog:
 
     def _process(self, rank: int) -> Process:
         beat = self._beats[rank]
-        return Process(rank, beat["pid"], beat["started"], beat["node"])
+        return Process(rank, beat["pid"], beat["started"], beat["node"], beat["thread"])
 
 
 def end(processes: Iterable[Process]) -> None:
@@ -151,16 +171,44 @@ def end(processes: Iterable[Process]) -> None:
 
     Ray's own way to end an actor needs the cooperation of its process, which a stopped one cannot give.
     """
+    _on_their_nodes(kill, [(process, ()) for process in processes], END_SECONDS)
+
+
+def states(processes: Iterable[Process], heartbeats: Path) -> dict[int, State]:
+    """What each process does now, by rank; those that cannot be asked are left out.
+
+    Args:
+        heartbeats: folder of the processes' heartbeats.
+    """
+    asked = [(process, (str(heartbeats / f"{process.rank}{STACKS}"),)) for process in processes]
+    found = _on_their_nodes(state_of, asked, STATE_SECONDS)
+    return {rank: state for rank, state in found.items() if state is not None}
+
+
+def _on_their_nodes(
+    function: Callable[..., T], processes: Sequence[tuple[Process, tuple[Any, ...]]], seconds: float
+) -> dict[int, T]:
+    """Call ``function(pid, started, *more)`` for each process, on its node; the results by rank.
+
+    Those that do not come within ``seconds``, or fail with their node, are left out.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    task = ray.remote(num_cpus=0, max_retries=0)(kill)
-    kills = []
-    for process in processes:
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    calls = {}
+    for process, more in processes:
         on_its_node = NodeAffinitySchedulingStrategy(process.node, soft=False)
-        kills.append(task.options(scheduling_strategy=on_its_node).remote(process.pid, process.started))
-    if kills:
-        ray.wait(kills, num_returns=len(kills), timeout=END_SECONDS)
+        placed = task.options(scheduling_strategy=on_its_node)
+        calls[placed.remote(process.pid, process.started, *more)] = process.rank
+    if not calls:
+        return {}
+    ready, _ = ray.wait(list(calls), num_returns=len(calls), timeout=seconds)
+    results = {}
+    for call in ready:
+        with suppress(ray.exceptions.RayError):
+            results[calls[call]] = ray.get(call)
+    return results
 
 
 def kill(pid: int, started: float) -> None:

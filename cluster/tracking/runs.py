@@ -255,7 +255,7 @@ def _new_run(
     run_id = str(run.info.run_id)
     settings = masked_values(settings)
     client.log_dict(run_id, dict(settings), "settings.json")
-    parameters = [Param(parameter, str(value)) for parameter, value in _flat(settings)]
+    parameters = [Param(parameter, str(value)) for parameter, value in flat(settings)]
     for start in range(0, len(parameters), PARAMETERS_AT_ONCE):
         client.log_batch(run_id, params=parameters[start : start + PARAMETERS_AT_ONCE], synchronous=True)
     return run_id
@@ -290,11 +290,12 @@ def _experiment(client: MlflowClient, name: str, uri: str) -> str:
     return str(experiment.experiment_id)
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
+def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested settings by dotted names, as MLflow has them as parameters."""
+    rows: list[tuple[str, Any]] = []
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            flat += _flat(value, f"{prefix}{key}.")
+            rows += flat(value, f"{prefix}{key}.")
         else:
-            flat.append((f"{prefix}{key}", value))
-    return flat
+            rows.append((f"{prefix}{key}", value))
+    return rows

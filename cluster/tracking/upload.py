@@ -7,7 +7,6 @@ interrupted and repeated anywhere.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import threading
@@ -21,6 +20,7 @@ from cluster.runs.events import FILE_NAME, Event, EventLog, LoggedEvent, events_
 from cluster.runs.failures import PreemptedError
 from cluster.tracking import runs, store
 from cluster.tracking.runs import Row
+from odeformer.files.digest import file_digest
 from odeformer.files.errors import reason
 
 logger = logging.getLogger(__name__)
@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 SENT_FILE = "mlflow-sent.json"
 NODES = "nodes"
 """Folder of the nodes' logs."""
-ARTIFACTS = ("deepspeed.json", "mixture.json")
-"""Files that are sent as artifacts, and again when they change."""
+ARTIFACTS = ("deepspeed.json", "mixture.json", "stacks.txt", "traces/steps-*")
+"""Patterns of the files that are sent as artifacts, and again when they change."""
 BYTES_AT_ONCE = 2**18
 EVERY_SECONDS = 1.0
 LONGEST_PAUSE = 30.0
@@ -56,6 +56,8 @@ class Uploader:
         self._run_id = ""
         self._sent: dict[str, dict[str, Any]] = {}
         self._artifacts: dict[str, str] = {}
+        self._looked: dict[str, tuple[int, int]] = {}
+        """Size and time of change of the artifacts as they were last looked at."""
 
     def send(self) -> bool:
         """Send the next part of the logs; returns whether there is more.
@@ -66,8 +68,9 @@ class Uploader:
         if self._client is None:
             self._open()
         waiting = [self._send_piece(path) for path in self._logs()]
-        for name in ARTIFACTS:
-            self._send_artifact(name)
+        for pattern in ARTIFACTS:
+            for path in sorted(self._folder.glob(pattern)):
+                self._send_artifact(path)
         return any(waiting)
 
     def _open(self) -> None:
@@ -83,16 +86,19 @@ class Uploader:
     def _logs(self) -> list[Path]:
         return [self._folder / FILE_NAME, *sorted((self._folder / NODES).glob("*.jsonl"))]
 
-    def _send_artifact(self, name: str) -> None:
-        path = self._folder / name
-        content = path.read_bytes() if path.exists() else b""
-        digest = hashlib.sha256(content).hexdigest()
-        if not content or self._artifacts.get(name) == digest:
+    def _send_artifact(self, path: Path) -> None:
+        name, status = str(path.relative_to(self._folder)), path.stat()
+        version = (status.st_size, status.st_mtime_ns)
+        if not status.st_size or self._looked.get(name) == version:
             return
-        with store.answering(runs.run_uri(self._folder)):
-            self._client.log_artifact(self._run_id, str(path))
-        self._artifacts[name] = digest
-        self._note()
+        digest = file_digest(path)
+        if self._artifacts.get(name) != digest:
+            folder = path.parent.relative_to(self._folder)
+            with store.answering(runs.run_uri(self._folder)):
+                self._client.log_artifact(self._run_id, str(path), None if folder == Path() else str(folder))
+            self._artifacts[name] = digest
+            self._note()
+        self._looked[name] = version
 
     def _send_piece(self, path: Path) -> bool:
         name = str(path.relative_to(self._folder))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,8 @@ class StepTimes:
 
     def __init__(self, engine: Any) -> None:
         self._device = torch.device(engine.device)
-        self._separable = engine.zero_optimization_stage() == 0
+        self._stage = engine.zero_optimization_stage()
+        self._separable = self._stage == 0
         self._open: list[str | None] = [None]
         # Part that the time from each mark to the next one belongs to.
         self._marks: list[tuple[str | None, Any]] = []
@@ -59,6 +60,18 @@ class StepTimes:
                 parts[part] = parts.get(part, 0.0) + self._between(before, after)
         whole = self._between(self._marks[0][1], self._marks[-1][1])
         return {"step_seconds": whole, **{f"{part}_seconds": value for part, value in parts.items()}}
+
+    def alone(self, seconds: Mapping[str, float]) -> dict[str, float]:
+        """The parts of a step's :meth:`seconds` in which a rank does not wait for others.
+
+        At ZeRO stage 3 the forward pass gathers weights, so that only loading data remains.
+        """
+        parts = [
+            "data",
+            *(["forward"] if self._stage < 3 else []),
+            *(["backward"] if self._separable else []),
+        ]
+        return {part: seconds.get(f"{part}_seconds", 0.0) for part in parts}
 
     def _mark(self) -> None:
         now: Any

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -28,8 +29,10 @@ from cluster.training import zero
 from cluster.training.compiling import decide
 from cluster.training.guards import Guards, StepResult, weights_are_finite
 from cluster.training.loss import TokenLoss, predictions
+from cluster.training.replay import CorruptionError, Replay
 from cluster.training.schedule import learning_rate
 from cluster.training.step_times import StepTimes
+from cluster.training.trace import Trace
 from cluster.training.utilization import peak_flops, step_flops, utilization
 from data.elastic import Batch
 from odeformer.compiled import compiled
@@ -114,6 +117,11 @@ def train(work: Work) -> Any:
 def _train(work: Work, engine: Any, guards: Guards, checkpoints: commit.Checkpoints, compiling: str) -> None:
     settings = work.train
     times, peak = StepTimes(engine), peak_flops(engine.device, settings.precision)
+    trace = Trace(settings.trace, work.run.dir, dist.get_rank(), torch.device(engine.device))
+    replay = None
+    if settings.replay_every is not None:
+        autocast = torch.bfloat16 if settings.precision == "bf16" else None
+        replay = Replay(engine, settings.replay_every, autocast)
     step = checkpoints.restore()
     if work.must_resume and step == 0:
         raise RuntimeError(f"the checkpoints of {work.run.dir} have gone since the start")
@@ -125,6 +133,7 @@ def _train(work: Work, engine: Any, guards: Guards, checkpoints: commit.Checkpoi
     batches, damaged = iter(work.stream), 0
     while step < settings.steps:
         guards.pass_over(step)
+        trace.before(step + 1)
         times.begin()
         rate = learning_rate(work.optim, step, settings.steps)
         for group in engine.optimizer.param_groups:
@@ -142,9 +151,14 @@ def _train(work: Work, engine: Any, guards: Guards, checkpoints: commit.Checkpoi
                     f"{work.skip_damaged}: find the damaged shards with odeformer data verify --deep"
                 )
 
-        result = optimizer_step(engine, batch, grids, work, times, guards.loss_limit)
+        try:
+            result = optimizer_step(engine, batch, grids, work, times, guards.loss_limit, replay, step)
+        except CorruptionError as error:
+            work.report(Event.CORRUPTED, step + 1, {"reason": str(error)})
+            raise
         step += 1
         heartbeat.passed(step)
+        trace.after(step)
         if guards.must_roll_back(step, result, batch.sample_ids.tolist()):
             step = guards.roll_back(checkpoints, step, "too many bad steps in a row")
             continue
@@ -152,6 +166,8 @@ def _train(work: Work, engine: Any, guards: Guards, checkpoints: commit.Checkpoi
         if result.applied:
             guards.tokens += result.tokens
             seconds, length = times.seconds(), batch.tokens.shape[-1] - 1
+            if dist.get_world_size() > 1:
+                heartbeat.measured(step, times.alone(seconds))
             rows = settings.global_batch * batch.tokens[0, ..., 0].numel()
             flops = step_flops(work.model, grids, rows, length)
             work.report(
@@ -215,14 +231,18 @@ def optimizer_step(
     work: Work,
     times: StepTimes,
     loss_limit: float = math.inf,
+    replay: Replay | None = None,
+    step: int = 0,
 ) -> StepResult:
     """Make an optimizer step on this rank's part of a global batch, in micro-batches, on one or two grids.
 
     A step whose loss is above ``loss_limit`` or not finite, or whose gradient is not finite, is skipped.
+
+    Raises:
+        CorruptionError: on all ranks, before the update, if a pass that ``replay`` repeats differs on any.
     """
     engine.train()
     train = work.train
-    losses_of = compiled(token_losses) if work.model.options.compiled else token_losses
     tokens = batch.tokens.to(engine.device)
     mask = (
         torch.ones_like(tokens[..., 1:], dtype=torch.bool)
@@ -238,22 +258,21 @@ def optimizer_step(
     factor = dist.get_world_size() * engine.gradient_accumulation_steps() / (len(grids) * weight)
     losses = torch.zeros(len(grids), len(tokens), device=engine.device)  # per grid and sample
 
+    passes = len(grids) * -(-len(tokens) // train.micro_batch)
+    replayed = None if replay is None else replay.chosen(step, passes)
     for start in range(0, len(tokens), train.micro_batch):
         chosen = slice(start, start + train.micro_batch)
         apart = None if documents is None else documents[chosen]
         part = Batch(tokens[chosen], batch.sample_ids[chosen], mask[chosen], documents=apart)
         teacher: Tensor | None = None
         for nth, grid in enumerate(grids):
-            is_last = nth == len(grids) - 1 and start + train.micro_batch >= len(tokens)
+            passes -= 1
+            is_last = passes == 0
             engine.set_gradient_accumulation_boundary(is_last)  # the number of passes may change in a run
+            forward = partial(pass_losses, part=part, grid=grid, teacher=teacher, work=work)
+            first = replay.begin() if replay is not None and passes == replayed else None
             with times("forward"):
-                logits = predictions(engine, part.tokens, grid, work.end_of_text, apart)
-                per_token = (
-                    losses_of(logits, part.tokens[..., 1:])
-                    if teacher is None
-                    else distillation_losses(logits, teacher)
-                )
-                per_sample = work.loss.of_samples(engine, part, grid, per_token * mask[chosen])
+                logits, per_sample = forward(engine)
             losses[nth, chosen] = per_sample.detach()
             if nth == 0:
                 teacher = logits.detach() if train.objective == "distillation" else None
@@ -271,6 +290,11 @@ def optimizer_step(
             with times("backward"):
                 engine.backward(per_sample.sum() * factor)
                 work.finish_backward()
+            if replay is not None and first is not None:
+                with times("replay"):
+                    replay.compare(first, forward, factor)
+            if replay is not None and replayed is not None and is_last:
+                replay.check(step + 1)
             with times("optimizer"):
                 norm = zero.apply_gradients(engine, work.optim.max_norm)
 
@@ -302,6 +326,25 @@ def source_means(sources: Sequence[str], sums: Tensor) -> dict[str, float]:
         return {}
     totals, tokens = sums.view(2, -1).tolist()
     return {name: total / n for name, total, n in zip(sources, totals, tokens, strict=True) if n}
+
+
+def pass_losses(
+    model: Any, part: Batch, grid: Grid, teacher: Tensor | None, work: Work
+) -> tuple[Tensor, Tensor]:
+    """The logits of a micro-batch on a grid, and the loss of each of its samples, [samples].
+
+    Args:
+        model: the engine, or its module.
+        part: the samples, on the engine's device, with their mask.
+        teacher: logits that are the targets in place of the tokens.
+    """
+    assert part.loss_mask is not None
+    losses_of = compiled(token_losses) if work.model.options.compiled else token_losses
+    logits = predictions(model, part.tokens, grid, work.end_of_text, part.documents)
+    per_token = (
+        losses_of(logits, part.tokens[..., 1:]) if teacher is None else distillation_losses(logits, teacher)
+    )
+    return logits, work.loss.of_samples(model, part, grid, per_token * part.loss_mask)
 
 
 def damaged_samples(batch: Batch, device: torch.device) -> int:

@@ -167,8 +167,11 @@ def finetune_show(job: JobName, as_json: AsJson = False, address: PoolAddress = 
     with _pool(address) as pool:
         record = pool.job(pool.find(job))
     from launcher.tables.pool import history_table, jobs_table
+    from launcher.terminal.durations import in_words
 
     facts = f"\nfolder: {record.folder}\nbase: {record.base}\n"
+    if record.time_left is not None:
+        facts = f"\n{in_words(record.time_left)}{facts}"
     log = ["", *record.last_lines] if record.state == "failed" and record.last_lines else []
     show([jobs_table([record]), facts, history_table(record), *log], asdict(record), as_json)
 

@@ -64,15 +64,18 @@ def jobs_list(address: Address = None, as_json: AsJson = False) -> None:
 
 @jobs_app.command("show")
 def jobs_show(name: JobName, address: Address = None, as_json: AsJson = False) -> None:
-    """Show a job and why it is pending or failed.
+    """Show a job, how long it still takes, and why it is pending or failed.
 
     Example: odeformer jobs show first
     """
-    job = _server(address).job(name)
+    server = _server(address)
+    job = server.job(name)
     from launcher.tables.results import jobs_table
+    from launcher.terminal.progress import last_line
 
-    log = ["", *job.last_lines] if job.last_lines else []
-    show([jobs_table([job]), *log], _content(job), as_json)
+    progress = last_line(server.log(name)) if job.state == "running" else None
+    log = ["", *job.last_lines] if job.last_lines else ["", progress] if progress else []
+    show([jobs_table([job]), *log], _content(job) | {"progress": progress}, as_json)
 
 
 @jobs_app.command("logs")

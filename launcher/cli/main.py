@@ -32,6 +32,7 @@ from launcher.cli.pool import pool_app
 from launcher.cli.pretrain import pretrain
 from launcher.cli.quickstart import quickstart
 from launcher.cli.report import report
+from launcher.cli.runs import runs_app
 from launcher.cli.serve import serve
 from launcher.cli.track import track_app
 from launcher.cli.usage import usage
@@ -131,6 +132,7 @@ app.command()(usage)
 app.add_typer(data_app, name="data")
 app.add_typer(submit_app, name="submit")
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(runs_app, name="runs")
 app.add_typer(models_app, name="models")
 app.add_typer(finetune_app, name="finetune")
 app.add_typer(pool_app, name="pool")

@@ -12,6 +12,7 @@ from rich.table import Table
 from cluster.planning import Estimate
 from cluster.planning.simulation import DAY
 from launcher.terminal.console import make_table
+from launcher.terminal.durations import duration
 
 SHOWN = 6
 """Number of alternatives to show; the configured run is always among them."""
@@ -40,7 +41,7 @@ def estimate_report(given: Estimate, choices: Sequence[Estimate]) -> list[Render
 def simulation_report(given: Estimate, simulated: dict[str, Any]) -> list[RenderableType]:
     """Duration, goodput and lost time of simulated runs, compared with the formula's goodput."""
     assumed, goodput = simulated["happens"], simulated["goodput"]
-    low, median, high = (_duration(DAY * simulated["days"][name]) for name in ("low", "median", "high"))
+    low, median, high = (duration(DAY * simulated["days"][name]) for name in ("low", "median", "high"))
     table = make_table("share of the time", numbers=("%",))
     for part, share in simulated["parts"].items():
         table.add_row(part, f"{share:.2%}".removesuffix("%"))
@@ -62,7 +63,7 @@ def _lines(estimate: Estimate) -> list[str]:
     used, available = estimate.memory.total()[0] / 1e9, machines.gpu.memory / 1e9
     nodes = -(-machines.gpus // machines.gpu.per_node)
     cost = [
-        _duration(86400 * content["days"]),
+        duration(86400 * content["days"]),
         f"{content['gpu_hours']:,.0f} GPU hours",
         f"{content['megawatt_hours']:,.2f} MWh",
     ]
@@ -76,7 +77,7 @@ def _lines(estimate: Estimate) -> list[str]:
         f"the run: {train.steps:,} steps, {train.steps * tokens / 1e9:,.1f} G tokens at "
         f"{content['tokens_per_day'] / 1e9:,.1f} G a day: {', '.join(cost)}",
         f"failures: {content['failures_per_day']:.2f} a day expected; a commit every "
-        f"{_duration(content['commit_every'])}, {content['commit_seconds']:.2f} s each; "
+        f"{duration(content['commit_every'])}, {content['commit_seconds']:.2f} s each; "
         f"goodput {content['goodput']:.2%}",
     ]
 
@@ -126,11 +127,3 @@ def _as_settings(estimate: Estimate) -> str:
 
 def _seconds(value: float) -> str:
     return f"{1000 * value:,.1f} ms" if value < 1 else f"{value:,.2f} s"
-
-
-def _duration(value: float) -> str:
-    """Seconds in the largest unit that gives at least 2."""
-    for size, unit in ((86400, "days"), (3600, "hours"), (60, "min")):
-        if value >= 2 * size:
-            return f"{value / size:,.1f} {unit}"
-    return f"{value:,.0f} s"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 from cluster.runs.events import Event, LoggedEvent
+from cluster.runs.goodput import account_of
+from cluster.runs.pace import Pace
 from cluster.settings import PretrainSettings
+from launcher.terminal.durations import in_words
+from launcher.terminal.goodput import goodput_lines
 from launcher.terminal.progress import Progress
 
 LINES: dict[str, str] = {
@@ -28,6 +30,8 @@ LINES: dict[str, str] = {
     Event.GROWING: "more workers fit now: committing this step, then growing",
     Event.UNWRITABLE: "run.dir cannot be written for now; what the workers report waits in memory",
     Event.LEAVING: "a node is about to leave: committing this step",
+    Event.SLOW: "the others wait for a slow worker",
+    Event.CORRUPTED: "silent data corruption",
 }
 """The line for each event that needs no more than its name and reason."""
 WITH_STEP = (Event.SKIPPED, Event.SPIKE, Event.ROLLBACK)
@@ -37,9 +41,9 @@ class PretrainWatcher:
     """Shows each event of a run and keeps the validation losses."""
 
     def __init__(self, settings: PretrainSettings, progress: Progress) -> None:
-        self._steps = settings.train.steps
+        self._steps, self._run, self._checkpoint = settings.train.steps, settings.run.dir, settings.checkpoint
         self._progress = progress
-        self._first: tuple[int, float] | None = None
+        self._pace = Pace()
         self.validations: list[dict[int, float]] = []
         """Loss in nats per token by depth, one dictionary per validation."""
         workers = settings.cluster.workers
@@ -48,6 +52,7 @@ class PretrainWatcher:
     def __call__(self, event: LoggedEvent) -> None:
         """Show one event of the run."""
         name = event["event"]
+        self._pace.add(event)
         if name == Event.STEP:
             self._step(event)
         elif name == Event.VALIDATION:
@@ -56,6 +61,9 @@ class PretrainWatcher:
             self._resumed(event)
         elif name == Event.RESTARTING:
             self._restarting(event)
+        elif name == Event.GOODPUT:
+            for line in goodput_lines(account_of(self._run), self._checkpoint):
+                self._print(line)
         elif name in LINES:
             if name == Event.WAITING:
                 self._progress.update(event["step"] / self._steps, LINES[name])
@@ -73,14 +81,12 @@ class PretrainWatcher:
             self._print(f"nothing to train: train.steps is {self._steps}, and step {step} is committed")
 
     def _step(self, event: LoggedEvent) -> None:
-        step, now = event["step"], time.monotonic()
-        self._first = self._first or (step - 1, now)
-        done = max(1, step - self._first[0])
-        left = (now - self._first[1]) / done * (self._steps - step)
+        step = event["step"]
+        left = in_words(self._pace.left(self._steps))
         self._progress.update(
             step / self._steps,
             f"step {step}/{self._steps} · loss {event['loss']:.3f} · N={event['depth']} · "
-            f"{event['tokens_per_second']:,.0f} tokens/s · {left:.0f} s left",
+            f"{event['tokens_per_second']:,.0f} tokens/s" + (f" · {left}" if left else ""),
         )
 
     def _validation(self, event: LoggedEvent) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from cluster.runs.background import in_background
 
 HEARTBEAT_SECONDS, LONGEST_SECONDS = 2.5, 300.0
 """Seconds between the first plain lines, and at most between later ones."""
+INDENT = "  "
 
 
 class Progress:
@@ -61,7 +63,7 @@ class Progress:
     def _plain(self, title: str, started: float) -> Iterator[None]:
         def beat() -> None:
             elapsed = time.monotonic() - started
-            line = f"  {title} {self._fraction:4.0%} {elapsed:5.0f} s {self._detail}"
+            line = f"{INDENT}{title} {self._fraction:4.0%} {elapsed:5.0f} s {self._detail}"
             self.console.print(line, soft_wrap=True)
 
         with _every(lambda: seconds_until_line(time.monotonic() - started), beat):
@@ -71,6 +73,12 @@ class Progress:
 def seconds_until_line(elapsed: float) -> float:
     """Seconds between plain lines of a stage that has lasted ``elapsed`` seconds: about a tenth of that."""
     return min(max(elapsed / 10, HEARTBEAT_SECONDS), LONGEST_SECONDS)
+
+
+def last_line(log: str) -> str | None:
+    """The last plain line of progress in what a command has printed, if there is one."""
+    lines = re.findall(rf"^{INDENT}(\S.* +\d+% +\d+ s .*)$", log, re.MULTILINE)
+    return lines[-1] if lines else None
 
 
 @contextmanager

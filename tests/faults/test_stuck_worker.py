@@ -18,10 +18,11 @@ from faulty_runs import STEPS, pretraining, restarts, weights_of
 from waiting import wait_for
 
 from cluster.supervision import watchdog
+from cluster.supervision.stacks import report, state_of
 from cluster.supervision.watchdog import Watchdog, kill
 
 BEATING = """
-import sys, time
+import sys, threading, time
 from pathlib import Path
 from types import SimpleNamespace
 from cluster.runs import heartbeat
@@ -31,7 +32,12 @@ with heartbeat.beating(folder, rank, "node"):
         heartbeat.passed(point // 10)
         time.sleep(0.05)
     print("passed", flush=True)
-    sys.stdin.read()
+    lock = threading.Lock()
+    lock.acquire()
+    threading.Thread(target=lambda: (sys.stdin.read(), lock.release())).start()
+    def wait_for_the_lock():
+        lock.acquire()
+    wait_for_the_lock()
 """
 
 
@@ -90,6 +96,9 @@ def test_a_stopped_process_is_named_though_all_others_wait_for_it(tmp_path: Path
         assert found is not None
         assert (found.process.rank, found.process.pid) == (1, processes[1].pid)
         assert "worker 1 is stuck: no heartbeat for" in found.reason
+        state = state_of(found.process.pid, found.process.started, str(tmp_path / "1.stack"))
+        seen = found.seen(state)
+        assert "worker 1 is stopped (SIGSTOP, or a debugger): no heartbeat for" in seen.reason
         kill(found.process.pid, found.process.started + 1)  # another process, that got its number
         assert processes[1].poll() is None
         kill(found.process.pid, found.process.started)
@@ -112,6 +121,14 @@ def test_the_one_that_has_not_got_as_far_as_the_others_is_named(tmp_path: Path, 
         assert found is not None
         assert found.process.rank == 1
         assert "worker 1 is stuck after step 2: nobody has made progress for" in found.reason
+        state = state_of(found.process.pid, found.process.started, str(tmp_path / "1.stack"))
+        assert state is not None
+        waits = found.seen(state).reason
+        assert re.search(r"for \d+ s; it waits in <string>:\d+ \(wait_for_the_lock\)", waits), waits
+        assert "heartbeat.py" in state.stacks, "the stacks of all threads"
+        shown = report({1: state}, {1: found.process.thread})
+        assert re.match(r"worker 1 waits in <string>:\d+ \(wait_for_the_lock\)\n\nworker 1:\n", shown)
+        assert processes[1].poll() is None, "it goes on"
         processes[1].communicate("")
         assert [process.rank for process in dog.processes()] == [0, 2], "it ended by itself"
         dog.restart_clock()
@@ -133,9 +150,14 @@ def test_a_run_whose_worker_is_stopped_ends_with_the_same_weights(
         code, said, errors = command.end()
     assert code == 0, errors
     [restart] = restarts(command.run)
-    said_for = re.match(r"worker 1 is stuck: no heartbeat for (\d+) s", restart["reason"])
+    said_for = re.match(
+        r"worker 1 is stopped \(SIGSTOP, or a debugger\): no heartbeat for (\d+) s", restart["reason"]
+    )
     assert said_for is not None, restart["reason"]
     assert int(said_for[1]) >= 20
-    assert "worker 1 is stuck" in said
+    assert "worker 1 is stopped" in said
+    stacks = (command.run / "stacks.txt").read_text()
+    assert "(all_reduce), called by cluster/training/worker.py" in stacks.splitlines()[0], "it waits for it"
+    assert stacks.splitlines()[1] == "worker 1 is stopped"
     assert command.steps()[-1] == STEPS
     assert weights_of(command.run) == weights_of(untroubled)

@@ -600,13 +600,16 @@ def beat(bench: Bench, job: str, at: float, passed: int, transferring: bool = Fa
     content = heartbeat.Beat(
         rank=0,
         pid=1,
+        thread=1,
         started=0.0,
         node="",
+        host="",
         time=at,
         step=3,
         passed=passed,
         transferring=transferring,
         asked=False,
+        windows=[],
     )
     folder = bench.board.folder(bench.journal.job(job)) / heartbeat.FOLDER
     folder.mkdir(exist_ok=True)
