@@ -10,7 +10,7 @@ from typer import Option
 from cluster.runs.preemption import resumable
 from launcher import preflight
 from launcher.cli.options import Config, Overrides
-from launcher.cli.output import make_progress, say, show
+from launcher.cli.output import check_installed, make_progress, say, show
 
 
 @resumable()
@@ -40,6 +40,8 @@ def pretrain(
     if settings.init is not None and not (settings.run.dir / identity.FILE_NAME).is_file():
         preflight.at_model(settings.init, settings.tracking.uri)
     preflight.at_shards(settings.data.shards)
+    if settings.evaluate.tasks:
+        check_installed("eval", "lm_eval")
     from cluster import pretrain as pretraining
     from cluster.connection.connect import ray_cluster
     from cluster.resolve import resolve_run

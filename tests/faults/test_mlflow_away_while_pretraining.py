@@ -164,7 +164,7 @@ def test_what_was_trained_is_registered_later(tmp_path: Path, shards: Path) -> N
     with pytest.raises(ConnectionError):
         runs.start_run(nobody, "e", "n", moved.model_dump(mode="json"), moved.run.dir)
     with pytest.raises(ConnectionError):
-        pretrain.register_final_weights(moved, seconds=3)
+        pretrain.register_weights(moved, seconds=3)
     runs.start_run(there, "e", "n", made.model_dump(mode="json"), made.run.dir)
     version = pretrain.register_finished_run(made.run.dir)
     assert (version.uri, version.aliases) == ("models:/late/1", ("candidate", "champion"))
