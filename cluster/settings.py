@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from cluster.names import Name
+from cluster.names import ModelName
 from data.files import CACHE_BYTES
 from data.remote import is_remote
 from odeformer.config import ModelConfig
@@ -255,7 +255,7 @@ class TrackingSettings(Section):
     """MLflow tracking URI. Default: ``MLFLOW_TRACKING_URI``, else a SQLite file under ``runs/``."""
     experiment: str = "odeformer"
     """MLflow experiment that the run belongs to."""
-    register_as: Name | None = None
+    register_as: ModelName | None = None
     """Name to register the final weights under, with the alias ``candidate`` and, if the name has none yet,
     ``champion``. Default: do not register them."""
 

@@ -21,12 +21,10 @@ def weights_of(commit: Path) -> dict[str, Tensor]:
         ValueError: for a damaged commit, with the name of the first damaged file.
         OSError: when a file cannot be read.
     """
-    stage = folder.verified(commit)["stage"]
-    preload()
-    if stage < 3:  # every worker had all weights, and the first one has written them
+    if folder.verified(commit)["stage"] < 3:  # every worker had all weights, and the first has written them
         file = commit / STATE / "mp_rank_00_model_states.pt"
-        state = torch.load(file, map_location="cpu", weights_only=False, mmap=True)
-        return dict(state["module"])
+        return dict(torch.load(file, map_location="cpu", weights_only=True, mmap=True)["module"])
+    preload()
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,38 +16,18 @@ from typing import Any
 import forked
 import pytest
 from small_runs import check_event, events, run_workers, small_settings
+from waiting import wait_for
 
 from cluster.checkpoints import folder, scores
 from cluster.checkpoints.scores import Record
 from cluster.connection.connect import ray_cluster
 from cluster.pretrain import register_weights
+from cluster.runs import heartbeat
 from cluster.runs.events import Event
 from cluster.settings import PretrainSettings
 from cluster.supervision.scorer import scoring_beside
 from cluster.tracking import runs, store, upload
 from odeformer.files.digest import folder_digest
-
-DEATH = """
-import os, signal, time
-
-def die(documents):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def hang(documents):
-    time.sleep(10**6)
-"""
-TASK = """
-task: {name}
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: names.jsonl}}}}
-process_docs: !function death.{name}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "a"
-doc_to_choice: ["b", "c"]
-doc_to_target: 0
-metric_list: [{{metric: acc}}]
-"""
 
 
 @dataclass(frozen=True)
@@ -117,6 +101,7 @@ def test_scores_are_those_of_eval(trained: Trained, cluster: None, tmp_path: Pat
     settings = trained.copy(tmp_path)
     run, uri = settings.run.dir, settings.tracking.uri
     assert uri is not None
+    scores.write(run, Record(every=2, last=6, done=[2]))
     model, expected = run / "checkpoints" / folder.name(4), dict[str, Any]()
     for kind, *options in (
         ("text", "--text", settings.evaluate.texts[0]),
@@ -129,7 +114,7 @@ def test_scores_are_those_of_eval(trained: Trained, cluster: None, tmp_path: Pat
         expected[kind] = json.loads(done.stdout)[kind]
 
     shown = score(settings)
-    assert [event["event"] for event in shown] == [Event.SCORES_WAIT, *3 * [Event.SCORED]]
+    assert [event["event"] for event in shown] == [Event.SCORES_WAIT, Event.SCORED, Event.SCORED]
     [four] = [event for event in shown if event["step"] == 4]
     values = {f"heap.py/nats_per_token_{each['depth']}": each["nats_per_token"] for each in expected["text"]}
     values |= {f"heap.py/bits_per_byte_{each['depth']}": each["bits_per_byte"] for each in expected["text"]}
@@ -142,13 +127,13 @@ def test_scores_are_those_of_eval(trained: Trained, cluster: None, tmp_path: Pat
     client, run_id = store.connect(uri), runs.open_run(run)
     for name, value in values.items():
         history = {each.step: each.value for each in client.get_metric_history(run_id, name)}
-        assert list(history) == [2, 4, 6]
+        assert list(history) == [4, 6]
         assert history[4] == value
     assert [folder.step_of(commit) for commit in folder.commits(run / "checkpoints")] == [6]
     assert not (run / "scoring").exists()
     table = json.loads((run / "samples.json").read_text())
     assert [row[:3] for row in table["data"]] == [
-        [step, depth, prompt] for step in (2, 4, 6) for depth in (2, 4) for prompt in ("def ", "import")
+        [step, depth, prompt] for step in (4, 6) for depth in (2, 4) for prompt in ("def ", "import")
     ]
     assert all(row[3] for row in table["data"])
     check_registered(settings, shown)
@@ -171,7 +156,7 @@ def check_registered(settings: PretrainSettings, shown: list[dict[str, Any]]) ->
     client = store.connect(uri)
     experiment = client.get_run(runs.open_run(run)).info.experiment_id
     models = {model.name: model for model in client.search_logged_models([experiment])}
-    assert sorted(models) == [folder.name(step) for step in (2, 4, 6)]
+    assert sorted(models) == [folder.name(step) for step in (4, 6)]
     for event in scored:
         model = client.get_logged_model(models[folder.name(event["step"])].model_id)
         assert {each.key: each.value for each in model.metrics} == {
@@ -186,28 +171,45 @@ def check_registered(settings: PretrainSettings, shown: list[dict[str, Any]]) ->
             assert client.get_model_version("heap", "1").tags["odeformer.logged_model"] == model.model_id
 
 
-@pytest.mark.parametrize(("name", "why"), [("die", "its process died"), ("hang", "stuck")])
 def test_a_scoring_that_dies_or_hangs_is_repeated_once(
-    trained: Trained, cluster: None, tmp_path: Path, name: str, why: str
+    trained: Trained, cluster: None, tmp_path: Path
 ) -> None:
-    tasks = tmp_path / "tasks"
-    tasks.mkdir()
-    (tasks / "death.py").write_text(DEATH)
-    (tasks / "names.jsonl").write_text('{"a": 1}\n')
-    (tasks / f"{name}.yaml").write_text(TASK.format(name=name))
-    settings = trained.copy(tmp_path, tasks=[name], task_folder=str(tasks))
+    nobody_writes = tmp_path / "pipe"
+    os.mkfifo(nobody_writes)
+    settings = trained.copy(tmp_path, tasks=[], texts=[str(nobody_writes)])
     settings = settings.model_copy(
         update={"cluster": settings.cluster.model_copy(update={"stuck_after": 5.0})}
     )
-    # Two of the three are done: one is enough.
     scores.write(settings.run.dir, Record(every=2, last=6, done=[2, 6]))
-    shown = score(settings)
+    beats = settings.run.dir / "scoring" / heartbeat.FOLDER / "0.json"
+    seen: set[int] = set()
+
+    def meet(number: signal.Signals) -> None:
+        def pid() -> int | None:
+            with suppress(OSError, ValueError):
+                found = int(json.loads(beats.read_text())["pid"])
+                return found if found not in seen else None
+            return None
+
+        found = wait_for(pid)
+        seen.add(found)
+        os.kill(found, number)
+
+    def kill_and_stop() -> None:
+        meet(signal.SIGKILL)
+        meet(signal.SIGSTOP)
+
+    with ThreadPoolExecutor(1) as pool:
+        killing = pool.submit(kill_and_stop)
+        shown = score(settings)
+        killing.result()
     assert [event["event"] for event in shown] == [
         Event.SCORES_WAIT,
         Event.SCORING_REPEATED,
         Event.NOT_SCORED,
     ]
-    assert all(why in event["reason"] for event in shown[1:])
+    assert "its process died" in shown[1]["reason"]
+    assert "stuck: no heartbeat" in shown[2]["reason"]
     record = scores.read(settings.run.dir)
     assert record is not None
     assert (record.failed, 4 in record.done) == ([4, 4], True)
