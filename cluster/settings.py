@@ -289,7 +289,7 @@ class EvaluateSettings(Section):
 
 
 class RegisterSettings(Section):
-    """Which weights of a run are registered under ``tracking.register_as``."""
+    """Choice of the weights that are registered under ``tracking.register_as``."""
 
     best: Annotated[str, Field(min_length=1)] | None = None
     """Register the scored checkpoint that is best by this score, such as ``python_next_line/acc`` or

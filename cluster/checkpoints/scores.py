@@ -26,7 +26,7 @@ class Best(BaseModel):
 
 
 class Record(BaseModel):
-    """Which commits are chosen to be scored, and which of them are done."""
+    """The commits that are chosen to be scored, and those that are done."""
 
     every: int
     last: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
+import math
 import os
 import shutil
 import tempfile
@@ -39,8 +39,6 @@ LOOK_SECONDS = 1.0
 NICE = 19
 """Priority of a scoring, the lowest: on a busy machine it takes what training leaves."""
 COLUMNS = ("step", "depth", "prompt", "text")
-
-logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -168,7 +166,7 @@ class _Scorer:
             return
         value, best = scored.metrics[name], record.best
         sign = 1 if name in scored.higher_is_better else -1
-        if best is not None and sign * value <= sign * best.value:
+        if not math.isfinite(value) or (best is not None and sign * value <= sign * best.value):
             return
         place = self._run / BEST
         with new_folder(place, lambda: check_replaceable(place, CHECKPOINT)) as target:
@@ -198,11 +196,12 @@ class _Job:
         def work() -> Scored:
             return _score(content, commit)
 
-        # No resources of Ray's: a run that restarts must never wait for them. One task per process, which is
-        # ended with all that the tasks of others have loaded into it.
+        # No resources of Ray's and no GPU: a run that restarts must never wait for them. One task a process,
+        # which ends with everything that others' tasks have loaded into it.
+        variables = {**worker_environment(settings.cluster.cpus_per_worker), "CUDA_VISIBLE_DEVICES": ""}
         task = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(work).options(
             name=f"score {commit.name}",
-            runtime_env={"env_vars": worker_environment(settings.cluster.cpus_per_worker)},
+            runtime_env={"env_vars": variables},
             scheduling_strategy=NodeAffinitySchedulingStrategy(freest_node(), soft=True),
         )
         self._result = task.remote()

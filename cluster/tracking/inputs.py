@@ -53,8 +53,7 @@ def shard_inputs(address: str, manifest: Manifest) -> list[DatasetInput]:
     """
     name, digest = address.rstrip("/").rpartition("/")[2], manifest.digest()
     inputs = []
-    for split, use in (("train", "training"), ("validation", "validation")):
-        whole = manifest.splits[split]
+    for split, whole in manifest.splits.items():
         counts = {
             **whole.model_dump(include={"documents", "bytes", "tokens", "sequences"}),
             "sources": {
@@ -62,5 +61,6 @@ def shard_inputs(address: str, manifest: Manifest) -> list[DatasetInput]:
                 for source in manifest.sources
             },
         }
+        use = "training" if split == "train" else split
         inputs.append(dataset_input(name, digest, address, counts, use))
     return inputs

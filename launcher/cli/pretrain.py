@@ -30,7 +30,7 @@ def pretrain(
 
     Example: odeformer pretrain tiny --set data.shards=shards --set run.dir=runs/mine
     """
-    from cluster.checkpoints import identity
+    from cluster.checkpoints import identity, scores
     from launcher.configuration.load import load_pretrain
 
     if as_json and not dry_run:
@@ -66,6 +66,10 @@ def pretrain(
             version = pretraining.pretrain(run, watcher)
 
     say(f"  weights: {settings.run.dir / 'final'}")
+    record = scores.read(settings.run.dir)
+    if record is not None and record.best is not None:
+        best = record.best
+        say(f"  best: {settings.run.dir / 'best'}, of step {best.step} ({best.score} {best.value:.4g})")
     if version is not None:
         from launcher.tables.versions import registered_line
 

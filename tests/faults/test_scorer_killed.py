@@ -8,6 +8,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 from faulty_runs import STEPS, pretraining, weights_of
 from small_runs import events
 from waiting import wait_for
@@ -15,6 +16,7 @@ from waiting import wait_for
 from cluster.runs import heartbeat
 
 
+@pytest.mark.slow
 def test_a_killed_scorer_leaves_the_run_as_it_was(
     tmp_path: Path, shards: Path, text_files: list[Path], untroubled: Path
 ) -> None:
