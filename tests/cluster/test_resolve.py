@@ -192,7 +192,7 @@ def test_what_is_recorded_of_initial_weights_is_not_asked_for_again(
     ("evaluate", "message"),
     [
         ({"texts": ["nowhere.txt"]}, "evaluate.texts: nowhere.txt: no such file"),
-        ({"tasks": ["python_next_lime"]}, "'python_next_lime' is neither .* did you mean python_next_line"),
+        ({"tasks": ["a"], "task_folder": "nowhere"}, "nowhere is not a folder of tasks"),
         ({"prompts": ["a"], "depths": [10**6]}, "evaluate.depths.0"),
         ({"prompts": ["a"], "depths": [1]}, "depth 1 is too small"),
         ({}, "evaluate.every needs evaluate.tasks, evaluate.texts or evaluate.prompts"),

@@ -32,7 +32,7 @@ from odeformer.files.digest import folder_digest
 
 @dataclass(frozen=True)
 class Trained:
-    """A run of six steps whose chosen commits wait."""
+    """A run of six steps, restarted after three, whose chosen commits wait."""
 
     settings: PretrainSettings
     commits: Path
@@ -72,7 +72,9 @@ def trained(shards: Path, text_files: list[Path], tmp_path_factory: pytest.TempP
         tracking={"register_as": "heap"},
     )
     scores.write(settings.run.dir, Record(every=2, last=6))
-    run_workers(settings)
+    train = settings.train.model_copy(update={"steps": 3})
+    run_workers(settings.model_copy(update={"train": train}))
+    run_workers(settings)  # resumes it
     return Trained(settings, settings.run.dir / "checkpoints")
 
 
@@ -93,7 +95,7 @@ def score(settings: PretrainSettings) -> list[dict[str, Any]]:
     return shown
 
 
-def test_commits_that_wait_are_kept(trained: Trained) -> None:
+def test_commits_that_wait_are_kept_also_by_a_restart(trained: Trained) -> None:
     assert [folder.step_of(commit) for commit in folder.commits(trained.commits)] == [2, 4, 6]
 
 
