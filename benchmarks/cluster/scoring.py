@@ -27,11 +27,11 @@ from cluster.runs.events import FILE_NAME, Event, events_from
 from cluster.settings import PretrainSettings
 from data.shards import build
 
-FIRST = 4
+FIRST = 8
 """Step of the first commit; the steps before are not counted."""
-STEPS = 28
-TEXT_BYTES = 400_000
-"""Length of the text that checkpoints are scored on, for about as long as training lasts."""
+STEPS = 32
+TEXT_CHARACTERS = 100_000
+"""Length of the text that checkpoints are scored on: about as long as training takes to the next one."""
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
         texts = benchmark_texts(folder)
         build(texts, folder / "shards", vocabulary_size=2048, sequence_length=256)
         text = folder / "held_out.txt"
-        text.write_text(_beginning(texts, TEXT_BYTES), encoding="utf-8")
+        text.write_text(_beginning(texts, TEXT_CHARACTERS), encoding="utf-8")
         for number in range(arguments.rounds):
             ways = ("with", "without") if number % 2 else ("without", "with")
             for way in ways:

@@ -135,7 +135,12 @@ def _entries(client: MlflowClient, name: str) -> list[Any]:
     quote = next((quote for quote in "'\"" if quote not in name), None)
     wanted = None if quote is None else f"name={quote}{name}{quote}"
     found = _all_pages(lambda token: client.search_model_versions(wanted, max_results=1000, page_token=token))
-    return [entry for entry in found if entry.name == name]
+    entries = [entry for entry in found if entry.name == name]
+    # A search of Unity Catalog's returns versions without their tags.
+    return [
+        entry if isinstance(entry.tags, Mapping) else client.get_model_version(name, entry.version)
+        for entry in entries
+    ]
 
 
 def _all_pages(search: Callable[[str | None], Any]) -> list[Any]:
