@@ -120,6 +120,7 @@ BENCHMARKS = (
     ),
     Quick("adapters.packing", "packing", "", lambda content: verdicts(packing_claims(content["rows"]))),
     Quick("cluster.overhead", "overhead", "--rounds 1"),
+    Quick("cluster.scoring", "scoring", "--rounds 1"),
     Quick(
         "cluster.pool",
         "pool",

@@ -13,11 +13,15 @@ from pydantic import AfterValidator, StringConstraints
 from odeformer.files.user import user_name
 
 _NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
+# Unity Catalog's names have three parts, <catalog>.<schema>.<name>.
+_SCHEMA = f"(?:{_NAME}\\.{_NAME}\\.)?"
 # An adapter is called <base>--<team>--<task>.
-_MODEL = "[A-Za-z0-9][A-Za-z0-9_-]{0,192}"
+_MODEL = _SCHEMA + "[A-Za-z0-9][A-Za-z0-9_-]{0,192}"
 
+ModelName = Annotated[str, StringConstraints(pattern=f"^{_SCHEMA}{_NAME}$")]
+"""Name of a model that a run registers, of one part or of three."""
 Name = Annotated[str, StringConstraints(pattern=f"^{_NAME}$")]
-"""Name of a run, a job, a task, a team or a model."""
+"""Name of a run, a job, a task or a team."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,21 @@ def check_model_name(name: str) -> None:
     Raises:
         ValueError: if it is invalid, with the rule.
     """
-    if not re.fullmatch(_MODEL, name):
+    if not re.fullmatch(_MODEL, name) or is_history(name):
         raise ValueError(
-            f"model name {name[:200]!r}: letters, digits, - and _ only, not first - or _, at most 193"
+            f"model name {name[:200]!r}: letters, digits, - and _ only, not first - or _, at most 193; "
+            "also <catalog>.<schema>.<name>, not with __history at its end"
         )
+
+
+def history_of(name: str) -> str:
+    """Name of the registered model that is the log of another model's champion."""
+    return f"{name}__history" if "." in name else f"{name}.history"
+
+
+def is_history(name: str) -> bool:
+    """Whether a registered model is the log of another one's champion."""
+    return name.endswith("__history" if name.count(".") == 2 else ".history")
 
 
 def check_team(team: str) -> None:

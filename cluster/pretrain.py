@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from cluster import registry
+from cluster.checkpoints import scores
 from cluster.checkpoints.mirror import has_commit, newest_commit
 from cluster.connection import credentials
 from cluster.registry import run_output
@@ -16,9 +17,11 @@ from cluster.runs import cost, lock
 from cluster.runs.events import Event
 from cluster.runs.failures import PreemptedError
 from cluster.settings import PretrainSettings
+from cluster.supervision.scorer import BEST, scoring_beside
 from cluster.supervision.supervisor import OnEvent, supervise
 from cluster.tags import DATA_DIGEST, DEPTHS, KIND, ORDINARY_PARAMETERS, PARAMETERS, PARENT
 from cluster.tracking import lineage, runs, store, upload
+from cluster.tracking.inputs import shard_inputs
 
 
 def pretrain(run: ResolvedRun, on_event: OnEvent) -> registry.Version | None:
@@ -51,42 +54,66 @@ def _pretrain(run: ResolvedRun, on_event: OnEvent) -> registry.Version | None:
             settings.run.dir,
             lineage.code_tags() | {DATA_DIGEST: run.data_digest},
             known=newest_commit(settings.run.dir, settings.checkpoint).get("mlflow_run"),
+            inputs=[
+                dataset
+                for source, manifest in zip(settings.data.mixed, run.manifests, strict=True)
+                for dataset in shard_inputs(source.shards, manifest)
+            ],
         )
     except ConnectionError as error:  # the run is created later, when the store can be reached
         on_event({"event": Event.TRACKING_AWAY, "step": 0, "reason": str(error)})
 
     run.write_identity()
-    with upload.ended(settings.run.dir), credentials.handed_over(settings.run.dir):
+    with (
+        upload.ended(settings.run.dir),
+        credentials.handed_over(settings.run.dir),
+        scoring_beside(settings, on_event) as finish_scoring,
+    ):
         is_ending = supervise(pretrain_worker, settings, on_event)
-    with suppress(ConnectionError):  # the next start or odeformer track sync sends the goodput
+        if is_ending and scores.waiting(settings.run.dir):
+            raise PreemptedError(settings.train.steps)
+        finish_scoring()
+    try:  # the goodput, and scores that came after the workers had ended
         upload.sync(settings.run.dir, 0 if is_ending else upload.FINISH_SECONDS / 2)
+    except ConnectionError:
+        on_event({"event": Event.TRACKING_BEHIND, "step": settings.train.steps})
 
     if settings.tracking.register_as is None:
         return None
     try:
-        return register_final_weights(settings, 0 if is_ending else run_output.REGISTER_SECONDS)
-    except ConnectionError as error:
-        if is_ending:
+        return register_weights(settings, 0 if is_ending else run_output.REGISTER_SECONDS)
+    except (ConnectionError, FileNotFoundError) as error:
+        if is_ending and isinstance(error, ConnectionError):
             raise PreemptedError(settings.train.steps) from error
         on_event({"event": Event.NOT_REGISTERED, "step": settings.train.steps, "reason": str(error)})
         return None
 
 
-def register_final_weights(
+def register_weights(
     settings: PretrainSettings, seconds: float = run_output.REGISTER_SECONDS
 ) -> registry.Version:
-    """Register the final weights of the run in ``run.dir``, unless they are registered already.
+    """Register the final weights of the run in ``run.dir``, or the best ones, unless they are already.
 
     Raises:
+        FileNotFoundError: if ``register.best`` is a score that no checkpoint has.
         ConnectionError: if the store cannot be reached within ``seconds``.
     """
-    run, name = settings.run.dir, settings.tracking.register_as
+    run, name, step = settings.run.dir, settings.tracking.register_as, None
     assert name is not None
-    return run_output.register_run_output(run, run / "final", name, _version_tags(settings), seconds)
+    folder = run / "final"
+    if settings.register.best is not None:
+        record, folder = scores.read(run), run / BEST
+        if record is None or record.best is None:
+            raise FileNotFoundError(
+                f"no checkpoint has the score {settings.register.best!r} of register.best; the same command "
+                "with --set register.best=null registers the final weights"
+            )
+        step = record.best.step
+    return run_output.register_run_output(run, folder, name, _version_tags(settings), seconds, step=step)
 
 
 def register_finished_run(run: Path, name: str | None = None) -> registry.Version:
-    """Register the final weights of a finished run.
+    """Register the weights of a finished run.
 
     Args:
         run: folder of the run.
@@ -106,7 +133,7 @@ def register_finished_run(run: Path, name: str | None = None) -> registry.Versio
         "run": settings.run.model_copy(update={"dir": run}),
         "tracking": settings.tracking.model_copy(update={"register_as": name}),
     }
-    return register_final_weights(settings.model_copy(update=update), seconds=0)
+    return register_weights(settings.model_copy(update=update), seconds=0)
 
 
 def _version_tags(settings: PretrainSettings) -> dict[str, str]:

@@ -22,6 +22,7 @@ from data.stream import MixedStream
 from data.tokenizer import read_json
 from odeformer import checkpoint
 from odeformer.config import ModelConfig
+from odeformer.depth import as_grid
 from odeformer.files.checks import CHECKPOINT, check_replaceable
 from odeformer.files.shown import masked
 from odeformer.gradients import gradient_named
@@ -69,11 +70,12 @@ def resolve_run(settings: PretrainSettings) -> ResolvedRun:
     """Check a run as far as possible without workers, and fill in what its shards and ``init`` determine.
 
     Raises:
-        ValueError, FileNotFoundError: for missing or unsuitable shards, an unknown or unsuitable ``init``, or
-            a ``run.dir`` that holds another run.
+        ValueError, FileNotFoundError: for missing or unsuitable shards, an unknown or unsuitable ``init``,
+            texts, tasks or depths that cannot be scored, or a ``run.dir`` that holds another run.
     """
     if settings.train.compile == "on" and settings.cluster.address is None and (lack := missing_compiler()):
         raise ValueError(f"train.compile is on, but {lack}")
+    _check_evaluation(settings)
     place, init_solver = f"run.dir {settings.run.dir}", None
     recorded = identity.read(settings.run.dir)
     if recorded is None:
@@ -115,6 +117,20 @@ def _check_data_suffice(settings: PretrainSettings, stream: MixedStream) -> None
             f"{stream.why_ended()} after step {step} of train.steps {train.steps}: train for fewer steps, "
             "or allow more epochs"
         )
+
+
+def _check_evaluation(settings: PretrainSettings) -> None:
+    """Refuse texts, tasks and depths of ``evaluate`` that no checkpoint could be scored on."""
+    evaluate = settings.evaluate
+    for text in evaluate.texts:
+        if not text.is_file():
+            raise FileNotFoundError(f"evaluate.texts: {text}: no such file")
+    for depth in evaluate.depths:
+        as_grid(depth, settings.model.prelude_layers, settings.model.depth)
+    if evaluate.tasks:
+        from cluster.evaluation.lm_eval import Tasks
+
+        Tasks(evaluate.tasks, evaluate.task_folder)
 
 
 def _continued(

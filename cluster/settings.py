@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cluster.data_settings import DataSettings
-from cluster.names import Name
+from cluster.names import ModelName
 from odeformer.config import ModelConfig
 from odeformer.gradients import GradientName, gradient_named
 from odeformer.section import Count, Layers, Section
@@ -270,9 +271,46 @@ class TrackingSettings(Section):
     """MLflow tracking URI. Default: ``MLFLOW_TRACKING_URI``, else a SQLite file under ``runs/``."""
     experiment: str = "odeformer"
     """MLflow experiment that the run belongs to."""
-    register_as: Name | None = None
+    register_as: ModelName | None = None
     """Name to register the final weights under, with the alias ``candidate`` and, if the name has none yet,
     ``champion``. Default: do not register them."""
+
+
+class EvaluateSettings(Section):
+    """Scores of checkpoints, measured beside training by a process that no worker waits for."""
+
+    every: Steps | None = None
+    """Score the checkpoints at multiples of this step, and the last one; must be a multiple of
+    ``checkpoint.every``. They are kept until then. Default: none."""
+    tasks: tuple[str, ...] = ()
+    """LM Evaluation Harness tasks, as for ``odeformer eval --tasks``."""
+    task_folder: Path | None = None
+    """Folder of your own LM Evaluation Harness tasks. Default: that of the package."""
+    limit: Count | None = None
+    """Maximum number of examples per task. Default: all."""
+    texts: tuple[Path, ...] = ()
+    """Held-out text files to measure the loss on, such as one for each source of the shards."""
+    prompts: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Texts to continue with up to 64 of the most likely tokens."""
+    depths: tuple[Layers, ...] = ()
+    """Depths N to score at. Default: the model depth."""
+
+    @model_validator(mode="after")
+    def _says_what(self) -> EvaluateSettings:
+        if self.every is not None and not (self.tasks or self.texts or self.prompts):
+            raise ValueError("evaluate.every needs evaluate.tasks, evaluate.texts or evaluate.prompts")
+        if len({text.name for text in self.texts}) < len(self.texts):
+            raise ValueError("evaluate.texts has two files of the same name, by which scores are told apart")
+        return self
+
+
+class RegisterSettings(Section):
+    """Choice of the weights that are registered under ``tracking.register_as``."""
+
+    best: Annotated[str, Field(min_length=1)] | None = None
+    """Register the scored checkpoint that is best by this score, such as ``python_next_line/acc`` or
+    ``book.txt/nats_per_token``, at the model depth or else the largest of ``evaluate.depths``; ``…_4`` means
+    N = 4. Its weights are kept in ``run.dir/best``. Default: the final weights."""
 
 
 class RunSettings(Section):
@@ -282,6 +320,10 @@ class RunSettings(Section):
     """Folder for everything that the run writes. A run in an existing folder is resumed."""
     seed: Seed = 0
     """Seed of the initial weights and of each batch's depth and cell widths."""
+
+
+# The metaclass of pydantic's models has a method of this name, which nothing here calls on the settings.
+warnings.filterwarnings("ignore", 'Field name "register" in "PretrainSettings" shadows')
 
 
 class PretrainSettings(Section):
@@ -299,7 +341,9 @@ class PretrainSettings(Section):
     guard: GuardSettings = GuardSettings()
     cluster: ClusterSettings = ClusterSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
     tracking: TrackingSettings = TrackingSettings()
+    register: RegisterSettings = RegisterSettings()
     run: RunSettings
 
     @model_validator(mode="after")
@@ -370,15 +414,32 @@ class PretrainSettings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _scores_are_measured(self) -> PretrainSettings:
+        every, best = self.evaluate.every, self.register.best
+        if every is not None and every % self.checkpoint.every:
+            raise ValueError(
+                f"evaluate.every {every} is not a multiple of checkpoint.every {self.checkpoint.every}"
+            )
+        if best is not None and (every is None or self.tracking.register_as is None):
+            raise ValueError("register.best needs evaluate.every, and a name in tracking.register_as")
+        return self
+
     def absolute(self, tracking_uri: str) -> PretrainSettings:
         """A copy with absolute local paths and this tracking URI, valid in any working directory."""
-        init = self.init
+        init, evaluate = self.init, self.evaluate
         if init is not None and not init.startswith("models:/"):
             init = str(Path(init).absolute())
         return self.model_copy(
             update={
                 "init": init,
                 "data": self.data.absolute(),
+                "evaluate": evaluate.model_copy(
+                    update={
+                        "texts": tuple(text.absolute() for text in evaluate.texts),
+                        "task_folder": evaluate.task_folder and evaluate.task_folder.absolute(),
+                    }
+                ),
                 "tracking": self.tracking.model_copy(update={"uri": tracking_uri}),
                 "run": self.run.model_copy(update={"dir": self.run.dir.absolute()}),
             }

@@ -28,6 +28,8 @@ FILES = "odeformer.files"
 FORMAT = "odeformer.format"
 """Format version of the checkpoint."""
 PARAMETERS = "odeformer.parameters"
+LOGGED_MODEL = "odeformer.logged_model"
+"""MLflow's logged model of these weights, with the scores that they had when the run made them."""
 
 # On a checkpoint's version.
 PARENT = "odeformer.parent"

@@ -10,13 +10,13 @@ import torch
 
 from cluster import registry
 from cluster import tags as tag
+from cluster.evaluation.text import loss_at_depth, read_ids
 from cluster.registry import Loaded, Version
 from cluster.tracking import runs, store
 from cluster.tracking.lineage import code_tags
 from data.chat import ChatTemplate
 from data.tokenizer import end_of_text, load_tokenizer
 from data.tokenizer_config import CONFIG_NAME, tokenizer_config
-from launcher.evaluation.text import loss_at_depth, read_ids
 from launcher.tables.model_card import model_card
 from odeformer import checkpoint
 from odeformer.config import BasisConfig, ModelConfig

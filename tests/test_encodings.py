@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.evaluation.text import read_ids
 from data.corpus import read_documents
 from data.tokenizer import load_tokenizer
 from launcher.analysis.files import read_file
-from launcher.evaluation.text import read_ids
 
 ROOT = Path(__file__).parents[1]
 BINARY_OPENERS = {"os", "tarfile", "gzip", "zipfile", "webbrowser"}

@@ -24,7 +24,7 @@ import odeformer
 import odeformer.interop.hf.automodel
 from benchmarks import bench
 from benchmarks.bench import Row
-from launcher.evaluation.lm_eval import Tasks, harness_model, ordinary, task_scores
+from cluster.evaluation.lm_eval import Tasks, harness_model, ordinary, task_scores
 from odeformer.model import Odeformer
 
 SST2 = """

@@ -1,6 +1,6 @@
 """Write the evaluation tasks that come with the command line, by rule, from Python's standard library.
 
-    python -m benchmarks.quality.python_tasks launcher/evaluation/tasks
+    python -m benchmarks.quality.python_tasks cluster/evaluation/tasks
 
 Questions are taken only from documents that the quick start holds out of training
 (``launcher.quickstart.standard_library.HELD_OUT``). Another version of Python has other sources and gives

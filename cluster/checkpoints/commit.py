@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import distributed as dist
 
-from cluster.checkpoints import durable, folder, identity, random_state, universal
+from cluster.checkpoints import durable, folder, identity, random_state, scores, universal
 from cluster.checkpoints.durable import TogetherError, on_rank_0, together
 from cluster.checkpoints.mirror import Mirror, MirrorThread, OwnerError
 from cluster.runs import heartbeat
@@ -197,7 +197,14 @@ class Checkpoints:
 
     def _make_room(self, incomplete: Path) -> None:
         folder.collect_garbage(self._folder)
-        folder.require_space(self._folder, self._bytes, commits=1)
+        try:
+            folder.require_space(self._folder, self._bytes, commits=1)
+        except OSError:
+            # Commits that wait to be scored must not stop a run.
+            for step in folder.prune(self._folder, self._settings, self._on_its_way()):
+                reason = "removed before it was scored, since the disk is full"
+                self._report(Event.NOT_SCORED, step, {"reason": reason})
+            folder.require_space(self._folder, self._bytes, commits=1)
         incomplete.mkdir(parents=True)
 
     def _write(self, incomplete: Path, random: bytes) -> dict[str, str]:
@@ -216,8 +223,13 @@ class Checkpoints:
         owner = {"run": identity.read(run), "mlflow_run": runs.known_run(run)}
         text = json.dumps({**content, **owner, "files": digests}, indent=2)
         durable.write(incomplete / folder.MANIFEST, lambda file: file.write(text.encode()))
-        on_its_way = None if self._mirror_thread is None else self._mirror_thread.on_its_way
-        folder.put_in_place(incomplete, content["step"], self._settings, on_its_way)
+        in_use = [*self._on_its_way(), *scores.waiting(run)]
+        folder.put_in_place(incomplete, content["step"], self._settings, in_use)
+
+    def _on_its_way(self) -> list[Path]:
+        """The commit that is being copied to the mirror, if any."""
+        sent = None if self._mirror_thread is None else self._mirror_thread.on_its_way
+        return [] if sent is None else [sent]
 
     def restore(self) -> int:
         """Load the newest undamaged commit.

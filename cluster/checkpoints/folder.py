@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, TypeVar
@@ -143,12 +143,12 @@ def superseded(commits: list[Path], settings: CheckpointSettings) -> list[Path]:
 
 
 def put_in_place(
-    incomplete: Path, step: int, settings: CheckpointSettings, in_use: Path | None = None
+    incomplete: Path, step: int, settings: CheckpointSettings, in_use: Collection[Path] = ()
 ) -> None:
     """Turn a complete temporary folder into a commit, then remove the commits that it supersedes.
 
     Args:
-        in_use: a commit that is not removed yet.
+        in_use: commits that are not removed yet.
     """
     folder = incomplete.parent
     for inner in (*(path for path in incomplete.iterdir() if path.is_dir()), incomplete):
@@ -158,11 +158,16 @@ def put_in_place(
         target.rename(aside(target, "replaced"))
     incomplete.rename(target)
     flush(folder)
-    # The commit is durable. Superseded ones are renamed first, as a half-removed one must not be a commit.
-    for old in superseded(commits(folder), settings):
-        if old != in_use:
-            old.rename(aside(old, "superseded"))
+    prune(folder, settings, in_use)  # the commit is durable
+
+
+def prune(folder: Path, settings: CheckpointSettings, in_use: Collection[Path] = ()) -> list[int]:
+    """Remove superseded commits that are not in use; returns their steps."""
+    old = [commit for commit in superseded(commits(folder), settings) if commit not in in_use]
+    for commit in old:
+        commit.rename(aside(commit, "superseded"))  # as a half-removed one must not be a commit
     collect_garbage(folder)
+    return [step_of(commit) for commit in old]
 
 
 def collect_garbage(folder: Path) -> None:

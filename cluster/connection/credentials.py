@@ -14,7 +14,10 @@ from pathlib import Path
 
 from odeformer.files.atomic import new_file
 
-PREFIXES = ("MLFLOW_TRACKING_", "MLFLOW_S3_", "AWS_")
+PREFIXES = (
+    *("MLFLOW_TRACKING_", "MLFLOW_REGISTRY_", "MLFLOW_WORKSPACE", "MLFLOW_S3_"),
+    *("AWS_", "DATABRICKS_"),
+)
 FILE_NAME = ".credentials.json"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster import registry
-from cluster.finetuning.preparing import Base, open_base, open_parent, prepare, trainable, work_of
+from cluster.finetuning.preparing import Base, Prepared, open_base, open_parent, prepare, trainable, work_of
 from cluster.finetuning.result import (
     VERSION_FILE,
     FinetuneResult,
@@ -28,6 +28,7 @@ from cluster.runs.events import Event, EventLog
 from cluster.tags import DATA_DIGEST, METHOD
 from cluster.tasks.task import Task, check_data, shape
 from cluster.tracking import runs, upload
+from cluster.tracking.inputs import dataset_input
 from cluster.tracking.lineage import code_tags
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def _finetune(
     name, prepared = model_name(task, uri), prepare(task, folder, base, parent_folder)
     torch.manual_seed(task.train.seed)
     trained = trainable(task, base, prepared.depth, together, parent)
-    _start_run(task, folder, uri, base, prepared.data)
+    _start_run(task, folder, uri, base, prepared)
     with upload.ended(folder), upload.Tracker(folder) as tracker:
         worker.train(work_of(task, folder, base, prepared, trained, tracker))
         trained.save(base.lineage, folder / trained.files, prepared.chat)
@@ -194,8 +195,10 @@ def _finetune(
     )
 
 
-def _start_run(task: Task, folder: Path, uri: str, base: Base, data: str) -> None:
-    tags = {**code_tags(), **base_tags(base.version), DATA_DIGEST: data}
+def _start_run(task: Task, folder: Path, uri: str, base: Base, prepared: Prepared) -> None:
+    tags = {**code_tags(), **base_tags(base.version), DATA_DIGEST: prepared.data}
+    files = {"training": task.data.train, "validation": task.data.validation or task.data.train}
+    counts = {"training": len(prepared.sets.train), "validation": len(prepared.sets.validation)}
     if task.parent_run is not None:
         tags[runs.PARENT] = task.parent_run
     try:
@@ -206,6 +209,10 @@ def _start_run(task: Task, folder: Path, uri: str, base: Base, data: str) -> Non
             task.model_dump(mode="json"),
             folder,
             tags,
+            inputs=[
+                dataset_input(file.name, prepared.data, str(file), {"examples": counts[use]}, use)
+                for use, file in files.items()
+            ],
         )
     except ConnectionError as error:  # it is started when the store answers
         EventLog(folder)(Event.TRACKING_AWAY, 0, {"reason": str(error)})

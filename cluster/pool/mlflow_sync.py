@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.finetuning import job as finetuning
+from cluster.names import history_of
 from cluster.pool.board import Board
 from cluster.pool.job import JobRecord, State
-from cluster.registry.versions import HISTORY
 from cluster.runs.failures import cause, is_mendable
 from cluster.tags import JOB, JOB_REASON, JOB_STATE
 from cluster.tracking import runs, store, upload
@@ -128,7 +128,7 @@ class MlflowSync:
 def refusal(name: str, error: Exception) -> str:
     """Why a task's result cannot be registered, in one line."""
     if isinstance(error, store.RefusedError):
-        return f"models:/{name} or its log {name}{HISTORY} is another account's: {error}"
+        return f"models:/{name} or its log {history_of(name)} is another account's: {error}"
     return cause(error)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cluster import names
-from cluster.registry.versions import HISTORY, Version, create_model, resolve, versions, versions_of
+from cluster.registry.versions import Version, create_model, resolve, versions, versions_of
 from cluster.tags import MOVE_BASED_ON, MOVE_FROM, MOVE_GATE, MOVE_TO, MOVE_WHAT, MOVE_WHO, MOVE_WHY
 from cluster.tracking.store import answering, connect, patience, tracking_uri
 
@@ -139,7 +139,7 @@ def _read_log(client: MlflowClient, name: str) -> Log:
     from mlflow.exceptions import MlflowException
 
     try:
-        entries = versions_of(client, name + HISTORY)
+        entries = versions_of(client, names.history_of(name))
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
@@ -191,14 +191,14 @@ def _move(entry: Version) -> Move:
 
 def create_log(client: MlflowClient, name: str) -> None:
     """Create the registered model that is the log of ``name``, if it does not exist."""
-    create_model(client, name + HISTORY, f"The moves of models:/{name}@{CHAMPION}.")
+    create_model(client, names.history_of(name), f"The moves of models:/{name}@{CHAMPION}.")
 
 
 def _append(
     client: MlflowClient, version: Version, based_on: int, why: str, gate: dict[str, Any] | None, what: str
 ) -> int:
     """Append a move to the log; its number."""
-    name = version.name + HISTORY
+    name = names.history_of(version.name)
     create_log(client, version.name)
     before = client.get_registered_model(version.name).aliases.get(CHAMPION, "")
     who = names.who()

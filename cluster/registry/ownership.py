@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from cluster.names import history_of
 from cluster.registry import aliases
-from cluster.registry.versions import HISTORY, create_model, tags_of_versions
+from cluster.registry.versions import create_model, tags_of_versions
 from cluster.tags import TASK, TEAM
 from cluster.tracking.store import session
 
@@ -70,7 +71,7 @@ def claim(name: str, owner: Owner, uri: str) -> None:
         check_owner(client, name, owner)
         create_model(client, name)
         aliases.create_log(client, name)
-        for model in (name, name + HISTORY):
+        for model in (name, history_of(name)):
             # Whoever may read a model may not tag it: another account's is found here.
             client.set_registered_model_tag(model, TEAM, owner.team)
             client.set_registered_model_tag(model, TASK, owner.task)

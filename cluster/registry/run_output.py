@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from cluster import registry
-from cluster.runs.events import FILE_NAME, Event, events_from
-from cluster.tracking import runs, store, upload
+from cluster.runs.events import FILE_NAME, Event, LoggedEvent, events_from
+from cluster.tracking import logged_models, runs, store, upload
 
 REGISTER_SECONDS = 120.0
 """How long a finished run tries to register its output."""
@@ -20,6 +20,7 @@ def register_run_output(
     tags: dict[str, str],
     seconds: float = REGISTER_SECONDS,
     first: bool = True,
+    step: int | None = None,
 ) -> registry.Version:
     """Register the files in ``output`` as a candidate version made by the run in ``run``. Idempotent.
 
@@ -27,6 +28,7 @@ def register_run_output(
         output: the folder of the model's files.
         seconds: how long to try.
         first: make the version champion if the model has none.
+        step: the step at which the run had these weights; the last one by default.
 
     Raises:
         ConnectionError: when the store could not be reached for that long.
@@ -35,16 +37,21 @@ def register_run_output(
     while True:
         try:
             upload.sync(run, seconds=0)
-            return registry.register_version(
+            version = registry.register_version(
                 output,
                 name,
                 run_id=runs.open_run(run),
                 uri=runs.run_uri(run),
                 tags=tags,
                 alias="candidate",
-                about=about_run(run),
+                about=about_run(run, step),
                 first=first,
             )
+            step = _last_step(run) if step is None else step
+            if any(event["step"] == step for event in _events(run, Event.SCORED)):
+                with store.session(runs.run_uri(run)) as client:
+                    logged_models.link(client, runs.open_run(run), step, version)
+            return version
         except ConnectionError as error:
             if isinstance(error, store.RefusedError) or time.monotonic() + pause > deadline:
                 raise
@@ -52,14 +59,15 @@ def register_run_output(
         pause = min(2 * pause, 30.0)
 
 
-def about_run(run: Path) -> registry.About:
-    """Facts about a run's model from the run's folder. The scores are those of its final weights."""
-    events = events_from(run / FILE_NAME, 0)[0]
-    validations = [event for event in events if event.get("event") == Event.VALIDATION]
-    steps = [event["step"] for event in events if event.get("event") == Event.STEP]
-    # An earlier validation says nothing of the final weights.
-    is_final = bool(validations) and validations[-1]["step"] == max(steps, default=-1)
-    last = validations[-1] if is_final else {}
+def about_run(run: Path, step: int | None = None) -> registry.About:
+    """Facts about a run's model from the run's folder. The scores are those of its weights at ``step``.
+
+    Args:
+        step: the last step by default; the scores of a step that was not validated are unknown.
+    """
+    step = _last_step(run) if step is None else step
+    validations = _events(run, Event.VALIDATION)
+    last = next((event for event in reversed(validations) if event["step"] == step), {})
 
     values = {key.removeprefix("validation_"): value for key, value in last.items() if "validation_" in key}
     metric = "accuracy" if "accuracy" in values else "loss"  # a classification has both
@@ -69,3 +77,11 @@ def about_run(run: Path) -> registry.About:
         if name == metric:
             scores[int(depth or registry.OWN_DEPTH)] = value
     return registry.About(runs.run_settings(run), metric, scores, runs.run_tags(run))
+
+
+def _last_step(run: Path) -> int:
+    return max((event["step"] for event in _events(run, Event.STEP)), default=-1)
+
+
+def _events(run: Path, kind: Event) -> list[LoggedEvent]:
+    return [event for event in events_from(run / FILE_NAME, 0)[0] if event.get("event") == kind]

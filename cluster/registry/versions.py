@@ -6,16 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cluster.names import parse_reference
+from cluster.names import is_history, parse_reference
 from cluster.tags import BASE_NAME, BASE_VERSION, IMPORTED_FROM, KIND, PARENT
 from cluster.tracking.store import answering, connect, tracking_uri
 from odeformer.files.shown import masked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-HISTORY = ".history"
-"""Suffix of the registered models that are logs of another model's champion."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ def _version(entry: Any, aliases: Sequence[str]) -> Version:
 def names(client: MlflowClient) -> list[str]:
     """The names of all registered models, without the logs of aliases."""
     models = _all_pages(lambda token: client.search_registered_models(max_results=1000, page_token=token))
-    return sorted(model.name for model in models if not model.name.endswith(HISTORY))
+    return sorted(model.name for model in models if not is_history(model.name))
 
 
 def create_model(client: MlflowClient, name: str, description: str | None = None) -> None:
@@ -138,7 +135,12 @@ def _entries(client: MlflowClient, name: str) -> list[Any]:
     quote = next((quote for quote in "'\"" if quote not in name), None)
     wanted = None if quote is None else f"name={quote}{name}{quote}"
     found = _all_pages(lambda token: client.search_model_versions(wanted, max_results=1000, page_token=token))
-    return [entry for entry in found if entry.name == name]
+    entries = [entry for entry in found if entry.name == name]
+    # A search of Unity Catalog's returns versions without their tags.
+    return [
+        entry if isinstance(entry.tags, Mapping) else client.get_model_version(name, entry.version)
+        for entry in entries
+    ]
 
 
 def _all_pages(search: Callable[[str | None], Any]) -> list[Any]:

@@ -73,6 +73,11 @@ class Event(StrEnum):
     CHECKPOINT_FETCHED = "checkpoint_fetched", "reason"  # from the mirror
     MIRROR_AWAY = "mirror_away", "reason"
 
+    SCORED = "scored", "*/*"  # the checkpoint of this step, by ``evaluate``: scores by task or text and depth
+    SCORING_REPEATED = "scoring_repeated", "reason"  # it died or hung, and is begun again
+    NOT_SCORED = "not_scored", "reason"
+    SCORES_WAIT = "scores_wait", "reason"  # training has ended, and checkpoints wait to be scored
+
     WAITING = "waiting", "reason"  # for room on the cluster
     RESIZED = "resized", "reason"  # the next worker group has another number of workers
     GROWING = "growing", "reason"  # stopped to continue with more workers

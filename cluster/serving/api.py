@@ -18,7 +18,8 @@ from cluster.serving.reading import chat_prompt, chosen_model, encoded, streams_
 from cluster.serving.requests import ChatRequest, CompletionRequest
 from cluster.serving.sending import answer
 from cluster.serving.server import Server
-from cluster.web.bodies import read_body
+from cluster.serving.webhook import MOST_BYTES, check_signature, read_secret
+from cluster.web.bodies import read_body, read_bytes
 from cluster.web.errors import ApiError, answer_errors, invalid_key
 from cluster.web.open_requests import OpenRequests
 
@@ -54,6 +55,16 @@ def make_app(server: Server, keys: Keys | None = None) -> FastAPI:
             engine = server.current.engine
             running = {f"N={depth}": count for depth, count in engine.running.items()}
             return {"requests": {"waiting": engine.waiting, **running}, "slowdown": engine.times.factor}
+
+    if server.settings.webhook_secret is not None:
+        secret = read_secret(server.settings.webhook_secret)
+
+        @app.post("/webhooks/mlflow")
+        async def alias_moved(request: Request) -> Response:
+            body = await read_bytes(request, MOST_BYTES)
+            check_signature(secret, request.headers, body)
+            server.look_soon()  # it reads what the alias names itself: a second delivery changes nothing
+            return Response(status_code=HTTPStatus.ACCEPTED)
 
     @app.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Server:
             self.current.end()
             raise ValueError(f"{self.current.label} has no adapter named {missing[0]!r} in the registry")
         self._refused = ""
-        self._ending = Event()
+        self._ending, self._woken = Event(), Event()
         self._follower = Thread(target=self._follow, name="registry", daemon=True)
         if self.current.version is not None:
             self._follower.start()
@@ -86,10 +86,19 @@ class Server:
     def end(self) -> None:
         """Stop following the registry, and end the engine when its last request has ended."""
         self._ending.set()
+        self._woken.set()
         self.current.end()
 
+    def look_soon(self) -> None:
+        """Look at the registry now, in the thread that follows it."""
+        self._woken.set()
+
     def _follow(self) -> None:
-        while not self._ending.wait(self.settings.follow_every):
+        while True:
+            self._woken.wait(self.settings.follow_every)
+            if self._ending.is_set():
+                return
+            self._woken.clear()
             try:
                 self.look_at_registry()
             except (RuntimeError, ValueError, OSError) as error:  # what is served goes on

@@ -38,5 +38,8 @@ class ServeSettings(Section):
     """Largest number of requests of one key at a time."""
     follow_every: float = Field(default=5.0, gt=0)
     """Seconds between two looks at the registry for a moved alias and new adapters."""
+    webhook_secret: Path | None = None
+    """File with the secret of a webhook of MLflow's that tells ``/webhooks/mlflow`` of moved aliases; the
+    server then looks at once."""
     keys: Path | None = None
     """File of hashed keys, made by ``odeformer serve --add-key``. Required to listen beyond this machine."""

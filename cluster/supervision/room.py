@@ -167,14 +167,29 @@ def _whole() -> list[dict[str, float]]:
     return _usable(state.total_resources_per_node())
 
 
+def freest_node() -> str:
+    """Id of the node, of those for pretraining, with the most free CPUs."""
+    from ray._private import state
+
+    free, whole = state.available_resources_per_node(), _usable_nodes(state.total_resources_per_node())
+    return max(
+        (node for node, resources in whole.items() if PRETRAIN in resources),
+        key=lambda node: free.get(node, {}).get("CPU", 0.0),
+    )
+
+
 def is_any_leaving(nodes: Iterable[str]) -> bool:
     """Whether one of these nodes is being drained, that is, about to be removed."""
     return not _leaving().isdisjoint(nodes)
 
 
 def _usable(nodes: Mapping[str, dict[str, float]]) -> list[dict[str, float]]:
+    return list(_usable_nodes(nodes).values())
+
+
+def _usable_nodes(nodes: Mapping[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     leaving = _leaving()
-    return [resources for node, resources in nodes.items() if node not in leaving]
+    return {node: resources for node, resources in nodes.items() if node not in leaving}
 
 
 def _leaving() -> set[str]:

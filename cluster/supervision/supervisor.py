@@ -43,8 +43,9 @@ FAILURE = "failure.txt"
 OWN_EVENTS = (
     *(Event.LAUNCHED, Event.WAITING, Event.PLACED, Event.RESIZED, Event.GROWING, Event.LEAVING),
     *(Event.RESTARTING, Event.UNWRITABLE, Event.GOODPUT, Event.SLOW),
+    *(Event.SCORED, Event.SCORING_REPEATED, Event.NOT_SCORED),
 )
-"""Events that the supervisor logs. It shows them at once, as it may be unable to write them."""
+"""Events of this process. They are shown at once, as they may be impossible to write."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 LOOK_SECONDS = 0.2
 

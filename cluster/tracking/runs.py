@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.tags import RUN_KEY
+from cluster.tracking.inputs import DatasetInput
 from cluster.tracking.store import artifacts_of, locked, session, store_named, tracking_uri
 from odeformer.files.atomic import new_file
 from odeformer.files.shown import masked, masked_values
@@ -20,6 +22,8 @@ RUN_FILE = "mlflow.json"
 """File in a run's folder: everything needed to create its MLflow run, and its id once it exists."""
 PARENT = "mlflow.parentRunId"
 """MLflow's own tag for nested runs."""
+CONTEXT = "mlflow.data.context"
+"""MLflow's own tag for what a run uses a dataset for."""
 ROWS_AT_ONCE, PARAMETERS_AT_ONCE = 1000, 100
 """MLflow's limits per request."""
 
@@ -32,6 +36,7 @@ def start_run(
     folder: Path,
     tags: Mapping[str, str] | None = None,
     known: str | None = None,
+    inputs: Sequence[DatasetInput] = (),
 ) -> str:
     """Start or resume the MLflow run of the training run in ``folder``.
 
@@ -39,6 +44,7 @@ def start_run(
         settings: resolved settings, logged as an artifact and as flat parameters.
         tags: tags of the run; those of a later start replace earlier ones.
         known: id of the MLflow run to use if the folder has no record of one.
+        inputs: the datasets that the run reads.
 
     Returns:
         The id of the MLflow run.
@@ -56,7 +62,13 @@ def start_run(
     record = {"key": uuid.uuid4().hex} | record
     # What others may read has no passwords in addresses: neither this file nor what MLflow gets of it.
     kept = masked_values(settings)
-    content = {"experiment": experiment, "name": name, "settings": kept, "tags": dict(tags or {})}
+    content = {
+        "experiment": experiment,
+        "name": name,
+        "settings": kept,
+        "tags": dict(tags or {}),
+        "inputs": [asdict(dataset) for dataset in inputs],
+    }
     write_json(folder / RUN_FILE, {**record, **content, "tagged": False})
     run_id = open_run(folder)
     with session(uri) as client:
@@ -90,6 +102,7 @@ def _open_run(folder: Path) -> str:
                 client, uri, record["experiment"], record["name"], record["settings"], record["key"]
             )
         _set_tags(client, run_id, tags)
+        _log_inputs(client, run_id, [DatasetInput(**dataset) for dataset in record.get("inputs", [])])
     write_json(folder / RUN_FILE, {**record, "run_id": run_id, "tagged": True})
     return run_id
 
@@ -156,6 +169,8 @@ class Row(NamedTuple):
     value: float
     milliseconds: int
     step: int
+    model: str | None = None
+    """Id of the logged model that has the metric as well, if any."""
 
 
 def send_rows(client: MlflowClient, run_id: str, rows: Sequence[Row]) -> None:
@@ -242,6 +257,23 @@ def _set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> Non
     from mlflow.entities import RunTag
 
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
+
+
+def _log_inputs(client: MlflowClient, run_id: str, inputs: Sequence[DatasetInput]) -> None:
+    """Log the datasets of a run. This is idempotent."""
+    from mlflow import entities
+
+    logged = [
+        entities.DatasetInput(
+            entities.Dataset(
+                dataset.name, dataset.digest, dataset.source_type, dataset.source, profile=dataset.profile
+            ),
+            [entities.InputTag(CONTEXT, dataset.use)],
+        )
+        for dataset in inputs
+    ]
+    if logged:
+        client.log_inputs(run_id, logged)
 
 
 def _new_run(

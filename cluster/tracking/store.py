@@ -68,6 +68,11 @@ def tracking_uri(given: str | None = None) -> str:
     return given
 
 
+def registry_uri(uri: str) -> str:
+    """The address of the model registry: ``MLFLOW_REGISTRY_URI``, else that of the store."""
+    return os.environ.get("MLFLOW_REGISTRY_URI") or uri
+
+
 def store_named(recorded: str, where: str) -> str:
     """The store that a file names, with the password that only this process's settings or environment have.
 
@@ -156,7 +161,7 @@ def connect(uri: str, *, create: bool = False) -> MlflowClient:
             locked(sqlite_file(uri)) if create and uri.startswith(SQLITE) else nullcontext(),
             patience(retries=1),
         ):
-            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client = MlflowClient(tracking_uri=uri, registry_uri=registry_uri(uri))
             client.search_registered_models(max_results=1)
             _remove_misread(uri)
     except (MlflowException, SQLAlchemyError, OSError) as error:

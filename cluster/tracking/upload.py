@@ -18,7 +18,7 @@ from typing import Any
 
 from cluster.runs.events import FILE_NAME, Event, EventLog, LoggedEvent, events_from
 from cluster.runs.failures import PreemptedError
-from cluster.tracking import runs, store
+from cluster.tracking import logged_models, runs, store
 from cluster.tracking.runs import Row
 from odeformer.files.digest import file_digest
 from odeformer.files.errors import reason
@@ -28,8 +28,12 @@ logger = logging.getLogger(__name__)
 SENT_FILE = "mlflow-sent.json"
 NODES = "nodes"
 """Folder of the nodes' logs."""
-ARTIFACTS = ("deepspeed.json", "mixture.json", "stacks.txt", "traces/steps-*")
+SAMPLES = "samples.json"
+"""Table of the continuations of prompts by scored checkpoints."""
+ARTIFACTS = ("deepspeed.json", "mixture.json", "stacks.txt", "traces/steps-*", SAMPLES)
 """Patterns of the files that are sent as artifacts, and again when they change."""
+TABLES = ("mlflow.loggedArtifacts", json.dumps([{"path": SAMPLES, "type": "table"}]))
+"""MLflow's own tag of the tables that its page of a run shows."""
 BYTES_AT_ONCE = 2**18
 EVERY_SECONDS = 1.0
 LONGEST_PAUSE = 30.0
@@ -96,6 +100,8 @@ class Uploader:
             folder = path.parent.relative_to(self._folder)
             with store.answering(runs.run_uri(self._folder)):
                 self._client.log_artifact(self._run_id, str(path), None if folder == Path() else str(folder))
+                if name == SAMPLES:
+                    self._client.set_tag(self._run_id, *TABLES)
             self._artifacts[name] = digest
             self._note()
         self._looked[name] = version
@@ -110,14 +116,24 @@ class Uploader:
         if end == sent["offset"]:
             return False
         rows, steps = new_rows(events, sent["steps"])
+        scored = {event["step"] for event in events if event.get("event") == Event.SCORED}
         statuses = [STATUS[event["event"]] for event in events if event.get("event") in STATUS]
         with store.answering(runs.run_uri(self._folder)):
+            if scored:
+                rows = self._with_models(rows, scored)
             runs.send_rows(self._client, self._run_id, rows)
             if statuses:
                 runs.set_status(self._client, self._run_id, statuses[-1])
         self._sent[name] = {"offset": end, "steps": steps}
         self._note()
         return end < size
+
+    def _with_models(self, rows: list[Row], steps: set[int]) -> list[Row]:
+        """The rows of metrics, those of scores with the logged models of their steps."""
+        with store.locked(self._folder / runs.RUN_FILE):
+            models = {step: logged_models.model_of_step(self._client, self._run_id, step) for step in steps}
+        # Only names of scores have a task or a text before them.
+        return [row._replace(model=models.get(row.step)) if "/" in row.key else row for row in rows]
 
     def _note(self) -> None:
         content = {"run_id": self._run_id, "logs": self._sent, "artifacts": self._artifacts}

@@ -14,13 +14,19 @@ from cluster.web.errors import ApiError
 Body = TypeVar("Body", bound=BaseModel)
 
 
-async def read_body(request: Request, kind: type[Body], most_bytes: int) -> Body:
-    """The body of a request, checked."""
+async def read_bytes(request: Request, most_bytes: int) -> bytes:
+    """The body of a request, of limited size."""
     content = bytearray()
     async for part in request.stream():
         content += part
         if len(content) > most_bytes:
             raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {most_bytes} bytes")
+    return bytes(content)
+
+
+async def read_body(request: Request, kind: type[Body], most_bytes: int) -> Body:
+    """The body of a request, checked."""
+    content = await read_bytes(request, most_bytes)
     try:
         parsed = json.loads(content, parse_constant=_no_constant)
         json.dumps(parsed, ensure_ascii=False).encode("utf-8")  # half a surrogate is no text

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from typer import Option
 
+from cluster.checkpoints.folder import MANIFEST
 from launcher import preflight
 from launcher.cli.options import AsJson, AttachedAdapter, Depths, Model, TrackingUri
 from launcher.cli.output import check_installed, make_progress, show
@@ -33,6 +34,8 @@ def evaluate(
 ) -> None:
     """Measure loss on a text, or task scores.
 
+    The model may also be a checkpoint in a run's folder, such as runs/a/checkpoints/step-000000500.
+
     Example: odeformer eval --model models:/m/1 --text a.txt
     """
     names = [name.strip() for name in ",".join(tasks or []).split(",") if name.strip()]
@@ -40,7 +43,8 @@ def evaluate(
         raise ValueError("give --text, --tasks or both")
     if not names and (task_folder is not None or limit is not None):
         raise ValueError("--task-folder and --limit are for --tasks: name the tasks")
-    preflight.at_model(model, tracking_uri, adapter)
+    if not (Path(model) / MANIFEST).is_file():
+        preflight.at_model(model, tracking_uri, adapter)
     if names:
         check_installed("eval", "lm_eval")
     progress = make_progress(as_json)
@@ -48,11 +52,12 @@ def evaluate(
         if names:
             stage.enter_context(progress.stage(", ".join(names)))
         # These imports take seconds, in which the stage shows that the command is alive.
-        from launcher.evaluation.evaluate import evaluate as score
-        from launcher.evaluation.lm_eval import Tasks
+        from cluster.evaluation.commit import loadable
+        from cluster.evaluation.evaluate import evaluate as score
+        from cluster.evaluation.lm_eval import Tasks
 
         evaluation = score(
-            model,
+            stage.enter_context(loadable(model)),
             adapter,
             depth or [],
             tracking_uri,

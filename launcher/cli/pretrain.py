@@ -10,7 +10,7 @@ from typer import Option
 from cluster.runs.preemption import resumable
 from launcher import preflight
 from launcher.cli.options import Config, Overrides
-from launcher.cli.output import make_progress, say, show
+from launcher.cli.output import check_installed, make_progress, say, show
 
 
 @resumable()
@@ -30,7 +30,7 @@ def pretrain(
 
     Example: odeformer pretrain tiny --set data.shards=shards --set run.dir=runs/mine
     """
-    from cluster.checkpoints import identity
+    from cluster.checkpoints import identity, scores
     from launcher.configuration.load import load_pretrain
 
     if as_json and not dry_run:
@@ -40,6 +40,8 @@ def pretrain(
     if settings.init is not None and not (settings.run.dir / identity.FILE_NAME).is_file():
         preflight.at_model(settings.init, settings.tracking.uri)
     preflight.at_shards(*(source.shards for source in settings.data.mixed))
+    if settings.evaluate.tasks:
+        check_installed("eval", "lm_eval")
     from cluster import pretrain as pretraining
     from cluster.connection.connect import ray_cluster
     from cluster.resolve import resolve_run
@@ -64,6 +66,10 @@ def pretrain(
             version = pretraining.pretrain(run, watcher)
 
     say(f"  weights: {settings.run.dir / 'final'}")
+    record = scores.read(settings.run.dir)
+    if record is not None and record.best is not None:
+        best = record.best
+        say(f"  best: {settings.run.dir / 'best'}, of step {best.step} ({best.score} {best.value:.4g})")
     if version is not None:
         from launcher.tables.versions import registered_line
 

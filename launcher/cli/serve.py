@@ -34,6 +34,10 @@ def serve(
     add_key: Annotated[
         str | None, Option(metavar="NAME", help="Add an API key to --keys, print it once, and exit.")
     ] = None,
+    webhook_secret: Annotated[
+        Path | None,
+        Option(help="File with the secret of MLflow's webhook at /webhooks/mlflow, for moved aliases."),
+    ] = None,
     address: Annotated[
         str | None, Option(help="Address of a running Ray cluster. Default: a private one on this machine.")
     ] = None,
@@ -67,6 +71,7 @@ def serve(
         cpus=cpus,
         tracking_uri=tracking_uri,
         keys=keys and keys.absolute(),
+        webhook_secret=webhook_secret and webhook_secret.absolute(),
     )
     with ray_cluster(address, finetune_slots=1, cpus_per_worker=cpus + 1):
         serve_until_stopped(settings, host, port, make_progress(), is_ours=address is None)

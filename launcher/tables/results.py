@@ -12,8 +12,8 @@ from launcher.terminal.console import make_table
 
 if TYPE_CHECKING:  # heavy to import, and most commands show only one of these
     from cluster.connection.jobs import Job
-    from launcher.evaluation.evaluate import TextScore
-    from launcher.evaluation.lm_eval import TaskScore
+    from cluster.evaluation.evaluate import TextScore
+    from cluster.evaluation.lm_eval import TaskScore
     from odeformer.measure.gradient_check import GradientRow
 
 

@@ -24,6 +24,9 @@ LINES: dict[str, str] = {
     Event.CHECKPOINT_FAILED: "a checkpoint could not be written",
     Event.CHECKPOINT_FETCHED: "fetched a checkpoint from the mirror",
     Event.MIRROR_AWAY: "checkpoint.mirror is unreachable; retrying with the next checkpoint",
+    Event.SCORING_REPEATED: "scoring of a checkpoint is repeated",
+    Event.NOT_SCORED: "a checkpoint has no scores",
+    Event.SCORES_WAIT: "trained; scoring the checkpoints that still wait",
     Event.CHECKPOINT_CONVERTED: "converted a checkpoint to this number of workers",
     Event.WAITING: "waiting for free resources",
     Event.RESIZED: "the number of workers changed",
@@ -34,7 +37,7 @@ LINES: dict[str, str] = {
     Event.CORRUPTED: "silent data corruption",
 }
 """The line for each event that needs no more than its name and reason."""
-WITH_STEP = (Event.SKIPPED, Event.SPIKE, Event.ROLLBACK)
+WITH_STEP = (Event.SKIPPED, Event.SPIKE, Event.ROLLBACK, Event.SCORING_REPEATED, Event.NOT_SCORED)
 
 
 class PretrainWatcher:
@@ -57,6 +60,8 @@ class PretrainWatcher:
             self._step(event)
         elif name == Event.VALIDATION:
             self._validation(event)
+        elif name == Event.SCORED:
+            self._scored(event)
         elif name == Event.RESUMED:
             self._resumed(event)
         elif name == Event.RESTARTING:
@@ -95,6 +100,10 @@ class PretrainWatcher:
         self.validations.append(losses)
         shown = " · ".join(f"N={depth} {loss:.3f}" for depth, loss in losses.items())
         self._print(f"step {event['step']:>5}  validation loss  {shown}")
+
+    def _scored(self, event: LoggedEvent) -> None:
+        shown = " · ".join(f"{name} {value:.4g}" for name, value in event.items() if "/" in name)
+        self._print(f"step {event['step']:>5}  scores  {shown or 'samples only'}")
 
     def _restarting(self, event: LoggedEvent) -> None:
         restart = event["restart"]

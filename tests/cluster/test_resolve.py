@@ -189,3 +189,21 @@ def test_what_is_recorded_of_initial_weights_is_not_asked_for_again(
     assert again.settings.train.solver == "lie_trotter"
     with pytest.raises(FileNotFoundError, match=r"mlflow\.db"):
         resolve_run(unresolved.model_copy(update={"init": "models:/base/2"}))
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "message"),
+    [
+        ({"texts": ["nowhere.txt"]}, "evaluate.texts: nowhere.txt: no such file"),
+        ({"tasks": ["a"], "task_folder": "nowhere"}, "nowhere is not a folder of tasks"),
+        ({"prompts": ["a"], "depths": [10**6]}, "evaluate.depths.0"),
+        ({"prompts": ["a"], "depths": [1]}, "depth 1 is too small"),
+        ({}, "evaluate.every needs evaluate.tasks, evaluate.texts or evaluate.prompts"),
+        ({"every": 4, "prompts": ["a"]}, "evaluate.every 4 is not a multiple of checkpoint.every 3"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(
+    settings: MakeSettings, evaluate: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        settings(evaluate={"every": 3, **evaluate})

@@ -19,7 +19,9 @@ from waiting import DEADLINE
 
 from cluster import pretrain
 from cluster.resolve import resolve_run
+from cluster.runs.events import Event, EventLog
 from cluster.tracking import runs, store, upload
+from cluster.tracking.inputs import dataset_input
 from data.manifest import load_manifest
 from odeformer import checkpoint
 from odeformer.model import Odeformer
@@ -74,15 +76,23 @@ def test_a_run_that_starts_without_a_server_is_sent_by_a_later_one(
 ) -> None:
     monkeypatch.setattr(upload, "FINISH_SECONDS", 0.5)
     away, folder = Server(tmp_path / "server"), tmp_path / "run"
+    data = dataset_input("shards", "d" * 64, "s3://bucket/shards", {"documents": 3}, "training")
     with pytest.raises(ConnectionError):
-        runs.start_run(away.uri, "experiment", "name", {"train": {"steps": 9}}, folder)
+        runs.start_run(away.uri, "experiment", "name", {"train": {"steps": 9}}, folder, inputs=[data])
     with upload.Tracker(folder) as tracker:
         report(tracker, range(1, 11))
+    EventLog(folder)(Event.SCORED, 10, {"task/acc_4": 0.5})
     try:
         away.start()
-        upload.sync(folder)
+        for _ in range(2):
+            upload.sync(folder)
+            (folder / upload.SENT_FILE).unlink()  # as if it had been killed before it could note that
         run_id = runs.open_run(folder)
+        check_scores(away.uri, run_id)
         run = store.connect(away.uri).get_run(run_id)
+        [logged] = run.inputs.dataset_inputs
+        assert (logged.dataset.name, logged.dataset.digest) == ("shards/training", "d" * 36)
+        assert (logged.dataset.source_type, logged.dataset.profile) == ("s3", '{"documents": 3}')
         assert run.data.params == {"train.steps": "9"}
         assert run.info.status == "FINISHED"
         times = [m.timestamp for m in store.connect(away.uri).get_metric_history(run_id, "loss")]
@@ -90,6 +100,17 @@ def test_a_run_that_starts_without_a_server_is_sent_by_a_later_one(
         assert runs.start_run(away.uri, "experiment", "name", {}, folder) == run_id
     finally:
         away.stop()
+
+
+def check_scores(uri: str, run_id: str) -> None:
+    """There is one logged model, of step 10, and its score is there once, in the run as well."""
+    client = store.connect(uri)
+    [model] = client.search_logged_models([client.get_run(run_id).info.experiment_id])
+    assert (model.name, model.source_run_id, str(model.status)) == ("step-000000010", run_id, "READY")
+    [score] = model.metrics
+    [of_run] = client.get_metric_history(run_id, "task/acc_4")
+    assert (score.key, score.value, score.step) == (of_run.key, of_run.value, of_run.step)
+    assert of_run.step == 10
 
 
 def test_steps_computed_again_and_batches_sent_again_add_nothing(tmp_path: Path) -> None:
@@ -164,7 +185,7 @@ def test_what_was_trained_is_registered_later(tmp_path: Path, shards: Path) -> N
     with pytest.raises(ConnectionError):
         runs.start_run(nobody, "e", "n", moved.model_dump(mode="json"), moved.run.dir)
     with pytest.raises(ConnectionError):
-        pretrain.register_final_weights(moved, seconds=3)
+        pretrain.register_weights(moved, seconds=3)
     runs.start_run(there, "e", "n", made.model_dump(mode="json"), made.run.dir)
     version = pretrain.register_finished_run(made.run.dir)
     assert (version.uri, version.aliases) == ("models:/late/1", ("candidate", "champion"))

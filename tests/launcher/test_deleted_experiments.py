@@ -6,8 +6,8 @@ from pathlib import Path
 
 from stored_models import checkpoint_folder, register_model
 
+from cluster.evaluation.evaluate import evaluate
 from cluster.tracking import store
-from launcher.evaluation.evaluate import evaluate
 from launcher.transfer import export, import_checkpoint
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from benchmarks.quality.python_tasks import last_names, next_lines
+from cluster.evaluation.evaluate import evaluate
+from cluster.evaluation.lm_eval import OWN_TASKS, Tasks, harness_model, ordinary, score_tasks, task_scores
 from data.tokenizer import load_tokenizer
-from launcher.evaluation.evaluate import evaluate
-from launcher.evaluation.lm_eval import OWN_TASKS, Tasks, harness_model, ordinary, score_tasks, task_scores
 from odeformer import checkpoint
 from odeformer.config import ModelConfig
 from odeformer.model import Odeformer, token_losses

@@ -17,10 +17,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, processors, tra
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
 import data.tokenizer
+from cluster.evaluation.evaluate import evaluate
 from data.tasks.example import Example
 from data.tasks.stream import encode
 from data.tokenizer import continuing, load_tokenizer, token_texts
-from launcher.evaluation.evaluate import evaluate
 from launcher.generation.generate import write
 from launcher.transfer import export, import_checkpoint
 from odeformer.checkpoint import load_config, save_adapter

@@ -17,7 +17,7 @@ from lm_eval.api.registry import get_model
 from running_server import Running
 
 from cluster import registry
-from launcher.evaluation.lm_eval import Tasks, ordinary
+from cluster.evaluation.lm_eval import Tasks, ordinary
 
 PAGE = Path(__file__).parents[3] / "docs" / "serving.md"
 ADDRESS = "http://127.0.0.1:8000"

@@ -9,6 +9,7 @@ import difflib
 import io
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
@@ -41,6 +42,17 @@ class TaskScore(NamedTuple):
     samples: int
     truncated: int
     """Number of requests, over all tasks at this depth, cut off at the beginning to fit the context."""
+    higher_is_better: bool
+
+    @property
+    def name(self) -> str:
+        """Name of the score in MLflow, which ends with the depth."""
+        return f"{metric_name(f'{self.task}/{self.metric}')}_{self.depth}"
+
+
+def metric_name(name: str) -> str:
+    """The name of a task, a filter or a text, which may be any, as part of one that MLflow takes."""
+    return re.sub(r"[^\w./ -]", "_", name)
 
 
 class Tasks:
@@ -175,6 +187,7 @@ def task_scores(results: dict[str, Any], depth: int) -> list[TaskScore]:
                     error=float(error) if isinstance(error, int | float) else None,
                     samples=samples,
                     truncated=results["truncated"],
+                    higher_is_better=bool(results["higher_is_better"].get(task, {}).get(name, True)),
                 )
             )
     return scores

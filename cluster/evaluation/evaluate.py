@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster import registry
+from cluster.evaluation.lm_eval import Tasks, TaskScore, score_tasks
+from cluster.evaluation.text import loss_at_depth, read_ids
 from cluster.registry import Loaded
 from cluster.tracking import runs, store
-from launcher.evaluation.lm_eval import Tasks, TaskScore, score_tasks
-from launcher.evaluation.text import loss_at_depth, read_ids
 from odeformer.interop.materialize import layer_solver
 
 
@@ -45,6 +44,16 @@ class Evaluation:
             "remarks": self.remarks,
         }
 
+    def metrics(self) -> dict[str, float]:
+        """The scores by their names in MLflow, which end with the depth."""
+        metrics = {}
+        for text in self.text:
+            metrics[f"nats_per_token_{text.depth}"] = text.nats_per_token
+            metrics[f"bits_per_byte_{text.depth}"] = text.bits_per_byte
+        for task in self.tasks:
+            metrics[task.name] = task.value
+        return metrics
+
 
 def evaluate(
     model: str,
@@ -66,7 +75,7 @@ def evaluate(
         depths: Depths N; the model's depth if empty.
         tracking_uri: MLflow tracking URI.
         text: UTF-8 file, read in windows of the context length.
-        tasks, limit, progress: As for :func:`launcher.evaluation.lm_eval.score_tasks`.
+        tasks, limit, progress: As for :func:`cluster.evaluation.lm_eval.score_tasks`.
     """
     loaded = registry.load(model, tracking_uri, adapter)
     wanted = sorted(set(depths or [loaded.model.config.depth]))
@@ -86,7 +95,7 @@ def evaluate(
     if loaded.versions:
         uri, name = store.tracking_uri(tracking_uri), loaded.versions[0].name
         try:
-            runs.finished_run(uri, "evaluations", name, settings, _metrics(evaluation))
+            runs.finished_run(uri, "evaluations", name, settings, evaluation.metrics())
         except (ValueError, OSError) as error:  # what was computed is shown in any case
             evaluation.remarks.append(f"these scores are not in MLflow: {error}")
     return evaluation
@@ -119,15 +128,3 @@ def _remarks(loaded: Loaded, scores: Sequence[TaskScore]) -> list[str]:
             f"{cut:,} requests are longer than the context of {context} tokens: their beginnings were cut off"
         )
     return remarks
-
-
-def _metrics(evaluation: Evaluation) -> dict[str, float]:
-    metrics = {}
-    for text in evaluation.text:
-        metrics[f"nats_per_token_{text.depth}"] = text.nats_per_token
-        metrics[f"bits_per_byte_{text.depth}"] = text.bits_per_byte
-    for task in evaluation.tasks:
-        # Tasks and filters may have any name; MLflow's metrics may not.
-        name = re.sub(r"[^\w./ -]", "_", f"{task.task}/{task.metric}")
-        metrics[f"{name}_{task.depth}"] = task.value
-    return metrics
