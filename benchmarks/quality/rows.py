@@ -90,6 +90,8 @@ class Model:
         )
 
 
+LATE_DECAY: dict[str, Any] = {"schedule": "wsd", "decay": 0.25}
+"""A learning rate that stays at its peak until other depths are trained too."""
 FROM_FIRST_STEP: dict[str, Any] = {"depths": (4, 8)}
 STEP_AWARE = {"step_aware": True}
 MUON: dict[str, Any] = {"name": "muon", "muon_rate": 7.0}
@@ -120,6 +122,13 @@ MODELS = (
     Model("K = D, any depth", "smooth_mlp", 8, ANY_DEPTH, claimed=True),
     Model("K = D, any depth, two depths a step", "smooth_mlp", 8, {**TWO_LATE, "objective": "two_depths"}),
     Model("K = D, any depth, distillation", "smooth_mlp", 8, {**TWO_LATE, "objective": "distillation"}),
+    Model(
+        "K = D, any depth, distillation, late decay", "smooth_mlp", 8,
+        {**TWO_LATE, "objective": "distillation"}, optim=LATE_DECAY,
+    ),
+    Model("ordinary, D layers, late decay", "none", 8, optim=LATE_DECAY),
+    Model("ordinary, 3D/4 layers, late decay", "none", 6, depth=6, optim=LATE_DECAY),
+    Model("ordinary, D/2 layers, late decay", "none", 4, depth=4, optim=LATE_DECAY),
     # D stored layers, of which a coarser grid takes some and mixes in the others by learned coefficients.
     Model(
         "own layers, step-aware, any depth from the first step", "none", 8, FROM_FIRST_STEP,
