@@ -110,7 +110,10 @@ def _values(schema: dict[str, Any], known: dict[str, Any]) -> str:
         )
         if key in schema
     ]
-    of_sections = "$ref" in schema.get("additionalProperties", {})
+    values = schema.get("additionalProperties")
+    if values is False:
+        return "section"
+    of_sections = isinstance(values, dict) and "$ref" in values
     name = {"string": "text", "object": "sections by name" if of_sections else "texts by name"}.get(
         schema.get("type", ""), schema.get("type", "")
     )

@@ -8,7 +8,6 @@ from typing import Annotated
 
 from typer import Option
 
-from cluster.checkpoints.folder import MANIFEST
 from launcher import preflight
 from launcher.cli.options import AsJson, AttachedAdapter, Depths, Model, TrackingUri
 from launcher.cli.output import check_installed, make_progress, show
@@ -32,9 +31,7 @@ def evaluate(
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Measure loss on a text, or task scores.
-
-    The model may also be a checkpoint in a run's folder, such as runs/a/checkpoints/step-000000500.
+    """Measure loss on a text, or task scores, of a model or of a checkpoint in a run's folder.
 
     Example: odeformer eval --model models:/m/1 --text a.txt
     """
@@ -43,6 +40,8 @@ def evaluate(
         raise ValueError("give --text, --tasks or both")
     if not names and (task_folder is not None or limit is not None):
         raise ValueError("--task-folder and --limit are for --tasks: name the tasks")
+    from cluster.checkpoints.folder import MANIFEST
+
     if not (Path(model) / MANIFEST).is_file():
         preflight.at_model(model, tracking_uri, adapter)
     if names:

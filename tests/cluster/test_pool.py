@@ -288,6 +288,65 @@ def test_the_pool_is_killed_and_goes_on(pool: Pool, folder: Path) -> None:
     assert [t["max_running"] for t in pool.status()["teams"] if t["team"] == "one"] == [1], "from the journal"
 
 
+def test_prometheus_reads_the_pool_and_a_run_where_ray_has_its_metrics(pool: Pool, folder: Path) -> None:
+    jobs = [pool.submit(a_task(folder, team=team, name="counted")) for team in ("one", "never-named")]
+    assert [job.state for job in pool.wait(*jobs)] == ["succeeded"] * 2
+    run, account = RunMetrics("first", 4), Account()
+    step = {"loss": 2.5, "tokens": 512, "tokens_per_second": 100.0, "step_seconds": 1.0}
+    began = time.time() - 11.0
+    events_of_run: tuple[dict[str, Any], ...] = (
+        {"time": 0.0, "event": "launched", "step": 0},
+        {"time": 8.0, "event": "placed", "step": 0, "workers": 2},
+        {"time": 10.0, "event": "started", "step": 0, "workers": 2, "reason": ""},
+        {"time": 11.0, "event": "step", "step": 1, **step},
+        {"time": 11.0, "event": "slow", "step": 1},
+    )
+    for event in events_of_run:
+        account.add({**event, "time": began + event["time"]})
+        run.take(event, TimeLeft(3.0, 2.0, 4.0))
+    expected = {
+        ("ray_odeformer_run_loss", "first"): 2.5,
+        ("ray_odeformer_run_steps", "first"): 4.0,
+        ("ray_odeformer_run_workers", "first"): 2.0,
+        ("ray_odeformer_run_seconds", "restart", "first"): 10.0,
+        ("ray_odeformer_run_seconds_left", "low", "first"): 2.0,
+        ("ray_odeformer_run_slow_workers", "first"): 1.0,
+        ("ray_odeformer_pool_queued", "one"): 0.0,
+        ("ray_odeformer_pool_queued", "(others)"): 0.0,
+        ("ray_odeformer_pool_running", "(others)"): 0.0,
+        ("ray_odeformer_pool_slots", "free"): 2.0,
+    }
+
+    def scraped() -> dict[tuple[str, ...], float]:
+        found: dict[tuple[str, ...], float] = {}
+        for family in text_string_to_metric_families(requests.get(metrics_address(), timeout=60).text):
+            for sample in family.samples:
+                own = [sample.labels[key] for key in LABELS if key in sample.labels]
+                if sample.name.startswith("ray_odeformer_"):
+                    found[(sample.name, *own)] = sample.value
+        return found
+
+    def shown() -> dict[tuple[str, ...], float]:
+        run.refresh(account)  # Ray forgets what is not set again
+        return {key: value for key, value in scraped().items() if key in expected}
+
+    wait_for(lambda: shown() == pytest.approx(expected), lambda: str(shown()), pause=1.0)
+    found = scraped()
+    assert found["ray_odeformer_run_seconds", "train", "first"] >= 1.0
+    assert found["ray_odeformer_pool_waited_seconds_count", "(others)"] >= 1
+    assert found["ray_odeformer_pool_slot_seconds", "one"] > 0
+    assert not any("never-named" in key for key in found)
+
+
+def test_a_running_job_says_how_long_it_still_takes(pool: Pool, folder: Path) -> None:
+    job = pool.submit(a_task(folder, team="two", name="paced", train=LONG))
+    left = wait_for(lambda: pool.job(job).time_left)
+    assert 0 <= left.low <= left.seconds <= left.high
+    pool.cancel(job)
+    [ended] = pool.wait(job)
+    assert pool.job(ended.id).time_left is None
+
+
 def test_deadlines_retries_and_the_end_of_a_pool(pool: Pool, settings: PoolSettings, folder: Path) -> None:
     again = pool.submit(a_task(folder, "a", "again", train=LONG))
     is_at_work(pool, again)
@@ -359,62 +418,3 @@ def test_what_was_made_on_an_older_base_is_made_anew_once_and_costs_are_shared(
     assert teams["one"].share == Cost(6.0), "alone on the newer base"
     assert teams["a"].share == Cost()
     assert teams["a"].own.cpu_hours > 0
-
-
-def test_prometheus_reads_the_pool_and_a_run_where_ray_has_its_metrics(pool: Pool, folder: Path) -> None:
-    jobs = [pool.submit(a_task(folder, team=team, name="counted")) for team in ("one", "never-named")]
-    assert [job.state for job in pool.wait(*jobs)] == ["succeeded"] * 2
-    run, account = RunMetrics("first", 4), Account()
-    step = {"loss": 2.5, "tokens": 512, "tokens_per_second": 100.0, "step_seconds": 1.0}
-    began = time.time() - 11.0
-    events_of_run: tuple[dict[str, Any], ...] = (
-        {"time": 0.0, "event": "launched", "step": 0},
-        {"time": 8.0, "event": "placed", "step": 0, "workers": 2},
-        {"time": 10.0, "event": "started", "step": 0, "workers": 2, "reason": ""},
-        {"time": 11.0, "event": "step", "step": 1, **step},
-        {"time": 11.0, "event": "slow", "step": 1},
-    )
-    for event in events_of_run:
-        account.add({**event, "time": began + event["time"]})
-        run.take(event, TimeLeft(3.0, 2.0, 4.0))
-    expected = {
-        ("ray_odeformer_run_loss", "first"): 2.5,
-        ("ray_odeformer_run_steps", "first"): 4.0,
-        ("ray_odeformer_run_workers", "first"): 2.0,
-        ("ray_odeformer_run_seconds", "restart", "first"): 10.0,
-        ("ray_odeformer_run_seconds_left", "low", "first"): 2.0,
-        ("ray_odeformer_run_slow_workers", "first"): 1.0,
-        ("ray_odeformer_pool_queued", "one"): 0.0,
-        ("ray_odeformer_pool_queued", "(others)"): 0.0,
-        ("ray_odeformer_pool_running", "(others)"): 0.0,
-        ("ray_odeformer_pool_slots", "free"): 2.0,
-    }
-
-    def scraped() -> dict[tuple[str, ...], float]:
-        found: dict[tuple[str, ...], float] = {}
-        for family in text_string_to_metric_families(requests.get(metrics_address(), timeout=60).text):
-            for sample in family.samples:
-                own = [sample.labels[key] for key in LABELS if key in sample.labels]
-                if sample.name.startswith("ray_odeformer_"):
-                    found[(sample.name, *own)] = sample.value
-        return found
-
-    def shown() -> dict[tuple[str, ...], float]:
-        run.refresh(account)  # Ray forgets what is not set again
-        return {key: value for key, value in scraped().items() if key in expected}
-
-    wait_for(lambda: shown() == pytest.approx(expected), lambda: str(shown()), pause=1.0)
-    found = scraped()
-    assert found["ray_odeformer_run_seconds", "train", "first"] >= 1.0
-    assert found["ray_odeformer_pool_waited_seconds_count", "(others)"] >= 1
-    assert found["ray_odeformer_pool_slot_seconds", "one"] > 0
-    assert not any("never-named" in key for key in found)
-
-
-def test_a_running_job_says_how_long_it_still_takes(pool: Pool, folder: Path) -> None:
-    job = pool.submit(a_task(folder, team="two", name="paced", train=LONG))
-    left = wait_for(lambda: pool.job(job).time_left)
-    assert 0 <= left.low <= left.seconds <= left.high
-    pool.cancel(job)
-    [ended] = pool.wait(job)
-    assert pool.job(ended.id).time_left is None

@@ -172,7 +172,7 @@ def test_the_service_is_an_application_that_this_version_has() -> None:
     assert config.http_options.port == port == container["readinessProbe"]["httpGet"]["port"]
     ended = container["readinessProbe"]["httpGet"]["path"]
     server: Any = SimpleNamespace(
-        settings=SimpleNamespace(most_streams=1), metrics=SimpleNamespace(refused=None)
+        settings=SimpleNamespace(most_streams=1, webhook_secret=None), metrics=SimpleNamespace(refused=None)
     )
     assert ended in {route.path for route in make_app(server).routes}  # type: ignore[attr-defined]
 

@@ -68,8 +68,9 @@ def test_a_worker_whose_heartbeats_cannot_be_written_is_not_taken_for_dead(
 ) -> None:
     now = [1000.0]
     monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    beat = {"rank": 0, "pid": 1, "started": 0.0, "node": "", "time": 0.0, "step": 3, "passed": 9}
-    (small_disk / "0.json").write_text(json.dumps({**beat, "transferring": False, "asked": False}))
+    beat = {"rank": 0, "pid": 1, "thread": 1, "started": 0.0, "node": "", "host": "", "time": 0.0, "step": 3}
+    rest = {"passed": 9, "transferring": False, "asked": False, "windows": []}
+    (small_disk / "0.json").write_text(json.dumps(beat | rest))
     dog = watchdog.Watchdog(small_disk, seconds=10)
     assert dog.look() is None
     filler = fill(small_disk)

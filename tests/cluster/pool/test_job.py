@@ -37,5 +37,6 @@ def test_the_json_of_a_job_keeps_its_keys_and_their_order() -> None:
         '"deadline": null, "task": {"name": "x"}, "state": "queued", "submitted": 1.0, "changed": 2.0, '
         '"reason": null, "ending": null, "attempts": 0, "result": null, "error": null, '
         '"folder": "pool/a/x-1", "together_with": [], "waits_for": "a slot", '
-        '"history": [{"time": 1.0, "state": "queued", "reason": null}], "last_lines": ["done"]}'
+        '"history": [{"time": 1.0, "state": "queued", "reason": null}], "last_lines": ["done"], '
+        '"time_left": null}'
     )
