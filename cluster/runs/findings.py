@@ -43,7 +43,7 @@ _LOST: dict[Part, tuple[float, str, str]] = {
 }
 """The fraction of the time from which a part is mentioned, what it is, and what to do."""
 
-_TODO: dict[str, str] = {
+_ADVICE: dict[str, str] = {
     Event.SLOW: "look at what else runs on its machine, or drain the node: the group goes on elsewhere",
     Event.CORRUPTED: "take the node out of the cluster; the same command resumes from the last checkpoint",
     Event.SPIKE: "nothing if the loss came back; guard.on_spike: skip leaves such steps out",
@@ -57,7 +57,7 @@ _TODO: dict[str, str] = {
     Event.NOT_REGISTERED: "odeformer models register RUN",
     Event.NOT_PROMOTED: "check the registry, then odeformer models promote",
 }
-_RESTART_TODO = {
+_RESTART_ADVICE = {
     "stuck": "stacks.txt in its folder shows where each worker waited; a longer step or checkpoint needs a "
     "higher cluster.stuck_after",
     "preemption": "nothing: the work was committed",
@@ -110,7 +110,7 @@ def _restarts(record: Record) -> Iterator[Finding]:
 
     def todo(event: LoggedEvent) -> str:
         restart = event["restart"]  # older logs have no cause
-        return _RESTART_TODO[restart.get("cause", "preemption" if restart["preemption"] else "failure")]
+        return _RESTART_ADVICE[restart.get("cause", "preemption" if restart["preemption"] else "failure")]
 
     yield from _grouped("restarted", restarts, todo)
     launches = len(record.of_kind(Event.LAUNCHED))
@@ -119,7 +119,7 @@ def _restarts(record: Record) -> Iterator[Finding]:
 
 
 def _said(record: Record) -> Iterator[Finding]:
-    for kind, todo in _TODO.items():
+    for kind, todo in _ADVICE.items():
         yield from _grouped(kind.replace("_", " "), record.of_kind(Event(kind)), lambda _, todo=todo: todo)  # type: ignore[misc]
     away, back = record.of_kind(Event.TRACKING_AWAY), record.of_kind(Event.TRACKING_BACK)
     if len(away) > len(back):
