@@ -1,4 +1,4 @@
-"""Where the time of a run went, and how long it still takes, from events whose truth is known."""
+"""Goodput and the time left, computed from event logs for which both are known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the time of a run went that was killed three times, the last time with its command."""
+"""Goodput of a run that is killed three times: its parts add up to the wall time."""
 
 from __future__ import annotations
 
