@@ -126,8 +126,8 @@ class OptimSettings(Section):
     """Muon's learning rate as a multiple of ``learning_rate``."""
     muon_momentum: float = Field(default=0.95, ge=0, lt=1)
     """Muon's decay rate for the running mean of the gradient."""
-    coefficient_rate: float = Field(default=2.0, gt=0, le=100)
-    """Learning rate of the coefficient functions as a multiple of ``learning_rate``; higher in short runs."""
+    coefficient_rate: float = Field(default=1.0, gt=0, le=100)
+    """Learning rate of the coefficient functions as a multiple of ``learning_rate``."""
     warmup: float = Field(default=0.05, ge=0, le=1)
     """Fraction of the steps, at the start of the run, over which the learning rate rises linearly."""
     final: float = Field(default=0.1, ge=0, le=1)
@@ -410,7 +410,7 @@ class PretrainSettings(Section):
         if not set(self.train.depths) - {self.model.depth}:
             raise ValueError(
                 f"train.objective {objective!r} needs a depth in train.depths besides "
-                f"model.depth {self.model.depth}"
+                f"model.depth {self.model.depth}; for one depth set train.objective one_depth"
             )
         return self
 

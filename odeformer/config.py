@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,8 +18,8 @@ class BasisConfig(Section):
     """The coefficient functions. ``smooth_mlp``: learned, low-frequency (recommended); ``linear``: piecewise
     linear; ``none``: K = D independent layers, an ordinary transformer; ``constant``: K = 1, the same layer
     at every t; ``fourier_mlp``: as published by Tong et al.; ``chebyshev``: polynomials (experimental)."""
-    size: Layers
-    """K, the number of stored weight sets per tensor."""
+    size: Layers = Field(default=None)  # type: ignore[assignment]  # filled in by ModelConfig
+    """K, the number of stored weight sets per tensor. Default: D, as many as an ordinary model's layers."""
     step_aware: bool = False
     """Condition the coefficients on the step size as well as on t (experimental)."""
     low_rank: Width | None = None
@@ -40,7 +40,7 @@ class ModelConfig(Section):
     """Number of attention heads."""
     depth: Layers
     """D, the model depth. With N = D cells, each step of the default solver is one ordinary layer."""
-    basis: BasisConfig
+    basis: BasisConfig = Field(default_factory=BasisConfig)
     """The coefficient functions that mix the stored weight sets into W(t)."""
     prelude: int | None = Field(default=None, ge=0)
     """Number of initial layers that stay ordinary layers at any depth N and with any solver, since turning
@@ -63,6 +63,19 @@ class ModelConfig(Section):
     """Vocabulary size. Default: that of the tokenizer."""
     context_length: Count | None = None
     """Maximum sequence length in tokens. Default: ``data.sequence_length``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_many_sets_as_layers(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        basis = values.get("basis", {})
+        if not isinstance(basis, dict) or basis.get("size") is not None:
+            return values
+        return {
+            **values,
+            "basis": {**basis, "size": 1 if basis.get("kind") == "constant" else values.get("depth")},
+        }
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> ModelConfig:

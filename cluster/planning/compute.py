@@ -21,10 +21,11 @@ def model_flops(model: Odeformer, settings: PretrainSettings) -> float:
     """Model FLOPs of one optimizer step over all workers, averaged over the depths that it may draw."""
     train, config = settings.train, settings.model
     length = settings.data.sequence_length
-    drawn = train.depths or (config.depth,)
+    two_passes = train.objective != "one_depth"
+    drawn = [n for n in train.depths or (config.depth,) if not two_passes or n != config.depth]
     varied = [_flops(model, n, train.global_batch, length) for n in drawn]
     fixed = _flops(model, config.depth, train.global_batch, length)
-    late = sum(varied) / len(varied) + (fixed if train.objective != "one_depth" else 0.0)
+    late = sum(varied) / len(varied) + (fixed if two_passes else 0.0)
     return train.vary_from * fixed + (1 - train.vary_from) * late
 
 

@@ -9,18 +9,18 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from cluster.planning.dry_run import DryRun
+from cluster.settings import TrainSettings
 from launcher.terminal.console import make_table
 
 
 def dry_run_report(preview: DryRun) -> list[RenderableType]:
     """The resolved settings, the workers' placement, and the memory of each."""
     settings, placement, train = preview.settings, preview.placement, preview.settings.train
-    passes = preview.deepspeed["gradient_accumulation_steps"]
     lines = [
         yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         f"a step: {train.global_batch} sequences of {settings.data.sequence_length} tokens = "
-        f"{placement.workers} workers × {train.micro_batch} × "
-        f"{train.global_batch // train.micro_batch // placement.workers}, in {passes} passes each",
+        f"{placement.workers} workers × micro-batches of {train.micro_batch} × gradient accumulation "
+        f"{train.global_batch // train.micro_batch // placement.workers}{_second_pass(train)}",
         f"placement: {placement.workers} workers with {_amounts(placement.each)} each",
     ]
     for node in placement.nodes:
@@ -34,6 +34,12 @@ def dry_run_report(preview: DryRun) -> list[RenderableType]:
         "memory held between passes is exact, memory of a pass is an estimate; the process and its libraries "
         "come on top",
     ]
+
+
+def _second_pass(train: TrainSettings) -> str:
+    if train.objective == "one_depth":
+        return ""
+    return f"; after {train.vary_from:.0%} of the steps, each micro-batch also runs at another depth"
 
 
 def _memory_table(preview: DryRun) -> Table:

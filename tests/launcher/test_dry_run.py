@@ -40,7 +40,9 @@ def test_it_previews_a_run_and_starts_nothing(folder: Path, shards: Path) -> Non
     assert {path.name for path in folder.iterdir()} == {"config.json"}
 
     shown = dry_run(folder).splitlines()
-    assert "a step: 8 sequences of 32 tokens = 2 workers × 2 × 2, in 2 passes each" in shown
+    assert (
+        "a step: 8 sequences of 32 tokens = 2 workers × micro-batches of 2 × gradient accumulation 2" in shown
+    )
     assert "placement: 2 workers with 1 CPU, 1 pretrain each" in shown
     [together] = [line.split() for line in shown if line.startswith("together")]
     assert float(together[1]) == pytest.approx(sum(worker_memory(settings).device.values()) / 2**20, rel=0.1)

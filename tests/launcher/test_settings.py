@@ -18,6 +18,7 @@ from launcher.configuration.load import (
     load_task,
     preset_names,
 )
+from odeformer.config import ModelConfig
 from odeformer.model import Odeformer, parameter_count
 
 ROOT = Path(__file__).parents[2]
@@ -32,11 +33,12 @@ data: {train: train.jsonl, validation: sets/validation.jsonl}
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_every_preset_is_valid_and_smaller_than_its_ordinary_model(name: str) -> None:
+def test_every_preset_is_valid_and_trains_at_half_its_depth_too(name: str) -> None:
     settings = load_pretrain(name)
     model = settings.model.model_copy(update={"vocabulary_size": 2048, "context_length": 64})
-    assert parameter_count(model) < parameter_count(model.ordinary())
-    assert {settings.model.depth // 2, settings.model.depth} == set(settings.train.depths)
+    # Besides its layers' weights, at most as many as an ordinary model's, it has coefficient functions.
+    assert parameter_count(model) < 1.01 * parameter_count(model.ordinary())
+    assert {settings.model.depth // 2, settings.model.depth} <= set(settings.train.depths)
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -66,7 +68,8 @@ def test_gradient_reversible_comes_with_a_solver_that_can_be_undone() -> None:
     settings = load_pretrain("tiny", ["train.solver=leapfrog", "train.gradient=reversible"])
     assert settings.train.solver_for(settings.model) == "leapfrog"
     lean, medium = load_pretrain("medium-lean"), load_pretrain("medium")
-    assert lean.model == medium.model
+    assert 2 * lean.model.basis.size == medium.model.basis.size
+    assert lean.model.model_copy(update={"basis": medium.model.basis}) == medium.model
     assert (lean.train.gradient, lean.train.solver) == ("reversible", "damped_leapfrog")
 
 
@@ -248,3 +251,11 @@ def test_a_task_with_a_bad_value_is_refused_by_its_name(tmp_path: Path, override
     with pytest.raises(ValueError, match=override.partition("=")[0].replace(".", r"\.")) as caught:
         load_task(path, [override])
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_has_as_many_weight_sets_as_layers_unless_told_otherwise() -> None:
+    shape = {"width": 32, "heads": 2, "depth": 4}
+    assert ModelConfig(**shape).basis.size == 4
+    assert ModelConfig(**shape, basis={"kind": "constant"}).basis.size == 1
+    assert ModelConfig(**shape, basis={"size": 2}).basis.size == 2
+    assert load_pretrain("tiny", ["model.depth=4"]).model.basis.size == 4

@@ -65,13 +65,25 @@ def test_a_collective_takes_what_the_model_says_within_a_node_and_between_nodes(
 
 
 def test_flops_are_six_for_each_weight_and_token_and_those_of_attention() -> None:
-    settings = preset("large", "train.depths=[]")
+    settings = preset("large", "train.depths=[]", "train.objective=one_depth")
     model, shape, train = unallocated(settings), settings.model, settings.train
     tokens = train.global_batch * settings.data.sequence_length
     block = 12 * shape.width**2
     weights = shape.depth * block + shape.width * 32_000
     attention = shape.depth * shape.width * settings.data.sequence_length
     assert model_flops(model, settings) == pytest.approx(6 * tokens * (weights + attention), rel=0.01)
+
+
+def test_flops_of_a_second_pass_late_in_the_run() -> None:
+    def flops(*overrides: str) -> float:
+        settings = preset("large", *overrides)
+        return model_flops(unallocated(settings), settings)
+
+    at = {
+        n: flops(f"train.depths=[{n}]", "train.vary_from=0", "train.objective=one_depth")
+        for n in (18, 27, 36)
+    }
+    assert flops() == pytest.approx(at[36] + 0.25 * (at[18] + at[27]) / 2)
 
 
 def test_goodput_against_closed_forms() -> None:
