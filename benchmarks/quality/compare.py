@@ -1,6 +1,7 @@
 """Continuous-depth models against ordinary ones: the same tokens, evaluated at every depth.
 
-    python -m benchmarks.quality.compare --tokens 1600000 --seeds 3 --json benchmarks/results/quality.json
+    python -m benchmarks.quality --tokens 1600000 --seeds 3 --json benchmarks/results/quality.json
+    python -m benchmarks.quality --quick --text FILE --json OUT
 
 Every row is one training run on the same tokens in the same order. Rows that are in the file are not trained
 again, so the table can grow over many calls, and a run that was interrupted resumes from its last checkpoint
@@ -24,22 +25,29 @@ from pathlib import Path
 
 from benchmarks import bench
 from benchmarks.bench import Results, Row
+from benchmarks.in_process import SEQUENCE_LENGTH
 from benchmarks.quality import frontier
-from benchmarks.quality.claims import gain_per_flop, judged
+from benchmarks.quality.claims import CHECKPOINT, SEPARATE, gain_per_flop, judged
 from benchmarks.quality.plot import plot
 from benchmarks.quality.rows import MODELS, Model, linear_identity, train_row
 from benchmarks.texts import benchmark_texts, package_texts
+from data.manifest import load_manifest
 from data.shards import build
 
 RATES = (2e-3, 3e-3, 4.5e-3)
 FIXED_RATE = 3e-3
 VOCABULARY = 2048
+QUICK = (SEPARATE[8], SEPARATE[4], CHECKPOINT, "ordinary, D layers, narrow feed-forward")
+QUICK_TOKENS = 1_000_000
 
 
 def main() -> None:
     """Train the missing rows and print the table."""
     parser = bench.parser(__doc__)
     parser.add_argument("--text", type=Path, nargs="*", help="text files instead of the standard texts")
+    parser.add_argument(
+        "--quick", action="store_true", help="the four main rows with a million tokens, within half an hour"
+    )
     parser.add_argument(
         "--tokens", type=int, default=400_000, help="training tokens of each row, less than one epoch"
     )
@@ -51,6 +59,8 @@ def main() -> None:
         "--processes", type=int, default=os.cpu_count(), help="rows trained at once, one core each"
     )
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.only = list(QUICK)
     unknown = set(arguments.only or ()) - {model.name for model in MODELS}
     if unknown:
         parser.error(f"--only {sorted(unknown)}: the models are {[model.name for model in MODELS]}")
@@ -58,6 +68,11 @@ def main() -> None:
     table = Table(arguments.json)
     shards = build_shards(arguments.text, arguments.json.with_suffix(".shards"))
     table.describe(shards)
+    epoch = load_manifest(shards).splits["train"].sequences * SEQUENCE_LENGTH
+    if arguments.quick:
+        arguments.tokens = min(QUICK_TOKENS, epoch)
+    elif arguments.tokens > epoch:
+        parser.error(f"--tokens {arguments.tokens}: the texts have {epoch} training tokens")
 
     claimed = [model for model in models if model.claimed]
     others = [model for model in models if not model.claimed]
@@ -105,7 +120,7 @@ def build_shards(texts: list[Path] | None, out: Path) -> Path:
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         texts = texts or [*benchmark_texts(out.parent), *package_texts()]
-        build(texts, out, vocabulary_size=VOCABULARY, sequence_length=256, held_out=0.03)
+        build(texts, out, vocabulary_size=VOCABULARY, sequence_length=SEQUENCE_LENGTH, held_out=0.03)
     return out
 
 

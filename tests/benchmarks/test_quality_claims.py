@@ -17,7 +17,7 @@ from benchmarks.quality.claims import (
     FULL,
     HALF,
     ORDINARY,
-    THREE_QUARTERS,
+    SEPARATE,
     best_rows,
     difference,
     judged,
@@ -105,11 +105,11 @@ def test_the_figure_is_drawn(tmp_path: Path) -> None:
 def test_one_checkpoint_is_held_against_ordinary_models_of_each_depth(tmp_path: Path) -> None:
     rows = [
         row(CHECKPOINT, 0, {4: 2.5, 6: 2.4, 8: 2.3}) | {"training_flops": 9e13},
-        row(ORDINARY, 0, {8: 2.2}) | {"training_flops": 10e13},
-        row(THREE_QUARTERS, 0, {6: 2.39}, depth=6) | {"training_flops": 7.5e13},
+        row(SEPARATE[8], 0, {8: 2.2}) | {"training_flops": 10e13},
+        row(SEPARATE[6], 0, {6: 2.39}, depth=6) | {"training_flops": 7.5e13},
     ]
     assert frontier.training_share(rows, 1_600_000) is None, "an ordinary model is missing"
-    rows.append(row(HALF, 0, {4: 2.55}, depth=4) | {"training_flops": 5e13})
+    rows.append(row(SEPARATE[4], 0, {4: 2.55}, depth=4) | {"training_flops": 5e13})
     assert frontier.training_share(rows, 1_600_000) == pytest.approx(9 / 22.5)
     verdicts = {claim.claim: claim.verdict for claim in judged(rows, 1_600_000)}
     against = CHECKPOINT + ", at N = {0} against the ordinary model of {0} layers"
