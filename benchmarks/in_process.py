@@ -15,6 +15,7 @@ from cluster.runs.events import FILE_NAME as EVENTS
 from cluster.runs.events import EventLog, events_from
 from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
 from cluster.training import worker
+from cluster.training.teacher import Teacher
 from data.manifest import SplitName
 from data.stream import ShardStream
 from data.tasks.stream import TaskStream
@@ -63,6 +64,7 @@ def train_in(
     optim: OptimSettings,
     commit_every: int,
     validate: Callable[[Any], dict[str, float]] = lambda engine: {},
+    teacher: Teacher | None = None,
 ) -> tuple[Any, list[dict[str, Any]]]:
     """Train a module in a run folder; a second call resumes from the last checkpoint there.
 
@@ -70,6 +72,7 @@ def train_in(
         run: the folder, which holds only this run, and the seed.
         commit_every: optimizer steps between checkpoints.
         validate: called with the engine every ``train.validate_every`` steps; its metrics go into the events.
+        teacher: a frozen model whose predictions are targets beside the tokens.
 
     Returns:
         The engine that holds the result, and the events of the run, one of a kind for each step.
@@ -87,6 +90,7 @@ def train_in(
             optim=optim,
             zero=ZeroSettings(stage=0),
             checkpoint=CheckpointSettings(every=commit_every, keep=1),
+            teacher=teacher,
         )
     )
     # A step that was repeated after an interruption counts as it was made last.

@@ -19,7 +19,16 @@ from cluster.runs.failures import PreemptedError
 from cluster.settings import PretrainSettings
 from cluster.supervision.scorer import BEST, scoring_beside
 from cluster.supervision.supervisor import OnEvent, supervise
-from cluster.tags import DATA_DIGEST, DEPTHS, KIND, ORDINARY_PARAMETERS, PARAMETERS, PARENT
+from cluster.tags import (
+    DATA_DIGEST,
+    DEPTHS,
+    KIND,
+    ORDINARY_PARAMETERS,
+    PARAMETERS,
+    PARENT,
+    TEACHER,
+    TEACHER_DEPTH,
+)
 from cluster.tracking import lineage, runs, store, upload
 from cluster.tracking.inputs import shard_inputs
 
@@ -140,8 +149,11 @@ def _version_tags(settings: PretrainSettings) -> dict[str, str]:
     from odeformer.model import parameter_count
 
     parent = {PARENT: settings.init} if settings.init else {}
+    teacher = settings.teacher
+    taught = {TEACHER: teacher.model, TEACHER_DEPTH: str(teacher.depth)} if teacher else {}
     return {
         **parent,
+        **taught,
         KIND: "checkpoint",
         PARAMETERS: str(parameter_count(settings.model)),
         ORDINARY_PARAMETERS: str(parameter_count(settings.model.ordinary())),
@@ -165,6 +177,7 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     from cluster.training import worker, zero
     from cluster.training.parts import record_parts
     from cluster.training.shards import describe, open_stream
+    from cluster.training.teacher import load_teacher
     from cluster.training.validation import validation_losses
     from odeformer import checkpoint
     from odeformer.model import Odeformer
@@ -195,6 +208,10 @@ def pretrain_worker(config: dict[str, Any]) -> None:
         with heartbeat.transferring():
             model = registry.load(settings.init, settings.tracking.uri).model
 
+    # After the student, whose initial weights are then those of a run without a teacher.
+    with heartbeat.transferring():
+        teacher = load_teacher(settings)
+
     def begun(step: int) -> None:
         if rank == 0 and sources:
             record_parts(settings.run.dir, stream, step, report)
@@ -217,6 +234,7 @@ def pretrain_worker(config: dict[str, Any]) -> None:
                 report=report,
                 begun=begun,
                 sources=sources,
+                teacher=teacher,
                 run=settings.run,
                 train=settings.train,
                 optim=settings.optim,

@@ -24,6 +24,7 @@ from odeformer import checkpoint
 from odeformer.config import ModelConfig
 from odeformer.depth import as_grid
 from odeformer.files.checks import CHECKPOINT, check_replaceable
+from odeformer.files.digest import folder_digest
 from odeformer.files.shown import masked
 from odeformer.gradients import gradient_named
 from odeformer.solvers import LAYERS, solver_named
@@ -39,11 +40,16 @@ class ResolvedRun:
     """Manifest of each source's shards, including the digest of the tokenizer, which is the same for all."""
     init_solver: str | None = None
     """Solver of the initial weights."""
+    teacher: ModelConfig | None = None
+    """Shape of the teacher."""
+    teacher_digest: str | None = None
+    """SHA-256 of the teacher's files."""
 
     @property
     def identity(self) -> dict[str, Any]:
         """The values that must not change for a run to be resumed from ``run.dir``."""
-        settings, digests = self.settings, [manifest.digest() for manifest in self.manifests]
+        settings, teacher = self.settings, self.settings.teacher
+        digests = [manifest.digest() for manifest in self.manifests]
         return {
             "model": settings.model.model_dump(mode="json"),
             "init": settings.init,
@@ -53,6 +59,7 @@ class ResolvedRun:
             "start": settings.data.start,
             "optimizer": settings.optim.name,
             identity.INIT_SOLVER: self.init_solver,
+            "teacher": teacher and {**teacher.model_dump(mode="json"), "digest": self.teacher_digest},
         }
 
     @property
@@ -77,6 +84,7 @@ def resolve_run(settings: PretrainSettings) -> ResolvedRun:
         raise ValueError(f"train.compile is on, but {lack}")
     _check_evaluation(settings)
     place, init_solver = f"run.dir {settings.run.dir}", None
+    teacher, teacher_digest = None, None
     recorded = identity.read(settings.run.dir)
     if recorded is None:
         place = f"checkpoint.mirror {masked(str(settings.checkpoint.mirror))}"
@@ -87,6 +95,8 @@ def resolve_run(settings: PretrainSettings) -> ResolvedRun:
         shards = describe(settings, Path(cache))
         if settings.init is not None:
             settings, init_solver = _continued(settings, settings.init, shards[0].manifest, recorded or {})
+        if settings.teacher is not None:
+            settings, teacher, teacher_digest = _read_teacher(settings, shards[0].manifest, recorded or {})
         settings = settings.model_copy(update={"model": complete_model(settings, shards[0].manifest)})
         settings = settings.absolute(store.tracking_uri(settings.tracking.uri))
 
@@ -95,7 +105,8 @@ def resolve_run(settings: PretrainSettings) -> ResolvedRun:
             if split == "train" and settings.data.sources:
                 _check_data_suffice(settings, stream)
 
-    run = ResolvedRun(settings, tuple(description.manifest for description in shards), init_solver)
+    manifests = tuple(description.manifest for description in shards)
+    run = ResolvedRun(settings, manifests, init_solver, teacher, teacher_digest)
     changed = [] if recorded is None else identity.differences(recorded, run.identity)
     if changed:
         raise ValueError(
@@ -179,14 +190,59 @@ def _read_init(
         folder = registry.fetch(version.uri, settings.tracking.uri)
 
     model, solver = checkpoint.load_config(folder)
+    _check_tokenizer(settings, f"init {init}", folder, manifest)
+    return settings, model, solver
+
+
+def _check_tokenizer(settings: PretrainSettings, model: str, folder: Path, manifest: Manifest) -> None:
     # Compared in the form that a build writes, as `transformers` formats an imported tokenizer differently.
     tokenizer = hashlib.sha256(read_json(folder)).hexdigest()
     if tokenizer != manifest.tokenizer_sha256:
         raise ValueError(
             f"data.shards {masked(settings.data.mixed[0].shards)} were built with a different tokenizer from "
-            f"that of init {init}: build them with --tokenizer {folder / 'tokenizer.json'}"
+            f"that of {model}: build them with --tokenizer {folder / 'tokenizer.json'}"
         )
-    return settings, model, solver
+
+
+def _read_teacher(
+    settings: PretrainSettings, manifest: Manifest, recorded: Mapping[str, Any]
+) -> tuple[PretrainSettings, ModelConfig, str]:
+    """The settings with the teacher's version, depth and vocabulary, its shape, and its files' SHA-256."""
+    teacher = settings.teacher
+    assert teacher is not None
+    name = identity.recorded_teacher(recorded, teacher.model)
+    folder = Path(name)
+    if name.startswith("models:/"):
+        version = registry.resolve(name, settings.tracking.uri)
+        if version.kind != "checkpoint":
+            raise ValueError(f"teacher.model {name} is an adapter; a teacher must be a checkpoint")
+        # The version, not the alias: an alias may move before the run is resumed.
+        name, folder = version.uri, registry.fetch(version.uri, settings.tracking.uri)
+
+    model, _ = checkpoint.load_config(folder)
+    _check_tokenizer(settings, f"teacher.model {name}", folder, manifest)
+    depth = teacher.depth or model.depth
+    try:
+        as_grid(depth, model.prelude_layers, model.depth)
+    except ValueError as error:
+        raise ValueError(f"teacher.depth: {error}") from error
+    length, context = settings.data.sequence_length, model.context_length
+    if context is not None and length > context:
+        raise ValueError(
+            f"data.sequence_length {length} is longer than the context of teacher.model {name}, {context}"
+        )
+    size = settings.model.vocabulary_size or model.vocabulary_size
+    if size != model.vocabulary_size:
+        raise ValueError(
+            f"model.vocabulary_size {size} differs from that of teacher.model {name}, "
+            f"{model.vocabulary_size}: a student predicts the same tokens"
+        )
+
+    update = {
+        "teacher": teacher.model_copy(update={"model": name, "depth": depth}),
+        "model": settings.model.model_copy(update={"vocabulary_size": size}),
+    }
+    return settings.model_copy(update=update), model, folder_digest(folder)
 
 
 def complete_model(settings: PretrainSettings, manifest: Manifest) -> ModelConfig:

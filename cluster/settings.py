@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cluster.data_settings import DataSettings
 from cluster.names import ModelName
+from cluster.teacher_settings import TeacherSettings
 from odeformer.config import ModelConfig
 from odeformer.gradients import GradientName, gradient_named
 from odeformer.section import Count, Layers, Section
@@ -334,6 +335,8 @@ class PretrainSettings(Section):
     init: str | None = None
     """Initial weights: ``models:/<name>@<alias>`` or a checkpoint folder. Their shape replaces ``model``, and
     the shards must have been built with their tokenizer. Default: random weights."""
+    teacher: TeacherSettings | None = None
+    """Teacher whose predictions are targets beside the tokens. Default: none."""
     data: DataSettings
     train: TrainSettings
     optim: OptimSettings = OptimSettings()
@@ -433,6 +436,7 @@ class PretrainSettings(Section):
         return self.model_copy(
             update={
                 "init": init,
+                "teacher": self.teacher and self.teacher.absolute(),
                 "data": self.data.absolute(),
                 "evaluate": evaluate.model_copy(
                     update={

@@ -16,7 +16,7 @@ from odeformer.config import ModelConfig
 from odeformer.files.atomic import new_file
 
 FILE_NAME = "run.json"
-OLD_DEFAULTS = {"start": 0, "optimizer": "adamw"}
+OLD_DEFAULTS = {"start": 0, "optimizer": "adamw", "teacher": None}
 """Values of those that older versions did not record."""
 INIT_SOLVER = "init_solver"
 """Solver of the initial weights. It is recorded so that they need not be read again; it may change."""
@@ -76,6 +76,12 @@ def initial_model(recorded: Mapping[str, Any], init: str) -> tuple[str, ModelCon
         return known, ModelConfig.model_validate(recorded["model"]), solver
     except ValueError:  # recorded by another version of this program
         return None
+
+
+def recorded_teacher(recorded: Mapping[str, Any], teacher: str) -> str:
+    """The recorded version that the alias ``teacher`` stands for, or else ``teacher`` itself."""
+    known = (recorded.get("teacher") or {}).get("model")
+    return known if known and _is_of(known, teacher) else teacher
 
 
 def _is_of(known: str, init: str) -> bool:

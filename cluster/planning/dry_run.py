@@ -12,6 +12,7 @@ from cluster.settings import PretrainSettings
 from cluster.supervision.room import places, worker_resources
 from cluster.training.memory import Memory, parameter_sizes, unallocated, worker_memory
 from cluster.training.zero import deepspeed_config
+from odeformer.config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,12 @@ class DryRun:
         }
 
 
-def dry_run(settings: PretrainSettings) -> DryRun:
+def dry_run(settings: PretrainSettings, teacher: ModelConfig | None = None) -> DryRun:
     """Plan a run without starting it. With ``cluster.address``, that cluster's resources are queried.
 
     Args:
         settings: those of a :class:`cluster.resolve.ResolvedRun`.
+        teacher: shape of its teacher.
 
     Raises:
         ConnectionError: when no cluster answers at the address.
@@ -71,7 +73,7 @@ def dry_run(settings: PretrainSettings) -> DryRun:
         settings,
         deepspeed_config(settings.train, settings.optim, settings.zero, workers, parameters),
         _placement(settings),
-        worker_memory(settings),
+        worker_memory(settings, teacher),
     )
 
 

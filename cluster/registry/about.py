@@ -65,6 +65,8 @@ def card(name: str, tags: dict[str, str], depths: DepthTable | None) -> str:
     rows = {
         "made for": f"{base}, sha256 {tags.get(tag.BASE_DIGEST)}" if base else None,
         "parent": tags.get(tag.PARENT),
+        "teacher": tags.get(tag.TEACHER),
+        "depth of its teacher": tags.get(tag.TEACHER_DEPTH),
         "imported from": tags.get(tag.IMPORTED_FROM),
         "sha256 of its files": tags.get(tag.DIGEST),
         "sha256 of its data": tags.get(tag.DATA_DIGEST),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cluster.names import is_history, parse_reference
-from cluster.tags import BASE_NAME, BASE_VERSION, IMPORTED_FROM, KIND, PARENT
+from cluster.tags import BASE_NAME, BASE_VERSION, IMPORTED_FROM, KIND, PARENT, TEACHER
 from cluster.tracking.store import answering, connect, tracking_uri
 from odeformer.files.shown import masked
 
@@ -46,9 +46,14 @@ class Version:
 
     @property
     def origin(self) -> str | None:
-        """An adapter's base, the model whose training was continued, or ``import of <checkpoint>``."""
-        imported = self.tags.get(IMPORTED_FROM)
-        return self.base or self.tags.get(PARENT) or (f"import of {imported}" if imported else None)
+        """An adapter's base, the model that was trained further, a student's teacher, or what was imported."""
+        imported, teacher = self.tags.get(IMPORTED_FROM), self.tags.get(TEACHER)
+        return (
+            self.base
+            or self.tags.get(PARENT)
+            or (f"student of {teacher}" if teacher else None)
+            or (f"import of {imported}" if imported else None)
+        )
 
 
 def base_uri(tags: Mapping[str, str]) -> str | None:

@@ -23,7 +23,7 @@ from odeformer.config import ModelConfig
 from odeformer.field import block_size, block_tensors, build_field
 from odeformer.gradients import gradient_named
 from odeformer.gradients.method import PassSizes
-from odeformer.model import Odeformer, SolveOptions
+from odeformer.model import Odeformer, SolveOptions, parameter_count
 from odeformer.solvers import SOLVERS, ReversibleSolver, Solver
 
 FLOAT = 4
@@ -41,13 +41,20 @@ class Memory(NamedTuple):
         return sum(self.device.values()), sum(self.host.values())
 
 
-def worker_memory(settings: PretrainSettings) -> Memory:
-    """Peak memory of one worker, in a pass at the largest depth. Vocabulary and context must be known."""
+def worker_memory(settings: PretrainSettings, teacher: ModelConfig | None = None) -> Memory:
+    """Peak memory of one worker, in a pass at the largest depth. Vocabulary and context must be known.
+
+    Args:
+        settings: those of the run.
+        teacher: shape of the model in ``settings.teacher``, which every worker holds whole.
+    """
     model = unallocated(settings)
     sizes, zero_settings, train = parameter_sizes(model, settings.optim), settings.zero, settings.train
     workers, on_gpu = settings.cluster.workers, settings.cluster.gpus_per_worker > 0
 
     held, host = state_memory(sizes, zero_settings, workers)
+    if teacher is not None:
+        held["teacher"] = FLOAT * parameter_count(teacher)
     gradients = {"gradients": held.pop("gradients")}
     sent = {"communication": communication_memory(sizes, zero_settings.stage, workers, on_gpu)}
     several = train.global_batch > train.micro_batch * workers or train.objective != "one_depth"
@@ -182,7 +189,8 @@ def pass_memory(model: Odeformer, settings: PretrainSettings) -> dict[str, dict[
     at_loss, in_backward = kept_of_pass.at_loss, kept_of_pass.in_backward
     nodes = kept_of_pass.times + early * len(model.layer_solver().nodes)
     passed = batch * length * (config.vocabulary_size or 0)
-    teacher = FLOAT * passed if train.objective == "distillation" else 0
+    # Logits that are targets; those of a teacher come with two distributions kept for the backward pass.
+    targets = FLOAT * passed * ((train.objective == "distillation") + 3 * (settings.teacher is not None))
     weights = FLOAT * nodes * block
     # Matmuls in bf16 save a cast of W. With ``direct`` nothing else needs W then, and it is released.
     cast = 2 * block if bf16 else 0
@@ -192,7 +200,7 @@ def pass_memory(model: Odeformer, settings: PretrainSettings) -> dict[str, dict[
         "loss": {
             "generated weights": min(kept, weights),
             "activations": at_loss + 3 * state,
-            "logits": 3 * FLOAT * passed + teacher,
+            "logits": 3 * FLOAT * passed + targets,
         },
         "backward": {
             "generated weights": weights + kept,

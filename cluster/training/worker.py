@@ -32,6 +32,7 @@ from cluster.training.loss import TokenLoss, predictions
 from cluster.training.replay import CorruptionError, Replay
 from cluster.training.schedule import learning_rate
 from cluster.training.step_times import StepTimes
+from cluster.training.teacher import Teacher
 from cluster.training.trace import Trace
 from cluster.training.utilization import peak_flops, step_flops, utilization
 from data.elastic import Batch
@@ -73,6 +74,8 @@ class Work:
     """Whether the weights of ``model`` mean nothing, as those of a commit will replace them."""
     guard: GuardSettings = field(default_factory=GuardSettings)
     loss: TokenLoss = field(default_factory=TokenLoss)
+    teacher: Teacher | None = None
+    """A frozen model whose predictions are targets beside the tokens."""
     end_of_text: int | None = None
     """Id of the token that ends a document; if given, attention between documents is masked."""
     skip_damaged: int = 0
@@ -264,18 +267,22 @@ def optimizer_step(
         chosen = slice(start, start + train.micro_batch)
         apart = None if documents is None else documents[chosen]
         part = Batch(tokens[chosen], batch.sample_ids[chosen], mask[chosen], documents=apart)
-        teacher: Tensor | None = None
+        taught: Tensor | None = None
+        if work.teacher is not None:
+            with times("forward"):
+                taught = work.teacher.logits(part, work.end_of_text)
+        deepest: Tensor | None = None
         for nth, grid in enumerate(grids):
             passes -= 1
             is_last = passes == 0
             engine.set_gradient_accumulation_boundary(is_last)  # the number of passes may change in a run
-            forward = partial(pass_losses, part=part, grid=grid, teacher=teacher, work=work)
+            forward = partial(pass_losses, part=part, grid=grid, deepest=deepest, taught=taught, work=work)
             first = replay.begin() if replay is not None and passes == replayed else None
             with times("forward"):
                 logits, per_sample = forward(engine)
             losses[nth, chosen] = per_sample.detach()
             if nth == 0:
-                teacher = logits.detach() if train.objective == "distillation" else None
+                deepest = logits.detach() if train.objective == "distillation" else None
             if is_last:
                 # All losses of the step are known before its last backward pass. A NaN factor in this pass
                 # makes the gradient NaN on all ranks, and such a gradient is not applied. The same all-reduce
@@ -329,21 +336,25 @@ def source_means(sources: Sequence[str], sums: Tensor) -> dict[str, float]:
 
 
 def pass_losses(
-    model: Any, part: Batch, grid: Grid, teacher: Tensor | None, work: Work
+    model: Any, part: Batch, grid: Grid, deepest: Tensor | None, taught: Tensor | None, work: Work
 ) -> tuple[Tensor, Tensor]:
     """The logits of a micro-batch on a grid, and the loss of each of its samples, [samples].
 
     Args:
         model: the engine, or its module.
         part: the samples, on the engine's device, with their mask.
-        teacher: logits that are the targets in place of the tokens.
+        deepest: logits at the model depth that are the targets in place of the tokens.
+        taught: logits of ``work.teacher`` that are targets beside the tokens, unless ``deepest`` is given.
     """
     assert part.loss_mask is not None
     losses_of = compiled(token_losses) if work.model.options.compiled else token_losses
     logits = predictions(model, part.tokens, grid, work.end_of_text, part.documents)
-    per_token = (
-        losses_of(logits, part.tokens[..., 1:]) if teacher is None else distillation_losses(logits, teacher)
-    )
+    if deepest is not None:
+        per_token = distillation_losses(logits, deepest)
+    else:
+        per_token = losses_of(logits, part.tokens[..., 1:])
+        if work.teacher is not None and taught is not None:
+            per_token = work.teacher.mix(per_token, logits, taught)
     return logits, work.loss.of_samples(model, part, grid, per_token * part.loss_mask)
 
 

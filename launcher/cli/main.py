@@ -19,6 +19,7 @@ from cluster.runs import preemption
 from cluster.runs.failures import PreemptedError, RunFailedError
 from launcher.cli.analyze import analyze
 from launcher.cli.data import data_app
+from launcher.cli.distill import distill
 from launcher.cli.doctor import doctor
 from launcher.cli.drift import drift
 from launcher.cli.evaluate import evaluate
@@ -117,6 +118,7 @@ def _complain(message: str) -> int:
 
 # In the order of --help; commands come before groups.
 app.command()(pretrain)
+app.command()(distill)
 app.command("grad-check")(grad_check)
 app.command("eval")(evaluate)
 app.command()(generate)

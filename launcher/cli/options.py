@@ -13,6 +13,8 @@ Overrides = Annotated[
     list[str] | None,
     Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting; may be repeated."),
 ]
+DryRun = Annotated[bool, Option("--dry-run", help="Show placement and memory, and exit without training.")]
+DryRunAsJson = Annotated[bool, Option("--json", help="Print the dry run as JSON.")]
 AsJson = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
 Model = Annotated[str, Option(help="Model as models:/<name>@<alias>, models:/<name>/<version>, or a folder.")]
 Depth = Annotated[

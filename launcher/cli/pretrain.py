@@ -9,7 +9,7 @@ from typer import Option
 
 from cluster.runs.preemption import resumable
 from launcher import preflight
-from launcher.cli.options import Config, Overrides
+from launcher.cli.options import Config, DryRun, DryRunAsJson, Overrides
 from launcher.cli.output import check_installed, make_progress, say, show
 
 
@@ -21,24 +21,33 @@ def pretrain(
         str | None,
         Option(help="Start from this model's weights and shape: models:/<name>@<alias> or a folder."),
     ] = None,
-    dry_run: Annotated[
-        bool, Option("--dry-run", help="Show placement and memory, and exit without training.")
-    ] = False,
-    as_json: Annotated[bool, Option("--json", help="Print the dry run as JSON.")] = False,
+    dry_run: DryRun = False,
+    as_json: DryRunAsJson = False,
 ) -> None:
     """Pretrain a model.
 
     Example: odeformer pretrain tiny --set data.shards=shards --set run.dir=runs/mine
+    """
+    with_init = [f"init={json.dumps(init)}"] if init else []
+    run_pretraining(config, [*(overrides or []), *with_init], dry_run, as_json)
+
+
+def run_pretraining(config: str, overrides: list[str], dry_run: bool, as_json: bool) -> None:
+    """Run a pretraining configuration with these overrides, or show its dry run.
+
+    Raises:
+        ValueError, FileNotFoundError: For a mistake in the settings, before anything starts.
     """
     from cluster.checkpoints import identity, scores
     from launcher.configuration.load import load_pretrain
 
     if as_json and not dry_run:
         raise ValueError("--json needs --dry-run")
-    with_init = [f"init={json.dumps(init)}"] if init else []
-    settings = load_pretrain(config, [*(overrides or []), *with_init])
+    settings = load_pretrain(config, overrides)
     if settings.init is not None and not (settings.run.dir / identity.FILE_NAME).is_file():
         preflight.at_model(settings.init, settings.tracking.uri)
+    if settings.teacher is not None:
+        preflight.at_model(settings.teacher.model, settings.tracking.uri)
     preflight.at_shards(*(source.shards for source in settings.data.mixed))
     if settings.evaluate.tasks:
         check_installed("eval", "lm_eval")
@@ -53,7 +62,7 @@ def pretrain(
         from cluster.planning.dry_run import dry_run as preview
         from launcher.tables.dry_run import dry_run_report
 
-        previewed = preview(settings)
+        previewed = preview(settings, run.teacher)
         show(dry_run_report(previewed), previewed.content(), as_json)
         return
 

@@ -1,0 +1,142 @@
+"""Students: smaller models trained on a teacher's predictions against the same models from scratch.
+
+    python -m benchmarks.quality.students --json benchmarks/results/students.json
+    python -m benchmarks.quality.students --json OUT --quick     # fewer tokens
+
+The teacher is an any-depth model of width 128, D = 8 and K = 8. Each student sees the same tokens in the same
+order, from the same initial weights, from scratch and distilled, with each seed. The interval is that of the
+paired differences over the seeds (Student's t, 95 %).
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy import stats
+
+from benchmarks import bench
+from benchmarks.in_process import SEQUENCE_LENGTH, open_stream, train_in, train_settings
+from benchmarks.texts import benchmark_texts
+from cluster.settings import OptimSettings, RunSettings
+from cluster.training.teacher import Teacher
+from cluster.training.validation import sample_rows, validation_losses
+from data.manifest import load_manifest
+from data.shards import build
+from odeformer import checkpoint, load
+from odeformer.config import ModelConfig
+from odeformer.model import Odeformer, parameter_count
+
+BATCH, VOCABULARY, DEPTH = 8, 2048, 8
+WEIGHT = 0.5
+SEEDS = (0, 1, 2)
+TOKENS, TEACHER_TOKENS = 409_600, 1_228_800
+SHAPES: dict[str, dict[str, Any]] = {
+    "half the width": {"width": 64, "heads": 2, "basis": {"size": 8}},
+    "a quarter of the weight sets": {"width": 128, "heads": 4, "basis": {"size": 2}},
+}
+TEACHER: dict[str, Any] = {"width": 128, "heads": 4, "basis": {"size": 8}}
+
+
+def main() -> None:
+    parser = bench.parser(__doc__)
+    parser.add_argument("--quick", action="store_true", help="train on a quarter of the tokens")
+    arguments = parser.parse_args()
+    part = 4 if arguments.quick else 1
+    results = bench.Results(arguments.json)
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        shards = scratch / "shards"
+        texts = benchmark_texts(scratch)
+        build(texts, shards, vocabulary_size=VOCABULARY, sequence_length=SEQUENCE_LENGTH, held_out=0.02)
+        results.describe(shards, tokens=TOKENS // part, teacher_tokens=TEACHER_TOKENS // part)
+        # Beside the results, so that a benchmark that is started again does not train it again.
+        kept = arguments.json.with_suffix(".teacher")
+        if not (kept / "config.json").is_file():
+            row = train(TEACHER, shards, TEACHER_TOKENS // part, 0, scratch / "teacher", None, kept)
+            results.add({"name": "teacher", "way": "from scratch", **row})
+        for seed in SEEDS:
+            for name, shape in SHAPES.items():
+                for way in ("from scratch", "distilled"):
+                    if results.find(name=name, way=way, seed=seed) is None:
+                        teacher = Teacher(load(kept), DEPTH, WEIGHT) if way == "distilled" else None
+                        run = scratch / f"{len(results.rows)}"
+                        row = train(shape, shards, TOKENS // part, seed, run, teacher)
+                        results.add({"name": name, "way": way, **row})
+                        bench.print_row(results.rows[-1])
+    found = claims(results.content)
+    results.write(claims=[claim._asdict() for claim in found])
+    bench.print_claims(found)
+
+
+def train(
+    shape: dict[str, Any],
+    shards: Path,
+    tokens: int,
+    seed: int,
+    folder: Path,
+    teacher: Teacher | None,
+    keep: Path | None = None,
+) -> bench.Row:
+    """Train a model of this shape; returns its validation loss at N = D, in nats per token."""
+    config = ModelConfig.model_validate(
+        {
+            **shape,
+            "depth": DEPTH,
+            "vocabulary_size": load_manifest(shards).vocabulary_size,
+            "context_length": SEQUENCE_LENGTH,
+        }
+    )
+    steps = tokens // (BATCH * SEQUENCE_LENGTH)
+    torch.manual_seed(seed)
+    engine, _ = train_in(
+        RunSettings(dir=folder, seed=seed),
+        Odeformer(config),
+        open_stream(shards, "train", BATCH, start=seed * steps * BATCH),
+        train_settings(steps, BATCH, validate_every=steps, depths=(4, 8), vary_from=0.75),
+        OptimSettings(learning_rate=4e-3),
+        commit_every=steps,
+        teacher=teacher,
+    )
+    if keep is not None:
+        state = engine.module.state_dict()
+        checkpoint.save(state, config, config.default_solver, shards / "tokenizer.json", keep)
+    rows = sample_rows(open_stream(shards, "validation", BATCH), 64)
+    losses = validation_losses(engine, rows, (DEPTH // 2, DEPTH), 16)
+    return {
+        "seed": seed,
+        "tokens": steps * BATCH * SEQUENCE_LENGTH,
+        "parameters": parameter_count(config),
+        **{f"loss_{depth}": losses[f"validation_loss_{depth}"] for depth in (DEPTH // 2, DEPTH)},
+    }
+
+
+def claims(content: dict[str, Any]) -> list[bench.Claim]:
+    """For each student whether it is better at N = D by more than the interval of the paired differences."""
+    found = []
+    for name in SHAPES:
+        pairs = [
+            [
+                bench.select(content["rows"], name=name, way=way, seed=seed)
+                for way in ("from scratch", "distilled")
+            ]
+            for seed in SEEDS
+        ]
+        gains = torch.tensor(
+            [scratch[0][f"loss_{DEPTH}"] - distilled[0][f"loss_{DEPTH}"] for scratch, distilled in pairs],
+            dtype=torch.float64,
+        )
+        mean = float(gains.mean())
+        half = float(stats.t.ppf(0.975, len(gains) - 1) * gains.std() / len(gains) ** 0.5)
+        measured = f"{mean:.3f} nats per token better (± {half:.3f})"
+        found.append(
+            bench.Claim(name, "> 0 by the interval", measured, len(gains), bench.verdict(mean > half))
+        )
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
