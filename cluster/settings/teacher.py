@@ -1,4 +1,4 @@
-"""Settings of a student's teacher. The docstring under a field is also the user's documentation."""
+"""The trained model that a student learns from."""
 
 from __future__ import annotations
 
