@@ -46,7 +46,7 @@ class Version:
 
     @property
     def origin(self) -> str | None:
-        """An adapter's base, the model that was trained further, a student's teacher, or what was imported."""
+        """An adapter's base, the model that was trained further, the teacher, or what was imported."""
         imported, teacher = self.tags.get(IMPORTED_FROM), self.tags.get(TEACHER)
         return (
             self.base
