@@ -115,7 +115,7 @@ def train(
 
 
 def claims(content: dict[str, Any]) -> list[bench.Claim]:
-    """For each student whether it is better at N = D by more than the interval of the paired differences."""
+    """One claim for each student: better at N = D by more than the interval of the paired differences."""
     found = []
     for name in SHAPES:
         pairs = [
