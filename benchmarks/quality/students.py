@@ -115,7 +115,7 @@ def train(
 
 
 def claims(content: dict[str, Any]) -> list[bench.Claim]:
-    """One claim for each student: better at N = D by more than the interval of the paired differences."""
+    """Claims that each student is better at N = D by more than the interval of the paired differences."""
     found = []
     for name in SHAPES:
         pairs = [
