@@ -25,6 +25,7 @@ import benchmarks.gradients.pages as gradients
 import benchmarks.headlines as headlines
 import benchmarks.quality.importing_pages as importing
 import benchmarks.quality.pages as quality
+import benchmarks.quality.students_pages as students
 import benchmarks.speed.pages as speed
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +69,7 @@ PARTS = (
     Part("docs/quality.md", "quality", quality.part, ("quality",)),
     Part("docs/quality.md", "quality long", quality.long_part, ("quality_long",)),
     Part("docs/small_devices.md", "formats", speed.small_devices, ("small_formats",)),
+    Part("docs/students.md", "students", students.part, ("students",)),
     Part("docs/zero.md", "traffic", cluster.traffic, ("traffic",)),
 )
 

@@ -78,6 +78,12 @@ BENCHMARKS = (
         "--tokens 100000 --extra 20000 --seeds 1",
         lambda content: {claim["claim"]: claim["verdict"] for claim in content["claims"]},
     ),
+    Quick(
+        "quality.students",
+        "students",
+        "--quick",
+        lambda content: {claim["claim"]: claim["verdict"] for claim in content["claims"]},
+    ),
     Quick("speed.generation", "generation", "--rounds 1 --new-tokens 64"),
     Quick("speed.throughput", "throughput", "--rounds 2"),
     Quick("speed.gpu", "gpu", "--rehearse"),

@@ -4,8 +4,8 @@
     python -m benchmarks.quality.students --json OUT --quick     # fewer tokens
 
 The teacher is an any-depth model of width 96, D = 4 and K = 4, trained on four times the students' tokens.
-Each student sees the same tokens in the same order, from the same initial weights, from scratch and distilled,
-with each seed. The interval is that of the paired differences over the seeds (Student's t, 95 %).
+Each student sees the same tokens in the same order, from the same initial weights, from scratch and
+distilled, with each seed. The interval is that of the paired differences over the seeds (Student's t, 95 %).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy import stats
 
 from benchmarks import bench
 from benchmarks.in_process import SEQUENCE_LENGTH, open_stream, train_in, train_settings
+from benchmarks.quality.students_pages import DEPTH, DISTILLED, SCRATCH, STUDENTS, TEACHER, judged
 from benchmarks.texts import benchmark_texts
 from cluster.settings import OptimSettings, RunSettings
 from cluster.training.teacher import Teacher
@@ -31,15 +31,15 @@ from odeformer import checkpoint, load
 from odeformer.config import ModelConfig
 from odeformer.model import Odeformer, parameter_count
 
-BATCH, VOCABULARY, DEPTH = 4, 512, 4
+BATCH, VOCABULARY = 4, 512
 WEIGHT = 0.5
 SEEDS = (0, 1, 2)
 TOKENS, TEACHER_TOKENS = 153_600, 614_400
 SHAPES: dict[str, dict[str, Any]] = {
-    "half the width": {"width": 48, "heads": 3, "basis": {"size": 4}},
-    "a quarter of the weight sets": {"width": 96, "heads": 3, "basis": {"size": 1}},
+    TEACHER: {"width": 96, "heads": 3, "basis": {"size": DEPTH}},
+    STUDENTS[0]: {"width": 48, "heads": 3, "basis": {"size": DEPTH}},
+    STUDENTS[1]: {"width": 96, "heads": 3, "basis": {"size": DEPTH // 4}},
 }
-TEACHER: dict[str, Any] = {"width": 96, "heads": 3, "basis": {"size": 4}}
 
 
 def main() -> None:
@@ -57,19 +57,19 @@ def main() -> None:
         # Kept beside the results until all students are trained: a benchmark that was interrupted goes on.
         kept = arguments.json.with_suffix(".teacher")
         if not (kept / "config.json").is_file():
-            row = train(TEACHER, shards, TEACHER_TOKENS // part, 0, scratch / "teacher", None, kept)
-            results.add({"name": "teacher", "way": "from scratch", **row})
+            row = train(SHAPES[TEACHER], shards, TEACHER_TOKENS // part, 0, scratch / "teacher", None, kept)
+            results.add({"name": TEACHER, "way": SCRATCH, **row})
         for seed in SEEDS:
-            for name, shape in SHAPES.items():
-                for way in ("from scratch", "distilled"):
+            for name in STUDENTS:
+                for way in (SCRATCH, DISTILLED):
                     if results.find(name=name, way=way, seed=seed) is None:
-                        teacher = Teacher(load(kept), DEPTH, WEIGHT) if way == "distilled" else None
+                        teacher = Teacher(load(kept), DEPTH, WEIGHT) if way == DISTILLED else None
                         run = scratch / f"{len(results.rows)}"
-                        row = train(shape, shards, TOKENS // part, seed, run, teacher)
+                        row = train(SHAPES[name], shards, TOKENS // part, seed, run, teacher)
                         results.add({"name": name, "way": way, **row})
                         bench.print_row(results.rows[-1])
     shutil.rmtree(kept)
-    found = claims(results.content)
+    found = judged(results.rows)
     results.write(claims=[claim._asdict() for claim in found])
     bench.print_claims(found)
 
@@ -83,7 +83,7 @@ def train(
     teacher: Teacher | None,
     keep: Path | None = None,
 ) -> bench.Row:
-    """Train a model of this shape; returns its validation loss at N = D, in nats per token."""
+    """Train a model of this shape; returns its validation losses by N, in nats per token."""
     config = ModelConfig.model_validate(
         {
             **shape,
@@ -112,32 +112,8 @@ def train(
         "seed": seed,
         "tokens": steps * BATCH * SEQUENCE_LENGTH,
         "parameters": parameter_count(config),
-        **{f"loss_{depth}": losses[f"validation_loss_{depth}"] for depth in (DEPTH // 2, DEPTH)},
+        "validation_loss": {str(n): losses[f"validation_loss_{n}"] for n in (DEPTH // 2, DEPTH)},
     }
-
-
-def claims(content: dict[str, Any]) -> list[bench.Claim]:
-    """Claims that each student is better at N = D by more than the interval of the paired differences."""
-    found = []
-    for name in SHAPES:
-        pairs = [
-            [
-                bench.select(content["rows"], name=name, way=way, seed=seed)
-                for way in ("from scratch", "distilled")
-            ]
-            for seed in SEEDS
-        ]
-        gains = torch.tensor(
-            [scratch[0][f"loss_{DEPTH}"] - distilled[0][f"loss_{DEPTH}"] for scratch, distilled in pairs],
-            dtype=torch.float64,
-        )
-        mean = float(gains.mean())
-        half = float(stats.t.ppf(0.975, len(gains) - 1) * gains.std() / len(gains) ** 0.5)
-        measured = f"{mean:.3f} nats per token better (± {half:.3f})"
-        found.append(
-            bench.Claim(name, "> 0 by the interval", measured, len(gains), bench.verdict(mean > half))
-        )
-    return found
 
 
 if __name__ == "__main__":

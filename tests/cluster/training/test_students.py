@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ from cluster.training.memory import worker_memory
 from cluster.training.teacher import Teacher
 from data.elastic import Batch
 from data.manifest import load_manifest
+from data.tokenizer import END_OF_TEXT
 from odeformer import checkpoint, load
+from odeformer.inference.decoding import Decoder, FixedDepthModel
+from odeformer.interop.gguf.writing import export_gguf
 from odeformer.model import Odeformer, parameter_count, token_losses
 
 MakeSettings = Callable[..., PretrainSettings]
@@ -51,8 +55,8 @@ def test_the_loss_is_that_of_a_loop_over_tokens() -> None:
 
     losses = chosen.mix(token_losses(logits, tokens[:, 1:]), logits, targets)
 
-    teachers = master(tokens[:, :-1], depth=8).logits.double().softmax(-1)
-    students = logits.double().softmax(-1).log()
+    teachers = master(tokens[:, :-1], depth=8).logits.detach().double().softmax(-1)
+    students = logits.detach().double().softmax(-1).log()
     for sample in range(2):
         for position in range(8):
             of_token = -students[sample, position, tokens[sample, position + 1]]
@@ -76,27 +80,38 @@ def test_a_killed_student_goes_on_to_the_same_weights_and_is_an_ordinary_version
         "checkpoint": {"every": 2, "keep": 3},
         "tracking": {"uri": uri, "register_as": "student"},
     }
-    weights = []
+    weights, until = [], random.randrange(2, 6)
     for name in ("whole", "killed"):
         settings = small_settings(shards, tmp_path, run={"dir": tmp_path / name}, **sections)
         if name == "killed":
-            let(settings.run.dir, 3)
+            let(settings.run.dir, until)
             workers = run_workers(settings, join=False, work=held_worker)
-            wait_for(lambda folder=settings.run.dir: len(events(folder, "step")) == 3)
+            wait_for(
+                lambda folder=settings.run.dir: (
+                    len(events(folder, "step")) == until and events(folder, "checkpoint")
+                )
+            )
             workers.processes[1].kill()
             with pytest.raises(ProcessExitedException):
                 workers.join(timeout=DEADLINE)
         run_workers(settings)
         weights.append((settings.run.dir / "final" / "model.safetensors").read_bytes())
-    assert weights[0] == weights[1]
+    assert weights[0] == weights[1], f"killed after step {until}"
     assert events(settings.run.dir, "resumed")
 
     student = register_weights(settings)
     assert student.origin == f"student of {version.uri}"
     assert student.tags["odeformer.teacher_depth"] == "8"
-    model = load(settings.run.dir / "final")
+    final = settings.run.dir / "final"
+    model = load(final)
     ids = torch.randint(model.config.vocabulary_size or 0, (1, 8))
-    assert torch.isfinite(model(ids, depth=2).logits).all()
+    whole, int8 = (
+        Decoder(FixedDepthModel(model, 2, int8=quantized), 1, 8).read(ids) for quantized in (False, True)
+    )
+    torch.testing.assert_close(whole, model(ids, depth=2).logits)
+    torch.testing.assert_close(int8, whole, rtol=0.1, atol=0.1)
+    # It checks the logits of the file that it writes.
+    export_gguf(model, final / "tokenizer.json", 2, "f32", "student", tmp_path / "student.gguf", END_OF_TEXT)
 
 
 def test_a_teacher_belongs_to_the_run(settings: MakeSettings, teacher: Path) -> None:
