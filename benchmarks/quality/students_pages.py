@@ -33,10 +33,12 @@ def by_seed(rows: Sequence[Row], name: str, way: str) -> RowsBySeed:
 
 MEASURED = """\
 The teacher has width 96 and D = K = 4 and saw {teacher_tokens} k tokens. Each student saw {tokens} k tokens:
-the same ones in the same order, from the same initial weights and with the same optimizer, from scratch and
-distilled (`teacher.weight` 0.5, the teacher at N = D). With each seed they are another part of the teacher's
-own tokens. Differences of perplexity on held-out text are paired by seed; in
-brackets the 95 % interval of their mean."""
+the same ones in the same order, from the same initial weights, with the same optimizer and the same learning
+rate, which was not tuned, from scratch and distilled (`teacher.weight` 0.5, the teacher at N = D). With each
+seed they are another part of the teacher's own tokens. Differences of perplexity on held-out text are paired
+by seed; in brackets the 95 % interval of their mean. Equal tokens are not equal time: a distilled student also
+runs its teacher. Training is short, far from where a student stops learning from the text alone; longer runs,
+other weights and other depths of the teacher were not measured."""
 
 
 def part(content: dict[str, Any]) -> str:
@@ -44,7 +46,7 @@ def part(content: dict[str, Any]) -> str:
     rows, names = content["rows"], {"teacher_tokens", "tokens"}
     return "\n\n".join(
         [
-            f"{measured_by('quality.students', 'students')} ({measured_on(content)})",
+            f"{measured_by('quality.students', 'students')} On this {measured_on(content)}.",
             MEASURED.format(**{name: f"{content[name] / 1e3:.0f}" for name in names}),
             claims_table(judged(rows), "student: perplexity, distilled against from scratch"),
             "Perplexity, the mean over seeds:",
