@@ -62,8 +62,8 @@ class TrainSettings(Section):
     """Steps to trace with torch's profiler, the first and the last, such as ``10-12``. The traces of all
     workers, on GPUs with a snapshot of the memory, become artifacts of the MLflow run. Default: none."""
     replay_every: Steps | None = None
-    """Run one micro-batch of every so many steps twice and compare the bits of its gradients, so that silent
-    data corruption stops the run before the update (ZeRO stages 0 to 2). Default: never."""
+    """Number of steps after which a micro-batch is run twice to compare its gradients bit by bit, so that
+    silent data corruption stops the run before the update (ZeRO stages 0 to 2). Default: never."""
 
     @model_validator(mode="after")
     def _traces_some_steps(self) -> TrainSettings:
