@@ -223,7 +223,7 @@ class FixedPoint(ReversibleSolver):
         return exact, (buffer,)
 
     def _fraction(self, x: Tensor, buffer: Tensor, over: int, under: int) -> tuple[Tensor, Tensor]:
-        """x · over / under, with the remainder and the digit moved between it and the buffer."""
+        """The fraction x · over / under; what the division leaves is exchanged with the buffer."""
         whole = self._as_integer(x)
         buffer = buffer * under + whole % under
         whole = whole // under * over + buffer % over
