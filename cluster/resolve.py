@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from cluster import registry
 from cluster.checkpoints import identity
@@ -41,7 +39,7 @@ class ResolvedRun:
     """Solver of the initial weights."""
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> identity.RunIdentity:
         """The values that must not change for a run to be resumed from ``run.dir``."""
         settings, digests = self.settings, [manifest.digest() for manifest in self.manifests]
         return {
@@ -134,7 +132,7 @@ def _check_evaluation(settings: PretrainSettings) -> None:
 
 
 def _continued(
-    settings: PretrainSettings, init: str, manifest: Manifest, recorded: Mapping[str, Any]
+    settings: PretrainSettings, init: str, manifest: Manifest, recorded: identity.RunIdentity
 ) -> tuple[PretrainSettings, str]:
     """The settings with the model of the initial weights and, if these require one, their solver.
 
