@@ -79,7 +79,7 @@ def is_there(ask: Callable[[], object]) -> bool:
     return False
 
 
-def test_a_team_adapts_its_base_and_uses_the_adapter_with_openai_s_client_alone(
+def test_a_team_adapts_its_base_and_uses_the_adapter_with_an_openai_client_alone(
     quickstart: QuickStart, tmp_path: Path
 ) -> None:
     uri, port = f"sqlite:///{quickstart.folder}/runs/mlflow.db", free_port()
