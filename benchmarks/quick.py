@@ -64,7 +64,7 @@ CHECKPOINT, SHARDS = "{folder}/quality.checkpoint", "{folder}/quality.shards"
 QUALITY = '--text {text} --tokens 300000 --only "ordinary, D layers" "K = D" "K = D/2, any depth"'
 BENCHMARKS = (
     Quick("quality.compare", "quality", QUALITY, losses_by_depth),
-    Quick("gradients.methods", "gradients", "--quick", lambda content: verdicts(gradient_claims(content))),
+    Quick("gradients", "gradients", "--quick", lambda content: verdicts(gradient_claims(content))),
     Quick(
         "gradients.ode_order",
         "ode_order",
@@ -85,8 +85,8 @@ BENCHMARKS = (
         lambda content: {claim["claim"]: claim["verdict"] for claim in content["claims"]},
     ),
     Quick("speed.generation", "generation", "--rounds 1 --new-tokens 64"),
-    Quick("speed.throughput", "throughput", "--rounds 2"),
-    Quick("speed.gpu", "gpu", "--rehearse"),
+    Quick("throughput", "throughput", "--rounds 2"),
+    Quick("gpu", "gpu", "--rehearse"),
     Quick(
         "speed.startup",
         "startup",
@@ -100,7 +100,7 @@ BENCHMARKS = (
         f"--model {CHECKPOINT} --depth 8 --tokens 4096 --speeds --rounds 1",
         loss_differences,
     ),
-    Quick("speed.serving", "serving", "--rounds 1 --requests 100"),
+    Quick("serving", "serving", "--rounds 1 --requests 100"),
     Quick("data.loader", "loader", "--rounds 1"),
     Quick(
         "data.shuffle",

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from cluster import registry
 from cluster.checkpoints import identity
@@ -46,7 +44,7 @@ class ResolvedRun:
     """SHA-256 of the teacher's files."""
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> identity.RunIdentity:
         """The values that must not change for a run to be resumed from ``run.dir``."""
         settings, teacher = self.settings, self.settings.teacher
         digests = [manifest.digest() for manifest in self.manifests]
@@ -145,7 +143,7 @@ def _check_evaluation(settings: PretrainSettings) -> None:
 
 
 def _continued(
-    settings: PretrainSettings, init: str, manifest: Manifest, recorded: Mapping[str, Any]
+    settings: PretrainSettings, init: str, manifest: Manifest, recorded: identity.RunIdentity
 ) -> tuple[PretrainSettings, str]:
     """The settings with the model of the initial weights and, if these require one, their solver.
 
@@ -205,7 +203,7 @@ def _check_tokenizer(settings: PretrainSettings, model: str, folder: Path, manif
 
 
 def _read_teacher(
-    settings: PretrainSettings, manifest: Manifest, recorded: Mapping[str, Any]
+    settings: PretrainSettings, manifest: Manifest, recorded: identity.RunIdentity
 ) -> tuple[PretrainSettings, ModelConfig, str]:
     """The settings with the teacher's version, depth and vocabulary, its shape, and its files' SHA-256."""
     teacher = settings.teacher

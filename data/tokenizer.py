@@ -58,11 +58,11 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_in_short_words(texts), trainer)
+    tokenizer.train_from_iterator(in_short_words(texts), trainer)
     return _for_texts(tokenizer)
 
 
-def _in_short_words(texts: Iterable[str]) -> Iterator[str]:
+def in_short_words(texts: Iterable[str]) -> Iterator[str]:
     """Yield the texts; those with longer words than ``LONGEST_WORD`` are cut within these."""
     for text in texts:
         if _LONG.search(text):

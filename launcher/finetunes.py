@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from cluster.door.client import RemotePool
+from cluster.finetuning.result import FinetuneResult
 from cluster.finetuning.search import SearchedTask
 from cluster.pool import Pool, PoolSettings
 from cluster.pool.job import ENDED, Job
@@ -29,7 +29,7 @@ POLL_SECONDS = 0.3
 
 def run_tasks(
     tasks: Sequence[Task], folder: Path, uri: str | None, progress: Progress
-) -> list[dict[str, Any]]:
+) -> list[FinetuneResult]:
     """Run tasks on a pool of a private cluster, show their progress, and return their results in order.
 
     An interrupted job in ``folder`` is resumed; one that ended is run again. At SIGTERM the jobs commit the
@@ -54,7 +54,7 @@ def run_tasks(
     for job in jobs:
         if job.state not in ("succeeded", "trained"):
             raise RunFailedError(f"job {job.id} {job.state}: {job.error or job.reason}")
-    return [job.result for job in jobs if job.result is not None]
+    return [FinetuneResult(**job.result) for job in jobs if job.result is not None]
 
 
 def _submit(pool: Pool, task: Task) -> str:

@@ -3,7 +3,7 @@
 import os
 from importlib import import_module
 
-from cluster.pool.warm import MODULES
+from cluster.pool.warm import MODULES, PRELOADING
 
 BEFORE = dict(os.environ)
 USED = (
@@ -14,13 +14,13 @@ USED = (
         "launcher.cli.main",
         "launcher.terminal.pretrain_watcher",
     ),
-    *("mlflow.store.model_registry.sqlalchemy_store", "mlflow.store.tracking.sqlalchemy_store"),
     *("ray.train.torch", "rich.progress"),
 )
 for name in (*MODULES, *USED):
     import_module(name)
-import_module("cluster.tracking.store").import_client()
-import_module("cluster.runs.deepspeed_import").preload()
+import_module("cluster.tracking.store").import_all()
+for name in PRELOADING:
+    import_module(name).preload()
 
 SET_BY_IMPORTS = {name: value for name, value in os.environ.items() if BEFORE.get(name) != value}
 """Environment variables that a copy has too, where its own environment does not say otherwise."""

@@ -41,10 +41,10 @@ def check(folder: Path) -> None:
     summary = json.loads((folder / "runs" / "quickstart" / "summary.json").read_text())
     assert summary["validation_loss_after"] < summary["validation_loss_before"] - 2
     assert summary["bits_per_byte"] < summary["gzip_bits_per_byte"]
-    assert set(summary["depth_losses"]) == {"4", "8", "16"}
+    assert set(summary["depth_losses"]) == {"4", "6", "8", "16"}
     spread = max(summary["depth_losses"].values()) - min(summary["depth_losses"].values())
     assert spread < 0.1, "one checkpoint should serve all three depths"
-    assert summary["parameters"] < summary["ordinary_parameters"]
+    assert summary["parameters"] == pytest.approx(summary["ordinary_parameters"], rel=0.02), "K = D"
     assert summary["peak_bytes"]["checkpoint"] < 0.5 * summary["peak_bytes"]["direct"]
     docs, triage = summary["finetunes"]
     assert (docs["team"], docs["metric"], triage["team"], triage["metric"]) == (
@@ -79,7 +79,7 @@ def is_there(ask: Callable[[], object]) -> bool:
     return False
 
 
-def test_a_team_adapts_its_base_and_uses_the_adapter_with_openai_s_client_alone(
+def test_a_team_adapts_its_base_and_uses_the_adapter_with_an_openai_client_alone(
     quickstart: QuickStart, tmp_path: Path
 ) -> None:
     uri, port = f"sqlite:///{quickstart.folder}/runs/mlflow.db", free_port()

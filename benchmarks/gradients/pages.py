@@ -1,4 +1,4 @@
-"""The marked parts of docs/gradients.md, and the claims of :mod:`benchmarks.gradients.methods`."""
+"""The marked parts of docs/gradients.md, and the claims of :mod:`benchmarks.gradients.__main__`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFAULT = "damped_leapfrog"
 def claims_part(content: dict[str, Any]) -> str:
     """The machine and the claims."""
     machine = f"Machine: {content['machine']}; {content['date']}."
-    return f"{measured_by('gradients.methods', 'gradients')} {machine}\n\n{claims_table(claims(content))}"
+    return f"{measured_by('gradients', 'gradients')} {machine}\n\n{claims_table(claims(content))}"
 
 
 def reversible(content: dict[str, Any]) -> str:

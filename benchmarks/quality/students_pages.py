@@ -16,7 +16,7 @@ SCRATCH, DISTILLED = "from scratch", "distilled"
 
 
 def judged(rows: Sequence[Row]) -> list[Claim]:
-    """One claim for each student and N: distilled, it has a lower perplexity than from scratch."""
+    """Whether each student, distilled, has a lower perplexity than from scratch, at N = D and D/2."""
     return [
         Comparison(
             f"{student}, at N = {name}", DISTILLED, depth, SCRATCH, depth, "below", lambda d: d.high < 0
@@ -36,9 +36,9 @@ The teacher has width 96 and D = K = 4 and saw {teacher_tokens} k tokens. Each s
 the same ones in the same order, from the same initial weights, with the same optimizer and the same learning
 rate, which was not tuned, from scratch and distilled (`teacher.weight` 0.5, the teacher at N = D). With each
 seed they are another part of the teacher's own tokens. Differences of perplexity on held-out text are paired
-by seed; in brackets the 95 % interval of their mean. Equal tokens are not equal time: a distilled student also
-runs its teacher. Training is short, far from where a student stops learning from the text alone; longer runs,
-other weights and other depths of the teacher were not measured."""
+by seed; in brackets the 95 % interval of their mean. Equal tokens are not equal time: a distilled student
+also runs its teacher. Training is short (150 steps); longer runs, other weights and other depths of the
+teacher were not measured."""
 
 
 def part(content: dict[str, Any]) -> str:

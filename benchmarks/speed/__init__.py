@@ -1,1 +1,1 @@
-"""Tokens per second of training and generation, small weight formats, start-up of the command line."""
+"""Tokens per second of generation, small weight formats, start-up of the command line."""

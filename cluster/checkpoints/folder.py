@@ -9,11 +9,14 @@ import time
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 from cluster.settings import CheckpointSettings
 from odeformer.files.atomic import flush
 from odeformer.files.digest import file_digest
+
+if TYPE_CHECKING:  # which imports this module
+    from cluster.checkpoints.identity import RunIdentity
 
 T = TypeVar("T")
 
@@ -35,7 +38,7 @@ class Content(TypedDict, total=False):
     stream: dict[str, Any]
     workers: int
     stage: int
-    run: dict[str, Any] | None
+    run: RunIdentity | None
     mlflow_run: str | None
     files: dict[str, str]
 

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 from cluster.checkpoints import folder, identity
+from cluster.checkpoints.identity import RunIdentity
 from cluster.runs.events import Event
 from cluster.settings import CheckpointSettings
 from data.remote import Remote, file_system
@@ -39,7 +40,7 @@ class Mirror:
         self._run = run
         self._system = file_system(self.address)
 
-    def owner(self) -> dict[str, Any] | None:
+    def owner(self) -> RunIdentity | None:
         """The identity of the run that the mirror belongs to, if any.
 
         Raises:
@@ -48,11 +49,11 @@ class Mirror:
         for read in (self._recorded, lambda: self.newest_commit().get("run")):
             with suppress(ValueError):  # damaged
                 if owner := read():
-                    return dict(owner)
+                    return owner
         return None
 
-    def _recorded(self) -> dict[str, Any]:
-        return dict(json.loads(self._read(identity.FILE_NAME) or b"{}"))
+    def _recorded(self) -> RunIdentity:
+        return cast(RunIdentity, dict(json.loads(self._read(identity.FILE_NAME) or b"{}")))
 
     def claim(self) -> None:
         """Make this mirror the run's own.
@@ -257,7 +258,7 @@ def has_commit(run: Path, settings: CheckpointSettings) -> bool:
     return bool(folder.commits(run / "checkpoints") or newest_commit(run, settings))
 
 
-def recorded_owner(run: Path, settings: CheckpointSettings) -> dict[str, Any] | None:
+def recorded_owner(run: Path, settings: CheckpointSettings) -> RunIdentity | None:
     """The identity of the run that a mirror belongs to, if there is one and the store can be reached."""
     with suppress(Exception):  # an unreachable mirror is reported when it is used
         if settings.mirror is not None:

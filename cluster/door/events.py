@@ -6,12 +6,12 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from openai.types.fine_tuning import FineTuningJobEvent
 
 from cluster.door.form import EVENT
-from cluster.door.paging import Order, page
+from cluster.door.paging import Order, Page, page
 from cluster.runs.events import FILE_NAME, Event, LoggedEvent, words_of
 
 BLOCK = 2**18
@@ -71,7 +71,7 @@ def offset_of(event_id: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def event_object(placed: PlacedEvent) -> dict[str, Any]:
+def event_object(placed: PlacedEvent) -> FineTuningJobEvent:
     """An event in OpenAI's form, with our own as its ``data``."""
     event = placed.event
     level: Literal["info", "warn", "error"] = "error" if event["event"] == Event.FAILED else "info"
@@ -83,10 +83,10 @@ def event_object(placed: PlacedEvent) -> dict[str, Any]:
         object="fine_tuning.job.event",
         data=event,
         type="metrics" if event["event"] in _METRICS else "message",
-    ).model_dump(mode="json")
+    )
 
 
-def event_page(folder: Path, offset: int | None, limit: int, order: Order) -> dict[str, Any]:
+def event_page(folder: Path, offset: int | None, limit: int, order: Order) -> Page:
     """A page of a job's events, behind the one that ends at an offset."""
 
     def read(offset: int | None) -> list[PlacedEvent]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 from openai.types.fine_tuning import FineTuningJobEvent
 from starlette.concurrency import run_in_threadpool
@@ -51,7 +49,7 @@ def _look(caller: Caller, given: str) -> Job | None:
     return caller.job(given) if caller.is_still_valid() else None
 
 
-def _last(job: Job, offset: int) -> dict[str, Any]:
+def _last(job: Job, offset: int) -> FineTuningJobEvent:
     return FineTuningJobEvent(
         id=f"{EVENT}{offset}",
         created_at=int(job.changed),
@@ -59,8 +57,8 @@ def _last(job: Job, offset: int) -> dict[str, Any]:
         message=f"{job.state}: {job.error}" if job.error else job.state,
         object="fine_tuning.job.event",
         type="message",
-    ).model_dump(mode="json")
+    )
 
 
-def _sent(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content)}\n\n"
+def _sent(event: FineTuningJobEvent) -> str:
+    return f"data: {event.model_dump_json()}\n\n"

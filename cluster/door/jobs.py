@@ -6,16 +6,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from openai.types.fine_tuning import FineTuningJob
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
-from cluster.door.events import events_after
+from cluster.door.events import PlacedEvent, events_after
 from cluster.door.files import FILE_ID
 from cluster.door.form import EXTENSION, public_id
 from cluster.pool.job import ENDED, HistoryEntry, Job, JobDetails
-from cluster.runs.events import Event
+from cluster.runs.events import Event, LoggedEvent
 from cluster.tasks.task import TaskTrain
 
 _NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
@@ -31,7 +31,7 @@ def pool_id(given: str) -> tuple[str, str] | None:
     return (found[1], "/".join(found.groups())) if found else None
 
 
-def job_object(job: Job, of: str | None) -> dict[str, Any]:
+def job_object(job: Job, of: str | None) -> FineTuningJob:
     """A job in OpenAI's form.
 
     Args:
@@ -65,13 +65,13 @@ def job_object(job: Job, of: str | None) -> dict[str, Any]:
             "method": {"type": "dpo" if task["kind"] == "preference" else "supervised"},
             EXTENSION: asdict(shown),
         }
-    ).model_dump(mode="json")
+    )
 
 
-def checkpoints(job: Job) -> list[dict[str, Any]]:
+def checkpoints(job: Job) -> list[FineTuningJobCheckpoint]:
     """The commits of a job in OpenAI's form, newest first; only the last one is in the registry."""
-    found: list[dict[str, Any]] = []
-    metrics: dict[str, Any] = {}
+    found: list[FineTuningJobCheckpoint] = []
+    metrics: LoggedEvent = {}
     for end, event in _all_events(Path(job.folder)):
         if event["event"] == Event.STEP:
             metrics["train_loss"] = event.get("loss")
@@ -93,11 +93,11 @@ def checkpoints(job: Job) -> list[dict[str, Any]]:
                     "step_number": step,
                 }
             )
-            found.append(made.model_dump(mode="json"))
+            found.append(made)
     return found[::-1]
 
 
-def _all_events(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _all_events(folder: Path) -> Iterator[PlacedEvent]:
     offset = 0
     while placed := events_after(folder, offset):
         yield from placed

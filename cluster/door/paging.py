@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, NotRequired, Protocol, TypedDict, TypeVar
 
 from fastapi import Query
 
@@ -15,19 +15,37 @@ Order = Literal["asc", "desc"]
 """Ascending or descending in time."""
 
 
-def page(data: Sequence[dict[str, Any]], has_more: bool) -> dict[str, Any]:
+class Shown(Protocol):
+    """An object of OpenAI's, as the ``openai`` package defines them."""
+
+    id: str
+
+
+class Page(TypedDict):
+    """A page of a list."""
+
+    object: Literal["list"]
+    data: list[Shown]
+    has_more: bool
+    first_id: NotRequired[str]
+    last_id: NotRequired[str]
+
+
+def page(data: Sequence[Shown], has_more: bool) -> Page:
     """A page of objects."""
-    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
-    return {"object": "list", "data": data, "has_more": has_more, **ends}
+    content = Page(object="list", data=list(data), has_more=has_more)
+    if data:
+        content |= {"first_id": data[0].id, "last_id": data[-1].id}
+    return content
 
 
 def page_of(
     items: Sequence[Item],
     id_of: Callable[[Item], str],
-    form: Callable[[Item], dict[str, Any]],
+    form: Callable[[Item], Shown],
     after: str | None,
     limit: int,
-) -> dict[str, Any]:
+) -> Page:
     """The page of a whole list that begins behind the item with the id ``after``.
 
     Args:

@@ -36,7 +36,7 @@ class Evaluation:
     remarks: list[str] = field(default_factory=list)
     """Sentences needed to interpret the scores, or about where they were logged."""
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> dict[str, object]:
         """The scores as JSON values."""
         return {
             "text": [score._asdict() for score in self.text],

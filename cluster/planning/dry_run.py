@@ -47,7 +47,7 @@ class DryRun:
     memory: Memory
     """Memory of one worker."""
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> dict[str, object]:
         """The result as plain values, for JSON."""
         return {
             "settings": self.settings.model_dump(mode="json"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from cluster.planning.estimate import Estimate
 from cluster.planning.simulation import DAY, PARTS, LongRun, Outcome
@@ -68,9 +68,26 @@ def long_run(
     )
 
 
-def summary(run: LongRun, outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
-    """Summary of simulated runs as plain values for JSON."""
-    parts = {}
+class Summary(TypedDict):
+    """Summary of simulated runs, as plain values for JSON."""
+
+    runs: int
+    seed: int
+    happens: dict[str, Any]
+    """The assumed :class:`~cluster.planning.simulation.LongRun`."""
+    days: dict[str, float]
+    goodput: dict[str, float]
+    """The quantiles ``low``, ``median`` and ``high``, as for ``days``."""
+    failures: float
+    preemptions: float
+    """Means over the runs, as ``failures``."""
+    parts: dict[str, float]
+    """Mean share of the time that each part of a run took."""
+
+
+def summary(run: LongRun, outcomes: Sequence[Outcome], seed: int) -> Summary:
+    """Summarize simulated runs."""
+    parts: dict[str, float] = {}
     for part in PARTS:
         parts[part] = statistics.fmean(outcome.seconds[part] / outcome.wall for outcome in outcomes)
     return {

@@ -45,6 +45,8 @@ MODULES = (
     "torch._dynamo",  # torch imports it when a module is created on the meta device
 )
 """The modules that a job imports."""
+PRELOADING = ("cluster.registry.mlflow_model", "cluster.runs.deepspeed_import")
+"""Modules whose ``preload`` does what every job would do anew."""
 LOCK_SECONDS = 60.0
 """How long a job waits for the process of its last attempt to exit."""
 
@@ -80,8 +82,9 @@ def main() -> None:
     orders = os.fdopen(0, "rb", buffering=0)
     for module in MODULES:
         importlib.import_module(module)
-    store.import_client()
-    importlib.import_module("cluster.runs.deepspeed_import").preload()
+    store.import_all()
+    for module in PRELOADING:
+        importlib.import_module(module).preload()
     _say(answers, ready=True)
     while line := orders.readline():
         pid = os.fork()

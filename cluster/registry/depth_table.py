@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 OWN_DEPTH = 0
 """Key in ``scores`` for the model depth, when the run does not record its number."""
@@ -67,19 +66,15 @@ def depth_table(folder: Path, metric: str, scores: Mapping[int, float]) -> Depth
     return DepthTable(config.depth, metric, tuple(rows), tokens)
 
 
-def adapter_table(base: dict[str, Any], metric: str, scores: Mapping[int, float]) -> DepthTable:
-    """The table of an adapter: its own scores, and the costs of its base, whose weights it is merged into.
-
-    Args:
-        base: the base's ``depths.json``.
-    """
-    costs = {row["depth"]: row for row in base["rows"]}
-    scores = _by_depth(scores, base["model_depth"])
-    rows = []
-    for depth in sorted({*costs, *scores}):
-        cost = costs.get(depth, {})
-        rows.append(DepthRow(depth, scores.get(depth), cost.get("relative_cost"), cost.get("milliseconds")))
-    return DepthTable(base["model_depth"], metric, tuple(rows), base["tokens"])
+def adapter_table(base: DepthTable, metric: str, scores: Mapping[int, float]) -> DepthTable:
+    """The table of an adapter: its own scores, and the costs of its base, whose weights it is merged into."""
+    costs = {row.depth: row for row in base.rows}
+    scores = _by_depth(scores, base.model_depth)
+    rows = [
+        replace(costs.get(depth, DepthRow(depth, None, None, None)), score=scores.get(depth))
+        for depth in sorted({*costs, *scores})
+    ]
+    return DepthTable(base.model_depth, metric, tuple(rows), base.tokens)
 
 
 def _by_depth(scores: Mapping[int, float], model_depth: int) -> dict[int, float]:

@@ -99,12 +99,15 @@ def diff(first: str, second: str, uri: str | None = None) -> list[Difference]:
 
 
 def _facts(version: Version, uri: str | None) -> dict[str, str]:
-    depths = read_depths(version, uri) or {"rows": []}
+    depths = read_depths(version, uri)
     facts = {key.removeprefix(PREFIX): value for key, value in sorted(version.tags.items())}
     facts |= _flat(read_settings(version, uri), "settings.")
-    for row in depths["rows"]:
-        if row["score"] is not None:
-            facts[f"{depths['metric']} at N = {row['depth']}"] = f"{row['score']:.4f}"
+    if depths is not None:
+        facts |= {
+            f"{depths.metric} at N = {row.depth}": f"{row.score:.4f}"
+            for row in depths.rows
+            if row.score is not None
+        }
     return facts
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,11 +108,11 @@ def read_settings(version: Version, uri: str | None = None) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def read_depths(version: Version, uri: str | None = None) -> dict[str, Any] | None:
+def read_depths(version: Version, uri: str | None = None) -> DepthTable | None:
     """The table of scores and costs by depth of a version; ``None`` if there is none, or it is malformed."""
     content = read_json(version, DEPTHS_FILE, uri)
     try:
-        return None if content is None else asdict(TypeAdapter(DepthTable).validate_python(content))
+        return None if content is None else TypeAdapter(DepthTable).validate_python(content)
     except ValidationError:
         return None
 

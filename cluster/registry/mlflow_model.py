@@ -17,6 +17,17 @@ FILES = "artifacts/model"
 REQUIREMENTS = ("mlflow", "pandas", "pydantic", "safetensors", "tokenizers", "torch")
 
 
+def preload() -> None:
+    """Do once what the first :func:`write` of a process takes seconds for; forks need not do it again.
+
+    MLflow compares the requirements with the installed packages, and reads the list of every package's files.
+    """
+    import mlflow.pyfunc  # noqa: F401
+    from mlflow.utils.requirements_utils import warn_dependency_requirement_mismatches
+
+    warn_dependency_requirement_mismatches(["mlflow"])
+
+
 def write(folder: Path) -> None:
     """Write everything except the weights to a folder that must not exist yet."""
     import mlflow

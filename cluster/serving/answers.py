@@ -33,7 +33,7 @@ class Form(ABC):
         """The fields of every answer and chunk."""
         return {"id": self.id, "created": self.created, "model": self.body.model}
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> dict[str, object]:
         """What an answer says of its making: versions, depth, milliseconds per token."""
         adapter, served = self.choice.adapter, self.choice.served
         tokens = sum(stream.new_tokens for stream in self.streams)
@@ -59,7 +59,7 @@ class Form(ABC):
         return str(self.choice.served.tokenizer.decode([token], skip_special_tokens=False))
 
     @abstractmethod
-    def chunk(self, index: int, piece: Piece, is_first: bool) -> dict[str, Any]:
+    def chunk(self, index: int, piece: Piece, is_first: bool) -> dict[str, object]:
         """The event for a new piece of a choice's text."""
 
     @abstractmethod
@@ -94,7 +94,7 @@ class CompletionForm(Form):
             text_offset=offsets,
         )
 
-    def chunk(self, index: int, piece: Piece, is_first: bool) -> dict[str, Any]:
+    def chunk(self, index: int, piece: Piece, is_first: bool) -> dict[str, object]:
         scores: list[TokenScore | None] = [*piece.scores]
         logprobs = self._logprobs(scores, [score.token for score in piece.scores], self._offset[index])
         self._offset[index] += sum(len(self.token(score.token)) for score in piece.scores)
@@ -135,11 +135,11 @@ class ChatForm(Form):
 
     prefix = "chatcmpl"
 
-    def _logprobs(self, scores: tuple[TokenScore, ...] | list[TokenScore]) -> dict[str, Any] | None:
+    def _logprobs(self, scores: tuple[TokenScore, ...] | list[TokenScore]) -> dict[str, object] | None:
         if not self.body.logprobs:
             return None
 
-        def entry(token: int, logprob: float) -> dict[str, Any]:
+        def entry(token: int, logprob: float) -> dict[str, object]:
             text = self.token(token)
             return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8"))}
 
@@ -150,7 +150,7 @@ class ChatForm(Form):
             ]
         }
 
-    def chunk(self, index: int, piece: Piece, is_first: bool) -> dict[str, Any]:
+    def chunk(self, index: int, piece: Piece, is_first: bool) -> dict[str, object]:
         delta = {"content": piece.text} | ({"role": "assistant"} if is_first else {})
         choice = {
             "index": index,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -110,5 +110,5 @@ async def _events(form: Form, streams: list[Stream], with_usage: bool) -> AsyncI
             stream.cancel()
 
 
-def _event(content: dict[str, Any]) -> str:
+def _event(content: Mapping[str, object]) -> str:
     return f"data: {json.dumps(content)}\n\n"

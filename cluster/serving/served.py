@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from threading import Lock, Thread
@@ -157,8 +157,9 @@ class Served:
     def costs(self, version: Version | None) -> dict[int, Mapping[str, Any]]:
         """Score and milliseconds by depth, as they were measured when the version was registered."""
         table = None if version is None else read_depths(version, self.settings.tracking_uri)
-        table = table or {}
-        return {row["depth"]: {**row, "metric": table.get("metric")} for row in table.get("rows", [])}
+        if table is None:
+            return {}
+        return {row.depth: {**asdict(row), "metric": table.metric} for row in table.rows}
 
 
 def open_served(settings: ServeSettings, reference: str) -> Served:

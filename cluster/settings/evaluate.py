@@ -15,8 +15,8 @@ class EvaluateSettings(Section):
     """Scores of checkpoints, measured beside training by a process that no worker waits for."""
 
     every: Steps | None = None
-    """Score the checkpoints at multiples of this step, and the last one; must be a multiple of
-    ``checkpoint.every``. They are kept until then. Default: none."""
+    """Optimizer steps between scored checkpoints, a multiple of ``checkpoint.every``; the last one is scored,
+    too. A checkpoint is kept until it has been scored. Default: none is scored."""
     tasks: tuple[str, ...] = ()
     """LM Evaluation Harness tasks, as for ``odeformer eval --tasks``."""
     task_folder: Path | None = None

@@ -26,6 +26,7 @@ class RegisterSettings(Section):
     """Choice of the weights that are registered under ``tracking.register_as``."""
 
     best: Annotated[str, Field(min_length=1)] | None = None
-    """Register the scored checkpoint that is best by this score, such as ``python_next_line/acc`` or
-    ``book.txt/nats_per_token``, at the model depth or else the largest of ``evaluate.depths``; ``…_4`` means
-    N = 4. Its weights are kept in ``run.dir/best``. Default: the final weights."""
+    """Name of a score, such as ``python_next_line/acc`` or ``book.txt/nats_per_token``; the checkpoint
+    that is best by it is registered, and kept in ``run.dir/best``. It is measured at the model depth or else
+    at the largest of ``evaluate.depths``; a suffix selects another depth (``…/acc_4``: N = 4). Default:
+    register the final weights."""

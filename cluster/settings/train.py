@@ -42,6 +42,9 @@ class TrainSettings(Section):
     model depth."""
     vary_from: float = Field(default=0.0, ge=0, le=1)
     """Fraction of the steps, at the start of the run, that use the model depth instead of ``depths``."""
+    vary_early: float = Field(default=0.0, ge=0, le=1)
+    """Fraction of the steps before ``vary_from`` that run at one of the other ``depths`` after all, drawn at
+    random. A few such steps prepare the weights for what follows."""
     jitter: float = Field(default=0.0, ge=0, lt=1)
     """Random variation of the cell widths h: for each batch, each is scaled by a factor drawn uniformly from
     1 ± ``jitter``, and the widths are then normalized."""
@@ -62,8 +65,8 @@ class TrainSettings(Section):
     """Steps to trace with torch's profiler, the first and the last, such as ``10-12``. The traces of all
     workers, on GPUs with a snapshot of the memory, become artifacts of the MLflow run. Default: none."""
     replay_every: Steps | None = None
-    """Run one micro-batch of every so many steps twice and compare the bits of its gradients, so that silent
-    data corruption stops the run before the update (ZeRO stages 0 to 2). Default: never."""
+    """Number of steps after which a micro-batch is run twice to compare its gradients bit by bit, so that
+    silent data corruption stops the run before the update (ZeRO stages 0 to 2). Default: never."""
 
     @model_validator(mode="after")
     def _traces_some_steps(self) -> TrainSettings:

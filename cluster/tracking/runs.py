@@ -200,7 +200,7 @@ def _record(folder: Path) -> dict[str, Any]:
         ) from None
 
 
-def write_json(file: Path, content: dict[str, Any]) -> None:
+def write_json(file: Path, content: Mapping[str, object]) -> None:
     """Write a small file atomically and durably."""
     with new_file(file) as temporary:
         temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")

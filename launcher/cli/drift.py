@@ -30,7 +30,7 @@ def drift(
     as_json: AsJson = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Test new text for drift.
+    """Test whether new text differs from a reference text.
 
     Example: odeformer drift --model m --reference a.txt --text b.txt --out o
     """

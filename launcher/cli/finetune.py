@@ -61,7 +61,7 @@ def finetune_run(
         results = run_tasks([task], directory, tracking_uri, progress)
         with progress.stage("stopping Ray"), suppress(SystemExit):  # SIGTERM: there is a result already
             cluster.close()
-    show(finetune_table(results), results, as_json)
+    show(finetune_table(results), [asdict(result) for result in results], as_json)
 
 
 @finetune_app.command("advise")

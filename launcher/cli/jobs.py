@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
@@ -119,7 +119,7 @@ def _server(address: str | None) -> JobServer:
     return JobServer(address)
 
 
-def _content(job: Job) -> dict[str, Any]:
+def _content(job: Job) -> dict[str, object]:
     return asdict(job) | {"seconds": round(job.seconds, 1)}
 
 

@@ -31,7 +31,7 @@ def models_export(
     text: Annotated[Path | None, Option(help="Text file to measure the loss on, for the model card.")] = None,
     serve: Annotated[
         Path | None,
-        Option(help="Folder to write for vLLM: --depths, the model's adapters, serve.sh; instead of --out."),
+        Option(help="Folder for vLLM, instead of --out: one export per depth, adapters, a start script."),
     ] = None,
     depths: Annotated[str, Option(help="Depths N to write with --serve, comma-separated.")] = "",
     overwrite: Overwrite = False,

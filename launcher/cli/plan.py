@@ -30,7 +30,7 @@ def plan(
         Option(
             min=0.01,
             max=1,
-            help="Fraction of peak FLOP/s that matmuls reach; published ones by default, compiled or not.",
+            help="Fraction of peak FLOP/s that matmuls reach. Default: published values.",
         ),
     ] = None,
     price: Annotated[float | None, Option(min=0, help="Price of one GPU hour, in any currency.")] = None,

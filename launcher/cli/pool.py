@@ -70,7 +70,7 @@ def pool_door(
     port: Annotated[int, Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     address: PoolAddress = None,
 ) -> None:
-    """Let holders of keys in by HTTP, until Ctrl-C.
+    """Serve the pool's HTTP API and web page, until Ctrl-C.
 
     Example: odeformer pool door --host 0.0.0.0
     """
@@ -112,7 +112,7 @@ def pool_stop(address: PoolAddress = None) -> None:
 
 @pool_app.command("audit")
 def pool_audit(as_json: AsJson = False, address: PoolAddress = None) -> None:
-    """Show who had the pool do what.
+    """Show the audit log: who changed what, and when.
 
     Example: odeformer pool audit
     """

@@ -1,4 +1,4 @@
-"""The commands ``odeformer pool keys``: who may use the pool's door."""
+"""The commands ``odeformer pool keys``: who may use the pool's HTTP API."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer import Argument, Option
 from launcher.cli.options import AsJson, PoolAddress
 from launcher.cli.output import say, show
 
-keys_app = typer.Typer(help="Manage the API keys of the pool's door.", no_args_is_help=True)
+keys_app = typer.Typer(help="Manage the keys of the pool's HTTP API.", no_args_is_help=True)
 
 
 @keys_app.command("add")
@@ -27,7 +27,7 @@ def keys_add(
     as_json: AsJson = False,
     address: PoolAddress = None,
 ) -> None:
-    """Make a key and print it, once.
+    """Create a key and print it; it is not shown again.
 
     Example: odeformer pool keys add docs --expires 2027-06-30
     """

@@ -84,7 +84,7 @@ def runs_compare(
 
 @runs_app.command("why")
 def runs_why(run: Run, as_json: AsJson = False) -> None:
-    """Say what held a run up: what it waited for, what failed, and what to do.
+    """Explain what slowed or stopped a run, and what to do.
 
     Example: odeformer runs why runs/first
     """

@@ -22,7 +22,9 @@ def serve(
     all_adapters: Annotated[
         bool, Option("--all-adapters", help="Serve every registered adapter of the model.")
     ] = False,
-    depths: Annotated[str, Option(help="Depths N to offer, comma-separated. Default: those trained.")] = "",
+    depths: Annotated[
+        str, Option(help="Depths N to offer, comma-separated. Default: those trained at.")
+    ] = "",
     host: Annotated[
         str, Option(help="Address to listen on; any but a local one requires --keys.")
     ] = "127.0.0.1",
@@ -36,7 +38,7 @@ def serve(
     ] = None,
     webhook_secret: Annotated[
         Path | None,
-        Option(help="File with the secret of MLflow's webhook at /webhooks/mlflow, for moved aliases."),
+        Option(help="File with the secret of MLflow's webhooks, which report moved aliases at once."),
     ] = None,
     address: Annotated[
         str | None, Option(help="Address of a running Ray cluster. Default: a private one on this machine.")

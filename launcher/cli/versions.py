@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
@@ -52,7 +53,7 @@ def models_show(
         version = registry.resolve(model, tracking_uri)
         depths = read_depths(version, tracking_uri)
         lineage = read_json(version, LINEAGE_FILE, tracking_uri) if as_json else None
-        content = {**tables.version_content(version), "depths": depths, "lineage": lineage}
+        content = {**tables.version_content(version), "depths": depths and asdict(depths), "lineage": lineage}
         show(tables.version_page(version, depths), content, as_json)
         return
 
@@ -177,7 +178,7 @@ def models_outdated(
     from launcher.tables import versions as tables
 
     adapters = outdated(tracking_uri)
-    content: list[dict[str, Any]] = [
+    content: list[dict[str, object]] = [
         {"adapter": old.adapter.uri, "made_for": old.base, "champion": old.champion} for old in adapters
     ]
     if not adapters:

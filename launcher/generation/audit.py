@@ -7,8 +7,8 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cluster.registry import Loaded
 from cluster.tags import DIGEST
@@ -38,8 +38,8 @@ def models(loaded: Loaded, name: str) -> tuple[dict[str, str], ...]:
 
 
 def record(
-    answer: Answer, prompt: str, seed: int, settings: dict[str, Any], with_text: bool
-) -> dict[str, Any]:
+    answer: Answer, prompt: str, seed: int, settings: Mapping[str, object], with_text: bool
+) -> dict[str, object]:
     """The record of an answer. Without ``with_text`` it has digests of texts, and tokens by position only."""
     why = answer.explanation
     explanation = None
@@ -66,7 +66,7 @@ def record(
     }
 
 
-def append(file: Path, content: dict[str, Any]) -> None:
+def append(file: Path, content: Mapping[str, object]) -> None:
     """Append a line atomically, and return once it is on disk.
 
     Raises:

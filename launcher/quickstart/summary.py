@@ -7,15 +7,16 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
 from rich.text import Text
 from tokenizers import Tokenizer
 
+from cluster.finetuning.result import FinetuneResult
 from cluster.registry import Version
 from cluster.settings import PretrainSettings
 from cluster.tags import ORDINARY_PARAMETERS, PARAMETERS
@@ -83,6 +84,28 @@ def validation_text(settings: PretrainSettings, tokenizer: Tokenizer) -> Validat
     return ValidationText(rows.numel(), "".join(texts).encode())
 
 
+@dataclass(frozen=True)
+class Summary:
+    """All numbers of the quick start; losses are in nats per token, at the model's depth by default."""
+
+    seconds: float
+    validation_loss_before: float
+    validation_loss_after: float
+    bits_per_byte_before: float
+    bits_per_byte: float
+    gzip_bits_per_byte: float
+    model_depth: int
+    depth_losses: dict[str, float]
+    depth_relative_cost: dict[str, float]
+    peak_bytes: dict[str, int]
+    parameters: int
+    ordinary_parameters: int
+    registered_model: str
+    registered_version: str
+    tracking_uri: str
+    finetunes: list[FinetuneResult]
+
+
 def summarize(
     *,
     seconds: float,
@@ -90,69 +113,69 @@ def summarize(
     text: ValidationText,
     version: Version,
     uri: str,
-    results: Sequence[dict[str, Any]],
+    results: Sequence[FinetuneResult],
     measured: Measured,
     depth: int,
-) -> dict[str, Any]:
-    """All numbers of the quick start; losses are in nats per token, at the model's depth by default."""
+) -> Summary:
+    """Compute the summary from what the stages measured."""
     after = validations[-1]
     nats_to_bits_per_byte = text.tokens / len(text.data) / math.log(2)
     cost = measured.seconds
-    return {
-        "seconds": round(seconds, 1),
-        "validation_loss_before": validations[0][depth],
-        "validation_loss_after": after[depth],
-        "bits_per_byte_before": validations[0][depth] * nats_to_bits_per_byte,
-        "bits_per_byte": after[depth] * nats_to_bits_per_byte,
-        "gzip_bits_per_byte": 8 * len(gzip.compress(text.data, 9)) / len(text.data),
-        "model_depth": depth,
-        "depth_losses": {str(n): loss for n, loss in after.items()},
-        "depth_relative_cost": {str(n): cost[n] / cost[depth] for n in after},
-        "peak_bytes": measured.peak_bytes,
-        "parameters": int(version.tags[PARAMETERS]),
-        "ordinary_parameters": int(version.tags[ORDINARY_PARAMETERS]),
-        "registered_model": version.name,
-        "registered_version": version.version,
-        "tracking_uri": uri,
-        "finetunes": list(results),
-    }
+    return Summary(
+        seconds=round(seconds, 1),
+        validation_loss_before=validations[0][depth],
+        validation_loss_after=after[depth],
+        bits_per_byte_before=validations[0][depth] * nats_to_bits_per_byte,
+        bits_per_byte=after[depth] * nats_to_bits_per_byte,
+        gzip_bits_per_byte=8 * len(gzip.compress(text.data, 9)) / len(text.data),
+        model_depth=depth,
+        depth_losses={str(n): loss for n, loss in after.items()},
+        depth_relative_cost={str(n): cost[n] / cost[depth] for n in after},
+        peak_bytes=measured.peak_bytes,
+        parameters=int(version.tags[PARAMETERS]),
+        ordinary_parameters=int(version.tags[ORDINARY_PARAMETERS]),
+        registered_model=version.name,
+        registered_version=version.version,
+        tracking_uri=uri,
+        finetunes=list(results),
+    )
 
 
-def write(summary: dict[str, Any], path: Path) -> None:
+def write(summary: Summary, path: Path) -> None:
     """Write the summary as JSON."""
     with new_file(path) as temporary:
-        temporary.write_text(json.dumps(masked_values(summary), indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(masked_values(asdict(summary)), indent=2) + "\n", encoding="utf-8")
 
 
-def show(summary: dict[str, Any], console: Console) -> None:
+def show(summary: Summary, console: Console) -> None:
     """Show the summary as one screen."""
-    model = f"models:/{summary['registered_model']}@champion"
-    share = summary["parameters"] / summary["ordinary_parameters"]
+    model = f"models:/{summary.registered_model}@champion"
+    share = summary.parameters / summary.ordinary_parameters
     line = (
-        f" is version {summary['registered_version']}: {summary['parameters']:,} parameters, {share:.0%} of "
-        f"the ordinary model's {summary['ordinary_parameters']:,}. {summary['seconds']:.0f} s in all."
+        f" is version {summary.registered_version}: {summary.parameters:,} parameters, {share:.0%} of "
+        f"the ordinary model's {summary.ordinary_parameters:,}. {summary.seconds:.0f} s in all."
     )
     losses = make_table("held-out text", numbers=("nats/token", "bits/byte"))
-    for title, loss, bits in (
-        ("before training", "validation_loss_before", "bits_per_byte_before"),
-        ("after", "validation_loss_after", "bits_per_byte"),
+    for title, nats, bits in (
+        ("before training", summary.validation_loss_before, summary.bits_per_byte_before),
+        ("after", summary.validation_loss_after, summary.bits_per_byte),
     ):
-        losses.add_row(title, f"{summary[loss]:.3f}", f"{summary[bits]:.3f}")
-    losses.add_row("gzip -9 on it", "", f"{summary['gzip_bits_per_byte']:.3f}")
+        losses.add_row(title, f"{nats:.3f}", f"{bits:.3f}")
+    losses.add_row("gzip -9 on it", "", f"{summary.gzip_bits_per_byte:.3f}")
     depths = make_table("the same checkpoint at", numbers=("nats/token", "relative cost"))
-    for depth, loss in summary["depth_losses"].items():
-        depths.add_row(f"N = {depth}", f"{loss:.3f}", f"{summary['depth_relative_cost'][depth]:.2f} ×")
-    memory = make_table(f"memory to train at N = {summary['model_depth']}", numbers=("peak MiB",))
-    for method, size in summary["peak_bytes"].items():
+    for depth, loss in summary.depth_losses.items():
+        depths.add_row(f"N = {depth}", f"{loss:.3f}", f"{summary.depth_relative_cost[depth]:.2f} ×")
+    memory = make_table(f"memory to train at N = {summary.model_depth}", numbers=("peak MiB",))
+    for method, size in summary.peak_bytes.items():
         memory.add_row(f"gradient: {method}", f"{size / 2**20:.0f}")
 
     headline = Text.assemble((model, "bold"), line)
-    for part in (headline, losses, depths, memory, finetune_table(summary["finetunes"])):
+    for part in (headline, losses, depths, memory, finetune_table(summary.finetunes)):
         console.print()
         console.print(part)
     console.print()
     for command in (
-        f"mlflow ui --backend-store-uri {summary['tracking_uri']}",
+        f"mlflow ui --backend-store-uri {summary.tracking_uri}",
         f'odeformer generate --model {model} --depth 4 "def main("',
         "odeformer models list",
     ):

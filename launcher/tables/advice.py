@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 from rich.console import RenderableType
 
@@ -41,7 +40,7 @@ def report(advice: Advice) -> list[RenderableType]:
     ]
 
 
-def content(advice: Advice) -> dict[str, Any]:
+def content(advice: Advice) -> dict[str, object]:
     """The result as JSON values."""
     return {
         "task": f"{advice.task.team}/{advice.task.name}",

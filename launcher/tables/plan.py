@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
 
 from cluster.planning import Estimate
+from cluster.planning.forecast import Summary
 from cluster.planning.simulation import DAY
 from launcher.terminal.console import make_table
 from launcher.terminal.durations import duration
@@ -38,7 +38,7 @@ def estimate_report(given: Estimate, choices: Sequence[Estimate]) -> list[Render
     ]
 
 
-def simulation_report(given: Estimate, simulated: dict[str, Any]) -> list[RenderableType]:
+def simulation_report(given: Estimate, simulated: Summary) -> list[RenderableType]:
     """Duration, goodput and lost time of simulated runs, compared with the formula's goodput."""
     assumed, goodput = simulated["happens"], simulated["goodput"]
     low, median, high = (duration(DAY * simulated["days"][name]) for name in ("low", "median", "high"))

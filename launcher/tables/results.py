@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # heavy to import, and most commands show only one of these
     from cluster.connection.jobs import Job
     from cluster.evaluation.evaluate import TextScore
     from cluster.evaluation.lm_eval import TaskScore
+    from cluster.finetuning.result import FinetuneResult
     from odeformer.measure.gradient_check import GradientRow
 
 
@@ -32,24 +33,24 @@ def jobs_table(jobs: Sequence[Job]) -> Table:
     return table
 
 
-def finetune_table(results: Sequence[dict[str, Any]]) -> Table:
+def finetune_table(results: Sequence[FinetuneResult]) -> Table:
     """A row for each job: its score before and after, and the adapter it registered."""
     table = make_table("team", "task", "metric", numbers=("before", "after"), wrapped=("adapter",))
     table.add_column("base version")
     for result in results:
-        adapter = f"models:/{result['adapter_model']}/{result['adapter_version']}"
+        adapter = f"models:/{result.adapter_model}/{result.adapter_version}"
         table.add_row(
-            result["team"],
-            result["task"],
-            result["metric"],
-            _metric(result["metric"], result["before"]),
-            _metric(result["metric"], result["after"]),
-            adapter if result["adapter_version"] else "trained, not registered",
-            result["base_version"],
+            result.team,
+            result.task,
+            result.metric,
+            _metric(result.metric, result.before),
+            _metric(result.metric, result.after),
+            adapter if result.adapter_version else "trained, not registered",
+            result.base_version,
         )
-        if too_long := result.get("too_long"):
+        if too_long := result.too_long:
             table.caption = (
-                f"{result['team']}/{result['task']}: longer than train.sequence_length, {too_long['cut']} "
+                f"{result.team}/{result.task}: longer than train.sequence_length, {too_long['cut']} "
                 f"examples are cut behind the last turn that fits, {too_long['left_out']} left out"
             )
     return table

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -22,7 +21,7 @@ from launcher.terminal.goodput import goodput_lines
 UNSHOWN = "–"
 
 
-def content(run: Run) -> dict[str, Any]:
+def content(run: Run) -> dict[str, object]:
     """What is known of a run, for JSON."""
     record = run.record
     left = record.pace.left(run.steps) if record.state == "running" else None

@@ -45,7 +45,7 @@ def _last(trial: Trial) -> str:
     return f"{trial.validations[step]:.3f} at {step}"
 
 
-def content(search: TaskSearch, job: Job) -> dict[str, Any]:
+def content(search: TaskSearch, job: Job) -> dict[str, object]:
     """The trials and the job that was run with the best one's values, as JSON values."""
     best = search.best
     trials = [

@@ -23,7 +23,7 @@ MOST_ROWS = 40
 """Number of sources to show."""
 
 
-def shards_content(manifest: Manifest) -> dict[str, Any]:
+def shards_content(manifest: Manifest) -> dict[str, object]:
     """The manifest as JSON values, with the number of shards instead of their list."""
     content: dict[str, Any] = manifest.model_dump(mode="json")
     for split in content["splits"].values():

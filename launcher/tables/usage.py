@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.table import Table
 
@@ -11,7 +10,7 @@ from cluster.pool.usage import Cost, TeamUsage
 from launcher.terminal.console import make_table
 
 
-def teams_content(teams: Sequence[TeamUsage]) -> list[dict[str, Any]]:
+def teams_content(teams: Sequence[TeamUsage]) -> list[dict[str, object]]:
     """The usage of each team; costs are in hours."""
     return [
         {
@@ -34,7 +33,7 @@ def teams_table(teams: Sequence[TeamUsage]) -> Table:
     return table
 
 
-def bases_content(teams: Sequence[TeamUsage], costs: Mapping[str, Cost]) -> list[dict[str, Any]]:
+def bases_content(teams: Sequence[TeamUsage], costs: Mapping[str, Cost]) -> list[dict[str, object]]:
     """The cost and the teams of each base; costs are in hours."""
     return [
         {"base": base, "cost": costs[base]._asdict(), "teams": _users(teams, base)} for base in sorted(costs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -18,6 +17,7 @@ from cluster.promotion.paired_bootstrap import Verdict
 from cluster.promotion.promote import Promotion
 from cluster.registry import Version
 from cluster.registry.aliases import Log, Move
+from cluster.registry.depth_table import DepthTable
 from cluster.registry.family import Difference, Family, Outdated
 from launcher.terminal.console import make_table
 from odeformer.files.shown import masked
@@ -67,7 +67,7 @@ def registered_line(version: Version) -> str:
     return f"{line}; if it is better: odeformer models promote {version.uri}"
 
 
-def version_content(version: Version) -> dict[str, Any]:
+def version_content(version: Version) -> dict[str, object]:
     """A version as JSON values."""
     return {
         "name": version.name,
@@ -84,7 +84,7 @@ def version_content(version: Version) -> dict[str, Any]:
     }
 
 
-def version_page(version: Version, depths: dict[str, Any] | None) -> RenderableType:
+def version_page(version: Version, depths: DepthTable | None) -> RenderableType:
     """All facts about a version, and its table of depths."""
     facts = Table.grid(padding=(0, 2))
     facts.add_row("alias", ", ".join(version.aliases) or "none")
@@ -106,18 +106,18 @@ def version_page(version: Version, depths: dict[str, Any] | None) -> RenderableT
     return Group(*parts)
 
 
-def depths_table(depths: dict[str, Any]) -> RenderableType:
+def depths_table(depths: DepthTable) -> RenderableType:
     """The score and the cost of a version at each depth, from its ``depths.json``."""
-    metric = "nats/token" if depths["metric"] == "loss" else depths["metric"]
+    metric = "nats/token" if depths.metric == "loss" else depths.metric
     table = make_table("depth", numbers=(metric, "relative cost", "ms"))
-    for row in depths["rows"]:
+    for row in depths.rows:
         table.add_row(
-            f"N = {row['depth']}" + (" = D" if row["depth"] == depths["model_depth"] else ""),
-            "–" if row["score"] is None else f"{row['score']:.4f}",
-            "–" if row["relative_cost"] is None else f"{row['relative_cost']:.2f} ×",
-            "–" if row["milliseconds"] is None else f"{row['milliseconds']:.1f}",
+            f"N = {row.depth}" + (" = D" if row.depth == depths.model_depth else ""),
+            "–" if row.score is None else f"{row.score:.4f}",
+            "–" if row.relative_cost is None else f"{row.relative_cost:.2f} ×",
+            "–" if row.milliseconds is None else f"{row.milliseconds:.1f}",
         )
-    about = f"cost of a forward pass over {depths['tokens']} tokens; ms on the CPU it was registered on"
+    about = f"cost of a forward pass over {depths.tokens} tokens; ms on the CPU it was registered on"
     return Group(table, Text(about, style="dim"))
 
 
@@ -145,7 +145,7 @@ def _gate_of(move: Move) -> str:
         return json.dumps(move.gate)
 
 
-def move_content(move: Move) -> dict[str, Any]:
+def move_content(move: Move) -> dict[str, object]:
     """A move of an alias as JSON values."""
     return {key: value for key, value in vars(move).items() if key != "behind"}
 
@@ -193,7 +193,7 @@ def family_tree(relatives: Family) -> Tree:
     return top
 
 
-def family_content(relatives: Family) -> dict[str, Any]:
+def family_content(relatives: Family) -> dict[str, object]:
     """The relatives of a version as JSON values."""
     return {
         "version": version_content(relatives.version),

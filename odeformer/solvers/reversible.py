@@ -212,21 +212,22 @@ class FixedPoint(ReversibleSolver):
     def scale(self, factor: float, u: Tensor, kept: State) -> tuple[Tensor, State]:
         if factor == 1:
             return u, kept
-        numerator = int(factor * DENOMINATOR)
-        whole, buffer = self._as_integer(u), kept[0]
-        buffer = buffer * DENOMINATOR + whole % DENOMINATOR
-        whole = whole // DENOMINATOR * numerator + buffer % numerator
+        exact, buffer = self._fraction(u, kept[0], int(factor * DENOMINATOR), DENOMINATOR)
         scaled = factor * u
-        return scaled + (self._as_float(whole) - scaled).detach(), (buffer // numerator,)
+        return scaled + (exact - scaled).detach(), (buffer,)
 
     def unscale(self, factor: float, scaled: Tensor, kept: State) -> tuple[Tensor, State]:
         if factor == 1:
             return scaled, kept
-        numerator = int(factor * DENOMINATOR)
-        whole, buffer = self._as_integer(scaled), kept[0]
-        buffer = buffer * numerator + whole % numerator
-        whole = whole // numerator * DENOMINATOR + buffer % DENOMINATOR
-        return self._as_float(whole), (buffer // DENOMINATOR,)
+        exact, buffer = self._fraction(scaled, kept[0], DENOMINATOR, int(factor * DENOMINATOR))
+        return exact, (buffer,)
+
+    def _fraction(self, x: Tensor, buffer: Tensor, over: int, under: int) -> tuple[Tensor, Tensor]:
+        """The fraction x · over / under; what the division leaves is exchanged with the buffer."""
+        whole = self._as_integer(x)
+        buffer = buffer * under + whole % under
+        whole = whole // under * over + buffer % over
+        return self._as_float(whole), buffer // over
 
     # Not an exception: to look at a number would make the CPU wait for the device in every solve.
     def end(self, state: State) -> Tensor:

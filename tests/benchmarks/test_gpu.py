@@ -13,7 +13,7 @@ import pytest
 @pytest.mark.slow
 def test_a_rehearsal_writes_every_row_and_measures_none_again(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
-    command = [sys.executable, "-m", "benchmarks.speed.gpu", "--rehearse", "--json", str(out)]
+    command = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--json", str(out)]
     subprocess.run([*command, "--seconds", "0"], check=True)
     assert not out.exists() or json.loads(out.read_text())["rows"] == []
     subprocess.run(command, check=True)

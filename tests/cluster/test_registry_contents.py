@@ -75,7 +75,7 @@ def test_the_version_of_a_run_carries_scores_costs_lineage_and_card(uri: str, tm
     assert folder_digest(registry.fetch(version.uri, uri)) == folder_digest(made)
 
 
-def test_scores_of_other_weights_are_not_a_version_s(uri: str, tmp_path: Path) -> None:
+def test_scores_of_other_weights_are_not_those_of_a_version(uri: str, tmp_path: Path) -> None:
     runs.start_run(uri, "test", "run", {}, tmp_path / "run")
     log = EventLog(tmp_path / "run")
     log("validation", 3, {"validation_loss_4": 9.0})

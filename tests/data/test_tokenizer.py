@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from data.tasks.example import Example
 from data.tasks.stream import encode
-from data.tokenizer import END_OF_TEXT, _in_short_words, end_of_text_id, load_tokenizer, train_tokenizer
+from data.tokenizer import END_OF_TEXT, end_of_text_id, in_short_words, load_tokenizer, train_tokenizer
 
 TEXTS = ["the cat sat on the mat\n", "def f(x):\n        return x\n"] * 20
 TOKENIZER = train_tokenizer(TEXTS, 300)
@@ -44,8 +44,8 @@ def test_one_very_long_word_does_not_stall_training(unit: str) -> None:
 
 def test_words_of_usual_length_are_not_cut() -> None:
     word = "ab" * 499
-    assert list(_in_short_words([f"{word} {word}"])) == [f"{word} {word}"]
-    pieces = list(_in_short_words([f"x {word}abcd y"]))
+    assert list(in_short_words([f"{word} {word}"])) == [f"{word} {word}"]
+    pieces = list(in_short_words([f"x {word}abcd y"]))
     assert "".join(pieces) == f"x {word}abcd y"
     assert len(pieces) == 2
 

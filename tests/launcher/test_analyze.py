@@ -60,7 +60,7 @@ def test_the_folder_has_numbers_and_a_page(seen: Path, checkpoint: Path) -> None
     assert content["model"]["weights_sha256"] == weights_digest(odeformer.load(checkpoint))
 
 
-def test_numbers_in_the_folder_are_the_model_s(seen: Path, checkpoint: Path) -> None:
+def test_numbers_in_the_folder_are_those_of_the_model(seen: Path, checkpoint: Path) -> None:
     content = json.loads((seen / "analysis.json").read_text())
     model = odeformer.load(checkpoint)
     ids = torch.tensor([load_tokenizer(checkpoint).encode(TEXT).ids])

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from forked import run
 from waiting import DEADLINE
 
 from data.manifest import load_manifest
-from launcher.cli.main import app
+from launcher.cli.main import app, main
 
 ODEFORMER = Path(sys.executable).parent / "odeformer"
 WITHOUT_A_TABLE = {
@@ -31,6 +31,29 @@ WITHOUT_A_TABLE = {
     *(f"finetune {verb}" for verb in ("submit", "logs", "cancel", "retry")),
     *(f"models {verb}" for verb in ("export", "import", "register", "rollback")),
 }
+
+
+@pytest.fixture
+def refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., str]]:
+    """Runs a command that is a mistake, in this process and an empty folder; the one line that it prints."""
+    before = dict(os.environ)
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["odeformer", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        [line] = capfd.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        return line
+
+    yield refuse
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +145,7 @@ WITHOUT_A_TABLE = {
     ],
 )
 def test_a_mistake_is_one_line_exit_code_2_and_leaves_nothing(
-    tmp_path: Path, arguments: list[str], message: str
+    tmp_path: Path, refused: Callable[..., str], arguments: list[str], message: str
 ) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").write_text("{}")
@@ -131,11 +154,7 @@ def test_a_mistake_is_one_line_exit_code_2_and_leaves_nothing(
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "broken.yaml").write_text("model: {width: 3\n")
     before = sorted(tmp_path.iterdir())
-    done = run(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    [line] = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert message in line
+    assert message in refused(*arguments)
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -364,11 +383,10 @@ def test_what_filters_left_out_is_shown_when_built_and_inspected(tmp_path: Path)
         ("- a.txt", "expected sections"),
     ],
 )
-def test_a_mistake_in_a_mixture_is_one_line(tmp_path: Path, mixture: str, message: str) -> None:
+def test_a_mistake_in_a_mixture_is_one_line(
+    tmp_path: Path, refused: Callable[..., str], mixture: str, message: str
+) -> None:
     (tmp_path / "mix.yaml").write_text(mixture)
     (tmp_path / "a.txt").write_text("text")
-    ended = run("data", "build", "--sources", "mix.yaml", "--out", "out", cwd=tmp_path)
-    assert ended.returncode == 2
-    assert message in ended.stderr
-    assert len(ended.stderr.splitlines()) == 1
+    assert message in refused("data", "build", "--sources", "mix.yaml", "--out", "out")
     assert {path.name for path in tmp_path.iterdir()} == {"mix.yaml", "a.txt"}

@@ -46,7 +46,7 @@ def test_an_answer_comes_with_what_it_leaned_on(checkpoint: Path, capfd: pytest.
     assert "most influential tokens, by integrated gradients:" in explained
 
 
-def test_the_explanation_is_the_model_s(checkpoint: Path) -> None:
+def test_the_explanation_is_that_of_the_model(checkpoint: Path) -> None:
     found = answer(PROMPT, str(checkpoint), depth=6, max_new_tokens=4, sampling=Sampling(0.0), explain=True)
     why = found.explanation
     assert why is not None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import plotly.graph_objects as go
 
 from launcher.analysis.pages import plots
@@ -32,7 +30,7 @@ def page(a: Analysis, b: Analysis, content: Comparison) -> str:
     )
 
 
-def tokens(texts: list[str], losses: dict[str, list[float]]) -> list[dict[str, Any]]:
+def tokens(texts: list[str], losses: dict[str, list[float]]) -> list[dict[str, str | float | None]]:
     """Each token's text with both losses, which the first token does not have."""
     rows = []
     for i, text in enumerate(texts):
@@ -41,7 +39,7 @@ def tokens(texts: list[str], losses: dict[str, list[float]]) -> list[dict[str, A
     return rows
 
 
-def most_changed(texts: list[str], losses: dict[str, list[float]]) -> list[dict[str, Any]]:
+def most_changed(texts: list[str], losses: dict[str, list[float]]) -> list[dict[str, object]]:
     """The tokens whose loss differs most, largest difference first, with the tokens before them."""
     order = sorted(range(len(losses["difference"])), key=lambda i: -abs(losses["difference"][i]))
     rows = []
@@ -52,7 +50,7 @@ def most_changed(texts: list[str], losses: dict[str, list[float]]) -> list[dict[
     return rows
 
 
-def figures(a: Analysis, b: Analysis, content: Comparison) -> dict[str, Any]:
+def figures(a: Analysis, b: Analysis, content: Comparison) -> dict[str, object]:
     """Plotly's data and layout of each figure, by its place in the page."""
     both = {"A": a, "B": b}
     drawn = {

@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Sequence
 from itertools import chain, pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -16,7 +16,7 @@ from launcher.tables.tokens import shown
 from odeformer.analysis.content import Analysis
 
 
-def figures(content: Analysis) -> dict[str, Any]:
+def figures(content: Analysis) -> dict[str, object]:
     """Plotly's data and layout of each figure, by its place in the page."""
     drawn = {
         "pairs": pairs(content),

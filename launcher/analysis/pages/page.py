@@ -45,7 +45,7 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(plotly=Markup(get_plotlyjs()), **values)
 
 
-def tokens(content: Analysis) -> list[dict[str, Any]]:
+def tokens(content: Analysis) -> list[dict[str, object]]:
     """Each token's text, its loss by depth and its gain from depth; the first token has no loss."""
     losses = content["depth"]["token_loss"]
     rows = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from cluster.runs.record import Curve
 from launcher.analysis.pages import plots
@@ -21,7 +20,7 @@ def page(first: Run, second: Run, differing: Mapping[str, Values]) -> str:
     # Folders are long names, and often differ in their last part alone.
     names = (first.record.folder.name, second.record.folder.name)
     names = (first.name, second.name) if names[0] == names[1] else names
-    figures: dict[str, Any] = {}
+    figures: dict[str, object] = {}
     for name in common_curves(first, second):
         figure = plots.blank("step", name.replace("_", " "))
         for run, label, color in zip((first, second), names, plots.SERIES, strict=False):

@@ -28,14 +28,14 @@ def a_job(folder: Path, reason: str, together_with: list[str]) -> JobDetails:
 def test_other_teams_in_the_same_process_are_not_named(tmp_path: Path) -> None:
     others = ["docs/other/1", "sales/secret/1"]
     job = a_job(tmp_path, f"together with {', '.join(others)}", others)
-    shown = job_object(job, "docs")
+    shown = job_object(job, "docs").model_dump()
     assert "secret" not in json.dumps(shown)
     assert shown["odeformer"]["together_with"] == ["docs/other/1", "another team's"]
     assert shown["odeformer"]["history"][1]["reason"] == "together with others"
     assert shown["odeformer"]["history"][0]["reason"] == "submitted by key-1 of docs"
-    assert "secret" in json.dumps(job_object(job, None)), "an admin sees them"
+    assert "secret" in job_object(job, None).model_dump_json(), "an admin sees them"
     own = a_job(tmp_path, "together with docs/other/1", ["docs/other/1"])
-    assert job_object(own, "docs")["odeformer"]["last_lines"] == own.last_lines
+    assert job_object(own, "docs").model_dump()["odeformer"]["last_lines"] == own.last_lines
 
 
 def test_ids_fit_into_paths_and_lead_back() -> None:
@@ -54,7 +54,7 @@ def test_all_pages_together_are_the_log_in_either_order(tmp_path: Path) -> None:
         steps, offset, more = [], None, True
         while more:
             shown = event_page(tmp_path, offset, 700, order)  # type: ignore[arg-type]
-            steps += [event["data"]["step"] for event in shown["data"]]
+            steps += [event.data["step"] for event in shown["data"]]
             offset, more = int(shown["last_id"].rpartition("-")[2]), shown["has_more"]
         assert steps == (list(range(3000)) if order == "asc" else list(range(2999, -1, -1)))
     assert event_page(tmp_path / "none", None, 20, "desc")["data"] == []
@@ -69,7 +69,7 @@ def test_checkpoints_have_the_losses_of_their_steps(tmp_path: Path) -> None:
     log("validation", 4, {"validation_loss": 2.0})
     log("checkpoint", 4, {"checkpoint_seconds": 0.1})
     last, first = checkpoints(a_job(tmp_path, "", []))
-    assert [first["step_number"], last["step_number"]] == [2, 4]
-    assert (first["metrics"]["train_loss"], first["metrics"]["full_valid_loss"]) == (2.5, 3.0)
-    assert (last["metrics"]["train_loss"], last["metrics"]["full_valid_loss"]) == (1.5, 2.0)
-    assert first["fine_tuned_model_checkpoint"] == "docs.kind.1@2"
+    assert [first.step_number, last.step_number] == [2, 4]
+    assert (first.metrics.train_loss, first.metrics.full_valid_loss) == (2.5, 3.0)
+    assert (last.metrics.train_loss, last.metrics.full_valid_loss) == (1.5, 2.0)
+    assert first.fine_tuned_model_checkpoint == "docs.kind.1@2"

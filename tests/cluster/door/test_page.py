@@ -163,7 +163,7 @@ def test_a_team_sees_its_own_and_an_admin_all(door: Door, jobs: Jobs) -> None:
     assert ask(door, door.admin, f"/pool/jobs/{jobs['sales']}").status_code == 200
 
 
-def test_the_pool_by_http_is_the_team_s_part_of_it(door: Door) -> None:
+def test_the_pool_by_http_is_the_part_of_the_team(door: Door) -> None:
     own = door.ask(door.keys["lab"], "GET", "/v1/fine_tuning/pool").json()
     assert [team["team"] for team in own["teams"]] == ["lab"]
     assert own["teams"][0]["max_queued"] == 1

@@ -100,7 +100,7 @@ def run_jobs(index: int, folder: Path, uri: str) -> None:
     for place in places:
         place.mkdir(parents=True)
     job.finetune_together(shared, places, uri)
-    table = finetune_table([vars(results[0])])
+    table = finetune_table([results[0]])
     (folder / "results.json").write_text(json.dumps([*map(vars, results), table.caption]))
 
 

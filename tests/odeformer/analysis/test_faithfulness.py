@@ -15,7 +15,7 @@ def question() -> Question:
     return Question(tiny_model().eval(), ids(batch=3, length=8), torch.tensor([1, 5, 9]), depth=6)
 
 
-def test_the_logit_is_the_model_s(question: Question) -> None:
+def test_the_logit_is_that_of_the_model(question: Question) -> None:
     logits = question.model(question.input_ids, depth=6).logits[:, -1]
     x = question.model.embed(question.input_ids)
     torch.testing.assert_close(answer_logit(question, x), logits[torch.arange(3), question.answer])

@@ -9,7 +9,7 @@ from odeformer.analysis.depth import default_depths, distance_from_limit, losses
 from odeformer.model import token_losses
 
 
-def test_losses_at_each_depth_are_the_model_s() -> None:
+def test_losses_at_each_depth_are_those_of_the_model() -> None:
     model = tiny_model().eval()
     found = losses_by_depth(model, ids(), [2, 8])
     assert found.shape == (2, 2, 9)

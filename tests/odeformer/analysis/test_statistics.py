@@ -16,7 +16,7 @@ def drawn(count: int, seed: int, scale: float = 1.0) -> torch.Tensor:
     return scale * torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_the_statistic_is_welch_s() -> None:
+def test_the_statistic_is_that_of_welch() -> None:
     first, second = drawn(9, 0), drawn(14, 1, scale=3) + 1
     found = permutation_test(first, second)
     expected = stats.ttest_ind(second.numpy(), first.numpy(), equal_var=False)

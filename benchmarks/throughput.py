@@ -1,6 +1,6 @@
 """Training throughput of continuous-depth models, our ordinary model and those of other libraries.
 
-    python -m benchmarks.speed.throughput --json benchmarks/results/throughput.json
+    python -m benchmarks.throughput --json benchmarks/results/throughput.json
 
 Forward pass, backward pass and AdamW of all models take turns in one process on one thread, eager and
 compiled: medians of the rounds' ratios of tokens per second of CPU time, and quartiles.

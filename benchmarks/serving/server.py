@@ -1,4 +1,4 @@
-"""The server of :mod:`benchmarks.speed.serving`: a fresh model in a process of its own, and requests."""
+"""The server of :mod:`benchmarks.serving`: a fresh model in a process of its own, and requests."""
 
 from __future__ import annotations
 

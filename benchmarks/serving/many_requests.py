@@ -15,7 +15,7 @@ import openai
 import psutil
 import requests
 
-from benchmarks.speed.server import DEPTH, PORT, URL, body, until
+from benchmarks.serving.server import DEPTH, PORT, URL, body, until
 
 CLIENTS, NEW_TOKENS = 8, 4
 

@@ -1,6 +1,6 @@
 """The server under load: tokens per second, depth under a budget, memory over many requests.
 
-    python -m benchmarks.speed.serving --json benchmarks/results/serving.json [--only PART ...]
+    python -m benchmarks.serving --json benchmarks/results/serving.json [--only PART ...]
 
 An untrained model of width 128 with four adapters is served over HTTP by a process of its own on one thread;
 clients are threads here. Parts:
@@ -31,9 +31,9 @@ from typing import Any
 import torch
 
 from benchmarks import bench
-from benchmarks.speed.server import ADAPTERS, DEPTH, NEW_TOKENS, ask, body, serving, write_models
-from benchmarks.speed.serving_budget import CLIENTS, under_budget
-from benchmarks.speed.serving_requests import many_requests
+from benchmarks.serving.budget import CLIENTS, under_budget
+from benchmarks.serving.many_requests import many_requests
+from benchmarks.serving.server import ADAPTERS, DEPTH, NEW_TOKENS, ask, body, serving, write_models
 from odeformer import checkpoint
 
 PARTS = ("rates", "budget", "requests")

@@ -1,6 +1,6 @@
 """Gradient methods: exactness, memory and time for each solver and depth.
 
-    python -m benchmarks.gradients.methods --json benchmarks/results/gradients.json [--model DIR]
+    python -m benchmarks.gradients --json benchmarks/results/gradients.json [--model DIR]
 
 Columns are those of :class:`odeformer.measure.gradient_check.GradientRow`, for fresh weights and, with
 ``--model``, for the weights of a trained checkpoint on a text. Rows that are in the file are not measured

@@ -1,7 +1,7 @@
 """What the model does on one GPU: correctness, memory, training and decoding speed, ZeRO, a short training.
 
-    python -m benchmarks.speed.gpu --json benchmarks/results/gpu.json
-    python -m benchmarks.speed.gpu --json OUT --rehearse    # the same rows at toy size, on a CPU
+    python -m benchmarks.gpu --json benchmarks/results/gpu.json
+    python -m benchmarks.gpu --json OUT --rehearse    # the same rows at toy size, on a CPU
 
 Each row is written as it ends; rows that are in the file are not measured again. No row is begun after
 ``--seconds``. Utilization (MFU) counts the FLOPs of the blocks and of the output matrix, of the forward and

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import requests
 
 from benchmarks import bench
-from benchmarks.speed.server import DEPTH, URL, body
+from benchmarks.serving.server import DEPTH, URL, body
 
 CLIENTS, ASKED, OVER = 8, 6, 1.5
 """Clients before the load doubles, requests of each in a phase, the budget over what N = D needs before."""

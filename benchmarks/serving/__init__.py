@@ -1,0 +1,1 @@
+"""The server: speed against one request after another and other servers, budgets, memory."""
