@@ -57,7 +57,9 @@ class ResolvedRun:
             "start": settings.data.start,
             "optimizer": settings.optim.name,
             identity.INIT_SOLVER: self.init_solver,
-            "teacher": teacher and {**teacher.model_dump(mode="json"), "digest": self.teacher_digest},
+            "teacher": None
+            if teacher is None
+            else {**teacher.model_dump(mode="json"), "digest": self.teacher_digest},
         }
 
     @property
