@@ -190,7 +190,7 @@ def test_a_second_depth_must_be_there(settings: MakeSettings) -> None:
     with pytest.raises(
         ValueError, match=r"vary_early 0.1 needs a depth in train.depths besides model.depth 4"
     ):
-        settings(train={"vary_early": 0.1})
+        settings(train={"vary_early": 0.1, "depths": (4,)})
 
 
 @pytest.mark.parametrize(
