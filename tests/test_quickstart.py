@@ -43,7 +43,7 @@ def check(folder: Path) -> None:
     assert summary["bits_per_byte"] < summary["gzip_bits_per_byte"]
     assert set(summary["depth_losses"]) == {"4", "6", "8", "16"}
     spread = max(summary["depth_losses"].values()) - min(summary["depth_losses"].values())
-    assert spread < 0.1, "one checkpoint should serve all three depths"
+    assert spread < 0.1, "one checkpoint should serve all these depths"
     assert summary["parameters"] == pytest.approx(summary["ordinary_parameters"], rel=0.02), "K = D"
     assert summary["peak_bytes"]["checkpoint"] < 0.5 * summary["peak_bytes"]["direct"]
     docs, triage = summary["finetunes"]

@@ -46,11 +46,6 @@ TWO_LATE: dict[str, Any] = {"depths": (4, 6), "vary_from": 0.75}
 """The last quarter of the steps at N = D and, on the same batch, at D/2 or 3D/4; fewer FLOPs than half of
 those of the ordinary models of D, 3D/4 and D/2 layers together."""
 
-SOME_EARLY: dict[str, Any] = {
-    "depths": (4, 4, 6), "vary_early": 0.15, "vary_from": 0.67, "objective": "distillation",
-}  # fmt: skip
-"""Every seventh step or so at D/2 or 3D/4, and in the last third each batch at N = D and at one of these."""
-
 
 @dataclass(frozen=True)
 class Model:
@@ -131,7 +126,10 @@ MODELS = (
         "K = D, any depth, distillation, late decay", "smooth_mlp", 8,
         {**TWO_LATE, "objective": "distillation"}, optim=LATE_DECAY,
     ),
-    Model("K = D, any depth, some steps early, late decay", "smooth_mlp", 8, SOME_EARLY, optim=LATE_DECAY),
+    Model(
+        "K = D, any depth, distillation from half, late decay", "smooth_mlp", 8,
+        {"depths": (4, 4, 6), "vary_from": 0.5, "objective": "distillation"}, optim=LATE_DECAY,
+    ),
     Model("ordinary, D layers, late decay", "none", 8, optim=LATE_DECAY),
     Model("ordinary, 3D/4 layers, late decay", "none", 6, depth=6, optim=LATE_DECAY),
     Model("ordinary, D/2 layers, late decay", "none", 4, depth=4, optim=LATE_DECAY),

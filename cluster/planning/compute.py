@@ -26,9 +26,7 @@ def model_flops(model: Odeformer, settings: PretrainSettings) -> float:
     varied = [_flops(model, n, train.global_batch, length) for n in drawn]
     fixed = _flops(model, config.depth, train.global_batch, length)
     late = sum(varied) / len(varied) + (fixed if two_passes else 0.0)
-    others = [_flops(model, n, train.global_batch, length) for n in train.depths if n != config.depth]
-    early = fixed if not others else fixed + train.vary_early * (sum(others) / len(others) - fixed)
-    return train.vary_from * early + (1 - train.vary_from) * late
+    return train.vary_from * fixed + (1 - train.vary_from) * late
 
 
 def _flops(model: Odeformer, depth: int, sequences: int, length: int) -> float:

@@ -107,16 +107,14 @@ class PretrainSettings(Section):
 
     @model_validator(mode="after")
     def _depths_fit(self) -> PretrainSettings:
-        objective, early = self.train.objective, self.train.vary_early
-        if set(self.train.depths) - {self.model.depth}:
+        objective = self.train.objective
+        if objective == "one_depth":
             return self
-        needs = f"needs a depth in train.depths besides model.depth {self.model.depth}"
-        if objective != "one_depth":
+        if not set(self.train.depths) - {self.model.depth}:
             raise ValueError(
-                f"train.objective {objective!r} {needs}; for one depth set train.objective one_depth"
+                f"train.objective {objective!r} needs a depth in train.depths besides "
+                f"model.depth {self.model.depth}; for one depth set train.objective one_depth"
             )
-        if early:
-            raise ValueError(f"train.vary_early {early} {needs}")
         return self
 
     @model_validator(mode="after")

@@ -42,9 +42,6 @@ class TrainSettings(Section):
     model depth."""
     vary_from: float = Field(default=0.0, ge=0, le=1)
     """Fraction of the steps, at the start of the run, that use the model depth instead of ``depths``."""
-    vary_early: float = Field(default=0.0, ge=0, le=1)
-    """Fraction of the steps before ``vary_from`` that run at one of the other ``depths`` after all, drawn at
-    random. A few such steps prepare the weights for what follows."""
     jitter: float = Field(default=0.0, ge=0, lt=1)
     """Random variation of the cell widths h: for each batch, each is scaled by a factor drawn uniformly from
     1 ± ``jitter``, and the widths are then normalized."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -207,20 +206,18 @@ def _train(work: Work, engine: Any, guards: Guards, checkpoints: commit.Checkpoi
 def step_depths(train: TrainSettings, model_depth: int, seed: int, step: int) -> list[int]:
     """The depths N of a step's passes over its batch: one drawn depth, or the model depth and another one.
 
-    Depths may be drawn late in the run only (``train.vary_from``), or before that in a small fraction of the
-    steps (``train.vary_early``): a flow is accurate on finer grids without such training, and coarser grids
-    need little of it.
+    Depths may be drawn late in the run only (``train.vary_from``): a flow is accurate on finer grids without
+    such training, and for coarser grids the last steps suffice.
 
     Two passes, at the model depth and at another one, follow the sandwich rule of slimmable networks, and
     distillation from the first to the second is their in-place distillation (Yu & Huang 2019, arXiv
     1903.05134), with depth instead of width.
     """
-    others = [depth for depth in train.depths if depth != model_depth]
     if not train.depths or step < train.vary_from * train.steps:
-        is_early = others and random.Random(f"early/{seed}/{step}").random() < train.vary_early
-        return [batch_depth(seed, step, others) if is_early else model_depth]
+        return [model_depth]
     if train.objective == "one_depth":
         return [batch_depth(seed, step, train.depths)]
+    others = [depth for depth in train.depths if depth != model_depth]
     return [model_depth, batch_depth(seed, step, others)]
 
 

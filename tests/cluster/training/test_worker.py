@@ -40,13 +40,3 @@ def test_two_depths_may_begin_late() -> None:
     passes = all_steps(train(depths=[4, 16], objective="distillation", vary_from=0.6))
     assert passes[:60] == [[8]] * 60
     assert {tuple(depths) for depths in passes[60:]} == {(8, 4), (8, 16)}
-
-
-def test_a_part_of_the_early_steps_may_run_at_the_other_depths() -> None:
-    settings = {"depths": [8, 4, 4, 6], "objective": "distillation", "vary_from": 0.5}
-    early = all_steps(train(**settings, vary_early=0.3))
-    assert early[50:] == all_steps(train(**settings))[50:]
-    counts = Counter(depth for [depth] in early[:50])
-    assert set(counts) == {8, 4, 6}
-    assert 5 <= counts[4] + counts[6] <= 25
-    assert all(depth != 8 for [depth] in all_steps(train(**settings, vary_early=1))[:50])

@@ -187,10 +187,6 @@ def test_gradient_methods_are_refused_where_they_would_be_wrong(
 def test_a_second_depth_must_be_there(settings: MakeSettings) -> None:
     with pytest.raises(ValueError, match=r"'two_depths' needs a depth in train.depths besides model.depth 4"):
         settings(train={"objective": "two_depths", "depths": (4, 4)})
-    with pytest.raises(
-        ValueError, match=r"vary_early 0.1 needs a depth in train.depths besides model.depth 4"
-    ):
-        settings(train={"vary_early": 0.1, "depths": (4,)})
 
 
 @pytest.mark.parametrize(
