@@ -119,7 +119,7 @@ def test_a_model_preset_gives_the_shape_and_the_file_changes_it(tmp_path: Path) 
         ("train.stpes=4", r"unknown key train\.stpes; did you mean 'steps'\?"),
         ("model.basis.sizze=4", r"unknown key model\.basis\.sizze; did you mean 'size'\?"),
         ("trian.steps=4", r"unknown key trian; did you mean 'train'\?"),
-        ("zzz=4", r"unknown key zzz; there are: model, init, data, train"),
+        ("zzz=4", r"unknown key zzz; there are: model, init, teacher, data, train"),
         ("model.preset=smal", r"model\.preset 'smal' is unknown; did you mean 'small'\?"),
         ("train.depths=[0]", r"train\.depths\.0: .*greater than or equal to 1 \(given: 0\)"),
         ("model.depth=0", r"model\.depth: .*greater than or equal to 1 \(given: 0\)"),
