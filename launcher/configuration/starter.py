@@ -6,7 +6,6 @@ import json
 import shlex
 import textwrap
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -14,7 +13,7 @@ from cluster.settings import PretrainSettings
 from launcher.configuration.setting_docs import setting_docs
 from odeformer.files.atomic import new_file
 
-STARTER: dict[str, dict[str, Any]] = {
+STARTER: dict[str, dict[str, object]] = {
     "model": {
         "flavour": "neox",
         "width": 128,
@@ -66,7 +65,7 @@ def write_starter(path: Path) -> None:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _lines(parent: type[BaseModel], section: str, values: dict[str, Any], indent: str = "  ") -> list[str]:
+def _lines(parent: type[BaseModel], section: str, values: dict[str, object], indent: str = "  ") -> list[str]:
     kind = parent.model_fields[section].annotation
     assert isinstance(kind, type)
     assert issubclass(kind, BaseModel)
