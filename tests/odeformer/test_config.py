@@ -35,7 +35,6 @@ def test_bad_shapes_are_refused_and_the_setting_is_named(changes: dict[str, Any]
     [
         ({"kind": "smooth_mlp", "size": 0}, "size"),
         ({"kind": "wavelet", "size": 2}, "kind"),
-        ({"kind": "smooth_mlp"}, "size"),
     ],
 )
 def test_bad_bases_are_refused(basis: dict[str, Any], named: str) -> None:
