@@ -180,28 +180,32 @@ def _read_init(
     settings: PretrainSettings, init: str, manifest: Manifest
 ) -> tuple[PretrainSettings, ModelConfig, str]:
     """The settings with the version of the initial weights, and these weights' shape and solver."""
-    folder = Path(init)
-    if init.startswith("models:/"):
-        version = registry.resolve(init, settings.tracking.uri)
-        if version.kind != "checkpoint":
-            raise ValueError(f"init {init} is an adapter; initial weights must be a checkpoint")
-        # The version, not the alias: an alias may move before the run is resumed.
-        settings = settings.model_copy(update={"init": version.uri})
-        folder = registry.fetch(version.uri, settings.tracking.uri)
-
+    name, folder = _checkpoint(settings, f"init {init}", init, manifest)
     model, solver = checkpoint.load_config(folder)
-    _check_tokenizer(settings, f"init {init}", folder, manifest)
-    return settings, model, solver
+    return settings.model_copy(update={"init": name}), model, solver
 
 
-def _check_tokenizer(settings: PretrainSettings, model: str, folder: Path, manifest: Manifest) -> None:
+def _checkpoint(settings: PretrainSettings, setting: str, name: str, manifest: Manifest) -> tuple[str, Path]:
+    """The version or folder that ``name`` in a setting stands for, and the folder with its files.
+
+    Raises:
+        ValueError: for an adapter, or a checkpoint with another tokenizer than the shards'.
+    """
+    folder = Path(name)
+    if name.startswith("models:/"):
+        version = registry.resolve(name, settings.tracking.uri)
+        if version.kind != "checkpoint":
+            raise ValueError(f"{setting} is an adapter; a checkpoint is needed")
+        # The version, not the alias: an alias may move before the run is resumed.
+        name, folder = version.uri, registry.fetch(version.uri, settings.tracking.uri)
     # Compared in the form that a build writes, as `transformers` formats an imported tokenizer differently.
     tokenizer = hashlib.sha256(read_json(folder)).hexdigest()
     if tokenizer != manifest.tokenizer_sha256:
         raise ValueError(
             f"data.shards {masked(settings.data.mixed[0].shards)} were built with a different tokenizer from "
-            f"that of {model}: build them with --tokenizer {folder / 'tokenizer.json'}"
+            f"that of {setting}: build them with --tokenizer {folder / 'tokenizer.json'}"
         )
+    return name, folder
 
 
 def _read_teacher(
@@ -211,16 +215,8 @@ def _read_teacher(
     teacher = settings.teacher
     assert teacher is not None
     name = identity.recorded_teacher(recorded, teacher.model)
-    folder = Path(name)
-    if name.startswith("models:/"):
-        version = registry.resolve(name, settings.tracking.uri)
-        if version.kind != "checkpoint":
-            raise ValueError(f"teacher.model {name} is an adapter; a teacher must be a checkpoint")
-        # The version, not the alias: an alias may move before the run is resumed.
-        name, folder = version.uri, registry.fetch(version.uri, settings.tracking.uri)
-
+    name, folder = _checkpoint(settings, f"teacher.model {name}", name, manifest)
     model, _ = checkpoint.load_config(folder)
-    _check_tokenizer(settings, f"teacher.model {name}", folder, manifest)
     depth = teacher.depth or model.depth
     try:
         as_grid(depth, model.prelude_layers, model.depth)

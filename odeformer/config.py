@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from odeformer.basis import basis_named
+from odeformer.basis import BASES, basis_named
 from odeformer.flavours import FLAVOURS, Flavour, flavour_named
 from odeformer.section import Count, Layers, Section, Width, known
 
@@ -19,7 +19,8 @@ class BasisConfig(Section):
     linear; ``none``: K = D independent layers, an ordinary transformer; ``constant``: K = 1, the same layer
     at every t; ``fourier_mlp``: as published by Tong et al.; ``chebyshev``: polynomials (experimental)."""
     size: Layers = Field(default=None)  # type: ignore[assignment]  # filled in by ModelConfig
-    """K, the number of stored weight sets per tensor. Default: D, as many as an ordinary model's layers."""
+    """K, the number of stored weight sets per tensor. Default: D, as many as an ordinary model's
+    layers; 1 for ``constant``."""
     step_aware: bool = False
     """Condition the coefficients on the step size as well as on t (experimental)."""
     low_rank: Width | None = None
@@ -70,12 +71,12 @@ class ModelConfig(Section):
         if not isinstance(values, dict):
             return values
         basis = values.get("basis", {})
+        if isinstance(basis, BasisConfig):
+            basis = basis.model_dump()
         if not isinstance(basis, dict) or basis.get("size") is not None:
             return values
-        return {
-            **values,
-            "basis": {**basis, "size": 1 if basis.get("kind") == "constant" else values.get("depth")},
-        }
+        needs_one = basis.get("kind") in BASES and BASES[basis["kind"]].size == "1"
+        return {**values, "basis": {**basis, "size": 1 if needs_one else values.get("depth")}}
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> ModelConfig:

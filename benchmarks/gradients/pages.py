@@ -1,4 +1,4 @@
-"""The marked parts of docs/gradients.md, and the claims of :mod:`benchmarks.gradients.__main__`."""
+"""The marked parts of docs/gradients.md, and the claims of ``python -m benchmarks.gradients``."""
 
 from __future__ import annotations
 

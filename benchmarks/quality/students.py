@@ -11,8 +11,8 @@ distilled, with each seed. The interval is that of the paired differences over t
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -56,19 +56,22 @@ def main() -> None:
         results.describe(shards, tokens=TOKENS // part, teacher_tokens=TEACHER_TOKENS // part)
         # Kept beside the results until all students are trained: a benchmark that was interrupted goes on.
         kept = arguments.json.with_suffix(".teacher")
-        if not (kept / "config.json").is_file():
+        missing = [
+            run
+            for run in product(SEEDS, STUDENTS, (SCRATCH, DISTILLED))
+            if results.find(seed=run[0], name=run[1], way=run[2]) is None
+        ]
+        if missing and not (kept / "config.json").is_file():
             row = train(SHAPES[TEACHER], shards, TEACHER_TOKENS // part, 0, scratch / "teacher", None, kept)
-            results.add({"name": TEACHER, "way": SCRATCH, **row})
-        for seed in SEEDS:
-            for name in STUDENTS:
-                for way in (SCRATCH, DISTILLED):
-                    if results.find(name=name, way=way, seed=seed) is None:
-                        teacher = Teacher(load(kept), DEPTH, WEIGHT) if way == DISTILLED else None
-                        run = scratch / f"{len(results.rows)}"
-                        row = train(SHAPES[name], shards, TOKENS // part, seed, run, teacher)
-                        results.add({"name": name, "way": way, **row})
-                        bench.print_row(results.rows[-1])
-    shutil.rmtree(kept)
+            if results.find(name=TEACHER) is None:
+                results.add({"name": TEACHER, "way": SCRATCH, **row})
+        for seed, name, way in missing:
+            teacher = Teacher(load(kept), DEPTH, WEIGHT) if way == DISTILLED else None
+            run_folder = scratch / f"{len(results.rows)}"
+            row = train(SHAPES[name], shards, TOKENS // part, seed, run_folder, teacher)
+            results.add({"name": name, "way": way, **row})
+            bench.print_row(results.rows[-1])
+    shutil.rmtree(kept, ignore_errors=True)
     found = judged(results.rows)
     results.write(claims=[claim._asdict() for claim in found])
     bench.print_claims(found)
@@ -117,4 +120,4 @@ def train(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -271,18 +271,18 @@ def optimizer_step(
         if work.teacher is not None:
             with times("forward"):
                 taught = work.teacher.logits(part, work.end_of_text)
-        deepest: Tensor | None = None
+        own: Tensor | None = None
         for nth, grid in enumerate(grids):
             passes -= 1
             is_last = passes == 0
             engine.set_gradient_accumulation_boundary(is_last)  # the number of passes may change in a run
-            forward = partial(pass_losses, part=part, grid=grid, deepest=deepest, taught=taught, work=work)
+            forward = partial(pass_losses, part=part, grid=grid, own=own, taught=taught, work=work)
             first = replay.begin() if replay is not None and passes == replayed else None
             with times("forward"):
                 logits, per_sample = forward(engine)
             losses[nth, chosen] = per_sample.detach()
             if nth == 0:
-                deepest = logits.detach() if train.objective == "distillation" else None
+                own = logits.detach() if train.objective == "distillation" else None
             if is_last:
                 # All losses of the step are known before its last backward pass. A NaN factor in this pass
                 # makes the gradient NaN on all ranks, and such a gradient is not applied. The same all-reduce
@@ -336,21 +336,21 @@ def source_means(sources: Sequence[str], sums: Tensor) -> dict[str, float]:
 
 
 def pass_losses(
-    model: Any, part: Batch, grid: Grid, deepest: Tensor | None, taught: Tensor | None, work: Work
+    model: Any, part: Batch, grid: Grid, own: Tensor | None, taught: Tensor | None, work: Work
 ) -> tuple[Tensor, Tensor]:
     """The logits of a micro-batch on a grid, and the loss of each of its samples, [samples].
 
     Args:
         model: the engine, or its module.
         part: the samples, on the engine's device, with their mask.
-        deepest: logits at the model depth that are the targets in place of the tokens.
-        taught: logits of ``work.teacher`` that are targets beside the tokens, unless ``deepest`` is given.
+        own: logits at the model depth that are the targets in place of the tokens.
+        taught: logits of ``work.teacher`` that are targets beside the tokens, unless ``own`` is given.
     """
     assert part.loss_mask is not None
     losses_of = compiled(token_losses) if work.model.options.compiled else token_losses
     logits = predictions(model, part.tokens, grid, work.end_of_text, part.documents)
-    if deepest is not None:
-        per_token = distillation_losses(logits, deepest)
+    if own is not None:
+        per_token = distillation_losses(logits, own)
     else:
         per_token = losses_of(logits, part.tokens[..., 1:])
         if work.teacher is not None and taught is not None:

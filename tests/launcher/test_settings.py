@@ -18,7 +18,7 @@ from launcher.configuration.load import (
     load_task,
     preset_names,
 )
-from odeformer.config import ModelConfig
+from odeformer.config import BasisConfig, ModelConfig
 from odeformer.model import Odeformer, parameter_count
 
 ROOT = Path(__file__).parents[2]
@@ -259,3 +259,4 @@ def test_a_model_has_as_many_weight_sets_as_layers_unless_told_otherwise() -> No
     assert ModelConfig(**shape, basis={"kind": "constant"}).basis.size == 1
     assert ModelConfig(**shape, basis={"size": 2}).basis.size == 2
     assert load_pretrain("tiny", ["model.depth=4"]).model.basis.size == 4
+    assert ModelConfig(**shape, basis=BasisConfig()).basis.size == 4
