@@ -85,9 +85,9 @@ def finetune(
 ) -> FinetuneResult:
     """Train and register one task's adapter or model in this process.
 
-    The MLflow store must be reachable at the start, for the base. After that it may be unreachable: logs wait
-    in the folder, and so does a model that could not be registered in time. Called again with the same
-    folder, the job resumes from its last checkpoint.
+    The MLflow store must be reachable at the start, for the result's name and the base. After that it may be
+    unreachable: logs wait in the folder, and so does a model that could not be registered in time. Called
+    again with the same folder, the job resumes from its last checkpoint.
 
     Args:
         task: a task returned by :func:`check`.
@@ -98,7 +98,8 @@ def finetune(
             committed.
     """
     join_alone()
-    return _finetune(task, folder, uri, open_base(task.base, uri), None, register_seconds)
+    name = model_name(task, uri)
+    return _finetune(task, folder, uri, name, open_base(task.base, uri), None, register_seconds)
 
 
 def finetune_together(
@@ -133,13 +134,14 @@ def finetune_together(
             "train.depths, train.sequence_length (given), batch and train.gradient ('direct' or 'checkpoint')"
         )
     join_alone()
+    names = [model_name(task, uri) for task in tasks]
     base = open_base(tasks[0].base, uri)
     depth = tasks[0].depth or base.model.config.depth
     together = Together(frozen(base.model, {depth, *tasks[0].train.depths}))
 
     def run_job(number: int, task: Task, folder: Path) -> FinetuneResult:
         try:
-            result = _finetune(task, folder, uri, base, together, register_seconds)
+            result = _finetune(task, folder, uri, names[number], base, together, register_seconds)
         except Exception as error:
             on_end(number, error)
             raise
@@ -151,14 +153,20 @@ def finetune_together(
 
 
 def _finetune(
-    task: Task, folder: Path, uri: str, base: Base, together: Together | None, register_seconds: float
+    task: Task,
+    folder: Path,
+    uri: str,
+    name: str,
+    base: Base,
+    together: Together | None,
+    register_seconds: float,
 ) -> FinetuneResult:
     import torch
 
     from cluster.training import worker
 
     parent, parent_folder = open_parent(task, base, uri) or (None, None)
-    name, prepared = model_name(task, uri), prepare(task, folder, base, parent_folder)
+    prepared = prepare(task, folder, base, parent_folder)
     torch.manual_seed(task.train.seed)
     trained = trainable(task, base, prepared.depth, together, parent)
     _start_run(task, folder, uri, base, prepared)

@@ -110,7 +110,7 @@ def test_all_jobs_end_once_and_shares_and_quotas_hold(
     assert len(jobs) == JOBS * len(WEIGHTS)
     assert {job.state for job in jobs} == {"succeeded"}
     versions = [version.name for version in registry.versions(uri) if version.name != "base"]
-    assert sorted(versions) == sorted(f"base-{job.team}-{job.name}" for job in jobs), "one version each"
+    assert sorted(versions) == sorted(f"base--{job.team}--{job.name}" for job in jobs), "one version each"
     assert most_at_once(transitions) == SLOTS
     for team, quota in QUOTAS.items():
         assert most_at_once(transitions, team) <= quota
