@@ -1,14 +1,16 @@
-"""The base that adapters are trained on, pretrained once on texts that are unrelated to the tasks."""
+"""The bases that adapters are trained on, pretrained once on texts that are unrelated to the tasks."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.in_process import SEQUENCE_LENGTH, open_stream, train_here, train_settings
-from benchmarks.quality.rows import DEPTH, UP_TO_2D
+from benchmarks.quality.rows import DEPTH, LATE_DECAY, TWO_LATE, UP_TO_2D
 from cluster.settings import OptimSettings
 from data.manifest import load_manifest
 from data.shards import build
@@ -24,21 +26,37 @@ STANDARD_LIBRARY = 3_000_000
 """The bytes of Python's standard library to add to the English texts, so that the base knows two kinds."""
 
 
-def pretrained(folder: Path, held_out: float = 0.03) -> Path:
-    """The base's checkpoint in ``folder``; if it does not exist, it is trained for one epoch, some minutes.
+@dataclass(frozen=True)
+class Base:
+    """A base's folder, number of weight sets K, and how it is trained for one epoch."""
+
+    name: str
+    size: int
+    training: dict[str, Any]
+    optim: dict[str, Any] = field(default_factory=dict)
+
+
+HALF_SETS = Base("base", DEPTH // 2, UP_TO_2D)
+"""K = D/2 weight sets, in the last part of the training at N from D/2 to 2D."""
+PRESET = Base("preset", DEPTH, {**TWO_LATE, "objective": "distillation"}, LATE_DECAY)
+"""K = D, trained as the presets are."""
+
+
+def pretrained(folder: Path, held_out: float = 0.03, base: Base = HALF_SETS) -> Path:
+    """A base's checkpoint in ``folder``; if it does not exist, it is trained for one epoch, some minutes.
 
     Args:
         held_out: the fraction of the texts that it is not trained on.
     """
-    base, shards = folder / "base", folder / "shards"
-    if base.exists():
-        return base
+    path, shards = folder / base.name, folder / "shards"
+    if path.exists():
+        return path
     if not shards.exists():
         sizes = {"vocabulary_size": VOCABULARY, "sequence_length": SEQUENCE_LENGTH}
         build(texts(), shards, **sizes, held_out=held_out)
-    with new_folder(base) as unfinished:
-        train(shards, unfinished)
-    return base
+    with new_folder(path) as unfinished:
+        train(base, shards, unfinished)
+    return path
 
 
 def texts() -> list[Path]:
@@ -55,26 +73,26 @@ def texts() -> list[Path]:
     return files
 
 
-def train(shards: Path, out: Path) -> None:
-    """Train for one epoch: at N = D, and in the last part at N from D/2 to 2D."""
+def train(base: Base, shards: Path, out: Path) -> None:
+    """Train for one epoch."""
     manifest = load_manifest(shards)
     steps = manifest.splits["train"].sequences // BATCH
     torch.manual_seed(0)
-    model = Odeformer(shape(manifest.vocabulary_size))
-    settings = train_settings(steps, BATCH, precision="bf16", validate_every=steps, **UP_TO_2D)
-    stream = open_stream(shards, "train", BATCH)
-    _, losses = train_here(model, stream, settings, OptimSettings(learning_rate=4.5e-3), seed=0)
+    model = Odeformer(shape(manifest.vocabulary_size, size=base.size))
+    settings = train_settings(steps, BATCH, precision="bf16", validate_every=steps, **base.training)
+    optim = OptimSettings(learning_rate=4.5e-3, **base.optim)
+    _, losses = train_here(model, open_stream(shards, "train", BATCH), settings, optim, seed=0)
     print(f"base: {steps} steps, {losses[0]:.3f} to {sum(losses[-50:]) / 50:.3f} nats/token", flush=True)
     checkpoint.save(model.state_dict(), model.config, model.solver, shards / "tokenizer.json", out)
 
 
-def shape(vocabulary_size: int, width: int = WIDTH) -> ModelConfig:
-    """A model of D = 8 cells from K = 4 weight sets."""
+def shape(vocabulary_size: int, width: int = WIDTH, size: int = DEPTH // 2) -> ModelConfig:
+    """A model of D = 8 cells from ``size`` weight sets."""
     return ModelConfig(
         width=width,
         heads=HEADS if width == WIDTH else width // 64,
         depth=DEPTH,
-        basis=BasisConfig(size=DEPTH // 2),
+        basis=BasisConfig(size=size),
         vocabulary_size=vocabulary_size,
         context_length=SEQUENCE_LENGTH,
     )

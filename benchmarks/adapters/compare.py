@@ -2,7 +2,8 @@
 
     python -m benchmarks.adapters.compare --json benchmarks/results/adapters.json [--only PART ...]
 
-``gains``: SST-2 and GSM8K from ODEFORMER_DATA on a base that is pretrained here, beside the JSON; ``steps``:
+``gains``: SST-2 and GSM8K from ODEFORMER_DATA on a base that is pretrained here, beside the JSON; ``depths``:
+one adapter for all depths of a base of K = D against one for each; ``steps``:
 time and memory against full fine-tuning and ``peft``; ``together``: jobs in one process against one process
 each; ``formats``: an adapter as ``peft`` loads it; ``sizes``: parameters by the formula. Rows that are in the
 file are not measured again. ``steps`` and ``together`` need an otherwise idle machine.
@@ -16,12 +17,12 @@ from pathlib import Path
 import torch
 
 from benchmarks import bench
-from benchmarks.adapters import cost, formats, gains, together
-from benchmarks.adapters.base import pretrained
+from benchmarks.adapters import cost, depths, formats, gains, together
+from benchmarks.adapters.base import PRESET, pretrained
 from benchmarks.adapters.pages import claims
 from benchmarks.bench import Results, Row
 
-PARTS = ("sizes", "formats", "steps", "together", "gains")
+PARTS = ("sizes", "formats", "steps", "together", "gains", "depths")
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="*", choices=PARTS, default=PARTS, metavar="PART", help="parts to run (default: all)"
     )
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of the gains")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of gains and depths")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folder = arguments.json.with_suffix(".work")
@@ -39,7 +40,10 @@ def main() -> None:
     results.describe(folder / "shards")
     for part in arguments.only:
         if part == "gains":
-            rows = gains.missing(base, arguments.seeds, results.rows)
+            rows = gains.missing(base, gains.GAINS, arguments.seeds, results.rows)
+        elif part == "depths":
+            preset = pretrained(folder, base=PRESET)
+            rows = gains.missing(preset, depths.STUDY, arguments.seeds, results.rows)
         else:
             rows = missing(part, base, results, arguments.rounds)
         for row in rows:

@@ -1,9 +1,9 @@
-"""The gain on a task from an adapter and from full fine-tuning, at one depth or several."""
+"""The gain on a task from an adapter and from full fine-tuning."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,6 @@ from odeformer.config import AdapterConfig
 from odeformer.frozen import FrozenBase, Tuned
 from odeformer.lora import Adapter
 
-DEPTHS = (DEPTH // 2, DEPTH, 2 * DEPTH)
-"""The depths that every row is evaluated at."""
 RANK = 8
 ADAPTER = AdapterConfig(rank=RANK)
 
@@ -94,16 +92,22 @@ WIDER_RATES = (8e-3, 1.1e-2, 1.6e-2, 2.2e-2)
 WIDER = tuple(
     Way("lora", (DEPTH,), WIDER_RATES, AdapterConfig(rank=rank, targets=TARGETS)) for rank in (RANK, 2 * RANK)
 )
-VARYING = Way("lora", DEPTHS, LORA_RATES)
-FIXED = {n: LORA if n == DEPTH else Way("lora", (n,), LORA_RATES) for n in DEPTHS}
-RUNS = (
-    (SST2, (LORA_LONG, FULL)),
-    (GSM8K, (LORA, FULL, *WIDER, VARYING, *(way for way in FIXED.values() if way != LORA))),
-)
 
 
-def run(base: Path, text: Text, way: Way, rate: float, seed: int) -> Row:
-    """Train one way once and return its metrics at every depth before and after."""
+@dataclass(frozen=True)
+class Study:
+    """Runs whose rows are of one ``kind``: the ways to train for each task, and the depths of evaluation."""
+
+    kind: str
+    runs: tuple[tuple[Text, tuple[Way, ...]], ...]
+    depths: tuple[int, ...]
+
+
+GAINS = Study("gain", ((SST2, (LORA_LONG, FULL)), (GSM8K, (LORA, FULL, *WIDER))), (DEPTH,))
+
+
+def run(base: Path, study: Study, text: Text, way: Way, rate: float, seed: int) -> Row:
+    """Train one way once and return its metrics at the study's depths before and after."""
     alone()
     tokenizer, sets, model = load_tokenizer(base), text.sets(), odeformer.load(base)
     torch.manual_seed(seed)
@@ -116,7 +120,8 @@ def run(base: Path, text: Text, way: Way, rate: float, seed: int) -> Row:
     def at_all_depths() -> dict[str, dict[str, float]]:
         engine = AsEngine(tuned)
         return {
-            str(n): scores(engine, sets, tokenizer, text.sequence_length, 2 * text.batch, n) for n in DEPTHS
+            str(n): scores(engine, sets, tokenizer, text.sequence_length, 2 * text.batch, n)
+            for n in study.depths
         }
 
     before = at_all_depths()
@@ -126,7 +131,7 @@ def run(base: Path, text: Text, way: Way, rate: float, seed: int) -> Row:
     )
     train_here(tuned, stream, train, OptimSettings(learning_rate=rate, weight_decay=0.0), seed)
     return {
-        "kind": "gain",
+        "kind": study.kind,
         "task": text.name,
         "way": way.name,
         "method": way.method,
@@ -141,38 +146,47 @@ def run(base: Path, text: Text, way: Way, rate: float, seed: int) -> Row:
     }
 
 
-def missing(base: Path, seeds: int, rows: list[Row]) -> Iterator[Row]:
-    """Train every run that is not in ``rows``, which grows meanwhile.
+def missing(base: Path, study: Study, seeds: int, rows: list[Row]) -> Iterator[Row]:
+    """Train every run of a study that is not in ``rows``, which grows meanwhile.
 
     The first seed is trained at rising learning rates until it gets worse, the others at its best one.
     """
     for seed in range(seeds):
-        for text, ways in RUNS:
+        for text, ways in study.runs:
             for way in ways:
                 best = float("inf")
-                for rate in way.rates if seed == 0 else [best_rate(rows, text, way)]:
-                    row = find(rows, text, way, rate, seed)
+                for rate in way.rates if seed == 0 else [best_rate(rows, study, text, way)]:
+                    row = find(rows, study, text, way, rate, seed)
                     if row is None:
-                        row = run(base, text, way, rate, seed)
+                        row = run(base, study, text, way, rate, seed)
                         yield row
                     if error(row) > best:
                         break
                     best = error(row)
 
 
-def find(rows: list[Row], text: Text, way: Way, rate: float, seed: int) -> Row | None:
+def find(rows: list[Row], study: Study, text: Text, way: Way, rate: float, seed: int) -> Row | None:
     """The row of that run, or None if it is missing."""
     wanted = {"task": text.name, "way": way.name, "learning_rate": rate, "seed": seed, "steps": text.steps}
-    return next(iter(select(rows, kind="gain", **wanted)), None)
+    return next(iter(select(rows, kind=study.kind, **wanted)), None)
+
+
+def chosen(rows: Sequence[Row], study: Study, text: Text, way: Way) -> dict[int, Row]:
+    """The rows of a way by seed, at the learning rate that was best for the first seed."""
+    of_way = select(rows, kind=study.kind, task=text.name, way=way.name)
+    if not select(of_way, seed=0):
+        return {}
+    rate = best_rate(of_way, study, text, way)
+    return {row["seed"]: row for row in select(of_way, learning_rate=rate)}
+
+
+def best_rate(rows: Sequence[Row], study: Study, text: Text, way: Way) -> float:
+    """The best learning rate of the first seed."""
+    tried = select(rows, kind=study.kind, task=text.name, way=way.name, seed=0)
+    return float(min(tried, key=error)["learning_rate"])
 
 
 def error(row: Row) -> float:
     """The error that a learning rate is chosen by: wrong labels, or the loss, at the training depths."""
     after = [row["after"][str(n)] for n in row["depths"]]
     return sum(1 - at["accuracy"] if "accuracy" in at else at["loss"] for at in after) / len(after)
-
-
-def best_rate(rows: list[Row], text: Text, way: Way) -> float:
-    """The best learning rate of the first seed."""
-    tried = select(rows, task=text.name, way=way.name, seed=0)
-    return float(min(tried, key=error)["learning_rate"])

@@ -6,20 +6,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks.adapters.gains import (
-    DEPTHS,
-    FIXED,
-    FULL,
-    GSM8K,
-    LORA,
-    RUNS,
-    SST2,
-    VARYING,
-    WIDER,
-    Text,
-    Way,
-    best_rate,
-)
+from benchmarks.adapters import depths as by_depth
+from benchmarks.adapters.gains import FULL, GAINS, GSM8K, LORA, SST2, WIDER, Text, Way, chosen
 from benchmarks.bench import Claim, Row, claims_table, judged, measured_on, ratio_claim, select, table
 from benchmarks.quality.claims import half_interval
 from benchmarks.quality.rows import DEPTH
@@ -49,11 +37,9 @@ def part(content: dict[str, Any]) -> str:
             "Gains in nats per scored token, mean over seeds at the rate that was best for the first seed; "
             "the last line of each task is the untuned base's loss. Accuracy of SST-2 in brackets. "
             f"{GSM8K.name} is trained for {GSM8K.steps:,} steps, {SST2.name} for {SST2.steps:,}.",
-            table(
-                ("task", "trained", "learning rate", "seeds", *(f"N = {n}" for n in DEPTHS)),
-                gain_lines(gains),
-            ),
+            table(("task", "trained", "learning rate", "seeds", f"N = {DEPTH}"), gain_lines(gains)),
         ]
+    parts += by_depth.part(rows)
     if sizes := select(rows, kind="size"):
         counts = ("formula", "counted", "model")
         lines = [[str(r["width"]), *(f"{r[key]:,}" for key in counts), f"{r['part']:.1%}"] for r in sizes]
@@ -78,17 +64,15 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
     result = [claim for row in select(rows, kind="step") for claim in step_claims(row)]
     for text in (SST2, GSM8K):
         claim = f"{text.name}: gain of rank 8 against full fine-tuning's, at N = D"
-        result += gain_claims(rows, claim, text, LORA, FULL, DEPTH)
+        result += gain_claims(rows, claim, text, LORA, FULL)
     for wider in WIDER:
         claim = f"{GSM8K.name}: the same of rank {wider.adapter.rank} with the embedding among its targets"
-        result += gain_claims(rows, claim, GSM8K, wider, FULL, DEPTH)
-    ours, theirs = (chosen(rows, SST2, way) for way in (LORA, FULL))
+        result += gain_claims(rows, claim, GSM8K, wider, FULL)
+    ours, theirs = (chosen(rows, GAINS, SST2, way) for way in (LORA, FULL))
     if ours and theirs:
         # Most of a label's loss is its format and frequency, so the loss alone would flatter.
         result.append(accuracy_claim(list(ours.values()), list(theirs.values())))
-    for depth in DEPTHS:
-        claim = f"{GSM8K.name}: an adapter of varying depth at N = {depth} against one of that depth"
-        result += gain_claims(rows, claim, GSM8K, VARYING, FIXED[depth], depth)
+    result += by_depth.claims(rows)
     if exports := select(rows, kind="export"):
         worst = max(row["difference"] for row in exports)
         depths = " and ".join(str(row["depth"]) for row in exports)
@@ -107,11 +91,11 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
     return result
 
 
-def gain_claims(rows: Sequence[Row], claim: str, text: Text, way: Way, other: Way, depth: int) -> list[Claim]:
-    """The claim that one way has 95 % of another's gain at a depth, if both are in the rows."""
-    ours, theirs = chosen(rows, text, way), chosen(rows, text, other)
+def gain_claims(rows: Sequence[Row], claim: str, text: Text, way: Way, other: Way) -> list[Claim]:
+    """The claim that one way has 95 % of another's gain, if both are in the rows."""
+    ours, theirs = chosen(rows, GAINS, text, way), chosen(rows, GAINS, text, other)
     seeds = sorted(ours.keys() & theirs.keys())
-    shares = [gain(ours[seed], depth) / gain(theirs[seed], depth) for seed in seeds]
+    shares = [gain(ours[seed]) / gain(theirs[seed]) for seed in seeds]
     return [judged(claim, "≥ 95 %", interval(shares), statistics.mean(shares) >= 0.95)] if seeds else []
 
 
@@ -136,18 +120,9 @@ def step_claims(row: Row) -> list[Claim]:
     ]
 
 
-def chosen(rows: Sequence[Row], text: Text, way: Way) -> dict[int, Row]:
-    """The rows of a way by seed, at the learning rate that was best for the first seed."""
-    of_way = select(rows, kind="gain", task=text.name, way=way.name)
-    if not select(of_way, seed=0):
-        return {}
-    rate = best_rate(of_way, text, way)
-    return {row["seed"]: row for row in select(of_way, learning_rate=rate)}
-
-
-def gain(row: Row, depth: int) -> float:
-    """The gain in nats per token."""
-    return float(row["before"][str(depth)]["loss"] - row["after"][str(depth)]["loss"])
+def gain(row: Row) -> float:
+    """The gain in nats per token at N = D."""
+    return float(row["before"][str(DEPTH)]["loss"] - row["after"][str(DEPTH)]["loss"])
 
 
 def interval(values: Sequence[float]) -> str:
@@ -161,23 +136,21 @@ def interval(values: Sequence[float]) -> str:
 def gain_lines(rows: Sequence[Row]) -> list[list[str]]:
     """A line for each way, and one for the untuned base."""
     lines = []
-    for text, ways in RUNS:
+    for text, ways in GAINS.runs:
         for way in ways:
-            if not (by_seed := chosen(rows, text, way)):
+            if not (by_seed := chosen(rows, GAINS, text, way)):
                 continue
             seeds = list(by_seed.values())
-            gains = [statistics.mean(gain(row, n) for row in seeds) for n in DEPTHS]
-            cells = [f"{g:.3f}{accuracy(seeds, 'after', n)}" for g, n in zip(gains, DEPTHS, strict=True)]
-            lines.append([text.name, way.name, f"{seeds[0]['learning_rate']:g}", str(len(seeds)), *cells])
+            cell = f"{statistics.mean(map(gain, seeds)):.3f}{accuracy(seeds, 'after')}"
+            lines.append([text.name, way.name, f"{seeds[0]['learning_rate']:g}", str(len(seeds)), cell])
         if first := select(rows, task=text.name)[:1]:
-            before = first[0]["before"]
-            cells = [f"{before[str(n)]['loss']:.3f}{accuracy(first, 'before', n)}" for n in DEPTHS]
-            lines.append([text.name, "untuned: loss", "", "", *cells])
+            before = f"{first[0]['before'][str(DEPTH)]['loss']:.3f}{accuracy(first, 'before')}"
+            lines.append([text.name, "untuned: loss", "", "", before])
     return lines
 
 
-def accuracy(rows: Iterable[Row], when: str, depth: int) -> str:
-    """The mean accuracy in brackets, if the task has one."""
-    metrics = [row[when][str(depth)] for row in rows]
+def accuracy(rows: Iterable[Row], when: str) -> str:
+    """The mean accuracy at N = D in brackets, if the task has one."""
+    metrics = [row[when][str(DEPTH)] for row in rows]
     values = [metric["accuracy"] for metric in metrics if "accuracy" in metric]
     return f" ({statistics.mean(values):.1%})" if values else ""
