@@ -16,6 +16,7 @@ from cluster.runs.events import EventLog, events_from
 from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
 from cluster.training import worker
 from cluster.training.teacher import Teacher
+from cluster.training.work import Work
 from data.manifest import SplitName
 from data.stream import ShardStream
 from data.tasks.stream import TaskStream
@@ -80,7 +81,7 @@ def train_in(
     alone()
     log = EventLog(run.dir)
     engine = worker.train(
-        worker.Work(
+        Work(
             model=module,  # type: ignore[arg-type]
             stream=stream,
             validate=validate,

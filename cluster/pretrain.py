@@ -179,6 +179,7 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     from cluster.training.shards import describe, open_stream
     from cluster.training.teacher import load_teacher
     from cluster.training.validation import validation_losses
+    from cluster.training.work import Work
     from odeformer import checkpoint
     from odeformer.model import Odeformer
 
@@ -219,7 +220,7 @@ def pretrain_worker(config: dict[str, Any]) -> None:
     tracker = upload.Tracker(settings.run.dir) if rank == 0 else nullcontext(_ignore)
     with tracker as report, node.watched(settings.run.dir):
         engine = worker.train(
-            worker.Work(
+            Work(
                 model=model,
                 must_resume=must_resume,
                 stream=stream,

@@ -20,6 +20,7 @@ from benchmarks.in_process import alone
 from cluster.finetuning.together import Together
 from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
 from cluster.training import worker
+from cluster.training.work import Work
 from data.tokenizer import load_tokenizer
 from odeformer.config import AdapterConfig
 from odeformer.frozen import FrozenBase, Tuned
@@ -122,7 +123,7 @@ def train(
     steps = WARM + STEPS + 1
     with tempfile.TemporaryDirectory() as folder:
         worker.train(
-            worker.Work(
+            Work(
                 model=model,  # type: ignore[arg-type]
                 stream=SST2.stream(load_tokenizer(base), batch, seed),
                 validate=lambda engine: {},

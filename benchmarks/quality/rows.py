@@ -19,8 +19,8 @@ from benchmarks.in_process import (
     train_settings,
 )
 from cluster.settings import OptimSettings, RunSettings
+from cluster.training.depths import step_depths
 from cluster.training.validation import sample_rows, validation_losses
-from cluster.training.worker import step_depths
 from data.manifest import load_manifest
 from odeformer import checkpoint
 from odeformer.config import BasisConfig, ModelConfig

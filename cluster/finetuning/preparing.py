@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from cluster.finetuning.methods import Trained
     from cluster.finetuning.together import Together
-    from cluster.training.worker import Report, Work
+    from cluster.training.work import Report, Work
     from data.chat import ChatTemplate
     from data.tasks.examples import TaskSets
     from odeformer.lora import Adapter
@@ -143,8 +143,8 @@ def work_of(
     from cluster.finetuning.preference import PreferenceLoss, preference_scores
     from cluster.runs import preemption
     from cluster.tasks.scoring import scores
-    from cluster.training import worker
     from cluster.training.loss import TokenLoss
+    from cluster.training.work import Work
     from data.tasks.example import Pair
     from data.tasks.stream import TaskStream, encode, shortened
 
@@ -166,7 +166,7 @@ def work_of(
             metrics = scores(engine, sets, base.tokenizer, length, batch, depth)
         return {f"validation_{metric}": value for metric, value in metrics.items()}
 
-    return worker.Work(
+    return Work(
         model=trained.model,
         stream=TaskStream(
             sets.train,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from cluster.training.communication import all_reduce_sum
 from cluster.training.loss import predictions
-from cluster.training.worker import all_reduce_sum
 from data.stream import MixedStream
 from odeformer.model import token_losses
 

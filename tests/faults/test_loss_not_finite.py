@@ -51,6 +51,7 @@ def run(settings: PretrainSettings, *, loss: Sequence[int] = (), gradient: Seque
 def _worker(rank: int, meeting: str, content: dict[str, Any], loss: list[int], gradient: list[int]) -> None:
     from cluster.pretrain import pretrain_worker
     from cluster.tracking import runs
+    from cluster.training import step as steps
     from cluster.training import worker
 
     torch.set_num_threads(1)
@@ -60,7 +61,7 @@ def _worker(rank: int, meeting: str, content: dict[str, Any], loss: list[int], g
         runs.start_run(settings.tracking.uri, "test", "test", content, settings.run.dir)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     dist.barrier()
-    healthy_losses, healthy_step, calls = worker.token_losses, worker.optimizer_step, 0
+    healthy_losses, healthy_step, calls = steps.token_losses, worker.optimizer_step, 0
 
     def losses(*args: Tensor) -> Tensor:
         nonlocal calls
@@ -77,7 +78,7 @@ def _worker(rank: int, meeting: str, content: dict[str, Any], loss: list[int], g
             file.write(f"{digest(engine)}\n")
         return result
 
-    worker.token_losses, worker.optimizer_step = losses, step
+    steps.token_losses, worker.optimizer_step = losses, step
     pretrain_worker({"settings": content})
     dist.destroy_process_group()
     os._exit(0)

@@ -12,6 +12,7 @@ from small_runs import events, run_workers, small_settings
 
 from cluster import pretrain
 from cluster.training import worker
+from cluster.training.work import Work
 
 
 def pretrain_until_checkpoints_are_gone(config: dict[str, Any]) -> None:
@@ -46,7 +47,7 @@ def pretrain_without_shards(config: dict[str, Any]) -> None:
     """Worker function whose shards disappear after they have been checked."""
     train = worker.train
 
-    def train_without_storage(work: worker.Work) -> Any:
+    def train_without_storage(work: Work) -> Any:
         shutil.rmtree(config["settings"]["data"]["shards"])
         return train(work)
 

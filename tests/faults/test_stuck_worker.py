@@ -157,7 +157,9 @@ def test_a_run_whose_worker_is_stopped_ends_with_the_same_weights(
     assert int(said_for[1]) >= 20
     assert "worker 1 is stopped" in said
     stacks = (command.run / "stacks.txt").read_text()
-    assert "(all_reduce), called by cluster/training/worker.py" in stacks.splitlines()[0], "it waits for it"
+    assert "(all_reduce), called by cluster/training/communication.py" in stacks.splitlines()[0], (
+        "it waits for it"
+    )
     assert stacks.splitlines()[1] == "worker 1 is stopped"
     assert command.steps()[-1] == STEPS
     assert weights_of(command.run) == weights_of(untroubled)

@@ -21,7 +21,7 @@ from cluster.serving.api import make_app
 from cluster.serving.server import Server
 from cluster.serving.settings import ServeSettings
 from cluster.tasks.task import Task
-from cluster.training.worker import predictions
+from cluster.training.loss import predictions
 from data.chat import ChatTemplate
 from data.tasks.chats import Conversation, tokenized
 from data.tasks.stream import TaskStream

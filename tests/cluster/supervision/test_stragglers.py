@@ -108,9 +108,9 @@ def test_ranks_are_compared_over_the_same_steps_however_late_their_hearts_beat()
 
 def slowed_worker(config: dict[str, Any]) -> None:
     """Worker function of a run in which rank 1 takes three times as long for its forward passes."""
-    from cluster.training import worker
+    from cluster.training import step
 
-    predictions = worker.predictions
+    predictions = step.predictions
 
     def slow(*arguments: Any, **named: Any) -> Any:
         began = time.perf_counter()
@@ -119,7 +119,7 @@ def slowed_worker(config: dict[str, Any]) -> None:
             time.sleep(2 * (time.perf_counter() - began))
         return logits
 
-    worker.predictions = slow
+    step.predictions = slow
     heartbeats = Path(config["settings"]["run"]["dir"]) / heartbeat.FOLDER
     with heartbeat.beating(heartbeats, dist.get_rank(), "node"):
         pretrain.pretrain_worker(config)

@@ -13,9 +13,9 @@ from torch import Tensor
 import odeformer
 from cluster.settings import OptimSettings, PretrainSettings
 from cluster.training import zero
+from cluster.training.depths import step_grid
 from cluster.training.schedule import learning_rate
 from cluster.training.shards import open_stream
-from cluster.training.worker import step_grid
 from odeformer.depth import batch_depth
 from odeformer.model import Odeformer, SolveOptions, token_losses
 

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from cluster.settings import TrainSettings
-from cluster.training.worker import step_depths
+from cluster.training.depths import step_depths
 
 
 def train(**fields: Any) -> TrainSettings:

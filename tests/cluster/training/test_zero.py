@@ -14,8 +14,8 @@ from torch import Tensor
 import odeformer
 from cluster.settings import OptimSettings, PretrainSettings
 from cluster.training import zero
+from cluster.training.depths import step_grid
 from cluster.training.schedule import learning_rate
-from cluster.training.worker import step_grid
 from data.elastic import documents_of
 from data.manifest import load_manifest
 from data.stream import ShardStream

@@ -1,0 +1,31 @@
+"""The depths and grids of a step's passes: a pure function of the settings, the seed and the step."""
+
+from __future__ import annotations
+
+from cluster.settings import TrainSettings
+from odeformer.config import ModelConfig
+from odeformer.depth import Grid, batch_depth, batch_grid, layered_grid
+
+
+def step_depths(train: TrainSettings, model_depth: int, seed: int, step: int) -> list[int]:
+    """The depths N of a step's passes over its batch: one drawn depth, or the model depth and another one.
+
+    Depths may be drawn late in the run only (``train.vary_from``): a flow is accurate on finer grids without
+    such training, and for coarser grids the last steps suffice.
+
+    Two passes, at the model depth and at another one, follow the sandwich rule of slimmable networks, and
+    distillation from the first to the second is their in-place distillation (Yu & Huang 2019, arXiv
+    1903.05134), with depth instead of width.
+    """
+    if not train.depths or step < train.vary_from * train.steps:
+        return [model_depth]
+    if train.objective == "one_depth":
+        return [batch_depth(seed, step, train.depths)]
+    others = [depth for depth in train.depths if depth != model_depth]
+    return [model_depth, batch_depth(seed, step, others)]
+
+
+def step_grid(train: TrainSettings, model: ModelConfig, seed: int, step: int, depth: int) -> Grid:
+    """The grid of a step's pass at depth N, with the step's jitter."""
+    prelude = model.prelude_layers
+    return batch_grid(seed, step, layered_grid(depth, prelude, model.depth), train.jitter, prelude)
