@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,15 +18,11 @@ class BasisConfig(Section):
     kind: Annotated[str, known(basis_named)] = "smooth_mlp"
     """The coefficient functions. ``smooth_mlp``: learned, low-frequency (recommended); ``linear``: piecewise
     linear; ``none``: K = D independent layers, an ordinary transformer; ``constant``: K = 1, the same layer
-    at every t; ``fourier_mlp``: as published by Tong et al.; ``chebyshev``: polynomials (experimental)."""
+    at every t; ``fourier_mlp``: as published by Tong et al."""
     size: Layers = Field(default=None)  # type: ignore[assignment]  # filled in by ModelConfig
     """K, the number of stored weight sets per tensor. Default: D, as many as an ordinary model's
     layers; 1 for ``constant``."""
-    step_aware: bool = False
-    """Condition the coefficients on the step size as well as on t (experimental)."""
-    low_rank: Width | None = None
-    """Rank r of low-rank weight sets: W(t) = B_0 + Σ_k c_k(t) U_k V_k, stored as one full matrix and K pairs
-    of rank r. Default: K full matrices."""
+    removed: ClassVar[Mapping[str, object]] = {"step_aware": False, "low_rank": None}
 
 
 class ModelConfig(Section):

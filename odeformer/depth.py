@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 from odeformer.section import MOST_LAYERS
 
@@ -58,27 +58,6 @@ def as_grid(depth: int | Grid, prelude: int, model_depth: int) -> Grid:
     if len(depth) < prelude + 2 or any(abs(a - b) > 1e-9 for a, b in zip(depth, expected, strict=False)):
         raise ValueError(f"a grid of this model begins with its prelude's edges, {expected}, not {depth}")
     return depth
-
-
-def batch_grid(seed: int, step: int, grid: Grid, jitter: float, prelude: int) -> Grid:
-    """The grid with the widths of all cells after the prelude scaled by 1 + jitter · u, u uniform in [−1, 1].
-
-    A regularizer (experimental, off by default) that keeps W(t) from being fitted to a few fixed times. It is
-    a pure function, like :func:`batch_depth`.
-
-    Raises:
-        ValueError: for a jitter outside [0, 1), which could make a cell vanish.
-    """
-    if not 0 <= jitter < 1:
-        raise ValueError(f"jitter {jitter} must be at least 0 and below 1")
-    if not jitter:
-        return grid
-    draw = random.Random(f"grid/{seed}/{step}")
-    start = grid[prelude]
-    widths = [(b - a) * (1 + jitter * draw.uniform(-1, 1)) for a, b in pairwise(grid[prelude:])]
-    scale = (1 - start) / sum(widths)
-    inner = [start + scale * edge for edge in accumulate(widths[:-1])]
-    return (*grid[: prelude + 1], *inner, 1.0)
 
 
 def batch_depth(seed: int, step: int, depths: Sequence[int]) -> int:

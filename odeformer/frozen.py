@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from odeformer.config import ModelConfig
-from odeformer.depth import Grid
 from odeformer.field import BlockWeights
 from odeformer.field.cached import CachedField
 from odeformer.gradients import gradient_named
@@ -16,12 +15,12 @@ from odeformer.lora import Adapter, embeddings_side_by_side, side_by_side
 from odeformer.model import Odeformer, Output, SolveOptions
 from odeformer.solvers import Solver
 
-KEPT_GRIDS = 4
+KEPT_DEPTHS = 4
 """How many depths' generated weights are cached."""
 
 
 class FrozenBase:
-    """A model without weight gradients, so that W(t) is generated once per grid instead of at every step.
+    """A model without weight gradients, so that W(t) is generated once per depth instead of at every step.
 
     It can be used with the gradient methods that accept precomputed weights.
     """
@@ -30,12 +29,12 @@ class FrozenBase:
         model.requires_grad_(False)
         model.hypernetwork.adapter = None
         self.model = model
-        self._weights: dict[tuple[str, tuple[Grid, Grid]], BlockWeights] = {}
+        self._weights: dict[tuple[str, int], BlockWeights] = {}
 
     def __call__(
         self,
         input_ids: Tensor,
-        depth: int | Grid | None,
+        depth: int | None,
         adapters: Sequence[Adapter] = (),
         past: CachedField | None = None,
         documents: Tensor | None = None,
@@ -65,7 +64,7 @@ class FrozenBase:
             past=past,
         )
 
-    def settle(self, depth: int | Grid | None) -> None:
+    def settle(self, depth: int | None) -> None:
         """Generate W(t) for this depth and free the weight sets; the model then runs at this depth only.
 
         It then takes the memory of an ordinary transformer of that depth.
@@ -74,15 +73,15 @@ class FrozenBase:
         self.model.hypernetwork.to("meta")
 
     def weights_held(self) -> list[Tensor]:
-        """The cached tensors of all grids."""
+        """The cached tensors of all depths."""
         return [tensor for weights in self._weights.values() for tensor in weights.values()]
 
-    def _weights_at(self, depth: int | Grid | None) -> BlockWeights:
-        key = (self.model.solver, self.model.grids(depth))
+    def _weights_at(self, depth: int | None) -> BlockWeights:
+        key = (self.model.solver, self.model.config.depth if depth is None else depth)
         if key not in self._weights:
             if next(self.model.hypernetwork.parameters()).is_meta:
                 raise ValueError("the weight sets are freed: this base runs at the depth it was settled at")
-            while len(self._weights) >= KEPT_GRIDS:
+            while len(self._weights) >= KEPT_DEPTHS:
                 del self._weights[next(iter(self._weights))]
             with torch.no_grad():
                 self._weights[key] = self.model.depth_weights(depth)
@@ -105,7 +104,7 @@ class Tuned(nn.Module):
     def forward(
         self,
         input_ids: Tensor,
-        depth: int | Grid | None = None,
+        depth: int | None = None,
         past: CachedField | None = None,
         documents: Tensor | None = None,
         of_reference: bool = False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -11,15 +10,9 @@ from torch import Tensor, nn
 
 from odeformer.basis import basis_named
 from odeformer.basis.after_prelude import AfterPrelude
-from odeformer.basis.step_aware import StepAware
 from odeformer.config import BasisConfig, ModelConfig
-from odeformer.field import BlockWeights, TensorSpec, block_tensors
+from odeformer.field import BlockWeights, block_tensors
 from odeformer.lora import Adapter
-
-PAIRS_VARIANCE = 0.02
-"""The fraction of W(t)'s initial variance that comes from low-rank pairs. A fraction of 0.5 costs 4 % of
-perplexity, since the pairs then learn more slowly than the full matrix; so does one far below 0.02
-(docs/experiments.md)."""
 
 
 class WeightSource(Protocol):
@@ -52,9 +45,6 @@ class Hypernetwork(nn.Module):
     The weight sets B_1 … B_K of a tensor are one parameter [K, ...] with the tensor's name. They are
     registered directly on this module, because ZeRO-3 gathers a module's own parameters when the module is
     called, and this one is called once per pass.
-
-    With ``basis.low_rank`` a matrix is W(t) = B_0 + Σ_k c_k(t) U_k V_k instead: B_0 has the tensor's name, U
-    is ``{name}_left`` [K, out, r] and V is ``{name}_right`` [K, r, in].
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -68,22 +58,8 @@ class Hypernetwork(nn.Module):
             # Dividing by the gain gives W(t) the tensor's intended initial std for any K and basis.
             gain = coefficients.square().sum(dim=2).mean(dim=1).sqrt()
             for i, (name, spec) in enumerate(self.tensors.items()):
-                self._register(name, spec, config.basis, gain[i])
-
-    def _register(self, name: str, spec: TensorSpec, basis: BasisConfig, gain: Tensor) -> None:
-        rank = basis.low_rank
-        if rank is None or not spec.std:
-            sets = torch.randn(basis.size, *spec.shape) * (spec.std / gain)
-            self.register_parameter(name, nn.Parameter(sets))
-            return
-        out_features, in_features = spec.shape
-        factor_std = (spec.std / gain * math.sqrt(PAIRS_VARIANCE / rank)).sqrt()
-        whole_std = spec.std * math.sqrt(1 - PAIRS_VARIANCE)
-        self.register_parameter(name, nn.Parameter(torch.randn(*spec.shape) * whole_std))
-        for side, shape in (("left", (out_features, rank)), ("right", (rank, in_features))):
-            self.register_parameter(
-                f"{name}_{side}", nn.Parameter(torch.randn(basis.size, *shape) * factor_std)
-            )
+                sets = torch.randn(config.basis.size, *spec.shape) * (spec.std / gain[i])
+                self.register_parameter(name, nn.Parameter(sets))
 
     def forward(self, t: Tensor, h: Tensor) -> BlockWeights:
         """The block's tensors at times t [M] in cells of width h [M], each [M, ...], in the dtype of t."""
@@ -92,27 +68,16 @@ class Hypernetwork(nn.Module):
             coefficients = self.basis(t, h)
             weights = {}
             for c, (name, spec) in zip(coefficients, self.tensors.items(), strict=True):
-                mixed = self._mixed(name, c, spec)
+                mixed = (c @ getattr(self, name).flatten(1)).view(-1, *spec.shape)
                 weights[name] = mixed + spec.mean if spec.mean else mixed
             if self.adapter is not None:
                 weights.update(self.adapter(t))
         return weights
 
-    def _mixed(self, name: str, c: Tensor, spec: TensorSpec) -> Tensor:
-        """Σ_k c_k B_k for coefficients c [M, K]: [M, ...]."""
-        sets = getattr(self, name)
-        if not hasattr(self, f"{name}_left"):
-            return (c @ sets.flatten(1)).view(-1, *spec.shape)
-        left, right = getattr(self, f"{name}_left"), getattr(self, f"{name}_right")
-        scaled = c[:, None, :, None] * left.transpose(0, 1)
-        return sets + scaled.flatten(2) @ right.flatten(0, 1)
-
 
 def build_basis(config: BasisConfig, tensors: int, depth: int, prelude: int = 0) -> nn.Module:
     """The coefficient functions of ``config`` for a block of ``tensors`` tensors in a model of depth D."""
     basis = basis_named(config.kind).build(tensors, config.size)
-    if config.step_aware:
-        basis = StepAware(basis, tensors, config.size, depth)
     return AfterPrelude(basis, config.size, prelude, depth) if 0 < prelude < config.size < depth else basis
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Entry = TypeVar("Entry")
 
@@ -21,6 +21,18 @@ class Section(BaseModel):
     """A group of settings: immutable; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    removed: ClassVar[Mapping[str, object]] = {}
+    """Settings of earlier versions with their defaults: files in which they have these are still read."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_removed(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {
+            key: value for key, value in values.items() if key not in cls.removed or value != cls.removed[key]
+        }
 
 
 def look_up(what: str, name: str, registry: Mapping[str, Entry]) -> Entry:

@@ -24,8 +24,8 @@ def ways(rates: tuple[float, ...]) -> tuple[Way, ...]:
 
 ALL_SENTENCES = replace(SST2, scored=871)
 """One point of accuracy is nine sentences of the whole validation set."""
-OF_TASK = {ALL_SENTENCES: ways((2e-3, *LORA_RATES)), GSM8K: ways(LORA_RATES)}
-STUDY = Study("depth", tuple(OF_TASK.items()), tuple(OFFERED.values()))
+OF_TASK = {GSM8K: ways(LORA_RATES), ALL_SENTENCES: ways((2e-3, *LORA_RATES))}
+STUDY = Study("depth", tuple(OF_TASK.items()), tuple(OFFERED.values()), "fp32")
 
 
 def claims(rows: Sequence[Row]) -> list[Claim]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer
@@ -101,9 +101,10 @@ class Study:
     kind: str
     runs: tuple[tuple[Text, tuple[Way, ...]], ...]
     depths: tuple[int, ...]
+    precision: Literal["fp32", "bf16"]
 
 
-GAINS = Study("gain", ((SST2, (LORA_LONG, FULL)), (GSM8K, (LORA, FULL, *WIDER))), (DEPTH,))
+GAINS = Study("gain", ((SST2, (LORA_LONG, FULL)), (GSM8K, (LORA, FULL, *WIDER))), (DEPTH,), "bf16")
 
 
 def run(base: Path, study: Study, text: Text, way: Way, rate: float, seed: int) -> Row:
@@ -127,7 +128,7 @@ def run(base: Path, study: Study, text: Text, way: Way, rate: float, seed: int) 
     before = at_all_depths()
     stream = text.stream(tokenizer, text.batch, seed)
     train = train_settings(
-        text.steps, text.batch, precision="bf16", depths=way.depths, validate_every=text.steps
+        text.steps, text.batch, precision=study.precision, depths=way.depths, validate_every=text.steps
     )
     train_here(tuned, stream, train, OptimSettings(learning_rate=rate, weight_decay=0.0), seed)
     return {

@@ -16,7 +16,7 @@ ANY, FIXED = "K = D/2, any depth", "K = D/2"
 CHECKPOINT = "K = D, any depth, distillation, late decay"
 UP_TO_2D = "K = D/2, any depth up to 2D"
 REVERSIBLE = "K = D/2, any depth, by damped leapfrog"
-LOW_RANK, PEER = "low rank, depth parameters ≤ 1/4", "transformers' GPT-NeoX"
+PEER = "transformers' GPT-NeoX"
 
 RowsBySeed = dict[int, Row]
 
@@ -117,10 +117,6 @@ CLAIMS = (
             REVERSIBLE, n, ANY, n, "within 1 %", lambda d: abs(d.mean) <= 1,
         )
         for name, n in (("D/2", 4), ("D", 8), ("2D", 16))
-    ),
-    Comparison(
-        "low rank, depth parameters ≤ 1/4, at N = D against the ordinary model", LOW_RANK, 8, ORDINARY, 8,
-        "at most +3 %", lambda d: d.mean <= 3,
     ),
     Comparison(
         "our ordinary model against transformers' GPT-NeoX of the same shape", ORDINARY, 8, PEER, 8,

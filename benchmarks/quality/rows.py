@@ -60,8 +60,6 @@ class Model:
     flavour: str = "neox"
     claimed: bool = False
     """Whether it is trained with several learning rates and seeds."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Further settings of the basis."""
     peer: bool = False
     """Whether it is the model of ``transformers`` instead of ours."""
     feed_forward: int | None = None
@@ -83,7 +81,7 @@ class Model:
                 "feed_forward_width": 344 if self.flavour == "llama" else self.feed_forward,
                 "depth": self.depth,
                 "prelude": self.prelude,
-                "basis": {"kind": self.kind, "size": self.size, **self.options},
+                "basis": {"kind": self.kind, "size": self.size},
                 "vocabulary_size": vocabulary_size,
                 "context_length": SEQUENCE_LENGTH,
             }
@@ -93,7 +91,6 @@ class Model:
 LATE_DECAY: dict[str, Any] = {"schedule": "wsd", "decay": 0.25}
 """A learning rate that stays at its peak until other depths are trained too."""
 FROM_FIRST_STEP: dict[str, Any] = {"depths": (4, 8)}
-STEP_AWARE = {"step_aware": True}
 MUON: dict[str, Any] = {"name": "muon", "muon_rate": 7.0}
 """Muon with its usual learning rate, 0.02, where the others have 3e-3."""
 MODELS = (
@@ -107,7 +104,6 @@ MODELS = (
     Model("K = D/2, any depth", "smooth_mlp", 4, ANY_DEPTH, claimed=True, kept=True),
     Model("K = D/2, any depth up to 2D", "smooth_mlp", 4, UP_TO_2D, claimed=True),
     Model("transformers' GPT-NeoX", "none", 8, peer=True),
-    Model("low rank, depth parameters ≤ 1/4", "smooth_mlp", 8, options={"low_rank": 9}),
     Model("K = D/4", "smooth_mlp", 2),
     Model("ordinary, layers dropped in training", "none", 8, ANY_DEPTH),
     Model("K = D/2, any depth, no prelude", "smooth_mlp", 4, ANY_DEPTH, prelude=0),
@@ -117,7 +113,6 @@ MODELS = (
         claimed=True,
     ),
     Model("K = D/2, any depth from the first step", "smooth_mlp", 4, FROM_FIRST_STEP),
-    Model("K = D/2, any depth, step-aware", "smooth_mlp", 4, ANY_DEPTH, options=STEP_AWARE),
     Model("K = D/2, any depth, distillation", "smooth_mlp", 4, DISTILLATION),
     Model("K = D, any depth", "smooth_mlp", 8, ANY_DEPTH, claimed=True),
     Model("K = D, any depth, two depths a step", "smooth_mlp", 8, {**TWO_LATE, "objective": "two_depths"}),
@@ -133,20 +128,9 @@ MODELS = (
     Model("ordinary, D layers, late decay", "none", 8, optim=LATE_DECAY),
     Model("ordinary, 3D/4 layers, late decay", "none", 6, depth=6, optim=LATE_DECAY),
     Model("ordinary, D/2 layers, late decay", "none", 4, depth=4, optim=LATE_DECAY),
-    # D stored layers, of which a coarser grid takes some and mixes in the others by learned coefficients.
-    Model(
-        "own layers, step-aware, any depth from the first step", "none", 8, FROM_FIRST_STEP,
-        options=STEP_AWARE,
-    ),
-    Model("own layers, step-aware, any depth", "none", 8, ANY_DEPTH, options=STEP_AWARE),
-    Model(
-        "K = D, step-aware, any depth from the first step", "smooth_mlp", 8, FROM_FIRST_STEP,
-        options=STEP_AWARE,
-    ),
     Model("published coefficients, K = D", "fourier_mlp", 8, prelude=0),
     Model("published coefficients, K = D, any depth", "fourier_mlp", 8, ANY_DEPTH, prelude=0),
     Model("piecewise linear, K = D/2, any depth", "linear", 4, ANY_DEPTH),
-    Model("Chebyshev, K = D/2, any depth", "chebyshev", 4, ANY_DEPTH),
     Model("one layer at every t", "constant", 1),
     Model("ordinary, D layers, Muon", "none", 8, optim=MUON),
     Model("K = D, any depth, Muon", "smooth_mlp", 8, ANY_DEPTH, optim=MUON),
@@ -335,4 +319,4 @@ def _changed(model: Odeformer, depth: int, kind: str) -> Odeformer:
 
 
 def _is_ordinary(model: Model) -> bool:
-    return model.kind == "none" and model.flavour == "neox" and not model.peer and not model.options
+    return model.kind == "none" and model.flavour == "neox" and not model.peer

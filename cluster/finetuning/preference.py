@@ -18,7 +18,6 @@ from cluster.tasks.task import PreferenceSettings
 from cluster.training.loss import TokenLoss, predictions
 from data.elastic import Batch
 from data.tasks.example import Pair
-from odeformer.depth import Grid
 from odeformer.model import token_losses
 
 
@@ -45,25 +44,25 @@ class PreferenceLoss(TokenLoss):
 
     def __init__(self, settings: PreferenceSettings) -> None:
         self._settings = settings
-        self._known: dict[tuple[Grid, int], list[float]] = {}
-        """The reference's log-probabilities by grid and pair: computed when a pair comes first."""
+        self._known: dict[tuple[int, int], list[float]] = {}
+        """The reference's log-probabilities by depth and pair: computed when a pair comes first."""
 
     def weight(self, mask: Tensor) -> Tensor:
         """The number of pairs."""
         return torch.tensor(len(mask), device=mask.device)
 
-    def of_samples(self, engine: Any, part: Batch, grid: Grid, per_token: Tensor) -> Tensor:
+    def of_samples(self, engine: Any, part: Batch, depth: int, per_token: Tensor) -> Tensor:
         assert part.loss_mask is not None
         lengths = part.loss_mask.sum(dim=2)
-        reference = self._reference(engine, part, part.loss_mask, grid).to(per_token)
+        reference = self._reference(engine, part, part.loss_mask, depth).to(per_token)
         return -F.logsigmoid(margins(-per_token.sum(dim=2), reference, lengths, self._settings))
 
     @torch.no_grad()
-    def _reference(self, engine: Any, part: Batch, mask: Tensor, grid: Grid) -> Tensor:
-        keys = [(grid, number) for number in part.sample_ids.tolist()]
+    def _reference(self, engine: Any, part: Batch, mask: Tensor, depth: int) -> Tensor:
+        keys = [(depth, number) for number in part.sample_ids.tolist()]
         if not all(key in self._known for key in keys):
             engine.eval()
-            logits = predictions(engine, part.tokens, grid, of_reference=True)
+            logits = predictions(engine, part.tokens, depth, of_reference=True)
             engine.train()
             found = -(token_losses(logits, part.tokens[..., 1:]) * mask).sum(dim=2)
             self._known.update(zip(keys, found.tolist(), strict=True))

@@ -21,7 +21,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from odeformer.depth import Grid
 from odeformer.field.cached import CachedField
 from odeformer.frozen import FrozenBase, Tuned
 from odeformer.lora import Adapter
@@ -39,7 +38,7 @@ class _Part:
     """Input of a job to a joint pass, and its output."""
 
     input_ids: Tensor
-    depth: int | Grid | None
+    depth: int | None
     adapter: Adapter
     documents: Tensor | None = None
     joint: _Pass | None = None
@@ -127,7 +126,7 @@ class Together:
         return Member(self._base, adapter, self, reference)
 
     def forward(
-        self, input_ids: Tensor, depth: int | Grid | None, adapter: Adapter, documents: Tensor | None = None
+        self, input_ids: Tensor, depth: int | None, adapter: Adapter, documents: Tensor | None = None
     ) -> Output:
         """A job's part of the next joint forward pass; blocks until the other jobs are ready."""
         part = _Part(input_ids, depth, adapter, documents)
@@ -173,7 +172,7 @@ class Together:
         return True
 
     def _pass_forward(self) -> None:
-        """Run a forward pass for all waiting parts of the same grid and shape, with or without documents."""
+        """Run a forward pass for all waiting parts of the same depth and shape, with or without documents."""
         alike: dict[object, list[_Part]] = {}
         for part in self._waiting:
             key = (part.depth, part.input_ids.shape, part.documents is None)
@@ -210,7 +209,7 @@ class Member(Tuned):
     def forward(
         self,
         input_ids: Tensor,
-        depth: int | Grid | None = None,
+        depth: int | None = None,
         past: CachedField | None = None,
         documents: Tensor | None = None,
         of_reference: bool = False,

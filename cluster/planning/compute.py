@@ -6,7 +6,6 @@ from cluster.planning.hardware import Gpu
 from cluster.settings import PretrainSettings
 from cluster.training.compiling import wanted
 from cluster.training.utilization import step_flops
-from odeformer.depth import uniform_grid
 from odeformer.field import block_size
 from odeformer.gradients import gradient_named
 from odeformer.model import Odeformer
@@ -23,14 +22,10 @@ def model_flops(model: Odeformer, settings: PretrainSettings) -> float:
     length = settings.data.sequence_length
     two_passes = train.objective != "one_depth"
     drawn = [n for n in train.depths or (config.depth,) if not two_passes or n != config.depth]
-    varied = [_flops(model, n, train.global_batch, length) for n in drawn]
-    fixed = _flops(model, config.depth, train.global_batch, length)
+    varied = [step_flops(model, [n], train.global_batch, length) for n in drawn]
+    fixed = step_flops(model, [config.depth], train.global_batch, length)
     late = sum(varied) / len(varied) + (fixed if two_passes else 0.0)
     return train.vary_from * fixed + (1 - train.vary_from) * late
-
-
-def _flops(model: Odeformer, depth: int, sequences: int, length: int) -> float:
-    return step_flops(model, [uniform_grid(depth)], sequences, length)
 
 
 def usual_efficiency(model: Odeformer, settings: PretrainSettings) -> tuple[float, str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -23,6 +24,8 @@ def _as_word(value: object) -> object:
 class TrainSettings(Section):
     """Length, batches and numerical method of training."""
 
+    removed: ClassVar[Mapping[str, object]] = {"jitter": 0.0}
+
     steps: Steps
     """Number of optimizer steps in the whole run."""
     global_batch: Count
@@ -42,9 +45,6 @@ class TrainSettings(Section):
     model depth."""
     vary_from: float = Field(default=0.0, ge=0, le=1)
     """Fraction of the steps, at the start of the run, that use the model depth instead of ``depths``."""
-    jitter: float = Field(default=0.0, ge=0, lt=1)
-    """Random variation of the cell widths h: for each batch, each is scaled by a factor drawn uniformly from
-    1 ± ``jitter``, and the widths are then normalized."""
     objective: Literal["one_depth", "two_depths", "distillation"] = "one_depth"
     """``one_depth``: each batch runs at one depth N. ``two_depths``: it runs at the model depth and at one
     other depth, and the two losses are averaged. ``distillation``: the same two passes, but the targets of

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from cluster.settings import TrainSettings
 from cluster.training.utilization import step_flops
-from odeformer.depth import layered_grid
 from odeformer.model import Odeformer
 
 PAYS_FROM = {"cpu": 1e14, "cuda": 2e16}
@@ -49,9 +48,8 @@ def wanted(train: TrainSettings, model: Odeformer, device: str, workers: int) ->
     if train.gradient == "adjoint":
         return Decision(False, "not compiled: gradient adjoint works without")
     config = model.config
-    grid = layered_grid(config.depth, config.prelude_layers, config.depth)
     length = config.context_length or 0
-    flops = train.steps * step_flops(model, [grid], train.global_batch, length) / workers
+    flops = train.steps * step_flops(model, [config.depth], train.global_batch, length) / workers
     if flops < PAYS_FROM[device]:
         return Decision(False, "not compiled: too short a run for it to pay")
     return Decision(True, "compiled: the run is long enough for it to pay")

@@ -1,10 +1,9 @@
-"""The depths and grids of a step's passes: a pure function of the settings, the seed and the step."""
+"""The depths of a step's passes: a pure function of the settings, the seed and the step."""
 
 from __future__ import annotations
 
 from cluster.settings import TrainSettings
-from odeformer.config import ModelConfig
-from odeformer.depth import Grid, batch_depth, batch_grid, layered_grid
+from odeformer.depth import batch_depth
 
 
 def step_depths(train: TrainSettings, model_depth: int, seed: int, step: int) -> list[int]:
@@ -23,9 +22,3 @@ def step_depths(train: TrainSettings, model_depth: int, seed: int, step: int) ->
         return [batch_depth(seed, step, train.depths)]
     others = [depth for depth in train.depths if depth != model_depth]
     return [model_depth, batch_depth(seed, step, others)]
-
-
-def step_grid(train: TrainSettings, model: ModelConfig, seed: int, step: int, depth: int) -> Grid:
-    """The grid of a step's pass at depth N, with the step's jitter."""
-    prelude = model.prelude_layers
-    return batch_grid(seed, step, layered_grid(depth, prelude, model.depth), train.jitter, prelude)

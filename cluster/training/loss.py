@@ -8,13 +8,12 @@ from torch import Tensor
 
 from cluster.runs import heartbeat
 from data.elastic import Batch, documents_of
-from odeformer.depth import Grid
 
 
 def predictions(
     engine: Any,
     rows: Tensor,
-    depth: int | Grid,
+    depth: int,
     end_of_text: int | None = None,
     documents: Tensor | None = None,
     **how: Any,
@@ -41,13 +40,13 @@ class TokenLoss:
         """What the summed losses of samples with this mask, [samples, ..., tokens], are divided by."""
         return mask.sum()
 
-    def of_samples(self, engine: Any, part: Batch, grid: Grid, per_token: Tensor) -> Tensor:
+    def of_samples(self, engine: Any, part: Batch, depth: int, per_token: Tensor) -> Tensor:
         """The loss of each sample, [samples].
 
         Args:
             engine: the model.
             part: the samples, on the engine's device.
-            grid: the grid that they were predicted on.
+            depth: the depth N that they were predicted at.
             per_token: losses of their tokens, [samples, ..., tokens], 0 where they do not count.
         """
         return per_token.sum(dim=1)

@@ -20,21 +20,20 @@ from cluster.training.step_times import StepTimes
 from cluster.training.work import Work
 from data.elastic import Batch
 from odeformer.compiled import compiled
-from odeformer.depth import Grid
 from odeformer.model import distillation_losses, token_losses
 
 
 def optimizer_step(
     engine: Any,
     batch: Batch,
-    grids: list[Grid],
+    depths: list[int],
     work: Work,
     times: StepTimes,
     loss_limit: float = math.inf,
     replay: Replay | None = None,
     step: int = 0,
 ) -> StepResult:
-    """Make an optimizer step on this rank's part of a global batch, in micro-batches, on one or two grids.
+    """Make an optimizer step on this rank's part of a global batch, in micro-batches, at one or two depths.
 
     A step whose loss is above ``loss_limit`` or not finite, or whose gradient is not finite, is skipped.
 
@@ -53,12 +52,12 @@ def optimizer_step(
     with times("communication"):
         counted, weight = all_reduce_sum(torch.stack([mask.sum(), work.loss.weight(mask)]))
 
-    # DeepSpeed averages over ranks, micro-batches and grids, whereas the loss is a mean over grids and over
+    # DeepSpeed averages over ranks, micro-batches and depths, whereas the loss is a mean over depths and over
     # all tokens of the global batch, which may be unevenly distributed.
-    factor = dist.get_world_size() * engine.gradient_accumulation_steps() / (len(grids) * weight)
-    losses = torch.zeros(len(grids), len(tokens), device=engine.device)  # per grid and sample
+    factor = dist.get_world_size() * engine.gradient_accumulation_steps() / (len(depths) * weight)
+    losses = torch.zeros(len(depths), len(tokens), device=engine.device)  # per depth and sample
 
-    passes = len(grids) * -(-len(tokens) // train.micro_batch)
+    passes = len(depths) * -(-len(tokens) // train.micro_batch)
     replayed = None if replay is None else replay.chosen(step, passes)
     for start in range(0, len(tokens), train.micro_batch):
         chosen = slice(start, start + train.micro_batch)
@@ -69,11 +68,11 @@ def optimizer_step(
             with times("forward"):
                 taught = work.teacher.logits(part, work.end_of_text)
         own: Tensor | None = None
-        for nth, grid in enumerate(grids):
+        for nth, depth in enumerate(depths):
             passes -= 1
             is_last = passes == 0
             engine.set_gradient_accumulation_boundary(is_last)  # the number of passes may change in a run
-            forward = partial(pass_losses, part=part, grid=grid, own=own, taught=taught, work=work)
+            forward = partial(pass_losses, part=part, depth=depth, own=own, taught=taught, work=work)
             first = replay.begin() if replay is not None and passes == replayed else None
             with times("forward"):
                 logits, per_sample = forward(engine)
@@ -88,7 +87,7 @@ def optimizer_step(
                 of_sources = source_sums(batch, losses[0], mask, len(work.sources))
                 with times("communication"):
                     sums = all_reduce_sum(torch.cat([losses.sum(dim=1), stop, of_sources]))
-                mean, stopping_ranks = sums[: len(grids)] / weight, sums[len(grids)]
+                mean, stopping_ranks = sums[: len(depths)] / weight, sums[len(depths)]
                 good = mean.isfinite().all() & (mean[0] <= loss_limit)
                 factor = factor.where(good, math.nan)
             with times("backward"):
@@ -104,7 +103,7 @@ def optimizer_step(
 
     bad = ~losses.isfinite().all(dim=0).cpu()
     samples = batch.sample_ids[bad].tolist()
-    means = source_means(work.sources, sums[len(grids) + 1 :])
+    means = source_means(work.sources, sums[len(depths) + 1 :])
     return StepResult(float(mean[0]), int(counted), norm, samples, bool(stopping_ranks), means)
 
 
@@ -133,9 +132,9 @@ def source_means(sources: Sequence[str], sums: Tensor) -> dict[str, float]:
 
 
 def pass_losses(
-    model: Any, part: Batch, grid: Grid, own: Tensor | None, taught: Tensor | None, work: Work
+    model: Any, part: Batch, depth: int, own: Tensor | None, taught: Tensor | None, work: Work
 ) -> tuple[Tensor, Tensor]:
-    """The logits of a micro-batch on a grid, and the loss of each of its samples, [samples].
+    """The logits of a micro-batch at a depth, and the loss of each of its samples, [samples].
 
     Args:
         model: the engine, or its module.
@@ -145,11 +144,11 @@ def pass_losses(
     """
     assert part.loss_mask is not None
     losses_of = compiled(token_losses) if work.model.options.compiled else token_losses
-    logits = predictions(model, part.tokens, grid, work.end_of_text, part.documents)
+    logits = predictions(model, part.tokens, depth, work.end_of_text, part.documents)
     if own is not None:
         per_token = distillation_losses(logits, own)
     else:
         per_token = losses_of(logits, part.tokens[..., 1:])
         if work.teacher is not None and taught is not None:
             per_token = work.teacher.mix(per_token, logits, taught)
-    return logits, work.loss.of_samples(model, part, grid, per_token * part.loss_mask)
+    return logits, work.loss.of_samples(model, part, depth, per_token * part.loss_mask)

@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 
 from odeformer.config import ModelConfig
-from odeformer.depth import Grid
 from odeformer.measure.cost import cell_flops, unembedding_flops
 from odeformer.model import Odeformer
 from odeformer.solvers import solver_named
@@ -49,7 +48,7 @@ def named_peak(device_name: str) -> float | None:
     return next(matches, None)
 
 
-def step_flops(model: Odeformer, grids: Sequence[Grid], sequences: int, length: int) -> float:
+def step_flops(model: Odeformer, depths: Sequence[int], sequences: int, length: int) -> float:
     """Model FLOPs of an optimizer step: one forward pass and twice that for the backward pass, per depth.
 
     Counted are the blocks and the output matrix of the ordinary transformer that a pass at N cells amounts
@@ -58,11 +57,10 @@ def step_flops(model: Odeformer, grids: Sequence[Grid], sequences: int, length: 
     solver = solver_named(model.solver)
     early = model.config.prelude_layers
     evaluations = sum(
-        early * model.layer_solver().evaluations + (len(grid) - 1 - early) * solver.evaluations
-        for grid in grids
+        early * model.layer_solver().evaluations + (depth - early) * solver.evaluations for depth in depths
     )
     per_cell, per_output = _token_flops(model.config, length)
-    return 3.0 * sequences * length * (evaluations * per_cell + len(grids) * per_output)
+    return 3.0 * sequences * length * (evaluations * per_cell + len(depths) * per_output)
 
 
 @cache

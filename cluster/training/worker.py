@@ -16,7 +16,7 @@ from cluster.runs.failures import PreemptedError
 from cluster.training import zero
 from cluster.training.communication import all_reduce_sum
 from cluster.training.compiling import decide
-from cluster.training.depths import step_depths, step_grid
+from cluster.training.depths import step_depths
 from cluster.training.guards import Guards, weights_are_finite
 from cluster.training.replay import CorruptionError, Replay
 from cluster.training.schedule import learning_rate
@@ -83,7 +83,6 @@ def _train(work: Work, engine: Any, guards: Guards, checkpoints: commit.Checkpoi
         for group in engine.optimizer.param_groups:
             group["lr"] = rate * group["rate"]
         depths = step_depths(settings, work.model.config.depth, work.run.seed, step)
-        grids = [step_grid(settings, work.model.config, work.run.seed, step, depth) for depth in depths]
 
         with times("data"):
             batch = next(batches)
@@ -96,7 +95,7 @@ def _train(work: Work, engine: Any, guards: Guards, checkpoints: commit.Checkpoi
                 )
 
         try:
-            result = optimizer_step(engine, batch, grids, work, times, guards.loss_limit, replay, step)
+            result = optimizer_step(engine, batch, depths, work, times, guards.loss_limit, replay, step)
         except CorruptionError as error:
             work.report(Event.CORRUPTED, step + 1, {"reason": str(error)})
             raise
@@ -113,7 +112,7 @@ def _train(work: Work, engine: Any, guards: Guards, checkpoints: commit.Checkpoi
             if dist.get_world_size() > 1:
                 heartbeat.measured(step, times.alone(seconds))
             rows = settings.global_batch * batch.tokens[0, ..., 0].numel()
-            flops = step_flops(work.model, grids, rows, length)
+            flops = step_flops(work.model, depths, rows, length)
             work.report(
                 Event.STEP,
                 step,

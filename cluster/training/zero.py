@@ -78,12 +78,7 @@ def parameter_groups(model: nn.Module, optim: OptimSettings) -> list[dict[str, A
             # Weight sets have a leading dimension K: a set of vectors has two dimensions but is no matrix.
             is_vector = name.endswith(("_bias", "_norm_weight")) or parameter.ndim < 2
             kind = coefficients if ".basis." in name else vectors if is_vector else matrices
-            # Factors of low rank are no weight sets: their product is.
-            if (
-                kind is matrices
-                and optim.name == "muon"
-                and re.match(r"hypernetwork\.\w+(?<!_left)(?<!_right)$", name)
-            ):
+            if kind is matrices and optim.name == "muon" and re.match(r"hypernetwork\.\w+$", name):
                 kind = orthogonal
             kind.append(parameter)
     groups = [

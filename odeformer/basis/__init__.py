@@ -53,8 +53,6 @@ BASES = {
     "none": BasisKind("odeformer.basis.fixed:Independent", size="D"),
     "constant": BasisKind("odeformer.basis.fixed:Independent", size="1"),
     "fourier_mlp": BasisKind("odeformer.basis.fourier_mlp:FourierMLP", least=2),
-    # Measured (docs/experiments.md) and in no preset.
-    "chebyshev": BasisKind("odeformer.basis.fixed:Chebyshev"),
 }
 
 

@@ -47,11 +47,3 @@ class Linear(Fixed):
         position = (t * self.size - 0.5).clamp(0, self.size - 1)
         knots = torch.arange(self.size, device=t.device)
         return (1 - (position[:, None] - knots).abs()).clamp(min=0)
-
-
-class Chebyshev(Fixed):
-    """Polynomials: c_k(t) = T_{k−1}(2t − 1), the Chebyshev polynomials of the first kind."""
-
-    def coefficients(self, t: Tensor) -> Tensor:
-        angle = torch.arccos((2 * t - 1).clamp(-1, 1))
-        return torch.cos(angle[:, None] * torch.arange(self.size, device=t.device))

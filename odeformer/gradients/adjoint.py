@@ -53,7 +53,7 @@ class RightHandSide:
     def __init__(self, field: Field, hypernetwork: WeightSource, x0: Tensor) -> None:
         self.field, self.hypernetwork = field, hypernetwork
         self.h = torch.zeros(())
-        """The width of the cell that is being solved, for step-aware coefficients."""
+        """The width of the cell that is being solved, which the published coefficients use."""
         self.autocast = autocast_state(x0.device.type)
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:

@@ -36,10 +36,8 @@ def continuous(ordinary: Ordinary, basis: BasisConfig) -> tuple[Odeformer, Fit]:
         basis: the basis of the model; learned coefficient functions have their initial values.
 
     Raises:
-        ValueError: for ill-conditioned coefficients, or for ``low_rank``, whose fit is not a linear problem.
+        ValueError: for ill-conditioned coefficients.
     """
-    if basis.low_rank is not None:
-        raise ValueError("basis.low_rank: only full weight sets can be fitted to layers")
     config = ordinary.config.model_copy(update={"basis": basis, "prelude": None})
     config = type(config).model_validate(config.model_dump())  # check the shape with the new basis
 

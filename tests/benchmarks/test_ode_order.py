@@ -10,14 +10,13 @@ from odeformer.config import BasisConfig, ModelConfig
 from odeformer.model import Odeformer, token_losses
 
 
-@pytest.mark.parametrize("step_aware", [False, True])
-def test_solvers_of_a_trained_model_converge_at_their_orders(step_aware: bool) -> None:
+def test_solvers_of_a_trained_model_converge_at_their_orders() -> None:
     config = ModelConfig(
         width=32,
         heads=2,
         depth=4,
         rotary_fraction=0.5,
-        basis=BasisConfig(size=2, step_aware=step_aware),
+        basis=BasisConfig(size=2),
         vocabulary_size=50,
         context_length=32,
     )

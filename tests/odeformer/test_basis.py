@@ -167,12 +167,6 @@ def test_linear_is_the_identity_on_its_own_midpoints_and_interpolates_between(si
         torch.testing.assert_close(at(basis, t)[0, :, k], torch.from_numpy(values))
 
 
-def test_chebyshev_polynomials_are_those_of_numpy() -> None:
-    t = torch.linspace(0, 1, 33, dtype=torch.float64)
-    expected = np.polynomial.chebyshev.chebvander(2 * t.numpy() - 1, 6)
-    torch.testing.assert_close(at(made("chebyshev", 7), t)[1], torch.from_numpy(expected))
-
-
 def test_fourier_mlp_is_the_published_formula_at_the_cells_right_ends() -> None:
     basis = made("fourier_mlp", 5).double()
     coefficients = at(basis, midpoints(3).double())
@@ -191,17 +185,3 @@ def test_fourier_mlp_is_the_published_formula_at_the_cells_right_ends() -> None:
 
 def test_constant_is_the_same_at_every_time() -> None:
     assert torch.equal(at(made("constant", 1), torch.rand(6)), torch.ones(2, 6, 1))
-
-
-def test_step_aware_coefficients_change_with_the_step_but_never_at_the_model_depth() -> None:
-    plain, aware = made("smooth_mlp", 3, depth=8), made("smooth_mlp", 3, depth=8, step_aware=True)
-    aware.basis.load_state_dict(plain.state_dict())
-    t, steps = torch.rand(5), [torch.full((5,), 1 / n) for n in (4, 8, 16)]
-    for h in steps:
-        assert torch.equal(aware(t, h), plain(t, h)), "the correction starts at zero"
-    nn.init.normal_(aware.correction.second_weight)
-    assert torch.equal(aware(t, steps[1]), plain(t, steps[1]))
-    changes = [(aware(t, h) - plain(t, h)).abs().mean() for h in (steps[0], steps[2])]
-    assert min(changes) > 0.01
-    # From N = 2D on the model is one ODE.
-    assert torch.equal(aware(t, steps[2]), aware(t, steps[2] / 7))

@@ -42,6 +42,14 @@ def test_bad_bases_are_refused(basis: dict[str, Any], named: str) -> None:
         BasisConfig.model_validate(basis)
 
 
+def test_a_removed_setting_is_read_with_its_default_alone() -> None:
+    assert BasisConfig.model_validate({"size": 2, "low_rank": None, "step_aware": False}) == BasisConfig(
+        size=2
+    )
+    with pytest.raises(ValueError, match="low_rank"):
+        BasisConfig.model_validate({"size": 2, "low_rank": 3})
+
+
 @pytest.mark.parametrize(("kind", "size", "needed"), [("none", 3, "4"), ("fourier_mlp", 1, "at least 2")])
 def test_a_basis_with_too_few_weight_sets_is_refused(kind: str, size: int, needed: str) -> None:
     with pytest.raises(ValueError, match=rf"needs basis\.size {needed} at depth 4, not {size}"):

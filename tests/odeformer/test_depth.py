@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import run_python
 
-from odeformer.depth import as_grid, batch_depth, batch_grid, layered_grid, uniform_grid
+from odeformer.depth import as_grid, batch_depth, layered_grid, uniform_grid
 
 DEPTHS = (4, 6, 8, 8, 10, 12)
 
@@ -71,35 +71,6 @@ def test_batch_depth_draws_in_proportion_and_counts_repeats() -> None:
         share = times / len(DEPTHS)
         deviation = (draws * share * (1 - share)) ** 0.5
         assert abs(counts[depth] - draws * share) < 4 * deviation
-
-
-def test_a_jittered_grid_has_n_cells_of_about_equal_width() -> None:
-    widths = []
-    for step in range(200):
-        grid = batch_grid(0, step, uniform_grid(8), 0.5, 0)
-        assert (grid[0], grid[-1], len(grid)) == (0.0, 1.0, 9)
-        widths += [8 * (right - left) for left, right in pairwise(grid)]
-    # Before normalization within [0.5, 1.5], uniform: a standard deviation of 0.29.
-    assert min(widths) > 0.3
-    assert max(widths) < 2.0
-    spread = (sum((width - 1) ** 2 for width in widths) / len(widths)) ** 0.5
-    assert 0.22 < spread < 0.32
-
-
-def test_a_jittered_grid_is_a_pure_function_that_differs_by_seed_and_step() -> None:
-    keys = [(seed, step) for seed in range(3) for step in range(3)]
-    even = layered_grid(6, 1, 4)
-    grids = [batch_grid(*key, even, 0.3, 1) for key in keys]
-    assert grids == [batch_grid(*key, even, 0.3, 1) for key in keys]
-    assert len(set(grids)) == len(keys)
-    assert {grid[:2] for grid in grids} == {(0.0, 0.25)}, "the prelude's cell is never moved"
-    assert batch_grid(0, 0, even, 0.0, 1) == even
-
-
-def test_a_jitter_that_could_lose_a_cell_is_refused() -> None:
-    for jitter in (-0.1, 1.0):
-        with pytest.raises(ValueError, match="jitter"):
-            batch_grid(0, 0, uniform_grid(4), jitter, 0)
 
 
 @pytest.mark.parametrize(

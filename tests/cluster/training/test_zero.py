@@ -14,7 +14,6 @@ from torch import Tensor
 import odeformer
 from cluster.settings import OptimSettings, PretrainSettings
 from cluster.training import zero
-from cluster.training.depths import step_grid
 from cluster.training.schedule import learning_rate
 from data.elastic import documents_of
 from data.manifest import load_manifest
@@ -56,12 +55,9 @@ def plain_losses(settings: PretrainSettings) -> tuple[list[float], Odeformer]:
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
         documents = documents_of(inputs, end_of_text) if settings.data.separate_documents else None
 
-        def logits(
-            cells: int, inputs: Tensor = inputs, step: int = step, documents: Tensor | None = documents
-        ) -> Tensor:
-            grid = step_grid(train, settings.model, settings.run.seed, step, cells)
+        def logits(cells: int, inputs: Tensor = inputs, documents: Tensor | None = documents) -> Tensor:
             with torch.autocast("cpu", torch.bfloat16, enabled=train.precision == "bf16"):
-                return model(inputs, depth=grid, documents=documents).logits
+                return model(inputs, depth=cells, documents=documents).logits
 
         if step < train.vary_from * train.steps:
             loss = token_losses(logits(settings.model.depth), targets).mean()
@@ -122,7 +118,7 @@ def test_two_depths_of_a_batch_train_like_a_plain_loop(
     settings: MakeSettings, objective: str, stage: int
 ) -> None:
     # Three steps at one depth: the passes of the first that has two do not begin at a multiple of two.
-    train = {"steps": 8, "objective": objective, "vary_from": 0.3, "jitter": 0.3, "validate_every": 8}
+    train = {"steps": 8, "objective": objective, "vary_from": 0.3, "validate_every": 8}
     apart = objective == "distillation"
     run = settings(train=train, zero={"stage": stage}, data={"separate_documents": apart})
     assert run.model.depth in run.train.depths
