@@ -119,7 +119,7 @@ def run(base: Path, study: Study, text: Text, way: Way, rate: float, seed: int) 
         model.requires_grad_(True)
 
     def at_all_depths() -> dict[str, dict[str, float]]:
-        engine = AsEngine(tuned)
+        engine = AsEngine(tuned, study.precision)
         return {
             str(n): scores(engine, sets, tokenizer, text.sequence_length, 2 * text.batch, n)
             for n in study.depths
