@@ -1,4 +1,4 @@
-"""One adapter for every depth, on the model that a preset trains, against an adapter for each depth alone."""
+"""An adapter for all depths of a model trained as the presets are, against an adapter for each depth."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def ways(rates: tuple[float, ...]) -> tuple[Way, ...]:
 
 
 ALL_SENTENCES = replace(SST2, scored=871)
-"""One point of accuracy is nine sentences of the whole validation set."""
+"""SST-2 with its whole validation set, in which a point of accuracy is nine sentences."""
 OF_TASK = {GSM8K: ways(LORA_RATES), ALL_SENTENCES: ways((2e-3, *LORA_RATES))}
 STUDY = Study("depth", tuple(OF_TASK.items()), tuple(OFFERED.values()), "fp32")
 
 
 def claims(rows: Sequence[Row]) -> list[Claim]:
-    """For each task and depth, what the shared adapter scores less than the one of that depth alone."""
+    """The claims, for each task and depth, that the shared adapter scores as one of that depth alone."""
     result = []
     for text, (shared, *alone) in OF_TASK.items():
         for (name, n), way in zip(OFFERED.items(), alone, strict=True):

@@ -1,4 +1,4 @@
-"""One optimizer step on a global batch."""
+"""The optimizer step on a global batch."""
 
 from __future__ import annotations
 
