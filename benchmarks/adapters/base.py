@@ -48,15 +48,21 @@ def pretrained(folder: Path, held_out: float = 0.03, base: Base = HALF_SETS) -> 
     Args:
         held_out: the fraction of the texts that it is not trained on.
     """
-    path, shards = folder / base.name, folder / "shards"
-    if path.exists():
-        return path
+    path = folder / base.name
+    if not path.exists():
+        shards = built_shards(folder, held_out)
+        with new_folder(path) as unfinished:
+            train(base, shards, unfinished)
+    return path
+
+
+def built_shards(folder: Path, held_out: float = 0.03) -> Path:
+    """The shards in ``folder`` that the bases are trained on, built if they do not exist."""
+    shards = folder / "shards"
     if not shards.exists():
         sizes = {"vocabulary_size": VOCABULARY, "sequence_length": SEQUENCE_LENGTH}
         build(texts(), shards, **sizes, held_out=held_out)
-    with new_folder(path) as unfinished:
-        train(base, shards, unfinished)
-    return path
+    return shards
 
 
 def texts() -> list[Path]:

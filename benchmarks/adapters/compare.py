@@ -18,7 +18,7 @@ import torch
 
 from benchmarks import bench
 from benchmarks.adapters import cost, depths, formats, gains, together
-from benchmarks.adapters.base import PRESET, pretrained
+from benchmarks.adapters.base import PRESET, built_shards, pretrained
 from benchmarks.adapters.pages import claims
 from benchmarks.bench import Results, Row
 
@@ -36,23 +36,23 @@ def main() -> None:
     torch.set_num_threads(1)
     folder = arguments.json.with_suffix(".work")
     folder.mkdir(parents=True, exist_ok=True)
-    base, results = pretrained(folder), Results(arguments.json)
-    results.describe(folder / "shards")
+    results = Results(arguments.json)
+    results.describe(built_shards(folder))
     for part in arguments.only:
         if part == "gains":
-            rows = gains.missing(base, gains.GAINS, arguments.seeds, results.rows)
+            rows = gains.missing(pretrained(folder), gains.GAINS, arguments.seeds, results.rows)
         elif part == "depths":
             preset = pretrained(folder, base=PRESET)
             rows = gains.missing(preset, depths.STUDY, arguments.seeds, results.rows)
         else:
-            rows = missing(part, base, results, arguments.rounds)
+            rows = missing(part, folder, results, arguments.rounds)
         for row in rows:
             results.add(row)
             bench.print_row(row)
     bench.print_claims(claims(results.rows))
 
 
-def missing(part: str, base: Path, results: Results, rounds: int) -> Iterator[Row]:
+def missing(part: str, folder: Path, results: Results, rounds: int) -> Iterator[Row]:
     """Measure the rows of a part that are not in the file."""
     if part == "sizes":
         for width in formats.WIDTHS:
@@ -61,7 +61,7 @@ def missing(part: str, base: Path, results: Results, rounds: int) -> Iterator[Ro
     elif part == "formats":
         for depth in (4, 16):
             if results.find(kind="export", depth=depth) is None:
-                yield formats.exported(base, depth)
+                yield formats.exported(pretrained(folder), depth)
     elif part == "steps":
         for width in cost.WIDTHS:
             for gradient in ("direct", "checkpoint"):
@@ -70,7 +70,7 @@ def missing(part: str, base: Path, results: Results, rounds: int) -> Iterator[Ro
     elif part == "together":
         for batch in (4, 8):
             if results.find(kind="together", batch=batch) is None:
-                yield together.compare(base, batch, core=0)
+                yield together.compare(pretrained(folder), batch, core=0)
 
 
 if __name__ == "__main__":
