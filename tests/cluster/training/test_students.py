@@ -179,7 +179,7 @@ def test_a_student_is_exported_quantized_and_served_as_any_model(
     written = "".join(write("import", version.uri, depth=2, tracking_uri=uri, **greedy))
     server = Server(ServeSettings(model=version.uri, tracking_uri=uri))
     web, thread, url = start(make_app(server))
-    asked = {"model": "student@2", "prompt": "import", "max_tokens": 8, "temperature": 0}
+    asked: dict[str, Any] = {"model": "student@2", "prompt": "import", "max_tokens": 8, "temperature": 0}
     answer = requests.post(f"{url}/v1/completions", json=asked, timeout=DEADLINE).json()
     web.should_exit = True
     thread.join()
