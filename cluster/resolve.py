@@ -15,6 +15,7 @@ from cluster.settings import PretrainSettings
 from cluster.tracking import store
 from cluster.training.compiling import missing_compiler
 from cluster.training.shards import describe, open_stream
+from cluster.training.teacher import TeacherShape
 from data.manifest import Manifest
 from data.stream import MixedStream
 from data.tokenizer import read_json
@@ -38,8 +39,7 @@ class ResolvedRun:
     """Manifest of each source's shards, including the digest of the tokenizer, which is the same for all."""
     init_solver: str | None = None
     """Solver of the initial weights."""
-    teacher: ModelConfig | None = None
-    """Shape of the teacher."""
+    teacher: TeacherShape | None = None
     teacher_digest: str | None = None
     """SHA-256 of the teacher's files."""
 
@@ -96,7 +96,8 @@ def resolve_run(settings: PretrainSettings) -> ResolvedRun:
         if settings.init is not None:
             settings, init_solver = _continued(settings, settings.init, shards[0].manifest, recorded or {})
         if settings.teacher is not None:
-            settings, teacher, teacher_digest = _read_teacher(settings, shards[0].manifest, recorded or {})
+            settings, teacher, folder = read_teacher(settings, shards[0].manifest, recorded)
+            teacher_digest = folder_digest(folder)
         settings = settings.model_copy(update={"model": complete_model(settings, shards[0].manifest)})
         settings = settings.absolute(store.tracking_uri(settings.tracking.uri))
 
@@ -180,16 +181,24 @@ def _read_init(
     settings: PretrainSettings, init: str, manifest: Manifest
 ) -> tuple[PretrainSettings, ModelConfig, str]:
     """The settings with the version of the initial weights, and these weights' shape and solver."""
-    name, folder = _checkpoint(settings, f"init {init}", init, manifest)
-    model, solver = checkpoint.load_config(folder)
+    name, _, model, solver = _checkpoint(settings, f"init {init}", init, manifest)
     return settings.model_copy(update={"init": name}), model, solver
 
 
-def _checkpoint(settings: PretrainSettings, setting: str, name: str, manifest: Manifest) -> tuple[str, Path]:
-    """The version or folder that ``name`` in a setting stands for, and the folder with its files.
+def _checkpoint(
+    settings: PretrainSettings, setting: str, name: str, manifest: Manifest | None
+) -> tuple[str, Path, ModelConfig, str]:
+    """The version or folder that ``name`` in a setting stands for, its files' folder, shape and solver.
+
+    Args:
+        settings: those of the run.
+        setting: how the setting is named in messages.
+        name: its value.
+        manifest: that of the run's shards, if there are any yet.
 
     Raises:
-        ValueError: for an adapter, or a checkpoint with another tokenizer than the shards'.
+        ValueError, FileNotFoundError: for an adapter, a missing or damaged checkpoint, or one with another
+            tokenizer than the shards'.
     """
     folder = Path(name)
     if name.startswith("models:/"):
@@ -198,25 +207,33 @@ def _checkpoint(settings: PretrainSettings, setting: str, name: str, manifest: M
             raise ValueError(f"{setting} is an adapter; a checkpoint is needed")
         # The version, not the alias: an alias may move before the run is resumed.
         name, folder = version.uri, registry.fetch(version.uri, settings.tracking.uri)
+    model, solver = checkpoint.load_config(folder)
     # Compared in the form that a build writes, as `transformers` formats an imported tokenizer differently.
-    tokenizer = hashlib.sha256(read_json(folder)).hexdigest()
-    if tokenizer != manifest.tokenizer_sha256:
+    if manifest and hashlib.sha256(read_json(folder)).hexdigest() != manifest.tokenizer_sha256:
         raise ValueError(
             f"data.shards {masked(settings.data.mixed[0].shards)} were built with a different tokenizer from "
             f"that of {setting}: build them with --tokenizer {folder / 'tokenizer.json'}"
         )
-    return name, folder
+    return name, folder, model, solver
 
 
-def _read_teacher(
-    settings: PretrainSettings, manifest: Manifest, recorded: identity.RunIdentity
-) -> tuple[PretrainSettings, ModelConfig, str]:
-    """The settings with the teacher's version, depth and vocabulary, its shape, and its files' SHA-256."""
+def read_teacher(
+    settings: PretrainSettings, manifest: Manifest | None = None, recorded: identity.RunIdentity | None = None
+) -> tuple[PretrainSettings, TeacherShape, Path]:
+    """The settings with the teacher's version, depth and vocabulary, its shape, and the folder of its files.
+
+    Args:
+        settings: those of a run with a teacher.
+        manifest: that of the run's shards, whose tokenizer must be the teacher's.
+        recorded: identity of the run that is resumed.
+
+    Raises:
+        ValueError, FileNotFoundError: for a model that is missing, or cannot teach this run.
+    """
     teacher = settings.teacher
     assert teacher is not None
-    name = identity.recorded_teacher(recorded, teacher.model)
-    name, folder = _checkpoint(settings, f"teacher.model {name}", name, manifest)
-    model, _ = checkpoint.load_config(folder)
+    name = identity.recorded_teacher(recorded or {}, teacher.model)
+    name, folder, model, solver = _checkpoint(settings, f"teacher.model {name}", name, manifest)
     depth = teacher.depth or model.depth
     try:
         as_grid(depth, model.prelude_layers, model.depth)
@@ -238,7 +255,7 @@ def _read_teacher(
         "teacher": teacher.model_copy(update={"model": name, "depth": depth}),
         "model": settings.model.model_copy(update={"vocabulary_size": size}),
     }
-    return settings.model_copy(update=update), model, folder_digest(folder)
+    return settings.model_copy(update=update), TeacherShape(model, solver, depth), folder
 
 
 def complete_model(settings: PretrainSettings, manifest: Manifest) -> ModelConfig:

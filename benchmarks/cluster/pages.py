@@ -113,6 +113,8 @@ def _shape(row: Row) -> str:
         words += [f"`{row['gradient']}`", f"K = {row['sets']}", f"micro-batch {row['batch']}"]
         words += [f"{row['passes']} passes"] if "passes" in row else []
         words += [row["precision"]] if "precision" in row else []
+        if "teacher" in row:
+            words += [f"a teacher of width {row['teacher']['width']} at N = {row['teacher']['depth']}"]
     else:
         words += [f"{row['workers']} workers", f"{row['passes']} passes"]
         words += [f"tensors below {row['threshold']:,} whole"] if row["threshold"] else []

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.multiprocessing as mp
+from torch import Tensor
 from torch import distributed as dist
 
 from benchmarks import bench
@@ -29,6 +30,9 @@ from cluster.runs.deepspeed_import import import_deepspeed
 from cluster.settings import PretrainSettings
 from cluster.training import zero
 from cluster.training.memory import parameter_sizes, unallocated, worker_memory
+from cluster.training.teacher import Teacher, TeacherShape
+from data.elastic import Batch
+from odeformer.config import BasisConfig, ModelConfig
 from odeformer.measure.memory import peak_bytes
 from odeformer.model import Odeformer, SolveOptions, token_losses
 
@@ -52,6 +56,9 @@ MEMORY: tuple[dict[str, Any], ...] = (
     {"stage": 0, "gradient": "direct", "sets": 4, "batch": 4, "precision": "bf16"},
     {"stage": 2, "gradient": "direct", "sets": 8, "batch": 2, "precision": "bf16"},
     {"stage": 3, "gradient": "checkpoint", "sets": 8, "batch": 16, "precision": "bf16"},
+    {"stage": 1, "gradient": "checkpoint", "sets": 4, "batch": 4, "teacher": {"width": 64, "depth": 4}},
+    {"stage": 0, "gradient": "direct", "sets": 4, "batch": 8, "teacher": {"width": 64, "depth": 4}},
+    {"stage": 2, "gradient": "checkpoint", "sets": 4, "batch": 2, "teacher": {"width": 256, "depth": 16}},
 )
 BYTES: tuple[dict[str, Any], ...] = tuple(
     {"stage": stage, "workers": workers, "passes": passes, "threshold": threshold}
@@ -87,9 +94,25 @@ def settings_of(row: Row, workers: int, folder: str) -> PretrainSettings:
             },
             "zero": {"stage": row["stage"], "param_persistence_threshold": row.get("threshold", 0)},
             "cluster": {"workers": workers},
+            "teacher": {"model": "none"} if "teacher" in row else None,
             "run": {"dir": folder},
         }
     )
+
+
+def teacher_of(row: Row) -> TeacherShape | None:
+    """The shape of a row's teacher, which has D = K = 8."""
+    if "teacher" not in row:
+        return None
+    config = ModelConfig(
+        width=row["teacher"]["width"],
+        heads=4,
+        depth=DEPTH,
+        basis=BasisConfig(size=DEPTH),
+        vocabulary_size=VOCABULARY,
+        context_length=LENGTH,
+    )
+    return TeacherShape(config, config.default_solver, row["teacher"]["depth"])
 
 
 def start(rank: int, settings: PretrainSettings, folder: str) -> Any:
@@ -105,26 +128,37 @@ def start(rank: int, settings: PretrainSettings, folder: str) -> Any:
     return zero.initialize(model, train, settings.optim, settings.zero, Path(folder))
 
 
-def step(engine: Any, settings: PretrainSettings) -> None:
+def step(engine: Any, settings: PretrainSettings, teacher: Teacher | None = None) -> None:
     """Make one optimizer step."""
     train = settings.train
     for _ in range(train.global_batch // (train.micro_batch * settings.cluster.workers)):
         ids = torch.randint(VOCABULARY, (train.micro_batch, LENGTH + 1))
-        engine.backward(token_losses(engine(ids[:, :-1], depth=DEPTH).logits, ids[:, 1:]).mean())
+        # It is there until the end of the backward pass, as in a run.
+        taught = None if teacher is None else teacher.logits(Batch(ids, torch.arange(len(ids))), None)
+        engine.backward(_loss(engine, ids, teacher, taught))
         zero.apply_gradients(engine, 1.0)
+
+
+def _loss(engine: Any, ids: Tensor, teacher: Teacher | None, taught: Tensor | None) -> Tensor:
+    logits = engine(ids[:, :-1], depth=DEPTH).logits
+    losses = token_losses(logits, ids[:, 1:])
+    if teacher is not None and taught is not None:
+        losses = teacher.mix(losses, logits, taught)
+    return losses.mean()
 
 
 def measure_memory(rank: int, row: Row, folder: str) -> None:
     """Run worker ``rank``; the first writes its bytes."""
     settings = settings_of(row, 2, folder)
-    engine = start(rank, settings, folder)
+    engine, shape = start(rank, settings, folder), teacher_of(row)
+    teacher = None if shape is None else Teacher(Odeformer(shape.model), shape.depth, 0.5)
     for _ in range(2):
-        step(engine, settings)
+        step(engine, settings, teacher)
     gc.collect()
     tensors = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
     storages = [tensor.untyped_storage() for tensor in tensors]
     held = {storage.data_ptr(): storage.nbytes() for storage in storages if storage.device.type == "cpu"}
-    peak = peak_bytes(lambda: step(engine, settings))
+    peak = peak_bytes(lambda: step(engine, settings, teacher))
     _end(rank, folder, {"held": sum(held.values()), "peak": peak})
 
 
@@ -175,7 +209,7 @@ def main() -> None:
     for row in MEMORY:
         wanted = {"kind": "memory", **row}
         if wanted not in known:
-            device, host = worker_memory(settings_of(row, 2, "x")).total()
+            device, host = worker_memory(settings_of(row, 2, "x"), teacher_of(row)).total()
             measured = run(measure_memory, row, 2)
             results.add({**wanted, "said": device + host, "found": measured["held"] + measured["peak"]})
             bench.print_row(results.rows[-1])

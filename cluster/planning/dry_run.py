@@ -11,8 +11,8 @@ from cluster.connection.job import lacking
 from cluster.settings import PretrainSettings
 from cluster.supervision.room import places, worker_resources
 from cluster.training.memory import Memory, parameter_sizes, unallocated, worker_memory
+from cluster.training.teacher import TeacherShape
 from cluster.training.zero import deepspeed_config
-from odeformer.config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class DryRun:
         }
 
 
-def dry_run(settings: PretrainSettings, teacher: ModelConfig | None = None) -> DryRun:
+def dry_run(settings: PretrainSettings, teacher: TeacherShape | None = None) -> DryRun:
     """Plan a run without starting it. With ``cluster.address``, that cluster's resources are queried.
 
     Args:

@@ -13,11 +13,18 @@ from itertools import product
 from typing import Any
 
 from cluster.planning.communication import collectives, seconds
-from cluster.planning.compute import compute_seconds, model_flops, usual_efficiency
+from cluster.planning.compute import (
+    EFFICIENCY,
+    compute_seconds,
+    model_flops,
+    teacher_seconds,
+    usual_efficiency,
+)
 from cluster.planning.hardware import Gpu, Network
 from cluster.planning.reliability import Reliability, reliability
 from cluster.settings import PretrainSettings
 from cluster.training.memory import Memory, parameter_sizes, unallocated, worker_memory
+from cluster.training.teacher import TeacherShape
 from odeformer.gradients import GRADIENTS
 from odeformer.solvers import solver_named
 
@@ -112,8 +119,13 @@ class Estimate:
         }
 
 
-def estimate(settings: PretrainSettings, machines: Machines) -> Estimate:
+def estimate(settings: PretrainSettings, machines: Machines, teacher: TeacherShape | None = None) -> Estimate:
     """Estimate a run. Its vocabulary and context must be known.
+
+    Args:
+        settings: those of the run.
+        machines: what it runs on.
+        teacher: shape of the model in ``settings.teacher``.
 
     Raises:
         ValueError: when the GPUs cannot share the global batch in whole micro-batches.
@@ -121,15 +133,18 @@ def estimate(settings: PretrainSettings, machines: Machines) -> Estimate:
     settings = on_machines(settings, machines.gpus)
     model = unallocated(settings)
     sizes, workers = parameter_sizes(model, settings.optim), machines.gpus
-    memory, train = worker_memory(settings), settings.train
-    passes = train.global_batch // (train.micro_batch * workers)
-    passes *= 1 if train.objective == "one_depth" else 2
+    memory, train = worker_memory(settings, teacher), settings.train
+    micro_batches = train.global_batch // (train.micro_batch * workers)
+    passes = micro_batches * (1 if train.objective == "one_depth" else 2)
     sent = collectives(sizes, settings.zero, workers, passes)
     part = 1.0 if settings.zero.stage == 0 else 1.0 / workers
     efficiency, source = usual_efficiency(model, settings)
     if machines.efficiency is not None:
         efficiency, source = machines.efficiency, "as given"
     spent = compute_seconds(model, settings, machines.gpu, efficiency, part, passes)
+    if teacher is not None:
+        of_teacher = machines.efficiency or EFFICIENCY[False]  # it is not compiled
+        spent["teacher"] = teacher_seconds(teacher, settings, machines.gpu, of_teacher, micro_batches)
     spent["communication"] = sum(seconds(each, workers, machines.gpu, machines.network) for each in sent)
     state = sum(place.get("optimizer", 0) + place.get("parameters", 0) for place in memory)
     return Estimate(
@@ -170,21 +185,28 @@ def _next(number: int, divisor: int) -> int:
     return -(-number // divisor) * divisor
 
 
-def choices(settings: PretrainSettings, machines: Machines) -> list[Estimate]:
+def choices(
+    settings: PretrainSettings, machines: Machines, teacher: TeacherShape | None = None
+) -> list[Estimate]:
     """Estimates for every ZeRO stage and every gradient method that the solver allows.
 
-    Each is at the largest micro-batch that fits. Those that fit come first, the fastest at the top.
+    Each is at the largest micro-batch that fits. Those that fit come first, the fastest at the top. The
+    arguments are those of :func:`estimate`.
 
     Raises:
         ValueError: when the GPUs cannot share the global batch.
     """
     solver = solver_named(settings.train.solver_for(settings.model))
     gradients = [name for name, method in GRADIENTS.items() if method.is_exact and method.goes_with(solver)]
-    estimates = [_largest(settings, machines, *choice) for choice in product((0, 1, 2, 3), gradients)]
+    estimates = [
+        _largest(settings, machines, teacher, *choice) for choice in product((0, 1, 2, 3), gradients)
+    ]
     return sorted(estimates, key=lambda estimate: (not estimate.fits, estimate.step_seconds))
 
 
-def _largest(settings: PretrainSettings, machines: Machines, stage: int, gradient: str) -> Estimate:
+def _largest(
+    settings: PretrainSettings, machines: Machines, teacher: TeacherShape | None, stage: int, gradient: str
+) -> Estimate:
     zero = settings.zero.model_copy(
         update={"stage": stage}
         | ({"offload_parameters": "none"} if stage != 3 else {})
@@ -192,7 +214,8 @@ def _largest(settings: PretrainSettings, machines: Machines, stage: int, gradien
     )
     for micro_batch in _micro_batches(settings.train.global_batch, machines.gpus):
         train = settings.train.model_copy(update={"gradient": gradient, "micro_batch": micro_batch})
-        result = estimate(settings.model_copy(update={"train": train, "zero": zero}), machines)
+        changed = settings.model_copy(update={"train": train, "zero": zero})
+        result = estimate(changed, machines, teacher)
         if result.fits:
             break
     return result

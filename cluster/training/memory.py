@@ -19,12 +19,13 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from cluster.settings import OptimSettings, PretrainSettings, ZeroSettings
 from cluster.training import zero
+from cluster.training.teacher import TeacherShape
 from odeformer.config import ModelConfig
 from odeformer.field import block_size, block_tensors, build_field
 from odeformer.gradients import gradient_named
 from odeformer.gradients.method import PassSizes
 from odeformer.model import Odeformer, SolveOptions, parameter_count
-from odeformer.solvers import SOLVERS, ReversibleSolver, Solver
+from odeformer.solvers import SOLVERS, ReversibleSolver, Solver, layer_solver_name, solver_named
 
 FLOAT = 4
 LIVE = 1_000_000_000
@@ -41,7 +42,7 @@ class Memory(NamedTuple):
         return sum(self.device.values()), sum(self.host.values())
 
 
-def worker_memory(settings: PretrainSettings, teacher: ModelConfig | None = None) -> Memory:
+def worker_memory(settings: PretrainSettings, teacher: TeacherShape | None = None) -> Memory:
     """Peak memory of one worker, in a pass at the largest depth. Vocabulary and context must be known.
 
     Args:
@@ -54,16 +55,19 @@ def worker_memory(settings: PretrainSettings, teacher: ModelConfig | None = None
 
     held, host = state_memory(sizes, zero_settings, workers)
     if teacher is not None:
-        held["teacher"] = FLOAT * parameter_count(teacher)
+        held["teacher"] = FLOAT * parameter_count(teacher.model)
     gradients = {"gradients": held.pop("gradients")}
     sent = {"communication": communication_memory(sizes, zero_settings.stage, workers, on_gpu)}
     several = train.global_batch > train.micro_batch * workers or train.objective != "one_depth"
 
     moments = []
-    for moment, parts in pass_memory(model, settings).items():
+    passes = pass_memory(model, settings)
+    if teacher is not None:
+        passes["teacher"] = teacher_pass_memory(teacher, settings)
+    for moment, parts in passes.items():
         # Stage 3 allocates its part of the gradients at the start, the others as the gradients arrive.
         has_gradients = zero_settings.stage == 3 or several or moment == "end"
-        is_sending = zero_settings.stage == 3 or on_gpu or moment != "loss"
+        is_sending = zero_settings.stage == 3 or on_gpu or moment not in ("teacher", "loss")
         moments.append(held | (gradients if has_gradients else {}) | (sent if is_sending else {}) | parts)
     return Memory(max(moments, key=lambda parts: sum(parts.values())), host)
 
@@ -189,8 +193,10 @@ def pass_memory(model: Odeformer, settings: PretrainSettings) -> dict[str, dict[
     at_loss, in_backward = kept_of_pass.at_loss, kept_of_pass.in_backward
     nodes = kept_of_pass.times + early * len(model.layer_solver().nodes)
     passed = batch * length * (config.vocabulary_size or 0)
-    # Logits that are targets; those of a teacher come with two distributions kept for the backward pass.
-    targets = FLOAT * passed * ((train.objective == "distillation") + 3 * (settings.teacher is not None))
+    # Logits that are targets; at the loss those of a teacher come with two distributions.
+    is_taught = settings.teacher is not None
+    targets = FLOAT * passed * ((train.objective == "distillation") + is_taught)
+    distributions = 2 * FLOAT * passed * is_taught
     weights = FLOAT * nodes * block
     # Matmuls in bf16 save a cast of W. With ``direct`` nothing else needs W then, and it is released.
     cast = 2 * block if bf16 else 0
@@ -200,13 +206,32 @@ def pass_memory(model: Odeformer, settings: PretrainSettings) -> dict[str, dict[
         "loss": {
             "generated weights": min(kept, weights),
             "activations": at_loss + 3 * state,
-            "logits": 3 * FLOAT * passed + targets,
+            "logits": 3 * FLOAT * passed + targets + distributions,
         },
         "backward": {
             "generated weights": weights + kept,
             "activations": in_backward + 3 * state,
+            "logits": targets,
         },
-        "end": {"generated weights": weights if is_released else 2 * weights, "activations": state},
+        "end": {
+            "generated weights": weights if is_released else 2 * weights,
+            "activations": state,
+            "logits": targets,
+        },
+    }
+
+
+def teacher_pass_memory(teacher: TeacherShape, settings: PretrainSettings) -> dict[str, int]:
+    """Bytes of the teacher's pass over a micro-batch, by purpose. It keeps nothing for a backward pass."""
+    config, train, data = teacher.model, settings.train, settings.data
+    flow, early = solver_named(teacher.solver), config.prelude_layers
+    layers = solver_named(layer_solver_name(teacher.solver, config.default_solver))
+    nodes = early * len(layers.nodes) + (teacher.depth - early) * len(flow.nodes)
+    batch, length, bf16 = train.micro_batch, data.sequence_length, train.precision == "bf16"
+    return {
+        "generated weights": FLOAT * nodes * block_size(config),
+        "activations": evaluation_memory(config, batch, length, bf16, data.separate_documents),
+        "logits": FLOAT * batch * length * (config.vocabulary_size or 0),
     }
 
 

@@ -79,6 +79,7 @@ def optimizer_step(
             losses[nth, chosen] = per_sample.detach()
             if nth == 0:
                 own = logits.detach() if train.objective == "distillation" else None
+            del logits  # not held during the backward pass
             if is_last:
                 # All losses of the step are known before its last backward pass. A NaN factor in this pass
                 # makes the gradient NaN on all ranks, and such a gradient is not applied. The same all-reduce

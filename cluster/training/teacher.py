@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +11,18 @@ from cluster import registry
 from cluster.settings import PretrainSettings
 from cluster.training.loss import predictions
 from data.elastic import Batch
+from odeformer.config import ModelConfig
 from odeformer.model import Odeformer, distillation_losses
+
+
+class TeacherShape(NamedTuple):
+    """What determines the cost of a run's teacher."""
+
+    model: ModelConfig
+    solver: str
+    """Solver that it was trained with."""
+    depth: int
+    """Depth N at which it predicts."""
 
 
 class Teacher:

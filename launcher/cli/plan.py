@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer import Option
 
+from launcher import preflight
 from launcher.cli.options import AsJson, Config, Overrides
 from launcher.cli.output import show
 
 if TYPE_CHECKING:
     from cluster.settings import PretrainSettings
+    from cluster.training.teacher import TeacherShape
 
 VOCABULARY = 32_000
 
@@ -58,16 +60,20 @@ def plan(
     """
     if not simulate and any(option is not None for option in (spares, preemptions, stragglers)):
         raise typer.BadParameter("--spares, --preemptions and --stragglers need --simulate: add it")
+    from launcher.configuration.load import load_pretrain
+
+    settings = load_pretrain(config, overrides or [])
+    if settings.teacher is not None:
+        preflight.at_model(settings.teacher.model, settings.tracking.uri)
     from cluster import planning
     from cluster.planning.hardware import GPUS, NETWORKS
-    from launcher.configuration.load import load_pretrain
     from launcher.tables.plan import estimate_report, simulation_report
 
-    settings = _with_vocabulary(load_pretrain(config, overrides or []), vocabulary)
+    settings, teacher = _completed(settings, vocabulary)
     count = gpus or settings.cluster.workers
     machines = planning.Machines(count, GPUS[gpu], NETWORKS[interconnect], efficiency, price)
-    estimate = planning.estimate(settings, machines)
-    choices = planning.choices(settings, machines)
+    estimate = planning.estimate(settings, machines, teacher)
+    choices = planning.choices(settings, machines, teacher)
     report = estimate_report(estimate, choices)
     content = {"given": estimate.content(), "choices": [choice.content() for choice in choices]}
     if simulate:
@@ -78,16 +84,32 @@ def plan(
     show(report, content, as_json)
 
 
-def _with_vocabulary(settings: PretrainSettings, vocabulary: int | None) -> PretrainSettings:
-    """Set vocabulary and context: as given, from the shards if they exist, or assumed."""
-    from cluster.resolve import complete_model
+def _completed(
+    settings: PretrainSettings, vocabulary: int | None
+) -> tuple[PretrainSettings, TeacherShape | None]:
+    """Set vocabulary and context, as given, from the teacher or the shards if they exist, or assumed.
+
+    Returns:
+        The settings, and the teacher's shape.
+    """
+    from cluster.resolve import complete_model, read_teacher
     from data.manifest import load_manifest
 
-    model, shards = settings.model, Path(settings.data.mixed[0].shards)
-    if vocabulary is None and (shards / "manifest.json").is_file():
-        return settings.model_copy(update={"model": complete_model(settings, load_manifest(shards))})
-    sizes = {
-        "vocabulary_size": vocabulary or model.vocabulary_size or VOCABULARY,
-        "context_length": model.context_length or settings.data.sequence_length,
-    }
-    return settings.model_copy(update={"model": model.model_copy(update=sizes)})
+    shards, teacher = Path(settings.data.mixed[0].shards), None
+    known = vocabulary is None and (shards / "manifest.json").is_file()
+    manifest = load_manifest(shards) if known else None
+    size = vocabulary or settings.model.vocabulary_size
+    model = settings.model.model_copy(update={"vocabulary_size": size})
+    settings = settings.model_copy(update={"model": model})
+    if settings.teacher is not None:
+        settings, teacher, _ = read_teacher(settings, manifest)
+    if manifest is not None:
+        model = complete_model(settings, manifest)
+    else:
+        model = settings.model.model_copy(
+            update={
+                "vocabulary_size": settings.model.vocabulary_size or VOCABULARY,
+                "context_length": settings.model.context_length or settings.data.sequence_length,
+            }
+        )
+    return settings.model_copy(update={"model": model}), teacher

@@ -19,7 +19,8 @@ def check_is_there(file: Path, instead: str) -> None:
         FileNotFoundError: naming the file, and what should have been given instead.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; {instead}")
+        found = ", not an adapter" if file.with_name("adapter.json").is_file() else ""
+        raise FileNotFoundError(f"{file}: no such file; {instead}{found}")
 
 
 class Earlier(NamedTuple):

@@ -1,4 +1,7 @@
-"""Workers, the driver and Ray's raylet, killed at random moments, also while committing."""
+"""Workers, the driver and Ray's raylet, killed at random moments, also while committing.
+
+The run is one with a teacher, which does all that another run does, and loads the teacher at each start.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from faulty_runs import weights_of
-from small_runs import events, run_workers, small_settings
+from small_runs import events, run_workers, small_settings, tiny_shape
 
 from benchmarks.cluster.faults import KILLS, odeformer, run_through
+from data.manifest import load_manifest
+from odeformer import checkpoint
+from odeformer.model import Odeformer
 
 STEPS = 400
 SECTIONS: dict[str, dict[str, Any]] = {
@@ -27,14 +34,18 @@ def test_a_run_killed_ten_times_ends_with_the_very_same_weights(tmp_path: Path, 
     seed = random.randrange(10**6)
     chance = random.Random(seed)
     troubles = [chance.choice(KILLS) for _ in range(7)] + [*KILLS]
+    shape, teacher = tiny_shape(load_manifest(shards).vocabulary_size, 32), tmp_path / "teacher"
+    torch.manual_seed(7)
+    checkpoint.save(Odeformer(shape).state_dict(), shape, "euler", shards / "tokenizer.json", teacher)
     untroubled, settings = (
-        small_settings(shards, tmp_path / name, **SECTIONS) for name in ("untroubled", "killed")
+        small_settings(shards, tmp_path / name, teacher={"model": str(teacher), "depth": 3}, **SECTIONS)
+        for name in ("untroubled", "killed")
     )
     run_workers(untroubled)
     settings.run.dir.parent.mkdir(exist_ok=True)
     (tmp_path / "config.json").write_text(settings.model_dump_json())
     history = run_through(
-        [odeformer(), "pretrain", "config.json"],
+        [odeformer(), "distill", str(teacher), "config.json"],
         tmp_path,
         settings.run.dir,
         troubles,

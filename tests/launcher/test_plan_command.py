@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from stored_models import checkpoint_folder
 from typer.testing import CliRunner
 
 from launcher.cli.main import app, main
+from odeformer.checkpoint import load_config
+from odeformer.model import parameter_count
 
 RUNNER = CliRunner()
 
@@ -32,6 +35,33 @@ def test_it_takes_the_vocabulary_of_shards_that_are_there(shards: Path) -> None:
         return int(json.loads(RUNNER.invoke(app, asked).stdout)["given"]["memory"]["device"]["parameters"])
 
     assert weights("--vocabulary", "500") - weights() == 4 * 100 * 128, "400 there"
+
+
+def test_it_counts_a_teacher_and_refuses_what_cannot_teach(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkpoint_folder(tmp_path)
+    asked = ["plan", "tiny", "--gpus", "1", "--json", "--set", "data.shards=none"]
+    taught, short = ["--set", f"teacher.model={folder}"], ["--set", "data.sequence_length=16"]
+    given = json.loads(RUNNER.invoke(app, [*asked, *taught, *short]).stdout)["given"]
+    shape, _ = load_config(folder)
+    assert given["memory"]["device"]["teacher"] == 4 * parameter_count(shape)
+    assert given["seconds"]["teacher"] > 0
+    alone = RUNNER.invoke(app, [*asked, *short, "--vocabulary", "300"]).stdout
+    parameters = json.loads(alone)["given"]["memory"]["device"]["parameters"]
+    assert given["memory"]["device"]["parameters"] == parameters, "the teacher's vocabulary"
+
+    for options, message in (
+        ([], "sequence_length 256 is longer than the context of teacher.model"),
+        ([*short, "--vocabulary", "400"], "model.vocabulary_size 400 differs from that of teacher.model"),
+        ([*short, "--set", "teacher.depth=1"], "teacher.depth: depth 1 is too small"),
+    ):
+        monkeypatch.setattr("sys.argv", ["odeformer", *asked, *taught, *options])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert message in line
 
 
 def test_a_batch_that_does_not_divide_among_gpus_is_one_line(

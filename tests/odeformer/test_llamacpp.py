@@ -161,6 +161,20 @@ def test_what_llama_cpp_does_not_have_is_refused(tokenizer: Path, tmp_path: Path
     assert not (tmp_path / "out.gguf").exists()
 
 
+THE_TEXT = {"Sequence": {"id": "A", "type_id": 0}}
+
+
+def template(*single: dict[str, Any]) -> dict[str, Any]:
+    """A post-processor as transformers writes it."""
+    return {"type": "TemplateProcessing", "single": list(single), "pair": [], "special_tokens": {}}
+
+
+def test_a_template_that_puts_nothing_around_a_text_changes_nothing(trained: Path) -> None:
+    expected = read_vocabulary(trained, 400, END)
+    trained.write_text(json.dumps(json.loads(trained.read_text()) | {"post_processor": template(THE_TEXT)}))
+    assert read_vocabulary(trained, 400, END) == expected
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -174,7 +188,10 @@ def test_what_llama_cpp_does_not_have_is_refused(tokenizer: Path, tmp_path: Path
             {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}},
             "use_regex False",
         ),
-        ({"post_processor": {"type": "TemplateProcessing"}}, "post_processor 'TemplateProcessing'"),
+        (
+            {"post_processor": template({"SpecialToken": {"id": END, "type_id": 0}}, THE_TEXT)},
+            "post_processor 'TemplateProcessing'",
+        ),
         ({"model": {"type": "WordPiece", "vocab": {}}}, "model 'WordPiece'"),
         ({"model": {"type": "BPE", "ignore_merges": True}}, "model.ignore_merges True"),
         ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}, "has no merges"),

@@ -53,8 +53,11 @@ def read_vocabulary(tokenizer: Path, size: int, end_of_text: str) -> Vocabulary:
 
 def _check(content: dict[str, Any], model: dict[str, Any], tokenizer: Path) -> None:
     pre_tokenizer = content.get("pre_tokenizer") or {}
-    # A byte-level post-processor changes offsets only, not tokens.
+    # A byte-level post-processor changes offsets only, not tokens, and a template may put none around a text:
+    # transformers writes such a template into tokenizers that had none.
     post_processor = content.get("post_processor") or {"type": "ByteLevel"}
+    if all("Sequence" in part for part in post_processor.get("single", [{}])):
+        post_processor = {"type": "ByteLevel"}
     values = {
         "model": (model.get("type"), "BPE"),
         "normalizer": ((content.get("normalizer") or {}).get("type"), None),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cluster.plan import settings_of
+from benchmarks.cluster.plan import settings_of, teacher_of
 from cluster.planning import Machines, choices, estimate
 from cluster.planning.communication import Collective, collectives, seconds
 from cluster.planning.compute import EFFICIENCY, model_flops
@@ -17,7 +17,10 @@ from cluster.planning.hardware import GPUS, LINK_LATENCY, NETWORKS
 from cluster.planning.reliability import best_interval, goodput, reliability
 from cluster.settings import PretrainSettings
 from cluster.training.memory import parameter_sizes, unallocated, worker_memory
+from cluster.training.teacher import TeacherShape
 from launcher.configuration.load import load_pretrain
+from odeformer.config import BasisConfig
+from odeformer.model import parameter_count
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "plan.json"
 H100, NDR = GPUS["h100"], NETWORKS["ndr400"]
@@ -44,7 +47,8 @@ def test_bytes_are_those_that_deepspeed_counts(row: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("row", measured("memory"), ids=str)
 def test_memory_is_what_real_workers_held(row: dict[str, Any]) -> None:
-    assert sum(worker_memory(settings_of(row, 2, "x")).total()) == pytest.approx(row["found"], rel=0.1)
+    planned = worker_memory(settings_of(row, 2, "x"), teacher_of(row)).total()
+    assert sum(planned) == pytest.approx(row["found"], rel=0.1)
 
 
 def test_a_worker_alone_sends_nothing_and_waits_for_nobody() -> None:
@@ -72,6 +76,41 @@ def test_flops_are_six_for_each_weight_and_token_and_those_of_attention() -> Non
     weights = shape.depth * block + shape.width * 32_000
     attention = shape.depth * shape.width * settings.data.sequence_length
     assert model_flops(model, settings) == pytest.approx(6 * tokens * (weights + attention), rel=0.01)
+
+
+def test_a_teacher_is_whole_on_each_gpu_and_runs_once_for_each_micro_batch() -> None:
+    taught = preset("large", "teacher.model=none", "train.micro_batch=1")
+    ordinary, elastic = (
+        TeacherShape(taught.model.model_copy(update={"basis": basis}), "euler", depth=18)
+        for basis in (BasisConfig(kind="none", size=36), BasisConfig(size=8))
+    )
+    tokens, width = taught.train.global_batch * taught.data.sequence_length, taught.model.width
+    weights, block = 18 * 12 * width**2 + width * 32_000, 12 * width**2
+    flops = 2 * tokens * (weights + 18 * width * taught.data.sequence_length)
+    for gpus in (8, 64):
+        machines = Machines(gpus, H100, NDR)
+        alone, beside = (estimate(taught, machines, teacher) for teacher in (None, ordinary))
+        assert beside.memory.device["teacher"] == 4 * parameter_count(ordinary.model)
+        seconds = dict(beside.seconds)
+        assert seconds.pop("teacher") == pytest.approx(
+            flops / (gpus * H100.bf16_flops * EFFICIENCY[False]), rel=0.01
+        )
+        assert seconds == alone.seconds
+        assert beside.utilization < alone.utilization
+        assert beside.commit_bytes == alone.commit_bytes
+
+        generating = estimate(taught, machines, elastic).seconds["teacher"] - beside.seconds["teacher"]
+        once = max(2 * 18 * 8 * block / H100.fp32_flops, 4 * (8 + 18) * block / H100.memory_bandwidth)
+        assert generating == pytest.approx(taught.train.global_batch / gpus * once, rel=0.01)
+    held = [one.memory.device["teacher"] for one in choices(taught, machines, elastic)]
+    assert held == [4 * parameter_count(elastic.model)] * 8
+
+
+def test_the_weights_of_a_large_teacher_exist_twice_during_its_pass() -> None:
+    taught = preset("tiny", "teacher.model=none")
+    teacher = TeacherShape(preset("1b").model, "euler", depth=48)
+    counted = worker_memory(taught, teacher).device
+    assert counted["generated weights"] == pytest.approx(4 * 48 * 12 * teacher.model.width**2, rel=0.01)
 
 
 def test_flops_of_a_second_pass_late_in_the_run() -> None:
