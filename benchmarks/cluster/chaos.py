@@ -36,7 +36,7 @@ from benchmarks.cluster.supervised import PAUSE, Chaos
 from benchmarks.texts import benchmark_texts
 from cluster import registry
 from cluster.connection.sessions import remove_left_over
-from cluster.runs.events import FILE_NAME, events_from
+from cluster.runs.events import Event, logged
 from cluster.tracking import runs, store
 from data.shards import build
 from launcher.configuration.load import load_pretrain
@@ -189,7 +189,7 @@ def has_one_value_per_step(folder: Path, uri: str) -> bool:
     run_id = runs.known_run(folder)
     if run_id is None:
         return False
-    steps = {event["step"] for event in events_from(folder / FILE_NAME, 0)[0] if event["event"] == "step"}
+    steps = {event["step"] for event in logged(folder, Event.STEP)}
     curve = store.connect(uri).get_metric_history(run_id, "loss")
     return sorted(metric.step for metric in curve) == sorted(steps) == list(range(1, max(steps) + 1))
 

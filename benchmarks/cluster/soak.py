@@ -25,7 +25,7 @@ import psutil
 from benchmarks import bench
 from benchmarks.cluster.faults import FAULTS, Processes, odeformer, run_through
 from benchmarks.texts import benchmark_texts
-from cluster.runs.events import FILE_NAME, events_from
+from cluster.runs.events import Event, logged
 from cluster.tracking import runs, store
 from data.shards import build
 from launcher.configuration.load import load_pretrain
@@ -154,16 +154,14 @@ def soak(folder: Path, steps: int, seed: int) -> dict[str, Any]:
 
 def of_run(run: Path, steps: int) -> dict[str, Any]:
     """Counts from MLflow and the event log of a finished run."""
-    events, _ = events_from(run / FILE_NAME, 0)
     client = store.connect(runs.run_uri(run))
-    logged = client.search_runs([e.experiment_id for e in client.search_experiments()])
-    curve = client.get_metric_history(logged[0].info.run_id, "loss")
-    made = [event["step"] for event in events if event["event"] == "step"]
+    tracked = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    curve = client.get_metric_history(tracked[0].info.run_id, "loss")
     return {
-        "restarts": sum(event["event"] == "restarting" for event in events),
-        "steps_made_again": len(made) - steps,
-        "mlflow_runs": len(logged),
-        "mlflow_status": logged[0].info.status,
+        "restarts": len(list(logged(run, Event.RESTARTING))),
+        "steps_made_again": len(list(logged(run, Event.STEP))) - steps,
+        "mlflow_runs": len(tracked),
+        "mlflow_status": tracked[0].info.status,
         "one_value_per_step": sorted(metric.step for metric in curve) == list(range(1, steps + 1)),
     }
 

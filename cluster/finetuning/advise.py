@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.runs.events import FILE_NAME, Event, EventLog, events_from
+from cluster.runs.events import Event, EventLog, logged
 from cluster.tasks.task import Task
 from data.tasks.kinds import kind_named
 
@@ -101,10 +101,8 @@ def advise(
 
 
 def _read(variant: Task, folder: Path, depth: int, trained: int) -> Probe:
-    events = events_from(folder / FILE_NAME, 0)[0]
-    values = [event[f"validation_{variant.score}"] for event in events if event["event"] == Event.VALIDATION]
-    seconds = [event["step_seconds"] for event in events if event["event"] == Event.STEP]
-    # The first step pays for what is imported and allocated once.
+    values = [event[f"validation_{variant.score}"] for event in logged(folder, Event.VALIDATION)]
+    seconds = [event["step_seconds"] for event in logged(folder, Event.STEP)]
     is_lora = variant.method == "lora"
     return Probe(
         method=variant.method,
