@@ -216,10 +216,9 @@ class PoolActor:
         from cluster.registry.ownership import Owner, claim
         from cluster.tracking.store import RefusedError
 
-        uri = self.uri()
-        name = model_name(task, uri)
+        name = model_name(task)
         try:
-            claim(name, Owner(task.team, task.name), uri)
+            claim(name, Owner(task.team, task.name), self.uri())
         except RefusedError as error:
             raise ValueError(f"name: {refusal(name, error)}") from None
         except ValueError as error:

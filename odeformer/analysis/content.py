@@ -236,8 +236,8 @@ class DisturbancePair(TypedDict):
 class Disturbances(TypedDict):
     """Effect of disturbed text on both models."""
 
-    a: DisturbedText | None
-    b: DisturbedText | None
+    a: DisturbedText
+    b: DisturbedText
     same_text: bool
     rows: list[DisturbancePair]
 
