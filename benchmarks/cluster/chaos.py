@@ -30,7 +30,7 @@ import psutil
 
 from benchmarks import bench
 from benchmarks.cluster import pool as small_pool
-from benchmarks.cluster.faults import odeformer, run_through
+from benchmarks.cluster.faults import odeformer
 from benchmarks.cluster.soak import ENDING_SECONDS, left_over
 from benchmarks.cluster.supervised import PAUSE, Chaos
 from benchmarks.texts import benchmark_texts
@@ -97,9 +97,7 @@ def prepare(chaos: Chaos, steps: int) -> None:
     settings = load_pretrain("tiny", [*small, *often, *where])
     (folder / "config.json").write_text(settings.model_dump_json(), encoding="utf-8")
     alone = ["--set", f"run.dir={folder}/alone", "--set", f"tracking.uri=sqlite:///{folder}/alone.db"]
-    run_through(
-        [*chaos.run.command, *alone], folder, folder / "alone", [], (1, 1), random.Random(), lambda *_: None
-    )
+    subprocess.run([*chaos.run.command, *alone], cwd=folder, check=True)
     while not answers(chaos):
         chaos.mlflow.look()
         time.sleep(PAUSE)

@@ -10,7 +10,7 @@ import pytest
 from faulty_runs import weights_of
 from small_runs import events, run_workers, small_settings
 
-from benchmarks.cluster.faults import KILLS, odeformer, run_through
+from benchmarks.cluster.faults import KILLS, Program, odeformer, run_through
 
 STEPS = 400
 SECTIONS: dict[str, dict[str, Any]] = {
@@ -33,15 +33,9 @@ def test_a_run_killed_ten_times_ends_with_the_very_same_weights(tmp_path: Path, 
     run_workers(untroubled)
     settings.run.dir.parent.mkdir(exist_ok=True)
     (tmp_path / "config.json").write_text(settings.model_dump_json())
-    history = run_through(
-        [odeformer(), "pretrain", "config.json"],
-        tmp_path,
-        settings.run.dir,
-        troubles,
-        gap=(5, 15),
-        chance=chance,
-    )
-    print(seed, history.faults, history.exit_codes)
-    assert len(history.faults) == len(troubles)
+    command = Program("command", [odeformer(), "pretrain", "config.json"], tmp_path, settings.run.dir)
+    faults = run_through(command, troubles, gap=(5, 15), chance=chance)
+    print(seed, faults, command.exits)
+    assert len(faults) == len(troubles)
     assert events(settings.run.dir, "step")[-1]["step"] == STEPS
     assert weights_of(settings.run.dir) == weights_of(untroubled.run.dir)
