@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.runs.events import Event, EventLog, logged
-from cluster.tags import PARAMETERS
 from cluster.tasks.task import Task
 from cluster.tracking.store import tracking_uri
 from data.tasks.kinds import kind_named
@@ -100,6 +99,7 @@ def advise(
 
     from cluster.finetuning import job, preparing
     from cluster.training import worker
+    from odeformer.model import parameter_count
 
     uri = tracking_uri(uri)
     task = job.check(task, uri)
@@ -108,7 +108,7 @@ def advise(
     job.join_alone()
     short = task.train.model_copy(update={"steps": steps})
     base = preparing.open_base(task.base, uri)
-    parameters = int(base.version.tags[PARAMETERS])
+    parameters = parameter_count(base.model.config)
     tried = list(variants(task.model_copy(update={"train": short}), base.model.config.depth))
     probes = []
     for variant in tried:
