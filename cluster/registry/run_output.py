@@ -50,7 +50,7 @@ def register_run_output(
             step = _last_step(run) if step is None else step
             if any(event["step"] == step for event in logged(run, Event.SCORED)):
                 with store.session(runs.run_uri(run)) as client:
-                    logged_models.link(client, runs.open_run(run), step, version)
+                    logged_models.link(client, runs.open_run(run), step, version.name, version.version)
             return version
         except ConnectionError as error:
             if isinstance(error, store.RefusedError) or time.monotonic() + pause > deadline:
