@@ -261,8 +261,9 @@ class Checkpoints:
 
         self._load(newest.commit, newest.content)
         self._stream.load_state_dict(newest.content["stream"])
-        if newest.content["workers"] == dist.get_world_size():
-            random_state.load(newest.commit / random_state.file_name(rank), self._device)
+        name = random_state.file_name(rank)
+        if newest.content["workers"] == dist.get_world_size() and name in newest.content["files"]:
+            random_state.load(newest.commit / name, self._device)
         return step
 
     def _check_may_start_anew(self, newest: folder.Newest) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # which imports this module
 T = TypeVar("T")
 
 FORMAT_VERSION = 3
+READABLE = (2, 3)
+"""Format versions that can be read. Format 2 lacks random states and the id of the MLflow run."""
 MANIFEST = "commit.json"
 MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 """Errors in reading a commit that mean damage. All others, of a disk or a server, may pass."""
@@ -100,9 +102,9 @@ def verified(commit: Path) -> Content:
         version, files = content["format_version"], content["files"]
     except (*MISSING, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{MANIFEST} cannot be read: {type(error).__name__}") from None
-    if version != FORMAT_VERSION:
+    if version not in READABLE:
         raise FormatError(
-            f"{commit} has format {version!s:.40}, and this version reads {FORMAT_VERSION}: "
+            f"{commit} has format {version!s:.40}, and this version reads {', '.join(map(str, READABLE))}: "
             "continue with the version that wrote it, or choose another run.dir"
         )
     if not isinstance(files, dict) or not all(map(_is_below, files)):

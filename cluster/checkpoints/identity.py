@@ -18,7 +18,7 @@ FILE_NAME = "run.json"
 
 
 class RunIdentity(TypedDict, total=False):
-    """The values that must not change."""
+    """The values that must not change; older versions of this program recorded fewer."""
 
     model: Any
     """The shape, as :class:`~odeformer.config.ModelConfig` has it."""
@@ -35,6 +35,8 @@ class RunIdentity(TypedDict, total=False):
     """Solver of the initial weights. It is recorded so that they need not be read again; it may change."""
 
 
+OLD_DEFAULTS = {"start": 0, "optimizer": "adamw", "teacher": None}
+"""Values of those that older versions did not record."""
 INIT_SOLVER: Final = "init_solver"
 
 
@@ -73,7 +75,7 @@ def differences(recorded: RunIdentity, ours: RunIdentity) -> list[str]:
     The data may, if ours are a mixture of sources, which is the list of their digests: then a new part of the
     run begins.
     """
-    theirs = {**recorded, "model": _completed(recorded.get("model"))}
+    theirs = {**OLD_DEFAULTS, **recorded, "model": _completed(recorded.get("model"))}
     own = {**ours, "model": _completed(ours.get("model"))}
     may = {INIT_SOLVER, "data"} if isinstance(ours.get("data"), list) else {INIT_SOLVER}
     return [key for key, value in own.items() if key not in may and theirs.get(key) != value]

@@ -66,7 +66,7 @@ def check_base(task: Task, uri: str | None) -> Task:
         raise ValueError(f"base: {error}") from None
     if base.kind != "checkpoint":
         raise ValueError(f"base {task.base} is an adapter; a task needs a checkpoint to start from")
-    model_name(task)
+    model_name(task, uri)
     task = task.model_copy(update={"base": base.uri})
     if task.preference.parent is None:
         return task
@@ -85,7 +85,7 @@ def finetune(
 ) -> FinetuneResult:
     """Train and register one task's adapter or model in this process.
 
-    The MLflow store must be reachable at the start, for the base. After that it may be
+    The MLflow store must be reachable at the start, for the result's name and the base. After that it may be
     unreachable: logs wait in the folder, and so does a model that could not be registered in time. Called
     again with the same folder, the job resumes from its last checkpoint.
 
@@ -98,7 +98,8 @@ def finetune(
             committed.
     """
     join_alone()
-    return _finetune(task, folder, uri, open_base(task.base, uri), None, register_seconds)
+    name = model_name(task, uri)
+    return _finetune(task, folder, uri, name, open_base(task.base, uri), None, register_seconds)
 
 
 def finetune_together(
@@ -133,13 +134,14 @@ def finetune_together(
             "train.depths, train.sequence_length (given), batch and train.gradient ('direct' or 'checkpoint')"
         )
     join_alone()
+    names = [model_name(task, uri) for task in tasks]
     base = open_base(tasks[0].base, uri)
     depth = tasks[0].depth or base.model.config.depth
     together = Together(frozen(base.model, {depth, *tasks[0].train.depths}))
 
     def run_job(number: int, task: Task, folder: Path) -> FinetuneResult:
         try:
-            result = _finetune(task, folder, uri, base, together, register_seconds)
+            result = _finetune(task, folder, uri, names[number], base, together, register_seconds)
         except Exception as error:
             on_end(number, error)
             raise
@@ -154,6 +156,7 @@ def _finetune(
     task: Task,
     folder: Path,
     uri: str,
+    name: str,
     base: Base,
     together: Together | None,
     register_seconds: float,
@@ -162,7 +165,6 @@ def _finetune(
 
     from cluster.training import worker
 
-    name = model_name(task)
     parent, parent_folder = open_parent(task, base, uri) or (None, None)
     prepared = prepare(task, folder, base, parent_folder)
     torch.manual_seed(task.train.seed)

@@ -13,9 +13,10 @@ from cluster.names import check_model_name, parse_reference
 from cluster.promotion import task_gate
 from cluster.promotion.task_gate import GateResult
 from cluster.registry import run_output
+from cluster.registry.ownership import Owner, owners
 from cluster.runs.events import Event, LoggedEvent, logged
 from cluster.tasks.task import Task
-from cluster.tracking import runs
+from cluster.tracking import runs, store
 
 VERSION_FILE = "version.json"
 """File in a trained job's folder with the name, tags and files of its version."""
@@ -79,8 +80,11 @@ def _metrics(validation: LoggedEvent) -> dict[str, float]:
     return {key.removeprefix("validation_"): value for key, value in validation.items()}
 
 
-def model_name(task: Task) -> str:
+def model_name(task: Task, uri: str | None) -> str:
     """Name of the registered model whose versions are the task's results, ``<base>--<team>--<task>``.
+
+    A model named in the form of earlier versions, ``<base>-<team>-<task>``, is kept if it only holds versions
+    of this task.
 
     Raises:
         ValueError: for a task without an unambiguous name, or with one that is too long.
@@ -91,7 +95,11 @@ def model_name(task: Task) -> str:
                 f"{key}: {name} has two hyphens in a row, which separate base, team and task in the "
                 "name of a model: use one"
             )
-    name = "--".join((parse_reference(task.base).name, task.team, task.name))
+    parts, uri = (parse_reference(task.base).name, task.team, task.name), store.tracking_uri(uri)
+    with store.session(uri) as client:
+        if owners(client, "-".join(parts)) == {Owner(task.team, task.name)}:
+            return "-".join(parts)
+    name = "--".join(parts)
     try:
         if task.trial is None:  # trials are not registered
             check_model_name(name)

@@ -216,9 +216,10 @@ class PoolActor:
         from cluster.registry.ownership import Owner, claim
         from cluster.tracking.store import RefusedError
 
-        name = model_name(task)
+        uri = self.uri()
+        name = model_name(task, uri)
         try:
-            claim(name, Owner(task.team, task.name), self.uri())
+            claim(name, Owner(task.team, task.name), uri)
         except RefusedError as error:
             raise ValueError(f"name: {refusal(name, error)}") from None
         except ValueError as error:

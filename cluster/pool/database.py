@@ -1,4 +1,4 @@
-"""The pool's SQLite file: locked, and flushed with every commit.
+"""The pool's SQLite file: locked, flushed with every commit, and brought to the present format.
 
 A commit is on disk when the call returns (WAL mode, ``synchronous=FULL``), or is not there at all. One
 process holds the file at a time; the kernel releases the lock when that process ends, however it ends.
@@ -15,7 +15,19 @@ from typing import Any
 FILE_NAME = "journal.db"
 FORMAT_VERSION = 4
 
-_SCHEMA = """
+# Format 3 knew no keys.
+_FROM_3 = """
+CREATE TABLE keys (
+    id TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, team TEXT NOT NULL, role TEXT NOT NULL,
+    created REAL NOT NULL, expires REAL, revoked REAL
+) STRICT;
+CREATE TABLE audit (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL,
+    who TEXT NOT NULL, action TEXT NOT NULL, subject TEXT NOT NULL
+) STRICT;
+"""
+_SCHEMA = (
+    """
 CREATE TABLE jobs (
     id TEXT PRIMARY KEY, token TEXT NOT NULL UNIQUE,
     team TEXT NOT NULL, name TEXT NOT NULL, number INTEGER NOT NULL,
@@ -35,26 +47,35 @@ CREATE TABLE transitions (
 CREATE TABLE settings (
     number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, content TEXT NOT NULL
 ) STRICT;
-CREATE TABLE keys (
-    id TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, team TEXT NOT NULL, role TEXT NOT NULL,
-    created REAL NOT NULL, expires REAL, revoked REAL
-) STRICT;
-CREATE TABLE audit (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL,
-    who TEXT NOT NULL, action TEXT NOT NULL, subject TEXT NOT NULL
-) STRICT;
 """
+    + _FROM_3
+)
+# Format 1 had one process per job.
+_FROM_1 = """
+ALTER TABLE jobs ADD COLUMN process TEXT;
+ALTER TABLE transitions ADD COLUMN process TEXT;
+"""
+# Format 2 kept only the latest settings: they count as having always been in force.
+_FROM_2 = """
+ALTER TABLE settings RENAME TO last_settings;
+CREATE TABLE settings (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, content TEXT NOT NULL
+) STRICT;
+INSERT INTO settings (time, content) SELECT 0, content FROM last_settings;
+DROP TABLE last_settings;
+"""
+_UPGRADES = {0: _SCHEMA, 1: _FROM_1 + _FROM_2 + _FROM_3, 2: _FROM_2 + _FROM_3, 3: _FROM_3}
 
 
 class Database:
-    """The SQLite file in ``folder``, created if missing. Not thread-safe.
+    """The SQLite file in ``folder``, created if missing and upgraded if older. Not thread-safe.
 
     Every method raises an ``OSError`` that names the file when it cannot be read or written, as on a full
     disk; nothing has changed then.
 
     Raises:
         BlockingIOError: when another process holds it.
-        ValueError: when it has another format than this version writes.
+        ValueError: when its format is newer than this version reads.
     """
 
     def __init__(self, folder: Path, wait_seconds: float = 10.0) -> None:
@@ -75,12 +96,12 @@ class Database:
                 f"{path} is in use by another pool: stop it, or choose another dir"
             ) from None
 
-        if version != FORMAT_VERSION:
+        if version > FORMAT_VERSION:
             self._database.close()
-            raise ValueError(f"{path} has format {version}, but this version reads {FORMAT_VERSION}")
+            raise ValueError(f"{path} has format {version}, but this version reads up to {FORMAT_VERSION}")
 
     def _open(self) -> int:
-        """Lock the file, and make its tables if it is new; its format."""
+        """Lock the file and bring it to the present format; the format it had."""
         # Exclusive before the first access: SQLite then needs no shared memory, which network file systems
         # lack.
         for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL"):
@@ -88,10 +109,10 @@ class Database:
 
         with self.transaction():
             [[version]] = self.execute("PRAGMA user_version")
-            if version == 0:
-                version = FORMAT_VERSION
-                for statement in (*_SCHEMA.split(";"), f"PRAGMA user_version={version}"):
-                    self.execute(statement)
+            for statement in _UPGRADES.get(version, "").split(";"):
+                self.execute(statement)
+            if version < FORMAT_VERSION:
+                self.execute(f"PRAGMA user_version={FORMAT_VERSION}")
         return int(version)
 
     def close(self) -> None:

@@ -113,7 +113,7 @@ class Transition(NamedTuple):
     state: State
     reason: str | None
     process: str | None = None
-    """The process a job runs in from now on; ``None`` if it does not run."""
+    """The process a job runs in from now on; ``None`` in journals older than shared slots."""
 
 
 def find_job(jobs: Sequence[Job], name: str) -> str:

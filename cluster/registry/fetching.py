@@ -41,12 +41,12 @@ def fetch(model: str, uri: str | None = None) -> Path:
     """
     uri = tracking_uri(uri)
     version = resolve(model, uri)
-    if version.tags.get(FILES) != mlflow_model.FILES:
+    inner = version.tags.get(FILES)
+    if inner not in (None, mlflow_model.FILES):
         raise ValueError(
-            f"{version.uri} is refused: its files must be in {mlflow_model.FILES}, not in "
-            f"{version.tags.get(FILES)!r}"
+            f"{version.uri} is refused: its files must be in {mlflow_model.FILES}, not in {inner!r}"
         )
-    inner = f"/{mlflow_model.FILES}"
+    inner = f"/{inner}" if inner else ""
 
     if is_local(version.location):
         folder = _download(version, inner, uri)
@@ -86,6 +86,8 @@ def read_json(version: Version, file: str, uri: str | None = None) -> dict[str, 
     Raises:
         ValueError: when it is not the ``lineage.json`` that was registered.
     """
+    if FILES not in version.tags:  # registered before such files were written
+        return None
     try:
         path = _download(version, f"/{file}", tracking_uri(uri))
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -107,7 +107,12 @@ def _time_lost(record: Record) -> Iterator[Finding]:
 
 def _restarts(record: Record) -> Iterator[Finding]:
     restarts = record.of_kind(Event.RESTARTING)
-    yield from _grouped("restarted", restarts, lambda event: _RESTART_ADVICE[event["restart"]["cause"]])
+
+    def todo(event: LoggedEvent) -> str:
+        restart = event["restart"]  # older logs have no cause
+        return _RESTART_ADVICE[restart.get("cause", "preemption" if restart["preemption"] else "failure")]
+
+    yield from _grouped("restarted", restarts, todo)
     launches = len(record.of_kind(Event.LAUNCHED))
     if launches > 1:
         yield Finding(f"its command was started {launches} times", "")

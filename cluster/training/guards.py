@@ -90,7 +90,8 @@ class Guards:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state."""
         self._stream.load_state_dict(state)
-        self.tokens, guard = state["tokens"], state["guard"]
+        self.tokens = state.get("tokens", 0)  # absent in commits of older versions
+        guard = state.get("guard", {"losses": [], "in_a_row": 0})
         self._recent.clear()
         self._recent.extend(guard["losses"])
         self._in_a_row = guard["in_a_row"]

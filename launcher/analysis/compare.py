@@ -29,10 +29,9 @@ if TYPE_CHECKING:
 FILE = "comparison.json"
 REPORT = report_of(FILE, "comparison.html")
 FORMAT_VERSION = 2
-PARTS = (
-    *("model", "settings", "tokens", "answer", "lyapunov", "depth", "calibration", "clustering", "spectra"),
-    "robustness",
-)
+OLDEST_ANALYSIS = 2
+"""The oldest readable format; later formats only add parts, which are compared if both analyses have them."""
+PARTS = ("model", "settings", "tokens", "answer", "lyapunov", "depth", "calibration", "clustering", "spectra")
 
 
 def compare(
@@ -119,9 +118,10 @@ def read(path: Path) -> Analysis:
     except ValueError:  # invalid JSON or UTF-8
         raise ValueError(f"{file} is not JSON: a file that odeformer analyze wrote is expected") from None
     version = content.get("format_version") if isinstance(content, dict) else None
-    if version != ANALYSIS_FORMAT:
+    if version not in range(OLDEST_ANALYSIS, ANALYSIS_FORMAT + 1):
         raise ValueError(
-            f"{file}: format_version is {version}, {ANALYSIS_FORMAT} is expected: analyze the text again"
+            f"{file}: format_version is {version}, {OLDEST_ANALYSIS} to {ANALYSIS_FORMAT} is expected: "
+            "analyze the text again"
         )
     missing = [part for part in PARTS if part not in content]
     if missing:
@@ -226,25 +226,26 @@ def _columns(content: Analysis) -> dict[int, list[float | None]]:
 
 
 def disturbances(a: Analysis, b: Analysis) -> Disturbances | None:
-    """What each disturbance of the text adds to both models; None if the text is too short for any."""
-    text_a, text_b = _disturbed_text(a), _disturbed_text(b)
-    if text_a is None or text_b is None:
+    """What each disturbance of the text adds to both models; None if neither analysis has any."""
+    texts: dict[Which, DisturbedText | None] = {"a": _disturbed_text(a), "b": _disturbed_text(b)}
+    lengths = {text["characters"] for text in texts.values() if text is not None}
+    if not lengths:
         return None
     # Models with different contexts may have disturbed different parts of the text.
-    same_text = text_a["characters"] == text_b["characters"]
-    rises_a, rises_b = _rises(a), _rises(b)
+    same_text = len(lengths) == 1
+    rises = {"a": _rises(a), "b": _rises(b)}
     rows: list[DisturbancePair] = []
-    for label in dict.fromkeys([*rises_a, *rises_b]):
-        rise_a, rise_b = rises_a.get(label), rises_b.get(label)
+    for label in dict.fromkeys([*rises["a"], *rises["b"]]):
+        rise_a, rise_b = rises["a"].get(label), rises["b"].get(label)
         less = _clearly_less(rise_a, rise_b) if same_text else None
         rows.append({"label": label, "a": rise_a, "b": rise_b, "clearly_less": less})
-    return {"a": text_a, "b": text_b, "same_text": same_text, "rows": rows}
+    return {"a": texts["a"], "b": texts["b"], "same_text": same_text, "rows": rows}
 
 
 def _disturbed_text(content: Analysis) -> DisturbedText | None:
-    """The undisturbed text of an analysis at its depth; None for a short text."""
-    robustness, depth = content["robustness"], content["settings"]["depth"]
-    if robustness["clean"] is None:
+    """The undisturbed text of an analysis at its depth; None for an old format or a short text."""
+    robustness, depth = content.get("robustness"), content["settings"]["depth"]
+    if robustness is None or robustness["clean"] is None:
         return None
     settings = robustness["settings"]
     clean = robustness["clean"][settings["depths"].index(depth)]
@@ -253,6 +254,8 @@ def _disturbed_text(content: Analysis) -> DisturbedText | None:
 
 def _rises(content: Analysis) -> dict[str, Range]:
     """What each disturbance adds at the depth of the analysis, by label."""
+    if _disturbed_text(content) is None:
+        return {}
     robustness = content["robustness"]
     index = robustness["settings"]["depths"].index(content["settings"]["depth"])
     return {row["label"]: row["rise"][index] for row in robustness["rows"]}

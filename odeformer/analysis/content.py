@@ -236,8 +236,8 @@ class DisturbancePair(TypedDict):
 class Disturbances(TypedDict):
     """Effect of disturbed text on both models."""
 
-    a: DisturbedText
-    b: DisturbedText
+    a: DisturbedText | None
+    b: DisturbedText | None
     same_text: bool
     rows: list[DisturbancePair]
 

@@ -13,7 +13,7 @@ from small_runs import tiny_shape
 
 import odeformer
 from cluster import registry
-from cluster.registry.fetching import read_settings
+from cluster.registry.fetching import read_json, read_settings
 from cluster.tags import BASE_DIGEST, BASE_NAME, BASE_VERSION, DIGEST, FILES, LINEAGE_DIGEST
 from cluster.tracking import runs, store
 from data.tokenizer import train_tokenizer
@@ -112,6 +112,22 @@ def test_a_changed_lineage_is_not_believed(folder: Path, uri: str, tmp_path: Pat
         read_settings(version, uri)
     old = replace(version, tags={k: v for k, v in version.tags.items() if k != LINEAGE_DIGEST})
     assert read_settings(old, uri) == {"data": {"shards": "mine"}}, "a version of before there was the digest"
+
+
+def test_a_version_of_before_there_was_anything_beside_the_weights(
+    folder: Path, uri: str, tmp_path: Path
+) -> None:
+    run_id = runs.start_run(uri, "test", "old", {}, tmp_path / "old")
+    client = store.connect(uri)
+    client.log_artifacts(run_id, str(folder), "model-1")
+    client.create_registered_model("old")
+    source = f"{client.get_run(run_id).info.artifact_uri}/model-1"
+    client.create_model_version("old", source, run_id, tags={DIGEST: folder_digest(folder)})
+    assert folder_digest(registry.fetch("models:/old/1", uri)) == folder_digest(folder)
+    assert read_json(registry.resolve("models:/old/1", uri), "depths.json", uri) is None
+    # Its files registered again are still the same version.
+    again = registry.register_version(folder, "old", run_id=run_id, uri=uri, tags={}, alias="candidate")
+    assert (again.version, again.aliases) == ("1", ("candidate", "champion"))
 
 
 def test_an_adapter_comes_with_its_own_base(folder: Path, uri: str, tmp_path: Path) -> None:

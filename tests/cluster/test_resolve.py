@@ -136,8 +136,19 @@ def test_init_must_fit_shards_and_layers(settings: MakeSettings, weights: Path) 
         resolve_run(settings().model_copy(update={"init": str(weights)}))
 
 
-def test_another_optimizer_is_refused(settings: MakeSettings) -> None:
-    resolve_run(settings()).write_identity()
+def test_a_run_of_an_older_version_goes_on(settings: MakeSettings) -> None:
+    run = resolve_run(settings())
+    run.write_identity()
+    file = run.settings.run.dir / identity.FILE_NAME
+    recorded = json.loads(file.read_text())
+    for absent in ("tie_embeddings", "norm_epsilon", "dropout"):
+        del recorded["model"][absent]
+    del recorded["model"]["basis"]["step_aware"], recorded[identity.INIT_SOLVER]
+    del recorded["start"], recorded["optimizer"]
+    file.write_text(json.dumps(recorded))
+    settings()
+    with pytest.raises(ValueError, match="differs in model"):
+        settings(model={"tie_embeddings": False})
     with pytest.raises(ValueError, match="differs in optimizer"):
         settings(optim={"name": "muon"})
 

@@ -168,6 +168,8 @@ def disturbed(*clearly_less: str | None, **parts: Any) -> dict[str, Any]:
             "Neither is more robust to a disturbed text in general: of 3 disturbances, 0",
         ),
         (disturbed("a", "a", "a", "b"), "Neither is more robust to a disturbed text in general"),
+        (disturbed("b", a=None), "A was not analyzed with a disturbed text"),
+        (disturbed("b", b=None), "B was not analyzed with a disturbed text"),
         (disturbed(None, same_text=False), "cannot be said"),
     ],
 )
@@ -185,6 +187,23 @@ def test_other_parts_of_a_text_are_not_called_better(analyses: tuple[Path, Path]
     found = compare.differences(a, b)["disturbances"]
     assert not found["same_text"]
     assert {row["clearly_less"] for row in found["rows"]} == {None}
+
+
+@pytest.mark.parametrize("older", [0, 1])
+def test_an_older_analysis_without_disturbances_is_compared_in_all_else(
+    analyses: tuple[Path, Path], tmp_path: Path, older: int
+) -> None:
+    given = list(analyses)
+    given[older] = changed(analyses[older], tmp_path / "older.json", format_version=2, robustness=None)
+    command(*given, tmp_path / "out")
+    content = json.loads((tmp_path / "out/comparison.json").read_text())
+    who, other = ("a", "b") if older == 0 else ("b", "a")
+    assert content["disturbances"][who] is None
+    assert all(row[who] is None and row[other] for row in content["disturbances"]["rows"])
+    a, b = (compare.read(path) for path in given)
+    assert [bar["name"] for bar in figures(a, b, content)["disturbances"]["data"]] == [other.upper()]
+    page = (tmp_path / "out/comparison.html").read_text()
+    assert f"{who.upper()} was not analyzed with a disturbed text" in page
 
 
 def test_two_analyses_without_disturbances_have_no_such_part(
@@ -222,7 +241,7 @@ def changed(folder: Path, to: Path, **parts: Any) -> Path:
     [
         ({"text_sha256": "0"}, "are of different texts"),
         ({"tokens": ["other", "tokens"]}, "into different tokens"),
-        ({"format_version": 3}, f"format_version is 3, {analyze.FORMAT_VERSION} is expected"),
+        ({"format_version": 1}, f"format_version is 1, 2 to {analyze.FORMAT_VERSION} is expected"),
         ({"format_version": 99}, "format_version is 99, "),
         ({"depth": None, "lyapunov": None}, "lacks lyapunov, depth"),
     ],

@@ -81,7 +81,8 @@ def figures(a: Analysis, b: Analysis, content: Comparison) -> dict[str, object]:
         drawn["disturbances"] = plots.blank_rises([row["label"] for row in rows])
         for which, (name, color) in zip(BOTH, COLORS.items(), strict=True):
             rises = {row["label"]: rise for row in rows if (rise := row[which]) is not None}
-            plots.add_rises(drawn["disturbances"], list(rises), list(rises.values()), name, color)
+            if rises:
+                plots.add_rises(drawn["disturbances"], list(rises), list(rises.values()), name, color)
     return plots.as_json(drawn)
 
 

@@ -47,6 +47,9 @@ def verdict(content: Comparison) -> str:
     if disturbances is None:
         return ""
     a, b = disturbances["a"], disturbances["b"]
+    if a is None or b is None:
+        name = "A" if a is None else "B"
+        return f"{name} was not analyzed with a disturbed text: analyze it with {name} again to compare."
     if not disturbances["same_text"]:
         return (
             "Which model is more robust cannot be said, as each disturbed as much of the text as fits its "

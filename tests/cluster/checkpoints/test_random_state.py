@@ -28,7 +28,7 @@ from cluster.settings import (
 from cluster.training import zero
 from odeformer.model import Odeformer
 
-SETTINGS = OptimSettings(), ZeroSettings(stage=0)
+SETTINGS = OptimSettings(), ZeroSettings(stage=1)
 
 
 class Nowhere:
@@ -58,12 +58,13 @@ def draw_again(config: dict[str, Any]) -> None:
         mine = drawn.clone()
         dist.broadcast(drawn, 0)
         assert dist.get_rank() == 0 or not torch.equal(mine, drawn), "each rank draws its own"
-        # A commit of other workers: a new beginning.
+        # A commit of other workers, or of before there were random states: a new beginning.
         manifest = folder / "checkpoints/step-000000002/commit.json"
         content = json.loads(manifest.read_text())
+        content["files"] = {name: x for name, x in content["files"].items() if "random" not in name}
         dist.barrier()
         if dist.get_rank() == 0:
-            manifest.write_text(json.dumps(content | {"workers": content["workers"] + 1}))
+            manifest.write_text(json.dumps(content | {"format_version": 2}))
         dist.barrier()
         beginnings = []
         for _ in range(2):

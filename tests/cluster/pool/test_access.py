@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from pathlib import Path
 
@@ -50,6 +51,14 @@ def test_keys_and_log_outlive_the_process_that_wrote_them(tmp_path: Path) -> Non
     assert again.find(hashed("text")) == a_key()
     [entry] = again.audit()
     assert entry[2:] == ("key-1 of docs", "submitted", "docs/task/1")
+
+
+def test_a_database_of_before_keys_gets_them(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / FILE_NAME) as database:
+        database.execute("PRAGMA user_version=3")
+    access = Access(Database(tmp_path))
+    access.add(a_key(), hashed("text"))
+    assert access.find(hashed("text")) is not None
 
 
 @pytest.mark.parametrize(

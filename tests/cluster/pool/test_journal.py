@@ -86,12 +86,11 @@ def test_one_pool_at_a_time_and_the_next_has_all(journal: Journal, tmp_path: Pat
     assert again.settings() == [(5.0, {"teams": {}})]
     assert [job.state for job in again.jobs()] == ["queued"]
     again.close()
-    for other in (3, 99):
-        with sqlite3.connect(tmp_path / FILE_NAME) as database:
-            database.execute(f"PRAGMA user_version={other}")
-        database.close()
-        with pytest.raises(ValueError, match=f"format {other}"):
-            Journal(tmp_path)
+    with sqlite3.connect(tmp_path / FILE_NAME) as database:
+        database.execute("PRAGMA user_version=99")
+    database.close()
+    with pytest.raises(ValueError, match="format 99"):
+        Journal(tmp_path)
 
 
 WRITER = """
@@ -137,9 +136,46 @@ def test_what_was_said_to_be_written_is_there_after_a_kill(tmp_path: Path) -> No
         journal.close()
 
 
-def test_jobs_share_a_process(journal: Journal) -> None:
-    one, other = (journal.submit(task(team=team), team).id for team in "ab")
-    for job in (one, other):
-        assert journal.move(job, "running", process=f"{one}/1").process == f"{one}/1"
-    assert journal.shared(f"{one}/1") == [one, other]
-    assert journal.move(one, "succeeded").process is None
+BEFORE_3 = """
+DROP TABLE keys;
+DROP TABLE audit;
+DROP TABLE settings;
+CREATE TABLE settings (one INTEGER PRIMARY KEY CHECK (one = 1), content TEXT NOT NULL) STRICT;
+INSERT INTO settings VALUES (1, '{"teams": {}}');
+"""
+
+
+def test_a_journal_that_knew_only_the_last_settings_has_had_them_always(tmp_path: Path) -> None:
+    Journal(tmp_path).close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as database:
+        database.executescript(f"{BEFORE_3} PRAGMA user_version=2")
+    database.close()
+    journal = Journal(tmp_path)
+    journal.keep_settings({"teams": {"a": {}}}, 7.0)
+    assert journal.settings() == [(0.0, {"teams": {}}), (7.0, {"teams": {"a": {}}})]
+    journal.close()
+
+
+def test_a_journal_from_before_jobs_could_share_a_slot_is_read_and_goes_on(tmp_path: Path) -> None:
+    old = Journal(tmp_path)
+    job = old.submit(task(), "1").id
+    old.move(job, "running", attempts=1)
+    old.close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as database:
+        for table in ("jobs", "transitions"):
+            database.execute(f"ALTER TABLE {table} DROP COLUMN process")
+        database.executescript(f"{BEFORE_3} PRAGMA user_version=1")
+    database.close()
+    for _ in range(2):
+        journal = Journal(tmp_path)
+        assert journal.job(job).state == "running"
+        assert [entry.process for entry in journal.transitions()] == [None, None]
+        journal.close()
+    journal = Journal(tmp_path)
+    journal.move(job, "queued")
+    journal.submit(task(team="b"), "2")
+    for one in (job, "b/kind/1"):
+        assert journal.move(one, "running", process=f"{job}/2").process == f"{job}/2"
+    assert journal.shared(f"{job}/2") == [job, "b/kind/1"]
+    assert journal.move(job, "succeeded").process is None
+    assert [entry.process for entry in journal.transitions(job)][-2:] == [f"{job}/2", None]
