@@ -208,14 +208,9 @@ def training(sizes: Sizes, preset: str) -> dict[str, Any]:
         "ours": step_of(ours, lambda: loss_of(ours, tokens)),
         "peer": step_of(*peer(sizes, shape, tokens)),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(sizes.timed + 2):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            wait_for(sizes.device)
-            if number >= 2:  # the first ones compile
-                seconds[name].append(time.perf_counter() - started)
+    for step in steps.values():
+        step()  # which compiles it
+    seconds = bench.in_turn(steps, sizes.timed)
     count = sizes.batch * sizes.length
     rates = {name: count / statistics.median(taken) for name, taken in seconds.items()}
     grid = layered_grid(shape["depth"], ours.config.prelude_layers, shape["depth"])
@@ -243,14 +238,15 @@ def peer(sizes: Sizes, shape: dict[str, int], tokens: Tensor) -> tuple[nn.Module
 
 
 def step_of(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
-    """An optimizer step with AdamW."""
+    """An optimizer step with AdamW, which returns when the device has done it."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
         optimizer.zero_grad()
         loss().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        wait_for(norm.device)
 
     return step
 

@@ -11,8 +11,7 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
-from cluster.runs.events import FILE_NAME as EVENTS
-from cluster.runs.events import EventLog, events_from
+from cluster.runs.events import EventLog, logged
 from cluster.settings import CheckpointSettings, OptimSettings, RunSettings, TrainSettings, ZeroSettings
 from cluster.training import worker
 from cluster.training.teacher import Teacher
@@ -95,8 +94,7 @@ def train_in(
         )
     )
     # A step that was repeated after an interruption counts as it was made last.
-    events, _ = events_from(run.dir / EVENTS, 0)
-    return engine, list({(event["event"], event["step"]): event for event in events}.values())
+    return engine, list({(event["event"], event["step"]): event for event in logged(run.dir)}.values())
 
 
 class AsEngine:

@@ -6,12 +6,15 @@ import os
 import re
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, StringConstraints
 
 from odeformer.files.user import user_name
 
+SCHEME = "models:/"
+"""The beginning of every reference to a registered model, by which MLflow knows it, too."""
 _NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
 # Unity Catalog's names have three parts, <catalog>.<schema>.<name>.
 _SCHEMA = f"(?:{_NAME}\\.{_NAME}\\.)?"
@@ -39,12 +42,22 @@ def parse_reference(model: str) -> Reference:
     Raises:
         ValueError: for anything else.
     """
-    match = re.fullmatch(f"models:/({_MODEL})(?:@({_NAME})|/([0-9]{{1,9}}))", model)
+    match = re.fullmatch(f"{SCHEME}({_MODEL})(?:@({_NAME})|/([0-9]{{1,9}}))", model)
     if match is None:
         raise ValueError(
             f"model {model[:200]!r}: expected models:/<name>@<alias> or models:/<name>/<version>"
         )
     return Reference(*match.groups())
+
+
+def is_registered(model: str) -> bool:
+    """Whether a model is named as in the registry, ``models:/…``, and not by its folder."""
+    return model.startswith(SCHEME)
+
+
+def absolute_name(model: str) -> str:
+    """The name of a model, valid in any working directory: that of a folder becomes an absolute path."""
+    return model if is_registered(model) else str(Path(model).absolute())
 
 
 def _checked_reference(model: str) -> str:

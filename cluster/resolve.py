@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from cluster import registry
 from cluster.checkpoints import identity
 from cluster.checkpoints.mirror import newest_commit, recorded_owner
+from cluster.names import is_registered
 from cluster.settings import PretrainSettings
 from cluster.tracking import store
 from cluster.training.compiling import missing_compiler
@@ -201,7 +202,7 @@ def _checkpoint(
             tokenizer than the shards'.
     """
     folder = Path(name)
-    if name.startswith("models:/"):
+    if is_registered(name):
         version = registry.resolve(name, settings.tracking.uri)
         if version.kind != "checkpoint":
             raise ValueError(f"{setting} is an adapter; a checkpoint is needed")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import registry
+from cluster.names import is_registered
 from cluster.registry import Loaded, Version
 from cluster.registry.family import adapters_in_use
 from cluster.tags import DIGEST
@@ -69,7 +70,7 @@ def export_for_vllm(
         ranks = [_rank(adapted) for adapted in adapters.values()]
 
     exported = adapter or model
-    name = version.name if version and exported.startswith("models:/") else Path(exported).resolve().name
+    name = version.name if version and is_registered(exported) else Path(exported).resolve().name
     tokenizer, stop_token = loaded.folder / "tokenizer.json", end_of_text(loaded.tokenizer)
     differences = []
     with new_folder(out, lambda: check_replaceable(out, FOR_VLLM)) as target:

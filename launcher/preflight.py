@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from data.building.sources import TextSource
-
-OutputKind = Literal["export", "vllm", "gguf", "checkpoint"]
 
 
 def at_model(model: str, uri: str | None = None, adapter: str | None = None) -> None:
@@ -38,40 +36,6 @@ def _at_version(model: str, file: str, uri: str | None) -> None:
         from odeformer.files.checks import CHECKPOINT_EXPECTED, check_is_there
 
         check_is_there(Path(model) / file, CHECKPOINT_EXPECTED)
-
-
-def at_output(out: Path, sources: Iterable[str | Path], overwrite: bool, kind: OutputKind) -> None:
-    """Check that nothing is lost by writing to ``out``.
-
-    Raises:
-        ValueError: For one of the ``sources``, something that exists, without ``overwrite``, or something
-            that is no earlier output of this kind.
-    """
-    from odeformer.files import checks
-
-    out, paths = out.absolute(), [Path(source) for source in sources]
-    if kind == "gguf":
-        checks.check_output_file(out, paths, overwrite, checks.is_our_gguf)
-    elif kind == "vllm":
-        checks.check_output(out, paths, overwrite, checks.FOR_VLLM, option="--serve")
-    else:
-        earlier = checks.CHECKPOINT if kind == "checkpoint" else checks.EXPORT
-        checks.check_output(out, paths, overwrite, earlier)
-
-
-def at_transformers(source: Path, register_as: str | None) -> None:
-    """Check a checkpoint folder of ``transformers``, and the name it is to be registered under.
-
-    Raises:
-        ValueError: For a malformed name.
-        FileNotFoundError: For a folder without a checkpoint.
-    """
-    from cluster.names import check_model_name
-    from odeformer.files.checks import TRANSFORMERS_EXPECTED, check_is_there
-
-    if register_as is not None:
-        check_model_name(register_as)
-    check_is_there(source / "config.json", TRANSFORMERS_EXPECTED)
 
 
 def at_shards(*locations: str) -> None:

@@ -30,13 +30,13 @@ import psutil
 
 from benchmarks import bench
 from benchmarks.cluster import pool as small_pool
-from benchmarks.cluster.faults import odeformer, run_through
+from benchmarks.cluster.faults import odeformer
 from benchmarks.cluster.soak import ENDING_SECONDS, left_over
 from benchmarks.cluster.supervised import PAUSE, Chaos
 from benchmarks.texts import benchmark_texts
 from cluster import registry
 from cluster.connection.sessions import remove_left_over
-from cluster.runs.events import FILE_NAME, events_from
+from cluster.runs.events import Event, logged
 from cluster.tracking import runs, store
 from data.shards import build
 from launcher.configuration.load import load_pretrain
@@ -97,9 +97,7 @@ def prepare(chaos: Chaos, steps: int) -> None:
     settings = load_pretrain("tiny", [*small, *often, *where])
     (folder / "config.json").write_text(settings.model_dump_json(), encoding="utf-8")
     alone = ["--set", f"run.dir={folder}/alone", "--set", f"tracking.uri=sqlite:///{folder}/alone.db"]
-    run_through(
-        [*chaos.run.command, *alone], folder, folder / "alone", [], (1, 1), random.Random(), lambda *_: None
-    )
+    subprocess.run([*chaos.run.command, *alone], cwd=folder, check=True)
     while not answers(chaos):
         chaos.mlflow.look()
         time.sleep(PAUSE)
@@ -189,7 +187,7 @@ def has_one_value_per_step(folder: Path, uri: str) -> bool:
     run_id = runs.known_run(folder)
     if run_id is None:
         return False
-    steps = {event["step"] for event in events_from(folder / FILE_NAME, 0)[0] if event["event"] == "step"}
+    steps = {event["step"] for event in logged(folder, Event.STEP)}
     curve = store.connect(uri).get_metric_history(run_id, "loss")
     return sorted(metric.step for metric in curve) == sorted(steps) == list(range(1, max(steps) + 1))
 

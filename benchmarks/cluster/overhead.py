@@ -27,7 +27,7 @@ from benchmarks.texts import benchmark_texts
 from cluster import pretrain as pretraining
 from cluster.connection.connect import ray_cluster
 from cluster.resolve import resolve_run
-from cluster.runs.events import FILE_NAME, events_from
+from cluster.runs.events import Event, logged
 from cluster.settings import PretrainSettings
 from cluster.training.schedule import learning_rate
 from cluster.training.shards import open_stream
@@ -109,8 +109,7 @@ def ours(settings: PretrainSettings) -> list[float]:
     """The time at which each step of a whole run ended, in seconds."""
     with ray_cluster(None, pretrain_workers=1):
         pretraining.pretrain(resolve_run(settings), lambda event: None)
-    events, _ = events_from(settings.run.dir / FILE_NAME, 0)
-    return [event["time"] for event in events if event["event"] == "step"]
+    return [event["time"] for event in logged(settings.run.dir, Event.STEP)]
 
 
 def bare(settings: PretrainSettings) -> list[float]:

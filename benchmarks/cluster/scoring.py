@@ -23,7 +23,7 @@ from benchmarks import bench
 from benchmarks.cluster.overhead import ours, settings_in
 from benchmarks.texts import benchmark_texts
 from cluster.resolve import resolve_run
-from cluster.runs.events import FILE_NAME, Event, events_from
+from cluster.runs.events import Event, logged
 from cluster.settings import PretrainSettings
 from data.shards import build
 
@@ -52,8 +52,7 @@ def main() -> None:
                 settings = settings_of(folder, text if way == "with" else None)
                 ends = bench.in_fresh_process(ours, settings)[FIRST - 1 :]
                 seconds[way].append(statistics.median(after - before for before, after in pairwise(ends)))
-                events, _ = events_from(settings.run.dir / FILE_NAME, 0)
-                scored += sum(event["event"] == Event.SCORED for event in events)
+                scored += len(list(logged(settings.run.dir, Event.SCORED)))
     ratios = [a / b for a, b in zip(seconds["with"], seconds["without"], strict=True)]
     result = {
         "ratio": math.exp(statistics.fmean(map(math.log, ratios))),

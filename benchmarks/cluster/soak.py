@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import psutil
 
 from benchmarks import bench
-from benchmarks.cluster.faults import FAULTS, Processes, odeformer, run_through
+from benchmarks.cluster.faults import FAULTS, Program, odeformer, run_through
 from benchmarks.texts import benchmark_texts
-from cluster.runs.events import FILE_NAME, events_from
+from cluster.runs.events import Event, logged
 from cluster.tracking import runs, store
 from data.shards import build
 from launcher.configuration.load import load_pretrain
@@ -60,17 +60,16 @@ class Watcher:
         }
         self._looked = 0.0
 
-    def __call__(self, processes: Processes, step: int) -> None:
+    def __call__(self, program: Program, step: int) -> None:
         """Sample each process, at most once in ``LOOK_SECONDS``."""
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return
         self._looked = time.monotonic()
-        self.seen |= {process.pid: process for process in processes.below()}
-        with suppress(psutil.NoSuchProcess):
-            command = psutil.Process(processes.command.pid)
-            self.seen[command.pid] = command
+        family = program.family()
+        self.seen |= {process.pid: process for process in family}
+        for command in family[:1]:
             self._take("command", command, step)
-        for worker in processes.workers():
+        for worker in program.workers():
             self._take("worker", worker, step)
 
     def _take(self, kind: str, process: psutil.Process, step: int) -> None:
@@ -131,16 +130,15 @@ def soak(folder: Path, steps: int, seed: int) -> dict[str, Any]:
     (folder / "config.json").write_text(settings.model_dump_json(), encoding="utf-8")
     faults = [chance.choice(list(FAULTS)) for _ in range(steps // (sum(GAP) // 2))]
     before, watcher, started = left_over(), Watcher(), time.monotonic()
-    history = run_through(
-        [odeformer(), "pretrain", "config.json"], folder, settings.run.dir, faults, GAP, chance, watcher
-    )
+    command = Program("command", [odeformer(), "pretrain", "config.json"], folder, settings.run.dir)
+    struck = run_through(command, faults, GAP, chance, watcher)
     seconds = time.monotonic() - started
     left = watcher.left()
     return {
         "steps": steps,
         "seconds": seconds,
-        "troubles": [struck._asdict() for struck in history.faults],
-        "exit_codes": history.exit_codes,
+        "troubles": [fault._asdict() for fault in struck],
+        "exit_codes": command.exits,
         **of_run(settings.run.dir, steps),
         "left": {"processes": left, **{name: sorted(left_over()[name] - before[name]) for name in before}},
         "trends_per_1000_steps": {
@@ -154,16 +152,14 @@ def soak(folder: Path, steps: int, seed: int) -> dict[str, Any]:
 
 def of_run(run: Path, steps: int) -> dict[str, Any]:
     """Counts from MLflow and the event log of a finished run."""
-    events, _ = events_from(run / FILE_NAME, 0)
     client = store.connect(runs.run_uri(run))
-    logged = client.search_runs([e.experiment_id for e in client.search_experiments()])
-    curve = client.get_metric_history(logged[0].info.run_id, "loss")
-    made = [event["step"] for event in events if event["event"] == "step"]
+    tracked = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    curve = client.get_metric_history(tracked[0].info.run_id, "loss")
     return {
-        "restarts": sum(event["event"] == "restarting" for event in events),
-        "steps_made_again": len(made) - steps,
-        "mlflow_runs": len(logged),
-        "mlflow_status": logged[0].info.status,
+        "restarts": len(list(logged(run, Event.RESTARTING))),
+        "steps_made_again": len(list(logged(run, Event.STEP))) - steps,
+        "mlflow_runs": len(tracked),
+        "mlflow_status": tracked[0].info.status,
         "one_value_per_step": sorted(metric.step for metric in curve) == list(range(1, steps + 1)),
     }
 

@@ -10,7 +10,6 @@ import secrets
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -21,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.cluster.faults import FAULTS, PREEMPTED, Processes, odeformer
+from benchmarks.cluster.faults import FAULTS, PREEMPTED, Program, odeformer
 from benchmarks.cluster.proxy import Proxy, free_port
 
 SLOTS = 2
@@ -36,53 +35,29 @@ EXPECTED_EXITS = (0, 1, PREEMPTED, 128 + signal.SIGTERM, -signal.SIGKILL)
 Undo = Callable[[], None]
 
 
-class Program:
+class Restarted(Program):
     """A program that is started again whenever it ends; with ``until_done`` only until it succeeds."""
 
     def __init__(
         self, name: str, command: list[str], chaos: Chaos, until_done: bool = False, joins: bool = False
     ) -> None:
         """``joins``: whether it is told the address of the pool's cluster."""
-        self.name, self.command, self._chaos, self._until_done = name, command, chaos, until_done
-        self._joins = joins
-        self.exits: list[int] = []
-        self.process: subprocess.Popen[str] | None = None
+        environment = chaos.environment | ({} if joins else {"RAY_ADDRESS": ""})
+        super().__init__(name, command, chaos.folder, chaos.run_folder, environment)
+        self._chaos, self._until_done = chaos, until_done
         self.is_done = False
         self._not_before = 0.0
 
     def look(self) -> None:
         """Note its end, and start it when it is time to."""
-        if self.process is not None and self.process.poll() is not None:
-            code = self.process.returncode
+        if self.has_ended():
+            code = self.exits[-1]
             if self.name == "run" and code not in EXPECTED_EXITS:
                 self._chaos.find(f"the run exited with {code}: {self.said()[-1500:]}")
-            self.exits.append(code)
             self.is_done = self._until_done and code == 0
-            self.process, self._not_before = None, time.monotonic() + PAUSE
+            self._not_before = time.monotonic() + PAUSE
         if self.process is None and not self.is_done and time.monotonic() >= self._not_before:
-            self._log = self._chaos.folder / "logs" / f"{self.name}-{len(self.exits)}.log"
-            with self._log.open("w", encoding="utf-8") as log:
-                self.process = subprocess.Popen(
-                    self.command,
-                    cwd=self._chaos.folder,
-                    env=self._chaos.environment | ({} if self._joins else {"RAY_ADDRESS": ""}),
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                    encoding="utf-8",
-                )
-
-    def said(self) -> str:
-        """The output of its last start."""
-        return self._log.read_text(encoding="utf-8", errors="replace")
-
-    def family(self) -> list[psutil.Process]:
-        """The process of the command and all below it."""
-        with suppress(psutil.NoSuchProcess):
-            if self.process is not None:
-                process = psutil.Process(self.process.pid)
-                return [process, *process.children(recursive=True)]
-        return []
+            self.start()
 
 
 class Chaos:
@@ -106,18 +81,17 @@ class Chaos:
         server_port = free_port()
         self.proxy = Proxy(server_port)
         self.server_uri, self.uri = (f"http://127.0.0.1:{p}" for p in (server_port, self.proxy.port))
-        (folder / "logs").mkdir()
         server = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(server_port)]
         server += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-        self.mlflow = Program("mlflow", [*server, "--artifacts-destination", f"{folder}/artifacts"], self)
+        self.mlflow = Restarted("mlflow", [*server, "--artifacts-destination", f"{folder}/artifacts"], self)
         head = f"ray start --head --block --port={port} --node-ip-address=127.0.0.1 --num-cpus={SLOTS}"
         head += f" --include-dashboard=false --object-store-memory={128 * 2**20} --temp-dir={folder}/ray"
         ray = [str(Path(sys.executable).parent / "ray"), *head.split()[1:]]
-        self.head = Program("head", [*ray, f"--resources={json.dumps({'finetune': SLOTS})}"], self)
-        self.run = Program("run", [odeformer(), "pretrain", "config.json"], self, until_done=True)
-        self.pool = Program("pool", [odeformer(), "pool", "start", "pool.json"], self, True, joins=True)
+        self.head = Restarted("head", [*ray, f"--resources={json.dumps({'finetune': SLOTS})}"], self)
+        self.run = Restarted("run", [odeformer(), "pretrain", "config.json"], self, until_done=True)
+        self.pool = Restarted("pool", [odeformer(), "pool", "start", "pool.json"], self, True, joins=True)
         code = f"from benchmarks.cluster.supervised import submit_all; submit_all({str(folder)!r})"
-        self.submit = Program("submit", [sys.executable, "-c", code], self, True, joins=True)
+        self.submit = Restarted("submit", [sys.executable, "-c", code], self, True, joins=True)
         self.undo: dict[str, tuple[float, Undo]] = {}
         self.struck: Counter[str] = Counter()
         self.findings: Counter[str] = Counter()
@@ -213,7 +187,7 @@ def to_run(fault: str) -> Strike:
     def strike(chaos: Chaos) -> Any:
         if chaos.run.process is None:
             return False
-        return FAULTS[fault](Processes(chaos.run.process, chaos.run_folder), chaos.chance)
+        return FAULTS[fault](chaos.run, chaos.chance)
 
     return strike
 
@@ -267,7 +241,7 @@ def without_network(mode: str) -> Strike:
 
 
 def _worker(chaos: Chaos) -> psutil.Process | None:
-    workers = [] if chaos.run.process is None else Processes(chaos.run.process, chaos.run_folder).workers()
+    workers = chaos.run.workers()
     return chaos.chance.choice(workers) if workers else None
 
 

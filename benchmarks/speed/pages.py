@@ -19,18 +19,7 @@ def generation(content: dict[str, Any]) -> str:
 
 def rates_table(rows: list[Row]) -> str:
     """A line for each shape and batch."""
-    titles = [
-        "width",
-        "layers",
-        "batch",
-        "new tokens",
-        "ours",
-        "transformers",
-        "bandwidth",
-        "ratio",
-        "bar",
-        "",
-    ]
+    titles = "width | layers | batch | new tokens | ours | transformers | bandwidth | ratio | bar | "
     lines = []
     for row in rows:
         bar = BARS[row["width"]]

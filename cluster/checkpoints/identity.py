@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypedDict, cast
 
 from cluster.checkpoints import folder
-from cluster.names import parse_reference
+from cluster.names import Reference, absolute_name, is_registered, parse_reference
 from odeformer.config import ModelConfig
 from odeformer.files.atomic import new_file
 
@@ -103,10 +103,10 @@ def recorded_teacher(recorded: RunIdentity, teacher: str) -> str:
 
 
 def _is_of(known: str, init: str) -> bool:
-    if not init.startswith("models:/"):
-        return known == str(Path(init).absolute())
-    reference = parse_reference(init)
-    return known == init or (reference.alias is not None and known.startswith(f"models:/{reference.name}/"))
+    if known == absolute_name(init):
+        return True
+    reference = parse_reference(init) if is_registered(init) else Reference("", None, None)
+    return reference.alias is not None and known.startswith(f"models:/{reference.name}/")
 
 
 def _completed(model: Any) -> Any:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cluster.door.files import Files
 from cluster.door.form import EXTENSION, NOT_GIVEN
 from cluster.door.refusals import bad_request, bad_settings, bad_task
+from cluster.names import is_registered
 from cluster.pool import Pool
 from cluster.registry.aliases import CHAMPION
 from cluster.tasks.task import Task, TaskTrain, read_sets
@@ -146,7 +147,7 @@ def _task_of(body: JobRequest, team: str, name: str, paths: dict[str, Path]) -> 
         **settings,
         "name": name,
         "team": team,
-        "base": body.model if body.model.startswith("models:/") else f"models:/{body.model}@{CHAMPION}",
+        "base": body.model if is_registered(body.model) else f"models:/{body.model}@{CHAMPION}",
         "data": {
             **data, "train": paths["training_file"], "validation": paths.get("validation_file")
         },

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from openai.types.fine_tuning import FineTuningJobEvent
 
 from cluster.door.form import EVENT
 from cluster.door.paging import Order, Page, page
-from cluster.runs.events import FILE_NAME, Event, LoggedEvent, words_of
+from cluster.runs.events import FILE_NAME, Event, LoggedEvent, placed_events, words_of
 
 BLOCK = 2**18
 """Bytes of a log that are read at a time."""
@@ -37,7 +36,7 @@ def events_after(folder: Path, offset: int) -> list[PlacedEvent]:
         with (folder / FILE_NAME).open("rb") as log:
             log.seek(offset)
             data = log.read(BLOCK)
-            return list(_parsed(data if data.endswith(b"\n") else data + log.readline(), offset))
+            return list(_placed(data if data.endswith(b"\n") else data + log.readline(), offset))
     except FileNotFoundError:
         return []
 
@@ -49,20 +48,13 @@ def events_before(folder: Path, offset: int | None) -> list[PlacedEvent]:
             end = log.seek(0, 2) if offset is None else max(0, offset - 1)
             start = log.seek(max(0, end - BLOCK))
             # From the middle of a line on, what is left of it is no event.
-            return [placed for placed in _parsed(log.read(end - start), start) if placed.end <= end][::-1]
+            return [placed for placed in _placed(log.read(end - start), start) if placed.end <= end][::-1]
     except FileNotFoundError:
         return []
 
 
-def _parsed(data: bytes, offset: int) -> Iterator[PlacedEvent]:
-    for line in data.splitlines(keepends=True):
-        offset += len(line)
-        try:
-            event = json.loads(line) if line.endswith(b"\n") else None
-        except ValueError:
-            continue
-        if isinstance(event, dict):
-            yield PlacedEvent(offset, event)
+def _placed(data: bytes, offset: int) -> Iterator[PlacedEvent]:
+    return (PlacedEvent(*placed) for placed in placed_events(data, offset))
 
 
 def offset_of(event_id: str) -> int | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.runs.events import FILE_NAME, Event, EventLog, events_from
+from cluster.runs.events import Event, EventLog, logged
 from cluster.tasks.task import Task
+from cluster.tracking.store import tracking_uri
 from data.tasks.kinds import kind_named
 
 RANKS = (2, 8, 32)
@@ -34,6 +36,11 @@ class Probe:
     after: float
     step_seconds: float
     """Median time of an optimizer step on this machine."""
+
+    @property
+    def words(self) -> str:
+        """The method in words, such as ``lora 8 + embedding``."""
+        return f"{self.method} {self.rank or ''}".strip() + (" + embedding" if self.embedding else "")
 
     def gain(self, metric: str) -> float:
         """Improvement of the metric; negative if it deteriorated."""
@@ -61,50 +68,65 @@ def variants(task: Task, model_depth: int) -> Iterator[Task]:
         yield task.model_copy(update={"depth": half})
 
 
+@dataclass(frozen=True)
+class Advice:
+    """The probes of a task's methods and the recommended one."""
+
+    task: Task
+    steps: int
+    """Optimizer steps of each probe."""
+    probes: list[Probe]
+    recommended: Probe
+    base_parameters: int
+
+
 def advise(
     task: Task,
-    folder: Path,
-    uri: str,
+    uri: str | None,
     steps: int,
     on_probe: Callable[[Probe, float], object] = lambda probe, part: None,
-) -> list[Probe]:
+) -> Advice:
     """Train every variant for ``steps`` steps, one after the other in this process. Nothing is registered.
 
     Args:
-        task: a task returned by :func:`cluster.finetuning.job.check`.
         steps: number of optimizer steps of each probe.
         on_probe: called after each probe with the fraction of the work that is done.
+
+    Raises:
+        ValueError, FileNotFoundError: if the task cannot run.
     """
     import torch
 
     from cluster.finetuning import job, preparing
     from cluster.training import worker
+    from odeformer.model import parameter_count
 
+    uri = tracking_uri(uri)
+    task = job.check(task, uri)
     if task.preference.parent is not None:
         raise ValueError("preference.parent fixes the adapter's rank and targets: compare without it")
     job.join_alone()
     short = task.train.model_copy(update={"steps": steps})
-    model_depth = preparing.open_base(task.base, uri).model.config.depth
-    tried = list(variants(task.model_copy(update={"train": short}), model_depth))
+    base = preparing.open_base(task.base, uri)
+    parameters = parameter_count(base.model.config)
+    tried = list(variants(task.model_copy(update={"train": short}), base.model.config.depth))
     probes = []
-    for number, variant in enumerate(tried):
+    for variant in tried:
         base = preparing.open_base(task.base, uri)  # afresh, because a probe trains it
-        place = folder / str(number)
-        place.mkdir(parents=True)
-        prepared = preparing.prepare(variant, place, base)
-        torch.manual_seed(variant.train.seed)
-        trained = preparing.trainable(variant, base, prepared.depth)
-        worker.train(preparing.work_of(variant, place, base, prepared, trained, EventLog(place)))
-        probes.append(_read(variant, place, prepared.depth, trained.parameters))
+        with tempfile.TemporaryDirectory(prefix="advice-") as folder:
+            place = Path(folder)
+            prepared = preparing.prepare(variant, place, base)
+            torch.manual_seed(variant.train.seed)
+            trained = preparing.trainable(variant, base, prepared.depth)
+            worker.train(preparing.work_of(variant, place, base, prepared, trained, EventLog(place)))
+            probes.append(_read(variant, place, prepared.depth, trained.parameters))
         on_probe(probes[-1], len(probes) / len(tried))
-    return probes
+    return Advice(task, steps, probes, recommended(probes, task.score), parameters)
 
 
 def _read(variant: Task, folder: Path, depth: int, trained: int) -> Probe:
-    events = events_from(folder / FILE_NAME, 0)[0]
-    values = [event[f"validation_{variant.score}"] for event in events if event["event"] == Event.VALIDATION]
-    seconds = [event["step_seconds"] for event in events if event["event"] == Event.STEP]
-    # The first step pays for what is imported and allocated once.
+    values = [event[f"validation_{variant.score}"] for event in logged(folder, Event.VALIDATION)]
+    seconds = [event["step_seconds"] for event in logged(folder, Event.STEP)]
     is_lora = variant.method == "lora"
     return Probe(
         method=variant.method,

@@ -14,7 +14,7 @@ from cluster.promotion import task_gate
 from cluster.promotion.task_gate import GateResult
 from cluster.registry import run_output
 from cluster.registry.ownership import Owner, owners
-from cluster.runs.events import FILE_NAME, Event, LoggedEvent, events_from
+from cluster.runs.events import Event, LoggedEvent, logged
 from cluster.tasks.task import Task
 from cluster.tracking import runs, store
 
@@ -66,17 +66,14 @@ class Reached(TypedDict):
 
 def read_scores(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Metrics of the first and the last validation in a job's log, even if it was resumed in between."""
-    events, _ = events_from(folder / FILE_NAME, 0)
-    validations = [event for event in events if event["event"] == Event.VALIDATION]
+    validations = list(logged(folder, Event.VALIDATION))
     return _metrics(validations[0]), _metrics(validations[-1])
 
 
 def read_too_long(folder: Path) -> dict[str, int]:
     """How many examples were ``cut`` and how many ``left_out``, from a job's log; empty if none were."""
-    for event in events_from(folder / FILE_NAME, 0)[0]:
-        if event["event"] == Event.TOO_LONG:
-            return {key: event[f"examples_{key}"] for key in ("cut", "left_out")}
-    return {}
+    event = next(logged(folder, Event.TOO_LONG), None)
+    return {} if event is None else {key: event[f"examples_{key}"] for key in ("cut", "left_out")}
 
 
 def _metrics(validation: LoggedEvent) -> dict[str, float]:

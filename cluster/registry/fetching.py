@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from cluster.names import is_registered
 from cluster.registry import mlflow_model
 from cluster.registry.about import DEPTHS_FILE, LINEAGE_FILE
 from cluster.registry.depth_table import DepthTable
@@ -180,12 +181,12 @@ def load(model: str, uri: str | None = None, adapter: str | None = None) -> Load
     known: list[Version] = []
 
     def files(name: str) -> Path:
-        if not name.startswith("models:/"):
+        if not is_registered(name):
             return Path(name)
         known.append(resolve(name, uri))
         return fetch(known[-1].uri, uri)
 
-    if adapter is None and model.startswith("models:/"):
+    if adapter is None and is_registered(model):
         version = resolve(model, uri)
         if version.kind == "adapter" and version.base is not None:
             model, adapter = version.base, version.uri

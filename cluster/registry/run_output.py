@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from cluster import registry
-from cluster.runs.events import FILE_NAME, Event, LoggedEvent, events_from
+from cluster.runs.events import Event, logged
 from cluster.tracking import logged_models, runs, store, upload
 
 REGISTER_SECONDS = 120.0
@@ -48,9 +48,9 @@ def register_run_output(
                 first=first,
             )
             step = _last_step(run) if step is None else step
-            if any(event["step"] == step for event in _events(run, Event.SCORED)):
+            if any(event["step"] == step for event in logged(run, Event.SCORED)):
                 with store.session(runs.run_uri(run)) as client:
-                    logged_models.link(client, runs.open_run(run), step, version)
+                    logged_models.link(client, runs.open_run(run), step, version.name, version.version)
             return version
         except ConnectionError as error:
             if isinstance(error, store.RefusedError) or time.monotonic() + pause > deadline:
@@ -66,7 +66,7 @@ def about_run(run: Path, step: int | None = None) -> registry.About:
         step: the last step by default; the scores of a step that was not validated are unknown.
     """
     step = _last_step(run) if step is None else step
-    validations = _events(run, Event.VALIDATION)
+    validations = list(logged(run, Event.VALIDATION))
     last = next((event for event in reversed(validations) if event["step"] == step), {})
 
     values = {key.removeprefix("validation_"): value for key, value in last.items() if "validation_" in key}
@@ -80,8 +80,4 @@ def about_run(run: Path, step: int | None = None) -> registry.About:
 
 
 def _last_step(run: Path) -> int:
-    return max((event["step"] for event in _events(run, Event.STEP)), default=-1)
-
-
-def _events(run: Path, kind: Event) -> list[LoggedEvent]:
-    return [event for event in events_from(run / FILE_NAME, 0)[0] if event.get("event") == kind]
+    return max((event["step"] for event in logged(run, Event.STEP)), default=-1)

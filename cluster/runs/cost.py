@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from cluster.runs.events import FILE_NAME, Event, events_from
+from cluster.runs.events import Event, logged
 from cluster.settings import ClusterSettings
 from cluster.tags import CPU_HOURS, GPU_HOURS, TOKENS, hours
 
@@ -28,10 +28,10 @@ class Cost(NamedTuple):
 def run_tags(run: Path, cluster: ClusterSettings) -> dict[str, str]:
     """Cost and tokens of a pretraining run so far, from its event log, as tags of its version."""
     seconds, workers, tokens = 0.0, cluster.workers, 0
-    for event in events_from(run / FILE_NAME, 0)[0]:
-        if event["event"] in (Event.STARTED, Event.RESUMED):
+    for event in logged(run, Event.STARTED, Event.RESUMED, Event.STEP):
+        if event["event"] != Event.STEP:
             workers = event.get("workers", workers)
-        elif event["event"] == Event.STEP:
+        else:
             seconds += workers * event["step_seconds"]
             tokens = event["tokens"]
     hours = seconds / 3600

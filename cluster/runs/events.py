@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from io import FileIO
 from pathlib import Path
@@ -19,6 +19,7 @@ from odeformer.files.atomic import named
 from odeformer.files.shown import masked_values
 
 FILE_NAME = "events.jsonl"
+BYTES_AT_ONCE = 2**22
 
 logger = logging.getLogger(__name__)
 
@@ -195,16 +196,32 @@ def events_from(path: Path, offset: int, limit: int = -1) -> tuple[list[LoggedEv
         if limit >= 0 and not data.endswith(b"\n"):
             data += file.readline()
     complete = data[: data.rfind(b"\n") + 1]
+    return [event for _, event in placed_events(complete, offset)], offset + len(complete)
 
-    events = []
-    for line in complete.splitlines():
+
+def placed_events(data: bytes, offset: int) -> Iterator[tuple[int, LoggedEvent]]:
+    """The events in the lines of a part of a log, each with the byte offset behind its line.
+
+    Args:
+        offset: that at which the part begins.
+    """
+    for line in data.splitlines(keepends=True):
+        offset += len(line)
         try:
-            event = json.loads(line)
+            event = json.loads(line) if line.endswith(b"\n") else None
         except ValueError:
             continue
         if isinstance(event, dict):
-            events.append(event)
-    return events, offset + len(complete)
+            yield offset, event
+
+
+def logged(folder: Path, *kinds: Event) -> Iterator[LoggedEvent]:
+    """The events in a folder's log, or those of some kinds, oldest first; none if there is no log."""
+    offset, end = -1, 0
+    while end > offset:
+        offset = end
+        events, end = events_from(folder / FILE_NAME, offset, BYTES_AT_ONCE)
+        yield from (event for event in events if not kinds or event.get("event") in kinds)
 
 
 def words_of(event: LoggedEvent) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from cluster.runs.events import FILE_NAME, Event, LoggedEvent, events_from
+from cluster.runs.events import Event, LoggedEvent, logged
 
 Part = Literal["train", "data", "validation", "checkpoint", "repeat", "restart", "wait", "other"]
 """``train``: steps whose result was kept. ``data``: these steps' waiting for batches. ``checkpoint``: waiting
@@ -19,7 +19,6 @@ for commits. ``repeat``: steps that had to be made again, or were skipped. ``res
 failure to the next step. ``wait``: for room on the cluster. ``other``: the loop between its steps."""
 PARTS: tuple[Part, ...] = get_args(Part)
 ENDS = (Event.FINISHED, Event.FAILED, Event.INTERRUPTED, Event.PREEMPTED)
-BYTES_AT_ONCE = 2**22
 
 _WHOLE: dict[str, Part] = {
     Event.PLACED: "restart",
@@ -192,11 +191,7 @@ class Account:
 
 def account_of(run: Path) -> Account:
     """The account of the run in a folder, from its log up to now."""
-    account, offset = Account(), 0
-    while True:
-        events, end = events_from(run / FILE_NAME, offset, BYTES_AT_ONCE)
-        for event in events:
-            account.add(event)
-        if end == offset:
-            return account
-        offset = end
+    account = Account()
+    for event in logged(run):
+        account.add(event)
+    return account

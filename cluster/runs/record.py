@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from cluster.runs import lock
-from cluster.runs.events import FILE_NAME, Event, LoggedEvent, events_from
-from cluster.runs.goodput import BYTES_AT_ONCE, Account
+from cluster.runs.events import FILE_NAME, Event, LoggedEvent, logged
+from cluster.runs.goodput import Account
 from cluster.runs.pace import Pace
 
 State = Literal["running", "waiting", "finished", "failed", "interrupted", "preempted", "killed", "elsewhere"]
@@ -114,14 +114,10 @@ def read_record(folder: Path) -> Record:
         raise FileNotFoundError(
             f"{folder / FILE_NAME}: no such file; the folder of a run or a job is expected"
         )
-    record, offset = Record(folder), 0
-    while True:
-        events, end = events_from(folder / FILE_NAME, offset, BYTES_AT_ONCE)
-        for event in events:
-            record.add(event)
-        if end == offset:
-            return record
-        offset = end
+    record = Record(folder)
+    for event in logged(folder):
+        record.add(event)
+    return record
 
 
 def run_folders(root: Path, levels: int = LEVELS) -> Iterator[Path]:

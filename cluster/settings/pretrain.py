@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 
 from pydantic import model_validator
 
+from cluster.names import absolute_name
 from cluster.settings.checkpoint import CheckpointSettings
 from cluster.settings.cluster import ClusterSettings
 from cluster.settings.data import DataSettings
@@ -130,12 +130,10 @@ class PretrainSettings(Section):
 
     def absolute(self, tracking_uri: str) -> PretrainSettings:
         """A copy with absolute local paths and this tracking URI, valid in any working directory."""
-        init, evaluate = self.init, self.evaluate
-        if init is not None and not init.startswith("models:/"):
-            init = str(Path(init).absolute())
+        evaluate = self.evaluate
         return self.model_copy(
             update={
-                "init": init,
+                "init": self.init and absolute_name(self.init),
                 "teacher": self.teacher and self.teacher.absolute(),
                 "data": self.data.absolute(),
                 "evaluate": evaluate.model_copy(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field
 
+from cluster.names import absolute_name
 from odeformer.section import Layers, Section
 
 
@@ -22,6 +21,4 @@ class TeacherSettings(Section):
 
     def absolute(self) -> TeacherSettings:
         """A copy with an absolute local path."""
-        if self.model.startswith("models:/"):
-            return self
-        return self.model_copy(update={"model": str(Path(self.model).absolute())})
+        return self.model_copy(update={"model": absolute_name(self.model)})

@@ -7,7 +7,7 @@ names the registered version.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from cluster.tags import LOGGED_MODEL
 
@@ -18,15 +18,6 @@ if TYPE_CHECKING:
 VERSIONS = "mlflow.modelVersions"
 """MLflow's own tag for the registered versions of a logged model."""
 MODEL_TYPE = "odeformer"
-
-
-class Registered(Protocol):
-    """A registered version."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def version(self) -> str: ...
 
 
 def model_of_step(client: MlflowClient, run_id: str, step: int) -> str:
@@ -48,16 +39,16 @@ def model_of_step(client: MlflowClient, run_id: str, step: int) -> str:
     return str(model.model_id)
 
 
-def link(client: MlflowClient, run_id: str, step: int, version: Registered) -> None:
+def link(client: MlflowClient, run_id: str, step: int, name: str, version: str) -> None:
     """Let a run's logged model at a step and the version of its weights name each other. Idempotent."""
     model = _found(client, run_id, step)
     if model is None:
         return
-    ours = {"name": version.name, "version": str(version.version)}
+    ours = {"name": name, "version": version}
     named = json.loads(model.tags.get(VERSIONS, "[]"))
     if ours not in named:
         client.set_logged_model_tags(model.model_id, {VERSIONS: json.dumps([*named, ours])})
-    client.set_model_version_tag(version.name, str(version.version), LOGGED_MODEL, model.model_id)
+    client.set_model_version_tag(name, version, LOGGED_MODEL, model.model_id)
 
 
 def _found(client: MlflowClient, run_id: str, step: int) -> LoggedModel | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from launcher.analysis import files
 from odeformer.files.checks import check_output
+from odeformer.files.digest import text_digest
 
 if TYPE_CHECKING:
     from odeformer.analysis.content import Analysis
@@ -106,7 +107,7 @@ def examine(
         "format_version": FORMAT_VERSION,
         "made": files.now(),
         "model": source,
-        "text_sha256": files.text_digest(text),
+        "text_sha256": text_digest(text),
         "tokens": token_texts(encoding, text),
         **findings,
         "robustness": disturbed,

@@ -67,9 +67,10 @@ def find(first: str, second: str, tracking_uri: str | None) -> tuple[Path, Path]
     Raises:
         ValueError: If a version has no analysis, or none of the other's text.
     """
+    from cluster.names import is_registered
     from cluster.registry import analyses
 
-    versions = [name for name in (first, second) if name.startswith("models:/")]
+    versions = filter(is_registered, (first, second))
     logged = {name: _logged(name, tracking_uri) for name in versions}
     if not logged:
         return Path(first), Path(second)

@@ -7,16 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.analysis.files import (
-    encode,
-    now,
-    open_model,
-    read_file,
-    report_of,
-    text_digest,
-    write_report,
-)
+from launcher.analysis.files import encode, now, open_model, read_file, report_of, write_report
 from odeformer.files.checks import check_output
+from odeformer.files.digest import text_digest
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -119,11 +119,6 @@ def encode(tokenizer: Tokenizer, text: str, context_length: int | None) -> Encod
     return encoding
 
 
-def text_digest(text: str) -> str:
-    """SHA-256 of the UTF-8 text."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def now() -> str:
     """The local time with its offset from UTC."""
     return time.strftime("%Y-%m-%d %H:%M:%S %z")

@@ -81,9 +81,14 @@ def finetune_advise(
     task = load_task(task_file, overrides or [])
     progress = make_progress(as_json)
     with progress.stage(f"{task.team}/{task.name}: {steps} steps with each method"):
-        from launcher.advice import advise  # takes seconds, in which the stage shows signs of life
+        # Takes seconds, in which the stage shows signs of life.
+        from cluster.finetuning.advise import Probe, advise
 
-        advice = advise(task, tracking_uri, steps, progress)
+        def on_probe(probe: Probe, part: float) -> None:
+            gained = f"{probe.before:.3f} → {probe.after:.3f}"
+            progress.update(part, f"{probe.words}, N = {probe.depth}: {gained}")
+
+        advice = advise(task, tracking_uri, steps, on_probe)
     from launcher.tables.advice import content, report
 
     show(report(advice), content(advice), as_json)

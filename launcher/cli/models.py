@@ -11,6 +11,7 @@ from typer import Argument, Option
 from launcher import preflight
 from launcher.cli.options import Depth, Model, Overwrite, TrackingUri, parse_depths
 from launcher.cli.output import check_installed, say
+from odeformer.files import checks
 
 models_app = typer.Typer(help="Manage the model registry; import and export models.", no_args_is_help=True)
 
@@ -54,11 +55,12 @@ def models_export(
         raise ValueError("give either --peft or --gguf")
     if text is not None and (peft or gguf):
         raise ValueError("--text is for a whole checkpoint: leave it out, or --peft and --gguf")
-    preflight.at_output(
-        out, [name for name in (model, adapter) if name], overwrite, "gguf" if gguf else "export"
-    )
+    sources = [Path(name) for name in (model, adapter) if name]
     if gguf:
+        checks.check_output_file(out.absolute(), sources, overwrite, checks.is_our_gguf)
         check_installed("gguf", "gguf")
+    else:
+        checks.check_output(out.absolute(), sources, overwrite, checks.EXPORT)
     preflight.at_model(model, tracking_uri, adapter)
     from launcher.transfer import export
 
@@ -82,7 +84,8 @@ def _export_for_vllm(
     chosen = parse_depths(depths)
     if not chosen:
         raise ValueError("--serve needs --depths, such as 4,8")
-    preflight.at_output(out, [name for name in (model, adapter) if name], overwrite, "vllm")
+    sources = [Path(name) for name in (model, adapter) if name]
+    checks.check_output(out.absolute(), sources, overwrite, checks.FOR_VLLM, option="--serve")
     preflight.at_model(model, tracking_uri, adapter)
     from launcher.for_vllm import export_for_vllm
 
@@ -112,8 +115,12 @@ def models_import(
 
     Example: odeformer models import --from pythia --out p
     """
-    preflight.at_output(out, [source], overwrite, "checkpoint")
-    preflight.at_transformers(source, register)
+    checks.check_output(out.absolute(), [source], overwrite, checks.CHECKPOINT)
+    if register is not None:
+        from cluster.names import check_model_name
+
+        check_model_name(register)
+    checks.check_is_there(source / "config.json", checks.TRANSFORMERS_EXPECTED)
     from launcher.tables.versions import registered_line
     from launcher.transfer import import_checkpoint
 
@@ -143,9 +150,9 @@ def models_register(
 
     Example: odeformer models register runs/a
     """
-    from cluster.names import check_model_name
-
     if name is not None:
+        from cluster.names import check_model_name
+
         check_model_name(name)
     preflight.at_run(run, tracking_uri)
     from cluster import pretrain

@@ -62,11 +62,12 @@ def serve(
     check_installed("serve", "openai")
     preflight.at_model(model, tracking_uri)
     from cluster.connection.connect import ray_cluster
+    from cluster.names import absolute_name
     from cluster.serving.settings import ServeSettings
     from launcher.serving import serve_until_stopped
 
     settings = ServeSettings(
-        model=model if model.startswith("models:/") else str(Path(model).absolute()),
+        model=absolute_name(model),
         adapters=tuple(adapter or ()),
         all_adapters=all_adapters,
         depths=chosen,

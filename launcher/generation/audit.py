@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import errno
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from pathlib import Path
 from cluster.registry import Loaded
 from cluster.tags import DIGEST
 from launcher.generation.answer import Answer
-from odeformer.files.digest import folder_digest
+from odeformer.files.digest import folder_digest, text_digest
 from odeformer.files.lock import locked
 
 
@@ -57,9 +56,9 @@ def record(
         "depth": answer.depth,
         "seed": seed,
         "settings": settings,
-        "prompt_sha256": _digest(prompt),
+        "prompt_sha256": text_digest(prompt),
         "prompt_tokens": len(answer.tokens),
-        "answer_sha256": _digest(answer.text),
+        "answer_sha256": text_digest(answer.text),
         "answer_tokens": answer.drawn,
         "explanation": explanation,
         **({"prompt": prompt, "answer": answer.text} if with_text else {}),
@@ -83,7 +82,3 @@ def append(file: Path, content: Mapping[str, object]) -> None:
             opened.truncate(before)
             number = error.errno or errno.EIO
             raise OSError(number, os.strerror(number), str(file)) from None
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from cluster.pool.access import AuditEntry, Key
 from launcher.terminal.console import make_table
+from launcher.terminal.durations import moment
 
 
 def keys_table(keys: Sequence[Key]) -> Table:
@@ -17,8 +18,7 @@ def keys_table(keys: Sequence[Key]) -> Table:
     now = time.time()
     for key in keys:
         state = "revoked" if key.revoked is not None else "valid" if key.is_valid(now) else "expired"
-        ends = "" if key.expires is None else _at(key.expires)
-        table.add_row(key.id, key.team, key.role, _at(key.created), ends, state)
+        table.add_row(key.id, key.team, key.role, moment(key.created), moment(key.expires), state)
     return table
 
 
@@ -26,9 +26,5 @@ def audit_table(entries: Sequence[AuditEntry]) -> Table:
     """A row for each entry of the audit log."""
     table = make_table("time", "who", "did", wrapped=("what",))
     for entry in entries:
-        table.add_row(_at(entry.time), entry.who, entry.action, entry.subject)
+        table.add_row(moment(entry.time), entry.who, entry.action, entry.subject)
     return table
-
-
-def _at(moment: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from rich.console import RenderableType
 
-from launcher.advice import Advice, name
+from cluster.finetuning.advise import Advice
 from launcher.terminal.console import make_table
 
 
@@ -20,7 +20,7 @@ def report(advice: Advice) -> list[RenderableType]:
     )
     for probe in advice.probes:
         table.add_row(
-            name(probe),
+            probe.words,
             str(probe.depth),
             f"{probe.trained:,}",
             f"{probe.trained / advice.base_parameters:.1%}",

@@ -11,6 +11,7 @@ from rich.text import Text
 from cluster.pool.job import Job, JobDetails
 from cluster.pool.status import PoolStatus, TeamStatus
 from launcher.terminal.console import make_table
+from launcher.terminal.durations import moment
 
 _COLORS = {"running": "cyan", "succeeded": "green", "trained": "green", "failed": "red", "cancelled": "dim"}
 
@@ -52,8 +53,7 @@ def history_table(job: JobDetails) -> Table:
     """A row for each state change of a job."""
     table = make_table("time", "state", wrapped=("reason",))
     for entry in job.history:
-        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.time))
-        table.add_row(at, entry.state, entry.reason or "")
+        table.add_row(moment(entry.time), entry.state, entry.reason or "")
     return table
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from launcher.terminal.console import make_table
+from launcher.terminal.durations import moment
 
 if TYPE_CHECKING:  # heavy to import, and most commands show only one of these
     from cluster.connection.jobs import Job
@@ -25,7 +25,7 @@ def jobs_table(jobs: Sequence[Job]) -> Table:
         table.add_row(
             job.name,
             job.state,
-            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.submitted)),
+            moment(job.submitted),
             f"{job.seconds:,.0f} s",
             job.run_dir,
             f"waits for {job.lacks}" if job.lacks else job.cause or "",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -15,7 +14,7 @@ from cluster.runs.record import Curve
 from launcher.runs import Run, Values
 from launcher.terminal.console import make_table
 from launcher.terminal.curves import sparkline
-from launcher.terminal.durations import duration, in_words
+from launcher.terminal.durations import duration, in_words, moment
 from launcher.terminal.goodput import goodput_lines
 
 UNSHOWN = "–"
@@ -54,7 +53,7 @@ def runs_table(runs: Sequence[Run]) -> Table:
         table.add_row(
             run.name,
             record.state,
-            _at(record.began),
+            moment(record.began),
             f"{record.step}/{run.steps}",
             loss,
             goodput,
@@ -67,7 +66,7 @@ def run_report(run: Run) -> list[RenderableType]:
     """A run's state, its last numbers, and where its time went."""
     record = run.record
     lines: list[RenderableType] = [
-        f"{run.name}: {record.state}, step {record.step} of {run.steps}, began {_at(record.began)}"
+        f"{run.name}: {record.state}, step {record.step} of {run.steps}, began {moment(record.began)}"
     ]
     if record.state == "running" and (left := in_words(record.pace.left(run.steps))):
         lines.append(left)
@@ -146,7 +145,3 @@ def why_report(run: Run, found: Sequence[Finding]) -> list[RenderableType]:
         if finding.todo:
             report.append(f"  → {finding.todo}")
     return report
-
-
-def _at(time_of: float | None) -> str:
-    return "" if time_of is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_of))

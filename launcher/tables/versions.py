@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
@@ -20,6 +19,7 @@ from cluster.registry.aliases import Log, Move
 from cluster.registry.depth_table import DepthTable
 from cluster.registry.family import Difference, Family, Outdated
 from launcher.terminal.console import make_table
+from launcher.terminal.durations import moment
 from odeformer.files.shown import masked
 
 ROWS = {
@@ -53,7 +53,7 @@ def versions_table(versions: Sequence[Version]) -> Table:
             tag.count(tags.get(tag.PARAMETERS)),
             tag.count(tags.get(tag.ORDINARY_PARAMETERS)),
             tags.get(tag.DEPTHS, ""),
-            _day(version.created),
+            moment(version.created)[:10],
         )
     return table
 
@@ -97,7 +97,7 @@ def version_page(version: Version, depths: DepthTable | None) -> RenderableType:
         value = version.origin if name is None else version.tags.get(name)
         if value:
             facts.add_row(title, value)
-    facts.add_row("registered", _second(version.created))
+    facts.add_row("registered", moment(version.created))
     facts.add_row("run", version.run_id)
     facts.add_row("files", Text(masked(version.location), overflow="fold"))
     parts: list[RenderableType] = [Text(version.uri, style="bold"), facts]
@@ -128,7 +128,7 @@ def log_table(log: Log) -> Table:
         what = f"{move.what}: {move.why}" if move.why else move.what
         table.add_row(
             str(move.number),
-            _second(move.when),
+            moment(move.when),
             move.who,
             f"{move.before or 'none'} → {move.after}",
             what if move.counts else "came too late",
@@ -237,11 +237,3 @@ def _label(version: Version) -> Text:
     if release := version.tags.get(tag.CODE_VERSION):
         about.append(f"by odeformer {release}")
     return Text(f"{version.uri}  {', '.join(filter(None, about))}")
-
-
-def _day(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d", time.localtime(seconds))
-
-
-def _second(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

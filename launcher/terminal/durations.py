@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from cluster.runs.pace import TimeLeft
 
 
@@ -18,3 +20,8 @@ def in_words(left: TimeLeft | None) -> str:
     if left is None:
         return ""
     return f"{duration(left.seconds)} left [{duration(left.low)}, {duration(left.high)}]"
+
+
+def moment(at: float | None) -> str:
+    """A moment in seconds since the epoch as local date and time; nothing for one that never was."""
+    return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))

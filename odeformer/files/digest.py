@@ -14,6 +14,11 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def text_digest(text: str) -> str:
+    """SHA-256 of the UTF-8 text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:

@@ -14,7 +14,7 @@ import torch
 from faulty_runs import weights_of
 from small_runs import events, run_workers, small_settings, tiny_shape
 
-from benchmarks.cluster.faults import KILLS, odeformer, run_through
+from benchmarks.cluster.faults import KILLS, Program, odeformer, run_through
 from data.manifest import load_manifest
 from odeformer import checkpoint
 from odeformer.model import Odeformer
@@ -44,15 +44,10 @@ def test_a_run_killed_ten_times_ends_with_the_very_same_weights(tmp_path: Path, 
     run_workers(untroubled)
     settings.run.dir.parent.mkdir(exist_ok=True)
     (tmp_path / "config.json").write_text(settings.model_dump_json())
-    history = run_through(
-        [odeformer(), "distill", str(teacher), "config.json"],
-        tmp_path,
-        settings.run.dir,
-        troubles,
-        gap=(5, 15),
-        chance=chance,
-    )
-    print(seed, history.faults, history.exit_codes)
-    assert len(history.faults) == len(troubles)
+    arguments = [odeformer(), "distill", str(teacher), "config.json"]
+    command = Program("command", arguments, tmp_path, settings.run.dir)
+    faults = run_through(command, troubles, gap=(5, 15), chance=chance)
+    print(seed, faults, command.exits)
+    assert len(faults) == len(troubles)
     assert events(settings.run.dir, "step")[-1]["step"] == STEPS
     assert weights_of(settings.run.dir) == weights_of(untroubled.run.dir)

@@ -43,8 +43,7 @@ def test_what_is_tried(tmp_path: Path) -> None:
 def run(index: int, folder: Path, uri: str) -> None:
     torch.set_num_threads(1)
     task = small_task(folder, "tried", steps=500)
-    (folder / "probes").mkdir()
-    probes = advise(task, folder / "probes", uri, steps=6)
+    probes = advise(task, uri, steps=6).probes
     (folder / "probes.json").write_text(json.dumps([asdict(one) for one in probes]))
 
 
