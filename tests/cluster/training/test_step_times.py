@@ -10,7 +10,6 @@ from small_runs import tiny_shape
 from cluster.training import step_times
 from cluster.training.step_times import StepTimes
 from cluster.training.utilization import named_peak, step_flops, utilization
-from odeformer.depth import uniform_grid
 from odeformer.model import Odeformer, SolveOptions
 
 
@@ -58,10 +57,10 @@ def test_model_flops_are_those_of_the_ordinary_transformer() -> None:
     # GPT-NeoX: four d × d for attention, eight for the feed-forward part, biases and two norms.
     a_cell = 2 * (12 * d * d + 13 * d) + 2 * d * 8
     passes = 5 * a_cell + 2 * d * 40 + 4 * a_cell + 2 * d * 40
-    assert step_flops(model, [uniform_grid(5), uniform_grid(4)], sequences=6, length=8) == 3 * 6 * 8 * passes
+    assert step_flops(model, [5, 4], sequences=6, length=8) == 3 * 6 * 8 * passes
     model.options = SolveOptions("heun")
     # The prelude, one layer here, takes the steps of layers; three cells of two evaluations follow.
-    assert step_flops(model, [uniform_grid(4)], 1, 8) == 3 * 8 * (7 * a_cell + 2 * d * 40)
+    assert step_flops(model, [4], 1, 8) == 3 * 8 * (7 * a_cell + 2 * d * 40)
 
 
 def test_a_peak_is_that_of_the_product_and_not_of_its_namesake() -> None:
