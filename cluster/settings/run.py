@@ -14,4 +14,4 @@ class RunSettings(Section):
     dir: Path
     """Folder for everything that the run writes. A run in an existing folder is resumed."""
     seed: Seed = 0
-    """Seed of the initial weights and of each batch's depth and cell widths."""
+    """Seed of the initial weights and of each batch's depth."""
