@@ -29,7 +29,6 @@ from cluster.training import zero
 from cluster.training.utilization import peak_flops, step_flops
 from launcher.quickstart.standard_library import sources
 from odeformer.config import BasisConfig, ModelConfig
-from odeformer.depth import layered_grid
 from odeformer.inference.decoding import FixedDepthModel
 from odeformer.inference.generate import generate
 from odeformer.inference.sampling import Sampling
@@ -213,8 +212,7 @@ def training(sizes: Sizes, preset: str) -> dict[str, Any]:
     seconds = bench.in_turn(steps, sizes.timed)
     count = sizes.batch * sizes.length
     rates = {name: count / statistics.median(taken) for name, taken in seconds.items()}
-    grid = layered_grid(shape["depth"], ours.config.prelude_layers, shape["depth"])
-    flops = step_flops(ours, [grid], sizes.batch, sizes.length) / count
+    flops = step_flops(ours, [shape["depth"]], sizes.batch, sizes.length) / count
     peak = peak_flops(sizes.device, "bf16")
     return {
         "tokens_per_second": rates["ours"],
